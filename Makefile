@@ -1,0 +1,57 @@
+# Every target sets itself up: a fresh machine needs Python 3.11+, pip and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCKS  := runtime local dev
+
+.PHONY: demo test check fmt lint types bench lock golden clean
+
+demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
+	$(BIN)/shardctl demo
+
+check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minute
+	$(BIN)/pytest -m "not slow"
+
+test: $(VENV)/.dev              ## every test, with real PostgreSQL, Redis and gRPC
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: $(VENV)/.dev            ## write the golden manifests anew; read the diff before you commit it
+	$(BIN)/pytest tests/golden --update-golden
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench.pipeline
+
+# The locks hold versions and hashes and name no host, so they work with any package index.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group build pyproject.toml -o requirements/local.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group dev pyproject.toml -o requirements/dev.txt
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+              --no-emit-index-url --no-emit-find-links
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: requirements/local.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/local.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.local
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf build dist $(VENV) $(VENV)-lock

@@ -1,0 +1,1 @@
+"""The data plane: one process is one replica of one shard."""

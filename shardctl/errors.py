@@ -1,0 +1,17 @@
+"""Every fault a person can mend, as one tree. A bug is any other exception."""
+
+from __future__ import annotations
+
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class ShardctlError(Exception):
+    """Says what went wrong, where, and the next step. Ends a command with `exit_code`, never with a traceback."""
+
+    exit_code = EXIT_REFUSED
+
+
+class UsageError(ShardctlError):
+    """The call or the file is wrong as it stands: nothing was done."""
+
+    exit_code = EXIT_USAGE

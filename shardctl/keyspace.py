@@ -1,0 +1,167 @@
+"""Keys, slots and sets of slots. Pure: no I/O, no clock.
+
+A routing key hashes to a slot. People write a slot as a number, `341`; wires carry its `slot_bits` binary digits,
+`"0101010101"`, so that a Pub/Sub filter can select a run of slots by prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Literal
+
+MIN_SLOT_BITS, MAX_SLOT_BITS = 1, 16
+
+TimeUnit = Literal["hour", "day", "week", "month"]
+
+_RANGE = re.compile(r"\s*(0|[1-9]\d*)\s*(?:-\s*(0|[1-9]\d*)\s*)?")
+
+
+def slot_of(routing_key: str, slot_bits: int) -> int:
+    """The slot of a routing key: the first `slot_bits` bits of SHA-256 over its UTF-8 text."""
+    return int.from_bytes(sha256(routing_key.encode()).digest()[:2]) >> (MAX_SLOT_BITS - slot_bits)
+
+
+def bucket_of(moment: datetime, unit: TimeUnit) -> int:
+    """The number of the UTC hour, day, ISO week or month that holds `moment`, counted from 1970-01-01."""
+    utc = moment.astimezone(UTC)
+    if unit == "month":
+        return (utc.year - 1970) * 12 + utc.month - 1
+    hours = int(utc.timestamp() // 3600)
+    if unit == "hour":
+        return hours
+    days = hours // 24
+    return days if unit == "day" else (days + 3) // 7  # 1970-01-01 was a Thursday; ISO weeks begin on Monday
+
+
+def slot_of_time(moment: datetime, unit: TimeUnit, slot_bits: int) -> int:
+    """The slot of a time bucket: its number modulo the slot count, so a run of buckets is a run of slots."""
+    return bucket_of(moment, unit) % (1 << slot_bits)
+
+
+@lru_cache(maxsize=1 << MAX_SLOT_BITS)
+def digits_of(slot: int, slot_bits: int) -> str:
+    """A slot as wires carry it: exactly `slot_bits` binary digits."""
+    return format(slot, f"0{slot_bits}b")
+
+
+def slot_of_digits(digits: str, slot_bits: int) -> int | None:
+    """The slot that binary digits name, or None where they are not exactly `slot_bits` digits 0 and 1."""
+    if len(digits) != slot_bits or digits.strip("01"):
+        return None
+    return int(digits, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSet:
+    """A set of slots as sorted, disjoint, non-touching inclusive ranges. Equal sets are equal values."""
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, slots: Iterable[int]) -> SlotSet:
+        return cls.of_ranges((slot, slot) for slot in slots)
+
+    @classmethod
+    def of_ranges(cls, ranges: Iterable[tuple[int, int]]) -> SlotSet:
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted(ranges):
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+            else:
+                merged.append((first, last))
+        return cls(tuple(merged))
+
+    @classmethod
+    def all(cls, slot_bits: int) -> SlotSet:
+        return cls(((0, (1 << slot_bits) - 1),))
+
+    @classmethod
+    def of_prefix(cls, prefix: str, slot_bits: int) -> SlotSet:
+        """The slots whose digits begin with `prefix`; none when it is longer than `slot_bits`."""
+        free = slot_bits - len(prefix)
+        if free < 0:
+            return cls()
+        first = int(prefix or "0", 2) << free
+        return cls(((first, first + (1 << free) - 1),))
+
+    @classmethod
+    def parse(cls, text: str) -> SlotSet:
+        """Read `"0-341, 500"`. Raises ValueError naming the part at fault, ranges that overlap included."""
+        ranges = []
+        for part in text.split(","):
+            match = _RANGE.fullmatch(part)
+            if not match:
+                raise ValueError(f"{part.strip()!r} is neither a slot number nor a range such as 0-341")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                raise ValueError(f"the range {part.strip()} runs backwards")
+            ranges.append((first, last))
+        found = cls.of_ranges(ranges)
+        if len(found) != sum(last - first + 1 for first, last in ranges):
+            raise ValueError(f"{text!r} names a slot twice")
+        return found
+
+    def __str__(self) -> str:
+        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges:
+            yield from range(first, last + 1)
+
+    def __contains__(self, slot: int) -> bool:
+        return any(first <= slot <= last for first, last in self.ranges)
+
+    def __or__(self, other: SlotSet) -> SlotSet:
+        return SlotSet.of_ranges((*self.ranges, *other.ranges))
+
+    def __and__(self, other: SlotSet) -> SlotSet:
+        both: list[tuple[int, int]] = []
+        mine, theirs = 0, 0
+        while mine < len(self.ranges) and theirs < len(other.ranges):
+            first = max(self.ranges[mine][0], other.ranges[theirs][0])
+            last = min(self.ranges[mine][1], other.ranges[theirs][1])
+            if first <= last:
+                both.append((first, last))
+            if self.ranges[mine][1] < other.ranges[theirs][1]:
+                mine += 1
+            else:
+                theirs += 1
+        return SlotSet(tuple(both))
+
+    def __sub__(self, other: SlotSet) -> SlotSet:
+        left: list[tuple[int, int]] = []
+        for mine in self.ranges:
+            first, last = mine
+            for taken_first, taken_last in other.ranges:
+                if taken_last < first or last < taken_first:
+                    continue
+                if first < taken_first:
+                    left.append((first, taken_first - 1))
+                first = taken_last + 1
+            if first <= last:
+                left.append((first, last))
+        return SlotSet(tuple(left))
+
+    def prefixes(self, slot_bits: int) -> tuple[str, ...]:
+        """The fewest digit prefixes that select exactly these slots, in ascending order.
+
+        Each range is cut into the largest aligned blocks, as a CIDR aggregation cuts address ranges.
+        """
+        found = []
+        for start, last in self.ranges:
+            first = start
+            while first <= last:
+                align = first & -first if first else 1 << slot_bits
+                size = min(align, 1 << ((last - first + 1).bit_length() - 1))
+                free = size.bit_length() - 1
+                found.append(digits_of(first >> free, slot_bits - free) if free < slot_bits else "")
+                first += size
+        return tuple(found)

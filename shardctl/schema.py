@@ -1,0 +1,135 @@
+"""The tables that shardctl keeps in each shard's database, beside the user's own.
+
+Invariants kept here:
+- a write commits only where its slot is `active` at the writer's generation: each write transaction shares the fence row, each
+  ownership change takes it alone and raises its version;
+- the inbox row of a message commits in the transaction of its effect, so an effect is there once or not at all.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy import types as sa
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.types import TypeEngine
+
+from shardctl.keyspace import SlotSet
+from shardctl.spec import ColumnType, MessageType
+
+
+class SlotState(StrEnum):
+    """What a shard's database holds of a slot."""
+
+    ACTIVE = "active"
+    LEFT = "left"
+    ARRIVING = "arriving"
+
+
+KEY_LENGTH = (
+    255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
+)
+
+metadata = MetaData()
+
+# One row. Writers take it FOR SHARE; whoever changes slots takes it FOR UPDATE and adds one to its version.
+fence = Table(
+    "shardctl_fence",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", sa.BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="shardctl_fence_one_row"),
+)
+
+slots = Table(
+    "shardctl_slots",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("barrier_time", DateTime(timezone=True)),
+)
+
+# Keyed by slot first, so that a slot's rows lie together and move together.
+inbox = Table(
+    "shardctl_inbox",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("idempotency_key", String(KEY_LENGTH), primary_key=True),
+    Column("message_type", String(100), nullable=False),
+    Column("partition_key", Text, nullable=False),
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time", DateTime(timezone=True), nullable=False),
+    Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("shardctl_inbox_applied", "applied_time"),
+)
+
+_COLUMN_TYPES: dict[ColumnType, TypeEngine[object]] = {
+    "text": Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"),
+    "integer": Integer(),
+    "bigint": sa.BigInteger(),
+    "number": sa.Double(),
+    "decimal": Numeric().with_variant(mysql.DECIMAL(38, 10), "mysql", "mariadb"),
+    "boolean": Boolean(),
+    "timestamp": DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb"),
+    "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+}
+# MySQL can't index a text without a length.
+_KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH), "mysql", "mariadb")
+
+
+def table_of(kind: MessageType, into: MetaData) -> Table:
+    """The mapped table of a message type, as `shardctl provision` creates it where it doesn't exist."""
+    schema, _, name = kind.table.rpartition(".")
+    if (found := into.tables.get(kind.table)) is not None:
+        return found
+    columns: list[Column[object]] = [
+        Column(
+            column,
+            _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of],
+            primary_key=column in kind.key,
+        )
+        for column, of in kind.columns.items()
+    ]
+    columns.append(Column(kind.slot_column, Integer, nullable=False, index=True))
+    return Table(name, into, *columns, schema=schema or None)
+
+
+def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:
+    """Create what is missing and hold `owned` active. Safe to run again: slots that are there already are left alone."""
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        mapped = MetaData()
+        for kind in kinds.values():
+            table_of(kind, mapped)
+        mapped.create_all(connection)
+        if connection.scalar(select(fence.c.version)) is None:
+            connection.execute(insert(fence).values(id=1, version=1))
+            hold(connection, owned, generation)
+
+
+def hold(connection: Connection, owned: SlotSet, generation: int) -> None:
+    """Mark slots active at a generation, alone under the fence. For a fresh database only; slots move by rebalance."""
+    connection.execute(update(fence).values(version=fence.c.version + 1))
+    rows = [{"slot": slot, "generation": generation, "state": SlotState.ACTIVE} for slot in owned]
+    connection.execute(insert(slots), rows)

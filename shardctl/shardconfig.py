@@ -1,0 +1,56 @@
+"""A shard's own slice of configuration: what `shardctl render` puts into its ConfigMap and `python -m consumer` reads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shardctl import topology
+from shardctl.spec import Attributes, Batching, Fleet, MessageType, Model, Shard, Slots, Subscriptions
+
+
+class Generation(Model):
+    """The subscriptions that one generation of a shard reads, and the slots they carry."""
+
+    number: int
+    slots: Slots
+    subscriptions: tuple[str, ...] = Field(strict=False)
+
+
+class ShardConfig(Model):
+    """Everything a consumer needs but credentials, which come by environment: DATABASE_URL and REDIS_URL."""
+
+    fleet: str
+    shard: str
+    project: str
+    slot_bits: int
+    attributes: Attributes
+    message_types: dict[str, MessageType]
+    generations: tuple[Generation, ...] = Field(strict=False)
+    dead_letter_topic: str
+    subscription: Subscriptions
+    consumer: Batching
+
+
+def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
+    subscriptions = topology.subscriptions(fleet, shard)
+    takes = {
+        name: kind
+        for name, kind in fleet.message_types.items()
+        if (name in shard.types if shard.types else name not in shard.except_types)
+    }
+    return ShardConfig(
+        fleet=fleet.fleet,
+        shard=shard.name,
+        project=fleet.project,
+        slot_bits=fleet.routing.slot_bits,
+        attributes=fleet.routing.attributes,
+        message_types=takes,
+        generations=(
+            Generation(
+                number=shard.generation, slots=shard.slots, subscriptions=tuple(sub.id for sub in subscriptions)
+            ),
+        ),
+        dead_letter_topic=topology.dead_letter_topic(fleet),
+        subscription=fleet.subscription,
+        consumer=fleet.consumer_of(shard),
+    )

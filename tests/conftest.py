@@ -1,0 +1,56 @@
+"""Real servers for tests that ask for them: one of each a test process, an empty database each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shardctl.local.servers import BinaryMissingError, PostgresServer, RedisServer
+
+_numbers = itertools.count()
+
+
+def _start(server):
+    try:
+        return server.start()
+    except BinaryMissingError as missing:
+        if os.environ.get("CI"):
+            raise  # there a skipped test is a hole that nobody sees
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Shared by this process's tests: make databases in it, don't stop it."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"), durable=False)
+    yield _start(server)
+    server.delete()
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """SQLAlchemy URL of an empty database that is this test's alone."""
+    name = f"test_{next(_numbers)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Shared by this process's tests: use `redis_url`, don't stop it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield _start(server)
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """URL of a Redis that is empty when the test begins."""
+    from redis import Redis
+
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
