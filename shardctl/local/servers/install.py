@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from shardctl.local.servers.account import Account, temporary_folder, unprivileged
+from shardctl.local.servers.guard import remove_when_we_end
 from shardctl.local.servers.process import BinaryMissingError, ServerError
 
 BIN_VARIABLE = "SHARDCTL_POSTGRES_BIN"
 SUPERUSER = "postgres"
 _DEBIAN = Path("/usr/lib/postgresql")
 _NEEDED = ("initdb", "postgres", "pg_basebackup")
-_cleaners: list[subprocess.Popen[bytes]] = []  # each holds the pipe its shell waits on
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +108,26 @@ def _reachable(bin_dir: Path, account: Account | None) -> Path:
     if account is None or account.reaches(bin_dir):
         return bin_dir
     copy = temporary_folder(account, "shardctl-postgres-programs-")
-    _remove_when_we_end(copy)
-    shutil.copytree(bin_dir.parent, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("include", "*.a"))
-    for path in (copy, *copy.rglob("*")):
+    remove_when_we_end(copy)
+    install = bin_dir.parent
+    package = install.parent
+    libraries = package.with_name(f"{package.name}.libs")  # the wheel's programs look for them beside their package
+    for tree in (install, libraries):
+        if tree.is_dir():
+            target = copy / tree.relative_to(package.parent)
+            shutil.copytree(tree, target, ignore=shutil.ignore_patterns("include", "*.a"))
+    for path in copy.rglob("*"):
         if not path.is_symlink():
-            runnable = path.is_dir() or path.parent == copy / "bin"
+            runnable = path.is_dir() or path.parent.name == "bin"
             path.chmod(path.stat().st_mode | (0o755 if runnable else 0o444))
-    return copy / "bin"
+    return copy / bin_dir.relative_to(package.parent)
 
 
 @functools.cache
 def _template(installation: Installation) -> Path:
     """A new cluster's data folder, to be copied. Two threads may both make one: the copies don't care."""
     folder = temporary_folder(installation.account, "shardctl-postgres-template-")
-    _remove_when_we_end(folder)
+    remove_when_we_end(folder)
     settings = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", f"--username={SUPERUSER}")
     installation.run("initdb", *settings, "-D", str(folder))
     return folder
-
-
-def _remove_when_we_end(folder: Path) -> None:
-    """Also by SIGKILL, which atexit would not see: a shell waits for the end of a pipe that only we hold open."""
-    cleaner = subprocess.Popen(
-        ["/bin/sh", "-c", 'cat >/dev/null; exec rm -rf "$1"', "cleaner", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        start_new_session=True,
-    )
-    _cleaners.append(cleaner)

@@ -109,7 +109,8 @@ class PostgresServer(Server):
     def delete(self) -> None:
         """Kills the server and deletes its data and its log."""
         self.kill()
-        _remove(self.data_dir / "pgdata")
+        for name in ("pgdata", "pgdata.new"):
+            _remove(self.data_dir / name)
         self.log_file.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
@@ -125,7 +126,7 @@ class PostgresServer(Server):
 
     def _ping(self) -> bool:
         try:
-            with self._connect() as connection:
+            with self._connect(timeout_seconds=2) as connection:
                 return connection.execute("SHOW data_directory").fetchone() == (str(self.pgdata),)
         except ServerError:
             return False
@@ -134,7 +135,7 @@ class PostgresServer(Server):
     def _installation(self) -> Installation:
         return find_installation()
 
-    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _connect(self, timeout_seconds: int = 10) -> psycopg.Connection[tuple[Any, ...]]:
         try:
             return psycopg.connect(
                 host=HOST,
@@ -142,7 +143,7 @@ class PostgresServer(Server):
                 user=SUPERUSER,
                 dbname="postgres",
                 sslmode="disable",
-                connect_timeout=5,
+                connect_timeout=timeout_seconds,
                 autocommit=True,
             )
         except psycopg.OperationalError as fault:

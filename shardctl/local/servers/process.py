@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from shardctl.errors import ShardctlError
+from shardctl.local.servers.family import alive, children
+from shardctl.local.servers.guard import Guard
 
 HOST = "127.0.0.1"
 PORT_TRIES = 5
@@ -84,7 +86,10 @@ class Server(ABC):
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        if self._process is not None and self._process.poll() is None:
+            return True
+        self._release()
+        return False
 
     @property
     def pid(self) -> int:
@@ -97,7 +102,6 @@ class Server(ABC):
         """Up and answering when it returns; nothing to do where it already is."""
         if self.running:
             return self
-        self._release()
         for tries_left in reversed(range(PORT_TRIES)):
             try:
                 self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -121,15 +125,14 @@ class Server(ABC):
 
     def wait_ready(self, timeout_seconds: float = 30.0) -> None:
         """Returns once the server answers; raises StartError when it has ended or the time is over."""
-        process = self._process
         deadline = time.monotonic() + timeout_seconds
-        while process is not None and process.poll() is None:
+        while self.running:
             if self._ping():
                 return
             if time.monotonic() > deadline:
                 raise StartError(self, f"did not answer within {timeout_seconds:g} s", self.log_tail())
             time.sleep(POLL_SECONDS)
-        raise StartError(self, "has ended" if process else "was not started", self.log_tail())
+        raise StartError(self, "has ended" if self._process else "was not started", self.log_tail())
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
         """An orderly end; a server that takes longer than `timeout_seconds` is killed."""
@@ -190,7 +193,7 @@ class Server(ABC):
         self._guard.watch(self._process.pid)
 
     def _stop_by(self, how: signal.Signals, timeout_seconds: float) -> None:
-        if self._process is not None and self.running:
+        if self.running and self._process is not None:
             self.resume()  # a paused process would never read the signal
             self._process.send_signal(how)
             try:
@@ -217,46 +220,10 @@ class Server(ABC):
         self._release()
 
     def _release(self) -> None:
-        """Before the process id can belong to somebody else, so that the guard never shoots a stranger."""
+        """Called wherever an end is seen: from then on the process id may be a stranger's."""
         if self._guard is not None:
             self._guard.release()
             self._guard = None
-
-
-class Guard:
-    """Ends a server once the process that started it is gone, even by SIGKILL.
-
-    A shell waits on a pipe whose other end only this process holds: end of file means that we are dead. Rejected:
-    PR_SET_PDEATHSIG fires when the *thread* that started the server ends, needs Python code between fork and exec
-    (unsafe beside gRPC's threads), and is Linux's alone. A child made by a bare os.fork() holds the pipe open too.
-    """
-
-    _SCRIPT = 'read -r pid || exit 0; read -r _ && exit 0; kill -s "$1" "$pid"; kill -s CONT "$pid"'
-
-    def __init__(self, last_signal: signal.Signals) -> None:
-        self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", self._SCRIPT, "guard", last_signal.name.removeprefix("SIG")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # ours may be a pipe whose reader waits for its end
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
-
-    def watch(self, pid: int) -> None:
-        self._write(f"{pid}\n")
-
-    def release(self) -> None:
-        self._write("released\n")
-        with contextlib.suppress(BrokenPipeError):
-            self._shell.communicate()
-
-    def _write(self, line: str) -> None:
-        pipe = self._shell.stdin
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.write(line.encode())
-                pipe.flush()
 
 
 def free_port() -> int:
@@ -269,29 +236,6 @@ def free_port() -> int:
     raise ServerError(f"no free port on {HOST} from {FREE_PORTS.start} to {FREE_PORTS.stop}: end some servers there")
 
 
-def children(pid: int) -> list[int]:
-    """The living children of a process, in no order."""
-    proc = Path("/proc")
-    if (proc / "self/stat").exists():
-        found = [(int(path.name), _stat(path)) for path in proc.iterdir() if path.name.isdigit()]
-        return [child for child, fields in found if fields and int(fields[1]) == pid]
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return [int(child) for child, parent in (line.split() for line in listing.splitlines()) if int(parent) == pid]
-
-
-def alive(pid: int) -> bool:
-    """False for a zombie too: it waits for a reaper and does nothing any more."""
-    if Path("/proc/self/stat").exists():
-        return _stat(Path(f"/proc/{pid}"))[:1] not in ([], ["Z"], ["X"])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
     """Whether it came true in time."""
     deadline = time.monotonic() + timeout_seconds
@@ -300,14 +244,6 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
-
-
-def _stat(process: Path) -> list[str]:
-    """State, parent and so on; empty once the process is gone. The name before them may hold any character."""
-    try:
-        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -33,9 +33,12 @@ class RedisServer(Server):
 
     def _ping(self) -> bool:
         from redis import Redis, RedisError
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
         try:
-            with Redis(host=HOST, port=self.port, socket_timeout=2, socket_connect_timeout=2) as client:
+            # No retry: a port that somebody else took and leaves unanswered would hold us up for long.
+            with Redis(host=HOST, port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
                 return bool(client.info("server")["process_id"] == self.pid)
         except RedisError:
             return False
