@@ -1,0 +1,108 @@
+"""`python -m consumer --config FILE`: wiring, signals, graceful drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from consumer import database, logs, pubsub
+from consumer.deadletters import DeadLetterTopic
+from consumer.fence import Fence
+from consumer.handle import Handler
+from consumer.health import Health
+from consumer.intake import Intake
+from consumer.lock import SlotLocks
+from consumer.metrics import Metrics
+from consumer.replica import Replica
+from consumer.settings import Settings, load
+from consumer.sinks.sql import SqlSink
+from consumer.store import Store
+from shardctl.errors import EXIT_DONE, ShardctlError
+
+log = logging.getLogger("consumer")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m consumer", description="One replica of one shard's consumer.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="the shard's slice of configuration, as `shardctl render` writes it"
+    )
+    try:
+        settings = load(parser.parse_args().config)
+        logs.configure(
+            settings.config.consumer.log_level,
+            fleet=settings.config.fleet,
+            shard=settings.config.shard,
+            replica=settings.replica,
+        )
+        asyncio.run(serve(settings))
+    except ShardctlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return EXIT_DONE
+
+
+async def serve(settings: Settings) -> None:
+    config = settings.config
+    metrics = Metrics()
+    dialect = database.dialect_of(settings.database_url)
+    engine = database.engine_of(settings.database_url, config.consumer)
+    timeout_seconds = config.consumer.redis_timeout_ms / 1000
+    redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds)
+    subscriber, publisher = pubsub.subscriber(settings.pubsub_endpoint), pubsub.publisher(settings.pubsub_endpoint)
+
+    sink = SqlSink(dialect, config.message_types)
+    store = Store(
+        engine, dialect, Fence(dialect, frozenset(generation.number for generation in config.generations)), sink
+    )
+    locks = SlotLocks(
+        redis,
+        f"{config.fleet}:{config.shard}",
+        int(config.consumer.lock_ttl.total_seconds() * 1000),
+        time.monotonic,
+        metrics,
+    )
+    threads = ThreadPoolExecutor(config.consumer.concurrency, thread_name_prefix="store")
+    subscriptions = [subscription for generation in config.generations for subscription in generation.subscriptions]
+    intake = Intake(subscriber, config, subscriptions, time.monotonic, metrics)
+    handler = Handler(locks, store, DeadLetterTopic(publisher, config), intake, threads, metrics)
+    replica = Replica(config, sink, intake, handler, metrics, time.monotonic)
+
+    def why_not_ready() -> str | None:
+        if replica.failing:
+            return "the last batch failed and is tried again"
+        return None if intake.connected else "not connected to every subscription"
+
+    health = Health(settings.host, settings.port, metrics, why_not_ready)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log.info("serving %s on port %s", ", ".join(subscriptions), health.port, extra={"action": "started"})
+    heart = asyncio.create_task(_beat(health))
+    try:
+        await replica.run(stop)
+    finally:
+        heart.cancel()
+        health.close()
+        await redis.aclose()
+        threads.shutdown(wait=False, cancel_futures=True)
+        engine.dispose()
+    log.info("stopped", extra={"action": "stopped"})
+
+
+async def _beat(health: Health) -> None:
+    while True:
+        health.beat()
+        await asyncio.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Writes that can't succeed, published with their reason. The subscription's own dead-letter policy is only the backstop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
+
+from consumer.delivery import Delivery
+from consumer.errors import AgainError
+from shardctl.shardconfig import ShardConfig
+
+PUBLISH_TIMEOUT_SECONDS = 10
+MAX_ATTRIBUTES = 100
+MAX_VALUE_BYTES = 1024
+
+
+class DeadLetterTopic:
+    def __init__(self, client: PublisherAsyncClient, config: ShardConfig) -> None:
+        self._client, self._config = client, config
+        self._topic = f"projects/{config.project}/topics/{config.dead_letter_topic}"
+
+    async def publish(self, deliveries: Sequence[Delivery]) -> None:
+        """Publish in order within each slot; durable on return. Raises AgainError; then some may have been published twice."""
+        by_ordering_key: dict[str, list[PubsubMessage]] = {}
+        for delivery in deliveries:
+            message = self._message(delivery)
+            by_ordering_key.setdefault(message.ordering_key, []).append(message)
+        try:
+            for messages in by_ordering_key.values():  # one request carries one ordering key
+                await self._client.publish(topic=self._topic, messages=messages, timeout=PUBLISH_TIMEOUT_SECONDS)
+        except (GoogleAPICallError, RetryError) as error:
+            raise AgainError(
+                f"the dead-letter topic {self._config.dead_letter_topic} takes nothing: {error}"
+            ) from error
+
+    def _message(self, delivery: Delivery) -> PubsubMessage:
+        fault = delivery.fault
+        own = {
+            "shardctl-reason": fault.reason if fault else "",
+            "shardctl-error": fault.detail if fault else "",
+            "shardctl-shard": self._config.shard,
+            "shardctl-slot": str(delivery.slot),
+            "shardctl-message-id": delivery.message_id,
+            "shardctl-publish-time-us": str(delivery.publish_time_us),
+            "shardctl-subscription": delivery.subscription.rpartition("/")[2],
+        }
+        # A replay must meet the same inbox row, so the key goes along even where it was the message id.
+        own[self._config.attributes.idempotency_key] = delivery.idempotency_key
+        original = {name: value for name, value in delivery.message.attributes.items() if name not in own}
+        while len(original) + len(own) > MAX_ATTRIBUTES:
+            original.pop(max(original))
+        return PubsubMessage(
+            data=delivery.message.data,
+            attributes={name: _shortened(value) for name, value in {**original, **own}.items()},
+            ordering_key=delivery.message.ordering_key,
+        )
+
+
+def _shortened(value: str) -> str:
+    return value.encode()[:MAX_VALUE_BYTES].decode(errors="ignore")

@@ -1,0 +1,101 @@
+"""A message as a consumer holds it: leased, decoded, and either fit to apply or at fault for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from consumer.errors import NeverError
+from shardctl.keyspace import slot_of_digits
+from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
+from shardctl.shardconfig import ShardConfig
+from shardctl.spec import Operation
+
+NO_SLOT = -1  # a message without a valid slot: it has no order and no inbox row
+
+OPERATIONS: frozenset[str] = frozenset(("insert", "upsert", "update", "delete"))
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One delivery of one message. The same message delivered again is another Delivery with another `ack_id`.
+
+    `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
+    `body` and `row` are the sink's, set when it accepts the write.
+    """
+
+    ack_id: str
+    subscription: str
+    message: Any  # the protobuf PubsubMessage
+    message_id: str
+    publish_time_us: int
+    size: int  # bytes, for flow control
+    leased_at: float = 0.0  # on the consumer's monotonic clock, in seconds
+    slot: int = NO_SLOT
+    partition_key: str = ""
+    message_type: str = ""
+    operation: Operation = "upsert"
+    idempotency_key: str = ""
+    body: dict[str, Any] = field(default_factory=dict)
+    row: tuple[Any, ...] = ()
+    fault: NeverError | None = None
+
+
+def decode(received: Any, subscription: str, config: ShardConfig, now: float) -> Delivery:
+    """Read a `ReceivedMessage`. Never raises: what can't be read carries its fault."""
+    message = received.message
+    published = message.publish_time
+    delivery = Delivery(
+        received.ack_id,
+        subscription,
+        message,
+        message.message_id,
+        published.seconds * 1_000_000 + published.nanos // 1_000,
+        received.ByteSize(),
+        now,
+    )
+    try:
+        _read_attributes(delivery, message.attributes, config)
+    except NeverError as fault:
+        delivery.fault = fault
+    return delivery
+
+
+def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
+    names = config.attributes
+    digits = attributes.get(names.slot, "")
+    slot = slot_of_digits(digits, config.slot_bits)
+    delivery.partition_key = key = attributes.get(names.partition_key, "")
+    delivery.message_type = attributes.get(names.message_type, "")
+    delivery.idempotency_key = attributes.get(names.idempotency_key) or delivery.message_id
+    if slot is None:
+        raise NeverError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
+    delivery.slot = slot
+    if not key or len(key) > MAX_KEY_CHARACTERS or "\x00" in key:
+        raise NeverError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
+    if len(delivery.idempotency_key) > MAX_KEY_CHARACTERS or "\x00" in delivery.idempotency_key:
+        delivery.idempotency_key = delivery.message_id  # so that setting it aside can be recorded
+        raise NeverError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
+    kind = config.message_types.get(delivery.message_type)
+    if kind is None:
+        raise NeverError("unknown_type", f"type {delivery.message_type!r} isn't one this shard takes")
+    operation = attributes.get(names.operation) or kind.operation
+    if operation not in OPERATIONS:
+        raise NeverError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
+    delivery.operation = operation
+
+
+def check_slot(delivery: Delivery, config: ShardConfig) -> None:
+    """Raise NeverError where the slot isn't the one its key or its time gives: the producer routed it wrong.
+
+    Applying such a write would put one entity's rows on two shards.
+    """
+    kind = config.message_types[delivery.message_type]
+    try:
+        expected = slot_for(kind, delivery.partition_key, delivery.body, config.slot_bits)
+    except (InvalidWriteError, UnicodeEncodeError) as error:
+        raise NeverError("bad_time" if kind.time_bucket else "bad_key", str(error)) from error
+    if expected != delivery.slot:
+        raise NeverError(
+            "wrong_slot", f"key {delivery.partition_key!r} belongs to slot {expected}, not {delivery.slot}"
+        )

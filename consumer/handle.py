@@ -1,0 +1,115 @@
+"""The path of one batch: lock → set aside what can't be → write → commit → ack → release."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+from consumer.batch import Batch
+from consumer.delivery import NO_SLOT, Delivery
+from consumer.metrics import Metrics
+from consumer.store import Outcome
+
+log = logging.getLogger(__name__)
+
+
+class Locks(Protocol):
+    async def take(self, slots: Sequence[int]) -> frozenset[int]: ...
+    async def release(self, slots: Sequence[int]) -> None: ...
+
+
+class Shard(Protocol):
+    def apply(self, deliveries: Sequence[Delivery]) -> Outcome: ...
+
+
+class DeadLetters(Protocol):
+    async def publish(self, deliveries: Sequence[Delivery]) -> None: ...
+
+
+class Acks(Protocol):
+    async def ack(self, deliveries: Sequence[Delivery]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """`kept` messages are still ours, in order, and must be tried again: their slot is locked elsewhere or not active here."""
+
+    kept: Sequence[Delivery]
+
+
+class Handler:
+    def __init__(
+        self,
+        locks: Locks,
+        shard: Shard,
+        dead_letters: DeadLetters,
+        acks: Acks,
+        threads: Executor,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._locks, self._shard, self._dead_letters, self._acks = locks, shard, dead_letters, acks
+        self._threads, self._metrics, self._clock = threads, metrics, clock
+
+    async def handle(self, batch: Batch) -> Handled:
+        """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
+        held = await self._locks.take([slot for slot in batch.slots if slot != NO_SLOT])
+        try:
+            mine = [delivery for delivery in batch.deliveries if delivery.slot in held or delivery.slot == NO_SLOT]
+            elsewhere = [
+                delivery for delivery in batch.deliveries if not (delivery.slot in held or delivery.slot == NO_SLOT)
+            ]
+            outcome = await self._write(mine)
+            kept = set(outcome.not_owned)
+            await self._acks.ack([delivery for delivery in mine if delivery not in kept])
+            self._count(mine, outcome)
+            return Handled([*elsewhere, *outcome.not_owned])
+        finally:
+            await self._locks.release(tuple(held))
+
+    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
+        """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits."""
+        told: set[Delivery] = set()
+        while True:
+            faulty = [delivery for delivery in mine if delivery.fault and delivery not in told]
+            if faulty:
+                await self._dead_letters.publish(faulty)
+                told.update(faulty)
+            ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
+            if not ordered:
+                return Outcome()
+            started = time.perf_counter()
+            outcome = await asyncio.get_running_loop().run_in_executor(self._threads, self._shard.apply, ordered)
+            self._metrics.transaction_seconds.observe(time.perf_counter() - started)
+            if not outcome.poison:
+                return outcome
+
+    def _count(self, mine: Sequence[Delivery], outcome: Outcome) -> None:
+        metrics = self._metrics
+        metrics.applied.inc(outcome.applied)
+        metrics.duplicates.inc(outcome.duplicates)
+        metrics.stale.inc(outcome.stale)
+        metrics.not_owned.inc(len(outcome.not_owned))
+        metrics.batch_rows.observe(len(mine))
+        if mine:
+            oldest = min(delivery.publish_time_us for delivery in mine)
+            metrics.publish_to_commit_seconds.observe(max(0.0, self._clock() - oldest / 1_000_000))
+        for delivery in mine:
+            if delivery.fault:
+                metrics.dead_lettered.labels(delivery.fault.reason).inc()
+                log.warning(
+                    "set aside on the dead-letter topic: %s",
+                    delivery.fault,
+                    extra={
+                        "action": "dead_lettered",
+                        "slot": delivery.slot,
+                        "message_id": delivery.message_id,
+                        "partition_key": delivery.partition_key,
+                        "message_type": delivery.message_type,
+                    },
+                )

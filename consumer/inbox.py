@@ -1,0 +1,68 @@
+"""The inbox: a message's row commits in the transaction of its effect, so the effect is there once or not at all.
+
+This is where exactly-once rests. Not on the Redis lock, not on a clock, not on Pub/Sub's promises: two replicas that apply the
+same message at once meet on the inbox's primary key, the second waits for the first to end, and then finds nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+from sqlalchemy import Connection
+
+from consumer.delivery import Delivery
+from consumer.rows import Dialect
+from shardctl.schema import inbox
+from shardctl.spec import ColumnType
+
+_COLUMNS: tuple[tuple[str, ColumnType], ...] = (
+    ("slot", "integer"),
+    ("idempotency_key", "text"),
+    ("message_type", "text"),
+    ("partition_key", "text"),
+    ("message_id", "text"),
+    ("publish_time", "timestamp"),
+    ("outcome", "text"),
+)
+APPLIED, DEAD = "applied", "dead"
+
+
+class Inbox:
+    def __init__(self, dialect: Dialect) -> None:
+        names = ", ".join(dialect.quote(name) for name, _ in _COLUMNS)
+        # Sorted, so that two replicas with the same messages wait for each other instead of deadlocking.
+        self._insert = (
+            f"INSERT INTO {dialect.quote(inbox.name)} ({names}) SELECT {names} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
+            "WHERE true ORDER BY slot, idempotency_key ON CONFLICT DO NOTHING RETURNING slot, idempotency_key"
+        )
+
+    def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Record the messages; those that were not there before, in the order given. A message that comes twice counts once."""
+        first: dict[tuple[int, str], Delivery] = {}
+        for delivery in deliveries:
+            first.setdefault((delivery.slot, delivery.idempotency_key), delivery)
+        rows = [
+            {
+                "slot": slot,
+                "idempotency_key": key,
+                "message_type": delivery.message_type[:100],
+                "partition_key": delivery.partition_key,
+                "message_id": delivery.message_id,
+                "publish_time": _timestamp(delivery.publish_time_us),
+                "outcome": DEAD if delivery.fault else APPLIED,
+            }
+            for (slot, key), delivery in first.items()
+        ]
+        fresh = connection.exec_driver_sql(self._insert, (orjson.dumps(rows).decode(),)).all()
+        if len(fresh) == len(first):
+            return list(first.values())
+        new = set(map(tuple, fresh))
+        return [delivery for identity, delivery in first.items() if identity in new]
+
+
+def _timestamp(microseconds: int) -> str:
+    from datetime import UTC, datetime
+
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:06d}Z"

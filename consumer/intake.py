@@ -1,0 +1,248 @@
+"""Streaming pull in batches, leases, acks. The only module that acks.
+
+Reads `StreamingPull` through the generated client: the callback subscriber costs ten times the CPU a message, and acks or
+re-leases behind its user's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import takewhile
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
+from google.pubsub_v1 import StreamingPullRequest, SubscriberAsyncClient
+
+from consumer.delivery import Delivery, decode
+from consumer.metrics import Metrics
+from shardctl.shardconfig import ShardConfig
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
+HEARTBEAT_SECONDS = 30  # the service closes a stream that says nothing
+RENEW_AT = 0.5  # of the lease, so that one lost renewal costs nothing
+MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
+ACK_TRIES = 4
+
+
+class Intake:
+    """One stream a subscription, each with its own bounds, so that a held-up stream never starves another."""
+
+    def __init__(
+        self,
+        client: SubscriberAsyncClient,
+        config: ShardConfig,
+        subscriptions: Sequence[str],
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._client, self._config, self._clock, self._metrics = client, config, clock, metrics
+        self._lease_seconds = int(config.consumer.lease.total_seconds())
+        self._streams = [
+            _Stream(
+                f"projects/{config.project}/subscriptions/{subscription}",
+                config.consumer.max_outstanding_messages,
+                config.consumer.max_outstanding_bytes,
+            )
+            for subscription in subscriptions
+        ]
+        self._by_path = {stream.path: stream for stream in self._streams}
+        self._held: dict[str, Delivery] = {}  # by ack id, the one leased longest ago first
+        self._client_id = str(uuid.uuid4())
+        self._tasks: list[asyncio.Task[None]] = []
+        self._acking: set[asyncio.Task[None]] = set()
+        self._paused = asyncio.Event()
+        self._paused.set()  # set means open
+
+    def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
+        """Open the streams; each batch of messages goes to `deliver`."""
+        self._deliver = deliver
+        self._tasks = [asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams]
+        self._leasing = asyncio.create_task(self._renew_leases(), name="leases")
+
+    def pause(self) -> None:
+        """Take in nothing more until `resume`. What is held stays under lease."""
+        self._paused.clear()
+
+    def resume(self) -> None:
+        self._paused.set()
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._streams) and all(stream.connected for stream in self._streams)
+
+    async def stop_reading(self) -> None:
+        """Close the streams. Held messages stay leased and can still be acked."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Send the acks that are under way, and let go of the leases."""
+        await asyncio.gather(*self._acking, return_exceptions=True)
+        self._leasing.cancel()
+        await asyncio.gather(self._leasing, return_exceptions=True)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge in the background. An ack that is lost brings the message again, and the inbox knows it."""
+        self._settle(deliveries)
+        for path, ids in _ids_by_subscription(deliveries):
+            task = asyncio.create_task(self._send_ack(path, ids))
+            self._acking.add(task)
+            task.add_done_callback(self._acking.discard)
+
+    async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Let other replicas have these at once. Only for messages behind which this replica applies nothing more."""
+        self._settle(deliveries)
+        for path, ids in _ids_by_subscription(deliveries):
+            try:
+                await self._client.modify_ack_deadline(
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout=2
+                )
+            except (GoogleAPICallError, RetryError) as error:
+                log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
+
+    def _settle(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            del self._held[delivery.ack_id]
+            self._by_path[delivery.subscription].release(delivery)
+        self._measure()
+
+    async def _send_ack(self, path: str, ids: list[str]) -> None:
+        for attempt in range(1, ACK_TRIES + 1):
+            try:
+                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout=5)
+            except (GoogleAPICallError, RetryError) as error:
+                if attempt == ACK_TRIES:
+                    log.warning(
+                        "%s acks were lost (%s): these messages will be redelivered and found done",
+                        len(ids),
+                        error,
+                        extra={"action": "acks_lost"},
+                    )
+                await asyncio.sleep(_backoff(attempt))
+            else:
+                self._metrics.acked.inc(len(ids))
+                return
+
+    async def _read(self, stream: _Stream) -> None:
+        failures = 0
+        while True:
+            try:
+                responses = await self._client.streaming_pull(requests=self._requests(stream), timeout=None, retry=None)
+                async for response in responses:
+                    stream.connected, failures = True, 0
+                    # The raw protobuf: wrapping each message would cost more than all else here.
+                    self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
+                    await stream.room.wait()
+                    await self._paused.wait()
+            except (GoogleAPICallError, RetryError) as error:
+                stream.connected = False
+                failures += 1
+                level = logging.ERROR if isinstance(error, NotFound) else logging.INFO
+                log.log(
+                    level,
+                    "stream of %s ended (%s): opening it again",
+                    stream.path,
+                    error,
+                    extra={"action": "stream_ended"},
+                )
+            stream.connected = False
+            await asyncio.sleep(_backoff(failures))
+
+    async def _requests(self, stream: _Stream) -> AsyncIterator[StreamingPullRequest]:
+        yield StreamingPullRequest(
+            subscription=stream.path,
+            stream_ack_deadline_seconds=self._lease_seconds,
+            client_id=self._client_id,  # a stream opened again is still the same reader of its ordering keys
+            max_outstanding_messages=stream.max_messages,
+            max_outstanding_bytes=stream.max_bytes,
+        )
+        stream.connected = True
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            yield StreamingPullRequest()
+
+    def _take_in(self, stream: _Stream, received: Any) -> None:
+        if not received:
+            return
+        now = self._clock()
+        deliveries = [decode(message, stream.path, self._config, now) for message in received]
+        for delivery in deliveries:
+            self._held[delivery.ack_id] = delivery
+        stream.hold(deliveries)
+        self._metrics.received.inc(len(deliveries))
+        self._measure()
+        self._deliver(deliveries)
+
+    async def _renew_leases(self) -> None:
+        """Extend what is still held at half its lease. Most messages are settled long before."""
+        renew_after = self._lease_seconds * RENEW_AT
+        while True:
+            await asyncio.sleep(min(1.0, renew_after / 4))
+            now = self._clock()
+            await self._extend(self._leased_again(now - renew_after, now))
+
+    def _leased_again(self, before: float, now: float) -> list[Delivery]:
+        """The messages leased at or before a moment, moved behind those leased since."""
+        due = list(takewhile(lambda delivery: delivery.leased_at <= before, self._held.values()))
+        for delivery in due:
+            del self._held[delivery.ack_id]
+            delivery.leased_at = now
+            self._held[delivery.ack_id] = delivery
+        return due
+
+    async def _extend(self, held: Sequence[Delivery]) -> None:
+        for path, ids in _ids_by_subscription(held):
+            try:
+                await self._client.modify_ack_deadline(
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout=5
+                )
+            except (GoogleAPICallError, RetryError) as error:
+                log.info("leases of %s messages weren't extended (%s): they may come twice", len(ids), error)
+
+    def _measure(self) -> None:
+        self._metrics.outstanding.set(sum(stream.messages for stream in self._streams))
+        self._metrics.outstanding_bytes.set(sum(stream.bytes for stream in self._streams))
+
+
+class _Stream:
+    """One subscription's stream and what it holds. `room` is open while both bounds are kept."""
+
+    def __init__(self, path: str, max_messages: int, max_bytes: int) -> None:
+        self.path, self.max_messages, self.max_bytes = path, max_messages, max_bytes
+        self.messages = self.bytes = 0
+        self.connected = False
+        self.room = asyncio.Event()
+        self.room.set()
+
+    def hold(self, deliveries: Sequence[Delivery]) -> None:
+        self.messages += len(deliveries)
+        self.bytes += sum(delivery.size for delivery in deliveries)
+        if self.messages >= self.max_messages or self.bytes >= self.max_bytes:
+            self.room.clear()
+
+    def release(self, delivery: Delivery) -> None:
+        self.messages -= 1
+        self.bytes -= delivery.size
+        if self.messages < self.max_messages and self.bytes < self.max_bytes:
+            self.room.set()
+
+
+def _ids_by_subscription(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, list[str]]]:
+    by_path: dict[str, list[str]] = {}
+    for delivery in deliveries:
+        by_path.setdefault(delivery.subscription, []).append(delivery.ack_id)
+    for path, ids in by_path.items():
+        for start in range(0, len(ids), MAX_IDS):
+            yield path, ids[start : start + MAX_IDS]
+
+
+def _backoff(failures: int) -> float:
+    longest = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))
+    return random.uniform(0.5, 1.0) * longest

@@ -1,0 +1,51 @@
+"""What a consumer counts, by Prometheus convention. One place for every name."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+ROW_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+
+class Metrics:
+    """The metrics of one process. Counters move once a batch, not once a message."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"shardctl_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"shardctl_{name}", text, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"shardctl_{name}", text, registry=self.registry, buckets=buckets)
+
+        self.received = counter("messages_received", "Messages taken from Pub/Sub, redeliveries included.")
+        self.applied = counter("messages_applied", "Writes that took effect.")
+        self.duplicates = counter("messages_duplicate", "Messages whose write had taken effect before.")
+        self.dead_lettered = counter(
+            "messages_dead_lettered", "Writes set aside because they can't succeed.", ("reason",)
+        )
+        self.acked = counter("messages_acked", "Messages acknowledged.")
+        self.stale = counter("writes_stale", "Versioned writes older than the row they meet.")
+        self.lock_contended = counter("locks_contended", "Slot locks found held by another replica.")
+        self.not_owned = counter("messages_not_owned", "Messages kept because their slot isn't active here.")
+        self.batch_retries = counter("batch_retries", "Batches tried again.", ("cause",))
+        self.batch_rows = histogram("batch_rows", "Messages a transaction.", ROW_BUCKETS)
+        self.batch_seconds = histogram(
+            "batch_seconds", "Time from taking a batch to its acknowledgement.", LATENCY_BUCKETS
+        )
+        self.transaction_seconds = histogram(
+            "transaction_seconds", "Time a database transaction takes.", LATENCY_BUCKETS
+        )
+        self.publish_to_commit_seconds = histogram(
+            "publish_to_commit_seconds", "Age of a batch's oldest message at commit.", LATENCY_BUCKETS
+        )
+        self.outstanding = gauge("messages_outstanding", "Messages held under lease.")
+        self.outstanding_bytes = gauge("outstanding_bytes", "Bytes of the messages held under lease.")
+        self.redis_degraded = gauge("redis_degraded", "1 while the consumer works without slot locks.")
+        self.database_up = gauge("database_up", "1 while the shard's database answers.")
+        self.ready = gauge("ready", "1 while the consumer is ready.")

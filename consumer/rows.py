@@ -1,0 +1,85 @@
+"""A batch as one parameter: JSON text that the database itself unfolds into typed rows.
+
+One parameter instead of thousands keeps the consumer's CPU out of the way, and a body's numbers reach the database as they were
+written. Each database has its own table function for this; the statements around it are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shardctl.spec import ColumnType
+
+
+class Dialect(Protocol):
+    """What differs between databases in the consumer's statements. Each statement takes one parameter: the JSON text."""
+
+    @property
+    def share_fence(self) -> str:
+        """Reads the fence's version and shares its row until the transaction ends."""
+
+    @property
+    def begin(self) -> tuple[str, ...]:
+        """What opens a transaction, where the driver doesn't."""
+
+    @property
+    def check_deferred(self) -> str | None:
+        """Makes deferred constraints speak up now."""
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
+
+    def quote(self, identifier: str) -> str:
+        """An identifier, or a dotted pair, as this database quotes it."""
+
+
+def quoted(identifier: str, mark: str) -> str:
+    return ".".join(f"{mark}{part}{mark}" for part in identifier.split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class PostgreSQL:
+    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
+    begin: tuple[str, ...] = ()
+    # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
+    check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        types = {
+            "text": "text", "integer": "integer", "bigint": "bigint", "number": "double precision", "decimal": "numeric",
+            "boolean": "boolean", "timestamp": "timestamptz", "json": "jsonb",
+        }  # fmt: skip
+        listed = ", ".join(f"{self.quote(name)} {types[of]}" for name, of in columns)
+        return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, '"')
+
+
+@dataclass(frozen=True, slots=True)
+class SQLite:
+    # SQLite has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock.
+    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
+    begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
+    check_deferred: str | None = None
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        def extract(name: str, of: ColumnType) -> str:
+            value = f"json_extract(item.value, '$.\"{name}\"')"
+            if of == "json":
+                value = f"json(item.value -> '$.\"{name}\"')"
+            elif of == "timestamp":
+                # As SQLAlchemy's DateTime writes it, in UTC, so that reads and range queries work.
+                value = f"strftime('%Y-%m-%d %H:%M:%f', {value}) || '000'"
+            return f"{value} AS {self.quote(name)}"
+
+        listed = ", ".join(extract(name, of) for name, of in columns)
+        return f"(SELECT {listed} FROM json_each(?) AS item WHERE true) AS r"  # noqa: S608
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, '"')
+
+
+DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}

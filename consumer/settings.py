@@ -1,0 +1,77 @@
+"""Where a consumer's settings come from: the shard's slice of configuration in a file, credentials in the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from shardctl.errors import UsageError
+from shardctl.shardconfig import ShardConfig
+from shardctl.spec import path_text
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    config: ShardConfig
+    database_url: URL
+    redis_url: str
+    port: int  # of /health, /ready and /metrics
+    host: str
+    pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
+    replica: str  # this process's name in logs
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings. Raises UsageError that names what is missing or wrong."""
+    try:
+        config = ShardConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"{path}: {path_text(first['loc'])}: {first['msg']}. `shardctl render` writes this file."
+        ) from error
+    return Settings(
+        config,
+        _database_url(_required(environment, "DATABASE_URL")),
+        _required(environment, "REDIS_URL"),
+        _port(environment.get("PORT", "8080")),
+        environment.get("HOST", "0.0.0.0"),
+        environment.get("PUBSUB_EMULATOR_HOST") or None,
+        environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+    )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name)
+    if not value:
+        raise UsageError(f"{name} isn't set. The rendered Deployment takes it from a Secret.")
+    return value
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise UsageError(f"PORT={text!r} isn't a port number")
+    return int(text)
+
+
+_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+
+
+def _database_url(text: str) -> URL:
+    """The URL with the driver this project ships. The text itself holds a password, so errors don't repeat it."""
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise UsageError(
+            "DATABASE_URL isn't a database URL such as postgresql://user:password@host:5432/name"
+        ) from error
+    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
