@@ -2,6 +2,15 @@
 
 A pure core (topics, subscriptions, lanes, leases; `now` is an argument) under a thin gRPC shell. In this process:
 `async with Broker() as broker: broker.host`; as a process of its own: `python -m shardctl.local.broker --port 0`.
+
+Kept as the service documents it: filters, limits, immutability, leases, order with redelivery of later messages,
+retry back-off, dead letters, exactly-once ack ids, retention, seeks, snapshots, detaching. Otherwise than there:
+- push, BigQuery and Cloud Storage configurations are stored and nothing is pushed; schemas, IAM, message transforms
+  and the expiration of idle subscriptions are left out;
+- while anything of an ordering key is out, its later messages go to the reader that has it and to nobody else, and a
+  closed stream's messages stay leased until their deadline; the service promises less and usually does this;
+- an ack after the lease has ended never counts (there it may); attempts are counted exactly (there: best effort);
+- leases end within a tenth of a second after their deadline.
 """
 
 from shardctl.local.broker.admin import set_faults, stats

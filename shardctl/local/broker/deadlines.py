@@ -1,10 +1,10 @@
-"""When leases end. Tenths of a second share a bucket: no timer per message, and an acked lease leaves nothing behind."""
+"""When leases end: tenths of a second share a bucket, so no message needs a timer and an acked lease leaves nothing."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from shardctl.local.broker.lane import Entry
 
@@ -16,8 +16,10 @@ class Deadlines:
         self._buckets: dict[int, set[Entry]] = {}
         self._order: list[int] = []
 
-    def add(self, entries: Iterable[Entry], deadline: float) -> None:
+    def add(self, entries: Sequence[Entry], deadline: float) -> None:
         """Ends these leases at the first tenth of a second that isn't before `deadline`."""
+        if not entries:
+            return
         bucket = math.ceil(round(deadline * BUCKETS_A_SECOND, 3))
         members = self._buckets.get(bucket)
         if members is None:

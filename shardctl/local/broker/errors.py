@@ -37,7 +37,7 @@ class UnavailableError(RefusedError):
     code = "UNAVAILABLE"
 
 
-class AckIdsError(FailedPreconditionError):
+class AckIdsError(InvalidArgumentError):
     """Some ack ids of an exactly-once subscription were stale; `failures` maps each to its permanent failure."""
 
     def __init__(self, failures: Mapping[str, str]) -> None:

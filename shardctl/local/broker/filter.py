@@ -131,7 +131,7 @@ class _Parser:
             self._expect(",")
             prefix = self._string()
             self._expect(")")
-            return lambda attributes: attributes.get(key, _ABSENT).startswith(prefix)
+            return lambda attributes: key in attributes and attributes[key].startswith(prefix)
         if not self._accept("attributes"):
             self.fail("expected attributes, hasPrefix, NOT or (")
         if self._accept(":"):
@@ -142,10 +142,10 @@ class _Parser:
         if self._accept("="):
             value = self._string()
             return lambda attributes: attributes.get(key) == value
-        if self._accept("!="):
-            value = self._string()
-            return lambda attributes: attributes.get(key) != value
-        self.fail("expected = or !=")
+        if not self._accept("!="):
+            self.fail("expected = or !=")
+        value = self._string()
+        return lambda attributes: attributes.get(key) != value
 
     def _key(self) -> str:
         if self.token.kind == "string":
@@ -174,15 +174,3 @@ class _Parser:
             raise FilterSyntaxError(self._text, position, f"unknown escape {match.group()}")
 
         return _ESCAPE.sub(plain, token.text[1:-1])
-
-
-class _Absent(str):
-    """Starts with nothing, not even the empty prefix: an absent attribute has no prefix."""
-
-    __slots__ = ()
-
-    def startswith(self, *_prefix: object) -> bool:
-        return False
-
-
-_ABSENT = _Absent()

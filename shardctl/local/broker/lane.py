@@ -57,7 +57,9 @@ class Lane:
 
     def settle(self) -> None:
         """Forgets the acked entries no older unacked one stands before; hands the lane back when nothing is out."""
-        out = self.out
+        out, queue = self.out, self.queue
+        while queue and queue[0].state is State.DONE:
+            queue.popleft()
         while out and out[0].state is State.DONE:
             out.popleft()
         if not out and self.reader is not None:

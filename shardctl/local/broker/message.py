@@ -63,5 +63,3 @@ def encode(deliveries: Iterable[tuple[str, Message, int]]) -> bytes:
             wire += _ATTEMPT + varint(attempt)
         parts += (_RECEIVED, varint(len(ack) + 2 + len(wire)), _ACK_ID, varint(len(ack)), ack, wire)
     return b"".join(parts)
-
-

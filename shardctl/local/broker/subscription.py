@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 
 from shardctl.local.broker.deadlines import Deadlines
 from shardctl.local.broker.errors import RefusedError
@@ -21,7 +22,8 @@ RETENTION_CHECK_SECONDS = 10.0
 EARLY_EXPIRY_SECONDS = 0.5
 
 Delivery = tuple[str, Message, int]
-DeadLetter = Callable[[Message, int], bool]
+DeadLetter = Callable[[Message, int, float], bool]
+"""(message, attempts, now) → whether the dead-letter topic took it."""
 
 
 class Subscription:
@@ -37,7 +39,7 @@ class Subscription:
         number: int,
         settings: Settings,
         injector: Injector | None = None,
-        dead_letter: DeadLetter = lambda _message, _attempts: False,
+        bury: DeadLetter = lambda _message, _attempts, _now: False,
     ) -> None:
         self.settings = settings
         self.entries: dict[int, Entry] = {}
@@ -45,9 +47,9 @@ class Subscription:
         self.readers: list[Reader] = []
         self.counts: Counter[str] = Counter()
         self.gone: RefusedError | None = None
+        self.bury = bury
         self._number = number
-        self._injector = injector or Injector()
-        self._dead_letter = dead_letter
+        self.injector = injector or Injector()
         self._ready: deque[Entry] = deque()
         self._lanes: dict[str, Lane] = {}
         self._free: deque[Lane] = deque()
@@ -63,7 +65,8 @@ class Subscription:
     def attach(self, reader: Reader) -> None:
         """Adds a stream. Streams holding more than their new share of lanes give lanes up as those drain."""
         self.readers.append(reader)
-        share = self._share()
+        held = sum(each.held for each in self.readers)
+        share = -(-(held + len(self._free)) // len(self.readers))
         kept: Counter[int] = Counter()
         for lane in self._lanes.values():
             if lane.reader is not None and lane.reader.open:
@@ -73,12 +76,12 @@ class Subscription:
                     lane.spot = None
 
     def detach(self, reader: Reader) -> None:
-        """Closes a stream. What it has out stays leased until its deadline, and its lanes stay its own until then."""
+        """Closes a reader, a finished Pull too. What it has out stays leased until its deadline, and its lanes stay
+        its own until then.
+        """
         reader.open = False
-        self.readers.remove(reader)
-        for lane in reader.lanes:
-            if lane.spot is reader.lanes:
-                lane.spot = None
+        if reader in self.readers:
+            self.readers.remove(reader)
         reader.lanes.clear()
 
     def has_work(self, reader: Reader) -> bool:
@@ -95,10 +98,7 @@ class Subscription:
 
     def add(self, message: Message, now: float) -> None:
         """Takes a message the filter has let through."""
-        self._enqueue(message, now)
-
-    def _enqueue(self, message: Message, now: float) -> None:
-        injector = self._injector
+        injector = self.injector
         delay = 0.0
         if injector.faults.delay_rate and injector.happens("delay", injector.faults.delay_rate):
             delay = injector.draw("delay").random() * injector.faults.delay_seconds
@@ -185,7 +185,7 @@ class Subscription:
             if lane.queue:
                 self._schedule(lane, now)
             elif not lane.out:
-                self._lanes.pop(lane.key, None)
+                self._drop(lane)
 
     def _take_unordered(self, batch: _Batch, shared: bool) -> None:
         if not self._ready:
@@ -199,7 +199,7 @@ class Subscription:
             if entry.state is State.QUEUED:
                 quota -= 1
                 self._lease(entry, batch)
-        injector = self._injector
+        injector = self.injector
         if injector.faults.reorder_rate and injector.happens("reorder", injector.faults.reorder_rate):
             unordered = batch.entries[start:]
             injector.draw("reorder").shuffle(unordered)
@@ -217,13 +217,13 @@ class Subscription:
         batch.entries.append(entry)
 
     def _shorten_some(self, entries: Sequence[Entry], now: float) -> None:
-        rate = self._injector.faults.early_expiry_rate
+        rate = self.injector.faults.early_expiry_rate
         if not rate or self.settings.exactly_once:
             return
         for entry in entries:
-            if self._injector.happens("early_expiry", rate):
+            if self.injector.happens("early_expiry", rate):
                 self._deadlines.remove(entry)
-                early = self._injector.draw("early_expiry").random() * EARLY_EXPIRY_SECONDS
+                early = self.injector.draw("early_expiry").random() * EARLY_EXPIRY_SECONDS
                 self._deadlines.add((entry,), now + early)
 
     # -- answers ---------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Subscription:
     def ack(self, ack_ids: Iterable[str], now: float) -> Sequence[str]:
         """Releases the messages; returns the ids that weren't the latest of a lease, which had no effect."""
         self.tick(now)
-        faults, injector = self._injector.faults, self._injector
+        faults, injector = self.injector.faults, self.injector
         meddling = faults.drop_ack_rate or (faults.duplicate_rate and not self.settings.exactly_once)
         stale: list[str] = []
         for ack_id in ack_ids:
@@ -284,7 +284,7 @@ class Subscription:
                 self._ready.append(what)
         if now >= self._retention_check:
             self._retention_check = now + min(RETENTION_CHECK_SECONDS, self.settings.retention_seconds / 10)
-            self._forget(now - self.settings.retention_seconds)
+            self._forget(now)
 
     def _release(self, entry: Entry) -> None:
         """Ends a lease: its ack id is stale from here on."""
@@ -313,21 +313,24 @@ class Subscription:
             if lane.spot is None:
                 self._schedule(lane, now)
         elif not lane.out:
-            self._lanes.pop(lane.key, None)
+            self._drop(lane)
+
+    def _drop(self, lane: Lane) -> None:
+        """Forgets an empty lane, also where it still waits for a turn: its key may have a new one by then."""
+        lane.spot = None
+        self._lanes.pop(lane.key, None)
 
     def _fail(self, entry: Entry, now: float) -> None:
         """A nack or an ended lease: dead-lettered after the last attempt, otherwise again, after the back-off."""
         entry.failures += 1
         settings = self.settings
-        due = now + settings.backoff.after(entry.failures) if settings.backoff else now
-        self._again(entry, now, due, acked_too=self._injector.faults.replay_acked)
-        if settings.max_attempts and entry.failures >= settings.max_attempts:
-            if not self._dead_letter(entry.message, entry.failures):
-                return  # no such topic: the message stays, as with the service
+        last = bool(settings.max_attempts) and entry.failures >= settings.max_attempts
+        # Without such a topic the message stays and comes again, as with the service.
+        buried = last and self.bury(entry.message, entry.failures, now)
+        due = now if buried or not settings.backoff else now + settings.backoff.after(entry.failures)
+        self._again(entry, now, due, acked_too=self.injector.faults.replay_acked and not settings.exactly_once)
+        if buried:
             self.counts["dead_lettered"] += 1
-            if entry.lane is not None:
-                entry.lane.due = now
-                entry.lane.queue.remove(entry)  # it stands at the front: `_again` has just put it there
             self._finish(entry, now)
 
     def _again(self, entry: Entry, now: float, due: float, *, acked_too: bool) -> None:
@@ -347,9 +350,9 @@ class Subscription:
                 continue
             later.state = State.QUEUED
             lane.queue.appendleft(later)
-        lane.due = due
+        lane.due = max(lane.due, due)
         lane.settle()
-        if lane.spot is not None and (due > now or lane.spot is not self._free):
+        if due > now:
             lane.spot = None
         self._schedule(lane, now)
 
@@ -366,28 +369,32 @@ class Subscription:
             lane.out.clear()
             lane.settle()
             lane.spot = None
-        for pending in (self.entries, self._lanes, self._ready, self._free, self._delayed, self._deadlines):
-            pending.clear()
+        self.entries.clear()
+        self._lanes.clear()
+        self._ready.clear()
+        self._free.clear()
+        self._delayed.clear()
+        self._deadlines.clear()
         for message in sorted(messages, key=lambda message: message.number):
             before.pop(message.number, None)
             self.retained.pop(message.number, None)
-            self._enqueue(message, now)
+            self.add(message, now)
         if self.settings.retain_acked:
-            self.retained.update(before)
+            self.retained = dict(sorted((self.retained | before).items()))
 
-    def _forget(self, oldest: float) -> None:
-        """Drops what was published before `oldest`: unacked messages too, as the service does."""
-        for number in _older(self.retained, oldest):
-            del self.retained[number]
-        for number in _older({number: entry.message for number, entry in self.entries.items()}, oldest):
-            entry = self.entries.get(number)
-            if entry is None:
-                continue
+    def _forget(self, now: float) -> None:
+        """Drops what has outlived the retention: unacked messages too, as the service does."""
+        oldest = now - self.settings.retention_seconds
+        for message in list(takewhile(lambda message: message.published < oldest, self.retained.values())):
+            del self.retained[message.number]
+        for entry in list(takewhile(lambda entry: entry.message.published < oldest, self.entries.values())):
             if entry.state is State.LEASED:
                 self._release(entry)
             self.counts["outlived"] += 1
-            self._finish(entry, oldest)
-            self.retained.pop(number, None)
+            self._finish(entry, now)
+            self.retained.pop(entry.message.number, None)
+        while self._ready and self._ready[0].state is State.DONE:
+            self._ready.popleft()
 
     # -- introspection ---------------------------------------------------------------------------------------------
 
@@ -395,8 +402,9 @@ class Subscription:
         return [entry.message for entry in self.entries.values()]
 
     def oldest_unacked(self) -> float | None:
-        """When the oldest unacked message was published."""
-        return min((entry.message.published for entry in self.entries.values()), default=None)
+        """When the oldest unacked message was published (one replayed on purpose may be older)."""
+        first = next(iter(self.entries.values()), None)
+        return first.message.published if first else None
 
     @property
     def outstanding(self) -> int:
@@ -417,13 +425,3 @@ class _Batch:
 
     def open(self) -> bool:
         return len(self.entries) < self.max_messages and self.bytes < self.max_bytes and self.reader.has_room()
-
-
-def _older(messages: dict[int, Message], oldest: float) -> Sequence[int]:
-    """The numbers at the front that were published before `oldest`."""
-    found = []
-    for number, message in messages.items():
-        if message.published >= oldest:
-            break
-        found.append(number)
-    return found

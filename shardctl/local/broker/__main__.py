@@ -1,0 +1,43 @@
+"""`python -m shardctl.local.broker`: the broker as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import sys
+
+from shardctl.errors import EXIT_DONE, EXIT_USAGE, ShardctlError
+from shardctl.local.broker.errors import RefusedError
+from shardctl.local.broker.faults import Faults
+from shardctl.local.broker.server import serve
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Every fault of `Faults` is an option: `--duplicate-rate 0.1 --seed 7`."""
+    parser = argparse.ArgumentParser(prog="python -m shardctl.local.broker", description="An in-memory Pub/Sub.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8085, help="0 takes any free port (default: %(default)s)")
+    for field in dataclasses.fields(Faults):
+        option = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, type=type(field.default), default=field.default)
+    options = vars(parser.parse_args(arguments))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    address, port = options.pop("host"), options.pop("port")
+    try:
+        asyncio.run(serve(address, port, faults=Faults.from_mapping(options)))
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except ShardctlError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Starting and stopping the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from typing import Self
+
+import grpc
+
+from shardctl.errors import ShardctlError
+from shardctl.local.broker.faults import NONE, Faults, Injector
+from shardctl.local.broker.registry import Registry
+from shardctl.local.broker.service import Service
+from shardctl.local.broker.stream import Clock, Waiters
+
+TICK_SECONDS = 0.05
+TRIM_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class AddressInUseError(ShardctlError):
+    """The broker can't listen where it was told to."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"The broker can't listen on {host}:{port}. Free the port, or take any with --port 0.")
+        self.host = host
+        self.port = port
+
+
+class Broker:
+    """`async with Broker() as broker:` listens on a free loopback port; `broker.host` is the PUBSUB_EMULATOR_HOST.
+
+    Everything is in memory and gone at the end. `clock` gives seconds since the epoch.
+    """
+
+    def __init__(
+        self, *, address: str = "127.0.0.1", port: int = 0, faults: Faults = NONE, clock: Clock = time.time
+    ) -> None:
+        self.address = address
+        self.port = port
+        self.registry = Registry(Injector(faults))
+        self._clock = clock
+        self._waiters = Waiters()
+        self._server: grpc.aio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    @property
+    def host(self) -> str:
+        """address:port."""
+        return f"{self.address}:{self.port}"
+
+    def set_faults(self, faults: Faults) -> None:
+        self.registry.injector.set(faults)
+
+    async def start(self) -> None:
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        server.add_generic_rpc_handlers(Service(self.registry, self._waiters, self._clock).handlers())
+        try:
+            self.port = server.add_insecure_port(self.host)
+        except RuntimeError as error:
+            raise AddressInUseError(self.address, self.port) from error
+        await server.start()
+        self._server = server
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def stop(self, grace_seconds: float = 0.2) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _tick(self) -> None:
+        """Ends leases and back-offs, and wakes those who wait: also the one whose share grew while another wrote."""
+        trimmed = self._clock()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._clock()
+            try:
+                self.registry.tick(now)
+                if now - trimmed >= TRIM_SECONDS:
+                    trimmed = now
+                    self.registry.trim(now)
+                self._waiters.wake_all()
+            except Exception:  # noqa: BLE001 - ended silently, no lease would ever expire again
+                _log.exception("The broker's upkeep failed; leases may not expire until it succeeds.")
+
+
+async def serve(address: str = "127.0.0.1", port: int = 8085, *, faults: Faults = NONE) -> None:
+    """Serves until SIGINT or SIGTERM; says on stderr when it is ready, and where."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, stopping.set)
+    async with Broker(address=address, port=port, faults=faults) as broker:
+        print(f"broker ready: PUBSUB_EMULATOR_HOST={broker.host}", file=sys.stderr, flush=True)
+        await stopping.wait()
