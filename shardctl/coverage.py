@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
 from shardctl.spec import Fault, Fleet, Shard
-from shardctl.topology import known_types, shard_id, strays, subscriptions, takes_every_type
+from shardctl.topology import known_types, strays, subscriptions, takes_every_type
 
+OWN_TABLES = "shardctl_"
 OTHER_TYPES = "(any other)"  # stands for every type the file doesn't name, and for a message without one
 
 
@@ -23,34 +24,66 @@ class Proof:
     unrouted: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """Slots that no shard owns (`first` is None), or that shards number `first` and `second` both own."""
+
+    slots: SlotSet
+    first: int | None = None
+    second: int = 0
+
+
 def prove(fleet: Fleet) -> tuple[Proof, tuple[Fault, ...]]:
     """Find the owner of each (slot, type) pair, and the pairs that have none or two."""
-    slot_count = 1 << fleet.routing.slot_bits
     types = (*known_types(fleet), OTHER_TYPES)
-    unrouted, found = [], []
+    unrouted = () if takes_every_type(fleet) else (OTHER_TYPES,)
+    of_shards: dict[tuple[int, ...], tuple[_Finding, ...]] = {}  # most types are taken by the same shards
+    at_fault: dict[_Finding, list[str]] = {}
     for message_type in types:
-        owner = [-1] * slot_count
-        clashes: dict[tuple[int, int], list[int]] = {}
-        for number, shard in enumerate(fleet.shards):
-            if takes(shard, message_type):
-                for slot in shard.slots:
-                    if slot >= slot_count:
-                        break  # reported by faults()
-                    if owner[slot] >= 0:
-                        clashes.setdefault((owner[slot], number), []).append(slot)
-                    owner[slot] = number
-        free = SlotSet.of(slot for slot in range(slot_count) if owner[slot] < 0)
-        for (first, second), slots in clashes.items():
-            found.append(_clash(fleet, first, second, SlotSet.of(slots), message_type))
-        if message_type == OTHER_TYPES and not takes_every_type(fleet):
-            unrouted.append(message_type)
-        elif free.ranges:
-            found.append(_gap(fleet, free, message_type))
-    return Proof(slot_count, types, slot_count * len(types), tuple(unrouted)), _without_repeats(found)
+        if message_type in unrouted:
+            continue
+        takers = tuple(number for number, shard in enumerate(fleet.shards) if shard.takes(message_type))
+        if takers not in of_shards:
+            of_shards[takers] = tuple(_findings(fleet, takers))
+        for finding in of_shards[takers]:
+            at_fault.setdefault(finding, []).append(message_type)
+    slot_count = 1 << fleet.routing.slot_bits
+    return (
+        Proof(slot_count, types, slot_count * (len(types) - len(unrouted)), unrouted),
+        tuple(_fault(fleet, finding, at, len(types) - len(unrouted)) for finding, at in at_fault.items()),
+    )
 
 
-def takes(shard: Shard, message_type: str) -> bool:
-    return message_type in shard.types if shard.types else message_type not in shard.except_types
+def _findings(fleet: Fleet, takers: tuple[int, ...]) -> Iterator[_Finding]:
+    """What is wrong with the slots of messages that just these shards take."""
+    slot_count = 1 << fleet.routing.slot_bits
+    owner = [-1] * slot_count
+    clashes: dict[tuple[int, int], list[int]] = {}
+    for number in takers:
+        for slot in fleet.shards[number].slots:
+            if owner[slot] >= 0:
+                clashes.setdefault((owner[slot], number), []).append(slot)
+            owner[slot] = number
+    for (first, second), slots in clashes.items():
+        yield _Finding(SlotSet.of(slots), first, second)
+    free = SlotSet.of(slot for slot in range(slot_count) if owner[slot] < 0)
+    if free.ranges:
+        yield _Finding(free)
+
+
+def _fault(fleet: Fleet, finding: _Finding, types: list[str], type_count: int) -> Fault:
+    named = [name for name in types if name != OTHER_TYPES]
+    every = OTHER_TYPES in types or len(types) == type_count
+    what = f"slots {finding.slots}" + ("" if every else f" of type {' and '.join(map(repr, named))}")
+    if finding.first is None:
+        return Fault(("shards",), f"no shard owns {what}; their messages would be lost.", "add them to a shard.")
+    first, second = fleet.shards[finding.first], fleet.shards[finding.second]
+    fix = f"give {what} to one of the two."
+    if second.types and not first.types:
+        fix = f"add except_types: [{', '.join(named)}] to {first.name}."
+    elif first.types and not second.types:
+        fix = f"add except_types: [{', '.join(named)}] to {second.name}."
+    return Fault(("shards", finding.second, "slots"), f"{what} also belong to shard {first.name!r}.", fix)
 
 
 def faults(fleet: Fleet) -> tuple[Fault, ...]:
@@ -73,8 +106,8 @@ def _bad_names(fleet: Fleet) -> Iterator[Fault]:
                 "name each shard once.",
             )
         seen.setdefault(shard.name, number)
-        if shard_id(fleet, shard).startswith("goog"):
-            yield Fault(("fleet",), "Pub/Sub refuses names that begin with 'goog'.", "rename the fleet.")
+    if fleet.fleet.startswith("goog"):
+        yield Fault(("fleet",), "Pub/Sub refuses names that begin with 'goog'.", "rename the fleet.")
 
 
 def _bad_slots(fleet: Fleet) -> Iterator[Fault]:
@@ -93,6 +126,12 @@ def _bad_slots(fleet: Fleet) -> Iterator[Fault]:
 def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
     tables: dict[str, str] = {}
     for name, kind in fleet.message_types.items():
+        if kind.table.rpartition(".")[2].lower().startswith(OWN_TABLES):
+            yield Fault(
+                ("message_types", name, "table"),
+                f"{kind.table!r} would meet shardctl's own tables, which begin with {OWN_TABLES!r}.",
+                "name the table otherwise.",
+            )
         first = fleet.message_types[tables.setdefault(kind.table.lower(), name)]
         if (kind.key, kind.columns, kind.slot_column) != (first.key, first.columns, first.slot_column):
             yield Fault(
@@ -112,16 +151,15 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
 
 def _long_filters(fleet: Fleet) -> Iterator[Fault]:
     for number, shard in enumerate(fleet.shards):
-        for sub in subscriptions(fleet, shard):
-            size = len(sub.filter.encode())
-            if size > MAX_FILTER_BYTES:
-                fits = nearest_that_fits(fleet, shard, sub.slots)
-                way = f"the nearest slots that fit: {fits}." if fits else "name fewer message types."
-                yield Fault(
-                    ("shards", number, "slots"),
-                    f"the filter of subscription {sub.id} takes {size} bytes, and Pub/Sub allows {MAX_FILTER_BYTES}.",
-                    way,
-                )
+        longest = max(subscriptions(fleet, shard), key=lambda sub: len(sub.filter.encode()))
+        size = len(longest.filter.encode())
+        if size > MAX_FILTER_BYTES:
+            fits = nearest_that_fits(fleet, shard)
+            yield Fault(
+                ("shards", number, "slots"),
+                f"the filter of subscription {longest.id} takes {size} bytes, and Pub/Sub allows {MAX_FILTER_BYTES}.",
+                f"the nearest slots that fit: {fits}." if fits else "name fewer message types.",
+            )
     for stray in strays(fleet):
         size = len(stray.filter.encode())
         if size > MAX_FILTER_BYTES:
@@ -130,17 +168,18 @@ def _long_filters(fleet: Fleet) -> Iterator[Fault]:
                 f"the strays filter takes {size} bytes, since no shard takes types the file doesn't name.",
                 "let one shard use except_types, or none.",
             )
+            return  # each topic's is as long
 
 
-def nearest_that_fits(fleet: Fleet, shard: Shard, slots: SlotSet) -> SlotSet | None:
-    """The slots nearest to `slots` whose filter fits: each range's ends moved to ever coarser boundaries until it does."""
+def nearest_that_fits(fleet: Fleet, shard: Shard) -> SlotSet | None:
+    """The slots nearest to the shard's whose filters fit: its ranges' ends on ever coarser boundaries until they do.
+
+    None where no slots help. The shards beside it must be moved to the same boundaries.
+    """
     for free in range(1, fleet.routing.slot_bits + 1):
         grain = 1 << free
-        rounded = SlotSet.of_ranges(
-            (first, last - 1)
-            for first, last in ((_round(first, grain), _round(last + 1, grain)) for first, last in slots.ranges)
-            if first < last
-        )
+        ends = ((_round(first, grain), _round(last + 1, grain)) for first, last in shard.slots.ranges)
+        rounded = SlotSet.of_ranges((first, last - 1) for first, last in ends if first < last)
         if rounded.ranges:
             candidate = shard.model_copy(update={"slots": rounded})
             if all(len(sub.filter.encode()) <= MAX_FILTER_BYTES for sub in subscriptions(fleet, candidate)):
@@ -150,31 +189,3 @@ def nearest_that_fits(fleet: Fleet, shard: Shard, slots: SlotSet) -> SlotSet | N
 
 def _round(value: int, grain: int) -> int:
     return (value + grain // 2) // grain * grain
-
-
-def _clash(fleet: Fleet, first: int, second: int, slots: SlotSet, message_type: str) -> Fault:
-    what = f"slots {slots}" + ("" if message_type == OTHER_TYPES else f" of type {message_type!r}")
-    fix = (
-        f"give {what} to one of the two."
-        if not fleet.shards[second].types
-        else f"add except_types: [{message_type}] to {fleet.shards[first].name}."
-    )
-    return Fault(("shards", second, "slots"), f"{what} also belong to shard {fleet.shards[first].name!r}.", fix)
-
-
-def _gap(fleet: Fleet, slots: SlotSet, message_type: str) -> Fault:
-    what = f"slots {slots}" + ("" if message_type == OTHER_TYPES else f" of type {message_type!r}")
-    return Fault(("shards",), f"no shard owns {what}; their messages would be lost.", "add them to a shard.")
-
-
-def _without_repeats(found: list[Fault]) -> tuple[Fault, ...]:
-    """The same slots at fault for every type are told once, without the type."""
-    plain = {(fault.path, fault.fault) for fault in found if " of type " not in fault.fault}
-    return tuple(
-        fault for fault in found if " of type " not in fault.fault or (fault.path, _untyped(fault.fault)) not in plain
-    )
-
-
-def _untyped(text: str) -> str:
-    head, _, rest = text.partition(" of type '")
-    return head + rest.partition("'")[2]

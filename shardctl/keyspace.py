@@ -18,7 +18,8 @@ MIN_SLOT_BITS, MAX_SLOT_BITS = 1, 16
 
 TimeUnit = Literal["hour", "day", "week", "month"]
 
-_RANGE = re.compile(r"\s*(0|[1-9]\d*)\s*(?:-\s*(0|[1-9]\d*)\s*)?")
+_RANGE = re.compile(r"\s*(0|[1-9][0-9]*)\s*(?:-\s*(0|[1-9][0-9]*)\s*)?")
+_MAX_SLOT = (1 << MAX_SLOT_BITS) - 1
 
 
 def slot_of(routing_key: str, slot_bits: int) -> int:
@@ -27,7 +28,10 @@ def slot_of(routing_key: str, slot_bits: int) -> int:
 
 
 def bucket_of(moment: datetime, unit: TimeUnit) -> int:
-    """The number of the UTC hour, day, ISO week or month that holds `moment`, counted from 1970-01-01."""
+    """The number of the UTC hour, day, ISO week or month that holds `moment`, counted from that of 1970-01-01.
+
+    `moment` knows its time zone.
+    """
     utc = moment.astimezone(UTC)
     if unit == "month":
         return (utc.year - 1970) * 12 + utc.month - 1
@@ -96,14 +100,16 @@ class SlotSet:
         for part in text.split(","):
             match = _RANGE.fullmatch(part)
             if not match:
-                raise ValueError(f"{part.strip()!r} is neither a slot number nor a range such as 0-341")
+                raise ValueError(f"{part.strip()[:40]!r} is neither a slot number nor a range such as 0-341")
+            if max(len(match[1]), len(match[2] or "")) > len(str(_MAX_SLOT)):
+                raise ValueError(f"{part.strip()[:40]} goes beyond {_MAX_SLOT}, the last slot of the largest fleet")
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 raise ValueError(f"the range {part.strip()} runs backwards")
             ranges.append((first, last))
         found = cls.of_ranges(ranges)
         if len(found) != sum(last - first + 1 for first, last in ranges):
-            raise ValueError(f"{text!r} names a slot twice")
+            raise ValueError(f"{text[:80]!r} names a slot twice")
         return found
 
     def __str__(self) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
 from shardctl.keyspace import digits_of, slot_of, slot_of_time
 from shardctl.spec import Fleet, MessageType, Operation
 
-MAX_ATTRIBUTE_BYTES = 1024
-MAX_KEY_CHARACTERS = 255  # what every database can index
+MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
+OPERATIONS = get_args(Operation)
 MAX_BODY_BYTES = 9 * 1024**2  # leaves room for attributes inside Pub/Sub's 10 MB request
 
 
@@ -57,7 +57,7 @@ def _moment(body: Mapping[str, Any], name: str) -> datetime:
             return datetime.fromtimestamp(value, UTC)
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
-            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidWriteError(f"{name}: {value!r} is no time: {error}") from error
     raise InvalidWriteError(f"{name}: a time is wanted (RFC 3339 text or seconds since 1970), not {value!r}")
@@ -69,21 +69,14 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     if kind is None:
         raise InvalidWriteError(f"type {write.type!r} isn't among message_types: {', '.join(fleet.message_types)}")
     key = write.key if write.key is not None else _key_in(write.body, kind.routing_field)
-    _check_key("the routing key", key)
+    check_key("the routing key", key)
     if write.idempotency_key is not None:
-        _check_key("the idempotency key", write.idempotency_key)
-    missing = [column for column in kind.key if write.body.get(column) is None]
-    if missing:
-        raise InvalidWriteError(f"the body lacks the key column {missing[0]!r} of table {kind.table}")
-    unknown = [column for column in write.body if column not in kind.columns]
-    if unknown:
-        raise InvalidWriteError(f"the body has {unknown[0]!r}, which isn't a column of type {write.type!r}")
-    try:
-        data = orjson.dumps(write.body)
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise InvalidWriteError(f"the body isn't JSON: {error}") from error
-    if len(data) > MAX_BODY_BYTES:
-        raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
+        check_key("the idempotency key", write.idempotency_key)
+    if write.operation is not None and write.operation not in OPERATIONS:
+        raise InvalidWriteError(f"the operation {write.operation!r} isn't one of {', '.join(OPERATIONS)}")
+    if write.timestamp is not None and write.timestamp.tzinfo is None:
+        raise InvalidWriteError("the timestamp has no time zone: end it with Z for UTC")
+    data = _json_of(kind, write)
     slot = slot_for(kind, key, write.body, fleet.routing.slot_bits)
     digits = digits_of(slot, fleet.routing.slot_bits)
     names = fleet.routing.attributes
@@ -99,6 +92,22 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     return Encoded(slot, digits, data, attributes)
 
 
+def _json_of(kind: MessageType, write: Write) -> bytes:
+    missing = [column for column in kind.key if write.body.get(column) is None]
+    if missing:
+        raise InvalidWriteError(f"the body lacks the key column {missing[0]!r} of table {kind.table}")
+    unknown = [column for column in write.body if column not in kind.columns]
+    if unknown:
+        raise InvalidWriteError(f"the body has {unknown[0]!r}, which isn't a column of type {write.type!r}")
+    try:
+        data = orjson.dumps(dict(write.body))
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise InvalidWriteError(f"the body isn't JSON: {error}") from error
+    if len(data) > MAX_BODY_BYTES:
+        raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
+    return data
+
+
 def _key_in(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if isinstance(value, str):
@@ -110,8 +119,13 @@ def _key_in(body: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _check_key(what: str, key: str) -> None:
-    if not key or len(key) > MAX_KEY_CHARACTERS or len(key.encode(errors="replace")) > MAX_ATTRIBUTE_BYTES:
-        raise InvalidWriteError(f"{what} must have 1 to {MAX_KEY_CHARACTERS} characters")
-    if "\x00" in key or not key.isprintable() and any(ord(c) < 32 for c in key):
+def check_key(what: str, key: str) -> None:
+    """Raise InvalidWriteError unless `key` can be a routing or an idempotency key."""
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise InvalidWriteError(f"{what} must have 1 to {MAX_KEY_CHARACTERS} characters, and has {len(key)}")
+    if any(ord(character) < 32 for character in key):
         raise InvalidWriteError(f"{what} holds a control character")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidWriteError(f"{what} holds half a surrogate pair, which isn't text") from error

@@ -9,6 +9,7 @@ Invariants kept here:
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Engine,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     SmallInteger,
@@ -80,11 +82,41 @@ inbox = Table(
     Column("partition_key", Text, nullable=False),
     Column("message_id", String(64), nullable=False),
     Column("publish_time", DateTime(timezone=True), nullable=False),
+    Column("outcome", String(16), nullable=False),  # see InboxOutcome
     Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("shardctl_inbox_applied", "applied_time"),
 )
 
-_COLUMN_TYPES: dict[ColumnType, TypeEngine[object]] = {
+# A routing key whose order waits for a person. Writers share its row; whoever releases it takes it alone.
+parked_keys = Table(
+    "shardctl_parked_keys",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("partition_key", String(KEY_LENGTH), primary_key=True),
+    Column("reason", String(64), nullable=False),  # of its first message
+    Column("detail", Text, nullable=False),
+    Column("released", Boolean, nullable=False, default=False),  # a consumer may apply its messages now
+    Column("parked_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# The messages of parked keys, the first one at fault and those that wait behind it, by position.
+parked = Table(
+    "shardctl_parked",
+    metadata,
+    Column("position", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("slot", Integer, nullable=False),
+    Column("partition_key", String(KEY_LENGTH), nullable=False),
+    Column("message_type", String(100), nullable=False),
+    Column("operation", String(16), nullable=False),
+    Column("idempotency_key", String(KEY_LENGTH), nullable=False),
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time_us", sa.BigInteger, nullable=False),
+    Column("attributes", Text, nullable=False),  # JSON
+    Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb"), nullable=False),
+    Index("shardctl_parked_by_key", "slot", "partition_key", "position"),
+)
+
+_COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
     "text": Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"),
     "integer": Integer(),
     "bigint": sa.BigInteger(),
@@ -103,7 +135,7 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
     schema, _, name = kind.table.rpartition(".")
     if (found := into.tables.get(kind.table)) is not None:
         return found
-    columns: list[Column[object]] = [
+    columns: list[Column[Any]] = [
         Column(
             column,
             _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of],

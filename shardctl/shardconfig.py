@@ -1,4 +1,4 @@
-"""A shard's own slice of configuration: what `shardctl render` puts into its ConfigMap and `python -m consumer` reads."""
+"""A shard's own slice of configuration: `shardctl render` puts it into a ConfigMap, `python -m consumer` reads it."""
 
 from __future__ import annotations
 
@@ -33,11 +33,7 @@ class ShardConfig(Model):
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
     subscriptions = topology.subscriptions(fleet, shard)
-    takes = {
-        name: kind
-        for name, kind in fleet.message_types.items()
-        if (name in shard.types if shard.types else name not in shard.except_types)
-    }
+    takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
     return ShardConfig(
         fleet=fleet.fleet,
         shard=shard.name,

@@ -15,8 +15,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -29,6 +31,7 @@ from shardctl.yamlfile import YamlFile
 
 DEFAULT_PATH = Path("shards.yaml")
 MAX_FAULTS_SHOWN = 20
+SCHEMA_ID = "urn:shardctl:shards.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def path_text(path: Sequence[str | int]) -> str:
     return text.removeprefix(".") or "(the whole file)"
 
 
-# --- scalars -----------------------------------------------------------------------------------------------------------
+# --- scalars ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class _Text:
     max_length: int
 
     def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        compiled = re.compile(self.pattern)
+        compiled = re.compile(self.pattern, re.ASCII)
 
         def check(value: str) -> str:
             if len(value) > self.max_length:
@@ -101,7 +104,8 @@ _LABEL_RULE = (
     "a Kubernetes name: lower-case letters, digits and '-', beginning with a letter, ending with a letter or digit"
 )
 Label = Annotated[str, _Text(r"[a-z]([-a-z0-9]*[a-z0-9])?", _LABEL_RULE, 63)]
-ShortName = Annotated[str, _Text(r"[a-z]([-a-z0-9]*[a-z0-9])?", _LABEL_RULE, 26)]
+# Two of them and `-g999999-t255` make a subscription's name, which must fit a label value: autoscalers select by it.
+ShortName = Annotated[str, _Text(r"[a-z]([-a-z0-9]*[a-z0-9])?", _LABEL_RULE, 24)]
 ObjectName = Annotated[
     str,
     _Text(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", "the name of a Kubernetes object", 253),
@@ -113,7 +117,7 @@ TopicId = Annotated[
     str,
     _Text(
         r"(?!goog)[A-Za-z][-A-Za-z0-9_.~+%]{2,}",
-        "a Pub/Sub id: 3 to 255 letters, digits or - _ . ~ + %, beginning with a letter and not with 'goog'",
+        "a Pub/Sub id: 3 to 250 letters, digits or - _ . ~ + %, beginning with a letter and not with 'goog'",
         250,
     ),
 ]
@@ -125,6 +129,7 @@ ProjectId = Annotated[
         80,
     ),
 ]
+ProjectNumber = Annotated[str, _Text(r"[1-9][0-9]{3,19}", "a Google Cloud project's number", 20)]
 Image = Annotated[
     str,
     _Text(
@@ -150,11 +155,28 @@ TypeName = Annotated[
         100,
     ),
 ]
+# Config Connector copies every label without a '/' onto the Google Cloud resource, where only this much is allowed.
+_RESERVED_LABELS = r"(?!(app|shard)$)(?!([a-z0-9.-]*\.)?(kubernetes|k8s)\.io/)"
+LabelKey = Annotated[
+    str,
+    _Text(
+        _RESERVED_LABELS
+        + r"([a-z]([-_a-z0-9]{0,61}[a-z0-9])?"
+        + r"|(?=[^/]{1,253}/)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+        + r"/[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)",
+        "a label key of your own: up to 63 lower-case letters, digits, '-' and '_', or with a domain, example.com/Team "
+        "(app, shard and kubernetes.io are taken)",
+        317,
+    ),
+]
+LabelValue = Annotated[
+    str, _Text(r"([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?", "a label value: letters, digits and - _ . inside", 63)
+]
 Quantity = Annotated[
     str, _Text(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", "a Kubernetes quantity such as 500m or 512Mi", 20)
 ]
 
-_DURATION = re.compile(r"(\d{1,9})(s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -201,9 +223,9 @@ class _Between:
 def _read_slots(value: object) -> SlotSet:
     if isinstance(value, SlotSet):
         return value
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError("slots are a number or ranges: 5, or 0-341, or 0-99,200-299")
-    return SlotSet.parse(str(value))
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return SlotSet.parse(str(value))
+    raise ValueError("slots are a number or ranges: 5, or 0-341, or 0-99,200-299")
 
 
 Slots = Annotated[
@@ -235,7 +257,10 @@ def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
-# --- routing and message types ------------------------------------------------------------------------------------------
+# --- routing and message types ----------------------------------------------------------------------------------------
+
+
+_TAKEN_BY_CLIENT = frozenset({"self", "topic", "data", "ordering_key", "retry", "timeout"})
 
 
 class Attributes(Model):
@@ -253,6 +278,8 @@ class Attributes(Model):
         names = list(self.model_dump().values())
         if len(set(names)) != len(names):
             raise ValueError("two parts of a message share one attribute name")
+        for name in set(names) & _TAKEN_BY_CLIENT:
+            raise ValueError(f"the Pub/Sub client takes {name!r} for itself, so no attribute can have that name")
         return self
 
     @property
@@ -314,6 +341,9 @@ ColumnType = Literal["text", "integer", "bigint", "number", "decimal", "boolean"
 Operation = Literal["insert", "upsert", "update", "delete"]
 
 
+_NAME_SCHEMA = TypeAdapter(Identifier).json_schema()
+
+
 class TimeBucket(Model):
     """Route by time: the slot is the number of the bucket that holds `field`, modulo the slot count."""
 
@@ -325,7 +355,14 @@ class MessageType(Model):
     """Where writes of one type land: a table, its key, and how its JSON body maps to columns of the same names."""
 
     table: TableName
-    key: Annotated[tuple[Identifier, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=16)]
+    key: Annotated[
+        tuple[Identifier, ...],
+        Field(min_length=1, max_length=16),
+        BeforeValidator(_one_or_many),
+        WithJsonSchema(
+            {"anyOf": [_NAME_SCHEMA, {"type": "array", "items": _NAME_SCHEMA, "minItems": 1, "maxItems": 16}]}
+        ),
+    ]
     columns: Annotated[
         dict[Identifier, ColumnType],
         Field(
@@ -335,7 +372,7 @@ class MessageType(Model):
     routing_key: Annotated[
         Identifier | None,
         Field(
-            description="The body's field that names the entity whose writes stay in order; the first of `key` when left out."
+            description="The body's field that names the entity whose writes stay in order; by default `key`'s first."
         ),
     ] = None
     operation: Annotated[Operation, Field(description="Used when a message names no operation.")] = "upsert"
@@ -362,6 +399,9 @@ class MessageType(Model):
             )
         if len(set(self.key)) != len(self.key):
             raise ValueError("the key names a column twice")
+        for column in self.key:
+            if self.columns[column] == "json":
+                raise ValueError(f"the key column {column!r} is json, which databases can't index")
         return self
 
     @property
@@ -369,7 +409,7 @@ class MessageType(Model):
         return self.routing_key or self.key[0]
 
 
-# --- platform -----------------------------------------------------------------------------------------------------------
+# --- platform ---------------------------------------------------------------------------------------------------------
 
 
 class SecretRef(Model):
@@ -421,7 +461,7 @@ class Batching(Model):
     drain_timeout: Annotated[timedelta, _Between("1s", "600s")] = timedelta(seconds=20)
     inbox_retention: Annotated[
         timedelta, _Between("1h", "365d"), Field(description="How long an applied message is remembered.")
-    ] = timedelta(days=30)
+    ] = timedelta(days=40)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -492,6 +532,10 @@ class Shard(Model):
                 raise ValueError("a message type is named twice")
         return self
 
+    def takes(self, message_type: str) -> bool:
+        """Whether the shard's filters let that type through; of slots they decide apart."""
+        return message_type in self.types if self.types else message_type not in self.except_types
+
 
 SHARD_OVERRIDES = ("consumer", "autoscaling", "resources")
 
@@ -501,10 +545,14 @@ class Fleet(Model):
 
     fleet: ShortName
     project: ProjectId
+    project_number: Annotated[
+        ProjectNumber | None,
+        Field(description="In quotes. Lets `render` grant Pub/Sub's service agent what dead-lettering needs."),
+    ] = None
     namespace: Label = "default"
     image: Image
     topic: TopicId = "data-writes"
-    labels: Annotated[dict[str, str], Field(description="Put on every rendered object.")] = {}
+    labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}
     routing: Routing = Routing()
     message_types: Annotated[dict[TypeName, MessageType], Field(min_length=1)]
     subscription: Subscriptions = Subscriptions()
@@ -514,7 +562,18 @@ class Fleet(Model):
     resources: Resources = Resources()
     probes: Probes = Probes()
     local: Local = Local()
-    shards: Annotated[tuple[Shard, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_fit_google_cloud(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            if "/" not in key and not re.fullmatch(r"[-_a-z0-9]*", value):
+                raise ValueError(
+                    f"{key}: {_shown(value)} isn't lower-case letters, digits, '-' and '_', as Google Cloud's labels "
+                    "are; a key with a domain, such as example.com/team, stays in Kubernetes and may have others"
+                )
+        return labels
 
     @model_validator(mode="before")
     @classmethod
@@ -552,11 +611,14 @@ class Fleet(Model):
         raise UsageError(f"no shard {name!r} in fleet {self.fleet}; shards: {', '.join(s.name for s in self.shards)}")
 
 
-# --- loading ------------------------------------------------------------------------------------------------------------
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load(path: Path = DEFAULT_PATH) -> Fleet:
-    """Read `shards.yaml` and prove that it makes a fleet. Raises SpecError or YamlError, each with every fault it found."""
+    """Read `shards.yaml` and prove that it makes a fleet.
+
+    Raises YamlError, or SpecError with every fault it found.
+    """
     return of_file(yamlfile.read(path))
 
 
@@ -575,65 +637,74 @@ def of_file(file: YamlFile) -> Fleet:
     return fleet
 
 
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of `shards.yaml`, draft 2020-12. What only shows across fields, `load` alone checks."""
+    schema = _closed(Fleet.model_json_schema())
+    return {
+        **schema,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": "shards.yaml of shardctl",
+    }
+
+
+def _closed(schema: Any) -> Any:
+    """Pydantic leaves mappings open to keys that match no pattern, and `load` refuses them."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if "patternProperties" in schema else {}
+    return {name: _closed(part) for name, part in schema.items()} | closed
+
+
 def _explain(file: YamlFile, error: Any) -> Fault:
     """Pydantic's finding in this file's words."""
     path = tuple(part for part in error["loc"] if part != "[key]")
-    kind, given = error["type"], error["input"]
-    context = error.get("ctx") or {}
-    if kind == "extra_forbidden":
-        known = _known_fields(path)
-        return Fault(
-            path,
-            f"there is no such field.{_nearest(str(path[-1]), known)}",
-            f"fields here: {', '.join(known)}." if known else "remove it.",
-        )
-    if kind == "missing":
-        return Fault(path, "is missing.", "add it; `shardctl schema` describes it.")
-    if kind == "string_type":
-        written = file.written(path)
-        if isinstance(given, bool | int | float) and written is not None:
-            return Fault(
-                path,
-                f"YAML reads {written} as {_yaml_kind(given)}, and text is wanted.",
-                f'write "{written}" in quotes.',
-            )
-        return Fault(path, f"text is wanted, not {_yaml_kind(given)}.")
-    if kind == "value_error":
-        return Fault(path, f"{context['error']}.")
-    if kind == "literal_error":
-        return Fault(
-            path,
-            f"{given!r} isn't one of {context['expected']}.",
-            _nearest(str(given), re.findall(r"'([^']+)'", context["expected"])).strip(),
-        )
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
-        return Fault(path, f"a mapping of fields is wanted, not {_yaml_kind(given)}.")
-    if kind == "tuple_type":
-        return Fault(path, f"a list is wanted, not {_yaml_kind(given)}.", "begin each item with `- `.")
-    message = (
-        error["msg"]
-        .replace("Input should be", "must be")
-        .replace("Tuple", "The list")
-        .replace("Dictionary", "The mapping")
-    )
-    return Fault(path, f"{message[0].lower()}{message[1:]}, and is {_shown(given)}.")
+    given = error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            known = _known_fields(path)
+            fix = f"fields here: {', '.join(known)}." if known else "remove it."
+            fault = Fault(path, f"there is no such field.{_nearest(str(path[-1]), known)}", fix)
+        case "missing":
+            fault = Fault(path, "is missing.", "add it; `shardctl schema` describes it.")
+        case "string_type":
+            fault = _not_text(file, path, given)
+        case "value_error":
+            fault = Fault(path, f"{error['ctx']['error']}.")
+        case "literal_error":
+            expected = error["ctx"]["expected"]
+            close = _nearest(str(given), re.findall(r"'([^']+)'", expected))
+            fault = Fault(path, f"{_shown(given)} isn't one of {expected}.{close}")
+        case "model_type" | "dict_type" | "model_attributes_type":
+            fault = Fault(path, f"a mapping of fields is wanted, not {_yaml_kind(given)}.")
+        case "tuple_type":
+            fault = Fault(path, f"a list is wanted, not {_yaml_kind(given)}.", "begin each item with `- `.")
+        case _:
+            message = error["msg"].replace("Input should be", "must be")
+            message = message.replace("Tuple", "The list").replace("Dictionary", "The mapping")
+            fault = Fault(path, f"{message[0].lower()}{message[1:]}, and is {_shown(given)}.")
+    return fault
+
+
+def _not_text(file: YamlFile, path: tuple[str | int, ...], given: object) -> Fault:
+    written = file.written(path)
+    if isinstance(given, bool | int | float) and written is not None:
+        what = f"YAML reads {written} as {_yaml_kind(given)}, and text is wanted."
+        return Fault(path, what, f'write "{written}" in quotes.')
+    return Fault(path, f"text is wanted, not {_yaml_kind(given)}.")
 
 
 def _yaml_kind(value: object) -> str:
     if value is None:
         return "empty"
-    names = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        tuple: "a list",
-        dict: "a mapping",
-    }
     if isinstance(value, bool):
         return f"the value {str(value).lower()}"
-    return f"the number {value}" if isinstance(value, int | float) else names.get(type(value), type(value).__name__)
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _shown(value: object) -> str:
@@ -643,16 +714,17 @@ def _shown(value: object) -> str:
 
 def _known_fields(path: Sequence[str | int]) -> list[str]:
     """The fields of the model that holds the field at `path`."""
-    model: Any = Fleet
+    model: type[BaseModel] = Fleet
+    in_dict = False
     for part in path[:-1]:
-        if isinstance(part, int):
+        if isinstance(part, int) or in_dict:  # a list's item, or a dict's: such as a message type's name
+            in_dict = False
             continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
         field = model.model_fields.get(part)
-        if field is None:
-            continue  # a key of a dict, such as a message type's name
-        model = _model_within(field.annotation) or model
+        within = _model_within(field.annotation) if field else None
+        if field is None or within is None:
+            return []
+        model, in_dict = within, getattr(field.annotation, "__origin__", None) is dict
     return list(model.model_fields)
 
 

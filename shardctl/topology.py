@@ -1,15 +1,20 @@
-"""What a fleet is made of on Pub/Sub: topics, subscriptions and their filters. Pure; every name is derived here and nowhere else."""
+"""What a fleet is made of on Pub/Sub: topics, subscriptions and their filters. Pure.
+
+Every name is derived here and nowhere else.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 
-from shardctl.filters import shard_filter, strays_filter, too_short
+from shardctl.filters import MAX_FILTER_BYTES, ShardFilter, beginnings, compile_filter, strays_filter
 from shardctl.keyspace import SlotSet, digits_of
-from shardctl.spec import Fleet, Shard
+from shardctl.spec import Fleet, SecretRef, Shard
 
 USD_PER_DELIVERED_TIB = 40
+KEPT_FOR_PEOPLE = timedelta(days=31)  # dead letters and strays; the most Pub/Sub allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """One shard's subscription of one generation on one topic."""
+    """One shard's subscription of one generation on one topic. `slots` are the shard's on that topic."""
 
     id: str
     topic: Topic
@@ -36,7 +41,9 @@ class Subscription:
 class Strays:
     """The subscription on one topic for messages that no shard's filter takes.
 
-    `blind` lists malformed slots that still match nothing, because naming them all would pass 256 bytes.
+    `blind` lists the beginnings after which a malformed slot may match nothing: those digits alone, or followed by
+    anything but a digit. It is empty unless a shard's filter has no room for them; a malformed slot may then also reach
+    two shards, and each sets it aside.
     """
 
     id: str
@@ -70,6 +77,11 @@ def shard_id(fleet: Fleet, shard: Shard) -> str:
     return f"{fleet.fleet}-{shard.name}"
 
 
+def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
+    """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`."""
+    return shard.database or SecretRef(name=f"{shard_id(fleet, shard)}-db")
+
+
 def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
     """A shard's subscriptions, one on each topic its slots touch: `orders-s0-g1`, or `orders-s0-g1-t5` on topic 5."""
     found = []
@@ -78,42 +90,58 @@ def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
         if not slots.ranges:
             continue
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
-        text = shard_filter(
-            slots,
-            fleet.routing.slot_bits,
-            within=topic.prefix,
-            types=shard.types,
-            except_types=shard.except_types,
-            names=fleet.routing.attributes.in_filters,
-        )
+        text = _filter_on(fleet, shard, topic).text
         found.append(
             Subscription(f"{shard_id(fleet, shard)}-g{shard.generation}{suffix}", topic, text, shard.generation, slots)
         )
     return tuple(found)
 
 
+def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
+    return compile_filter(
+        shard.slots & topic.slots,
+        fleet.routing.slot_bits,
+        within=topic.prefix,
+        types=shard.types,
+        except_types=shard.except_types,
+        names=fleet.routing.attributes.in_filters,
+    )
+
+
 def strays(fleet: Fleet) -> tuple[Strays, ...]:
     """One strays subscription a topic: its filter and the shards' filters leave nothing to the service to drop."""
-    from shardctl.filters import MAX_FILTER_BYTES
-
     types = () if takes_every_type(fleet) else known_types(fleet)
+    names = fleet.routing.attributes.in_filters
     found = []
     for number, topic in enumerate(topics(fleet)):
-        prefixes = [
-            prefix for shard in fleet.shards for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)
-        ]
-        short = too_short(prefixes, topic.prefix)
-        named = len(short)
-        while True:
-            text = strays_filter(
-                short[:named], within=topic.prefix, types=types, names=fleet.routing.attributes.in_filters
-            )
-            if named == 0 or len(text.encode()) <= MAX_FILTER_BYTES:
+        nobodys, blind = _left_out(fleet, topic)
+        text, named = strays_filter(within=topic.prefix, types=types, names=names), 0
+        while named < len(nobodys):
+            longer = strays_filter(nobodys[: named + 1], within=topic.prefix, types=types, names=names)
+            if len(longer.encode()) > MAX_FILTER_BYTES:
                 break
-            named -= 1
+            text, named = longer, named + 1
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
-        found.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, short[named:]))
+        found.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
     return tuple(found)
+
+
+def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Beginnings after which no shard takes a malformed slot of any type, and of some type."""
+    here = [shard for shard in fleet.shards if (shard.slots & topic.slots).ranges]
+    compiled = [(shard, _filter_on(fleet, shard, topic)) for shard in here]
+    if all(shard_filter.padded for _, shard_filter in compiled):
+        return (), ()
+    types = (*known_types(fleet), "") if takes_every_type(fleet) else known_types(fleet)  # "": any type not named
+    nobodys, blind = [], []
+    prefixes = [prefix for shard in here for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
+    for beginning in beginnings(prefixes, topic.prefix):
+        takers = [shard for shard, shard_filter in compiled if shard_filter.takes_slot(beginning)]
+        if not all(any(shard.takes(name) for shard in takers) for name in types):
+            blind.append(beginning)
+            if not takers:
+                nobodys.append(beginning)
+    return tuple(nobodys), tuple(blind)
 
 
 def dead_letter_topic(fleet: Fleet) -> str:
@@ -136,9 +164,9 @@ def takes_every_type(fleet: Fleet) -> bool:
 
 
 def delivery_factor(fleet: Fleet) -> float:
-    """How many deliveries Pub/Sub charges for each message: one for each subscription on its topic, filtered out or not.
+    """How many deliveries Pub/Sub charges for each message: one a subscription on its topic, filtered out or not.
 
-    Dead letters and strays' own subscriptions count too, since the service matches each message against them.
+    The strays subscription counts like any other. Slots are even, so the topics weigh the same.
     """
     counts = {topic.id: 1 for topic in topics(fleet)}  # the strays subscription
     for shard in fleet.shards:

@@ -1,0 +1,71 @@
+"""What a valid fleet may still regret: sentences for `shardctl validate`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from shardctl import topology
+from shardctl.spec import Fleet
+
+MANY_DELIVERIES = 6
+SHARDS_NAMED = 8
+
+
+def replay_reach(fleet: Fleet) -> timedelta:
+    """How long after its first delivery a message can come again: from its subscription, then from the dead letters."""
+    return fleet.subscription.retention + topology.KEPT_FOR_PEOPLE
+
+
+def advice(fleet: Fleet) -> tuple[str, ...]:
+    return (*_on_capacity(fleet), *_on_filters(fleet), *_on_times(fleet))
+
+
+def _on_capacity(fleet: Fleet) -> Iterator[str]:
+    capped = [shard.name for shard in fleet.shards if fleet.autoscaling_of(shard).max > len(shard.slots)]
+    if capped:
+        yield f"autoscaling.max is over the number of slots, and more replicas would idle: {_names(capped)}."
+    factor = topology.delivery_factor(fleet)
+    if factor > MANY_DELIVERIES:
+        yield (
+            f"each message is delivered {factor:g} times, since Pub/Sub charges each subscription of a topic for all its "
+            "messages. routing.topic_bits spreads the slots over topics (it can't be changed later)."
+        )
+
+
+def _on_filters(fleet: Fleet) -> Iterator[str]:
+    for stray in topology.strays(fleet):
+        if stray.blind:
+            yield (
+                f"topic {stray.topic.id}: the filters have no room for every malformed slot; Pub/Sub would drop what "
+                f"breaks off after {_names(list(stray.blind))}. Rounder slot boundaries cure it."
+            )
+
+
+def _on_times(fleet: Fleet) -> Iterator[str]:
+    reach = replay_reach(fleet)
+    settings = {shard.name: fleet.consumer_of(shard) for shard in fleet.shards}
+    short = [name for name, consumer in settings.items() if consumer.inbox_retention < reach]
+    if short:
+        yield (
+            f"consumer.inbox_retention is under {reach.days}d, the subscription's retention plus the dead letters' "
+            f"{topology.KEPT_FOR_PEOPLE.days}d: a replay after that long would be applied twice: {_names(short)}."
+        )
+    deadline = fleet.subscription.ack_deadline
+    slow = [name for name, consumer in settings.items() if consumer.statement_timeout > deadline]
+    if slow:
+        yield (
+            "consumer.statement_timeout is over subscription.ack_deadline: where leases can't be renewed, a slow "
+            f"statement's messages are worked on twice (and applied once): {_names(slow)}."
+        )
+    stuck = [name for name, consumer in settings.items() if consumer.lock_ttl > consumer.lease]
+    if stuck:
+        yield (
+            "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages come again before its lock is "
+            f"free: {_names(stuck)}."
+        )
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
+    return ", ".join(names[:SHARDS_NAMED]) + more

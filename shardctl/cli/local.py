@@ -1,0 +1,166 @@
+"""`shardctl up` and `shardctl demo`: the whole fleet on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, say
+from shardctl.errors import EXIT_DONE
+
+LOOK_SECONDS = 1.0
+LOOKS_A_LINE = 5  # where there is no terminal to draw on
+
+DirectoryOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Takes manifests, databases and logs.")]
+KeepOption = Annotated[bool, typer.Option("--keep", help="Leave the databases and logs in DIR.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Another seed, another stream of writes.")]
+EntitiesOption = Annotated[
+    int, typer.Option("--entities", metavar="N", min=1, help="How many different ones are written.")
+]
+DEFAULT_DIRECTORY = Path("build")
+
+
+def demo(
+    file: FileOption = DEFAULT_FILE,
+    writes: Annotated[
+        int, typer.Option("--writes", metavar="N", min=1, help="How many unique writes to publish.")
+    ] = 20_000,
+    entities: EntitiesOption = 5_000,
+    seed: SeedOption = 1,
+    keep: KeepOption = False,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    as_json: JsonOption = False,
+) -> int:
+    """Run the whole fleet here under load, then prove that each write took effect once, on its shard, in order."""
+    _keep_grpc_quiet()
+    from shardctl import spec
+    from shardctl.cli.outcome import Stages, tell_outcome
+    from shardctl.local import demo as show
+
+    fleet = spec.load(file)
+    with _ended_by_sigterm(), Stages() as stages:
+        report = show.run(fleet, show.Plan(directory, writes, entities, seed, keep), stages)
+    return tell_outcome(report, as_json=as_json)
+
+
+def up(
+    file: FileOption = DEFAULT_FILE,
+    load: Annotated[
+        float, typer.Option("--load", metavar="RATE", min=0, help="Publish so many writes a second of our own.")
+    ] = 0.0,
+    entities: EntitiesOption = 5_000,
+    seed: SeedOption = 1,
+    keep: KeepOption = False,
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+) -> int:
+    """Run the whole fleet here until Ctrl-C: broker, Redis, a database for each shard, and consumers."""
+    _keep_grpc_quiet()
+    from shardctl import spec
+    from shardctl.local import manifests
+    from shardctl.local.feed import Feed
+    from shardctl.local.fleet import LocalFleet, new_folder
+    from shardctl.local.load import Stream
+
+    fleet = spec.load(file)
+    rendered = manifests.write(fleet, directory / "manifests")
+    say(f"{rendered} objects rendered into {directory / 'manifests'} and checked")
+    local = LocalFleet(fleet, new_folder(directory), keep=keep)
+    feed = None
+    try:
+        with _ended_by_sigterm(), local:
+            _tell_how_to_use(local, file)
+            if load:
+                stream = Stream(fleet, None, entities, seed)
+                feed = Feed(fleet, local.broker.host, stream, writes_per_second=load, remember=False)
+                feed.start()
+            with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
+                _show(local, feed)
+            say("draining and stopping …")
+            if feed:
+                feed.stop()
+    finally:
+        if not keep:
+            shutil.rmtree(local.directory, ignore_errors=True)
+    say(f"stopped; databases and logs are in {local.directory}" if keep else "stopped")
+    return EXIT_DONE
+
+
+def _keep_grpc_quiet() -> None:
+    """Before gRPC is imported: it would warn of each process we start, though a child that execs is no danger to it."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, and the end of the terminal, end things in order, as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_how_to_use(local: Any, file: Path) -> None:
+    """A command to copy, and where everything is."""
+    import json
+    from shlex import quote
+
+    from shardctl.local.load import Stream
+
+    settings = local.directory / "env"
+    settings.write_text("".join(f"export {name}={quote(value)}\n" for name, value in local.environment().items()))
+    write = next(iter(Stream(local.spec, None, 1))).write
+    example = json.dumps({"type": write.type, "body": dict(write.body)}, ensure_ascii=False)
+    given = "" if file == DEFAULT_FILE else f" -f {quote(str(file))}"
+    say("")
+    say(f"publish   . {quote(str(settings))} && echo {quote(example)} | shardctl publish{given}")
+    say(f"broker    {local.broker.host}")
+    say(f"redis     {local.redis.url}")
+    for shard, url in local.databases.items():
+        say(f"{shard:<9} {url.replace('+psycopg', '')}")
+    say(f"logs      {local.directory / 'consumers'}")
+    say("Ctrl-C stops it.")
+    say("")
+
+
+def _show(local: Any, feed: Any) -> None:
+    """The fleet as it stands, again and again; what dies by itself is started again, and told."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from shardctl.local.board import Board, line, table
+
+    board = Board(local)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        for look in count(1):
+            time.sleep(LOOK_SECONDS)
+            _look_after(local, feed, say)
+            if look % LOOKS_A_LINE == 0:
+                say(f"{time.strftime('%H:%M:%S')}  {line(board.take())}")
+    with Live(table(board.take()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            _look_after(local, feed, live.console.print)
+            live.update(table(board.take()), refresh=True)
+
+
+def _look_after(local: Any, feed: Any, tell: Any) -> None:
+    if feed and not feed.running:
+        feed.join()  # raises what ended it
+    for consumer in local.revive():
+        tell(f"{consumer.name} had ended by itself (see {consumer.log_file}); started again")

@@ -1,0 +1,122 @@
+"""What `shardctl demo` tells: its stages while they go by, and its outcome."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Self
+
+from shardctl.cli.terminal import print_json, print_table, say
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED
+
+LINE_SECONDS = 5.0
+
+
+class Stages:
+    """Each stage with its time; the load as a bar on a terminal, as a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._stage = self._told = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_bar()
+
+    def done(self, what: str) -> None:
+        self._end_bar()
+        now = time.monotonic()
+        say(f"{now - self._stage:6.1f} s  {what}")
+        self._stage = now
+
+    def warn(self, what: str) -> None:
+        if self._bar:
+            self._bar.console.print(f"warning: {what}", highlight=False)
+        else:
+            say(f"warning: {what}")
+
+    def progress(self, published: int, settled: int, total: int) -> None:
+        now = time.monotonic()
+        told = f"{published:,} published, {settled:,} settled, {settled / max(0.001, now - self._stage):,.0f}/s"
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._begin_bar()
+            self._bar.update(self._task, completed=settled, total=total, told=told)
+        elif now - max(self._told, self._stage) >= LINE_SECONDS:
+            self._told = now
+            say(f"          {told}")
+
+    def _begin_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("load", told="")
+        self._bar.start()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def tell_outcome(report: Any, *, as_json: bool) -> int:
+    """Print a `demo.Report`; the exit code it comes to."""
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_report(report)
+    if report.kept_in:
+        say(f"databases and logs are kept in {report.kept_in}")
+    return EXIT_DONE if report.verified else EXIT_REFUSED
+
+
+def _print_report(report: Any) -> None:
+    headers = ("shard", "slots", "writes", "duplicates", "redelivered", "applied", "rows", "writes/s", "p50", "p99", "")
+    rows = [
+        (
+            shard.shard,
+            f"{shard.slots:,}",
+            f"{shard.writes:,}",
+            f"{shard.publisher_duplicates:,}",
+            f"{shard.redelivered:,}",
+            f"{shard.applied:,}",
+            f"{shard.rows:,}",
+            f"{shard.writes_per_second:,.0f}",
+            _milliseconds(shard.p50_ms),
+            _milliseconds(shard.p99_ms),
+            "verified" if shard.verified else "WRONG",
+        )
+        for shard in report.shards
+    ]
+    print_table(headers, rows, right=headers[1:-1])
+    if any(shard.p50_ms is not None for shard in report.shards):
+        print("p50 and p99: from publish to the transaction that wrote, with the machine under full load.")
+    print()
+    print(
+        f"{report.writes:,} writes of {report.entities:,} entities in {report.load_seconds:.1f} s: "
+        f"{report.writes_per_second:,.0f} writes/s, {report.consumers['rows_per_batch']:g} messages a transaction."
+    )
+    print(
+        f"{report.publisher_duplicates:,} writes were published twice and {report.redelivered:,} messages delivered again: "
+        f"consumers recognised {report.consumers['duplicates']:,.0f} copies."
+    )
+    if report.verified:
+        print(
+            f"Verified: all {report.applied:,} writes took effect once, on their shard, and the last one of each entity stands."
+        )
+        return
+    told = [f"{count:,} {what}" for what, count in report.differences.items()]
+    told += [f"{report.dead_letters:,} dead letters"] if report.dead_letters else []
+    told += [f"{report.strays:,} strays"] if report.strays else []
+    print(f"NOT VERIFIED: {', '.join(told)}.")
+    for example in report.examples:
+        print(f"  {example}")
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f} ms"

@@ -1,0 +1,89 @@
+"""`shardctl provision`: topics, subscriptions and tables through their own APIs."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
+
+
+def provision(
+    file: FileOption = DEFAULT_FILE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")] = False,
+    database: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--database",
+            metavar="SHARD=URL",
+            help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password "
+            "out of the process list.",
+        ),
+    ] = None,
+    no_databases: Annotated[bool, typer.Option("--no-databases", help="Topics and subscriptions alone.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Create the topics, subscriptions and tables that are missing. Safe to run again."""
+    from shardctl import spec
+    from shardctl.provision import database_urls
+
+    fleet = spec.load(file)
+    urls = {} if no_databases else database_urls(fleet, _given(database or ()), os.environ)
+    steps = []
+
+    def done(step: Any) -> None:
+        steps.append(step)
+        if not as_json:
+            print(step)
+
+    _pubsub(fleet, dry_run=dry_run, done=done)
+    if no_databases:
+        say("databases: skipped, as --no-databases says.")
+    elif dry_run:
+        say("databases: not looked at in a dry run; their tables are created where they are missing.")
+    else:
+        _databases(fleet, urls, done)
+    if as_json:
+        print_json([{"action": s.action, "kind": s.kind, "name": s.name, "fields": list(s.fields)} for s in steps])
+    counts = {action: sum(step.action == action for step in steps) for action in ("create", "update", "identical")}
+    say(("Dry run: " if dry_run else "") + ", ".join(f"{count} {action}" for action, count in counts.items()) + ".")
+    return EXIT_DONE
+
+
+def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import pubsub_v1
+
+    from shardctl.provision import provision_pubsub
+
+    try:
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+    except DefaultCredentialsError as error:
+        raise ShardctlError(NO_CREDENTIALS) from error
+    with publisher, subscriber:
+        provision_pubsub(fleet, publisher, subscriber, dry_run=dry_run, done=done)
+    if not os.environ.get("PUBSUB_EMULATOR_HOST") and not dry_run:
+        say(
+            "Pub/Sub's service agent needs roles/pubsub.publisher on the dead-letter topic and roles/pubsub.subscriber "
+            "on each subscription; `shardctl render` grants both when project_number is set."
+        )
+
+
+def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
+    from shardctl.provision import provision_database
+
+    for shard in fleet.shards:
+        done(provision_database(fleet, shard, urls[shard.name]))
+
+
+def _given(options: Any) -> dict[str, str]:
+    found = {}
+    for option in options:
+        name, equals, url = option.partition("=")
+        if not equals or not url:
+            raise UsageError("--database wants SHARD=URL, such as s0=postgresql+psycopg://user@host:5432/name.")
+        found[name] = url
+    return found

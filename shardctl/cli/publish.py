@@ -1,0 +1,243 @@
+"""`shardctl publish`: JSON lines into the fleet's topics."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import typer
+
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError, UsageError
+
+FIELDS = ("type", "body", "key", "operation", "idempotency_key", "timestamp")
+MAX_LINE_BYTES = 10 * 1024**2
+MAX_REFUSALS_SHOWN = 100
+
+
+def publish(
+    source: Annotated[str, typer.Argument(metavar="[FILE]", help="JSON lines; - is standard input.")] = "-",
+    file: FileOption = DEFAULT_FILE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line; publish nothing.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Publish writes: one JSON object a line with "type", "body" and, if wanted, "key", "operation",
+    "idempotency_key" and "timestamp". Lines that can't be written are told and left out.
+    """
+    from shardctl import spec
+
+    fleet = spec.load(file)
+    with _opened(source) as raw, _Stopping() as stopping:
+        lines = _Lines(stopping.until_interrupted(raw))
+        tally = _Tally()
+        outcomes = _checked(fleet, lines) if dry_run else _published(fleet, lines, tally.count)
+        with _progress(source) as advance:
+            for number, refused in outcomes:
+                tally.count(number, refused)
+                advance(lines.bytes_read)
+    what = "would be published" if dry_run else "published"
+    say(f"{tally.taken:,} {what}, {tally.refused:,} refused{', interrupted' if stopping.stopped else ''}.")
+    if as_json:
+        print_json(
+            {
+                "published": 0 if dry_run else tally.taken,
+                "valid": tally.taken,
+                "refused": tally.refused,
+                "refused_lines": tally.shown,
+                "interrupted": stopping.stopped,
+            }
+        )
+    if stopping.stopped:
+        return EXIT_INTERRUPTED
+    return EXIT_REFUSED if tally.refused else EXIT_DONE
+
+
+class LineError(ValueError):
+    """The line isn't a write: says what is wrong with it."""
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.taken = self.refused = 0
+        self.shown: list[dict[str, Any]] = []
+
+    def count(self, number: int, refused: str | None) -> None:
+        if refused is None:
+            self.taken += 1
+            return
+        self.refused += 1
+        if len(self.shown) < MAX_REFUSALS_SHOWN:
+            self.shown.append({"line": number, "reason": refused})
+            say(f"line {number}: {refused}")
+        elif self.refused == MAX_REFUSALS_SHOWN + 1:
+            say("… more lines are refused; they are only counted from here on.")
+
+
+class _Lines:
+    """Numbered lines; remembers how far it has read."""
+
+    def __init__(self, raw: Iterator[bytes]) -> None:
+        self._raw = raw
+        self.bytes_read = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        for number, line in enumerate(self._raw, 1):
+            self.bytes_read += len(line)
+            if line.strip():
+                yield number, line
+
+
+def _published(
+    fleet: Any, lines: Iterable[tuple[int, bytes]], refuse: Callable[[int, str], None]
+) -> Iterator[tuple[int, str | None]]:
+    """The number of each line that holds a write and why Pub/Sub refused it, if it did; `refuse` hears of the others.
+
+    Holds only what is on its way.
+    """
+    from google.auth.exceptions import DefaultCredentialsError
+
+    from shardctl.publisher import BULK_MAX_LATENCY_SECONDS, Publisher, connect
+
+    try:
+        client = connect(batch_max_latency_seconds=BULK_MAX_LATENCY_SECONDS)
+    except DefaultCredentialsError as error:
+        raise ShardctlError(NO_CREDENTIALS) from error
+    numbers: deque[int] = deque()  # of the writes on their way, in the order in which their outcomes come
+
+    def writes() -> Iterator[Any]:
+        for number, line in lines:
+            try:
+                write = _read(line)
+            except LineError as error:
+                refuse(number, str(error))
+            else:
+                numbers.append(number)
+                yield write
+
+    with Publisher(fleet, client) as publisher:
+        for outcome in publisher.publish_all(writes()):
+            yield numbers.popleft(), outcome.refused
+
+
+def _checked(fleet: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None]]:
+    from datetime import UTC, datetime
+
+    from shardctl.message import InvalidWriteError, encode
+
+    now = datetime.now(UTC)
+    for number, line in lines:
+        try:
+            encode(fleet, _read(line), now)
+        except (LineError, InvalidWriteError) as error:
+            yield number, str(error)
+        else:
+            yield number, None
+
+
+def _read(line: bytes) -> Any:
+    """A line as a Write. Raises LineError."""
+    import orjson
+
+    from shardctl.message import Write
+
+    if len(line) > MAX_LINE_BYTES:
+        raise LineError(f"over {MAX_LINE_BYTES // 1024**2} MiB")
+    try:
+        data = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except orjson.JSONDecodeError as error:
+        raise LineError(f"not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise LineError('not an object with "type" and "body"')
+    if unknown := [name for name in data if name not in FIELDS]:
+        raise LineError(f"unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
+    if not isinstance(data.get("type"), str):
+        raise LineError('"type" must be text')
+    if not isinstance(data.get("body"), dict):
+        raise LineError('"body" must be an object')
+    for name in ("key", "operation", "idempotency_key", "timestamp"):
+        if not isinstance(data.get(name), str | None):
+            raise LineError(f'"{name}" must be text')
+    return Write(**{**data, "timestamp": _time(data.get("timestamp"))})
+
+
+def _time(text: str | None) -> Any:
+    from datetime import datetime
+
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise LineError(f'"timestamp" isn\'t an RFC 3339 time: {text[:40]!r}') from error
+
+
+def _opened(source: str) -> AbstractContextManager[Any]:
+    if source == "-":
+        if sys.stdin.isatty():
+            say("Reading JSON lines from the terminal; end with Ctrl-D.")
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        raise UsageError(f"{source}: can't be read: {error.strerror}.") from error
+
+
+class _Stopping:
+    """Ctrl-C ends the reading, and what was read is still published; a second one ends the command at once."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._reading = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, *_: object) -> None:
+        again, self.stopped = self.stopped, True
+        if again or self._reading:
+            raise KeyboardInterrupt
+
+    def until_interrupted(self, raw: Any) -> Iterator[bytes]:
+        """Lines, each cut one byte after the limit: what is longer is no write, and must not fill the memory."""
+        while not self.stopped:
+            self._reading = True
+            try:
+                line = raw.readline(MAX_LINE_BYTES + 1)
+                rest = line
+                while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                    rest = raw.readline(MAX_LINE_BYTES + 1)
+            except KeyboardInterrupt:
+                return
+            except OSError as error:
+                raise ShardctlError(f"reading failed: {error.strerror}. What was read is published.") from error
+            finally:
+                self._reading = False
+            if not line:
+                return
+            yield line
+
+
+@contextmanager
+def _progress(source: str) -> Iterator[Any]:
+    """A bar on a terminal, in bytes of the file; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    total = Path(source).stat().st_size if source != "-" else None
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("publish", total=total)
+        yield lambda done: bar.update(task, completed=done)

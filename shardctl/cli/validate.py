@@ -1,0 +1,107 @@
+"""`shardctl validate`: is this file a fleet, and what will it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.errors import EXIT_DONE
+
+
+def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> int:
+    """Check the file, prove that every message goes to exactly one shard, and give advice."""
+    from shardctl import spec
+    from shardctl.advice import advice
+
+    fleet = spec.load(file)
+    report = _report(fleet)
+    report["advice"] = list(advice(fleet))
+    if as_json:
+        print_json(report)
+        return EXIT_DONE
+    rows = [
+        (
+            shard["name"],
+            shard["slots"],
+            f"{shard['slot_count']:,}",
+            f"{shard['share_percent']:.1f}%",
+            shard["types"],
+            str(len(shard["subscriptions"])),
+            f"{max(sub['filter_bytes'] for sub in shard['subscriptions'])} of {report['filter_limit_bytes']}",
+        )
+        for shard in report["shards"]
+    ]
+    headers = ("shard", "slots", "count", "share", "types", "subscriptions", "filter bytes")
+    print_table(headers, rows, right=("count", "share", "subscriptions", "filter bytes"))
+    print()
+    print(_proof_line(report))
+    print(
+        f"Delivery: each message goes to {report['delivery_factor']:g} subscriptions of its topic, "
+        f"about ${report['delivery_usd_per_tib']:,.0f} for each TiB published."
+    )
+    for sentence in report["advice"]:
+        say(f"advice: {sentence}")
+    say(f"{file}: valid")
+    return EXIT_DONE
+
+
+def _report(fleet: Any) -> dict[str, Any]:
+    from shardctl import coverage, topology
+    from shardctl.filters import MAX_FILTER_BYTES
+
+    proof, _ = coverage.prove(fleet)
+    factor = topology.delivery_factor(fleet)
+    return {
+        "fleet": fleet.fleet,
+        "slots": proof.slots,
+        "types": list(proof.types),
+        "pairs_proved": proof.pairs,
+        "types_to_strays": list(proof.unrouted),
+        "filter_limit_bytes": MAX_FILTER_BYTES,
+        "topics": [topic.id for topic in topology.topics(fleet)],
+        "delivery_factor": factor,
+        "delivery_usd_per_tib": factor * topology.USD_PER_DELIVERED_TIB,
+        "shards": [
+            {
+                "name": shard.name,
+                "generation": shard.generation,
+                "slots": str(shard.slots),
+                "slot_count": len(shard.slots),
+                "share_percent": 100 * len(shard.slots) / proof.slots,
+                "types": _types_text(shard),
+                "subscriptions": [
+                    {
+                        "id": sub.id,
+                        "topic": sub.topic.id,
+                        "filter": sub.filter,
+                        "filter_bytes": len(sub.filter.encode()),
+                    }
+                    for sub in topology.subscriptions(fleet, shard)
+                ],
+            }
+            for shard in fleet.shards
+        ],
+        "strays": [
+            {
+                "id": stray.id,
+                "topic": stray.topic.id,
+                "filter": stray.filter,
+                "filter_bytes": len(stray.filter.encode()),
+                "blind": list(stray.blind),
+            }
+            for stray in topology.strays(fleet)
+        ],
+    }
+
+
+def _types_text(shard: Any) -> str:
+    if shard.types:
+        return ", ".join(shard.types)
+    return f"all but {', '.join(shard.except_types)}" if shard.except_types else "all"
+
+
+def _proof_line(report: dict[str, Any]) -> str:
+    line = f"Proof: each of {report['pairs_proved']:,} (slot, type) pairs goes to exactly one shard"
+    if report["types_to_strays"]:
+        line += "; a message of any other type goes to strays"
+    return line + "."

@@ -1,0 +1,252 @@
+"""Topics, subscriptions and tables through their own APIs: what is there is compared, what is missing is made.
+
+First a plan, then its execution: a dry run is the plan alone. Running it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, NotFound, RetryError
+from google.protobuf.duration_pb2 import Duration
+from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, RetryPolicy, Subscription, Topic
+
+from shardctl import topology
+from shardctl.errors import ShardctlError
+from shardctl.spec import Fleet, Shard
+
+TIMEOUT_SECONDS = 30.0
+
+Action = Literal["create", "update", "identical"]
+# What Pub/Sub lets one change later, as field masks name it.
+MUTABLE = (
+    "ack_deadline_seconds",
+    "message_retention_duration",
+    "retry_policy",
+    "dead_letter_policy",
+    "expiration_policy",
+)
+
+
+class ProvisionError(ShardctlError):
+    """Pub/Sub or a database is not as the file wants it, and can't be made so in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the fleet needs, and what it takes to have it. `fields` names what differs."""
+
+    action: Action
+    kind: Literal["topic", "subscription", "database"]
+    name: str
+    fields: tuple[str, ...] = ()
+    wanted: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.kind} {self.name}" + (f" ({', '.join(self.fields)})" if self.fields else "")
+
+
+def provision_pubsub(
+    fleet: Fleet,
+    publisher: Any,
+    subscriber: Any,
+    *,
+    dry_run: bool = False,
+    done: Callable[[Step], None] = lambda _: None,
+) -> tuple[Step, ...]:
+    """Make the fleet's topics and subscriptions, or tell what would be made. `done` hears of each step as it is done.
+
+    The clients are `google.cloud.pubsub_v1`'s. Raises ProvisionError before anything is changed where something that
+    can't be changed in place is otherwise than the file says.
+    """
+    try:
+        steps = plan_pubsub(fleet, publisher, subscriber)
+        for step in steps:
+            if not dry_run:
+                _execute(step, publisher, subscriber)
+            done(step)
+    except (GoogleAPICallError, RetryError) as error:
+        raise ProvisionError(
+            f"Pub/Sub, project {fleet.project}: {type(error).__name__}: {error}. "
+            "What was done stays; run it again when the cause is mended."
+        ) from error
+    return steps
+
+
+def plan_pubsub(fleet: Fleet, publisher: Any, subscriber: Any) -> tuple[Step, ...]:
+    """The steps, in the order in which they can be done. Only reads."""
+    steps: list[Step] = []
+    refused: list[str] = []
+    for topic in wanted_topics(fleet):
+        there = _get(publisher.get_topic, topic=topic.name)
+        steps.append(Step("identical" if there else "create", "topic", topic.name, wanted=topic))
+    for wanted in wanted_subscriptions(fleet):
+        found = _get(subscriber.get_subscription, subscription=wanted.name)
+        if found is None:
+            steps.append(Step("create", "subscription", wanted.name, wanted=wanted))
+            continue
+        refused += _unchangeable(wanted, found)
+        differ = tuple(field for field in MUTABLE if _value(wanted, field) != _value(found, field))
+        steps.append(Step("update" if differ else "identical", "subscription", wanted.name, differ, wanted))
+    if refused:
+        raise ProvisionError("\n".join(refused))
+    return tuple(steps)
+
+
+def wanted_topics(fleet: Fleet) -> tuple[Topic, ...]:
+    ids = (*(topic.id for topic in topology.topics(fleet)), topology.dead_letter_topic(fleet))
+    return tuple(Topic(name=_topic_path(fleet, topic_id), labels=_labels(fleet)) for topic_id in ids)
+
+
+def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
+    """Strays first: from a topic's first message on, nothing may go by unseen."""
+    settings = fleet.subscription
+    policies = {
+        "retry_policy": RetryPolicy(
+            minimum_backoff=_duration(settings.retry_minimum), maximum_backoff=_duration(settings.retry_maximum)
+        ),
+        "dead_letter_policy": DeadLetterPolicy(
+            dead_letter_topic=_topic_path(fleet, topology.dead_letter_topic(fleet)),
+            max_delivery_attempts=settings.max_delivery_attempts,
+        ),
+    }
+
+    def subscription(name: str, topic: str, text: str, kept: timedelta, **others: Any) -> Subscription:
+        return Subscription(
+            name=f"projects/{fleet.project}/subscriptions/{name}",
+            topic=_topic_path(fleet, topic),
+            filter=text,
+            enable_message_ordering=True,
+            ack_deadline_seconds=int(settings.ack_deadline.total_seconds()),
+            message_retention_duration=_duration(kept),
+            expiration_policy=ExpirationPolicy(),  # without a time to live: never
+            labels=_labels(fleet),
+            **others,
+        )
+
+    kept = topology.KEPT_FOR_PEOPLE
+    return (
+        subscription(topology.dead_letter_subscription(fleet), topology.dead_letter_topic(fleet), "", kept),
+        *(subscription(stray.id, stray.topic.id, stray.filter, kept) for stray in topology.strays(fleet)),
+        *(
+            subscription(sub.id, sub.topic.id, sub.filter, settings.retention, **policies)
+            for shard in fleet.shards
+            for sub in topology.subscriptions(fleet, shard)
+        ),
+    )
+
+
+def _labels(fleet: Fleet) -> dict[str, str]:
+    return {"shardctl-fleet": fleet.fleet, **{key: value for key, value in fleet.labels.items() if "/" not in key}}
+
+
+def _topic_path(fleet: Fleet, topic: str) -> str:
+    return f"projects/{fleet.project}/topics/{topic}"
+
+
+def _duration(value: timedelta) -> Duration:
+    return Duration(seconds=int(value.total_seconds()))
+
+
+def _get(call: Callable[..., Any], **request: str) -> Any:
+    try:
+        return call(request=request, timeout=TIMEOUT_SECONDS)
+    except NotFound:
+        return None
+
+
+def _value(subscription: Subscription, field: str) -> Any:
+    """A field as bytes or a number: an unset policy equals an empty one, but not an unset expiry, which is 31 days."""
+    message = Subscription.pb(subscription)
+    if field == "expiration_policy" and not message.HasField(field):
+        return None
+    value = getattr(message, field)
+    return value.SerializeToString(deterministic=True) if hasattr(value, "SerializeToString") else value
+
+
+def _unchangeable(wanted: Subscription, found: Subscription) -> Iterator[str]:
+    for field in ("topic", "filter", "enable_message_ordering"):
+        if getattr(wanted, field) != getattr(found, field):
+            yield (
+                f"{wanted.name}: its {field} is {getattr(found, field)!r}, the file wants {getattr(wanted, field)!r}, "
+                "and Pub/Sub can't change it. Deleting it would lose its backlog: give the shard a new generation "
+                "with `shardctl rebalance`, or undo the edit of the file."
+            )
+
+
+def _execute(step: Step, publisher: Any, subscriber: Any) -> None:
+    try:
+        if step.action == "create" and step.kind == "topic":
+            publisher.create_topic(request=step.wanted, timeout=TIMEOUT_SECONDS)
+        elif step.action == "create":
+            subscriber.create_subscription(request=step.wanted, timeout=TIMEOUT_SECONDS)
+        elif step.action == "update":
+            request = {"subscription": step.wanted, "update_mask": {"paths": list(step.fields)}}
+            subscriber.update_subscription(request=request, timeout=TIMEOUT_SECONDS)
+    except AlreadyExists as error:
+        raise ProvisionError(f"{step.name}: made by someone else in this moment. Run it again.") from error
+
+
+def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
+    """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
+
+    Raises ProvisionError, which never shows the password.
+    """
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    from shardctl import schema
+
+    try:
+        engine = create_engine(make_url(url))
+    except (ArgumentError, ImportError, ValueError) as error:
+        raise ProvisionError(
+            f"shard {shard.name}: the database URL can't be used ({type(error).__name__}). "
+            "Write postgresql+psycopg://user:password@host:5432/name."
+        ) from error
+    name = f"{shard.name} at {engine.url.render_as_string(hide_password=True)}"
+    try:
+        before = _tables(engine)
+        kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
+        schema.create(engine, kinds, shard.slots, shard.generation)
+        made = tuple(sorted(_tables(engine) - before))
+    except SQLAlchemyError as error:
+        raise ProvisionError(f"database of shard {name}: {error.__cause__ or error}") from error
+    finally:
+        engine.dispose()
+    return Step("create" if made else "identical", "database", name, made)
+
+
+def database_url_variable(shard: Shard) -> str:
+    """The environment variable that holds a shard's database URL: `SHARDCTL_DATABASE_URL_EU_1` for shard `eu-1`."""
+    return f"SHARDCTL_DATABASE_URL_{shard.name.upper().replace('-', '_')}"
+
+
+def database_urls(fleet: Fleet, given: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Each shard's database URL, from options first, then from the environment. Raises ProvisionError naming the lack."""
+    for name in given:
+        fleet.shard(name)
+    found = {
+        shard.name: given.get(shard.name) or environment.get(database_url_variable(shard)) for shard in fleet.shards
+    }
+    lacking = [shard for shard in fleet.shards if not found[shard.name]]
+    if lacking:
+        raise ProvisionError(
+            f"no database URL for {', '.join(shard.name for shard in lacking)}. Set "
+            f"{database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; --no-databases skips them."
+        )
+    return {name: url for name, url in found.items() if url}
+
+
+def _tables(engine: Any) -> set[str]:
+    from sqlalchemy import inspect
+
+    inspector = inspect(engine)
+    own = set(inspector.get_table_names())
+    return own | {
+        f"{schema}.{name}" for schema in inspector.get_schema_names() for name in inspector.get_table_names(schema)
+    }

@@ -1,0 +1,297 @@
+"""What producers import: writes into the fleet's topics, in order for each slot.
+
+with Publisher(load(Path("shards.yaml"))) as publisher:
+    publisher.publish(Write("order", {"order_id": "o-1", "status": "paid"})).result()
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from threading import Condition
+from typing import Any, Protocol, Self
+from uuid import uuid4
+
+from google.api_core import exceptions as api
+from google.api_core.retry import Retry, if_exception_type
+from google.cloud import pubsub_v1
+from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
+from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, PublisherOptions, PublishFlowControl
+
+from shardctl.errors import ShardctlError
+from shardctl.keyspace import digits_of
+from shardctl.message import Encoded, InvalidWriteError, Write, encode
+from shardctl.spec import Fleet
+from shardctl.topology import topic_of
+
+GIVE_UP_AFTER_SECONDS = 60.0
+BATCH_MAX_LATENCY_SECONDS = 0.02
+BULK_MAX_LATENCY_SECONDS = 0.5  # a request carries one slot alone: the longer the wait, the fewer the requests
+MAX_OUTSTANDING_WRITES = 10_000
+MAX_OUTSTANDING_BYTES = 64 * 1024**2
+MAX_PAUSE_SECONDS = 5.0
+RESUME_ATTEMPTS = 50
+
+_TRANSIENT = (
+    api.Aborted,
+    api.Cancelled,
+    api.DeadlineExceeded,
+    api.InternalServerError,
+    api.ResourceExhausted,
+    api.RetryError,
+    api.ServiceUnavailable,
+    api.Unknown,
+)
+# What the client says of writes that wait behind a failed one. It says so before it fails that one itself.
+_NOT_SENT = (RuntimeError, PublishToPausedOrderingKeyException)
+_ABOUT_THE_WRITE = (api.InvalidArgument, api.OutOfRange)
+
+
+class PublishError(ShardctlError):
+    """Pub/Sub didn't take the write. Its slot is held: nothing more goes out on it before `Publisher.resume`."""
+
+    def __init__(self, slot: int, cause: BaseException) -> None:
+        self.slot, self.cause = slot, cause
+        super().__init__(f"slot {slot}: Pub/Sub didn't take the write: {type(cause).__name__}: {cause}")
+
+
+class SlotHeldError(PublishError):
+    """The write wasn't sent, since an earlier one of its slot failed and must not be overtaken."""
+
+    def __init__(self, slot: int, cause: BaseException) -> None:
+        super().__init__(slot, cause)
+        self.args = (
+            f"slot {slot}: not sent: an earlier write of the slot failed. Resume the slot, then retry in order.",
+        )
+
+
+class Client(Protocol):
+    """What is used of `google.cloud.pubsub_v1.PublisherClient`, made with message ordering."""
+
+    def publish(self, topic: str, data: bytes, ordering_key: str = "", **attributes: str) -> Any: ...
+    def resume_publish(self, topic: str, ordering_key: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class _BoundedRetry(Retry):  # type: ignore[misc]  # the library is untyped
+    """Gives up when its time is over. The client would stretch the deadline of ordered messages to forever."""
+
+    def with_deadline(self, deadline: float | None) -> Self:  # noqa: ARG002 - the client's wish is refused
+        return self
+
+
+def connect(
+    give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
+    batch_max_latency_seconds: float = BATCH_MAX_LATENCY_SECONDS,
+) -> pubsub_v1.PublisherClient:
+    """A client that keeps order, bounds what it holds, and gives up in time. Honours PUBSUB_EMULATOR_HOST.
+
+    Raises `google.auth.exceptions.DefaultCredentialsError` where there are no credentials.
+    """
+    return pubsub_v1.PublisherClient(
+        batch_settings=BatchSettings(max_messages=500, max_bytes=1_000_000, max_latency=batch_max_latency_seconds),
+        publisher_options=PublisherOptions(
+            enable_message_ordering=True,
+            flow_control=PublishFlowControl(MAX_OUTSTANDING_WRITES, MAX_OUTSTANDING_BYTES, LimitExceededBehavior.BLOCK),
+            retry=_BoundedRetry(
+                if_exception_type(*_TRANSIENT), initial=0.1, maximum=MAX_PAUSE_SECONDS, timeout=give_up_after_seconds
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a write: its message id, or why it was refused."""
+
+    write: Write
+    message_id: str | None = None
+    refused: str | None = None
+
+
+@dataclass(slots=True)
+class _Sent:
+    write: Write
+    slot: int
+    future: Future[str]
+
+
+class Publisher:
+    """Publishes from any thread. A write without an idempotency key gets a random one, so that a retry isn't a second write.
+
+    Order: writes of a slot reach the topic in the order of the calls. When one fails, every write of its slot that is
+    waiting fails too, and so does each later one, until `resume(slot)`: the caller then retries the failed ones in order.
+    No write can overtake an earlier one unseen. `publish_all` does all that by itself.
+
+    A future's callbacks run inside the client: they must not publish.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        client: Client | None = None,
+        *,
+        give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._fleet = fleet
+        self._client: Client = client or connect(give_up_after_seconds)
+        self._give_up_after_seconds = give_up_after_seconds
+        self._now, self._sleep = now, sleep
+        self._closed = False
+        self._changed = Condition()  # guards the two below
+        self._outstanding: Counter[int] = Counter()
+        self._held: dict[int, BaseException] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def publish(self, write: Write) -> Future[str]:
+        """The future message id. Raises InvalidWriteError; the future raises PublishError.
+
+        Blocks while 10,000 writes or 64 MiB are on their way.
+        """
+        if write.idempotency_key is None:
+            write = replace(write, idempotency_key=uuid4().hex)
+        return self._send(encode(self._fleet, write, self._now()))
+
+    def _send(self, encoded: Encoded) -> Future[str]:
+        if self._closed:
+            raise ShardctlError("the publisher is closed: make a new one.")
+        future: Future[str] = Future()
+        with self._changed:
+            held = self._held.get(encoded.slot)
+            if held is None:
+                self._outstanding[encoded.slot] += 1
+        if held is not None:
+            future.set_exception(SlotHeldError(encoded.slot, held))
+            return future
+
+        def settle(sent: Any) -> None:
+            error = sent.exception()
+            with self._changed:
+                if error is not None:
+                    self._held.setdefault(encoded.slot, error)
+                self._outstanding[encoded.slot] -= 1
+                self._changed.notify_all()
+            if error is None:
+                future.set_result(sent.result())
+            elif isinstance(error, _NOT_SENT):
+                future.set_exception(SlotHeldError(encoded.slot, error))
+            else:
+                future.set_exception(PublishError(encoded.slot, error))
+
+        try:
+            sent = self._client.publish(
+                self._topic_path(encoded.slot), encoded.data, ordering_key=encoded.ordering_key, **encoded.attributes
+            )
+        except BaseException:
+            with self._changed:
+                self._outstanding[encoded.slot] -= 1
+            raise
+        sent.add_done_callback(settle)
+        return future
+
+    def resume(self, slot: int) -> None:
+        """Let a held slot publish again. Waits until each of its writes has failed; no effect on a slot that isn't held."""
+        with self._changed:
+            if slot not in self._held:
+                return
+            self._changed.wait_for(lambda: not self._outstanding[slot])
+        for _ in range(RESUME_ATTEMPTS):
+            try:
+                self._client.resume_publish(self._topic_path(slot), digits_of(slot, self._fleet.routing.slot_bits))
+                break
+            except RuntimeError:  # a batch's writes may fail a moment before the client pauses their key
+                self._sleep(0.01)
+        with self._changed:
+            del self._held[slot]
+
+    def publish_all(self, writes: Iterable[Write]) -> Iterator[Outcome]:
+        """Publish each write, in order, and tell what became of it, in the same order.
+
+        Holds a bounded number at a time, however many there are. A write that can't be taken by nature is refused and
+        the rest goes on; transient failures are retried in order. Raises PublishError when Pub/Sub takes nothing.
+        """
+        waiting: deque[_Sent | Outcome] = deque()
+        for write in writes:
+            waiting.append(self._begin(write))
+            while len(waiting) >= MAX_OUTSTANDING_WRITES or (waiting and _settled(waiting[0])):
+                yield self._finish(waiting)
+        while waiting:
+            yield self._finish(waiting)
+
+    def _begin(self, write: Write) -> _Sent | Outcome:
+        if write.idempotency_key is None:
+            write = replace(write, idempotency_key=uuid4().hex)  # kept through every retry
+        try:
+            encoded = encode(self._fleet, write, self._now())
+        except InvalidWriteError as error:
+            return Outcome(write, refused=str(error))
+        return _Sent(write, encoded.slot, self._send(encoded))
+
+    def _finish(self, waiting: deque[_Sent | Outcome]) -> Outcome:
+        head = waiting.popleft()
+        if isinstance(head, Outcome):
+            return head
+        if head.future.exception() is not None:
+            self._retry([head, *(each for each in waiting if isinstance(each, _Sent) and each.slot == head.slot)])
+        error = head.future.exception()
+        if error is None:
+            return Outcome(head.write, message_id=head.future.result())
+        if isinstance(error, PublishError) and isinstance(error.cause, _ABOUT_THE_WRITE):
+            return Outcome(head.write, refused=str(error.cause))
+        raise error
+
+    def _retry(self, of_slot: list[_Sent]) -> None:
+        """Send the failed writes of one slot again, one by one and in order, so that a refusal hits only its own write."""
+        self.resume(of_slot[0].slot)
+        for sent in of_slot:
+            if sent.future.exception() is not None and not self._send_until_known(sent):
+                return  # nothing gets through: the slot stays held, and the head's error ends it all
+
+    def _send_until_known(self, sent: _Sent) -> bool:
+        """True when Pub/Sub took the write or refused it for what it is."""
+        pause, left = 0.1, self._give_up_after_seconds
+        while True:
+            sent.future = self._send(encode(self._fleet, sent.write, self._now()))
+            error = sent.future.exception()
+            if error is None:
+                return True
+            cause = error.cause if isinstance(error, PublishError) else error
+            if isinstance(cause, _ABOUT_THE_WRITE):
+                self.resume(sent.slot)
+                return True
+            if not isinstance(cause, _TRANSIENT) or left <= 0:
+                return False
+            self._sleep(pause)
+            left -= pause
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            self.resume(sent.slot)
+
+    def flush(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until every write is taken or has failed. False when the time ran out first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(self._outstanding.values()), timeout_seconds)
+
+    def close(self) -> None:
+        """Flush and stop. A second call has no effect."""
+        self.flush(self._give_up_after_seconds)  # the client's own stop cancels all but a slot's first batch
+        if not self._closed:
+            self._closed = True
+            self._client.stop()
+
+    def _topic_path(self, slot: int) -> str:
+        return f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, slot).id}"
+
+
+def _settled(waiting: _Sent | Outcome) -> bool:
+    return isinstance(waiting, Outcome) or waiting.future.done()

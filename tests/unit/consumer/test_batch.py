@@ -1,0 +1,222 @@
+"""The batcher: order, bounds, age, and that nothing is lost, whatever the schedule."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from consumer.batch import Batcher
+from consumer.delivery import Delivery
+
+
+def delivery(number: int, slot: int, size: int = 10) -> Delivery:
+    return Delivery(str(number), "", None, str(number), 0, size, 0.0, slot)
+
+
+def numbers(batch):
+    return [int(each.message_id) for each in batch.deliveries]
+
+
+class AnySchedule(RuleBasedStateMachine):
+    """Random calls against a model: per slot a list of what is neither done nor handed back."""
+
+    batches = Bundle("batches")
+
+    @initialize(max_rows=st.integers(1, 6), max_bytes=st.integers(1, 60), age=st.sampled_from([0.0, 1.0, 5.0]))
+    def start(self, max_rows, max_bytes, age):
+        self.batcher = Batcher(max_rows, max_bytes, age)
+        self.max_rows, self.max_bytes = max_rows, max_bytes
+        self.now = 0.0
+        self.count = 0
+        self.waiting = defaultdict(list)  # slot -> deliveries not in hand, in order
+        self.in_hand = {}  # slot -> deliveries of the batch that is out
+        self.not_before = {}
+
+    @rule(slots=st.lists(st.tuples(st.integers(-1, 4), st.integers(1, 25)), min_size=1, max_size=8))
+    def add(self, slots):
+        made = []
+        for slot, size in slots:
+            self.count += 1
+            made.append(delivery(self.count, slot, size))
+            self.waiting[slot].append(made[-1])
+        self.batcher.add(made, self.now)
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 7.0]))
+    def pass_time(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def wait_until_due(self):
+        """Whoever sleeps until `due_at` gets a batch: no busy loop, no oversleeping."""
+        due = self.batcher.due_at(self.now)
+        if due is None:
+            assert not any(self.waiting[slot] for slot in self.waiting if slot not in self.in_hand)
+            return
+        assert due >= self.now
+        self.now = due
+        batch = self.batcher.take(self.now)
+        assert batch is not None
+        self._took(batch)
+        self.batcher.back(batch, batch.deliveries, self.now)
+        self._put_back(batch, batch.deliveries, self.now)
+
+    @rule(target=batches)
+    def take(self):
+        batch = self.batcher.take(self.now)
+        if batch is None:
+            due = self.batcher.due_at(self.now)
+            assert due is None or due > self.now
+            return multiple()
+        self._took(batch)
+        return batch
+
+    def _took(self, batch):
+        assert batch.deliveries
+        assert len(batch.deliveries) <= self.max_rows
+        assert sum(each.size for each in batch.deliveries[:-1]) < self.max_bytes
+        assert len(set(batch.slots)) == len(batch.slots)
+        by_slot = defaultdict(list)
+        for each in batch.deliveries:
+            by_slot[each.slot].append(each)
+        assert set(by_slot) == set(batch.slots)
+        for slot, taken in by_slot.items():
+            assert slot not in self.in_hand
+            assert self.not_before.get(slot, 0.0) <= self.now
+            assert taken == self.waiting[slot][: len(taken)]
+            del self.waiting[slot][: len(taken)]
+            self.in_hand[slot] = taken
+            self.not_before.pop(slot, None)
+
+    @rule(batch=consumes(batches))
+    def done(self, batch):
+        self.batcher.done(batch)
+        for slot in batch.slots:
+            del self.in_hand[slot]
+
+    @rule(batch=consumes(batches), kept=st.sets(st.integers(-1, 4)), wait=st.sampled_from([0.0, 1.0, 3.0]))
+    def back(self, batch, kept, wait):
+        unsettled = [each for each in batch.deliveries if each.slot in kept]
+        self.batcher.back(batch, unsettled, self.now + wait)
+        self._put_back(batch, unsettled, self.now + wait)
+
+    def _put_back(self, batch, unsettled, not_before):
+        for slot in batch.slots:
+            del self.in_hand[slot]
+            mine = [each for each in unsettled if each.slot == slot]
+            if mine:
+                self.waiting[slot][:0] = mine
+                self.not_before[slot] = not_before
+
+    @rule()
+    def drain(self):
+        left = self.batcher.drain()
+        assert sorted(map(id, left)) == sorted(id(each) for queue in self.waiting.values() for each in queue)
+        by_slot = defaultdict(list)
+        for each in left:
+            by_slot[each.slot].append(each)
+        assert all(queue == self.waiting[slot] for slot, queue in by_slot.items())
+        self.waiting.clear()
+        self.not_before.clear()
+
+    @invariant()
+    def counts_hold(self):
+        if hasattr(self, "batcher"):
+            free = self.batcher._free.values()
+            assert self.batcher._free_rows == sum(len(queue.deliveries) for queue in free)
+            assert self.batcher._free_bytes == sum(queue.bytes for queue in free)
+
+    def teardown(self):
+        """Everything that was added comes out once, in the end."""
+        if not hasattr(self, "batcher"):
+            return
+        self.now += 100.0
+        for _ in range(1 + sum(map(len, self.waiting.values()))):
+            if batch := self.batcher.take(self.now):
+                self._took(batch)
+                self.done(batch)
+        assert not any(queue for slot, queue in self.waiting.items() if slot not in self.in_hand)
+
+
+TestAnySchedule = AnySchedule.TestCase
+TestAnySchedule.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_waits_for_company_until_the_first_is_old_enough():
+    batcher = Batcher(10, 1000, 5.0)
+    batcher.add([delivery(1, 1)], 0.0)
+    batcher.add([delivery(2, 2)], 3.0)
+    assert batcher.take(4.9) is None
+    assert batcher.due_at(4.9) == 5.0
+    assert numbers(batcher.take(5.0)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "max_bytes"), [pytest.param(3, 1000, id="rows"), pytest.param(100, 25, id="bytes")]
+)
+def test_a_full_batch_leaves_at_once(max_rows, max_bytes):
+    batcher = Batcher(max_rows, max_bytes, 60.0)
+    batcher.add([delivery(number, number) for number in range(4)], 0.0)
+    assert numbers(batcher.take(0.0)) == [0, 1, 2]
+    assert batcher.take(0.0) is None
+
+
+def test_a_message_over_the_byte_bound_still_leaves():
+    batcher = Batcher(10, 5, 0.0)
+    batcher.add([delivery(1, 1, size=1_000_000)], 0.0)
+    assert numbers(batcher.take(0.0)) == [1]
+
+
+def test_slots_that_wait_to_be_tried_again_dont_make_others_leave_early():
+    """One slot that is held for minutes must not cost every other slot its batching."""
+    batcher = Batcher(2, 1000, 5.0)
+    batcher.add([delivery(1, 1), delivery(2, 1)], 0.0)
+    held = batcher.take(0.0)
+    batcher.back(held, held.deliveries, 100.0)
+    batcher.add([delivery(3, 2)], 50.0)
+    assert batcher.take(50.0) is None
+    assert batcher.due_at(50.0) == 55.0
+
+
+def test_a_hot_slot_starves_nobody():
+    batcher = Batcher(2, 1000, 0.0)
+    batcher.add([delivery(number, 1) for number in range(100)], 0.0)
+    batcher.add([delivery(100, 2), delivery(101, 3)], 0.0)
+    seen = []
+    for _ in range(3):
+        batch = batcher.take(0.0)
+        seen += numbers(batch)
+        batcher.done(batch)
+    assert {100, 101} <= set(seen)
+
+
+def test_what_comes_for_a_slot_in_hand_waits_and_follows():
+    batcher = Batcher(10, 1000, 0.0)
+    batcher.add([delivery(1, 1)], 0.0)
+    first = batcher.take(0.0)
+    batcher.add([delivery(2, 1)], 0.0)
+    assert batcher.take(9.0) is None
+    assert batcher.due_at(9.0) is None
+    batcher.back(first, first.deliveries, 9.0)
+    assert numbers(batcher.take(9.0)) == [1, 2]
+
+
+def test_no_call_looks_at_every_slot():
+    """65,536 slots wait; a thousand looks at the clock touch none of them."""
+    batcher = Batcher(1_000_000, 1 << 40, 60.0)
+    batcher.add([delivery(slot, slot) for slot in range(65_536)], 0.0)
+    for _ in range(1_000):
+        assert batcher.take(1.0) is None
+        assert batcher.due_at(1.0) == 60.0
+    assert len(batcher.take(60.0).slots) == 65_536
+
+
+def test_heap_entries_dont_pile_up_while_the_stream_is_steady():
+    batcher = Batcher(4, 1000, 0.02)
+    for round_number in range(2_000):
+        batcher.add([delivery(number, number) for number in range(4)], round_number / 1000)
+        batcher.done(batcher.take(round_number / 1000))
+    assert len(batcher._ages._heap) < 20

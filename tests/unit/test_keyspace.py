@@ -1,0 +1,170 @@
+"""Slots and sets of slots, against Python's own sets and hashes."""
+
+import json
+import re
+import shutil
+import subprocess
+from datetime import UTC, date, datetime, timedelta, timezone
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardctl.keyspace import SlotSet, bucket_of, digits_of, slot_of, slot_of_digits, slot_of_time
+
+BITS = 6
+EPOCH = date(1970, 1, 1)
+subsets = st.frozensets(st.integers(0, (1 << BITS) - 1))
+VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "slot-vectors.json").read_text())
+
+
+@given(subsets, subsets)
+def test_slot_sets_are_sets(left, right):
+    mine, theirs = SlotSet.of(left), SlotSet.of(right)
+    assert set(mine | theirs) == left | right
+    assert set(mine & theirs) == left & right
+    assert set(mine - theirs) == left - right
+    assert len(mine) == len(left)
+    assert all((slot in mine) == (slot in left) for slot in range(1 << BITS))
+    assert (mine == theirs) == (left == right)
+
+
+@given(subsets)
+def test_ranges_are_sorted_disjoint_and_dont_touch(slots):
+    ranges = SlotSet.of(slots).ranges
+    assert all(first <= last for first, last in ranges)
+    assert all(left[1] + 1 < right[0] for left, right in pairwise(ranges))
+
+
+@given(subsets.filter(bool))
+def test_text_round_trips(slots):
+    assert SlotSet.parse(str(SlotSet.of(slots))) == SlotSet.of(slots)
+
+
+@given(subsets)
+def test_prefixes_select_exactly_the_slots(slots):
+    prefixes = SlotSet.of(slots).prefixes(BITS)
+    selected = [slot for slot in range(1 << BITS) for prefix in prefixes if digits_of(slot, BITS).startswith(prefix)]
+    assert sorted(selected) == sorted(slots)  # each by one prefix alone
+    assert list(prefixes) == sorted(prefixes)
+
+
+@given(subsets)
+def test_prefixes_are_the_fewest(slots):
+    def fewest(prefix):
+        """By definition: a subtree that is wholly in takes one; else its halves take what they take."""
+        universe = set(SlotSet.of_prefix(prefix, BITS))
+        if universe <= slots:
+            return 1
+        return 0 if len(prefix) == BITS else fewest(prefix + "0") + fewest(prefix + "1")
+
+    assert len(SlotSet.of(slots).prefixes(BITS)) == fewest("")
+
+
+@pytest.mark.parametrize(
+    ("text", "slots"),
+    [("5", [5]), ("0-3", [0, 1, 2, 3]), (" 7 , 1 - 2 ", [1, 2, 7]), ("0-1,2-3", [0, 1, 2, 3]), ("9,8", [8, 9])],
+)
+def test_parse(text, slots):
+    assert list(SlotSet.parse(text)) == slots
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "neither a slot number nor a range"),
+        ("5-3", "runs backwards"),
+        ("0-341,341", "names a slot twice"),
+        ("0-9,3-4", "names a slot twice"),
+        ("010", "neither"),
+        ("1,,2", "neither"),
+        ("-5", "neither"),
+        ("0x10", "neither"),
+        ("٣", "neither"),
+        ("1.5", "neither"),
+        ("0-99999999999999999999999", "beyond 65535"),
+    ],
+)
+def test_parse_refuses(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        SlotSet.parse(text)
+
+
+@given(st.integers(1, 16), st.data())
+def test_digits_round_trip(slot_bits, data):
+    slot = data.draw(st.integers(0, (1 << slot_bits) - 1))
+    digits = digits_of(slot, slot_bits)
+    assert len(digits) == slot_bits
+    assert slot_of_digits(digits, slot_bits) == slot
+
+
+@pytest.mark.parametrize("digits", ["", "0", "01010101010", "01010101x0", "\u0660\u0661" * 5, "0101010 01"])
+def test_malformed_digits_are_no_slot(digits):
+    assert slot_of_digits(digits, 10) is None
+
+
+def test_vectors_are_plenty():
+    assert len(VECTORS["keys"]) >= 30
+    assert {vector["slot_bits"] for vector in VECTORS["keys"]} == {1, 8, 10, 16}
+    assert {vector["unit"] for vector in VECTORS["times"]} == {"hour", "day", "week", "month"}
+
+
+@pytest.mark.parametrize("vector", VECTORS["keys"], ids=lambda v: f"{v['key'][:12]}-{v['slot_bits']}")
+def test_key_vectors(vector):
+    digest = sha256(vector["key"].encode("utf-8")).hexdigest()
+    digits = "".join(f"{int(nibble, 16):04b}" for nibble in digest)[: vector["slot_bits"]]
+    assert (vector["slot"], vector["digits"]) == (int(digits, 2), digits)
+    assert slot_of(vector["key"], vector["slot_bits"]) == vector["slot"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["times"], ids=lambda v: f"{v['time']}-{v['unit']}")
+def test_time_vectors(vector):
+    moment = datetime.fromisoformat(vector["time"])
+    assert bucket_of(moment, vector["unit"]) == vector["bucket"] == counted(moment.astimezone(UTC), vector["unit"])
+    assert slot_of_time(moment, vector["unit"], vector["slot_bits"]) == vector["slot"]
+    assert vector["slot"] == vector["bucket"] % 2 ** vector["slot_bits"]
+
+
+def counted(moment, unit):
+    """The bucket by the calendar, without arithmetic on seconds."""
+    day = moment.date().toordinal() - EPOCH.toordinal()
+    if unit == "week":
+        monday = moment.date() - timedelta(days=moment.isoweekday() - 1)
+        return (monday - date(1969, 12, 29)).days // 7
+    return {"hour": day * 24 + moment.hour, "day": day, "month": moment.year * 12 + moment.month - 1 - 1970 * 12}[unit]
+
+
+def test_a_bucket_is_counted_in_utc():
+    tokyo = timezone(timedelta(hours=9))
+    assert bucket_of(datetime(2026, 1, 1, 8, 59, tzinfo=tokyo), "day") == bucket_of(
+        datetime(2025, 12, 31, tzinfo=UTC), "day"
+    )
+
+
+def documented(language):
+    page = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
+    return next(
+        block
+        for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        if "lot_digits" in block or "lotDigits" in block
+    )
+
+
+def test_the_documented_python_gives_the_vectors():
+    names = {}
+    exec(documented("python"), names)
+    for vector in VECTORS["keys"]:
+        assert names["slot_digits"](vector["key"], vector["slot_bits"]) == vector["digits"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on the PATH")
+def test_the_documented_node_gives_the_vectors():
+    program = (
+        documented("js")
+        + f"console.log(JSON.stringify({json.dumps(VECTORS['keys'])}.map(v => slotDigits(v.key, v.slot_bits))))"
+    )
+    out = subprocess.check_output(["node", "-e", program], text=True)
+    assert json.loads(out) == [vector["digits"] for vector in VECTORS["keys"]]

@@ -1,0 +1,106 @@
+"""A write's attributes, and what can't be a write."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import orjson
+import pytest
+from fleets import fleet
+
+from shardctl.keyspace import digits_of, slot_of, slot_of_time
+from shardctl.message import InvalidWriteError, Write, encode
+from shardctl.spec import ATTRIBUTE_PRESETS, Attributes, TimeBucket
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+FLEET = fleet(["0-1023"])
+
+
+def _by_day(kind):
+    return kind.model_copy(update={"time_bucket": TimeBucket(field="at", unit="day")})
+
+
+BY_DAY = FLEET.model_copy(update={"message_types": {"a": _by_day(FLEET.message_types["a"])}})
+
+
+def test_a_write_becomes_attributes_and_json():
+    found = encode(FLEET, Write("a", {"id": "k1", "amount": 5}, idempotency_key="i"), NOW)
+    slot = slot_of("k1", 10)
+    assert (found.slot, found.ordering_key) == (slot, digits_of(slot, 10))
+    assert orjson.loads(found.data) == {"id": "k1", "amount": 5}
+    assert found.attributes == {
+        "slot": digits_of(slot, 10),
+        "partition_key": "k1",
+        "message_type": "a",
+        "operation": "upsert",
+        "timestamp": "2026-05-04T03:02:01Z",
+        "idempotency_key": "i",
+    }
+
+
+def test_attributes_can_be_renamed():
+    routing = FLEET.routing.model_copy(update={"attributes": Attributes(**ATTRIBUTE_PRESETS["cloudevents"])})
+    found = encode(FLEET.model_copy(update={"routing": routing}), Write("a", {"id": "k"}), NOW)
+    assert found.attributes["ce-type"] == "a"
+    assert found.attributes["slot"] == found.ordering_key
+
+
+@pytest.mark.parametrize(
+    ("write", "key"),
+    [
+        (Write("a", {"id": 7}), "7"),
+        (Write("a", {"id": "x"}, key="other"), "other"),
+        (Write("a", {"id": "é" * 255}), "é" * 255),
+    ],
+    ids=["number", "given", "longest"],
+)
+def test_the_routing_key(write, key):
+    assert encode(FLEET, write, NOW).attributes["partition_key"] == key
+
+
+def test_times_are_told_in_utc():
+    tokyo = datetime(2026, 1, 1, 8, tzinfo=timezone(timedelta(hours=9)))
+    assert (
+        encode(FLEET, Write("a", {"id": "k"}, timestamp=tokyo), NOW).attributes["timestamp"] == "2025-12-31T23:00:00Z"
+    )
+
+
+@pytest.mark.parametrize("at", ["2026-05-04T00:00:00Z", "2026-05-04T01:00:00", 1777852800, 1777852800.5], ids=str)
+def test_a_time_bucket_gives_the_slot(at):
+    assert encode(BY_DAY, Write("a", {"id": "k", "at": at}), NOW).slot == slot_of_time(NOW, "day", 10)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [None, "soon", True, [], float("nan"), float("inf"), 1e300, "0001-01-01T00:00:00+05:00"],
+    ids=str,
+)
+def test_a_time_bucket_wants_a_time(at):
+    with pytest.raises(InvalidWriteError, match=r"^at: "):
+        encode(BY_DAY, Write("a", {"id": "k", "at": at}), NOW)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        pytest.param(Write("zz", {"id": "k"}), "isn't among message_types: a, b", id="type"),
+        pytest.param(Write("a", {}), "gives no routing key", id="no-key"),
+        pytest.param(Write("a", {"id": None}), "gives no routing key", id="null-key"),
+        pytest.param(Write("a", {"id": True}), "gives no routing key", id="bool-key"),
+        pytest.param(Write("a", {"id": 1.5}), "gives no routing key", id="float-key"),
+        pytest.param(Write("a", {"id": ""}), "1 to 255 characters, and has 0", id="empty-key"),
+        pytest.param(Write("a", {"id": "x" * 256}), "1 to 255 characters", id="long-key"),
+        pytest.param(Write("a", {"id": "a\nb"}), "control character", id="newline"),
+        pytest.param(Write("a", {"id": "a\x00b"}), "control character", id="nul"),
+        pytest.param(Write("a", {"id": "\ud800"}), "half a surrogate pair", id="surrogate"),
+        pytest.param(Write("a", {"id": "k"}, idempotency_key=""), "the idempotency key must have", id="idempotency"),
+        pytest.param(Write("a", {"amount": 1}, key="k"), "lacks the key column 'id'", id="no-key-column"),
+        pytest.param(Write("a", {"id": "k", "zz": 1}), "'zz', which isn't a column", id="column"),
+        pytest.param(Write("a", {"id": "k", "amount": 1 << 70}), "isn't JSON", id="huge-number"),
+        pytest.param(Write("a", {"id": "k", "amount": object()}), "isn't JSON", id="object"),
+        pytest.param(Write("a", {"id": "k", "at": "x" * (10 * 1024**2)}), "bytes, and", id="large"),
+        pytest.param(Write("a", {"id": "k"}, operation="merge"), "isn't one of insert, upsert", id="operation"),
+        pytest.param(Write("a", {"id": "k"}, timestamp=NOW.replace(tzinfo=None)), "no time zone", id="naive"),
+    ],
+)
+def test_what_cant_be_sent_says_why(write, says):
+    with pytest.raises(InvalidWriteError, match=says):
+        encode(FLEET, write, NOW)

@@ -1,0 +1,217 @@
+"""What `load` refuses, and how it says so. Each case is told with file, line, path, fault and fix."""
+
+import json
+from datetime import timedelta
+
+import jsonschema
+import pytest
+import yaml
+from fleets import HEAD, TYPE, fleet, text
+
+from shardctl import spec, starter, yamlfile
+from shardctl.spec import SpecError
+
+GOOD = text(["0-1023"])
+
+
+def refused(body):
+    with pytest.raises(SpecError) as error:
+        spec.of_file(yamlfile.parse(body, "f.yaml"))
+    return str(error.value)
+
+
+def with_shard(*fields):
+    return HEAD + "message_types:\n" + TYPE.format(name="a") + "shards:\n  -\n" + "".join(f"    {f}\n" for f in fields)
+
+
+def with_top(line):
+    return line + "\n" + GOOD
+
+
+def with_replaced(old, new):
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+SLOTS = 'slots: "0-1023"'
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "says"),
+    [
+        pytest.param("", "(the whole file)", "holds no settings", id="empty"),
+        pytest.param("- a", "(the whole file)", "holds no settings", id="list-at-top"),
+        pytest.param("just words", "(the whole file)", "holds no settings", id="text-at-top"),
+        pytest.param(with_top("shard: []"), "shard", "Did you mean shards?", id="unknown-field"),
+        pytest.param(with_top("consumer: {batch_max_row: 1}"), "consumer.batch_max_row", "batch_max_rows", id="nested"),
+        pytest.param(
+            with_replaced("key: id", "keys: id"), "message_types.a.keys", "Did you mean key?", id="unknown-in-dict"
+        ),
+        pytest.param(with_replaced("project: my-project\n", ""), "project", "is missing. Fix: add it", id="missing"),
+        pytest.param(with_shard("name: s0"), "shards[0].slots", "is missing", id="no-slots"),
+        pytest.param(with_shard("name: s0", "slots: 1024"), "shards[0].slots", "from 0 to 1023", id="beyond"),
+        pytest.param(with_shard("name: s0", "slots: 5-3"), "shards[0].slots", "runs backwards", id="backwards"),
+        pytest.param(with_shard("name: s0", 'slots: "0-341,341"'), "shards[0].slots", "slot twice", id="slot-twice"),
+        pytest.param(with_shard("name: s0", 'slots: "010"'), "shards[0].slots", "neither a slot", id="octal-text"),
+        pytest.param(with_shard("name: s0", "slots: -1"), "shards[0].slots", "neither a slot", id="negative"),
+        pytest.param(with_shard("name: s0", "slots: 1.5"), "shards[0].slots", "a number or ranges", id="float"),
+        pytest.param(with_shard("name: s0", "slots: true"), "shards[0].slots", "a number or ranges", id="bool"),
+        pytest.param(with_shard("name: s0", "slots: [1, 2]"), "shards[0].slots", "a number or ranges", id="list"),
+        pytest.param(with_shard("name: s0", "slots:"), "shards[0].slots", "a number or ranges", id="nothing"),
+        pytest.param(with_shard("name: s0", "slots: 0-99999999999999999999"), "shards[0].slots", "65535", id="huge"),
+        pytest.param(with_shard("name: s0", "slots: 999999999999"), "shards[0].slots", "65535", id="huge-number"),
+        pytest.param(with_shard("name: Shard", SLOTS), "shards[0].name", "a Kubernetes name", id="capital"),
+        pytest.param(with_shard("name: s0-", SLOTS), "shards[0].name", "a Kubernetes name", id="trailing-dash"),
+        pytest.param(with_shard('name: "s0\\n"', SLOTS), "shards[0].name", "a Kubernetes name", id="newline"),
+        pytest.param(with_shard("name: 's\"0'", SLOTS), "shards[0].name", "a Kubernetes name", id="quote"),
+        pytest.param(with_shard("name: s🙂", SLOTS), "shards[0].name", "a Kubernetes name", id="emoji"),
+        pytest.param(with_shard(f"name: {'s' * 60}", SLOTS), "shards[0].name", "has 60 characters", id="long-name"),
+        pytest.param(with_shard("name: on", SLOTS), "shards[0].name", 'write "on" in quotes', id="name-on"),
+        pytest.param(with_shard("name: 7", SLOTS), "shards[0].name", 'write "7" in quotes', id="name-7"),
+        pytest.param(with_shard("name:", SLOTS), "shards[0].name", "text is wanted, not empty", id="name-empty"),
+        pytest.param(with_shard("name: s0", SLOTS, "types: [zz]"), "shards[0].types", "isn't among", id="type"),
+        pytest.param(with_shard("name: s0", SLOTS, "types: a"), "shards[0].types", "a list is wanted", id="no-list"),
+        pytest.param(
+            with_shard("name: s0", SLOTS, "types: [a]", "except_types: [a]"), "shards[0]", "exclude", id="both-types"
+        ),
+        pytest.param(with_shard("name: s0", SLOTS, "types: [a, a]"), "shards[0]", "named twice", id="type-twice"),
+        pytest.param(with_shard("name: s0", SLOTS, "generation: 0"), "shards[0].generation", "1, and is 0", id="gen-0"),
+        pytest.param(text(["0-600", "600-1023"]), "shards[1].slots", "also belong to shard 's0'", id="overlap"),
+        pytest.param(text(["0-600", "700-1023"]), "shards", "no shard owns slots 601-699", id="gap"),
+        pytest.param(
+            text(["0-511", "512-1023"]).replace("name: s1", "name: s0"),
+            "shards[1].name",
+            "also the name",
+            id="same-name",
+        ),
+        pytest.param(HEAD + "message_types: {}\nshards: []", "shards", "at least 1", id="no-shards"),
+        pytest.param(HEAD + "message_types: {}\nshards: {}", "shards", "a list is wanted", id="shards-mapping"),
+        pytest.param(with_top("topic: goog-x"), "topic", "a Pub/Sub id", id="goog-topic"),
+        pytest.param(with_top("topic: a"), "topic", "a Pub/Sub id", id="short-topic"),
+        pytest.param(with_top("topic: a b c"), "topic", "a Pub/Sub id", id="blank-topic"),
+        pytest.param(with_replaced("my-project", "My_Project"), "project", "project id", id="project"),
+        pytest.param(with_replaced("consumer:1.0", "consumer:latest"), "image", "other than 'latest'", id="latest"),
+        pytest.param(with_replaced("consumer:1.0", "consumer"), "image", "an image with a tag", id="untagged"),
+        pytest.param(with_replaced("consumer:1.0", "consumer:é"), "image", "an image with a tag", id="accented-tag"),
+        pytest.param(with_top("namespace: A"), "namespace", "a Kubernetes name", id="namespace"),
+        pytest.param(with_replaced("slot_bits: 10", "slot_bits: 17"), "routing.slot_bits", "16, and is 17", id="bits"),
+        pytest.param(with_replaced("slot_bits: 10", "slot_bits: true"), "routing.slot_bits", "is True", id="bits-bool"),
+        pytest.param(with_replaced("slot_bits: 10", 'slot_bits: "9"'), "routing.slot_bits", "is '9'", id="bits-text"),
+        pytest.param(with_replaced("slot_bits: 10", "slot_bits: .nan"), "routing.slot_bits", "nan", id="nan"),
+        pytest.param(with_replaced("topic_bits: 0", "topic_bits: -1"), "routing.topic_bits", "-1", id="minus"),
+        pytest.param(
+            with_replaced("topic_bits: 0", "topic_bits: 0, attributes: ce"),
+            "routing.attributes",
+            "presets",
+            id="preset",
+        ),
+        pytest.param(
+            with_replaced("topic_bits: 0", "topic_bits: 0, attributes: {slot: data}"),
+            "routing.attributes",
+            "takes 'data' for itself",
+            id="taken-attribute",
+        ),
+        pytest.param(
+            with_replaced("topic_bits: 0", "topic_bits: 0, attributes: {slot: operation}"),
+            "routing.attributes",
+            "share one attribute",
+            id="shared-attribute",
+        ),
+        pytest.param(with_top("subscription: {retention: 5}"), "subscription.retention", "30s, 10m", id="no-unit"),
+        pytest.param(
+            with_top("subscription: {retention: 90d}"), "subscription.retention", "10m and 31d", id="too-long"
+        ),
+        pytest.param(with_top("subscription: {retention: \u0667d}"), "subscription.retention", "30s, 10m", id="digits"),
+        pytest.param(with_top("subscription: []"), "subscription", "a mapping of fields is wanted", id="mapping"),
+        pytest.param(with_top("local: {database: mysql}"), "local.database", "isn't one of", id="choice"),
+        pytest.param(with_top("autoscaling: {min: 5, max: 2}"), "autoscaling", "min 5 exceeds max 2", id="min-max"),
+        pytest.param(with_replaced("key: id", "key: no_id"), "message_types.a", "isn't among columns", id="key-column"),
+        pytest.param(with_replaced("id: text", "id: json"), "message_types.a", "can't index", id="json-key"),
+        pytest.param(
+            with_replaced("id: text", "id: txt"), "message_types.a.columns.id", "mean text?", id="column-type"
+        ),
+        pytest.param(with_replaced("  a:\n", "  a b:\n"), "message_types.a b", "a message type", id="type-name"),
+        pytest.param(with_replaced("a_rows", "a;drop"), "message_types.a.table", "a table name", id="table-name"),
+        pytest.param(with_replaced("fleet: orders", "fleet: goog"), "fleet", "begin with 'goog'", id="goog-fleet"),
+    ],
+)
+def test_refusals(body, path, says):
+    message = refused(body)
+    assert message.startswith("f.yaml")
+    assert f": {path}: " in message
+    assert says in message
+
+
+def test_the_line_is_that_of_the_value():
+    assert refused(with_top("\n\ntopic: a")).startswith("f.yaml:3: topic: ")
+
+
+def test_many_faults_are_told_up_to_a_bound():
+    lines = refused(text(["9999"] * 50)).splitlines()
+    assert len(lines) == spec.MAX_FAULTS_SHOWN + 1
+    assert lines[-1] == "f.yaml: … and 30 more."
+
+
+def test_a_message_type_may_be_called_like_a_field():
+    assert "fields here: table, key" in refused(
+        GOOD.replace("  a:\n", "  time_bucket:\n").replace("key: id", "keys: id", 1)
+    )
+
+
+def test_a_shard_lays_its_own_settings_over_the_fleets():
+    found = fleet(
+        [["slots: 0-511", "consumer: {concurrency: 7}"], "512-1023"], more="consumer: {concurrency: 3, lease: 30s}\n"
+    )
+    first, second = (found.consumer_of(shard) for shard in found.shards)
+    assert (first.concurrency, first.lease) == (7, timedelta(seconds=30))
+    assert (second.concurrency, second.lease) == (3, timedelta(seconds=30))
+
+
+def test_unknown_shard_names_list_the_known():
+    with pytest.raises(spec.UsageError, match="shards: s0"):
+        fleet(["0-1023"]).shard("nope")
+
+
+SCHEMA = spec.json_schema()
+
+
+def test_the_json_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"].endswith("2020-12/schema")
+    json.dumps(SCHEMA)
+
+
+@pytest.mark.parametrize("body", [GOOD, starter.text(3), starter.text(200)], ids=["small", "three", "many"])
+def test_the_json_schema_accepts_what_loads(body):
+    jsonschema.validate(yaml.safe_load(body), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_top("shard: []"),
+        with_replaced("key: id", "keys: id"),
+        with_shard("name: s0"),
+        with_shard("name: S0", SLOTS),
+        with_shard("name: s0", "slots: five"),
+        with_shard("name: s0", "slots: -1"),
+        with_top("local: {database: mysql}"),
+        with_replaced("slot_bits: 10", "slot_bits: 17"),
+        with_replaced("consumer:1.0", "consumer:latest"),
+        with_replaced("topic_bits: 0", "topic_bits: 0, attributes: {slots: x}"),
+    ],
+)
+def test_the_json_schema_refuses(body):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(body), SCHEMA)
+
+
+@pytest.mark.parametrize("shards", [*range(1, 13), 31, 33, 47, 64, 100, 255, 256])
+def test_init_writes_a_fleet(shards):
+    from shardctl import topology
+
+    found = spec.of_file(yamlfile.parse(starter.text(shards)))
+    assert len(found.shards) == shards
+    if shards <= 64:
+        assert topology.strays(found)[0].blind == ()
+    assert max(len(shard.slots) for shard in found.shards) <= 1.5 * 1024 / shards
