@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from shardctl import topology
 from shardctl.spec import Fleet
 
 MANY_DELIVERIES = 6
 SHARDS_NAMED = 8
-
-
-def replay_reach(fleet: Fleet) -> timedelta:
-    """How long after its first delivery a message can come again: from its subscription, then from the dead letters."""
-    return fleet.subscription.retention + topology.KEPT_FOR_PEOPLE
 
 
 def advice(fleet: Fleet) -> tuple[str, ...]:
@@ -43,14 +37,7 @@ def _on_filters(fleet: Fleet) -> Iterator[str]:
 
 
 def _on_times(fleet: Fleet) -> Iterator[str]:
-    reach = replay_reach(fleet)
     settings = {shard.name: fleet.consumer_of(shard) for shard in fleet.shards}
-    short = [name for name, consumer in settings.items() if consumer.inbox_retention < reach]
-    if short:
-        yield (
-            f"consumer.inbox_retention is under {reach.days}d, the subscription's retention plus the dead letters' "
-            f"{topology.KEPT_FOR_PEOPLE.days}d: a replay after that long would be applied twice: {_names(short)}."
-        )
     deadline = fleet.subscription.ack_deadline
     slow = [name for name, consumer in settings.items() if consumer.statement_timeout > deadline]
     if slow:

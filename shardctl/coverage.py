@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
 from shardctl.spec import Fault, Fleet, Shard
-from shardctl.topology import known_types, strays, subscriptions, takes_every_type
+from shardctl.topology import (
+    inbox_retention,
+    known_types,
+    replay_reach,
+    strays,
+    subscriptions,
+    takes_every_type,
+)
 
 OWN_TABLES = "shardctl_"
 OTHER_TYPES = "(any other)"  # stands for every type the file doesn't name, and for a message without one
@@ -126,6 +133,8 @@ def _bad_slots(fleet: Fleet) -> Iterator[Fault]:
 def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
     tables: dict[str, str] = {}
     for name, kind in fleet.message_types.items():
+        if not kind.table:
+            continue
         if kind.table.rpartition(".")[2].lower().startswith(OWN_TABLES):
             yield Fault(
                 ("message_types", name, "table"),
@@ -139,7 +148,16 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
                 f"{kind.table!r} is described otherwise by type {tables[kind.table.lower()]!r}.",
                 "give both the same key, columns and slot_column.",
             )
+    reach = replay_reach(fleet)
     for number, shard in enumerate(fleet.shards):
+        if inbox_retention(fleet, shard) < reach:
+            own = shard.consumer is not None and shard.consumer != fleet.consumer
+            yield Fault(
+                (*(("shards", number) if own else ()), "consumer", "inbox_retention"),
+                f"a message can be replayed for {reach.days}d (the subscription's retention and the dead letters'), "
+                "and one that is forgotten sooner would be applied twice.",
+                f"leave it out, or make it {reach.days}d or more.",
+            )
         for name in (*shard.types, *shard.except_types):
             if name not in fleet.message_types:
                 yield Fault(

@@ -96,7 +96,7 @@ def _json_of(kind: MessageType, write: Write) -> bytes:
     missing = [column for column in kind.key if write.body.get(column) is None]
     if missing:
         raise InvalidWriteError(f"the body lacks the key column {missing[0]!r} of table {kind.table}")
-    unknown = [column for column in write.body if column not in kind.columns]
+    unknown = [column for column in write.body if kind.columns and column not in kind.columns]
     if unknown:
         raise InvalidWriteError(f"the body has {unknown[0]!r}, which isn't a column of type {write.type!r}")
     try:

@@ -153,7 +153,8 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
         metadata.create_all(connection)
         mapped = MetaData()
         for kind in kinds.values():
-            table_of(kind, mapped)
+            if kind.table:
+                table_of(kind, mapped)
         mapped.create_all(connection)
         if connection.scalar(select(fence.c.version)) is None:
             connection.execute(insert(fence).values(id=1, version=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from shardctl import topology
-from shardctl.spec import Attributes, Batching, Fleet, MessageType, Model, Shard, Slots, Subscriptions
+from shardctl.spec import Attributes, Batching, Duration, Fleet, MessageType, Model, Shard, Slots, Subscriptions
 
 
 class Generation(Model):
@@ -29,6 +29,8 @@ class ShardConfig(Model):
     dead_letter_topic: str
     subscription: Subscriptions
     consumer: Batching
+    inbox_retention: Duration
+    replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
@@ -49,4 +51,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         dead_letter_topic=topology.dead_letter_topic(fleet),
         subscription=fleet.subscription,
         consumer=fleet.consumer_of(shard),
+        inbox_retention=topology.inbox_retention(fleet, shard),
+        # Only where it matters: a change of this file rolls the pods.
+        replicas=fleet.autoscaling_of(shard).max if fleet.consumer_of(shard).rate_limit else 1,
     )

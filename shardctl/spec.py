@@ -147,6 +147,14 @@ TableName = Annotated[
 AttributeName = Annotated[
     str, _Text(r"(?!goog)[^\s\x00-\x1f]{1,256}", "a Pub/Sub attribute name (no blanks, not beginning with 'goog')", 256)
 ]
+SinkPath = Annotated[
+    str,
+    _Text(
+        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*",
+        "the path of a Python factory, such as package.module:factory",
+        200,
+    ),
+]
 TypeName = Annotated[
     str,
     _Text(
@@ -218,6 +226,9 @@ class _Between:
             "pattern": r"^\d+(s|m|h|d)$",
             "description": f"A duration from {self.least} to {self.most}.",
         }
+
+
+Duration = Annotated[timedelta, _Between("0s", "3650d")]
 
 
 def _read_slots(value: object) -> SlotSet:
@@ -352,23 +363,36 @@ class TimeBucket(Model):
 
 
 class MessageType(Model):
-    """Where writes of one type land: a table, its key, and how its JSON body maps to columns of the same names."""
+    """Where writes of one type land: in a table, whose columns a JSON body names, or wherever your own sink puts them."""
 
-    table: TableName
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["table", "key", "columns"]}, {"required": ["sink", "routing_key"]}]}
+    )
+
+    table: TableName = ""
     key: Annotated[
         tuple[Identifier, ...],
-        Field(min_length=1, max_length=16),
+        Field(max_length=16),
         BeforeValidator(_one_or_many),
         WithJsonSchema(
             {"anyOf": [_NAME_SCHEMA, {"type": "array", "items": _NAME_SCHEMA, "minItems": 1, "maxItems": 16}]}
         ),
-    ]
+    ] = ()
     columns: Annotated[
         dict[Identifier, ColumnType],
+        Field(description="Every column a body may set. `shardctl provision` creates the table from these."),
+    ] = {}
+    sink: Annotated[
+        SinkPath | None,
+        Field(description="Your own sink instead of a table: `package.module:factory` on the consumer's Python path."),
+    ] = None
+    on_poison: Annotated[
+        Literal["dead_letter", "park"],
         Field(
-            min_length=1, description="Every column a body may set. `shardctl provision` creates the table from these."
+            description="What becomes of a write that can't succeed: the dead-letter topic takes it, or it stays in the "
+            "shard's database and the later writes of its routing key wait behind it."
         ),
-    ]
+    ] = "dead_letter"
     routing_key: Annotated[
         Identifier | None,
         Field(
@@ -386,7 +410,19 @@ class MessageType(Model):
     time_bucket: TimeBucket | None = None
 
     @model_validator(mode="after")
+    def _lands_somewhere(self) -> Self:
+        if self.sink is None and not (self.table and self.key and self.columns):
+            raise ValueError("needs a table, a key and columns, or else a sink and a routing_key")
+        if self.sink is not None and (self.table or self.key or self.columns):
+            raise ValueError("sink takes the place of table, key and columns")
+        if self.sink is not None and self.routing_key is None:
+            raise ValueError("a type with a sink needs a routing_key")
+        return self
+
+    @model_validator(mode="after")
     def _columns_exist(self) -> Self:
+        if self.sink is not None:
+            return self
         named = [*self.key, *(column for column in (self.routing_key, self.version_column) if column)]
         if self.time_bucket:
             named.append(self.time_bucket.field)
@@ -459,9 +495,13 @@ class Batching(Model):
     redis_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
     statement_timeout: Annotated[timedelta, _Between("1s", "600s")] = timedelta(seconds=30)
     drain_timeout: Annotated[timedelta, _Between("1s", "600s")] = timedelta(seconds=20)
+    rate_limit: Annotated[
+        int | None, Field(ge=1, le=1_000_000, description="Writes a second, of all the shard's replicas together.")
+    ] = None
     inbox_retention: Annotated[
-        timedelta, _Between("1h", "365d"), Field(description="How long an applied message is remembered.")
-    ] = timedelta(days=40)
+        Annotated[timedelta, _Between("1h", "365d")] | None,
+        Field(description="How long an applied message is remembered; by default as long as it can be replayed."),
+    ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

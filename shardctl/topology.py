@@ -152,6 +152,16 @@ def dead_letter_subscription(fleet: Fleet) -> str:
     return f"{fleet.fleet}-dead"
 
 
+def replay_reach(fleet: Fleet) -> timedelta:
+    """How long after its first delivery a message can come again: from its subscription, then from the dead letters."""
+    return fleet.subscription.retention + KEPT_FOR_PEOPLE
+
+
+def inbox_retention(fleet: Fleet, shard: Shard) -> timedelta:
+    """How long a shard remembers an applied message; what is configured, or as long as it can be replayed."""
+    return fleet.consumer_of(shard).inbox_retention or replay_reach(fleet)
+
+
 def known_types(fleet: Fleet) -> tuple[str, ...]:
     """Every message type the file names, sorted."""
     named = {name for shard in fleet.shards for name in (*shard.types, *shard.except_types)}

@@ -181,9 +181,6 @@ def test_validate_as_json(run, file):
         pytest.param(text(["0-1022", "1023"]), "more replicas would idle: s1", id="replicas"),
         pytest.param(text(["0-335", "336-687", "688-1023"]), "no room for every malformed slot", id="blind"),
         pytest.param(
-            text(["0-1023"], more="consumer: {inbox_retention: 30d}\n"), "inbox_retention is under 38d", id="inbox"
-        ),
-        pytest.param(
             text(["0-1023"], more="consumer: {statement_timeout: 61s}\n"), "statement_timeout is over", id="statement"
         ),
         pytest.param(text(["0-1023"], more="consumer: {lock_ttl: 21s}\n"), "lock_ttl is over", id="lock"),

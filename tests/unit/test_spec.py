@@ -132,6 +132,18 @@ SLOTS = 'slots: "0-1023"'
         ),
         pytest.param(with_replaced("  a:\n", "  a b:\n"), "message_types.a b", "a message type", id="type-name"),
         pytest.param(with_replaced("a_rows", "a;drop"), "message_types.a.table", "a table name", id="table-name"),
+        pytest.param(
+            with_replaced("fleet: orders", "fleet: orders\nconsumer: {inbox_retention: 30d}"),
+            "consumer.inbox_retention",
+            "make it 38d or more",
+            id="inbox-retention",
+        ),
+        pytest.param(
+            with_replaced("    key: id", "    sink: my.sinks:factory\n    key: id"),
+            "message_types.a",
+            "sink takes the place of table",
+            id="sink-and-table",
+        ),
         pytest.param(with_replaced("fleet: orders", "fleet: goog"), "fleet", "begin with 'goog'", id="goog-fleet"),
     ],
 )
