@@ -135,8 +135,13 @@ def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, .
     types = (*known_types(fleet), "") if takes_every_type(fleet) else known_types(fleet)  # "": any type not named
     nobodys, blind = [], []
     prefixes = [prefix for shard in here for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
+    by_prefix: dict[str, list[tuple[Shard, ShardFilter]]] = {}  # asking every shard would take 10,000 of them minutes
+    for shard, shard_filter in compiled:
+        for prefix in {prefix for selection in shard_filter.selections for prefix in selection.prefixes}:
+            by_prefix.setdefault(prefix, []).append((shard, shard_filter))
     for beginning in beginnings(prefixes, topic.prefix):
-        takers = [shard for shard, shard_filter in compiled if shard_filter.takes_slot(beginning)]
+        possible = [one for length in range(len(beginning) + 1) for one in by_prefix.get(beginning[:length], ())]
+        takers = [shard for shard, shard_filter in possible if shard_filter.takes_slot(beginning)]
         if not all(any(shard.takes(name) for shard in takers) for name in types):
             blind.append(beginning)
             if not takers:

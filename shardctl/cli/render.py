@@ -6,17 +6,19 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
 from shardctl.errors import EXIT_DONE, ShardctlError
-from shardctl.render import Document, documents, warnings
-from shardctl.spec import DEFAULT_PATH, load
+
+if TYPE_CHECKING:
+    from shardctl.render import Document
 
 
 def render(
-    file: Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The fleet's description.")] = DEFAULT_PATH,
+    file: FileOption = DEFAULT_FILE,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write one file an object into this folder.")
     ] = None,
@@ -28,10 +30,13 @@ def render(
     ] = None,
 ) -> int:
     """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`."""
+    from shardctl.render import documents, warnings
+    from shardctl.spec import load
+
     fleet = load(file)
     found = documents(fleet, shards=shard or (), kinds=kind or ())
     for warning in warnings(fleet):
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if output is None:
         return _print(found)
     return _write(found, output, everything=not (shard or kind))
@@ -64,13 +69,9 @@ def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
                 path.write_bytes(content)
         except OSError as error:
             raise ShardctlError(f"{path}: can't be written: {error.strerror}. Files named above are done.") from error
-        _say(f"{'create' if before is None else 'identical' if before == content else 'update'} {path}")
+        say(f"{'create' if before is None else 'identical' if before == content else 'update'} {path}")
     if everything:
         for path in sorted(folder.rglob("*.yaml")):
             if path not in known:
-                _say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")
+                say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")
     return EXIT_DONE
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
