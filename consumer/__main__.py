@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -12,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from consumer import database, logs, pubsub
 from consumer.deadletters import DeadLetterTopic
@@ -21,11 +24,11 @@ from consumer.health import Health
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
-from consumer.replica import Replica
+from consumer.replica import NotDrainedError, Replica
 from consumer.settings import Settings, load
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
-from shardctl.errors import EXIT_DONE, ShardctlError
+from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 log = logging.getLogger("consumer")
 
@@ -47,6 +50,10 @@ def main() -> int:
     except ShardctlError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except NotDrainedError as error:
+        log.warning("stopped: %s", error, extra={"action": "stopped"})
+        logging.shutdown()
+        os._exit(EXIT_DONE)  # a thread still waits for the database, and a usual end would wait for the thread
     return EXIT_DONE
 
 
@@ -56,7 +63,12 @@ async def serve(settings: Settings) -> None:
     dialect = database.dialect_of(settings.database_url)
     engine = database.engine_of(settings.database_url, config.consumer)
     timeout_seconds = config.consumer.redis_timeout_ms / 1000
-    redis = Redis.from_url(settings.redis_url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds)
+    redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),  # a batch doesn't wait for Redis to come back
+    )
     subscriber, publisher = pubsub.subscriber(settings.pubsub_endpoint), pubsub.publisher(settings.pubsub_endpoint)
 
     sink = SqlSink(dialect, config.message_types)
@@ -78,10 +90,14 @@ async def serve(settings: Settings) -> None:
 
     def why_not_ready() -> str | None:
         if replica.failing:
-            return "the last batch failed and is tried again"
+            return "a batch failed and is tried again"
         return None if intake.connected else "not connected to every subscription"
 
-    health = Health(settings.host, settings.port, metrics, why_not_ready)
+    metrics.ready.set_function(lambda: float(why_not_ready() is None))
+    try:
+        health = Health(settings.host, settings.port, metrics, why_not_ready)
+    except OSError as error:
+        raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -2,23 +2,30 @@
 
 Invariant, the root of order: the messages of a slot leave in the order in which they came, and none leaves while an earlier one
 of its slot is still in hand. A batch that must be tried again goes back to the front.
+
+No call looks at every slot: with 65,536 of them, and a call for each response of the broker, that alone would fill a CPU.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 
 from consumer.delivery import Delivery
 
 
-@dataclass(slots=True)
-class _Waiting:
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """What waits of one slot. `entry` tells its live heap entry from those it left behind."""
+
+    slot: int
     deliveries: deque[Delivery]
     since: float  # when the first of them came
     bytes: int = 0
-    not_before: float = 0.0
+    entry: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,42 +37,48 @@ class Batch:
 
 
 class Batcher:
-    """Queues a slot each; batches bounded by rows, bytes and age."""
+    """Queues a slot each; batches bounded by rows, bytes and age. The message that crosses `max_bytes` still goes along."""
 
     def __init__(self, max_rows: int, max_bytes: int, max_age_seconds: float) -> None:
         self._max_rows, self._max_bytes, self._max_age = max_rows, max_bytes, max_age_seconds
-        self._waiting: OrderedDict[int, _Waiting] = OrderedDict()  # free slots, the one that waits longest first
-        self._in_hand: dict[int, _Waiting] = {}  # slots of batches out: what came for them meanwhile
-        self._free_rows = 0  # of free slots
+        self._free: OrderedDict[int, _Queue] = OrderedDict()  # the slot that waits longest for its turn first
+        self._in_hand: dict[int, _Queue] = {}  # slots of batches out: what came for them meanwhile
+        self._later: dict[int, _Queue] = {}  # slots to be tried again, but not yet
+        entries = count(1)
+        self._ages = _Moments(entries)  # when each free slot is old enough
+        self._retries = _Moments(entries)  # when each later slot may be tried
+        self._free_rows = 0
         self._free_bytes = 0
 
     def add(self, deliveries: Iterable[Delivery], now: float) -> None:
-        waiting, in_hand = self._waiting, self._in_hand
+        free, in_hand, later = self._free, self._in_hand, self._later
         for delivery in deliveries:
             slot = delivery.slot
-            queue = in_hand.get(slot)
-            if queue is None:
-                queue = waiting.get(slot)
-                if queue is None:
-                    queue = waiting[slot] = _Waiting(deque(), now)
-                self._free_rows += 1
-                self._free_bytes += delivery.size
-            elif not queue.deliveries:
+            queue = free.get(slot)
+            if queue is None and (queue := in_hand.get(slot) or later.get(slot)) is None:
+                queue = _Queue(slot, deque(), now)
+                self._set_free(queue, now + self._max_age)
+            if not queue.deliveries:
                 queue.since = now
             queue.deliveries.append(delivery)
             queue.bytes += delivery.size
+            if slot in free:
+                self._free_rows += 1
+                self._free_bytes += delivery.size
 
-    def take(self, now: float, *, flush: bool = False) -> Batch | None:
+    def take(self, now: float) -> Batch | None:
         """The next batch, or None when there is nothing, or not yet enough and nothing is old enough."""
-        if not self._waiting or not (flush or self._is_due(now)):
+        self._free_what_may_be_tried(now)
+        first_due = self._ages.first()
+        enough = self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
+        if first_due is None or not (enough or first_due <= now):
             return None
         taken: list[Delivery] = []
         slots: list[int] = []
         size = 0
-        for slot, queue in list(self._waiting.items()):
-            if queue.not_before > now:
-                continue
-            del self._waiting[slot]
+        while self._free and len(taken) < self._max_rows and size < self._max_bytes:
+            slot, queue = self._free.popitem(last=False)
+            queue.entry = 0
             self._in_hand[slot] = queue
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
@@ -75,19 +88,17 @@ class Batcher:
                 queue.bytes -= delivery.size
                 size += delivery.size
                 taken.append(delivery)
-            if len(taken) >= self._max_rows or size >= self._max_bytes:
-                break
-        return Batch(taken, tuple(slots)) if taken else None
+        return Batch(taken, tuple(slots))
 
     def due_at(self, now: float) -> float | None:
         """When `take` will give something if nothing else comes; None when only new messages can make it so."""
-        moments = [max(queue.since + self._max_age, queue.not_before) for queue in self._waiting.values()]
+        moments = [moment for moment in (self._ages.first(), self._retries.first()) if moment is not None]
         return max(now, min(moments)) if moments else None
 
     def done(self, batch: Batch) -> None:
         """The batch is settled: what came for its slots meanwhile may follow."""
         for slot in batch.slots:
-            self._give_up(slot, 0.0)
+            self._let_go(slot, None)
 
     def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
         """Put `unsettled`, in order, before whatever came for their slots, and try them no sooner than `not_before`."""
@@ -100,28 +111,59 @@ class Batcher:
                 queue = self._in_hand[slot]
                 queue.deliveries.extendleft(reversed(kept))
                 queue.bytes += sum(delivery.size for delivery in kept)
-            self._give_up(slot, not_before if kept else 0.0)
+            self._let_go(slot, not_before if kept else None)
 
     def drain(self) -> list[Delivery]:
         """Take out everything that is not in hand, to hand it back to the broker."""
-        queues = [*self._waiting.values(), *self._in_hand.values()]
+        queues = [*self._free.values(), *self._later.values(), *self._in_hand.values()]
         left = [delivery for queue in queues for delivery in queue.deliveries]
         for queue in queues:
             queue.deliveries.clear()
-            queue.bytes = 0
-        self._waiting.clear()
+            queue.bytes = queue.entry = 0
+        self._free.clear()
+        self._later.clear()
         self._free_rows = self._free_bytes = 0
         return left
 
-    def _give_up(self, slot: int, not_before: float) -> None:
+    def _let_go(self, slot: int, not_before: float | None) -> None:
         queue = self._in_hand.pop(slot)
-        if queue.deliveries:
-            queue.not_before = not_before
-            self._waiting[slot] = queue
-            self._free_rows += len(queue.deliveries)
-            self._free_bytes += queue.bytes
+        if not queue.deliveries:
+            return
+        if not_before is None:
+            self._set_free(queue, queue.since + self._max_age)
+        else:
+            self._later[slot] = queue
+            self._retries.add(not_before, queue)
 
-    def _is_due(self, now: float) -> bool:
-        if self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes:
-            return True
-        return any(queue.since + self._max_age <= now for queue in self._waiting.values())
+    def _set_free(self, queue: _Queue, due_at: float) -> None:
+        self._free[queue.slot] = queue
+        self._ages.add(due_at, queue)
+        self._free_rows += len(queue.deliveries)
+        self._free_bytes += queue.bytes
+
+    def _free_what_may_be_tried(self, now: float) -> None:
+        while (moment := self._retries.first()) is not None and moment <= now:
+            queue = self._retries.pop()
+            del self._later[queue.slot]
+            self._set_free(queue, moment)
+
+
+class _Moments:
+    """Queues by a moment each, the earliest first. A queue that was taken, or added again, leaves a dead entry behind."""
+
+    def __init__(self, entries: Iterator[int]) -> None:
+        self._heap: list[tuple[float, int, _Queue]] = []
+        self._entries = entries
+
+    def add(self, moment: float, queue: _Queue) -> None:
+        queue.entry = next(self._entries)
+        heappush(self._heap, (moment, queue.entry, queue))
+
+    def first(self) -> float | None:
+        """The earliest moment, once the dead entries before it are dropped."""
+        while self._heap and self._heap[0][2].entry != self._heap[0][1]:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self) -> _Queue:
+        return heappop(self._heap)[2]

@@ -12,17 +12,17 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from consumer.errors import AgainError, DataFaultError
-from consumer.rows import DIALECTS, Dialect
+from consumer.rows import DIALECTS, Dialect, utc_text
 from shardctl.errors import UsageError
 from shardctl.spec import Batching
 
 CONNECT_TIMEOUT_SECONDS = 5
 
-# SQLSTATE classes that blame the data: data exception, integrity constraint violation, WITH CHECK OPTION violation, and RAISE
-# in a trigger; 21000 says that two writes of one statement met in one row. All else (connections, resources, locks, missing
-# tables and rights, operator intervention) may pass: again.
-_DATA_CLASSES = ("22", "23", "44")
-_DATA_STATES = ("P0001", "21000")
+# SQLSTATE classes that blame the data: two writes of one statement met in one row (21), data exception, integrity constraint
+# violation, a trigger that changed the row under way (27), WITH CHECK OPTION violation, an error of the user's own (45, the
+# standard's), a limit of the server such as the size of an index entry (54), and whatever PL/pgSQL raises in a trigger. All else
+# (connections, resources, locks, missing tables and rights, operator intervention) may pass: again.
+_DATA_CLASSES = ("21", "22", "23", "27", "44", "45", "54", "P0")
 
 
 def dialect_of(url: URL) -> Dialect:
@@ -69,6 +69,7 @@ def _sqlite_engine(url: URL, settings: Batching) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.create_function("utc_text", 1, utc_text, deterministic=True)
 
     return engine
 
@@ -92,7 +93,7 @@ def _blames_data(error: DBAPIError, state: str | None) -> bool:
     if error.connection_invalidated:
         return False
     if state is not None:
-        return state.startswith(_DATA_CLASSES) or state in _DATA_STATES
+        return state.startswith(_DATA_CLASSES)
     return isinstance(error.orig, sqlite3.IntegrityError | sqlite3.DataError)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
@@ -14,6 +14,9 @@ from shardctl.shardconfig import ShardConfig
 PUBLISH_TIMEOUT_SECONDS = 10
 MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
+MAX_REQUEST_MESSAGES = 1_000
+MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one message alone may be larger
+RESERVED = "goog"  # begins the service's own attributes, as a topic's schema sets them: publishing them is refused
 
 
 class DeadLetterTopic:
@@ -29,7 +32,10 @@ class DeadLetterTopic:
             by_ordering_key.setdefault(message.ordering_key, []).append(message)
         try:
             for messages in by_ordering_key.values():  # one request carries one ordering key
-                await self._client.publish(topic=self._topic, messages=messages, timeout=PUBLISH_TIMEOUT_SECONDS)
+                for request in _requests(messages):
+                    await self._client.publish(
+                        topic=self._topic, messages=request, timeout=PUBLISH_TIMEOUT_SECONDS, retry=None
+                    )
         except (GoogleAPICallError, RetryError) as error:
             raise AgainError(
                 f"the dead-letter topic {self._config.dead_letter_topic} takes nothing: {error}"
@@ -48,7 +54,11 @@ class DeadLetterTopic:
         }
         # A replay must meet the same inbox row, so the key goes along even where it was the message id.
         own[self._config.attributes.idempotency_key] = delivery.idempotency_key
-        original = {name: value for name, value in delivery.message.attributes.items() if name not in own}
+        original = {
+            name: value
+            for name, value in delivery.message.attributes.items()
+            if name not in own and not name.startswith(RESERVED)
+        }
         while len(original) + len(own) > MAX_ATTRIBUTES:
             original.pop(max(original))
         return PubsubMessage(
@@ -56,6 +66,19 @@ class DeadLetterTopic:
             attributes={name: _shortened(value) for name, value in {**original, **own}.items()},
             ordering_key=delivery.message.ordering_key,
         )
+
+
+def _requests(messages: Sequence[PubsubMessage]) -> Iterator[list[PubsubMessage]]:
+    request: list[PubsubMessage] = []
+    size = 0
+    for message in messages:
+        bytes_more = PubsubMessage.pb(message).ByteSize()
+        if request and (len(request) == MAX_REQUEST_MESSAGES or size + bytes_more > MAX_REQUEST_BYTES):
+            yield request
+            request, size = [], 0
+        request.append(message)
+        size += bytes_more
+    yield request
 
 
 def _shortened(value: str) -> str:

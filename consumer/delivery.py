@@ -21,7 +21,7 @@ class Delivery:
     """One delivery of one message. The same message delivered again is another Delivery with another `ack_id`.
 
     `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
-    `body` and `row` are the sink's, set when it accepts the write.
+    `body` and `row` are the sink's, set when it accepts the write. `dead_lettered` is set once the dead-letter topic has it.
     """
 
     ack_id: str
@@ -39,6 +39,13 @@ class Delivery:
     body: dict[str, Any] = field(default_factory=dict)
     row: tuple[Any, ...] = ()
     fault: NeverError | None = None
+    dead_lettered: bool = False
+
+    def keep(self) -> None:
+        """Make this fit to be held for long: a message that came in a response keeps the memory of the whole response alive."""
+        own = type(self.message)()
+        own.CopyFrom(self.message)
+        self.message = own
 
 
 def decode(received: Any, subscription: str, config: ShardConfig, now: float) -> Delivery:

@@ -20,18 +20,19 @@ class Fence:
 
     def __init__(self, dialect: Dialect, generations: frozenset[int]) -> None:
         self._dialect, self._generations = dialect, generations
-        self._version: int | None = None
-        self._active: frozenset[int] = frozenset()
+        # One value, since threads share it: a thread that was held up must not pair its old map with a newer version.
+        self._known: tuple[int | None, frozenset[int]] = (None, frozenset())
 
     def share(self, connection: Connection) -> frozenset[int]:
         """Share the fence until the transaction ends; the slots that are active here in a generation this consumer reads."""
         version = connection.exec_driver_sql(self._dialect.share_fence).scalar()
         if version is None:
             raise AgainError("the shard's tables are empty: run `shardctl provision`")
-        if version != self._version:
+        known_version, active = self._known
+        if version != known_version:
             rows = connection.execute(
                 select(schema.slots.c.slot, schema.slots.c.generation).where(schema.slots.c.state == SlotState.ACTIVE)
             )
-            self._active = frozenset(slot for slot, generation in rows if generation in self._generations)
-            self._version = version
-        return self._active
+            active = frozenset(slot for slot, generation in rows if generation in self._generations)
+            self._known = version, active
+        return active

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
+from consumer.errors import AgainError
 from consumer.metrics import Metrics
 from consumer.store import Outcome
 
@@ -55,6 +56,7 @@ class Handler:
     ) -> None:
         self._locks, self._shard, self._dead_letters, self._acks = locks, shard, dead_letters, acks
         self._threads, self._metrics, self._clock = threads, metrics, clock
+        metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
 
     async def handle(self, batch: Batch) -> Handled:
         """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
@@ -74,20 +76,29 @@ class Handler:
 
     async def _write(self, mine: Sequence[Delivery]) -> Outcome:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits."""
-        told: set[Delivery] = set()
         while True:
-            faulty = [delivery for delivery in mine if delivery.fault and delivery not in told]
+            # Once a delivery, however often its batch is tried again.
+            faulty = [delivery for delivery in mine if delivery.fault and not delivery.dead_lettered]
             if faulty:
                 await self._dead_letters.publish(faulty)
-                told.update(faulty)
+                self._tell(faulty)
             ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
             if not ordered:
                 return Outcome()
             started = time.perf_counter()
-            outcome = await asyncio.get_running_loop().run_in_executor(self._threads, self._shard.apply, ordered)
+            outcome = await self._apply(ordered)
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
                 return outcome
+
+    async def _apply(self, ordered: Sequence[Delivery]) -> Outcome:
+        try:
+            outcome = await asyncio.get_running_loop().run_in_executor(self._threads, self._shard.apply, ordered)
+        except AgainError:
+            self._metrics.database_up.set(0)
+            raise
+        self._metrics.database_up.set(1)
+        return outcome
 
     def _count(self, mine: Sequence[Delivery], outcome: Outcome) -> None:
         metrics = self._metrics
@@ -99,17 +110,19 @@ class Handler:
         if mine:
             oldest = min(delivery.publish_time_us for delivery in mine)
             metrics.publish_to_commit_seconds.observe(max(0.0, self._clock() - oldest / 1_000_000))
-        for delivery in mine:
-            if delivery.fault:
-                metrics.dead_lettered.labels(delivery.fault.reason).inc()
-                log.warning(
-                    "set aside on the dead-letter topic: %s",
-                    delivery.fault,
-                    extra={
-                        "action": "dead_lettered",
-                        "slot": delivery.slot,
-                        "message_id": delivery.message_id,
-                        "partition_key": delivery.partition_key,
-                        "message_type": delivery.message_type,
-                    },
-                )
+
+    def _tell(self, faulty: Sequence[Delivery]) -> None:
+        for delivery in faulty:
+            delivery.dead_lettered = True
+            self._metrics.dead_lettered.labels(delivery.fault.reason if delivery.fault else "").inc()
+            log.warning(
+                "set aside on the dead-letter topic: %s",
+                delivery.fault,
+                extra={
+                    "action": "dead_lettered",
+                    "slot": delivery.slot,
+                    "message_id": delivery.message_id,
+                    "partition_key": delivery.partition_key,
+                    "message_type": delivery.message_type,
+                },
+            )

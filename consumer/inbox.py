@@ -7,13 +7,14 @@ same message at once meet on the inbox's primary key, the second waits for the f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import orjson
 from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
 from consumer.rows import Dialect
-from shardctl.schema import inbox
+from shardctl.schema import InboxOutcome, inbox
 from shardctl.spec import ColumnType
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
@@ -25,7 +26,6 @@ _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
     ("publish_time", "timestamp"),
     ("outcome", "text"),
 )
-APPLIED, DEAD = "applied", "dead"
 
 
 class Inbox:
@@ -46,11 +46,11 @@ class Inbox:
             {
                 "slot": slot,
                 "idempotency_key": key,
-                "message_type": delivery.message_type[:100],
-                "partition_key": delivery.partition_key,
+                "message_type": _storable(delivery.message_type)[:100],
+                "partition_key": _storable(delivery.partition_key),
                 "message_id": delivery.message_id,
                 "publish_time": _timestamp(delivery.publish_time_us),
-                "outcome": DEAD if delivery.fault else APPLIED,
+                "outcome": InboxOutcome.DEAD if delivery.fault else InboxOutcome.APPLIED,
             }
             for (slot, key), delivery in first.items()
         ]
@@ -61,8 +61,11 @@ class Inbox:
         return [delivery for identity, delivery in first.items() if identity in new]
 
 
-def _timestamp(microseconds: int) -> str:
-    from datetime import UTC, datetime
+def _storable(text: str) -> str:
+    """A dead message may carry anything in its attributes, and must be recorded all the same: no text holds a NUL."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
+
+def _timestamp(microseconds: int) -> str:
     seconds, rest = divmod(microseconds, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:06d}Z"

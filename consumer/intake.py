@@ -7,6 +7,7 @@ re-leases behind its user's back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import uuid
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
 HEARTBEAT_SECONDS = 30  # the service closes a stream that says nothing
-RENEW_AT = 0.5  # of the lease, so that one lost renewal costs nothing
+RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing: the next still comes in time
+SETTLE_SECONDS = 0.2  # a stream that was refused has ended by then
+CLOSE_SECONDS = 1.0  # for what is on its way when the streams are closed
 MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
 ACK_TRIES = 4
 
@@ -53,17 +56,20 @@ class Intake:
         ]
         self._by_path = {stream.path: stream for stream in self._streams}
         self._held: dict[str, Delivery] = {}  # by ack id, the one leased longest ago first
-        self._client_id = str(uuid.uuid4())
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: tuple[asyncio.Task[None], ...] = ()
         self._acking: set[asyncio.Task[None]] = set()
         self._paused = asyncio.Event()
         self._paused.set()  # set means open
+        self._closing = asyncio.Event()
 
     def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
-        """Open the streams; each batch of messages goes to `deliver`."""
+        """Open the streams; each batch of messages goes to `deliver`. None of `tasks` ends before `close`, but by a bug."""
         self._deliver = deliver
-        self._tasks = [asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams]
+        self._reading = [
+            asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams
+        ]
         self._leasing = asyncio.create_task(self._renew_leases(), name="leases")
+        self.tasks = (*self._reading, self._leasing)
 
     def pause(self) -> None:
         """Take in nothing more until `resume`. What is held stays under lease."""
@@ -77,16 +83,27 @@ class Intake:
         return bool(self._streams) and all(stream.connected for stream in self._streams)
 
     async def stop_reading(self) -> None:
-        """Close the streams. Held messages stay leased and can still be acked."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Close the streams. Held messages stay leased and can still be acked.
 
-    async def close(self) -> None:
-        """Send the acks that are under way, and let go of the leases."""
-        await asyncio.gather(*self._acking, return_exceptions=True)
-        self._leasing.cancel()
-        await asyncio.gather(self._leasing, return_exceptions=True)
+        What is already on its way here is read first, and so can be handed back: left unread it would wait for its lease's end.
+        """
+        self._closing.set()
+        self._paused.set()
+        for stream in self._streams:
+            stream.room.set()
+        await asyncio.wait(self._reading, timeout=CLOSE_SECONDS)
+        for task in self._reading:
+            task.cancel()
+        await asyncio.gather(*self._reading, return_exceptions=True)
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Wait for the acks that are under way, but no longer than this, and let go of the leases."""
+        unsent: set[asyncio.Task[None]] = set()
+        if self._acking:
+            _, unsent = await asyncio.wait(self._acking, timeout=timeout_seconds)
+        for task in (self._leasing, *unsent):
+            task.cancel()
+        await asyncio.gather(self._leasing, *unsent, return_exceptions=True)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge in the background. An ack that is lost brings the message again, and the inbox knows it."""
@@ -102,45 +119,51 @@ class Intake:
         for path, ids in _ids_by_subscription(deliveries):
             try:
                 await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout=2
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout=2, retry=None
                 )
             except (GoogleAPICallError, RetryError) as error:
                 log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
 
     def _settle(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
-            del self._held[delivery.ack_id]
+            self._held.pop(delivery.ack_id, None)
             self._by_path[delivery.subscription].release(delivery)
         self._measure()
 
     async def _send_ack(self, path: str, ids: list[str]) -> None:
         for attempt in range(1, ACK_TRIES + 1):
             try:
-                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout=5)
+                # Without the client's own retries, which would go on for a minute behind our back.
+                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout=5, retry=None)
             except (GoogleAPICallError, RetryError) as error:
-                if attempt == ACK_TRIES:
-                    log.warning(
-                        "%s acks were lost (%s): these messages will be redelivered and found done",
-                        len(ids),
-                        error,
-                        extra={"action": "acks_lost"},
-                    )
-                await asyncio.sleep(_backoff(attempt))
+                why = str(error)
+                if attempt < ACK_TRIES:
+                    await asyncio.sleep(_backoff(attempt))
             else:
                 self._metrics.acked.inc(len(ids))
                 return
+        log.warning(
+            "%s acks were lost (%s): these messages will be redelivered and found done",
+            len(ids),
+            why,
+            extra={"action": "acks_lost"},
+        )
 
     async def _read(self, stream: _Stream) -> None:
         failures = 0
         while True:
             try:
                 responses = await self._client.streaming_pull(requests=self._requests(stream), timeout=None, retry=None)
-                async for response in responses:
-                    stream.connected, failures = True, 0
-                    # The raw protobuf: wrapping each message would cost more than all else here.
-                    self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
-                    await stream.room.wait()
-                    await self._paused.wait()
+                try:
+                    async for response in responses:
+                        stream.connected, failures = True, 0
+                        # The raw protobuf: wrapping each message would cost more than all else here.
+                        self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
+                        if not self._closing.is_set():
+                            await stream.room.wait()
+                            await self._paused.wait()
+                finally:
+                    responses.cancel()  # also while nothing is read: the service must not go on sending
             except (GoogleAPICallError, RetryError) as error:
                 stream.connected = False
                 failures += 1
@@ -153,19 +176,29 @@ class Intake:
                     extra={"action": "stream_ended"},
                 )
             stream.connected = False
+            stream.opened += 1
+            if self._closing.is_set():
+                return
             await asyncio.sleep(_backoff(failures))
 
     async def _requests(self, stream: _Stream) -> AsyncIterator[StreamingPullRequest]:
+        stream.opened = opened = stream.opened + 1
         yield StreamingPullRequest(
             subscription=stream.path,
             stream_ack_deadline_seconds=self._lease_seconds,
-            client_id=self._client_id,  # a stream opened again is still the same reader of its ordering keys
+            # New for each stream. With the id of an earlier one, the service would go on with a key where that stream ended, past
+            # messages that were sent on it and never arrived, and these would come out of order when their lease ends.
+            client_id=str(uuid.uuid4()),
             max_outstanding_messages=stream.max_messages,
             max_outstanding_bytes=stream.max_bytes,
         )
-        stream.connected = True
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+        # The call may have failed meanwhile; nobody tells this generator, so it looks whether another was opened or is about to.
+        await asyncio.sleep(SETTLE_SECONDS)
+        stream.connected = stream.connected or stream.opened == opened
+        while stream.opened == opened and not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), HEARTBEAT_SECONDS)
+                return  # which half-closes the stream: the service ends it after what it has sent
             yield StreamingPullRequest()
 
     def _take_in(self, stream: _Stream, received: Any) -> None:
@@ -181,7 +214,7 @@ class Intake:
         self._deliver(deliveries)
 
     async def _renew_leases(self) -> None:
-        """Extend what is still held at half its lease. Most messages are settled long before."""
+        """Extend what is still held well before its lease ends. Most messages are settled long before."""
         renew_after = self._lease_seconds * RENEW_AT
         while True:
             await asyncio.sleep(min(1.0, renew_after / 4))
@@ -201,7 +234,7 @@ class Intake:
         for path, ids in _ids_by_subscription(held):
             try:
                 await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout=5
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout=2, retry=None
                 )
             except (GoogleAPICallError, RetryError) as error:
                 log.info("leases of %s messages weren't extended (%s): they may come twice", len(ids), error)
@@ -218,6 +251,7 @@ class _Stream:
         self.path, self.max_messages, self.max_bytes = path, max_messages, max_bytes
         self.messages = self.bytes = 0
         self.connected = False
+        self.opened = 0  # grows with each stream opened and each ended
         self.room = asyncio.Event()
         self.room.set()
 

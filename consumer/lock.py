@@ -49,11 +49,12 @@ class SlotLocks:
 
     async def take(self, slots: Sequence[int]) -> frozenset[int]:
         """Lock `slots` in one round trip; the slots that this replica may work on now."""
+        if not slots:
+            return frozenset()
         if self._degraded_until is not None and self._clock() < self._degraded_until:
             return frozenset(slots)
         try:
-            if self._unreleased:
-                await self._give_up(tuple(self._unreleased))
+            await self._give_up_unreleased()
             pipeline = self._redis.pipeline(transaction=False)
             for slot in slots:
                 pipeline.execute_command("SET", f"{self._prefix}{slot}", self._token, "NX", "PX", self._ttl_ms)
@@ -69,17 +70,29 @@ class SlotLocks:
 
     async def release(self, slots: Sequence[int]) -> None:
         """Give up `slots`. A lock that can't be given up expires by itself."""
-        self._unreleased.update(slots)
-        if self.degraded or not slots:
+        if not slots:
+            return
+        if self.degraded:
+            self._unreleased.update(slots)
             return
         try:
             await self._give_up(slots)
         except (RedisError, OSError, TimeoutError) as error:
+            self._unreleased.update(slots)
             self._degrade(error)
+
+    async def _give_up_unreleased(self) -> None:
+        # Taken out first: another batch that did the same a moment later could delete a lock that was taken in between.
+        slots, self._unreleased = self._unreleased, set()
+        try:
+            if slots:
+                await self._give_up(tuple(slots))
+        except BaseException:
+            self._unreleased |= slots
+            raise
 
     async def _give_up(self, slots: Sequence[int]) -> None:
         await self._release(keys=[f"{self._prefix}{slot}" for slot in slots], args=[self._token])
-        self._unreleased.difference_update(slots)
 
     def _degrade(self, error: Exception) -> None:
         if not self.degraded:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery, check_slot
@@ -19,8 +19,19 @@ from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
-KEPT_RETRY_SECONDS = 0.05  # a slot locked elsewhere is usually free within one batch
+# A slot locked elsewhere is usually free within one batch; one that isn't active here may not be for minutes.
+FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.5
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 10.0
+HELD_TRIES = 2  # from then on it is not just bad luck: the messages may be held for long
+LEAST_SECONDS = 1.0  # for the last words at the end of a drain that took all of its time
+
+
+class NotDrainedError(Exception):
+    """Something was still in hand at the end of the drain timeout. It may yet commit; unacked, it comes again elsewhere."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__(f"{batches} batches were still in hand at the end of drain_timeout: they come again elsewhere")
+        self.batches = batches
 
 
 class Replica:
@@ -38,13 +49,15 @@ class Replica:
         self._metrics, self._clock = metrics, clock
         self._batcher = Batcher(settings.batch_max_rows, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
         self._work = asyncio.Event()
-        self._stopping = False
-        self._failures = 0
+        self._stopping = asyncio.Event()
+        self._failures: dict[int, int] = {}  # how often in a row a slot's batch failed
+        self._kept: dict[int, int] = {}  # how often in a row a slot's messages were kept
+        self._paused = False
 
     @property
     def failing(self) -> bool:
-        """True while the last batch failed and none has worked since."""
-        return self._failures > 0
+        """True while some batch has failed and not worked since, whatever others did meanwhile."""
+        return bool(self._failures)
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         """Queue messages, each read as far as can be without the database."""
@@ -59,35 +72,47 @@ class Replica:
         self._work.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`, then finish what is in hand and hand back the rest, inside the drain timeout."""
+        """Work until `stop`, then finish what is in hand and hand back the rest, inside the drain timeout.
+
+        Raises NotDrainedError when something was still in hand then.
+        """
         self._intake.start(self._deliver)
         workers = [asyncio.create_task(self._work_off()) for _ in range(self._config.consumer.concurrency)]
         stopped = asyncio.create_task(stop.wait())
         try:
-            done, _ = await asyncio.wait([stopped, *workers], return_when=asyncio.FIRST_COMPLETED)
+            tasks = [stopped, *workers, *self._intake.tasks]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
-                task.result()  # a worker only ends by a bug: let it be seen
+                task.result()  # workers and readers only end by a bug: let it be seen
         finally:
             stopped.cancel()
-            await self._drain(workers)
+            in_hand = await self._drain(workers)
+        if in_hand:
+            raise NotDrainedError(in_hand)
 
-    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
-        self._stopping = True
+    async def _drain(self, workers: list[asyncio.Task[None]]) -> int:
+        """How many batches are still in hand when the time is over."""
+        end = self._clock() + self._config.consumer.drain_timeout.total_seconds()
+        self._stopping.set()
         await self._intake.stop_reading()
         waiting = self._batcher.drain()
         self._work.set()
-        _, unfinished = await asyncio.wait(workers, timeout=self._config.consumer.drain_timeout.total_seconds())
+        _, unfinished = await asyncio.wait(workers, timeout=end - self._clock())
         for worker in unfinished:
             worker.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        waiting = [*self._batcher.drain(), *waiting]  # what came back out of hand goes before what waited behind it
         if not unfinished:
             # Only now that nothing is in hand: a message handed back earlier could be applied elsewhere before one of its slot
             # that is still under way here.
-            await self._intake.hand_back([*waiting, *self._batcher.drain()])
-        await self._intake.close()
-        log.info("drained: %s messages handed back", len(waiting), extra={"action": "drained"})
+            with contextlib.suppress(TimeoutError):  # then they come again when their lease ends
+                await asyncio.wait_for(self._intake.hand_back(waiting), max(LEAST_SECONDS, end - self._clock()))
+            log.info("drained: %s messages handed back", len(waiting), extra={"action": "drained"})
+        await self._intake.close(max(LEAST_SECONDS, end - self._clock()))
+        return len(unfinished)
 
     async def _work_off(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             batch = self._batcher.take(self._clock())
             if batch is None:
                 await self._wait_for_work()
@@ -110,32 +135,54 @@ class Replica:
         except BaseException:
             self._batcher.back(batch, batch.deliveries, self._clock())
             raise
-        if self._failures:
+        if self._paused:
             log.info("working again: taking messages in", extra={"action": "recovered"})
+            self._paused = False
             self._intake.resume()
-        self._failures = 0
+        for slot in batch.slots:
+            self._failures.pop(slot, None)
         if handled.kept:
-            self._batcher.back(batch, handled.kept, self._clock() + KEPT_RETRY_SECONDS * random.uniform(0.5, 1.5))
+            self._batcher.back(batch, handled.kept, self._clock() + self._keep(batch, handled.kept))
         else:
             self._batcher.done(batch)
+            for slot in batch.slots:
+                self._kept.pop(slot, None)
         self._work.set()
+
+    def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
+        """Seconds until the kept messages are tried again: longer each time, for those of which all have waited before."""
+        slots = {delivery.slot for delivery in kept}
+        before = min(self._kept.get(slot, 0) for slot in slots)
+        for slot in batch.slots:
+            if slot in slots:
+                self._kept[slot] = self._kept.get(slot, 0) + 1
+            else:
+                self._kept.pop(slot, None)
+        for delivery in kept:
+            if self._kept[delivery.slot] == HELD_TRIES:
+                delivery.keep()
+        return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
 
     async def _back_off(self, batch: Batch, error: AgainError) -> None:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart."""
-        self._failures += 1
+        before = max(self._failures.get(slot, 0) for slot in batch.slots)
+        self._failures.update(dict.fromkeys(batch.slots, before + 1))
+        self._paused = True
         self._intake.pause()
-        wait = random.uniform(0.5, 1.0) * min(
-            LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._failures - 1, 10)
-        )
+        wait = _backoff(before, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         self._metrics.batch_retries.labels("again").inc()
         log.warning(
-            "%s: the batch of %s messages is kept and tried again in %.1f s; nothing more is taken in until then",
+            "%s: the batch of %s messages is kept and tried again in %.1f s; nothing more is taken in until one works",
             error,
             len(batch.deliveries),
             wait,
             extra={"action": "batch_retry"},
         )
         self._batcher.back(batch, batch.deliveries, self._clock() + wait)
-        if not self._stopping:
-            await asyncio.sleep(wait)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), wait)
         self._work.set()
+
+
+def _backoff(tries_before: int, first_seconds: float, last_seconds: float) -> float:
+    return random.uniform(0.5, 1.0) * min(last_seconds, first_seconds * 2.0 ** min(tries_before, 10))

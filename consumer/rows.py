@@ -6,11 +6,45 @@ written. Each database has its own table function for this; the statements aroun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from shardctl.spec import ColumnType
+
+# What RFC 3339 allows, and a bare date or no offset besides: what every database reads, and reads as the same moment.
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?P<fraction>\.\d{1,12})?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
+)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def moment_of(text: str) -> datetime | None:
+    """The moment that a timestamp names, rounded to microseconds as databases do; UTC where it gives no offset.
+
+    None where it isn't a timestamp that every database takes.
+    """
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        return None
+    fraction = match["fraction"]
+    try:
+        if fraction is None or len(fraction) <= len(".123456"):
+            moment = datetime.fromisoformat(text)
+        else:
+            whole = datetime.fromisoformat(text.replace(fraction, ""))
+            moment = whole + round(float(fraction) * 1_000_000) * MICROSECOND
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def utc_text(text: str | None) -> str | None:
+    """A timestamp as SQLAlchemy's DateTime writes it into SQLite, in UTC, so that reads and range queries work."""
+    moment = None if text is None else moment_of(text)
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 class Dialect(Protocol):
@@ -23,6 +57,10 @@ class Dialect(Protocol):
     @property
     def begin(self) -> tuple[str, ...]:
         """What opens a transaction, where the driver doesn't."""
+
+    @property
+    def reads_json_as_written(self) -> bool:
+        """Reads a producer's JSON as we do: the last of two equal names, escapes in names. Else it is written anew."""
 
     @property
     def check_deferred(self) -> str | None:
@@ -43,6 +81,7 @@ def quoted(identifier: str, mark: str) -> str:
 class PostgreSQL:
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
     begin: tuple[str, ...] = ()
+    reads_json_as_written: bool = True  # and keeps every digit of a number
     # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
 
@@ -63,16 +102,16 @@ class SQLite:
     # SQLite has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock.
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
     begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
+    reads_json_as_written: bool = False
     check_deferred: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         def extract(name: str, of: ColumnType) -> str:
             value = f"json_extract(item.value, '$.\"{name}\"')"
             if of == "json":
-                value = f"json(item.value -> '$.\"{name}\"')"
+                value = f"nullif(json(item.value -> '$.\"{name}\"'), 'null')"
             elif of == "timestamp":
-                # As SQLAlchemy's DateTime writes it, in UTC, so that reads and range queries work.
-                value = f"strftime('%Y-%m-%d %H:%M:%f', {value}) || '000'"
+                value = f"utc_text({value})"
             return f"{value} AS {self.quote(name)}"
 
         listed = ", ".join(extract(name, of) for name, of in columns)

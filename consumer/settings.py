@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from redis.asyncio.connection import parse_url
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -42,7 +43,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         config,
         _database_url(_required(environment, "DATABASE_URL")),
-        _required(environment, "REDIS_URL"),
+        _redis_url(_required(environment, "REDIS_URL")),
         _port(environment.get("PORT", "8080")),
         environment.get("HOST", "0.0.0.0"),
         environment.get("PUBSUB_EMULATOR_HOST") or None,
@@ -70,8 +71,18 @@ def _database_url(text: str) -> URL:
     """The URL with the driver this project ships. The text itself holds a password, so errors don't repeat it."""
     try:
         url = make_url(text)
-    except ArgumentError as error:
+        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+        url.get_dialect().import_dbapi()
+    except (ArgumentError, ValueError, ImportError):
         raise UsageError(
-            "DATABASE_URL isn't a database URL such as postgresql://user:password@host:5432/name"
-        ) from error
-    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+            "DATABASE_URL isn't a database URL such as postgresql://user:password@host:5432/name, or its driver isn't here"
+        ) from None
+    return url
+
+
+def _redis_url(text: str) -> str:
+    try:
+        parse_url(text)
+    except ValueError:
+        raise UsageError("REDIS_URL isn't a Redis URL such as redis://:password@host:6379/0") from None
+    return text

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, NeverError
+from consumer.errors import AgainError, DataFaultError, NeverError
 from consumer.fence import Fence
 from consumer.inbox import Inbox
 from consumer.rows import Dialect
@@ -78,6 +78,9 @@ class Store:
                 return outcome
         except _PoisonFoundError:
             return Outcome(poison=tuple(poison))
+        except DataFaultError as fault:
+            # Each write passes by itself and the whole doesn't. Keeping everything is all that is left.
+            raise AgainError(f"database: no single message is to blame, yet: {fault}") from fault
 
     def _write(self, connection: Connection, deliveries: Sequence[Delivery], apply: Apply) -> Outcome:
         active = self._fence.share(connection)

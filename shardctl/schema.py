@@ -52,6 +52,14 @@ KEY_LENGTH = (
     255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
 )
 
+class InboxOutcome(StrEnum):
+    """What became of a message whose inbox row is there."""
+
+    APPLIED = "applied"
+    DEAD = "dead"  # on the dead-letter topic; not to be tried again unasked
+    PARKED = "parked"  # waits in the parked table
+
+
 metadata = MetaData()
 
 # One row. Writers take it FOR SHARE; whoever changes slots takes it FOR UPDATE and adds one to its version.

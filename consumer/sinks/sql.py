@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, NeverError
-from consumer.rows import Dialect
+from consumer.rows import Dialect, moment_of
 from shardctl.spec import ColumnType, MessageType, Operation
 
 # What decides a write's statement: its type, its operation, and the columns it sets.
@@ -44,29 +45,60 @@ def group(writes: Sequence[Delivery], kinds: dict[str, MessageType]) -> list[Gro
         key = (write.slot, write.partition_key)
         earliest = max(last_of_key.get(key, 0), last_of_row.get(identity, 0))
         places = by_shape.setdefault(shape, [])
-        possible = places[bisect_left(places, earliest) :]
-        number = next((place for place in possible if _may_join(groups[place], write)), None)
+        possible = range(bisect_left(places, earliest), len(places))
+        number = next((places[at] for at in possible if _may_join(groups[places[at]], write, kinds)), None)
         if number is None:
             number = len(groups)
             groups.append(Group(shape))
             places.append(number)
         rows = groups[number].rows
-        if not _is_older(write, rows.get(write.row), kinds):
+        if not _is_stale(write, rows.get(write.row), kinds):
             rows[write.row] = write
         last_of_key[key] = last_of_row[identity] = number
     return groups
 
 
-def _may_join(existing: Group, write: Delivery) -> bool:
-    """A second insert of one row must fail in the database, so it never shares a statement with the first."""
-    return write.operation != "insert" or write.row not in existing.rows
+def _may_join(existing: Group, write: Delivery, kinds: dict[str, MessageType]) -> bool:
+    """Whether the database would see no difference.
 
-
-def _is_older(write: Delivery, than: Delivery | None, kinds: dict[str, MessageType]) -> bool:
-    version = kinds[write.message_type].version_column
-    if than is None or version is None or version not in write.body:
+    A second insert of one row must fail there, so it never shares a statement with the first. Of two versions the database
+    must say which is higher where we can't.
+    """
+    other = existing.rows.get(write.row)
+    if other is None:
+        return True
+    if write.operation == "insert":
         return False
-    return bool(write.body[version] < than.body[version])
+    return not _is_versioned(write, kinds) or None not in (_version(write, kinds), _version(other, kinds))
+
+
+def _is_stale(write: Delivery, than: Delivery | None, kinds: dict[str, MessageType]) -> bool:
+    """Of equal versions the first counts, as it does in the database."""
+    if than is None or not _is_versioned(write, kinds):
+        return False
+    return bool(_version(write, kinds) <= _version(than, kinds))
+
+
+def _is_versioned(write: Delivery, kinds: dict[str, MessageType]) -> bool:
+    return write.body.get(kinds[write.message_type].version_column or "") is not None
+
+
+def _version(write: Delivery, kinds: dict[str, MessageType]) -> Any:
+    """The version as a value that compares as it would in the database; None where only the database can compare it."""
+    kind = kinds[write.message_type]
+    column = kind.version_column or ""
+    value = write.body[column]
+    match kind.columns[column]:
+        case "integer" | "bigint":
+            return value
+        case "number":
+            return float(value)
+        case "decimal":
+            return None if type(value) is float else Decimal(value)  # a float has lost what the body's text holds
+        case "timestamp":
+            return moment_of(value)
+        case _:
+            return None  # a text's order is its collation's
 
 
 class SqlSink:
@@ -90,14 +122,14 @@ class SqlSink:
         for column, value in body.items():
             if value is not None and not _FITS[kind.columns[column]](value):
                 raise NeverError("bad_value", f"{column!r} must be {kind.columns[column]}, not {_shown(value)}")
-        row = tuple(body.get(column) for column in kind.key)
-        if None in row:
+        if None in (row := tuple(body.get(column) for column in kind.key)):
             raise NeverError("missing_key", f"the body must give the key of {kind.table}: {', '.join(kind.key)}")
         if kind.version_column and delivery.operation != "delete" and body.get(kind.version_column) is None:
             raise NeverError(
                 "missing_version", f"the body must give a number for the version column {kind.version_column!r}"
             )
-        delivery.body, delivery.row = body, row
+        delivery.body = body
+        delivery.row = row if _ROWS_AS_GIVEN.issuperset(map(kind.columns.get, kind.key)) else _row(delivery, kind)
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         stale = 0
@@ -105,22 +137,34 @@ class SqlSink:
             kind = self._kinds[statement_group.shape[0]]
             operation = statement_group.shape[1]
             rows = statement_group.rows.values()
-            text = (b"[" + b",".join(_with_slot(write, kind.slot_column) for write in rows) + b"]").decode()
+            text = self._text(rows, kind.slot_column)
             result = connection.exec_driver_sql(self._statement(statement_group.shape), (text,))
             missed = len(rows) - result.rowcount
             if missed and operation == "update":
-                stale += self._explain_missed(connection, statement_group.shape, text, len(rows), missed)
+                stale += self._explain_missed(connection, kind, text, len(rows), missed)
             elif missed and operation == "upsert":
                 stale += missed
         return stale
 
-    def _explain_missed(self, connection: Connection, shape: Shape, text: str, rows: int, missed: int) -> int:
-        """Updates that touched no row: stale when the row is there, else a fault."""
-        kind = self._kinds[shape[0]]
-        there = connection.exec_driver_sql(self._count(shape), (text,)).scalar_one()
-        absent = rows - there
-        if absent:
-            raise DataFaultError("no_row", f"{absent} of the rows to update aren't in {kind.table}")
+    def _text(self, writes: Iterable[Delivery], slot_column: str) -> str:
+        if self._dialect.reads_json_as_written:
+            return (b"[" + b",".join(_with_slot(write, slot_column) for write in writes) + b"]").decode()
+        try:
+            return json.dumps([{slot_column: write.slot, **write.body} for write in writes])
+        except RecursionError as error:
+            raise DataFaultError("bad_value", "the body is nested too deeply") from error
+
+    def _explain_missed(self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int) -> int:
+        """Updates that touched no row: stale when the row is there, else a fault.
+
+        Also a fault, so that the search sends them one by one: two keys that we tell apart and the database doesn't, as a
+        collation that ignores case. Of such two, one statement would apply any.
+        """
+        there = connection.exec_driver_sql(self._find(kind), (text,)).all()
+        if len(there) < rows:
+            raise DataFaultError("no_row", f"{rows - len(there)} of the rows to update aren't in {kind.table}")
+        if len(set(map(tuple, there))) < len(there):
+            raise DataFaultError("no_row", f"two updates of one statement meet in one row of {kind.table}")
         return missed
 
     def _statement(self, shape: Shape) -> str:
@@ -129,12 +173,12 @@ class SqlSink:
             found = self._statements[shape] = _write(self._dialect, self._kinds[shape[0]], shape)
         return found
 
-    def _count(self, shape: Shape) -> str:
-        kind = self._kinds[shape[0]]
+    def _find(self, kind: MessageType) -> str:
         quote = self._dialect.quote
         columns = [(column, kind.columns[column]) for column in kind.key]
         same = " AND ".join(f"t.{quote(column)} = r.{quote(column)}" for column in kind.key)
-        return f"SELECT count(*) FROM {quote(kind.table)} AS t, {self._dialect.source(columns)} WHERE {same}"  # noqa: S608
+        listed = ", ".join(f"t.{quote(column)}" for column in kind.key)
+        return f"SELECT {listed} FROM {quote(kind.table)} AS t, {self._dialect.source(columns)} WHERE {same}"  # noqa: S608
 
 
 def _write(dialect: Dialect, kind: MessageType, shape: Shape) -> str:
@@ -178,24 +222,61 @@ def _with_slot(write: Delivery, slot_column: str) -> bytes:
     return b'{"%s":%d,%s' % (slot_column.encode(), write.slot, data.lstrip()[1:])
 
 
-def _is_timestamp(value: object) -> bool:
+# Key columns whose values are equal exactly where the database's are.
+_ROWS_AS_GIVEN: frozenset[ColumnType | None] = frozenset(("text", "integer", "bigint", "boolean"))
+
+
+def _row(delivery: Delivery, kind: MessageType) -> tuple[Any, ...]:
+    """The key as the database compares it, whichever way it was written: 1.0 and 1, or one moment in two time zones.
+
+    Taking two rows for one would lose a write.
+    """
+    exact = delivery.body
+    if any(type(exact[column]) is float and kind.columns[column] == "decimal" for column in kind.key):
+        exact = json.loads(delivery.message.data, parse_float=Decimal)
+
+    def canonical(column: str) -> Any:
+        value = exact[column]
+        match kind.columns[column]:
+            case "number":
+                return float(value)
+            case "decimal":
+                return Decimal(value)
+            case "timestamp":
+                return moment_of(value)
+            case _:
+                return value
+
+    return tuple(map(canonical, kind.key))
+
+
+def _is_text(value: object) -> bool:
+    return (
+        type(value) is str and "\x00" not in value
+    )  # PostgreSQL can't hold a NUL, and SQLite would cut the text there
+
+
+def _is_decimal(value: object) -> bool:
     if type(value) is not str:
-        return False
+        return type(value) in (int, float)
     try:
-        datetime.fromisoformat(value)
-    except ValueError:
+        return Decimal(value).is_finite() and value.isascii() and "_" not in value
+    except InvalidOperation:
         return False
-    return True
+
+
+def _is_timestamp(value: object) -> bool:
+    return type(value) is str and moment_of(value) is not None
 
 
 # What a body may hold for a column of each type, whatever the database: SQLite would take anything. `type` instead of
 # `isinstance`, since True is no number here.
 _FITS: dict[ColumnType, Callable[[Any], bool]] = {
-    "text": lambda value: type(value) is str,
+    "text": _is_text,
     "integer": lambda value: type(value) is int and -(1 << 31) <= value < 1 << 31,
     "bigint": lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63,
     "number": lambda value: type(value) in (int, float),
-    "decimal": lambda value: type(value) in (int, float, str),
+    "decimal": _is_decimal,
     "boolean": lambda value: type(value) is bool,
     "timestamp": _is_timestamp,
     "json": lambda _: True,

@@ -230,15 +230,21 @@ def constrained_postgres(postgres_server):
     shard = Shard(postgres_server.create_database("poison_tests"))
     shard.run("DROP TABLE customers")
     for statement in (
-        "CREATE TABLE customers (customer_id text PRIMARY KEY, name varchar(5) NOT NULL, email text UNIQUE, "
-        "credit numeric(4,2) CHECK (credit >= 0), slot integer)",
+        (
+            "CREATE TABLE customers (customer_id text PRIMARY KEY, name varchar(5) NOT NULL, email text UNIQUE, "
+            "credit numeric(4,2) CHECK (credit >= 0), slot integer)"
+        ),
         "DROP TABLE profiles",
-        "CREATE TABLE profiles (customer_id text PRIMARY KEY REFERENCES customers DEFERRABLE INITIALLY DEFERRED, "
-        "bio text, slot integer)",
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "IF new.name = 'raise' THEN RAISE 'not that name'; END IF; "
-        "IF new.name = 'own' THEN RAISE 'own code' USING ERRCODE = '45000'; END IF; "
-        "IF new.name = 'none' THEN RAISE no_data_found; END IF; RETURN new; END $$",
+        (
+            "CREATE TABLE profiles (customer_id text PRIMARY KEY REFERENCES customers DEFERRABLE INITIALLY DEFERRED, "
+            "bio text, slot integer)"
+        ),
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF new.name = 'raise' THEN RAISE 'not that name'; END IF; "
+            "IF new.name = 'own' THEN RAISE 'own code' USING ERRCODE = '45000'; END IF; "
+            "IF new.name = 'none' THEN RAISE no_data_found; END IF; RETURN new; END $$"
+        ),
         "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION refuse()",
     ):
         shard.run(statement)
@@ -456,10 +462,10 @@ def test_keys_that_only_the_database_takes_for_one_are_updated_in_order(fresh_po
 
 
 KEYS = st.sampled_from(["1", "2", "3"])
+OPERATIONS = st.sampled_from(["insert", "upsert", "update", "delete"])
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["insert", "upsert", "update", "delete"]), KEYS, st.sampled_from(["name", "email"]), st.integers(0, 9)),
-    min_size=1, max_size=25,
-)  # fmt: skip
+    st.tuples(OPERATIONS, KEYS, st.sampled_from(["name", "email"]), st.integers(0, 9)), min_size=1, max_size=25
+)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

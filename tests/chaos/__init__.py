@@ -1,0 +1,15 @@
+"""A fleet that is hurt on purpose while it works, and a judge that was not there.
+
+Real consumers, PostgreSQL, Redis and broker; producers that publish throughout; faults drawn from a seed. Then every table is
+read back and compared with what was published, as Jepsen does: lost, duplicated, reordered, misplaced, phantom, stuck.
+
+    python -m tests.chaos --seed 7 --minutes 2
+    python -m tests.chaos --seed 7 --minutes 1 --faults consumer_pause,postgres_kill
+
+A seed gives the same writes and the same schedule of faults again; what the machine makes of them in time differs.
+"""
+
+import os
+
+# Read when gRPC is loaded. It needs no support for forks, since we start other programs only, and would complain of each.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -1,0 +1,166 @@
+"""Which faults, when and where: a schedule drawn from the seed, and who carries it out."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.chaos.faults import FAULTS, LOCKABLE, Aim, Fault
+from tests.chaos.scene import Scene
+
+MOST_AT_ONCE = 3
+QUIET_SECONDS = (0.2, 2.5)  # between the beginnings of two faults
+STEP_SECONDS = 0.5  # later, when nothing fits now
+HOLD_SECONDS = 0.2
+HEAL_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault: when it begins, how long it lasts, whom it hits. Seconds since the start."""
+
+    at: float
+    seconds: float
+    fault: str
+    aim: Aim
+
+    @property
+    def end(self) -> float:
+        return self.at + self.seconds
+
+    @property
+    def resource(self) -> str:
+        return FAULTS[self.fault].resource(self.aim)
+
+    def __str__(self) -> str:
+        return f"{self.fault} {FAULTS[self.fault].target(self.aim)}".rstrip()
+
+
+def plan(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[str, int]) -> tuple[Planned, ...]:
+    """The same for the same arguments. Every fault comes once before any comes twice, as far as it fits; all end in time.
+
+    `replicas` counts them by shard.
+    """
+    draw = random.Random(f"{seed}/nemesis")
+    planned: list[Planned] = []
+    bag: list[str] = []
+    at = draw.uniform(*QUIET_SECONDS)
+    while at < seconds:
+        if not bag:
+            bag = draw.sample(list(names), len(names))
+        candidates = (_draw(draw, at, seconds, name, replicas) for name in bag)
+        found = next((each for each in candidates if each and _fits(each, planned)), None)
+        if found:
+            bag.remove(found.fault)
+            planned.append(found)
+            at += draw.uniform(*QUIET_SECONDS)
+        else:
+            at += STEP_SECONDS
+            if not any(before.end > at for before in planned):
+                bag.clear()  # what is left is too long for the time that is left
+    return tuple(planned)
+
+
+def _draw(draw: random.Random, at: float, seconds: float, name: str, replicas: Mapping[str, int]) -> Planned | None:
+    shortest, longest = FAULTS[name].seconds
+    shard = draw.choice(sorted(replicas))
+    aim = Aim(shard, draw.randrange(replicas[shard]), draw.choice(LOCKABLE))
+    lasts = draw.uniform(shortest, longest)
+    left = seconds - at
+    return Planned(round(at, 2), round(min(lasts, left), 2), name, aim) if left >= shortest else None
+
+
+def _fits(new: Planned, planned: Sequence[Planned]) -> bool:
+    under_way = [before for before in planned if before.end > new.at]
+    return len(under_way) < MOST_AT_ONCE and all(before.resource != new.resource for before in under_way)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What was done, when: seconds since the start."""
+
+    at: float
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.at:7.2f} s  {self.what}"
+
+
+class Nemesis:
+    """A thread for each fault, so that a slow one holds up no other. `tell` hears of each event, from any of them."""
+
+    def __init__(self, scene: Scene, schedule: Sequence[Planned], tell: Callable[[Event], None]) -> None:
+        self.history: list[Event] = []
+        self.failures: list[Event] = []  # faults that could not be injected or healed: the harness's own trouble
+        self._scene, self._tell = scene, tell
+        self._active: dict[int, Planned] = {}
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._carry_out, args=(number, planned), name=str(planned), daemon=True)
+            for number, planned in enumerate(schedule)
+        ]
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def running(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def active(self) -> list[Planned]:
+        return list(self._active.values())
+
+    def stop(self) -> None:
+        """Heal what is under way and begin nothing more."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _carry_out(self, number: int, planned: Planned) -> None:
+        if self._stopping.wait(max(0.0, planned.at - self._seconds())):
+            return
+        with self._scene.turn(planned.resource):  # where the one before was slow to heal, this one begins late
+            fault = FAULTS[planned.fault](self._scene, planned.aim)
+            self._active[number] = planned
+            try:
+                fault.inject()
+                self._note(f"{planned}: begins, for {planned.seconds:.1f} s")
+                for wait in self._waits(self._seconds() + planned.seconds):
+                    self._stopping.wait(wait)
+                    fault.hold()
+            except Exception as error:  # noqa: BLE001 - a fault that fails is told, and healed all the same
+                self.failures.append(self._note(f"{planned}: FAILED: {type(error).__name__}: {error}"))
+            self._heal(planned, fault)
+            del self._active[number]
+
+    def _waits(self, end: float) -> Iterator[float]:
+        while not self._stopping.is_set() and (left := end - self._seconds()) > 0:
+            yield min(left, HOLD_SECONDS)
+
+    def _heal(self, planned: Planned, fault: Fault) -> None:
+        for left in reversed(range(HEAL_TRIES)):
+            try:
+                fault.heal()
+            except Exception as error:  # noqa: BLE001 - told
+                event = self._note(f"{planned}: NOT HEALED: {type(error).__name__}: {error}")
+                if not left:
+                    self.failures.append(event)
+                time.sleep(1)
+            else:
+                self._note(f"{planned}: healed")
+                return
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _note(self, what: str) -> Event:
+        event = Event(self._seconds(), what)
+        self.history.append(event)
+        self._tell(event)
+        return event

@@ -1,0 +1,186 @@
+"""What tests of the consumer share: one shard's configuration with tables of every kind, and deliveries for it."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import orjson
+from google.pubsub_v1 import PubsubMessage
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from consumer import database
+from consumer.delivery import Delivery, check_slot
+from consumer.errors import NeverError
+from consumer.fence import Fence
+from consumer.sinks.sql import SqlSink
+from consumer.store import Outcome, Store
+from shardctl import schema, shardconfig, spec
+from shardctl.keyspace import slot_of
+from shardctl.shardconfig import ShardConfig
+from shardctl.yamlfile import parse
+
+SLOT_BITS = 6
+FLEET = """
+fleet: shop
+project: test-project
+image: consumer:1
+routing: {slot_bits: 6}
+message_types:
+  customer:
+    table: customers
+    key: customer_id
+    columns: {customer_id: text, name: text, email: text, credit: bigint}
+  profile:  # another table of the same routing key
+    table: profiles
+    key: customer_id
+    columns: {customer_id: text, bio: text}
+  document:
+    table: documents
+    key: id
+    version_column: revision
+    columns: {id: text, title: text, note: text, revision: bigint}
+  stamped:
+    table: stamped
+    key: id
+    version_column: changed_at
+    columns: {id: text, title: text, changed_at: timestamp}
+  ranked:
+    table: ranked
+    key: id
+    version_column: rank
+    columns: {id: text, title: text, rank: decimal}
+  labelled:
+    table: labelled
+    key: id
+    version_column: label
+    columns: {id: text, title: text, label: text}
+  line:
+    table: order_lines
+    key: [order_id, line]
+    columns: {order_id: text, line: integer, sku: text}
+  reserved:
+    table: order
+    key: select
+    columns: {select: text, user: text, group: bigint, from: json, t: text, r: text, excluded: text, value: text}
+  mixed:
+    table: Everything
+    key: Id
+    routing_key: aText
+    columns:
+      {Id: bigint, aText: text, anInteger: integer, aNumber: number, aDecimal: decimal, aBoolean: boolean,
+       aTime: timestamp, aJson: json}
+  reading:
+    table: readings
+    key: [sensor, at]
+    columns: {sensor: text, at: timestamp, value: number}
+  priced:
+    table: priced
+    key: price
+    routing_key: name
+    columns: {price: decimal, name: text}
+shards:
+  - {name: s0, slots: 0-63}
+"""
+_numbers = itertools.count(1)
+
+
+def config(**consumer: Any) -> ShardConfig:
+    fleet = spec.of_file(parse(FLEET, "test"))
+    made = shardconfig.slice_of(fleet, fleet.shards[0])
+    return made.model_copy(update={"consumer": made.consumer.model_copy(update=consumer)})
+
+
+CONFIG = config()
+
+
+def raw(
+    kind: str, data: bytes, key: str, operation: str = "upsert", slot: int | None = None, ident: str | None = None
+) -> Delivery:
+    """A delivery as intake decodes it, before the sink has read it."""
+    number = next(_numbers)
+    slot = slot_of(key, SLOT_BITS) if slot is None else slot
+    message = PubsubMessage.pb(PubsubMessage(data=data, attributes={"message_type": kind}, message_id=f"m{number}"))
+    return Delivery(
+        f"ack{number}", "projects/test-project/subscriptions/shop-s0-g1", message, f"m{number}", 1_700_000_000_123_456,
+        len(data), 0.0, slot, key, kind, operation, ident or f"m{number}",
+    )  # fmt: skip
+
+
+def write(
+    kind: str, body: dict[str, Any] | bytes, operation: str = "upsert", *, key: str | None = None, **more: Any
+) -> Delivery:
+    """A delivery that the sink has read, as the replica hands it on; what it can't read carries its fault."""
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    if key is None:
+        key = str(orjson.loads(data)[CONFIG.message_types[kind].routing_field])
+    made = raw(kind, data, key, operation, **more)
+    try:
+        SqlSink(database.DIALECTS["sqlite"], CONFIG.message_types).check(made)
+        check_slot(made, CONFIG)
+    except NeverError as fault:
+        made.fault = fault
+    return made
+
+
+class Shard:
+    """A shard's database with all its tables, and stores on it."""
+
+    def __init__(self, url: str, **consumer: Any) -> None:
+        self.url = make_url(url)
+        self.config = config(**consumer)
+        self.dialect = database.dialect_of(self.url)
+        self.engine = database.engine_of(self.url, self.config.consumer)
+        schema.create(self.engine, self.config.message_types, self.config.generations[0].slots, 1)
+        self.store = self.new_store()
+
+    def new_store(self) -> Store:
+        """As another replica has it."""
+        sink = SqlSink(self.dialect, self.config.message_types)
+        return Store(self.engine, self.dialect, Fence(self.dialect, frozenset({1})), sink)
+
+    def settle(self, *writes: Delivery, store: Store | None = None) -> Outcome:
+        """Apply, and again while poison is found, as the handler does."""
+        while (outcome := (store or self.store).apply(writes)).poison:
+            assert all(delivery.fault for delivery in outcome.poison)
+        return outcome
+
+    def run(self, statement: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(statement))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    def table(self, kind: str) -> list[tuple[Any, ...]]:
+        name = self.dialect.quote(CONFIG.message_types[kind].table)
+        return sorted(self.rows(f"SELECT * FROM {name}"), key=repr)
+
+    def inbox(self) -> list[tuple[Any, ...]]:
+        return sorted(self.rows("SELECT idempotency_key, outcome FROM shardctl_inbox"))
+
+    def clear(self) -> None:
+        with self.engine.begin() as connection:
+            for table in (
+                *(self.dialect.quote(kind.table) for kind in CONFIG.message_types.values()),
+                "shardctl_inbox",
+            ):
+                connection.execute(text(f"DELETE FROM {table}"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class InThisThread(Executor):
+    """An executor without threads: tests of order need no luck."""
+
+    def submit(self, call, /, *args, **named):
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*args, **named))
+        except BaseException as error:  # noqa: BLE001 - that is what an executor does
+            future.set_exception(error)
+        return future

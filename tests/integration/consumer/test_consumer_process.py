@@ -1,0 +1,290 @@
+"""`python -m consumer` as a pod runs it: real database, real Redis, the embedded broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from datetime import timedelta
+
+import grpc
+import orjson
+import pytest
+from consumer_kit import SLOT_BITS, Shard, config
+from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient, Subscription
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+from shardctl.keyspace import digits_of, slot_of
+from shardctl.local.broker import Broker
+from shardctl.local.servers import PostgresServer
+from shardctl.local.servers.process import free_port
+
+pytestmark = pytest.mark.slow
+BASE = "projects/test-project"
+TOPIC, DEAD = f"{BASE}/topics/data-writes", f"{BASE}/topics/data-writes-dead"
+
+
+class Pubsub:
+    """The broker in a thread of its own, and plain clients of it."""
+
+    def __init__(self):
+        self.loop, self.broker = asyncio.new_event_loop(), Broker()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.run(self.broker.start())
+        channel = grpc.insecure_channel(self.broker.host)
+        self.publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        self.subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        for topic in (TOPIC, DEAD):
+            self.publisher.create_topic(name=topic)
+        for name, topic in (("shop-s0-g1", TOPIC), ("shop-dead", DEAD)):
+            self.subscriber.create_subscription(
+                request=Subscription(name=f"{BASE}/subscriptions/{name}", topic=topic, enable_message_ordering=True)
+            )
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+
+    def stop(self):
+        if self.broker is not None:
+            self.run(self.broker.stop(0))
+            self.broker = None
+
+    def publish(self, body, key="1", **attributes):
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        slot = digits_of(slot_of(key, SLOT_BITS), SLOT_BITS)
+        attributes = {"slot": slot, "partition_key": key, "message_type": "customer", **attributes}
+        attributes = {name: value for name, value in attributes.items() if value is not None}
+        message = PubsubMessage(data=data, attributes=attributes, ordering_key=slot)
+        return self.publisher.publish(topic=TOPIC, messages=[message]).message_ids[0]
+
+    def backlog(self, name="shop-s0-g1"):
+        return len(self.broker.registry.subscription(f"{BASE}/subscriptions/{name}").core.entries)
+
+    def dead_letters(self):
+        answer = self.subscriber.pull(subscription=f"{BASE}/subscriptions/shop-dead", max_messages=100, timeout=10)
+        return [each.message for each in answer.received_messages]
+
+
+@pytest.fixture
+def broker():
+    made = Pubsub()
+    yield made
+    made.stop()
+    made.loop.call_soon_threadsafe(made.loop.stop)
+
+
+class Consumer:
+    def __init__(self, folder, shard_config, environment, name="c"):
+        file = folder / f"{name}.json"
+        file.write_text(shard_config.model_dump_json())
+        self.port = free_port()
+        self.log_file = folder / f"{name}.log"
+        settings = {"PORT": str(self.port), "HOST": "127.0.0.1", **environment}
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "consumer", "--config", str(file)], env=os.environ | settings, stderr=log
+            )
+
+    def get(self, path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name):
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[1])
+        return None
+
+    def terminate(self, timeout):
+        """Exit code and seconds after SIGTERM."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout), time.monotonic() - started
+
+    def log(self):
+        return self.log_file.read_text()
+
+
+def until(condition, seconds=20.0, what="it"):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} never came true"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def shard(database_url):
+    made = Shard(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(tmp_path, redis_url, broker, shard):
+    started = []
+
+    def start(name="c", environment=(), **consumer):
+        url = shard.url.render_as_string(hide_password=False)
+        settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "PUBSUB_EMULATOR_HOST": broker.broker.host} | dict(
+            environment
+        )
+        made = Consumer(tmp_path, config(lease=timedelta(seconds=10), **consumer), settings, name)
+        started.append(made)
+        until(lambda: made.get("/ready")[0] == 200 or made.process.poll() is not None, what="ready")
+        assert made.process.poll() is None, made.log()
+        return made
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.wait()
+
+
+def customers(shard):
+    return dict(shard.rows("SELECT customer_id, name FROM customers"))
+
+
+def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, shard):
+    consumer = start()
+    keys = [str(number) for number in range(20)]
+    for round_number in range(5):
+        for key in keys:
+            broker.publish(
+                {"customer_id": key, "name": f"{round_number}"}, key, idempotency_key=f"{key}/{round_number}"
+            )
+    broker.publish({"customer_id": "1", "name": "again"}, "1", idempotency_key="1/0")
+    bad = {
+        "bad_json": broker.publish(b"{", color="red"),
+        "unknown_column": broker.publish({"customer_id": "1", "nmae": "x"}),
+        "bad_value": broker.publish({"customer_id": "1", "credit": "x"}),
+        "missing_key": broker.publish({"name": "x"}),
+        "unknown_type": broker.publish({"customer_id": "1"}, message_type="a\x00b"),
+        "bad_operation": broker.publish({"customer_id": "1"}, operation="x"),
+        "bad_key": broker.publish({"customer_id": "1"}, partition_key="\x00"),
+        "bad_slot": broker.publish({"customer_id": "1"}, slot=None),
+        "wrong_slot": broker.publish({"customer_id": "1"}, partition_key="another"),
+        "constraint": broker.publish({"customer_id": "1"}, operation="insert"),
+        "no_row": broker.publish({"customer_id": "nobody", "name": "x"}, operation="update"),
+    }
+    broker.publish({"customer_id": "1", "name": "last"}, "1")
+    until(lambda: broker.backlog() == 0, what="an empty backlog")
+    assert customers(shard) == dict.fromkeys(keys, "4") | {"1": "last"}
+    letters = []
+    until(lambda: letters.extend(broker.dead_letters()) or len(letters) == len(bad), what="all dead letters")
+    told = {letter.attributes["shardctl-reason"]: letter for letter in letters}
+    assert {reason: letter.attributes["shardctl-message-id"] for reason, letter in told.items()} == bad
+    assert told["bad_json"].data == b"{"
+    assert told["bad_json"].attributes["color"] == "red"
+    assert told["bad_json"].attributes["partition_key"] == "1"
+    assert consumer.metric("shardctl_messages_applied_total") == 101
+    assert consumer.metric("shardctl_messages_duplicate_total") == 1
+    assert consumer.get("/health") == (200, "ok\n")
+    assert consumer.metric("shardctl_ready") == 1
+    code, seconds = consumer.terminate(20)
+    assert code == 0
+    assert seconds < 5
+    lines = [json.loads(line) for line in consumer.log().splitlines()]
+    assert {"started", "dead_lettered", "drained", "stopped"} <= {line.get("action") for line in lines}
+    assert all(line["shard"] == "s0" and line["severity"] for line in lines)
+
+
+def test_stopped_in_the_middle_the_next_one_carries_on_at_once(start, broker, shard):
+    first = start(max_outstanding_messages=100, batch_max_rows=10)
+    for number in range(400):
+        broker.publish({"customer_id": str(number % 7), "name": str(number)}, "1", operation="upsert")
+    code, _ = first.terminate(20)
+    assert code == 0
+    second = start("second")
+    until(lambda: broker.backlog() == 0, 8, what="an empty backlog, before any lease ended")
+    applied = second.metric("shardctl_messages_applied_total")
+    assert shard.rows("SELECT count(*) FROM shardctl_inbox") == [(400,)]
+    assert applied is not None
+    assert customers(shard) == {str(number % 7): str(number) for number in range(400)}
+
+
+def test_without_redis_it_goes_on(start, broker, shard):
+    consumer = start(environment={"REDIS_URL": "redis://127.0.0.1:1/0"})
+    broker.publish({"customer_id": "1", "name": "x"})
+    until(lambda: customers(shard) == {"1": "x"})
+    assert consumer.metric("shardctl_redis_degraded") == 1
+    assert consumer.terminate(10)[0] == 0
+
+
+def test_it_ends_in_time_while_the_database_stands_still(start, broker, shard, tmp_path):
+    """A thread that waits for the database can't be interrupted; the process must end all the same."""
+    with PostgresServer(tmp_path / "own", durable=False) as server:
+        own = Shard(server.create_database("own"))
+        consumer = start(environment={"DATABASE_URL": own.url.render_as_string()}, drain_timeout=timedelta(seconds=1))
+        broker.publish({"customer_id": "1", "name": "x"})
+        until(lambda: own.rows("SELECT count(*) FROM customers") == [(1,)])
+        own.close()
+        server.pause()
+        broker.publish({"customer_id": "2", "name": "x"})
+        until(lambda: consumer.metric("shardctl_messages_received_total") == 2)
+        code, seconds = consumer.terminate(15)
+        server.resume()
+        assert code == 0
+        assert seconds < 5
+
+
+def test_it_ends_in_time_with_the_broker_gone(start, broker, shard):
+    consumer = start(drain_timeout=timedelta(seconds=1))
+    broker.publish({"customer_id": "1", "name": "x"})
+    until(lambda: customers(shard))
+    broker.stop()
+    until(lambda: consumer.get("/ready")[0] == 503)
+    code, seconds = consumer.terminate(15)
+    assert code == 0
+    assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        pytest.param({"DATABASE_URL": ""}, "DATABASE_URL", id="no database"),
+        pytest.param({"DATABASE_URL": "mongodb://u:hunter2@h/d"}, "DATABASE_URL", id="unknown database"),
+        pytest.param({"DATABASE_URL": "postgresql://u:hunter2@h:x/d"}, "DATABASE_URL", id="port of the database"),
+        pytest.param({"REDIS_URL": "redis://:hunter2@h:x"}, "REDIS_URL", id="port of Redis"),
+        pytest.param({"PORT": "x"}, "PORT", id="port"),
+        pytest.param({"PORT": "taken"}, "can't listen", id="port taken"),
+        pytest.param({"file": "{"}, "shard.json", id="file"),
+    ],
+)
+def test_bad_settings_are_one_clear_message_and_exit_2(tmp_path, environment, named):
+    file = tmp_path / "shard.json"
+    file.write_text(environment.get("file") or config().model_dump_json())
+    with contextlib.ExitStack() as stack:
+        taken = free_port()
+        if environment.get("PORT") == "taken":
+            blocker = stack.enter_context(socket.socket())
+            blocker.bind(("127.0.0.1", taken))
+            blocker.listen()
+            environment = {"PORT": str(taken)}
+        settings = {
+            "DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d", "REDIS_URL": "redis://127.0.0.1:1",
+            "PUBSUB_EMULATOR_HOST": "127.0.0.1:1", "HOST": "127.0.0.1", **{k: v for k, v in environment.items() if k != "file"},
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "--config", str(file)],
+            env=os.environ | settings, capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,277 @@
+"""Intake on the embedded broker: bounds, leases, acks, hand-back, and streams that break."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from consumer_kit import SLOT_BITS, config
+from google.pubsub_v1 import PubsubMessage, Subscription
+
+from consumer import pubsub
+from consumer.intake import Intake
+from consumer.metrics import Metrics
+from shardctl.keyspace import digits_of
+from shardctl.local.broker import Broker, Faults
+
+pytestmark = pytest.mark.slow
+TOPIC = "projects/test-project/topics/data-writes"
+SUBSCRIPTION = "shop-s0-g1"
+PATH = f"projects/test-project/subscriptions/{SUBSCRIPTION}"
+
+
+class Bench:
+    def __init__(self, broker):
+        self.broker, self.metrics = broker, Metrics()
+        self.publisher, self.subscriber = pubsub.publisher(broker.host), pubsub.subscriber(broker.host)
+
+    async def provision(self):
+        await self.publisher.create_topic(name=TOPIC)
+        await self.subscriber.create_subscription(
+            request=Subscription(name=PATH, topic=TOPIC, enable_message_ordering=True, ack_deadline_seconds=10)
+        )
+
+    async def publish(self, count, slot=0, size=0):
+        key = digits_of(slot, SLOT_BITS)
+        messages = [
+            PubsubMessage(data=b"x" * size, attributes={"slot": key, "n": str(n)}, ordering_key=key)
+            for n in range(count)
+        ]
+        for start in range(0, count, 500):
+            await self.publisher.publish(topic=TOPIC, messages=messages[start : start + 500])
+
+    def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, **consumer):
+        got = []
+        made = Intake(self.subscriber, config(**consumer), subscriptions, clock, self.metrics)
+        made.start(got.extend)
+        return made, got
+
+    @property
+    def core(self):
+        return self.broker.registry.subscription(PATH).core
+
+
+@asynccontextmanager
+async def bench():
+    async with Broker() as broker:
+        made = Bench(broker)
+        await made.provision()
+        yield made
+
+
+async def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        await asyncio.sleep(0.005)
+
+
+async def close(*intakes):
+    for each in intakes:
+        await each.stop_reading()
+        await each.close(1)
+
+
+def numbers(deliveries):
+    return [int(each.message.attributes["n"]) for each in deliveries]
+
+
+def run(scenario):
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_what_is_acked_is_gone_and_nothing_of_it_is_kept():
+    async def scenario():
+        async with bench() as made:
+            await made.publish(1_200)
+            intake, got = made.intake()
+            await until(lambda: len(got) == 1_200)
+            assert numbers(got) == list(range(1_200))
+            await intake.ack(got)
+            await until(lambda: not made.core.entries)
+            assert not intake._held
+            assert (intake._streams[0].messages, intake._streams[0].bytes) == (0, 0)
+            await until(lambda: not intake._acking)
+            assert made.metrics.registry.get_sample_value("shardctl_messages_acked_total") == 1_200
+            assert made.metrics.registry.get_sample_value("shardctl_messages_outstanding") == 0
+            await close(intake)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "bound", [{"max_outstanding_messages": 50}, {"max_outstanding_bytes": 50_000}], ids=["messages", "bytes"]
+)
+def test_bounds_hold_and_open_again(bound):
+    async def scenario():
+        async with bench() as made:
+            await made.publish(200, size=1_000)
+            intake, got = made.intake(**bound)
+            await until(lambda: len(got) >= 40)
+            await asyncio.sleep(0.1)
+            assert len(got) <= 51
+            while len(got) < 200 or intake._held:
+                await intake.ack(list(intake._held.values()))
+                await asyncio.sleep(0.01)
+            assert numbers(got) == list(range(200))
+            await close(intake)
+
+    run(scenario)
+
+
+def test_leases_of_what_is_held_are_extended_in_time():
+    """The clock runs; the broker is asked for the deadlines it was given."""
+
+    async def scenario():
+        async with bench() as made:
+            await made.publish(3)
+            now = [0.0]
+            intake, got = made.intake(clock=lambda: now[0])
+            await until(lambda: len(got) == 3)
+            extended = []
+            modify = intake._client.modify_ack_deadline
+
+            class Client:
+                async def modify_ack_deadline(self, **request):
+                    extended.append((now[0], len(request["ack_ids"]), request["ack_deadline_seconds"]))
+                    return await modify(**request)
+
+            intake._client = Client()
+            now[0] = 8.0  # 0.4 of 20 seconds
+            await until(lambda: extended)
+            assert extended == [(8.0, 3, 20)]
+            now[0] = 15.9
+            await asyncio.sleep(1.3)
+            assert len(extended) == 1
+            now[0] = 16.0
+            await until(lambda: len(extended) == 2)
+            await close(intake)
+
+    run(scenario)
+
+
+def test_a_hand_back_lets_another_reader_have_them_at_once_and_in_order():
+    async def scenario():
+        async with bench() as made:
+            await made.publish(100)
+            first, got = made.intake()
+            await until(lambda: len(got) == 100)
+            await first.ack(got[:10])
+            await until(lambda: len(made.core.entries) == 90)
+            second, got_too = made.intake()
+            await asyncio.sleep(0.3)
+            assert not got_too
+            await first.stop_reading()
+            await first.hand_back(got[10:])
+            await until(lambda: len(got_too) == 90, 3)
+            assert numbers(got_too) == list(range(10, 100))
+            assert not first._held
+            await close(first, second)
+
+    run(scenario)
+
+
+def test_a_cut_stream_is_opened_again_and_nothing_is_missed():
+    async def scenario():
+        async with bench() as made:
+            made.broker.set_faults(Faults(seed=5, cut_stream_rate=0.5))
+            intake, got = made.intake()
+            for slot in range(20):
+                await made.publish(50, slot)
+            await until(lambda: len(got) == 1_000)
+            made.broker.set_faults(Faults())
+            by_slot = {}
+            for each in got:
+                by_slot.setdefault(each.slot, []).append(each)
+            assert all(numbers(mine) == list(range(50)) for mine in by_slot.values())
+            await intake.ack(got)
+            await until(lambda: not made.core.entries)
+            await close(intake)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("fault", ["unavailable_rate", "lost_reply_rate"])
+def test_acks_that_fail_are_sent_again(fault):
+    async def scenario():
+        async with bench() as made:
+            await made.publish(10)
+            intake, got = made.intake()
+            await until(lambda: len(got) == 10)
+            made.broker.set_faults(Faults(**{fault: 1.0}))
+            await intake.ack(got)
+            await asyncio.sleep(0.05)
+            made.broker.set_faults(Faults())
+            await until(lambda: not made.core.entries)
+            await close(intake)
+
+    run(scenario)
+
+
+def test_a_missing_subscription_is_waited_for_and_never_counts_as_connected():
+    async def scenario():
+        async with bench() as made:
+            intake, got = made.intake(subscriptions=("later",))
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                assert not intake.connected
+                await asyncio.sleep(0.002)
+            path = "projects/test-project/subscriptions/later"
+            await made.subscriber.create_subscription(request=Subscription(name=path, topic=TOPIC))
+            await until(lambda: intake.connected)
+            await made.publish(1)
+            await until(lambda: got)
+            await close(intake)
+
+    run(scenario)
+
+
+def test_an_idle_stream_counts_as_connected():
+    async def scenario():
+        async with bench() as made:
+            intake, _ = made.intake()
+            await until(lambda: intake.connected, 2)
+            await close(intake)
+
+    run(scenario)
+
+
+def test_while_paused_nothing_is_taken_in_and_stopping_ends_the_stream():
+    async def scenario():
+        async with bench() as made:
+            intake, got = made.intake()
+            await made.publish(1)
+            await until(lambda: got)
+            intake.pause()
+            await made.publish(300, 1)
+            await asyncio.sleep(0.1)
+            before = len(got)
+            await made.publish(300, 2)
+            await asyncio.sleep(0.1)
+            assert len(got) - before <= 300
+            await intake.stop_reading()
+            await until(lambda: not made.core.readers, 2)
+            await intake.close(1)
+
+    run(scenario)
+
+
+def test_closing_is_over_in_time_with_the_broker_gone():
+    """Acks and hand-backs that nobody takes must not outlast the grace period."""
+
+    async def scenario():
+        async with bench() as made:
+            await made.publish(10)
+            intake, got = made.intake()
+            await until(lambda: len(got) == 10)
+            await made.broker.stop(0)
+            await intake.stop_reading()
+            started = time.monotonic()
+            await intake.ack(got[:5])
+            await intake.hand_back(got[5:])
+            await intake.close(0.3)
+            assert time.monotonic() - started < 2
+
+    run(scenario)

@@ -1,0 +1,198 @@
+"""Consumers with one mistake each. The simulation is worth something only while it finds them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from consumer.batch import Batch, Batcher
+from consumer.delivery import Delivery
+from consumer.errors import AgainError
+from consumer.handle import Handled, Handler
+from consumer.intake import Intake
+from consumer.lock import SlotLocks
+from consumer.replica import Replica
+from tests.sim.database import SimStore, Transaction, identity_of
+from tests.sim.network import Answer
+from tests.sim.world import Parts
+
+
+class AcksBeforeCommit(Handler):
+    async def handle(self, batch: Batch) -> Handled:
+        await self._acks.ack(batch.deliveries)
+        return await super().handle(batch)
+
+
+class AcksWhatIsKept(Handler):
+    """A slot locked elsewhere taken for a slot done elsewhere."""
+
+    async def handle(self, batch: Batch) -> Handled:
+        handled = await super().handle(batch)
+        await self._acks.ack(handled.kept)
+        return Handled(())
+
+
+class DropsWhatIsKept(Handler):
+    """The same, left to the broker to bring again, while its lease is renewed for ever."""
+
+    async def handle(self, batch: Batch) -> Handled:
+        await super().handle(batch)
+        return Handled(())
+
+
+class ForgetsFailedBatches(Handler):
+    async def handle(self, batch: Batch) -> Handled:
+        try:
+            return await super().handle(batch)
+        except AgainError:
+            return Handled(())
+
+
+class DeadLettersInBackground(Handler):
+    """What follows poison commits before the poison is set aside."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*parts)
+        publish = self._dead_letters.publish
+
+        class Background:
+            async def publish(self, deliveries: Sequence[Delivery]) -> None:
+                self.task = asyncio.create_task(_quietly(publish(deliveries)))
+
+        self._dead_letters = Background()
+
+
+async def _quietly(publishing) -> None:
+    with contextlib.suppress(AgainError):
+        await publishing
+
+
+class SkipsInbox(SimStore):
+    """Records, and applies whatever the inbox says."""
+
+    def _record(self, transaction: Transaction, deliveries: Sequence[Delivery], answer: Answer) -> None:
+        everything = {identity_of(delivery) for delivery in deliveries}
+        super()._record(
+            transaction, deliveries, lambda fresh: answer(fresh if isinstance(fresh, Exception) else everything)
+        )
+
+
+class RecordsFirst(SimStore):
+    """The inbox in one transaction, its effects in a second."""
+
+    async def _commit(self, transaction: Transaction) -> None:
+        writes, transaction.writes = transaction.writes, []
+        await super()._commit(transaction)
+        second = self._database.begin(transaction.process)
+        second.writes = writes
+        await super()._commit(second)
+
+
+class AppliesFirst(SimStore):
+    """The effects in one transaction, their inbox rows in a second."""
+
+    async def _commit(self, transaction: Transaction) -> None:
+        first = self._database.begin(transaction.process)
+        first.writes, transaction.writes = transaction.writes, []
+        await super()._commit(first)
+        await super()._commit(transaction)
+
+
+class PutsBackLast(Batcher):
+    """A failed batch goes behind what came for its slots meanwhile."""
+
+    def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
+        super().done(batch)
+        super().add(unsettled, not_before)
+
+
+class SharesSlots(Batcher):
+    """Two batches of one slot may be under way at once."""
+
+    def take(self, now: float) -> Batch | None:
+        batch = super().take(now)
+        if batch:
+            super().done(batch)
+        return batch
+
+    def done(self, batch: Batch) -> None:
+        pass
+
+    def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
+        super().add(unsettled, not_before)
+
+
+class HandsBackFirst(Replica):
+    """A drain that gives messages away while earlier ones of their slots are still being applied."""
+
+    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
+        await self._intake.stop_reading()
+        await self._intake.hand_back(self._batcher.drain())
+        await super()._drain(workers)
+
+
+class NeverRenews(Intake):
+    async def _renew_leases(self) -> None:
+        await asyncio.Event().wait()
+
+
+class NeverResumes(Intake):
+    def resume(self) -> None:
+        pass
+
+
+class OneClientId(Intake):
+    """A new stream that claims to be the old one: what was lost on the old one's way counts as given."""
+
+    async def _requests(self, stream):
+        async for request in super()._requests(stream):
+            if request.subscription:
+                request.client_id = f"{id(self)}"
+            yield request
+
+
+class NoLocks(SlotLocks):
+    """Not a mistake: safety must not rest on locks."""
+
+    async def take(self, slots: Sequence[int]) -> frozenset[int]:
+        return frozenset(slots)
+
+    async def release(self, slots: Sequence[int]) -> None:
+        pass
+
+
+def _with_batcher(kind: type[Batcher]) -> Parts:
+    def patch(replica: Replica) -> None:
+        replica._batcher.__class__ = kind
+
+    return Parts(patch=patch)
+
+
+NO_LOCKS = Parts(locks=NoLocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    parts: Parts
+    seeds: int  # within how many it must be found: a few times what it takes today
+    hand_over: bool = False
+
+
+MUTANTS = {
+    "acks before commit": Mutant(Parts(handler=AcksBeforeCommit), 10),
+    "acks what is locked elsewhere": Mutant(Parts(handler=AcksWhatIsKept), 50),
+    "drops what is locked elsewhere": Mutant(Parts(handler=DropsWhatIsKept), 200),
+    "forgets failed batches": Mutant(Parts(handler=ForgetsFailedBatches), 50),
+    "dead-letters in the background": Mutant(Parts(handler=DeadLettersInBackground), 50),
+    "skips the inbox": Mutant(Parts(store=SkipsInbox), 50),
+    "records first, applies later": Mutant(Parts(store=RecordsFirst), 100),
+    "applies first, records later": Mutant(Parts(store=AppliesFirst), 100),
+    "puts a failed batch back last": Mutant(_with_batcher(PutsBackLast), 50),
+    "lets two batches share a slot": Mutant(_with_batcher(SharesSlots), 50),
+    "hands back before the end": Mutant(Parts(replica=HandsBackFirst), 600),
+    "never renews a lease": Mutant(Parts(intake=NeverRenews), 150),
+    "never takes messages in again": Mutant(Parts(intake=NeverResumes), 100),
+    "keeps its client id": Mutant(Parts(intake=OneClientId), 300, hand_over=True),
+}

@@ -1,0 +1,118 @@
+"""The real `consumer.store.Store` on an SQLite database in memory: each transaction happens at one instant of virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, make_url, text
+
+from consumer import database
+from consumer.delivery import Delivery
+from consumer.errors import AgainError
+from consumer.fence import Fence
+from consumer.rows import SQLite
+from consumer.sinks.sql import SqlSink
+from consumer.store import Outcome, Store
+from shardctl import schema
+from shardctl.schema import SlotState
+from shardctl.shardconfig import ShardConfig
+from tests.sim.database import Identity, Watcher, identity_of
+from tests.sim.loop import Process, SimLoop
+from tests.sim.network import Answer, Network
+
+TABLE = "CREATE TABLE entries (id TEXT PRIMARY KEY, number INTEGER CHECK (number >= 0), slot INTEGER NOT NULL)"
+
+
+class SqlDatabase:
+    """What the world and the oracle ask of a database, answered from real tables."""
+
+    def __init__(
+        self, loop: SimLoop, watcher: Watcher, seed: int, config: ShardConfig, arriving: frozenset[int]
+    ) -> None:
+        self._loop, self._watcher, self._config = loop, watcher, config
+        self._draw = random.Random(f"{seed} database").random
+        self.arriving = set(arriving)
+        self.fail_commit = 0.0
+        self._seen = 0  # the last row of `entries` that was told
+        self._dead: set[Identity] = set()
+        self.engine: Engine = database.engine_of(make_url("sqlite://"), config.consumer)
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(TABLE)
+        generation = config.generations[0]
+        schema.create(self.engine, config.message_types, generation.slots, generation.number)
+        self._mark(self.arriving, SlotState.ARRIVING)
+
+    def recorded(self, identity: Identity) -> str | None:
+        query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND idempotency_key = :key")
+        with self.engine.connect() as connection:
+            return connection.scalar(query, {"slot": identity[0], "key": identity[1]})
+
+    @property
+    def log(self) -> dict[str, list[int]]:
+        """By routing key, in the order in which the rows were inserted."""
+        found: dict[str, list[int]] = {}
+        with self.engine.connect() as connection:
+            for row_id, number in connection.execute(text("SELECT id, number FROM entries ORDER BY rowid")):
+                found.setdefault(row_id.partition("-")[0], []).append(number)
+        return found
+
+    def activate(self) -> None:
+        self._mark(self.arriving, SlotState.ACTIVE)
+        self.arriving.clear()
+
+    def _mark(self, slots: set[int], state: SlotState) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(schema.fence.update().values(version=schema.fence.c.version + 1))
+            connection.execute(schema.slots.update().where(schema.slots.c.slot.in_(slots)).values(state=state))
+
+    def fail_over(self) -> None:
+        """Transactions take no time here, so none is cut off."""
+
+    def disconnect(self, process: Process) -> None:
+        """The same."""
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def serve(self, process: Process, store: Store, deliveries: Sequence[Delivery], answer: Answer) -> None:
+        if self._draw() < self.fail_commit:
+            answer(AgainError("commit failed"))
+            return
+        try:
+            outcome = store.apply(deliveries)
+        except AgainError as error:
+            answer(error)
+            return
+        self._tell_what_is_new(process, deliveries)
+        answer(outcome)
+
+    def _tell_what_is_new(self, process: Process, deliveries: Sequence[Delivery]) -> None:
+        by_row = {each.row[0]: each for each in reversed(deliveries) if each.row}
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                text("SELECT rowid, id FROM entries WHERE rowid > :seen ORDER BY rowid"), {"seen": self._seen}
+            ).all()
+        self._seen = max([self._seen, *(number for number, _ in rows)])
+        dead = [each for each in deliveries if each.fault and self.recorded(identity_of(each)) == "dead"]
+        new = [each for each in dead if identity_of(each) not in self._dead]
+        self._dead.update(map(identity_of, new))
+        self._watcher.committed(process, [by_row[row_id] for _, row_id in rows], new)
+
+
+class SqlStore:
+    """A replica's own store, with the network between it and the database."""
+
+    def __init__(self, loop: SimLoop, network: Network, shard: SqlDatabase) -> None:
+        self._loop, self._network, self._shard = loop, network, shard
+        config, dialect = shard._config, SQLite()
+        generations = frozenset(generation.number for generation in config.generations)
+        self._store = Store(shard.engine, dialect, Fence(dialect, generations), SqlSink(dialect, config.message_types))
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+        process = self._loop.current()
+
+        def serve(answer: Answer) -> None:
+            self._shard.serve(process, self._store, deliveries, answer)
+
+        return await self._network.request("database", serve, 20.0, lambda why: AgainError(f"database: {why}"))

@@ -1,0 +1,103 @@
+"""The simulation, run: few schedules in `make check`, thousands in `make test`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim.campaign import Failure, failures, first_failure, seeds
+from tests.sim.mutants import MUTANTS, NO_LOCKS
+from tests.sim.scenario import drawn, every_await, small, two_awaits
+from tests.sim.world import play
+
+SCHEDULES = 3_000
+FEW = 200
+SWEPT = (0, 1, 2)  # seeds of the small scenario
+PAIRS = 300
+
+
+def check(scenarios, parts=None):
+    failure = first_failure(scenarios, parts)
+    assert failure is None, failure.told()
+
+
+def test_few_schedules():
+    """What never happens proves nothing: these few hundred already hold every kind of fault."""
+    told = set(EVENTS)
+    for scenario in seeds(range(FEW)):
+        result = play(scenario)
+        assert not result.violations, Failure(scenario, result).told()
+        history = result.oracle.told()
+        told -= {event for event in told if event in history}
+    assert not told
+
+
+EVENTS = (
+    "is killed", "freezes", "thaws", "is told to stop", "handed back", "cuts a stream", "lease ends early", "copy of",
+    "lease of", "drops ack", "is flushed", "redis timeout", "redis down", "database timeout", "database answer lost",
+    "deadletters answer lost", "deadletters down", "pubsub request lost", "pubsub timeout", "fails over",
+    "waits in the inbox", "refused", "unreadable", "no_slot", "unknown_type", "repeat", "still in hand",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_thousands_of_schedules():
+    """Messages are applied once and in order, and acked when that is durable, whatever fails meanwhile."""
+    check(seeds(range(FEW, SCHEDULES)))
+
+
+@pytest.mark.slow
+def test_schedules_where_a_new_stream_has_what_the_old_one_had():
+    """Were both one reader to the service, what was lost on the old one's way would count as given."""
+    check(seeds(range(300), hand_over=True))
+
+
+@pytest.mark.slow
+def test_schedules_with_the_real_store():
+    check(seeds(range(100), real_store=True))
+
+
+@pytest.mark.slow
+def test_safety_does_not_rest_on_locks():
+    check(seeds(range(300)), NO_LOCKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SWEPT)
+def test_cut_short_at_every_await(seed):
+    """Killed, frozen or told to stop before each step that each replica takes; then, for a sample, once more."""
+    steps = play(small(seed)).steps
+    assert sum(steps) > 100
+    check(itertools.chain(every_await(seed, steps), two_awaits(seed, steps, PAIRS)))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mistake_is_found(mutant):
+    chances = seeds(range(mutant.seeds), hand_over=mutant.hand_over)
+    assert any(failures(chances, mutant.parts)), f"{mutant.seeds} schedules, and nobody noticed"
+
+
+def test_one_seed_is_one_history():
+    """Also in another process, where strings hash otherwise."""
+    numbers = range(12)
+    here = [play(drawn(number)).oracle.digest() for number in numbers]
+    assert len(set(here)) == len(here)
+    assert [play(drawn(number)).oracle.digest() for number in numbers] == here
+    code = (
+        "from tests.sim.scenario import drawn; from tests.sim.world import play\n"
+        f"for number in {list(numbers)}: print(play(drawn(number)).oracle.digest())"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.split() == here

@@ -1,0 +1,167 @@
+"""The path of one batch, with fakes at every seam: what happens in which order, and what is never acked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from consumer_kit import InThisThread, raw
+
+from consumer.batch import Batch
+from consumer.delivery import NO_SLOT
+from consumer.errors import AgainError, NeverError
+from consumer.handle import Handler
+from consumer.metrics import Metrics
+from consumer.store import Outcome
+
+
+class Seams:
+    """Locks, shard, dead letters and acks in one, with a diary."""
+
+    def __init__(self, *, locked_elsewhere=(), not_owned=(), poison=(), failures=()):
+        self.diary = []
+        self.locked_elsewhere, self.not_owned = set(locked_elsewhere), set(not_owned)
+        self.poison, self.failures = list(poison), set(failures)
+
+    def _note(self, what, *about):
+        self.diary.append((what, *about))
+        if what in self.failures:
+            raise AgainError(what)
+
+    async def take(self, slots):
+        self._note("lock", *slots)
+        return frozenset(slots) - self.locked_elsewhere
+
+    async def release(self, slots):
+        self._note("release", *slots)
+
+    def apply(self, deliveries):
+        self._note("commit", *[each.idempotency_key for each in deliveries])
+        if self.poison and (found := tuple(each for each in deliveries if each in self.poison[0])):
+            self.poison.pop(0)
+            for each in found:
+                each.fault = NeverError("constraint", "…")
+            return Outcome(poison=found)
+        kept = tuple(each for each in deliveries if each.slot in self.not_owned)
+        return Outcome(applied=len(deliveries) - len(kept), not_owned=kept)
+
+    async def publish(self, deliveries):
+        self._note("set aside", *[each.idempotency_key for each in deliveries])
+
+    async def ack(self, deliveries):
+        self._note("ack", *[each.idempotency_key for each in deliveries])
+
+
+def messages(*slots):
+    return [raw("customer", b"{}", "k", slot=slot, ident=f"{slot}/{number}") for number, slot in enumerate(slots)]
+
+
+def batch_of(deliveries):
+    return Batch(list(deliveries), tuple(dict.fromkeys(each.slot for each in deliveries)))
+
+
+def handle(seams, *batches, metrics=None):
+    handler = Handler(seams, seams, seams, seams, InThisThread(), metrics or Metrics(), lambda: 1_700_000_001.0)
+
+    async def all_of_them():
+        return [await handler.handle(batch_of(batch)) for batch in batches]
+
+    return asyncio.run(all_of_them())
+
+
+def test_lock_commit_ack_release_in_that_order():
+    seams = Seams()
+    handle(seams, messages(1, 2, 1))
+    assert seams.diary == [
+        ("lock", 1, 2),
+        ("commit", "1/0", "2/1", "1/2"),
+        ("ack", "1/0", "2/1", "1/2"),
+        ("release", 1, 2),
+    ]
+
+
+def test_nothing_is_acked_where_the_commit_fails_and_the_locks_are_given_up():
+    seams = Seams(failures={"commit"})
+    with pytest.raises(AgainError):
+        handle(seams, messages(1))
+    assert [what for what, *_ in seams.diary] == ["lock", "commit", "release"]
+
+
+def test_slots_locked_elsewhere_are_kept_and_never_acked():
+    seams = Seams(locked_elsewhere={2})
+    batch = messages(1, 2, 1, 2)
+    [handled] = handle(seams, batch)
+    assert list(handled.kept) == [batch[1], batch[3]]
+    assert ("ack", "1/0", "1/2") in seams.diary
+    assert ("release", 1) in seams.diary
+
+
+def test_slots_not_active_here_are_kept_and_never_acked():
+    seams = Seams(not_owned={2})
+    batch = messages(1, 2)
+    [handled] = handle(seams, batch)
+    assert list(handled.kept) == [batch[1]]
+    assert ("ack", "1/0") in seams.diary
+
+
+def test_poison_is_set_aside_before_anything_behind_it_commits():
+    batch = messages(1, 1, 1)
+    seams = Seams(poison=[[batch[1]], [batch[2]]])
+    handle(seams, batch)
+    assert [what for what, *_ in seams.diary] == [
+        "lock", "commit", "set aside", "commit", "set aside", "commit", "ack", "release",
+    ]  # fmt: skip
+
+
+def test_poison_isnt_acked_where_it_couldnt_be_set_aside():
+    batch = messages(1)
+    seams = Seams(poison=[batch], failures={"set aside"})
+    with pytest.raises(AgainError):
+        handle(seams, batch)
+    assert "ack" not in [what for what, *_ in seams.diary]
+
+
+def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_database():
+    [message] = messages(NO_SLOT)
+    message.fault = NeverError("bad_slot", "…")
+    seams = Seams()
+    handle(seams, [message])
+    assert [what for what, *_ in seams.diary] == ["lock", "set aside", "ack", "release"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [pytest.param({"failures": {"commit"}}, id="database down"), pytest.param({"not_owned": {1}}, id="not ours")],
+)
+def test_a_message_tried_again_and_again_is_set_aside_once(trouble):
+    """The dead-letter topic must not fill up at the rate of the retries."""
+    [message] = messages(1)
+    message.fault = NeverError("bad_json", "…")
+    seams, metrics = Seams(**trouble), Metrics()
+    for _ in range(5):
+        try:
+            handle(seams, [message], metrics=metrics)
+        except AgainError:
+            continue
+    assert seams.diary.count(("set aside", "1/0")) == 1
+    assert metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"}) == 1
+
+
+def test_counts():
+    batch = messages(1, 2)
+    batch[0].fault = NeverError("bad_json", "…")
+    metrics = Metrics()
+    handle(Seams(not_owned={2}), batch, metrics=metrics)
+    value = metrics.registry.get_sample_value
+    assert value("shardctl_messages_applied_total") == 1
+    assert value("shardctl_messages_not_owned_total") == 1
+    assert value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"}) == 1
+    assert value("shardctl_publish_to_commit_seconds_sum") == pytest.approx(0.876544)
+    assert value("shardctl_database_up") == 1
+
+
+def test_the_database_is_told_to_be_down_while_it_doesnt_answer():
+    metrics = Metrics()
+    with pytest.raises(AgainError):
+        handle(Seams(failures={"commit"}), messages(1), metrics=metrics)
+    assert metrics.registry.get_sample_value("shardctl_database_up") == 0

@@ -1,0 +1,264 @@
+"""A replica between a fake intake and a fake handler: retries, back-off, readiness and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from datetime import timedelta
+
+import pytest
+from consumer_kit import config, raw
+
+from consumer.errors import AgainError
+from consumer.handle import Handled
+from consumer.metrics import Metrics
+from consumer.replica import NotDrainedError, Replica
+
+
+class FakeIntake:
+    def __init__(self):
+        self.tasks, self.open, self.handed_back, self.closed = (), True, [], False
+
+    def start(self, deliver):
+        self.deliver = deliver
+
+    def pause(self):
+        self.open = False
+
+    def resume(self):
+        self.open = True
+
+    async def stop_reading(self):
+        self.open = False
+
+    async def hand_back(self, deliveries):
+        self.handed_back += deliveries
+
+    async def close(self, timeout_seconds):
+        assert timeout_seconds > 0
+        self.closed = True
+
+
+class AnySink:
+    def check(self, delivery):
+        pass
+
+
+class Bench:
+    """`handle` decides what becomes of a batch; `settled` lists the messages in the order they got through."""
+
+    def __init__(self, handle, **consumer):
+        defaults = {"batch_max_age_ms": 0, "drain_timeout": timedelta(seconds=5), "concurrency": 2}
+        self.intake, self.settled, self._handle = FakeIntake(), [], handle
+        made = config(**{**defaults, **consumer})
+        self.replica = Replica(made, AnySink(), self.intake, self, Metrics(), time.monotonic)
+        self.stop = asyncio.Event()
+
+    async def handle(self, batch):
+        kept = await self._handle(batch) or []
+        self.settled += [each.idempotency_key for each in batch.deliveries if each not in kept]
+        return Handled(kept)
+
+    async def until(self, condition):
+        for _ in range(3_000):
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+        pytest.fail("it never came true")
+
+    async def __aenter__(self):
+        self.running = asyncio.create_task(self.replica.run(self.stop))
+        await asyncio.sleep(0)
+        return self
+
+    async def __aexit__(self, *_):
+        self.stop.set()
+        if not self.running.done():
+            await asyncio.wait([self.running])
+
+
+def message(slot, name):
+    """Its made-up slot gets it a fault, at which nobody here looks."""
+    return raw("customer", b"{}", "k", slot=slot, ident=name)
+
+
+def test_messages_of_a_slot_get_through_in_order_however_often_they_are_tried():
+    tries = iter(range(100))
+
+    async def shaky(batch):
+        await asyncio.sleep(0)
+        if next(tries) % 3 == 0:
+            raise AgainError("…")
+        if next(tries) % 3 == 1:
+            return batch.deliveries
+        return None
+
+    async def scenario():
+        async with Bench(shaky) as bench:
+            for number in range(6):
+                bench.intake.deliver([message(1, str(number))])
+                await asyncio.sleep(0.002)
+            await bench.until(lambda: len(bench.settled) == 6)
+            assert bench.settled == [str(number) for number in range(6)]
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_batch_pauses_intake_until_one_works():
+    broken = True
+
+    async def handle(_):
+        if broken:
+            raise AgainError("database down")
+
+    async def scenario():
+        nonlocal broken
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(1, "a")])
+            await bench.until(lambda: bench.replica.failing)
+            assert not bench.intake.open
+            broken = False
+            await bench.until(lambda: bench.settled == ["a"])
+            assert bench.intake.open
+            assert not bench.replica.failing
+
+    asyncio.run(scenario())
+
+
+def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work():
+    async def handle(batch):
+        if 1 in batch.slots:
+            raise AgainError("…")
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(1, "stuck")])
+            await bench.until(lambda: bench.replica.failing)
+            for number in range(20):
+                bench.intake.deliver([message(2, str(number))])
+                await bench.until(lambda: str(number) in bench.settled)  # noqa: B023
+                assert bench.replica.failing
+            assert bench.intake.open  # what works goes on working
+
+    asyncio.run(scenario())
+
+
+def test_a_slot_held_for_long_is_asked_for_ever_more_rarely():
+    tries = []
+
+    async def handle(batch):
+        tries.append(time.monotonic())
+        return batch.deliveries
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            held = message(1, "held")
+            original = held.message
+            bench.intake.deliver([held])
+            await bench.until(lambda: len(tries) == 5)
+            gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+            assert gaps[0] < 0.1
+            assert gaps[-1] > gaps[0]
+            assert held.message == original
+            assert held.message is not original  # the response it came in can be freed
+
+    asyncio.run(scenario())
+
+
+def test_a_held_slot_holds_nobody_else_up():
+    async def handle(batch):
+        return [each for each in batch.deliveries if each.slot == 1]
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(1, "held")])
+            for number in range(10):
+                bench.intake.deliver([message(2, str(number))])
+            await bench.until(lambda: len(bench.settled) == 10)
+
+    asyncio.run(scenario())
+
+
+def test_stopping_finishes_what_is_in_hand_and_hands_back_the_rest_in_order():
+    go_on = asyncio.Event()
+
+    async def handle(_):
+        await go_on.wait()
+
+    async def scenario():
+        async with Bench(handle, concurrency=1) as bench:
+            bench.intake.deliver([message(1, "a")])
+            await asyncio.sleep(0.01)
+            rest = [message(1, "b"), message(2, "c"), message(1, "d")]
+            bench.intake.deliver(rest)
+            bench.stop.set()
+            await asyncio.sleep(0.01)
+            assert bench.intake.handed_back == []  # not while one of the slot is under way
+            go_on.set()
+            await bench.running
+            assert bench.settled == ["a"]
+            assert bench.intake.handed_back == [rest[0], rest[2], rest[1]] or bench.intake.handed_back == [
+                rest[1], rest[0], rest[2],
+            ]  # fmt: skip
+            assert bench.intake.closed
+
+    asyncio.run(scenario())
+
+
+def test_stopping_doesnt_wait_for_a_back_off():
+    async def handle(_):
+        raise AgainError("database down")
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            mine = message(1, "a")
+            bench.replica._failures[1] = 9  # the next back-off lasts 5 s at least
+            bench.intake.deliver([mine])
+            await bench.until(lambda: bench.replica._failures[1] == 10)
+            started = time.monotonic()
+            bench.stop.set()
+            await bench.running
+            assert time.monotonic() - started < 2
+            assert bench.intake.handed_back == [mine]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_still_in_hand_when_time_is_over_isnt_handed_back():
+    async def handle(_):
+        await asyncio.sleep(60)
+
+    async def scenario():
+        async with Bench(handle, drain_timeout=timedelta(milliseconds=50), concurrency=1) as bench:
+            bench.intake.deliver([message(1, "a")])
+            await asyncio.sleep(0.01)
+            bench.intake.deliver([message(1, "b")])
+            bench.stop.set()
+            with pytest.raises(NotDrainedError):
+                await bench.running
+            assert bench.intake.handed_back == []
+            assert bench.intake.closed
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("where", ["worker", "reader"])
+def test_a_bug_ends_the_process_instead_of_leaving_it_idle(where):
+    async def handle(_):
+        raise ZeroDivisionError
+
+    async def fails():
+        raise ZeroDivisionError
+
+    async def scenario():
+        bench = Bench(handle)
+        if where == "reader":
+            bench.intake.tasks = (asyncio.create_task(fails()),)
+        async with bench:
+            if where == "worker":
+                bench.intake.deliver([message(1, "a")])
+            with pytest.raises(ZeroDivisionError):
+                await bench.running
+
+    asyncio.run(scenario())
