@@ -23,7 +23,11 @@ from consumer.handle import Handler
 from consumer.health import Health
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
+from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
+from consumer.ratelimit import RateLimit
+from consumer.recent import RecentlyDone
+from consumer.redisgate import RedisGate
 from consumer.replica import NotDrainedError, Replica
 from consumer.settings import Settings, load
 from consumer.sinks.sql import SqlSink
@@ -75,17 +79,19 @@ async def serve(settings: Settings) -> None:
     store = Store(
         engine, dialect, Fence(dialect, frozenset(generation.number for generation in config.generations)), sink
     )
-    locks = SlotLocks(
-        redis,
-        f"{config.fleet}:{config.shard}",
-        int(config.consumer.lock_ttl.total_seconds() * 1000),
-        time.monotonic,
-        metrics,
-    )
-    threads = ThreadPoolExecutor(config.consumer.concurrency, thread_name_prefix="store")
+    gate = RedisGate(time.monotonic, metrics)
+    prefix = f"{config.fleet}:{config.shard}"
+    locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
+    recent = RecentlyDone(redis, gate, prefix, time.time)
+    limit = config.consumer.rate_limit
+    pace = RateLimit(redis, gate, prefix, limit, config.replicas, time.monotonic) if limit else None
+    threads = ThreadPoolExecutor(config.consumer.concurrency + 1, thread_name_prefix="store")
+    retention_seconds = int(config.inbox_retention.total_seconds())
+    maintenance = Maintenance(store, redis, gate, prefix, retention_seconds, threads, metrics)
     subscriptions = [subscription for generation in config.generations for subscription in generation.subscriptions]
     intake = Intake(subscriber, config, subscriptions, time.monotonic, metrics)
-    handler = Handler(locks, store, DeadLetterTopic(publisher, config), intake, threads, metrics)
+    dead_letters = DeadLetterTopic(publisher, config)
+    handler = Handler(locks, store, dead_letters, intake, threads, metrics, recent=recent, pace=pace)
     replica = Replica(config, sink, intake, handler, metrics, time.monotonic)
 
     def why_not_ready() -> str | None:
@@ -102,15 +108,19 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.info("serving %s on port %s", ", ".join(subscriptions), health.port, extra={"action": "started"})
-    heart = asyncio.create_task(_beat(health))
+    beside = asyncio.gather(_beat(health), maintenance.run())
+    beside.add_done_callback(lambda _: stop.set())  # they only end by a bug
     try:
         await replica.run(stop)
     finally:
-        heart.cancel()
+        ended = beside.done()
+        beside.cancel()
         health.close()
         await redis.aclose()
         threads.shutdown(wait=False, cancel_futures=True)
         engine.dispose()
+    if ended:
+        await beside  # let the bug be seen
     log.info("stopped", extra={"action": "stopped"})
 
 

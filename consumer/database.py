@@ -44,7 +44,7 @@ def engine_of(url: URL, settings: Batching) -> Engine:
     )
     return create_engine(
         url,
-        pool_size=settings.concurrency,
+        pool_size=settings.concurrency + 1,  # one for maintenance
         max_overflow=0,
         pool_pre_ping=True,  # after a fail-over, a dead connection is found before a batch meets it
         connect_args={

@@ -40,6 +40,8 @@ class Delivery:
     row: tuple[Any, ...] = ()
     fault: NeverError | None = None
     dead_lettered: bool = False
+    parks: bool = False  # when it can't succeed, it waits in the database and later writes of its key behind it
+    attempt: int = 0  # how often Pub/Sub has tried to deliver it, counted from 1; 0 where Pub/Sub doesn't tell
 
     def keep(self) -> None:
         """Make this fit to be held for long: a message that came in a response keeps the memory of the whole response alive."""
@@ -60,6 +62,7 @@ def decode(received: Any, subscription: str, config: ShardConfig, now: float) ->
         published.seconds * 1_000_000 + published.nanos // 1_000,
         received.ByteSize(),
         now,
+        attempt=received.delivery_attempt,
     )
     try:
         _read_attributes(delivery, message.attributes, config)
@@ -86,6 +89,7 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     kind = config.message_types.get(delivery.message_type)
     if kind is None:
         raise NeverError("unknown_type", f"type {delivery.message_type!r} isn't one this shard takes")
+    delivery.parks = kind.on_poison == "park"
     operation = attributes.get(names.operation) or kind.operation
     if operation not in OPERATIONS:
         raise NeverError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")

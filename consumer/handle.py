@@ -1,4 +1,4 @@
-"""The path of one batch: lock → set aside what can't be → write → commit → ack → release."""
+"""The path of one batch: leave out what is done → pace → lock → set aside what can't be → write → commit → ack → release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
@@ -18,14 +18,26 @@ from consumer.store import Outcome
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 
 class Locks(Protocol):
     async def take(self, slots: Sequence[int]) -> frozenset[int]: ...
     async def release(self, slots: Sequence[int]) -> None: ...
 
 
+class Recent(Protocol):
+    async def probably_done(self, deliveries: Sequence[Delivery]) -> list[Delivery]: ...
+    async def mark(self, deliveries: Sequence[Delivery]) -> None: ...
+
+
+class Pace(Protocol):
+    async def take(self, writes: int) -> None: ...
+
+
 class Shard(Protocol):
     def apply(self, deliveries: Sequence[Delivery]) -> Outcome: ...
+    def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]: ...
 
 
 class DeadLetters(Protocol):
@@ -53,32 +65,49 @@ class Handler:
         threads: Executor,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        *,
+        recent: Recent | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._locks, self._shard, self._dead_letters, self._acks = locks, shard, dead_letters, acks
         self._threads, self._metrics, self._clock = threads, metrics, clock
+        self._recent, self._pace = recent, pace
         metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
 
     async def handle(self, batch: Batch) -> Handled:
         """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
-        held = await self._locks.take([slot for slot in batch.slots if slot != NO_SLOT])
+        known = await self._known(batch.deliveries)
+        deliveries = [delivery for delivery in batch.deliveries if delivery not in known]
+        if self._pace:
+            await self._pace.take(len(deliveries))
+        held = await self._locks.take(sorted({delivery.slot for delivery in deliveries} - {NO_SLOT}))
         try:
-            mine = [delivery for delivery in batch.deliveries if delivery.slot in held or delivery.slot == NO_SLOT]
-            elsewhere = [
-                delivery for delivery in batch.deliveries if not (delivery.slot in held or delivery.slot == NO_SLOT)
-            ]
+            mine = [delivery for delivery in deliveries if delivery.slot in held or delivery.slot == NO_SLOT]
+            elsewhere = [delivery for delivery in deliveries if not (delivery.slot in held or delivery.slot == NO_SLOT)]
             outcome = await self._write(mine)
             kept = set(outcome.not_owned)
-            await self._acks.ack([delivery for delivery in mine if delivery not in kept])
+            settled = [delivery for delivery in mine if delivery not in kept]
+            await self._acks.ack([*known, *settled])
             self._count(mine, outcome)
+            self._metrics.duplicates.inc(len(known))
+            if self._recent:
+                await self._recent.mark(settled)
             return Handled([*elsewhere, *outcome.not_owned])
         finally:
             await self._locks.release(tuple(held))
+
+    async def _known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
+        """Redelivered messages that the inbox has: they need no lock and no transaction."""
+        probable = await self._recent.probably_done(deliveries) if self._recent else []
+        return await self._in_thread(self._shard.known, probable) if probable else set()
 
     async def _write(self, mine: Sequence[Delivery]) -> Outcome:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits."""
         while True:
             # Once a delivery, however often its batch is tried again.
-            faulty = [delivery for delivery in mine if delivery.fault and not delivery.dead_lettered]
+            faulty = [
+                delivery for delivery in mine if delivery.fault and not (delivery.parks or delivery.dead_lettered)
+            ]
             if faulty:
                 await self._dead_letters.publish(faulty)
                 self._tell(faulty)
@@ -86,25 +115,26 @@ class Handler:
             if not ordered:
                 return Outcome()
             started = time.perf_counter()
-            outcome = await self._apply(ordered)
+            outcome = await self._in_thread(self._shard.apply, ordered)
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
                 return outcome
 
-    async def _apply(self, ordered: Sequence[Delivery]) -> Outcome:
+    async def _in_thread(self, call: Callable[[Sequence[Delivery]], Result], deliveries: Sequence[Delivery]) -> Result:
         try:
-            outcome = await asyncio.get_running_loop().run_in_executor(self._threads, self._shard.apply, ordered)
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, call, deliveries)
         except AgainError:
             self._metrics.database_up.set(0)
             raise
         self._metrics.database_up.set(1)
-        return outcome
+        return result
 
     def _count(self, mine: Sequence[Delivery], outcome: Outcome) -> None:
         metrics = self._metrics
         metrics.applied.inc(outcome.applied)
         metrics.duplicates.inc(outcome.duplicates)
         metrics.stale.inc(outcome.stale)
+        metrics.parked.inc(outcome.parked)
         metrics.not_owned.inc(len(outcome.not_owned))
         metrics.batch_rows.observe(len(mine))
         if mine:

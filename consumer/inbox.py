@@ -37,6 +37,12 @@ class Inbox:
             "WHERE true ORDER BY slot, idempotency_key ON CONFLICT DO NOTHING RETURNING slot, idempotency_key"
         )
 
+        same = "i.slot = r.slot AND i.idempotency_key = r.idempotency_key"
+        self._find = (
+            f"SELECT i.slot, i.idempotency_key FROM {dialect.quote(inbox.name)} AS i, "  # noqa: S608
+            f"{dialect.source(_COLUMNS[:2])} WHERE {same}"
+        )
+
     def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record the messages; those that were not there before, in the order given. A message that comes twice counts once."""
         first: dict[tuple[int, str], Delivery] = {}
@@ -59,6 +65,13 @@ class Inbox:
             return list(first.values())
         new = set(map(tuple, fresh))
         return [delivery for identity, delivery in first.items() if identity in new]
+
+    def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
+        """The messages that are recorded and committed."""
+        rows = [{"slot": delivery.slot, "idempotency_key": delivery.idempotency_key} for delivery in deliveries]
+        found = connection.exec_driver_sql(self._find, (orjson.dumps(rows).decode(),)).all()
+        there = set(map(tuple, found))
+        return {delivery for delivery in deliveries if (delivery.slot, delivery.idempotency_key) in there}
 
 
 def _storable(text: str) -> str:

@@ -29,6 +29,11 @@ class Metrics:
         self.dead_lettered = counter(
             "messages_dead_lettered", "Writes set aside because they can't succeed.", ("reason",)
         )
+        self.parked = counter(
+            "messages_parked", "Writes kept back because they, or one before them of their key, failed."
+        )
+        self.released = counter("messages_released", "Parked writes that took effect.")
+        self.purged = counter("inbox_rows_purged", "Inbox rows that no replay can reach any more, deleted.")
         self.acked = counter("messages_acked", "Messages acknowledged.")
         self.stale = counter("writes_stale", "Versioned writes older than the row they meet.")
         self.lock_contended = counter("locks_contended", "Slot locks found held by another replica.")

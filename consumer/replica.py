@@ -47,7 +47,9 @@ class Replica:
         settings = config.consumer
         self._config, self._sink, self._intake, self._handler = config, sink, intake, handler
         self._metrics, self._clock = metrics, clock
-        self._batcher = Batcher(settings.batch_max_rows, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
+        # A batch waits for its turn under a rate limit: no longer than a second.
+        max_rows = min(settings.batch_max_rows, settings.rate_limit or settings.batch_max_rows)
+        self._batcher = Batcher(max_rows, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}  # how often in a row a slot's batch failed

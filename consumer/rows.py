@@ -72,6 +72,9 @@ class Dialect(Protocol):
     def quote(self, identifier: str) -> str:
         """An identifier, or a dotted pair, as this database quotes it."""
 
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        """Deletes the oldest inbox rows of that age; parked messages' stay, since they have not taken effect."""
+
 
 def quoted(identifier: str, mark: str) -> str:
     return ".".join(f"{mark}{part}{mark}" for part in identifier.split("."))
@@ -96,6 +99,13 @@ class PostgreSQL:
     def quote(self, identifier: str) -> str:
         return quoted(identifier, '"')
 
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < now() - interval '{older_than_seconds} seconds' AND outcome <> 'parked'"
+        oldest = (
+            f"SELECT ctid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows} FOR UPDATE SKIP LOCKED"  # noqa: S608
+        )
+        return f"DELETE FROM shardctl_inbox WHERE ctid = ANY (ARRAY({oldest}))"  # noqa: S608
+
 
 @dataclass(frozen=True, slots=True)
 class SQLite:
@@ -119,6 +129,11 @@ class SQLite:
 
     def quote(self, identifier: str) -> str:
         return quoted(identifier, '"')
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < datetime('now', '-{older_than_seconds} seconds') AND outcome <> 'parked'"
+        oldest = f"SELECT rowid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
+        return f"DELETE FROM shardctl_inbox WHERE rowid IN ({oldest})"  # noqa: S608
 
 
 DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
-from consumer import database
+from consumer import database, parked
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
 from consumer.fence import Fence
@@ -26,6 +26,7 @@ class Outcome:
     stale: int = 0
     not_owned: tuple[Delivery, ...] = ()
     poison: tuple[Delivery, ...] = ()
+    parked: int = 0
 
 
 Apply = Callable[[Connection, Sequence[Delivery]], int]
@@ -43,6 +44,8 @@ class Store:
 
     def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
+
+        Those whose type parks are stored instead, and so is whatever comes for a parked key.
 
         When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
         fault set. Raises AgainError when the database can't answer: then the whole may be tried again.
@@ -87,9 +90,77 @@ class Store:
         owned = [delivery for delivery in deliveries if delivery.slot in active]
         not_owned = tuple(delivery for delivery in deliveries if delivery.slot not in active)
         fresh = self._inbox.add(connection, owned) if owned else []
-        writes = [delivery for delivery in fresh if delivery.fault is None]
+        # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
+        held = parked.held_keys(connection, {delivery.slot for delivery in fresh}) if fresh else set()
+        writes, dead, waiting = _sorted_out(fresh, held)
         stale = apply(connection, writes) if writes else 0
-        return Outcome(len(writes), len(owned) - len(fresh), len(fresh) - len(writes), stale, not_owned)
+        if waiting:
+            parked.park(connection, waiting, held)
+        repeated = len(owned) - len(fresh)
+        return Outcome(len(writes), repeated, len(dead), stale, not_owned, parked=len(waiting))
+
+    def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
+        """Those that took effect before, for sure."""
+        with database.translated(), self._engine.connect() as connection:
+            return self._inbox.known(connection, deliveries)
+
+    def release_parked(self) -> int | None:
+        """Apply the messages of one key that was released, in order, up to the first that fails again.
+
+        How many took effect; None when no released key is there.
+        """
+        with database.transaction(self._engine, self._dialect) as connection:
+            key = parked.released_key(connection, self._fence.share(connection))
+            if key is None:
+                return None
+            waiting = parked.waiting(connection, key)
+            done, fault = self._apply_up_to_fault(connection, [delivery for _, delivery in waiting])
+            parked.unpark(connection, key, waiting[:done], fault)
+            return done
+
+    def _apply_up_to_fault(self, connection: Connection, writes: Sequence[Delivery]) -> tuple[int, NeverError | None]:
+        try:
+            for delivery in writes:
+                self._sink.check(delivery)
+            with database.translated(), connection.begin_nested():
+                self._sink.apply(connection, writes)
+                if self._dialect.check_deferred:
+                    connection.exec_driver_sql(self._dialect.check_deferred)
+        except (DataFaultError, NeverError) as fault:
+            if len(writes) == 1:
+                return 0, NeverError(fault.reason, fault.detail)
+            middle = len(writes) // 2
+            done, first_fault = self._apply_up_to_fault(connection, writes[:middle])
+            if first_fault:
+                return done, first_fault
+            more, second_fault = self._apply_up_to_fault(connection, writes[middle:])
+            return done + more, second_fault
+        return len(writes), None
+
+    def purge(self, older_than_seconds: int, rows: int) -> int:
+        """Forget up to so many messages that no replay can reach any more, by the database's own clock; how many."""
+        with database.transaction(self._engine, self._dialect) as connection:
+            return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
+
+
+def _sorted_out(
+    fresh: Sequence[Delivery], held: set[parked.Key]
+) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
+    """New messages as those to write, those that are dead, and those to park: at fault themselves or behind one of their key."""
+    writes: list[Delivery] = []
+    dead: list[Delivery] = []
+    waiting: list[Delivery] = []
+    waits = set(held)
+    for delivery in fresh:
+        key = (delivery.slot, delivery.partition_key)
+        if delivery.fault and not delivery.parks:
+            dead.append(delivery)
+        elif delivery.fault or key in waits:
+            waits.add(key)
+            waiting.append(delivery)
+        else:
+            writes.append(delivery)
+    return writes, dead, waiting
 
 
 def _commit_only_without(poison: Sequence[Delivery]) -> None:

@@ -52,6 +52,7 @@ KEY_LENGTH = (
     255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
 )
 
+
 class InboxOutcome(StrEnum):
     """What became of a message whose inbox row is there."""
 

@@ -18,6 +18,7 @@ from consumer.handle import Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
+from consumer.redisgate import RedisGate
 from consumer.replica import NotDrainedError, Replica
 from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
@@ -178,7 +179,7 @@ class World:
         config, parts, clock = self._config, self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
-        locks = parts.locks(redis, f"{config.fleet}:{config.shard}", ttl_ms, clock, METRICS)
+        locks = parts.locks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
         subscriber = Subscriber(self.loop, self._network, self._brokers)
         intake = parts.intake(subscriber, config, self._subscriptions, clock, METRICS)
         publisher = _DeadLetterPublisher(self.loop, self._network, self.oracle)

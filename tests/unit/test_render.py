@@ -440,7 +440,9 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
     fleet = fleet_of()
     secret = SecretRef.model_construct(name=text, key=text)
     quantities = dict.fromkeys(spec.Resources.model_fields, text)
-    column = fleet.message_types["order"].model_copy(update={"table": text or "-", "key": (text,), "columns": {text: "text"}})
+    column = fleet.message_types["order"].model_copy(
+        update={"table": text or "-", "key": (text,), "columns": {text: "text"}}
+    )
     everywhere = {
         "namespace": text,
         "image": text,

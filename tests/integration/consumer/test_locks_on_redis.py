@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
+from consumer.redisgate import RedisGate
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -31,11 +32,16 @@ def client(url):
     )
 
 
+def make_locks(redis, ttl_ms, clock):
+    metrics = Metrics()
+    return SlotLocks(redis, RedisGate(clock, metrics), "fleet:s0", ttl_ms, metrics)
+
+
 def scenario(url, play, ttl_ms=10_000):
     async def run():
         clock = Clock()
         async with client(url) as one, client(url) as two:
-            locks = [SlotLocks(each, "fleet:s0", ttl_ms, clock, Metrics()) for each in (one, two)]
+            locks = [make_locks(each, ttl_ms, clock) for each in (one, two)]
             await play(*locks, clock, one)
 
     asyncio.run(run())
@@ -71,7 +77,7 @@ def test_a_flush_costs_nothing_but_the_locks(redis_url):
         await redis.flushall()
         assert await other.take([1]) == {1}
         await mine.release([1])
-        assert not mine.degraded
+        assert not mine._gate.shut
         await other.release([1])
         assert await mine.take([1]) == {1}
 
@@ -82,7 +88,7 @@ def test_sixty_five_thousand_slots_at_once(redis_url):
     async def play(mine, _other, clock, _redis):
         mine._unreleased = set(range(65_536))
         assert await mine.take([1]) == {1}
-        assert not mine.degraded
+        assert not mine._gate.shut
 
     scenario(redis_url, play)
 
@@ -112,11 +118,11 @@ def test_trouble_is_never_raised_never_long_and_ends(own_redis, trouble):
             assert await mine.take([1, 2]) == {1, 2}
             await mine.release([1, 2])
             assert time.monotonic() - started < TIMEOUT_SECONDS * 3
-            assert mine.degraded
+            assert mine._gate.shut
             clock.now += 20
         end(own_redis)
         assert await mine.take([1, 2]) == {1, 2}
-        assert not mine.degraded
+        assert not mine._gate.shut
         assert await other.take([1, 2]) == set()
 
     scenario(own_redis.url, play)
@@ -131,7 +137,7 @@ def test_redis_isnt_there_yet_at_the_start(own_redis):
         own_redis.start()
         clock.now += 20
         assert await mine.take([1]) == {1}
-        assert not mine.degraded
+        assert not mine._gate.shut
 
     scenario(own_redis.url, play)
 
@@ -149,12 +155,12 @@ def test_a_redis_that_refuses_is_done_without(own_redis, refuse, allow):
         await redis.execute_command(*refuse)
         await redis.connection_pool.disconnect()
         assert await mine.take([1]) == {1}
-        assert mine.degraded
+        assert mine._gate.shut
         await mine.release([1])
         if allow:
             await redis.execute_command(*allow)
             clock.now += 20
             assert await mine.take([1]) == {1}
-            assert not mine.degraded
+            assert not mine._gate.shut
 
     scenario(own_redis.url, play)

@@ -10,6 +10,7 @@ from redis import exceptions as redis_errors
 
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
+from consumer.redisgate import RedisGate
 
 
 class FakeRedis:
@@ -54,7 +55,9 @@ class FakeRedis:
 class Bench:
     def __init__(self):
         self.redis, self.now, self.metrics = FakeRedis(), 0.0, Metrics()
-        self.mine, self.other = (SlotLocks(self.redis, "f:s", 1_000, lambda: self.now, self.metrics) for _ in "ab")
+        self.mine, self.other = (
+            SlotLocks(self.redis, RedisGate(lambda: self.now, self.metrics), "f:s", 1_000, self.metrics) for _ in "ab"
+        )
 
     def take(self, *slots, locks=None):
         return asyncio.run((locks or self.mine).take(slots))
@@ -96,7 +99,7 @@ def test_without_redis_every_slot_may_be_worked_on(bench, fault):
     bench.take(1, locks=bench.other)
     bench.redis.fault = fault
     assert bench.take(1, 2) == {1, 2}
-    assert bench.mine.degraded
+    assert bench.mine._gate.shut
     bench.release(1, 2)
 
 
@@ -122,7 +125,7 @@ def test_locks_are_taken_again_and_what_couldnt_be_released_is(bench):
     bench.redis.fault = None
     bench.now += 60
     assert bench.take(3) == {3}
-    assert not bench.mine.degraded
+    assert not bench.mine._gate.shut
     assert bench.take(1, 2, locks=bench.other) == {1, 2}
 
 
@@ -140,7 +143,7 @@ def test_a_batch_without_slots_says_nothing_about_redis(bench):
     bench.take(1)
     bench.now += 60
     assert bench.take() == set()
-    assert bench.mine.degraded
+    assert bench.mine._gate.shut
 
 
 def test_locks_let_go_while_redis_was_away_are_released_when_it_is_back(bench):
