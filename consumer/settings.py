@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from shardctl.errors import UsageError
+from shardctl.faults import path_text
 from shardctl.shardconfig import ShardConfig
-from shardctl.spec import path_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shardctl.faults import Fault
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
-from shardctl.spec import Fault, Fleet, Shard
+from shardctl.spec import Fleet, Shard
 from shardctl.topology import (
     inbox_retention,
     known_types,

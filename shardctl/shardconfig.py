@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from shardctl import topology
-from shardctl.spec import Attributes, Batching, Duration, Fleet, MessageType, Model, Shard, Slots, Subscriptions
+from shardctl.scalars import Duration, Slots
+from shardctl.spec import Attributes, Batching, Fleet, MessageType, Model, Shard, Subscriptions
 
 
 class Generation(Model):

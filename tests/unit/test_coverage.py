@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardctl import coverage, spec, topology, yamlfile
+from shardctl.faults import SpecError, path_text
 from shardctl.filters import MAX_FILTER_BYTES, shard_filter
 from shardctl.keyspace import SlotSet, digits_of
 
@@ -64,7 +65,7 @@ def loaded(layout):
     """The fleet, or None where a filter had to be refused as too long."""
     try:
         return spec.of_file(layout)
-    except spec.SpecError as error:
+    except SpecError as error:
         if all("allows 256" in fault.fault for fault in error.faults):
             return None
         raise
@@ -141,9 +142,9 @@ def test_a_layout_without_room_says_what_it_is_blind_to():
 
 
 def faults(shards, **settings_):
-    with pytest.raises(spec.SpecError) as error:
+    with pytest.raises(SpecError) as error:
         fleet(shards, **settings_)
-    return [f"{spec.path_text(fault.path)}: {fault.fault} Fix: {fault.fix}" for fault in error.value.faults]
+    return [f"{path_text(fault.path)}: {fault.fault} Fix: {fault.fix}" for fault in error.value.faults]
 
 
 def test_the_proof_counts_what_it_checked():
@@ -190,7 +191,7 @@ def test_a_gap_by_type_names_the_type():
 )
 def test_a_filter_too_long_names_slots_that_fit(slots):
     rest = str(SlotSet.all(10) - SlotSet.parse(slots))
-    with pytest.raises(spec.SpecError) as error:
+    with pytest.raises(SpecError) as error:
         fleet([[f'slots: "{slots}"', "types: [a, b]"], [f'slots: "{slots}"', "except_types: [a, b]"], rest])
     offers = [f for f in error.value.faults if "allows 256" in f.fault]
     assert offers
@@ -218,5 +219,5 @@ def test_a_thousand_shards_load_soon():
 
 def test_tables_of_shardctl_are_refused():
     body = text(["0-1023"]).replace("table: a_rows", "table: shardctl_inbox")
-    with pytest.raises(spec.SpecError, match="shardctl's own tables"):
+    with pytest.raises(SpecError, match="shardctl's own tables"):
         spec.of_file(yamlfile.parse(body))

@@ -9,7 +9,7 @@ import yaml
 from fleets import HEAD, TYPE, fleet, text
 
 from shardctl import spec, starter, yamlfile
-from shardctl.spec import SpecError
+from shardctl.faults import MAX_FAULTS_SHOWN, SpecError
 
 GOOD = text(["0-1023"])
 
@@ -160,7 +160,7 @@ def test_the_line_is_that_of_the_value():
 
 def test_many_faults_are_told_up_to_a_bound():
     lines = refused(text(["9999"] * 50)).splitlines()
-    assert len(lines) == spec.MAX_FAULTS_SHOWN + 1
+    assert len(lines) == MAX_FAULTS_SHOWN + 1
     assert lines[-1] == "f.yaml: … and 30 more."
 
 
