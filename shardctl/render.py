@@ -12,30 +12,19 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from jinja2 import (
-    ChoiceLoader,
-    Environment,
-    FileSystemLoader,
-    StrictUndefined,
-    TemplateError,
-    TemplateRuntimeError,
-    TemplateSyntaxError,
-    Undefined,
-)
-from jinja2.ext import Extension
-from jinja2.lexer import Token, TokenStream
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from shardctl import topology
 from shardctl.errors import UsageError
 from shardctl.shardconfig import slice_of
 from shardctl.spec import Fleet, SecretRef, Shard
+from shardctl.templates import Lines, environment
 
 GRACE_MARGIN_SECONDS = 10  # between the consumer's own drain and the kill
-LONGEST_RETENTION = timedelta(days=31)  # the most Pub/Sub allows; dead letters and strays wait for a person
 SHORTEST_ACCOUNT_ID, LONGEST_ACCOUNT_ID = 6, 30
 SHARDS_NAMED = 5  # in one warning
 
@@ -68,7 +57,7 @@ def documents(
     chosen_kinds = _chosen_kinds(kinds)
     chosen_shards = tuple(fleet.shard(name) for name in dict.fromkeys(shards)) or fleet.shards
     plan = _Plan(fleet, chosen_shards, whole=not shards)
-    return _rendered(plan, chosen_kinds, _environment(templates))
+    return _rendered(plan, chosen_kinds, environment(templates))
 
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
@@ -264,7 +253,7 @@ def _subscriptions(plan: _Plan) -> Iterator[_Object]:
                 dead_letter=dead_letter,
             )
     if plan.whole:
-        kept = {"retention": _seconds_text(LONGEST_RETENTION), "dead_letter": None}
+        kept = {"retention": _seconds_text(topology.KEPT_FOR_PEOPLE), "dead_letter": None}
         for stray in topology.strays(fleet):
             yield subscription(None, stray.id, stray.topic.id, stray.filter, **kept)
         yield subscription(
@@ -408,13 +397,13 @@ def _chosen_kinds(kinds: Iterable[str]) -> Collection[str]:
     return chosen or KINDS
 
 
-def _rendered(plan: _Plan, kinds: Collection[str], environment: Environment) -> Iterator[Document]:
+def _rendered(plan: _Plan, kinds: Collection[str], templates: Environment) -> Iterator[Document]:
     for kind, build in _BUILDERS.items():
         if kind not in kinds:
             continue
         name = f"{kind.lower()}.yaml.j2"
         try:
-            template = environment.get_template(name)
+            template = templates.get_template(name)
             for item in build(plan):
                 shard = item.owner.shard.name if item.owner else None
                 yield Document(kind, item.name, shard, _path(plan.fleet, item), template.render(item.fields))
@@ -429,112 +418,3 @@ def _path(fleet: Fleet, item: _Object) -> str:
     base, folder = (item.owner.id, f"shards/{item.owner.shard.name}") if item.owner else (fleet.fleet, "fleet")
     rest = "" if item.name == base else "-" + item.name.removeprefix(f"{base}-")
     return f"{folder}/{item.kind.lower()}{rest}.yaml"
-
-
-class Lines(str):
-    """Text to show as it stands, line by line, under a key of the top level. Its lines must be printable ASCII."""
-
-    __slots__ = ()
-
-
-# Plain scalars that every YAML version reads as text: letters first, and none of the words that mean something else.
-_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z][A-Za-z0-9_./|-]*", re.IGNORECASE | re.ASCII)
-_SINGLE_QUOTABLE = re.compile(r"[ -&(-~]*")  # printable ASCII without the quote itself
-_MUST_ESCAPE = re.compile(r'["\\]|[^ -~]')
-_LINES = re.compile(r"(?:[!-~][ -~]*\n)(?:[ -~]*\n)*")
-
-
-def scalar(value: object) -> str:
-    """The value as one YAML scalar, whatever it holds. Raises on anything but text, whole numbers and booleans."""
-    if isinstance(value, Lines):
-        return _block(value)
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, Undefined):
-        return str(value)  # raises, naming what isn't defined
-    raise TemplateRuntimeError(f"a template shows text, whole numbers and booleans, not {type(value).__name__}")
-
-
-def _block(text: Lines) -> str:
-    if not _LINES.fullmatch(text):
-        raise TemplateRuntimeError("only whole lines of printable ASCII can be shown line by line")
-    return "|\n    " + text[:-1].replace("\n", "\n    ")
-
-
-def _text(text: str) -> str:
-    if _PLAIN.fullmatch(text):
-        return str(text)
-    if '"' in text and _SINGLE_QUOTABLE.fullmatch(text):
-        return f"'{text}'"
-    return f'"{_MUST_ESCAPE.sub(_escape, text)}"'
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match[0]
-    if character in '"\\':
-        return "\\" + character
-    code = ord(character)
-    if 0xD800 <= code <= 0xDFFF:
-        raise TemplateRuntimeError("half a surrogate pair isn't text")
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # JSON's pairs of \u are not YAML
-
-
-_EXPRESSION = "\0"
-_LINE_WITH_EXPRESSION = re.compile(r" *(?:- )*(?:(?:(?:\0|[\w./-]+): )?\0|\0:(?: [^\0]*)?)")
-
-
-class _WholeScalars(Extension):
-    """Refuses a template in which an expression is only part of a scalar, where encoding can't keep it inside."""
-
-    def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
-        tokens = list(stream)
-        text, opened = [], 0
-        lines: list[int] = []  # the template's line of each expression
-        for token in tokens:
-            if token.type == "variable_begin":
-                lines.append(token.lineno)
-                text.append(_EXPRESSION)
-            elif token.type == "data":
-                text.append(token.value)
-        for line in "".join(text).split("\n"):
-            if _EXPRESSION in line and not _LINE_WITH_EXPRESSION.fullmatch(line):
-                raise TemplateSyntaxError(
-                    "an expression must be a whole key, value or list item, so that no value can break out of it",
-                    lines[opened],
-                    stream.name,
-                    stream.filename,
-                )
-            opened += line.count(_EXPRESSION)
-        return tokens
-
-
-@cache
-def _environment(templates: Path | None) -> Environment:
-    """The templates, each compiled once a process."""
-    loaders = [FileSystemLoader(_built_in())]
-    if templates is not None:
-        if not templates.is_dir():
-            raise UsageError(f"{templates}: no such folder of templates")
-        loaders.insert(0, FileSystemLoader(templates))
-    return Environment(
-        loader=ChoiceLoader(loaders),
-        finalize=scalar,
-        undefined=StrictUndefined,
-        extensions=[_WholeScalars],
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        auto_reload=False,
-        autoescape=False,  # noqa: S701 - this is YAML: `scalar` encodes every expression
-    )
-
-
-def _built_in() -> Path:
-    """The built-in templates: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).parent
-    shipped = package / "_templates"
-    return shipped if shipped.is_dir() else package.parent / "templates"
