@@ -324,7 +324,7 @@ def _deployments(plan: _Plan) -> Iterator[_Object]:
             image=fleet.image,
             config_checksum=sha256(plan.config(writer).encode()).hexdigest(),
             grace_seconds=_seconds(fleet.consumer_of(shard).drain_timeout) + GRACE_MARGIN_SECONDS,
-            database=shard.database or _secret(f"{writer.id}-db"),
+            database=topology.database_secret(fleet, shard),
             redis=redis,
             probes=fleet.probes,
             resources=fleet.resources_of(shard),

@@ -22,17 +22,16 @@ from shardctl.keyspace import SlotSet
 from shardctl.render import (
     KINDS,
     BadTemplateError,
-    Lines,
     account_id,
     config_text,
     documents,
     max_replicas,
     object_name,
-    scalar,
     warnings,
 )
 from shardctl.shardconfig import ShardConfig, slice_of
 from shardctl.spec import Fleet, SecretRef, load
+from shardctl.templates import Lines, scalar
 from shardctl.yamlfile import parse
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").glob("*/shards.yaml"))
