@@ -79,7 +79,7 @@ def shard_id(fleet: Fleet, shard: Shard) -> str:
 
 def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
     """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`."""
-    return shard.database or SecretRef(name=f"{shard_id(fleet, shard)}-db")
+    return shard.database or SecretRef.model_construct(name=f"{shard_id(fleet, shard)}-db")
 
 
 def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
