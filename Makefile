@@ -4,16 +4,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime local dev
 
-.PHONY: demo test check fmt lint types bench lock golden clean
+.PHONY: demo test chaos check fmt lint types bench lock golden clean
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
 
 check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minute
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -q -n 2 -m "not slow"
 
 test: $(VENV)/.dev              ## every test, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos
+	$(BIN)/pytest -q tests/e2e tests/chaos
+
+chaos: $(VENV)/.dev             ## ten minutes of faults on the local fleet; SEED=n repeats one run
+	$(BIN)/python -m tests.chaos --minutes 10 $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
