@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from tests.chaos.run import Plan, run
 from tests.chaos.watch import Screen, tell
 
 WRITES_PER_SECOND = 300.0
+MOST_SEED = 1_000_000
 
 
 def main() -> int:
     given = _parser().parse_args()
-    plan = Plan(given.seed, given.minutes * 60, given.faults, new_folder(given.dir), given.rate, given.keep)
+    seed = random.randrange(MOST_SEED) if given.seed is None else given.seed
+    plan = Plan(seed, given.minutes * 60, given.faults, new_folder(given.dir), given.rate, given.keep)
     try:
         with Screen() as screen:
             report = run(plan, screen)
@@ -37,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Hurt a fleet while it works, and see whether a write was lost, doubled, reordered or misplaced.",
         epilog=f"faults: {', '.join(FAULTS)}",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of writes and faults (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of writes and faults; without it a new one, which is told"
+    )
     parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="of faults (default %(default)s)")
     parser.add_argument(
         "--faults", type=_faults, default=tuple(FAULTS), metavar="NAME,…", help="only these; -NAME: all but these"

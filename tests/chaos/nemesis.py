@@ -39,7 +39,7 @@ class Planned:
         return f"{self.fault} {FAULTS[self.fault].target(self.aim)}".rstrip()
 
 
-def plan(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[str, int]) -> tuple[Planned, ...]:
+def schedule(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[str, int]) -> tuple[Planned, ...]:
     """The same for the same arguments. Every fault comes once before any comes twice, as far as it fits; all end in time.
 
     `replicas` counts them by shard.
@@ -95,22 +95,18 @@ class Nemesis:
     def __init__(self, scene: Scene, schedule: Sequence[Planned], tell: Callable[[Event], None]) -> None:
         self.history: list[Event] = []
         self.failures: list[Event] = []  # faults that could not be injected or healed: the harness's own trouble
-        self._scene, self._tell = scene, tell
+        self._scene, self._tell, self._schedule = scene, tell, schedule
         self._active: dict[int, Planned] = {}
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._carry_out, args=(number, planned), name=str(planned), daemon=True)
-            for number, planned in enumerate(schedule)
-        ]
+        self._thread = threading.Thread(target=self._run, name="nemesis", daemon=True)
 
     def start(self) -> None:
         self._began = time.monotonic()
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     @property
     def running(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+        return self._thread.is_alive()
 
     @property
     def active(self) -> list[Planned]:
@@ -119,12 +115,20 @@ class Nemesis:
     def stop(self) -> None:
         """Heal what is under way and begin nothing more."""
         self._stopping.set()
-        for thread in self._threads:
+        self._thread.join()
+
+    def _run(self) -> None:
+        begun = []
+        for number, planned in enumerate(self._schedule):
+            if self._stopping.wait(max(0.0, planned.at - self._seconds())):
+                break
+            thread = threading.Thread(target=self._carry_out, args=(number, planned), name=str(planned), daemon=True)
+            thread.start()
+            begun.append(thread)
+        for thread in begun:
             thread.join()
 
     def _carry_out(self, number: int, planned: Planned) -> None:
-        if self._stopping.wait(max(0.0, planned.at - self._seconds())):
-            return
         with self._scene.turn(planned.resource):  # where the one before was slow to heal, this one begins late
             fault = FAULTS[planned.fault](self._scene, planned.aim)
             self._active[number] = planned

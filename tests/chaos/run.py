@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from shardctl.errors import ShardctlError
 from shardctl.local.fleet import POLL_SECONDS
 from tests.chaos import oracle
-from tests.chaos.nemesis import Event, Nemesis, Planned, plan
+from tests.chaos.nemesis import Event, Nemesis, Planned, schedule
 from tests.chaos.oracle import Finding, Observed, Truth
 from tests.chaos.producer import Producer
 from tests.chaos.scene import Scene
@@ -76,36 +77,36 @@ class Report:
         return not self.findings and not self.trouble
 
 
-def run(plan_: Plan, watch: Watch) -> Report:
+def run(plan: Plan, watch: Watch) -> Report:
     """The whole of it. Raises ShardctlError when the fleet doesn't start."""
-    scene = Scene(plan_.directory)
+    scene = Scene(plan.directory)
     scene.local.keep = True  # an end by surprise leaves everything to look at
     try:
-        watch.stage("starting a broker, Redis, PostgreSQL and the consumers")
+        watch.stage(f"seed {plan.seed}: starting a broker, Redis, PostgreSQL and the consumers")
         scene.start()
-        campaign = Campaign(scene, plan_, watch)
+        campaign = Campaign(scene, plan, watch)
         campaign.hurt()
         campaign.drain()
         report = campaign.judge()
-        scene.local.keep = plan_.keep or not report.ok
+        scene.local.keep = plan.keep or not report.ok
     finally:
         scene.local.stop()
     if not scene.local.keep:
-        shutil.rmtree(plan_.directory, ignore_errors=True)
+        shutil.rmtree(plan.directory, ignore_errors=True)
     return report
 
 
 class Campaign:
     """What happens to one running fleet. Each step once, in the order in which they stand here."""
 
-    def __init__(self, scene: Scene, plan_: Plan, watch: Watch) -> None:
-        self.scene, self.local, self.plan, self.watch = scene, scene.local, plan_, watch
+    def __init__(self, scene: Scene, plan: Plan, watch: Watch) -> None:
+        self.scene, self.local, self.plan, self.watch = scene, scene.local, plan, watch
         replicas = {shard: len(of_shard) for shard, of_shard in self.local.replicas.items()}
-        self.schedule = plan(plan_.seed, plan_.seconds, plan_.faults, replicas)
+        self.schedule = schedule(plan.seed, plan.seconds, plan.faults, replicas)
         self.nemesis = Nemesis(scene, self.schedule, watch.event)
-        rate = plan_.writes_per_second / PRODUCERS
+        rate = plan.writes_per_second / PRODUCERS
         self.producers = [
-            Producer(self.local, Stream(plan_.seed, number, round(rate * plan_.seconds)), rate)
+            Producer(self.local, Stream(plan.seed, number, round(rate * plan.seconds)), rate)
             for number in range(PRODUCERS)
         ]
         self.crashes: list[str] = []  # consumers that ended by themselves
@@ -163,7 +164,7 @@ class Campaign:
             self.plan,
             self.local.directory,
             tuple(findings),
-            tuple(self.nemesis.history),
+            tuple(sorted(self.nemesis.history, key=attrgetter("at"))),
             Counter(planned.fault for planned in self.schedule),
             self._counts(truth, observed),
             tuple(self._trouble()),

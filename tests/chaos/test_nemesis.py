@@ -3,14 +3,14 @@
 import pytest
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.nemesis import MOST_AT_ONCE, plan
+from tests.chaos.nemesis import MOST_AT_ONCE, schedule
 from tests.chaos.writes import Stream
 
 REPLICAS = {"s0": 2, "s1": 2, "s2": 2}
 
 
 def test_a_seed_gives_the_same_schedule_again_and_another_another():
-    first, again, other = (plan(seed, 120, tuple(FAULTS), REPLICAS) for seed in (1, 1, 2))
+    first, again, other = (schedule(seed, 120, tuple(FAULTS), REPLICAS) for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -37,14 +37,14 @@ def test_numbers_of_an_entity_have_no_gap_and_second_copies_come_later():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_faults_overlap_in_bounds_and_end_in_time(seed):
-    schedule = plan(seed, 60, tuple(FAULTS), REPLICAS)
-    for planned in schedule:
-        others = [other for other in schedule if other.at <= planned.at < other.end]
+    faults = schedule(seed, 60, tuple(FAULTS), REPLICAS)
+    for planned in faults:
+        others = [other for other in faults if other.at <= planned.at < other.end]
         assert len(others) <= MOST_AT_ONCE
         assert len({other.resource for other in others}) == len(others)
         assert planned.end <= 60.01
 
 
 def test_a_long_run_has_every_fault():
-    schedule = plan(1, 120, tuple(FAULTS), REPLICAS)
-    assert {planned.fault for planned in schedule} == set(FAULTS)
+    faults = schedule(1, 120, tuple(FAULTS), REPLICAS)
+    assert {planned.fault for planned in faults} == set(FAULTS)

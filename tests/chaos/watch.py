@@ -64,7 +64,7 @@ class Screen:
 
 def command(plan: Plan) -> str:
     """What runs the same writes and the same schedule again."""
-    parts = ["python", "-m", "tests.chaos", "--seed", str(plan.seed), "--minutes", f"{plan.seconds / 60:.4g}"]
+    parts = ["python", "-m", "tests.chaos", "--seed", str(plan.seed), "--minutes", f"{plan.seconds / 60:.10g}"]
     parts += ["--rate", f"{plan.writes_per_second:g}"]
     if set(plan.faults) != set(FAULTS):
         parts += ["--faults", ",".join(plan.faults)]
