@@ -199,10 +199,11 @@ def _provision(broker, fleet):
         )
 
 
-def _pipeline(fleet, base, broker, postgres, redis, count):
+def _pipeline(fleet, base, broker, postgres, redis, count, prepared=lambda _: None):
     shard = fleet.shards[0]
     url = postgres.create_database("pipeline")
     schema.create(_engine(url), fleet.message_types, shard.slots, shard.generation)
+    prepared(url)
     config = base / "shard.json"
     config.write_text(shardconfig.slice_of(fleet, shard).model_dump_json())
     port = _free_port()
@@ -241,6 +242,7 @@ def _pipeline(fleet, base, broker, postgres, redis, count):
             "peak_rss_mib": max(sample[3] for sample in samples),
             "rss_growth_mib": last[3] - quarter[3],
             "mean_batch_rows": rows,
+            "samples": samples,
         }
     finally:
         process.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -18,19 +19,22 @@ from redis.backoff import NoBackoff
 
 from consumer import database, logs, pubsub
 from consumer.deadletters import DeadLetterTopic
+from consumer.delivery import read_anew
 from consumer.fence import Fence
 from consumer.handle import Handler
 from consumer.health import Health
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
-from consumer.maintenance import Maintenance
+from consumer.maintenance import Maintenance, NotEndedError
 from consumer.metrics import Metrics
 from consumer.ratelimit import RateLimit
 from consumer.recent import RecentlyDone
 from consumer.redisgate import RedisGate
-from consumer.replica import NotDrainedError, Replica
+from consumer.replica import LEAST_SECONDS, NotDrainedError, Replica
 from consumer.settings import Settings, load
+from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
+from consumer.startup import Startup
 from consumer.store import Store
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
@@ -54,7 +58,7 @@ def main() -> int:
     except ShardctlError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except NotDrainedError as error:
+    except (NotDrainedError, NotEndedError) as error:
         log.warning("stopped: %s", error, extra={"action": "stopped"})
         logging.shutdown()
         os._exit(EXIT_DONE)  # a thread still waits for the database, and a usual end would wait for the thread
@@ -63,19 +67,13 @@ def main() -> int:
 
 async def serve(settings: Settings) -> None:
     config = settings.config
-    metrics = Metrics()
+    metrics, stop = Metrics(), asyncio.Event()
     dialect = database.dialect_of(settings.database_url)
+    sink = sink_of(SqlSink(dialect, config.message_types), config.message_types)
     engine = database.engine_of(settings.database_url, config.consumer)
-    timeout_seconds = config.consumer.redis_timeout_ms / 1000
-    redis = Redis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),  # a batch doesn't wait for Redis to come back
-    )
+    redis = _redis(settings)
     subscriber, publisher = pubsub.subscriber(settings.pubsub_endpoint), pubsub.publisher(settings.pubsub_endpoint)
 
-    sink = SqlSink(dialect, config.message_types)
     store = Store(
         engine, dialect, Fence(dialect, frozenset(generation.number for generation in config.generations)), sink
     )
@@ -83,20 +81,27 @@ async def serve(settings: Settings) -> None:
     prefix = f"{config.fleet}:{config.shard}"
     locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
     recent = RecentlyDone(redis, gate, prefix, time.time)
-    limit = config.consumer.rate_limit
-    pace = RateLimit(redis, gate, prefix, limit, config.replicas, time.monotonic) if limit else None
+    pace = (
+        RateLimit(redis, gate, prefix, config.consumer.rate_limit, config.replicas, time.monotonic, stop)
+        if config.consumer.rate_limit
+        else None
+    )
     threads = ThreadPoolExecutor(config.consumer.concurrency + 1, thread_name_prefix="store")
-    retention_seconds = int(config.inbox_retention.total_seconds())
-    maintenance = Maintenance(store, redis, gate, prefix, retention_seconds, threads, metrics)
+    startup = Startup(lambda: database.reach(engine), threads, metrics)
+    read = functools.partial(read_anew, check=sink.check, config=config)
+    maintenance = Maintenance(store, read, redis, gate, prefix, config.inbox_retention, threads, metrics)
     subscriptions = [subscription for generation in config.generations for subscription in generation.subscriptions]
     intake = Intake(subscriber, config, subscriptions, time.monotonic, metrics)
-    dead_letters = DeadLetterTopic(publisher, config)
-    handler = Handler(locks, store, dead_letters, intake, threads, metrics, recent=recent, pace=pace)
+    handler = Handler(
+        locks, store, DeadLetterTopic(publisher, config), intake, threads, metrics, recent=recent, pace=pace
+    )
     replica = Replica(config, sink, intake, handler, metrics, time.monotonic)
 
     def why_not_ready() -> str | None:
+        if startup.waiting_for:
+            return startup.waiting_for
         if replica.failing:
-            return "a batch failed and is tried again"
+            return f"a batch failed and is tried again: {replica.failing}"
         return None if intake.connected else "not connected to every subscription"
 
     metrics.ready.set_function(lambda: float(why_not_ready() is None))
@@ -104,14 +109,16 @@ async def serve(settings: Settings) -> None:
         health = Health(settings.host, settings.port, metrics, why_not_ready)
     except OSError as error:
         raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _obey_signals(stop)
     log.info("serving %s on port %s", ", ".join(subscriptions), health.port, extra={"action": "started"})
-    beside = asyncio.gather(_beat(health), maintenance.run())
+    maintaining = asyncio.create_task(maintenance.run(stop))
+    beside = asyncio.gather(_beat(health), maintaining)
     beside.add_done_callback(lambda _: stop.set())  # they only end by a bug
     try:
+        await startup.wait(stop)
         await replica.run(stop)
+        if not (beside.done() or (await asyncio.wait([maintaining], timeout=LEAST_SECONDS))[0]):
+            raise NotEndedError
     finally:
         ended = beside.done()
         beside.cancel()
@@ -122,6 +129,21 @@ async def serve(settings: Settings) -> None:
     if ended:
         await beside  # let the bug be seen
     log.info("stopped", extra={"action": "stopped"})
+
+
+def _redis(settings: Settings) -> Redis:
+    timeout_seconds = settings.config.consumer.redis_timeout_ms / 1000
+    return Redis.from_url(
+        settings.redis_url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),  # a batch doesn't wait for Redis to come back
+    )
+
+
+def _obey_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _beat(health: Health) -> None:

@@ -8,21 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from consumer.blame import fault_in
 from consumer.errors import AgainError, DataFaultError
-from consumer.rows import DIALECTS, Dialect, utc_text
+from consumer.rows import DIALECTS, Dialect
 from shardctl.errors import UsageError
 from shardctl.spec import Batching
 
-CONNECT_TIMEOUT_SECONDS = 5
-
-# SQLSTATE classes that blame the data: two writes of one statement met in one row (21), data exception, integrity constraint
-# violation, a trigger that changed the row under way (27), WITH CHECK OPTION violation, an error of the user's own (45, the
-# standard's), a limit of the server such as the size of an index entry (54), and whatever PL/pgSQL raises in a trigger. All else
-# (connections, resources, locks, missing tables and rights, operator intervention) may pass: again.
-_DATA_CLASSES = ("21", "22", "23", "27", "44", "45", "54", "P0")
+CONNECT_TIMEOUT_SECONDS = 5  # a host
+LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take
+READ_ONLY_TRANSACTION = "25006"
+MYSQL_READ_ONLY = (1290, 1792, 1836)
 
 
 def dialect_of(url: URL) -> Dialect:
@@ -38,11 +36,13 @@ def engine_of(url: URL, settings: Batching) -> Engine:
     """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server."""
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, settings)
+    if url.get_backend_name() in ("mysql", "mariadb"):
+        return _mysql_engine(url, settings)
     statement_ms = int(settings.statement_timeout.total_seconds() * 1000)
     options = (
         f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC"
     )
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=settings.concurrency + 1,  # one for maintenance
         max_overflow=0,
@@ -53,9 +53,48 @@ def engine_of(url: URL, settings: Batching) -> Engine:
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
+            "tcp_user_timeout": LOST_HOST_MS,  # keepalives are silent while something sent is unanswered
             "application_name": "shardctl-consumer",
         },
     )
+    event.listen(engine, "handle_error", _leave_what_cant_write)
+    return engine
+
+
+def _leave_what_cant_write(context: ExceptionContext) -> None:
+    """A server that was made a standby, or read-only, under our sessions: the next try asks every host for a writable one."""
+    error = context.original_exception
+    state, number = getattr(error, "sqlstate", None), next(iter(error.args), None)
+    if state == READ_ONLY_TRANSACTION or number in MYSQL_READ_ONLY:
+        context.is_disconnect = True  # which drops this connection, and its pool's others with it
+
+
+def _mysql_engine(url: URL, settings: Batching) -> Engine:
+    seconds = int(settings.statement_timeout.total_seconds()) or 1
+    session = {
+        "sql_mode": "'TRADITIONAL'",  # a value that doesn't fit is an error instead of another value
+        "time_zone": "'+00:00'",
+        "innodb_lock_wait_timeout": seconds,
+        "lock_wait_timeout": seconds,
+        "wait_timeout": seconds,  # also ends a transaction whose replica is stopped
+    }
+    listed = ", ".join(f"{name} = {value}" for name, value in session.items())
+    engine = create_engine(
+        url,
+        isolation_level="READ COMMITTED",  # what another replica has just committed is seen; no locks on gaps
+        pool_size=settings.concurrency + 1,  # one for maintenance
+        max_overflow=0,
+        pool_pre_ping=True,  # a session may have been idle for too long
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": seconds + CONNECT_TIMEOUT_SECONDS,  # the server's own limits come first
+            "write_timeout": seconds + CONNECT_TIMEOUT_SECONDS,
+            "init_command": f"SET SESSION {listed} /*M! , max_statement_time = {seconds} */",  # MariaDB's alone
+        },
+    )
+    event.listen(engine, "handle_error", _leave_what_cant_write)
+    return engine
 
 
 def _sqlite_engine(url: URL, settings: Batching) -> Engine:
@@ -69,7 +108,6 @@ def _sqlite_engine(url: URL, settings: Batching) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.create_function("utc_text", 1, utc_text, deterministic=True)
 
     return engine
 
@@ -80,25 +118,18 @@ def translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
         first_line = str(error.orig).partition("\n")[0]
-        if _blames_data(error, state):
-            raise DataFaultError(_reason(state), first_line) from error
+        if reason := fault_in(error):
+            raise DataFaultError(reason, first_line) from error
         raise AgainError(f"database: {first_line}") from error
     except (SQLAlchemyError, OSError) as error:
         raise AgainError(f"database: {error}") from error
 
 
-def _blames_data(error: DBAPIError, state: str | None) -> bool:
-    if error.connection_invalidated:
-        return False
-    if state is not None:
-        return state.startswith(_DATA_CLASSES)
-    return isinstance(error.orig, sqlite3.IntegrityError | sqlite3.DataError)
-
-
-def _reason(state: str | None) -> str:
-    return "bad_value" if state and state.startswith("22") else "constraint"
+def reach(engine: Engine) -> None:
+    """Ask the database for anything at all. Raises AgainError."""
+    with translated(), engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
 
 
 @contextmanager

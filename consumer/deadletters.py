@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
@@ -16,6 +16,9 @@ MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
 MAX_REQUEST_MESSAGES = 1_000
 MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one message alone may be larger
+MAX_MESSAGE_BYTES = 9_999_000  # one message alone: what the topic's name leaves of the 10 MB
+SHORTENED = "shardctl-shortened"  # "9,998,112 of 9,999,304 bytes": this letter can be read, but not be replayed
+SHORTENED_BYTES = 100  # what that attribute takes at most
 RESERVED = "goog"  # begins the service's own attributes, as a topic's schema sets them: publishing them is refused
 
 
@@ -42,6 +45,16 @@ class DeadLetterTopic:
             ) from error
 
     def _message(self, delivery: Delivery) -> PubsubMessage:
+        """The letter. The largest messages lose the end of their data: with the reason they'd be more than the service takes."""
+        data = delivery.message.data
+        message = self._letter(delivery, data, {})
+        excess = PubsubMessage.pb(message).ByteSize() - MAX_MESSAGE_BYTES
+        if excess <= 0:
+            return message
+        kept = data[: -(excess + SHORTENED_BYTES)]
+        return self._letter(delivery, kept, {SHORTENED: f"{len(kept):,} of {len(data):,} bytes"})
+
+    def _letter(self, delivery: Delivery, data: bytes, more: Mapping[str, str]) -> PubsubMessage:
         fault = delivery.fault
         own = {
             "shardctl-reason": fault.reason if fault else "",
@@ -51,6 +64,7 @@ class DeadLetterTopic:
             "shardctl-message-id": delivery.message_id,
             "shardctl-publish-time-us": str(delivery.publish_time_us),
             "shardctl-subscription": delivery.subscription.rpartition("/")[2],
+            **more,
         }
         # A replay must meet the same inbox row, so the key goes along even where it was the message id.
         own[self._config.attributes.idempotency_key] = delivery.idempotency_key
@@ -62,7 +76,7 @@ class DeadLetterTopic:
         while len(original) + len(own) > MAX_ATTRIBUTES:
             original.pop(max(original))
         return PubsubMessage(
-            data=delivery.message.data,
+            data=data,
             attributes={name: _shortened(value) for name, value in {**original, **own}.items()},
             ordering_key=delivery.message.ordering_key,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,3 +111,10 @@ def check_slot(delivery: Delivery, config: ShardConfig) -> None:
         raise NeverError(
             "wrong_slot", f"key {delivery.partition_key!r} belongs to slot {expected}, not {delivery.slot}"
         )
+
+
+def read_anew(delivery: Delivery, check: Callable[[Delivery], None], config: ShardConfig) -> None:
+    """Read a stored message as on arrival; `check` is the sink's. Raises NeverError."""
+    _read_attributes(delivery, delivery.message.attributes, config)
+    check(delivery)
+    check_slot(delivery, config)

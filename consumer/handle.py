@@ -32,7 +32,8 @@ class Recent(Protocol):
 
 
 class Pace(Protocol):
-    async def take(self, writes: int) -> None: ...
+    async def take(self, writes: int) -> bool: ...
+    async def give_back(self, writes: int) -> None: ...
 
 
 class Shard(Protocol):
@@ -50,7 +51,9 @@ class Acks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """`kept` messages are still ours, in order, and must be tried again: their slot is locked elsewhere or not active here."""
+    """`kept` messages are still ours, in order, and must be tried again: their slot is locked elsewhere or not active here, or
+    the process was told to stop before it was their turn.
+    """
 
     kept: Sequence[Delivery]
 
@@ -77,24 +80,27 @@ class Handler:
     async def handle(self, batch: Batch) -> Handled:
         """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
         known = await self._known(batch.deliveries)
-        deliveries = [delivery for delivery in batch.deliveries if delivery not in known]
-        if self._pace:
-            await self._pace.take(len(deliveries))
+        deliveries = [delivery for delivery in batch.deliveries if delivery not in known] if known else batch.deliveries
+        if self._pace and deliveries and not await self._pace.take(len(deliveries)):
+            await self._acks.ack([*known])
+            return Handled(deliveries)
         held = await self._locks.take(sorted({delivery.slot for delivery in deliveries} - {NO_SLOT}))
         try:
             mine = [delivery for delivery in deliveries if delivery.slot in held or delivery.slot == NO_SLOT]
             elsewhere = [delivery for delivery in deliveries if not (delivery.slot in held or delivery.slot == NO_SLOT)]
+            if self._pace and elsewhere:
+                await self._pace.give_back(len(elsewhere))
             outcome = await self._write(mine)
             kept = set(outcome.not_owned)
             settled = [delivery for delivery in mine if delivery not in kept]
             await self._acks.ack([*known, *settled])
             self._count(mine, outcome)
             self._metrics.duplicates.inc(len(known))
-            if self._recent:
-                await self._recent.mark(settled)
-            return Handled([*elsewhere, *outcome.not_owned])
         finally:
             await self._locks.release(tuple(held))
+        if self._recent:
+            await self._recent.mark(settled)
+        return Handled([*elsewhere, *outcome.not_owned])
 
     async def _known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Redelivered messages that the inbox has: they need no lock and no transaction."""
@@ -135,6 +141,12 @@ class Handler:
         metrics.duplicates.inc(outcome.duplicates)
         metrics.stale.inc(outcome.stale)
         metrics.parked.inc(outcome.parked)
+        for delivery in outcome.newly_parked:
+            log.warning(
+                "parked its key: %s; later writes of the key wait behind it until a person releases it",
+                delivery.fault,
+                extra=_about("parked", delivery),
+            )
         metrics.not_owned.inc(len(outcome.not_owned))
         metrics.batch_rows.observe(len(mine))
         if mine:
@@ -148,11 +160,15 @@ class Handler:
             log.warning(
                 "set aside on the dead-letter topic: %s",
                 delivery.fault,
-                extra={
-                    "action": "dead_lettered",
-                    "slot": delivery.slot,
-                    "message_id": delivery.message_id,
-                    "partition_key": delivery.partition_key,
-                    "message_type": delivery.message_type,
-                },
+                extra=_about("dead_lettered", delivery),
             )
+
+
+def _about(action: str, delivery: Delivery) -> dict[str, object]:
+    return {
+        "action": action,
+        "slot": delivery.slot,
+        "message_id": delivery.message_id,
+        "partition_key": delivery.partition_key,
+        "message_type": delivery.message_type,
+    }

@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 
 import orjson
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from consumer.delivery import Delivery
+from consumer.errors import AgainError
 from consumer.rows import Dialect
 from shardctl.schema import InboxOutcome, inbox
 from shardctl.spec import ColumnType
@@ -30,24 +32,29 @@ _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
 
 class Inbox:
     def __init__(self, dialect: Dialect) -> None:
-        names = ", ".join(dialect.quote(name) for name, _ in _COLUMNS)
+        self._has_on_conflict = dialect.has_on_conflict
+        self._offset = "Z" if dialect.reads_json_as_written else ""
+        table, names = dialect.quote(inbox.name), ", ".join(dialect.quote(name) for name, _ in _COLUMNS)
         # Sorted, so that two replicas with the same messages wait for each other instead of deadlocking.
         self._insert = (
-            f"INSERT INTO {dialect.quote(inbox.name)} ({names}) SELECT {names} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
-            "WHERE true ORDER BY slot, idempotency_key ON CONFLICT DO NOTHING RETURNING slot, idempotency_key"
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
+            "WHERE true ORDER BY slot, idempotency_key"
         )
-
-        same = "i.slot = r.slot AND i.idempotency_key = r.idempotency_key"
-        self._find = (
-            f"SELECT i.slot, i.idempotency_key FROM {dialect.quote(inbox.name)} AS i, "  # noqa: S608
-            f"{dialect.source(_COLUMNS[:2])} WHERE {same}"
-        )
+        if dialect.has_on_conflict:
+            self._insert += " ON CONFLICT DO NOTHING RETURNING slot, idempotency_key"
+        same = "t.slot = r.slot AND t.idempotency_key = r.idempotency_key"
+        self._find = f"SELECT r.slot, r.idempotency_key FROM {table} AS t, {dialect.source(_COLUMNS[:2])} WHERE {same}"  # noqa: S608
 
     def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Record the messages; those that were not there before, in the order given. A message that comes twice counts once."""
         first: dict[tuple[int, str], Delivery] = {}
         for delivery in deliveries:
             first.setdefault((delivery.slot, delivery.idempotency_key), delivery)
+        if not self._has_on_conflict:
+            known = self.known(connection, list(first.values()))
+            first = {identity: delivery for identity, delivery in first.items() if delivery not in known}
+        if not first:
+            return []
         rows = [
             {
                 "slot": slot,
@@ -55,16 +62,24 @@ class Inbox:
                 "message_type": _storable(delivery.message_type)[:100],
                 "partition_key": _storable(delivery.partition_key),
                 "message_id": delivery.message_id,
-                "publish_time": _timestamp(delivery.publish_time_us),
+                "publish_time": _timestamp(delivery.publish_time_us) + self._offset,
                 "outcome": InboxOutcome.DEAD if delivery.fault else InboxOutcome.APPLIED,
             }
             for (slot, key), delivery in first.items()
         ]
-        fresh = connection.exec_driver_sql(self._insert, (orjson.dumps(rows).decode(),)).all()
-        if len(fresh) == len(first):
-            return list(first.values())
-        new = set(map(tuple, fresh))
-        return [delivery for identity, delivery in first.items() if identity in new]
+        new = self._new(connection, orjson.dumps(rows).decode(), len(rows))
+        return [delivery for identity, delivery in first.items() if new is None or identity in new]
+
+    def _new(self, connection: Connection, rows: str, count: int) -> set[tuple[int, str]] | None:
+        """Insert the rows and say which were not there; None means all."""
+        if self._has_on_conflict:
+            fresh = connection.exec_driver_sql(self._insert, (rows,)).all()
+            return None if len(fresh) == count else {(slot, key) for slot, key in fresh}
+        try:
+            connection.exec_driver_sql(self._insert, (rows,))
+        except IntegrityError as error:  # no fault of the data: another replica inserted one after we had looked
+            raise AgainError("another replica was quicker with the same messages") from error
+        return None
 
     def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """The messages that are recorded and committed."""
@@ -81,4 +96,4 @@ def _storable(text: str) -> str:
 
 def _timestamp(microseconds: int) -> str:
     seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:06d}Z"
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") + f".{rest:06d}"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from redis.asyncio import Redis
 
+from consumer.delivery import Delivery
 from consumer.errors import AgainError
 from consumer.metrics import Metrics
+from consumer.parked import Key
 from consumer.redisgate import RedisGate
+from consumer.store import Released
 
 log = logging.getLogger(__name__)
 
@@ -23,62 +29,138 @@ Result = TypeVar("Result")
 RELEASE_SECONDS = 1.0  # between two looks for a released key
 PURGE_SECONDS = 60.0  # between two purges of the whole shard
 PURGE_ROWS = 1_000  # a transaction
-REST = 19  # times as long as a purge's transaction took: it takes a twentieth of the database's time
+# A purge rests so many times as long as its last transaction took: it takes a fortieth of a connection's time. Where that isn't
+# enough to end within PURGE_SECONDS it rests half as long, and so on: in the end as much must go as comes.
+LONGEST_REST, SHORTEST_REST = 39.0, 1.0
+
+# Stay the one replica that purges.
+RENEW_TURN = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+
+
+class NotEndedError(Exception):
+    """A transaction of the maintenance was still under way when the process had to end. It commits or not: both are fine."""
+
+    def __init__(self) -> None:
+        super().__init__("maintenance was still waiting for the database: the database ends its transaction")
 
 
 class Shard(Protocol):
-    def release_parked(self) -> int | None: ...
+    def released_keys(self) -> list[Key]: ...
+    def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
     def purge(self, older_than_seconds: int, rows: int) -> int: ...
 
 
 class Maintenance:
+    """One thing at a time, in one thread and on one connection. Trouble is told and outlasted: it never stops the writing."""
+
     def __init__(
         self,
         shard: Shard,
+        read: Callable[[Delivery], None],
         redis: Redis,
         gate: RedisGate,
         prefix: str,
-        retention_seconds: int,
+        retention: timedelta,
         threads: Executor,
         metrics: Metrics,
     ) -> None:
-        self._shard, self._redis, self._gate, self._threads, self._metrics = shard, redis, gate, threads, metrics
-        self._purge_turn = f"{{{prefix}}}:purge"
-        self._retention_seconds = retention_seconds
+        self._shard, self._read, self._redis, self._gate = shard, read, redis, gate
+        self._threads, self._metrics = threads, metrics
+        self._retention_seconds = int(retention.total_seconds())
+        self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
+        self._turn_ms = int(PURGE_SECONDS * 1000)
+        self._renew = redis.register_script(RENEW_TURN)
+        self._stop = asyncio.Event()
+        self._free = asyncio.Lock()
+        self._rest = LONGEST_REST
 
-    async def run(self) -> None:
-        """Until cancelled. Trouble with the database is the batches' to tell; here it only means: later."""
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; then it ends with the transaction under way."""
+        self._stop = stop
         await asyncio.gather(
-            self._repeat(self.release, RELEASE_SECONDS),
-            self._repeat(self.purge, PURGE_SECONDS),
+            self._repeat("release", self.release, RELEASE_SECONDS), self._repeat("purge", self.purge, PURGE_SECONDS)
         )
 
     async def release(self) -> None:
-        """Apply every released key, one a transaction."""
-        while (done := await self._in_thread(self._shard.release_parked)) is not None:
-            self._metrics.released.inc(done)
-            log.info("released a parked key: %s writes applied", done, extra={"action": "released"})
+        """Apply every released key, each in transactions of its own. A key in trouble doesn't hold the others up."""
+        keys = await self._in_thread(self._shard.released_keys)
+        random.shuffle(keys)  # so that replicas don't wait for each other at the same ones
+        trouble: AgainError | None = None
+        for key in keys:
+            try:
+                while not self._stop.is_set() and await self._release(key):
+                    pass
+            except AgainError as error:
+                if trouble:
+                    raise  # it isn't the key, then
+                trouble = error
+        if trouble:
+            raise trouble
+
+    async def _release(self, key: Key) -> bool:
+        """True when there is more of it to apply."""
+        released = await self._in_thread(lambda: self._shard.release(key, self._read))
+        if released is None:
+            return False
+        self._metrics.released.inc(released.applied)
+        about = {"slot": key[0], "partition_key": key[1]}
+        if released.fault:
+            log.warning(
+                "released a parked key: %s writes applied, then one failed again and the key is parked: %s",
+                released.applied,
+                released.fault,
+                extra={"action": "parked", **about},
+            )
+        else:
+            log.info(
+                "released a parked key: %s writes applied", released.applied, extra={"action": "released", **about}
+            )
+        return released.more
 
     async def purge(self) -> None:
         """Forget old inbox rows in chunks, if it is this replica's turn. Without Redis nobody's turn comes: it can wait."""
-        turn_ms = int(PURGE_SECONDS * 1000)
-        if not await self._gate.ask(lambda: self._redis.set(self._purge_turn, "1", nx=True, px=turn_ms)):
+        if not await self._gate.ask(lambda: self._redis.set(self._turn, self._token, nx=True, px=self._turn_ms)):
             return
-        while True:
+        began = time.monotonic()
+        while not self._stop.is_set():
             started = time.perf_counter()
             gone = await self._in_thread(lambda: self._shard.purge(self._retention_seconds, PURGE_ROWS))
+            took = time.perf_counter() - started
             self._metrics.purged.inc(gone)
             if gone < PURGE_ROWS:
+                self._rest = LONGEST_REST
                 return
-            await asyncio.sleep(REST * (time.perf_counter() - started))
+            if time.monotonic() - began > PURGE_SECONDS:
+                began, self._rest = time.monotonic(), max(SHORTEST_REST, self._rest / 2)
+            await self._pause(self._rest * took)
+            if not await self._gate.ask(lambda: self._renew(keys=[self._turn], args=[self._token, self._turn_ms])):
+                return
 
-    async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while True:
-            await asyncio.sleep(random.uniform(0.5, 1.5) * seconds)
+    async def _repeat(self, task: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            await self._pause(random.uniform(0.5, 1.5) * seconds)
             try:
-                await work()
-            except AgainError as error:
-                log.debug("%s: tried again later", error)
+                if not self._stop.is_set():
+                    await work()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                self._metrics.maintenance_failures.labels(task).inc()
+                expected = isinstance(error, AgainError)
+                log.log(
+                    logging.DEBUG if failures > 1 else logging.WARNING if expected else logging.ERROR,
+                    "%s failed (%s): it is tried again, and told once",
+                    task,
+                    error,
+                    exc_info=None if expected else error,
+                    extra={"action": "maintenance_failed"},
+                )
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        async with self._free:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)

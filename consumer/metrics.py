@@ -34,6 +34,9 @@ class Metrics:
         )
         self.released = counter("messages_released", "Parked writes that took effect.")
         self.purged = counter("inbox_rows_purged", "Inbox rows that no replay can reach any more, deleted.")
+        self.maintenance_failures = counter(
+            "maintenance_failures", "Releases of parked keys, and purges, that failed and are tried again.", ("task",)
+        )
         self.acked = counter("messages_acked", "Messages acknowledged.")
         self.stale = counter("writes_stale", "Versioned writes older than the row they meet.")
         self.lock_contended = counter("locks_contended", "Slot locks found held by another replica.")

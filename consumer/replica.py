@@ -53,13 +53,14 @@ class Replica:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}  # how often in a row a slot's batch failed
+        self._failure = ""  # why the last of them did
         self._kept: dict[int, int] = {}  # how often in a row a slot's messages were kept
         self._paused = False
 
     @property
-    def failing(self) -> bool:
-        """True while some batch has failed and not worked since, whatever others did meanwhile."""
-        return bool(self._failures)
+    def failing(self) -> str | None:
+        """Why some batch failed that has not worked since, whatever others did meanwhile."""
+        return self._failure if self._failures else None
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         """Queue messages, each read as far as can be without the database."""
@@ -169,6 +170,7 @@ class Replica:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart."""
         before = max(self._failures.get(slot, 0) for slot in batch.slots)
         self._failures.update(dict.fromkeys(batch.slots, before + 1))
+        self._failure = str(error)
         self._paused = True
         self._intake.pause()
         wait = _backoff(before, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)

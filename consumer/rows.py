@@ -42,7 +42,7 @@ def moment_of(text: str) -> datetime | None:
 
 
 def utc_text(text: str | None) -> str | None:
-    """A timestamp as SQLAlchemy's DateTime writes it into SQLite, in UTC, so that reads and range queries work."""
+    """A timestamp in UTC and without an offset: as SQLAlchemy's DateTime writes it into SQLite, and as MySQL reads it."""
     moment = None if text is None else moment_of(text)
     return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "microseconds")
 
@@ -60,7 +60,18 @@ class Dialect(Protocol):
 
     @property
     def reads_json_as_written(self) -> bool:
-        """Reads a producer's JSON as we do: the last of two equal names, escapes in names. Else it is written anew."""
+        """Reads a producer's JSON as we do: the last of two equal names, escapes in names, times with an offset, all digits.
+
+        Else it is sent plain rows: texts, numbers and booleans; times by `utc_text`; decimals and JSON values as text.
+        """
+
+    @property
+    def whole_digits(self) -> int | None:
+        """How many digits a decimal may have before its point, where one with more would be cut to fit in silence."""
+
+    @property
+    def has_on_conflict(self) -> bool:
+        """Inserts rows, or else updates or skips them, in one statement, and tells which."""
 
     @property
     def check_deferred(self) -> str | None:
@@ -68,6 +79,15 @@ class Dialect(Protocol):
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
+
+    def same(self, column: str, of: ColumnType) -> str:
+        """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        """Sets quoted columns of `table`, called `t`, to those of `r`."""
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        """Deletes the rows of `table`, called `t`, that have one in `r`."""
 
     def quote(self, identifier: str) -> str:
         """An identifier, or a dotted pair, as this database quotes it."""
@@ -80,11 +100,32 @@ def quoted(identifier: str, mark: str) -> str:
     return ".".join(f"{mark}{part}{mark}" for part in identifier.split("."))
 
 
+class _Standard:
+    """What PostgreSQL and SQLite agree on."""
+
+    __slots__ = ()
+
+    def same(self, column: str, of: ColumnType) -> str:  # noqa: ARG002 - texts are equal by their bytes here
+        return f"t.{column} = r.{column}"
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        assigned = ", ".join(f"{column} = r.{column}" for column in columns)
+        return f"UPDATE {table} AS t SET {assigned} FROM {source} WHERE {where}"  # noqa: S608
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        return f"DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {source} WHERE {where})"  # noqa: S608
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, '"')
+
+
 @dataclass(frozen=True, slots=True)
-class PostgreSQL:
+class PostgreSQL(_Standard):
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
     begin: tuple[str, ...] = ()
-    reads_json_as_written: bool = True  # and keeps every digit of a number
+    reads_json_as_written: bool = True
+    whole_digits: int | None = None
+    has_on_conflict: bool = True
     # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
 
@@ -96,9 +137,6 @@ class PostgreSQL:
         listed = ", ".join(f"{self.quote(name)} {types[of]}" for name, of in columns)
         return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
 
-    def quote(self, identifier: str) -> str:
-        return quoted(identifier, '"')
-
     def purge(self, older_than_seconds: int, rows: int) -> str:
         old = f"applied_time < now() - interval '{older_than_seconds} seconds' AND outcome <> 'parked'"
         oldest = (
@@ -108,27 +146,18 @@ class PostgreSQL:
 
 
 @dataclass(frozen=True, slots=True)
-class SQLite:
+class SQLite(_Standard):
     # SQLite has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock.
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
     begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
     reads_json_as_written: bool = False
+    whole_digits: int | None = None
+    has_on_conflict: bool = True
     check_deferred: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        def extract(name: str, of: ColumnType) -> str:
-            value = f"json_extract(item.value, '$.\"{name}\"')"
-            if of == "json":
-                value = f"nullif(json(item.value -> '$.\"{name}\"'), 'null')"
-            elif of == "timestamp":
-                value = f"utc_text({value})"
-            return f"{value} AS {self.quote(name)}"
-
-        listed = ", ".join(extract(name, of) for name, of in columns)
+        listed = ", ".join(f"json_extract(item.value, '$.\"{name}\"') AS {self.quote(name)}" for name, _ in columns)
         return f"(SELECT {listed} FROM json_each(?) AS item WHERE true) AS r"  # noqa: S608
-
-    def quote(self, identifier: str) -> str:
-        return quoted(identifier, '"')
 
     def purge(self, older_than_seconds: int, rows: int) -> str:
         old = f"applied_time < datetime('now', '-{older_than_seconds} seconds') AND outcome <> 'parked'"
@@ -136,4 +165,55 @@ class SQLite:
         return f"DELETE FROM shardctl_inbox WHERE rowid IN ({oldest})"  # noqa: S608
 
 
-DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}
+@dataclass(frozen=True, slots=True)
+class MySQL:
+    """MariaDB from 10.6 and MySQL from 8.0."""
+
+    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"
+    begin: tuple[str, ...] = ()
+    reads_json_as_written: bool = False
+    whole_digits: int | None = 35  # DECIMAL(65,30): MariaDB makes a larger one 999…, with a warning that nobody reads
+    # There is `ON DUPLICATE KEY UPDATE`, but it fires on any unique index, and so would overwrite another key's row.
+    has_on_conflict: bool = False
+    check_deferred: str | None = None
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        # Left to itself, a text would have the database's default character set.
+        text = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        types = {
+            "text": text, "integer": "integer", "bigint": "bigint", "number": "double", "decimal": "decimal(65,30)",
+            "boolean": "boolean", "timestamp": "datetime(6)", "json": text,
+        }  # fmt: skip
+        listed = ", ".join(
+            f"{self.quote(name)} {types[of]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR" for name, of in columns
+        )
+        return f"JSON_TABLE(%s, '$[*]' COLUMNS ({listed})) AS r"
+
+    def same(self, column: str, of: ColumnType) -> str:
+        if of != "text":
+            return f"t.{column} = r.{column}"
+        # Whatever the column's character set and collation. Most pad, which makes 'a' and 'a ' equal but for their length.
+        length = f"length(CONVERT(t.{column} USING utf8mb4)) = length(r.{column})"
+        return f"t.{column} = r.{column} COLLATE utf8mb4_bin AND {length}"
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        assigned = ", ".join(f"t.{column} = r.{column}" for column in columns)
+        return f"UPDATE {table} AS t JOIN {source} ON {where} SET {assigned}"  # noqa: S608
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        return f"DELETE t FROM {table} AS t JOIN {source} ON {where}"
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, "`")
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < utc_timestamp() - INTERVAL {older_than_seconds} SECOND AND outcome <> 'parked'"
+        return f"DELETE FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
+
+
+DIALECTS: dict[str, Dialect] = {
+    "postgresql": PostgreSQL(),
+    "sqlite": SQLite(),
+    "mysql": MySQL(),
+    "mariadb": MySQL(),
+}

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from redis.asyncio.connection import parse_url
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from shardctl import databaseurl
 from shardctl.errors import UsageError
 from shardctl.faults import path_text
 from shardctl.shardconfig import ShardConfig
+
+# Of IPv4 and IPv6: a pod may have either alone, and the kubelet asks at the one it has.
+EVERY_ADDRESS = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
         _database_url(_required(environment, "DATABASE_URL")),
         _redis_url(_required(environment, "REDIS_URL")),
         _port(environment.get("PORT", "8080")),
-        environment.get("HOST", "0.0.0.0"),
+        environment.get("HOST") or EVERY_ADDRESS,
         environment.get("PUBSUB_EMULATOR_HOST") or None,
         environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
     )
@@ -64,20 +67,11 @@ def _port(text: str) -> int:
     return int(text)
 
 
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-
-
 def _database_url(text: str) -> URL:
-    """The URL with the driver this project ships. The text itself holds a password, so errors don't repeat it."""
     try:
-        url = make_url(text)
-        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-        url.get_dialect().import_dbapi()
-    except (ArgumentError, ValueError, ImportError):
-        raise UsageError(
-            "DATABASE_URL isn't a database URL such as postgresql://user:password@host:5432/name, or its driver isn't here"
-        ) from None
-    return url
+        return databaseurl.parse(text)
+    except databaseurl.DatabaseUrlError as error:
+        raise UsageError(f"DATABASE_URL: {error}") from None  # the text holds a password
 
 
 def _redis_url(text: str) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
-from consumer import database, parked
+from consumer import database
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
 from consumer.fence import Fence
 from consumer.inbox import Inbox
+from consumer.parked import Key, Parked, key_of
 from consumer.rows import Dialect
 from consumer.sinks.base import Sink
 
@@ -27,8 +28,19 @@ class Outcome:
     not_owned: tuple[Delivery, ...] = ()
     poison: tuple[Delivery, ...] = ()
     parked: int = 0
+    newly_parked: tuple[Delivery, ...] = ()  # the first of each key that wasn't parked before
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of a parked key: how many of its messages took effect, and why the next one didn't."""
+
+    applied: int
+    fault: NeverError | None = None
+    more: bool = False  # there is more of it to apply
+
+
+Read = Callable[[Delivery], None]
 Apply = Callable[[Connection, Sequence[Delivery]], int]
 
 
@@ -40,7 +52,8 @@ class Store:
     """Blocking: runs in a thread. Safe to call again with the same messages, whatever became of the call before."""
 
     def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink) -> None:
-        self._engine, self._dialect, self._fence, self._inbox, self._sink = engine, dialect, fence, Inbox(dialect), sink
+        self._engine, self._dialect, self._fence, self._sink = engine, dialect, fence, sink
+        self._inbox, self._parked = Inbox(dialect), Parked(dialect)
 
     def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
@@ -58,18 +71,20 @@ class Store:
 
     def _search(self, deliveries: Sequence[Delivery]) -> Outcome:
         poison: list[Delivery] = []
+        stuck: set[Key] = set()  # keys to be parked: what follows of them isn't tried, since it may need what failed
 
         def apply_by_halves(connection: Connection, writes: Sequence[Delivery]) -> int:
+            writes = [write for write in writes if key_of(write) not in stuck] if stuck else writes
+            if not writes:
+                return 0
             try:
-                with database.translated(), connection.begin_nested():
-                    stale = self._sink.apply(connection, writes)
-                    if self._dialect.check_deferred:
-                        connection.exec_driver_sql(self._dialect.check_deferred)
-                    return stale
+                return self._apply(connection, writes)
             except DataFaultError as fault:
                 if len(writes) == 1:
                     writes[0].fault = NeverError(fault.reason, fault.detail)
                     poison.append(writes[0])
+                    if writes[0].parks:
+                        stuck.add(key_of(writes[0]))
                     return 0
                 middle = len(writes) // 2
                 return apply_by_halves(connection, writes[:middle]) + apply_by_halves(connection, writes[middle:])
@@ -91,42 +106,63 @@ class Store:
         not_owned = tuple(delivery for delivery in deliveries if delivery.slot not in active)
         fresh = self._inbox.add(connection, owned) if owned else []
         # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
-        held = parked.held_keys(connection, {delivery.slot for delivery in fresh}) if fresh else set()
+        held = self._parked.held(connection, fresh) if fresh else set()
         writes, dead, waiting = _sorted_out(fresh, held)
         stale = apply(connection, writes) if writes else 0
-        if waiting:
-            parked.park(connection, waiting, held)
+        newly_parked = tuple(self._parked.park(connection, waiting, held)) if waiting else ()
         repeated = len(owned) - len(fresh)
-        return Outcome(len(writes), repeated, len(dead), stale, not_owned, parked=len(waiting))
+        return Outcome(len(writes), repeated, len(dead), stale, not_owned, (), len(waiting), newly_parked)
+
+    def _apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
+        """All of the writes or none of them."""
+        with database.translated(), connection.begin_nested():
+            stale = self._sink.apply(connection, writes)
+            if self._dialect.check_deferred:
+                connection.exec_driver_sql(self._dialect.check_deferred)
+            return stale
 
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Those that took effect before, for sure."""
         with database.translated(), self._engine.connect() as connection:
             return self._inbox.known(connection, deliveries)
 
-    def release_parked(self) -> int | None:
-        """Apply the messages of one key that was released, in order, up to the first that fails again.
-
-        How many took effect; None when no released key is there.
-        """
+    def released_keys(self) -> list[Key]:
+        """Parked keys that wait for `release`."""
         with database.transaction(self._engine, self._dialect) as connection:
-            key = parked.released_key(connection, self._fence.share(connection))
-            if key is None:
-                return None
-            waiting = parked.waiting(connection, key)
-            done, fault = self._apply_up_to_fault(connection, [delivery for _, delivery in waiting])
-            parked.unpark(connection, key, waiting[:done], fault)
-            return done
+            return self._parked.released(connection, self._fence.share(connection))
+
+    def release(self, key: Key, read: Read) -> Released | None:
+        """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
+
+        `read` reads a message anew, as on arrival: what was wrong with it may be mended, or may not. Raises AgainError.
+        """
+        try:
+            with database.transaction(self._engine, self._dialect) as connection:
+                if key[0] not in self._fence.share(connection) or not self._parked.take(connection, key):
+                    return None
+                waiting = self._parked.first(connection, key)
+                writes, unreadable = _up_to_unreadable([delivery for _, delivery in waiting], read)
+                done, fault = self._apply_up_to_fault(connection, writes)
+                fault = fault or unreadable
+                more = self._parked.let_go(connection, key, waiting[:done], fault)
+                return Released(done, fault, more)
+        except DataFaultError as error:  # at the commit
+            return self._keep_parked(key, NeverError(error.reason, error.detail))
+
+    def _keep_parked(self, key: Key, fault: NeverError) -> Released:
+        """Each message passes by itself and their commit doesn't: a person has to look at it."""
+        with database.transaction(self._engine, self._dialect) as connection:
+            if self._parked.take(connection, key):
+                self._parked.let_go(connection, key, (), fault)
+            return Released(0, fault)
 
     def _apply_up_to_fault(self, connection: Connection, writes: Sequence[Delivery]) -> tuple[int, NeverError | None]:
+        """How many of the writes were applied, by halves, and why the next one can't be."""
+        if not writes:
+            return 0, None
         try:
-            for delivery in writes:
-                self._sink.check(delivery)
-            with database.translated(), connection.begin_nested():
-                self._sink.apply(connection, writes)
-                if self._dialect.check_deferred:
-                    connection.exec_driver_sql(self._dialect.check_deferred)
-        except (DataFaultError, NeverError) as fault:
+            self._apply(connection, writes)
+        except DataFaultError as fault:
             if len(writes) == 1:
                 return 0, NeverError(fault.reason, fault.detail)
             middle = len(writes) // 2
@@ -143,16 +179,14 @@ class Store:
             return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
 
 
-def _sorted_out(
-    fresh: Sequence[Delivery], held: set[parked.Key]
-) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
+def _sorted_out(fresh: Sequence[Delivery], held: set[Key]) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
     """New messages as those to write, those that are dead, and those to park: at fault themselves or behind one of their key."""
     writes: list[Delivery] = []
     dead: list[Delivery] = []
     waiting: list[Delivery] = []
     waits = set(held)
     for delivery in fresh:
-        key = (delivery.slot, delivery.partition_key)
+        key = key_of(delivery)
         if delivery.fault and not delivery.parks:
             dead.append(delivery)
         elif delivery.fault or key in waits:
@@ -161,6 +195,18 @@ def _sorted_out(
         else:
             writes.append(delivery)
     return writes, dead, waiting
+
+
+def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[Delivery], NeverError | None]:
+    """The messages before the first that can't be read, and what is wrong with that one."""
+    readable: list[Delivery] = []
+    for delivery in deliveries:
+        try:
+            read(delivery)
+        except NeverError as fault:
+            return readable, fault
+        readable.append(delivery)
+    return readable, None
 
 
 def _commit_only_without(poison: Sequence[Delivery]) -> None:

@@ -196,18 +196,14 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     Raises ProvisionError, which never shows the password.
     """
     from sqlalchemy import create_engine
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    from shardctl import schema
+    from shardctl import databaseurl, schema
 
     try:
-        engine = create_engine(make_url(url))
-    except (ArgumentError, ImportError, ValueError) as error:
-        raise ProvisionError(
-            f"shard {shard.name}: the database URL can't be used ({type(error).__name__}). "
-            "Write postgresql+psycopg://user:password@host:5432/name."
-        ) from error
+        engine = create_engine(databaseurl.parse(url))
+    except databaseurl.DatabaseUrlError as error:
+        raise ProvisionError(f"shard {shard.name}: the database URL can't be used: {error}") from error
     name = f"{shard.name} at {engine.url.render_as_string(hide_password=True)}"
     try:
         before = _tables(engine)
@@ -226,7 +222,12 @@ def database_url_variable(shard: Shard) -> str:
     return f"SHARDCTL_DATABASE_URL_{shard.name.upper().replace('-', '_')}"
 
 
-def database_urls(fleet: Fleet, given: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+def database_urls(
+    fleet: Fleet,
+    given: Mapping[str, str],
+    environment: Mapping[str, str],
+    otherwise: str = "--no-databases skips them",
+) -> dict[str, str]:
     """Each shard's database URL, from options first, then from the environment. Raises ProvisionError naming the lack."""
     for name in given:
         fleet.shard(name)
@@ -237,7 +238,7 @@ def database_urls(fleet: Fleet, given: Mapping[str, str], environment: Mapping[s
     if lacking:
         raise ProvisionError(
             f"no database URL for {', '.join(shard.name for shard in lacking)}. Set "
-            f"{database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; --no-databases skips them."
+            f"{database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; {otherwise}."
         )
     return {name: url for name, url in found.items() if url}
 

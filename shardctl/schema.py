@@ -17,6 +17,7 @@ from sqlalchemy import (
     Column,
     Connection,
     DateTime,
+    Dialect,
     Engine,
     Index,
     Integer,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     func,
     insert,
     select,
@@ -61,6 +63,32 @@ class InboxOutcome(StrEnum):
     PARKED = "parked"  # waits in the parked table
 
 
+class KeyText(TypeDecorator[str]):
+    """A key that equals no other: MySQL's collations would fold case, accents or blanks at the end, so it holds the bytes."""
+
+    impl = String(KEY_LENGTH)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in _MYSQL:
+            return dialect.type_descriptor(mysql.VARBINARY(KEY_LENGTH * 4))
+        return dialect.type_descriptor(String(KEY_LENGTH))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        return value.encode() if value is not None and dialect.name in _MYSQL else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - as SQLAlchemy calls it
+        return value.decode() if isinstance(value, bytes) else value
+
+
+_MYSQL = ("mysql", "mariadb")
+# Whatever the database's own defaults are.
+_MYSQL_OPTIONS: dict[str, Any] = {
+    f"{name}_{option}": value for name in _MYSQL for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
+}
+_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), *_MYSQL)
+_MOMENT = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+
 metadata = MetaData()
 
 # One row. Writers take it FOR SHARE; whoever changes slots takes it FOR UPDATE and adds one to its version.
@@ -70,6 +98,7 @@ fence = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", sa.BigInteger, nullable=False),
     CheckConstraint("id = 1", name="shardctl_fence_one_row"),
+    **_MYSQL_OPTIONS,
 )
 
 slots = Table(
@@ -78,7 +107,8 @@ slots = Table(
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("generation", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("barrier_time", DateTime(timezone=True)),
+    Column("barrier_time", _MOMENT),
+    **_MYSQL_OPTIONS,
 )
 
 # Keyed by slot first, so that a slot's rows lie together and move together.
@@ -86,14 +116,15 @@ inbox = Table(
     "shardctl_inbox",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("idempotency_key", String(KEY_LENGTH), primary_key=True),
+    Column("idempotency_key", KeyText, primary_key=True),
     Column("message_type", String(100), nullable=False),
     Column("partition_key", Text, nullable=False),
     Column("message_id", String(64), nullable=False),
-    Column("publish_time", DateTime(timezone=True), nullable=False),
+    Column("publish_time", _MOMENT, nullable=False),
     Column("outcome", String(16), nullable=False),  # see InboxOutcome
     Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("shardctl_inbox_applied", "applied_time"),
+    **_MYSQL_OPTIONS,
 )
 
 # A routing key whose order waits for a person. Writers share its row; whoever releases it takes it alone.
@@ -101,11 +132,12 @@ parked_keys = Table(
     "shardctl_parked_keys",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("partition_key", String(KEY_LENGTH), primary_key=True),
+    Column("partition_key", KeyText, primary_key=True),
     Column("reason", String(64), nullable=False),  # of its first message
-    Column("detail", Text, nullable=False),
+    Column("detail", _LONG_TEXT, nullable=False),
     Column("released", Boolean, nullable=False, default=False),  # a consumer may apply its messages now
     Column("parked_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_MYSQL_OPTIONS,
 )
 
 # The messages of parked keys, the first one at fault and those that wait behind it, by position.
@@ -114,29 +146,30 @@ parked = Table(
     metadata,
     Column("position", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("slot", Integer, nullable=False),
-    Column("partition_key", String(KEY_LENGTH), nullable=False),
+    Column("partition_key", KeyText, nullable=False),
     Column("message_type", String(100), nullable=False),
     Column("operation", String(16), nullable=False),
-    Column("idempotency_key", String(KEY_LENGTH), nullable=False),
+    Column("idempotency_key", KeyText, nullable=False),
     Column("message_id", String(64), nullable=False),
     Column("publish_time_us", sa.BigInteger, nullable=False),
-    Column("attributes", Text, nullable=False),  # JSON
-    Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb"), nullable=False),
+    Column("attributes", _LONG_TEXT, nullable=False),  # JSON
+    Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL), nullable=False),
     Index("shardctl_parked_by_key", "slot", "partition_key", "position"),
+    **_MYSQL_OPTIONS,
 )
 
 _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
-    "text": Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"),
+    "text": _LONG_TEXT,
     "integer": Integer(),
     "bigint": sa.BigInteger(),
     "number": sa.Double(),
-    "decimal": Numeric().with_variant(mysql.DECIMAL(38, 10), "mysql", "mariadb"),
+    "decimal": Numeric().with_variant(mysql.DECIMAL(38, 10), *_MYSQL),
     "boolean": Boolean(),
-    "timestamp": DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb"),
+    "timestamp": _MOMENT,
     "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
 }
-# MySQL can't index a text without a length.
-_KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH), "mysql", "mariadb")
+# MySQL can't index a text without a length. This collation tells all texts apart but those that differ in blanks at the end.
+_KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
 
 
 def table_of(kind: MessageType, into: MetaData) -> Table:
@@ -153,7 +186,7 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
         for column, of in kind.columns.items()
     ]
     columns.append(Column(kind.slot_column, Integer, nullable=False, index=True))
-    return Table(name, into, *columns, schema=schema or None)
+    return Table(name, into, *columns, schema=schema or None, **_MYSQL_OPTIONS)
 
 
 def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:

@@ -13,10 +13,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -232,6 +234,12 @@ class MessageType(Model):
                 raise ValueError(f"the key column {column!r} is json, which databases can't index")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_what_was_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A type with a sink has no table, and read again from its JSON an empty name would be refused."""
+        written = write(self)
+        return written if self.sink is None else {name: written[name] for name in written if written[name]}
+
     @property
     def routing_field(self) -> str:
         return self.routing_key or self.key[0]
@@ -278,11 +286,12 @@ class Batching(Model):
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
     max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
+    # With the least back-off of the subscription, 10 s, a dead replica's messages are elsewhere within 30 s.
     lease: Annotated[
         timedelta,
         Between("10s", "600s"),
         Field(description="The stream's ack deadline: how soon a dead replica's messages go elsewhere."),
-    ] = timedelta(seconds=20)
+    ] = timedelta(seconds=15)
     lock_ttl: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=15)
     redis_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
     statement_timeout: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=30)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shardctl.local.servers import BinaryMissingError, PostgresServer, RedisServer
+from shardctl.local.servers import BinaryMissingError, MariaDBServer, PostgresServer, RedisServer
 
 _numbers = itertools.count()
 
@@ -36,6 +36,14 @@ def database_url(postgres_server: PostgresServer) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     yield postgres_server.create_database(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDBServer]:
+    """Shared by this process's tests: make databases in it, don't stop it."""
+    server = MariaDBServer(tmp_path_factory.mktemp("mariadb"), durable=False)
+    yield _start(server)
+    server.delete()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from google.pubsub_v1 import PubsubMessage
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 
 from consumer import database
@@ -160,7 +160,9 @@ class Shard:
         return sorted(self.rows(f"SELECT * FROM {name}"), key=repr)
 
     def inbox(self) -> list[tuple[Any, ...]]:
-        return sorted(self.rows("SELECT idempotency_key, outcome FROM shardctl_inbox"))
+        with self.engine.connect() as connection:
+            found = connection.execute(select(schema.inbox.c.idempotency_key, schema.inbox.c.outcome))
+            return sorted(map(tuple, found))
 
     def clear(self) -> None:
         with self.engine.begin() as connection:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from shardctl.cli import deadletter
 from shardctl.cli.broker import broker
 from shardctl.cli.init import init
 from shardctl.cli.local import demo, up
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for _verb in (init, validate, schema, route, render, provision, publish, up, demo, broker):
     app.command()(_verb)
+app.add_typer(deadletter.app, name="deadletter")
 
 
 def _version(wanted: bool) -> None:

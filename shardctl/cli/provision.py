@@ -31,7 +31,7 @@ def provision(
     from shardctl.provision import database_urls
 
     fleet = spec.load(file)
-    urls = {} if no_databases else database_urls(fleet, _given(database or ()), os.environ)
+    urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
     steps = []
 
     def done(step: Any) -> None:
@@ -79,7 +79,8 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
         done(provision_database(fleet, shard, urls[shard.name]))
 
 
-def _given(options: Any) -> dict[str, str]:
+def given_urls(options: Any) -> dict[str, str]:
+    """Database URLs by shard, from `--database` options."""
     found = {}
     for option in options:
         name, equals, url = option.partition("=")

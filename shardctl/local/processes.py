@@ -74,6 +74,12 @@ class ConsumerProcess(Server):
         return self.running and self._ping()
 
     @property
+    def why_not_ready(self) -> str:
+        """What the readiness probe says when it refuses; empty when it doesn't, or nobody answers."""
+        status, text = self._get("/ready")
+        return text if status == 503 else ""
+
+    @property
     def died(self) -> bool:
         """True once it has ended without being told to: what Kubernetes would start again."""
         return self._wanted and not self.running
@@ -137,7 +143,7 @@ class ConsumerProcess(Server):
             with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=PROBE_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refusal:
-            return refusal.code, ""
+            return refusal.code, refusal.read().decode()
         except OSError:
             return 0, ""
 

@@ -67,6 +67,7 @@ def test_sigterm_drains_within_the_grace_period(local, scene, fleet):
     assert time.monotonic() - started < fleet.consumer.drain_timeout.total_seconds()
     assert '"action": "drained"' in leaving.log_tail() or '"action":"drained"' in leaving.log_tail()
     load.verify()
+    assert load.counts("s0").get("expired", 0) == 0, "messages waited for the end of a lease that nobody held any more"
 
 
 def test_a_replica_that_stands_still_and_wakes_up_late_doubles_nothing(local, scene):

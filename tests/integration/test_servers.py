@@ -14,7 +14,14 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
-from shardctl.local.servers import BinaryMissingError, PostgresServer, RedisServer, ServerError, StartError
+from shardctl.local.servers import (
+    BinaryMissingError,
+    MariaDBServer,
+    PostgresServer,
+    RedisServer,
+    ServerError,
+    StartError,
+)
 from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.guard import Guard
 from shardctl.local.servers.install import find_bin_dir
@@ -367,3 +374,54 @@ def test_each_test_gets_an_empty_database_and_an_empty_redis(database_url, redis
     with redis.Redis.from_url(redis_url) as connection:
         assert connection.dbsize() == 0
         connection.set("mine", 1)
+
+
+# --- MariaDB ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mariadb(tmp_path, mariadb_server):
+    """One of the test's own; the shared one is asked for so that a machine without MariaDB skips."""
+    server = MariaDBServer(tmp_path / "a folder" / ("deep" * 30))  # no path for a socket
+    yield server.start()
+    server.delete()
+
+
+def on(server, statement, database="shop"):
+    with create_engine(server.url(database)).begin() as connection:
+        result = connection.execute(text(statement))
+        return result.all() if result.returns_rows else None
+
+
+def test_mariadb_listens_on_loopback_with_durable_commits(mariadb):
+    names = "@@bind_address, @@innodb_flush_log_at_trx_commit, @@port"
+    assert on(mariadb, f"SELECT {names}", "mysql") == [(HOST, 1, mariadb.port)]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_mariadb_keeps_rows_and_port_when_it_is_started_again(mariadb, end):
+    assert mariadb.create_database("shop") == mariadb.url("shop")
+    on(mariadb, "CREATE TABLE kept AS SELECT 1 AS id")
+    port = mariadb.port
+    getattr(mariadb, end)()
+    assert not mariadb.running
+    mariadb.start()
+    assert mariadb.port == port
+    mariadb.create_database("shop")
+    assert on(mariadb, "SELECT id FROM kept") == [(1,)]
+
+
+def test_a_mariadb_that_starts_leaves_anothers_temporary_tables_alone(mariadb, mariadb_server):
+    """It deletes those it finds in its folder."""
+    mariadb_server.create_database("temporary")
+    with create_engine(mariadb_server.url("temporary")).connect() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE kept ENGINE=Aria SELECT 1 AS id"))
+        mariadb.restart()
+        assert connection.execute(text("SELECT id FROM kept")).all() == [(1,)]
+    mariadb_server.drop_database("temporary")
+
+
+def test_a_missing_mariadb_is_named_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHARDCTL_MARIADB_BIN", str(tmp_path))
+    with pytest.raises(BinaryMissingError, match="mariadb-server"):
+        MariaDBServer(tmp_path / "server").start()

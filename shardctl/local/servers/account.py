@@ -8,13 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import stat
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shardctl.local.servers.process import ServerError
+
+_BECOME = """
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(command[0], command)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +33,14 @@ class Account:
     uid: int
     gid: int
 
-    def spawn_options(self) -> dict[str, Any]:
-        """For subprocess: no group of ours goes along."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command under this account; no group of ours goes along.
+
+        By a process of its own, since subprocess does it between fork and exec, and a child that is forked while gRPC's threads
+        are at work now and then dies before it gets there.
+        """
+        found = shutil.which(program) or program  # the account may not be able to read what Python would look with
+        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), found, *arguments]
 
     def reaches(self, folder: Path) -> bool:
         """Whether the account may pass through `folder` and all above it. Access lists are not asked."""

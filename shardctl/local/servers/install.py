@@ -31,8 +31,11 @@ class Installation:
     def spawn_options(self) -> dict[str, Any]:
         # PGDATA, PGPORT and their like are meant for the user's own servers. Messages in English: they are matched.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        account = self.account.spawn_options() if self.account else {}
-        return {"env": {**env, "LC_ALL": "C"}, **account}
+        return {"env": {**env, "LC_ALL": "C"}}
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """A command under the account that its files belong to."""
+        return self.account.command(program, *arguments) if self.account else [program, *arguments]
 
     def run(self, program: str, *arguments: str) -> None:
         """Runs one of its programs to the end."""
@@ -54,7 +57,7 @@ class Installation:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command,
+            self.command(*command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

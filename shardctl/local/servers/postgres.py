@@ -119,7 +119,8 @@ class PostgresServer(Server):
 
     def _command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return [str(self._installation.bin_dir / "postgres"), "-D", str(self.pgdata), f"--port={self.port}", *settings]
+        program = str(self._installation.bin_dir / "postgres")
+        return self._installation.command(program, "-D", str(self.pgdata), f"--port={self.port}", *settings)
 
     def _spawn_options(self) -> dict[str, Any]:
         return self._installation.spawn_options()

@@ -264,6 +264,11 @@ def test_it_ends_in_time_with_the_broker_gone(start, broker, shard):
         pytest.param({"PORT": "x"}, "PORT", id="port"),
         pytest.param({"PORT": "taken"}, "can't listen", id="port taken"),
         pytest.param({"file": "{"}, "shard.json", id="file"),
+        pytest.param(
+            {"PUBSUB_EMULATOR_HOST": "", "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere/key.json"},
+            "no Google credentials: File /nowhere/key.json was not found. In a pod, bind",
+            id="no Google credentials",
+        ),
     ],
 )
 def test_bad_settings_are_one_clear_message_and_exit_2(tmp_path, environment, named):

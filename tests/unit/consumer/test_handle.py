@@ -147,6 +147,73 @@ def test_a_message_tried_again_and_again_is_set_aside_once(trouble):
     assert metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"}) == 1
 
 
+class Pace:
+    def __init__(self, *, stopped=False):
+        self.stopped, self.taken = stopped, []
+
+    async def take(self, writes):
+        self.taken.append(writes)
+        return not self.stopped
+
+    async def give_back(self, writes):
+        self.taken.append(-writes)
+
+
+class Marks:
+    """Every redelivered message is marked as done."""
+
+    def __init__(self):
+        self.marked = []
+
+    async def probably_done(self, deliveries):
+        return [each for each in deliveries if each.attempt > 1]
+
+    async def mark(self, deliveries):
+        self.marked += [each.idempotency_key for each in deliveries]
+
+
+def paced(seams, batch, pace, recent=None):
+    handler = Handler(seams, seams, seams, seams, InThisThread(), Metrics(), recent=recent, pace=pace)
+    return asyncio.run(handler.handle(batch_of(batch)))
+
+
+def test_the_turn_comes_before_the_locks_and_what_is_locked_elsewhere_gives_its_turn_back():
+    pace = Pace()
+    paced(Seams(locked_elsewhere={2}), messages(1, 2, 1), pace)
+    assert pace.taken == [3, -1]
+
+
+def test_told_to_stop_before_its_turn_a_batch_is_kept_untouched_but_for_what_is_done():
+    batch = messages(1, 2)
+    batch[0].attempt = 2
+    seams = Seams()
+    seams.known = set
+    assert list(paced(seams, batch, Pace(stopped=True), Marks()).kept) == [batch[1]]
+    assert seams.diary == [("ack", "1/0")]
+
+
+def test_a_batch_of_which_all_is_done_takes_no_turn_and_no_lock():
+    batch = messages(1, 1)
+    for each in batch:
+        each.attempt = 2
+    seams, pace, marks = Seams(), Pace(), Marks()
+    seams.known = set
+    paced(seams, batch, pace, marks)
+    assert pace.taken == []
+    assert ("ack", *sorted(each.idempotency_key for each in batch)) in [
+        (what, *sorted(keys)) for what, *keys in seams.diary
+    ]
+    assert "commit" not in [what for what, *_ in seams.diary]
+
+
+def test_what_is_settled_is_marked_once_the_locks_are_given_up():
+    seams, marks = Seams(not_owned={2}), Marks()
+    seams.known = set
+    handler = Handler(seams, seams, seams, seams, InThisThread(), Metrics(), recent=marks)
+    asyncio.run(handler.handle(batch_of(messages(1, 2))))
+    assert marks.marked == ["1/0"]
+
+
 def test_counts():
     batch = messages(1, 2)
     batch[0].fault = NeverError("bad_json", "…")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -173,6 +174,8 @@ def test_settings_are_read(config_file):
     assert settings.config == CONFIG
     assert settings.database_url.drivername == "postgresql+psycopg"
     assert (settings.port, settings.replica, settings.pubsub_endpoint) == (9, "p", None)
+    assert settings.host == ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+    assert load(config_file, ENVIRONMENT | {"HOST": "127.0.0.1"}).host == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -233,12 +236,22 @@ def test_a_traceback_stays_in_its_line():
     assert "ZeroDivisionError" in json.loads(JsonFormatter().format(record))["stack_trace"]
 
 
-def get(health, path):
+def get(health, path, host="127.0.0.1"):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{health.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{host}:{health.port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refusal:
         return refusal.code, refusal.read().decode()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_probes_answer_pods_of_either_family(host):
+    health = Health("::", 0, Metrics(), lambda: None)
+    try:
+        assert get(health, "/ready", host) == (200, "ready\n")
+    finally:
+        health.close()
 
 
 def test_probes_and_metrics_answer():

@@ -1,0 +1,139 @@
+"""Sinks of your own, by entry point `package.module:factory`: found at the start, and kept from doing harm by their bugs."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+from sqlalchemy import exc as sa
+from sqlalchemy.exc import DBAPIError
+
+from consumer.delivery import Delivery
+from consumer.errors import AgainError, DataFaultError, NeverError
+from consumer.sinks.base import Sink, json_object
+from shardctl.errors import UsageError
+from shardctl.spec import MessageType
+
+log = logging.getLogger(__name__)
+
+SINK_ERROR = "sink_error"  # the reason of a message on which a sink raised what it shouldn't
+MAX_REASON_CHARACTERS = 64  # what the parked table holds
+
+# Trouble around the sink: the store knows what the database's errors mean, and all else here is tried again. Other errors of
+# SQLAlchemy, as of a missing parameter or of a row that isn't there, are bugs like any other.
+_MAY_PASS = (AgainError, DBAPIError, sa.TimeoutError, sa.DisconnectionError, OSError)
+
+
+class SinkError(UsageError):
+    """A sink can't be had: says which, why, and what to do."""
+
+    def __init__(self, message_type: str, path: str, why: str, fix: str) -> None:
+        super().__init__(f"message_types.{message_type}.sink: {path}: {why}. Fix: {fix}.")
+
+
+class CustomSink:
+    """A sink of somebody else's behind the promises that the consumer needs.
+
+    A bug must neither lose a message nor stop the shard for the sake of one: whatever a sink raises beside its own errors and the
+    database's is the fault of the message on which it does so, with the reason `sink_error`.
+    """
+
+    def __init__(self, path: str, sink: Sink, kinds: dict[str, MessageType]) -> None:
+        self._path, self._sink, self._kinds = path, sink, kinds
+        self._ended_transaction = f"the sink {path} ended the transaction that it was given: it must not"
+
+    def check(self, delivery: Delivery) -> None:
+        if self._kinds[delivery.message_type].time_bucket:
+            delivery.body = json_object(delivery)  # the slot follows from a field of it
+        try:
+            self._sink.check(delivery)
+        except (NeverError, DataFaultError) as fault:
+            raise NeverError(*_storable(fault)) from fault
+        except Exception as error:
+            self._tell("check", delivery, error)
+            raise NeverError(*_storable(_bug(error))) from error
+
+    def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
+        transactions = [each for each in (connection.get_transaction(), connection.get_nested_transaction()) if each]
+        try:
+            stale = self._sink.apply(connection, writes)
+        except _MAY_PASS:
+            raise
+        except (DataFaultError, NeverError) as fault:
+            raise DataFaultError(*_storable(fault)) from fault
+        except MemoryError as error:
+            raise AgainError(f"the sink {self._path} ran out of memory") from error
+        except Exception as error:
+            if isinstance(error, connection.dialect.loaded_dbapi.Error):  # of the driver, past SQLAlchemy
+                raise DBAPIError(None, None, error) from error
+            if not all(each.is_active for each in transactions):
+                raise AgainError(self._ended_transaction) from error
+            if len(writes) == 1:  # with more, the search comes here again
+                self._tell("apply", writes[0], error)
+            raise DataFaultError(*_storable(_bug(error))) from error
+        if not all(each.is_active for each in transactions):
+            raise AgainError(self._ended_transaction)
+        return stale if isinstance(stale, int) else 0
+
+    def _tell(self, call: str, delivery: Delivery, error: Exception) -> None:
+        log.error(
+            "the sink %s raised in %s: a bug of the sink; the message is set aside",
+            self._path,
+            call,
+            exc_info=error,
+            extra={
+                "action": SINK_ERROR,
+                "slot": delivery.slot,
+                "message_id": delivery.message_id,
+                "partition_key": delivery.partition_key,
+                "message_type": delivery.message_type,
+            },
+        )
+
+
+def load(message_type: str, path: str, kinds: dict[str, MessageType]) -> CustomSink:
+    """Import the module and call the factory, without arguments. Raises SinkError."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        why = f"{module_name} can't be imported ({type(error).__name__}: {error})"
+        fix = "put the package on the consumer's Python path, in its image or by PYTHONPATH"
+        raise SinkError(message_type, path, why, fix) from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        what = "has no" if factory is None else "holds something that can't be called as"
+        raise SinkError(
+            message_type, path, f"{module_name} {what} {name}", "name a function or class that makes the sink"
+        )
+    try:
+        sink = factory()
+    except Exception as error:
+        why = f"{name}() raised {type(error).__name__}: {error}"
+        raise SinkError(message_type, path, why, "mend the factory; it is called without arguments") from error
+    lacking = [call for call in ("check", "apply") if not callable(getattr(sink, call, None))]
+    if lacking:
+        why = f"{name}() gave {_shown(sink)}, which has no {' and no '.join(lacking)}"
+        fix = "return an object with check(delivery) and apply(connection, writes), as docs/sinks.md says"
+        raise SinkError(message_type, path, why, fix)
+    return CustomSink(path, sink, kinds)
+
+
+def _bug(error: Exception) -> DataFaultError:
+    return DataFaultError(SINK_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _storable(fault: NeverError | DataFaultError) -> tuple[str, str]:
+    """Reason and detail as attributes and text columns can hold them."""
+    return _clean(fault.reason)[:MAX_REASON_CHARACTERS], _clean(fault.detail)
+
+
+def _clean(text: object) -> str:
+    return str(text).encode(errors="replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

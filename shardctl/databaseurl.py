@@ -1,0 +1,115 @@
+"""A shard's database URL: one host, or several of which one is the primary.
+
+    postgresql://user:password@h1:5432,h2:5433/name
+    postgresql://user:password@/name?host=h1:5432&host=h2:5433
+    postgresql://user:password@/name?host=h1,h2&port=5432,5433
+
+A password stands in it, so no error repeats any of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from shardctl.errors import UsageError
+
+POSTGRES_PORT = 5432
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+}
+
+# As SQLAlchemy reads a URL, but for the comma.
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<before>[\w+]+://(?:[^:/]*(?::[^@]*)?@)?)(?P<hosts>[^/?]*,[^/?]*)(?P<after>.*)", re.DOTALL
+)
+_HOST = re.compile(
+    r"\[(?P<address>[0-9A-Fa-f:.]+(?:%\w+)?)\](?::(?P<port>.*))?|(?P<name>[\w.-]+)(?::(?P<own_port>.*))?"
+)
+_BARE_ADDRESS = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+(?:%\w+)?")
+
+
+class DatabaseUrlError(UsageError):
+    """The text doesn't lead to a database."""
+
+
+def parse(text: str) -> URL:
+    """The URL with the driver this project ships. Raises DatabaseUrlError.
+
+    Each new PostgreSQL connection asks the hosts in turn for a session that can write. So after a fail-over the promoted replica
+    is found without anyone's help, and a standby is refused, also where it is the only host.
+    """
+    try:
+        several = _SEVERAL_HOSTS.fullmatch(text)
+        url = make_url(several["before"] + several["after"] if several else text)
+        url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+        url.get_dialect().import_dbapi()
+    except (ArgumentError, ValueError, ImportError):
+        raise DatabaseUrlError(
+            "not a database URL such as postgresql://user:password@host:5432/name, or its driver isn't here"
+        ) from None
+    if url.get_backend_name() != "sqlite" and (re.search("[@:]", url.database or "") or "password" in url.query):
+        raise DatabaseUrlError("write user:password before the @ of the URL, in the password %2F for / and %40 for @")
+    listed = several["hosts"].split(",") if several else []
+    if url.get_backend_name() == "postgresql":
+        return _to_the_primary(url, listed)
+    if listed:
+        raise DatabaseUrlError("several hosts in one URL are for PostgreSQL alone")
+    return url
+
+
+def _to_the_primary(url: URL, listed: Sequence[str]) -> URL:
+    hosts, ports = _texts(url, "host"), _texts(url, "port")
+    if sum(map(bool, (url.host, listed, hosts))) > 1:
+        raise DatabaseUrlError("hosts are given in two places: leave one")
+    if url.host:
+        _checked(url.host, POSTGRES_PORT if url.port is None else url.port, 1)
+    elif listed or len(hosts) > 1 or ports:
+        url = _listing(url, _places(listed or hosts, ports))
+    elif hosts and not hosts[0].startswith("/"):  # a socket's folder may hold anything
+        url = _listing(url, _places(hosts, ()))
+    return url.update_query_dict({"target_session_attrs": "read-write"})
+
+
+def _listing(url: URL, places: Sequence[tuple[str, int]]) -> URL:
+    """Libpq's form: hosts and ports in two lists, IPv6 addresses without brackets."""
+    hosts, ports = (",".join(map(str, each)) for each in zip(*places, strict=True))
+    return url.update_query_dict({"host": hosts, "port": ports})
+
+
+def _places(hosts: Sequence[str], ports: Sequence[str]) -> list[tuple[str, int]]:
+    """Host and port of each. A port given once is everyone's."""
+    given: list[str | None] = list(ports) or [None]
+    if len(given) == 1:
+        given *= len(hosts)
+    if len(given) != len(hosts):
+        raise DatabaseUrlError(f"{len(hosts)} hosts and {len(ports)} ports: give as many ports as hosts, or one")
+    return [_checked(host, port, number) for number, (host, port) in enumerate(zip(hosts, given, strict=True), 1)]
+
+
+def _checked(host: str, port: str | int | None, number: int) -> tuple[str, int]:
+    found = _HOST.fullmatch(_bracketed(host))
+    if found is None:
+        raise DatabaseUrlError(f"host {number} of the URL is no host name or address. Write @ in a password as %40")
+    own = found["port"] or found["own_port"]
+    if own is not None and port is not None:
+        raise DatabaseUrlError(f"host {number} of the URL has two ports: leave one")
+    text = str(own or port or POSTGRES_PORT)
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise DatabaseUrlError(f"the port of host {number} of the URL isn't a number from 1 to 65535")
+    return found["address"] or found["name"], int(text)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if _BARE_ADDRESS.fullmatch(host) else host
+
+
+def _texts(url: URL, name: str) -> list[str]:
+    value = url.query.get(name, ())
+    return [part for each in ([value] if isinstance(value, str) else value) for part in each.split(",") if part]

@@ -1,0 +1,302 @@
+"""What else the replicas of a shard share in Redis: the pace, the marks of what is done, the turn to purge."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from consumer_kit import InThisThread, raw
+from redis.asyncio import Redis
+
+from consumer import maintenance
+from consumer.batch import Batch
+from consumer.handle import Handler
+from consumer.maintenance import Maintenance
+from consumer.metrics import Metrics
+from consumer.ratelimit import RateLimit
+from consumer.recent import BITS, BUCKET_SECONDS, RecentlyDone
+from consumer.redisgate import RedisGate
+from consumer.store import Outcome
+
+pytestmark = pytest.mark.slow
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def play(url, scenario, replicas=2):
+    """`scenario` gets a client for each replica, a gate for each, and a clock for all."""
+
+    async def run():
+        clock = Clock()
+        clients = [Redis.from_url(url, socket_timeout=2) for _ in range(replicas)]
+        gates = [RedisGate(clock, Metrics()) for _ in clients]
+        try:
+            return await scenario(clients, gates, clock)
+        finally:
+            for client in clients:
+                await client.aclose()
+
+    return asyncio.run(run())
+
+
+# --- the pace: what a limiter is told to wait, not how long a test ran ----------------------------------------------------
+
+
+def limiters(clients, gates, clock, rate, replicas=2):
+    stop = asyncio.Event()
+    made = [
+        RateLimit(client, gate, "f:s", rate, replicas, clock, stop) for client, gate in zip(clients, gates, strict=True)
+    ]
+    return made, stop
+
+
+def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
+    """At ten a second each batch of ten costs a second, whoever takes it; the first second is the burst."""
+
+    async def scenario(clients, gates, clock):
+        (one, other), _ = limiters(clients, gates, clock, 10)
+        waits = [await limiter._pay(10) for _ in range(10) for limiter in (one, other)]
+        assert all(a <= b for a, b in itertools.pairwise(waits))  # first come, first served
+        passed = 20 * 10
+        took = waits[-1] + 1.0  # and the burst
+        assert 0 <= passed / 10 - took < 5  # less what went by while we asked
+
+    play(redis_url, scenario)
+
+
+def test_what_didnt_pass_is_given_back(redis_url):
+    async def scenario(clients, gates, clock):
+        (one, other), _ = limiters(clients, gates, clock, 1)
+        await one._pay(1_000)
+        await one.give_back(400)
+        assert 590 < await other._pay(1) < 601
+        await other.give_back(10_000)  # nothing that is past comes back
+        assert -0.001 <= await other._pay(10) - 9 <= 0.001
+
+    play(redis_url, scenario)
+
+
+def test_a_pause_saves_up_no_more_than_the_burst(redis_url):
+    async def scenario(clients, gates, clock):
+        (one, _), _ = limiters(clients, gates, clock, 100)
+        await clients[0].set("{f:s}:paid", "5.0")  # long ago
+        assert await one._pay(100) <= 0
+        assert await one._pay(100) > 0.5
+
+    play(redis_url, scenario)
+
+
+def test_the_number_is_forgotten_when_it_is_past(redis_url):
+    async def scenario(clients, gates, clock):
+        (one, _), _ = limiters(clients, gates, clock, 1)
+        await one._pay(30)
+        assert 29_000 < await clients[0].pttl("{f:s}:paid") <= 31_000
+
+    play(redis_url, scenario)
+
+
+def test_a_stop_ends_the_wait_and_gives_the_turn_back(redis_url):
+    async def scenario(clients, gates, clock):
+        (one, other), stop = limiters(clients, gates, clock, 1)
+        asyncio.get_running_loop().call_later(0.05, stop.set)
+        assert await asyncio.wait_for(one.take(1_000), 10) is False
+        assert await other._pay(1) < 2
+        assert await one.take(1) is False or await other._pay(0) < 3
+
+    play(redis_url, scenario)
+
+
+def test_without_redis_each_keeps_to_its_share():
+    async def scenario(clients, gates, clock):
+        (one, other), _ = limiters(clients, gates, clock, 10, replicas=5)
+        assert [await one._pay(2) for _ in range(3)] == pytest.approx([0, 1, 2])  # a fifth of ten a second
+        assert await other._pay(2) == pytest.approx(0)
+        clock.now += 2
+        assert await one._pay(2) == pytest.approx(1)
+        clock.now += 100
+        assert await one.take(1)
+
+    play("redis://127.0.0.1:1", scenario)
+
+
+# --- marks of what is done --------------------------------------------------------------------------------------------
+
+
+def messages(*idents, attempt=2, slot=1):
+    made = [raw("customer", b"{}", "k", slot=slot, ident=ident) for ident in idents]
+    for each in made:
+        each.attempt = attempt
+    return made
+
+
+def recents(clients, gates, clock):
+    return [RecentlyDone(client, gate, "f:s", clock) for client, gate in zip(clients, gates, strict=True)]
+
+
+def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
+    async def scenario(clients, gates, clock):
+        one, other = recents(clients, gates, clock)
+        assert await other.probably_done(messages("a")) == []
+        await one.mark(messages("a", "b", attempt=1))
+        again = messages("a", "x", "b", "y")
+        assert await other.probably_done(again) == [again[0], again[2]]
+        assert await other.probably_done(messages("a", attempt=1)) == []  # a first delivery isn't looked up
+        assert await other.probably_done(messages("a", attempt=0)) == []  # nor where Pub/Sub doesn't count
+        assert await other.probably_done(messages("a", slot=2)) == []
+
+    play(redis_url, scenario)
+
+
+def test_marks_live_for_one_to_two_buckets_and_their_size_is_bounded(redis_url):
+    async def scenario(clients, gates, clock):
+        one, other = recents(clients, gates, clock)
+        await one.mark(messages(*map(str, range(10_000))))
+        [key] = await clients[0].keys("*")
+        assert await clients[0].strlen(key) <= BITS // 8
+        assert 0 < await clients[0].ttl(key) <= 2 * BUCKET_SECONDS
+        clock.now += BUCKET_SECONDS
+        assert len(await other.probably_done(messages(*map(str, range(10_000))))) == 10_000
+        clock.now += BUCKET_SECONDS
+        assert await other.probably_done(messages("1")) == []
+
+    play(redis_url, scenario)
+
+
+class Shard:
+    """An inbox that knows some keys."""
+
+    def __init__(self, *recorded):
+        self.recorded, self.asked, self.applied = set(recorded), [], []
+
+    def known(self, deliveries):
+        self.asked += [each.idempotency_key for each in deliveries]
+        return {each for each in deliveries if each.idempotency_key in self.recorded}
+
+    def apply(self, deliveries):
+        self.applied += [each.idempotency_key for each in deliveries]
+        return Outcome(applied=len(deliveries))
+
+
+class Others:
+    """Locks, dead letters and acks that are fine with anything."""
+
+    def __init__(self):
+        self.acked = []
+
+    async def take(self, slots):
+        return frozenset(slots)
+
+    async def release(self, slots):
+        pass
+
+    async def publish(self, deliveries):
+        pass
+
+    async def ack(self, deliveries):
+        self.acked += [each.idempotency_key for each in deliveries]
+
+
+def handle(recent, shard, batch):
+    others, metrics = Others(), Metrics()
+    handler = Handler(others, shard, others, others, InThisThread(), metrics, recent=recent)
+    return handler.handle(Batch(batch, (1,))), others, metrics
+
+
+def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(redis_url):
+    """`lie` is marked and not recorded, as after a fail-over of the database: it is written like any other."""
+
+    async def scenario(clients, gates, clock):
+        one, other = recents(clients, gates, clock)
+        await one.mark(messages("done", "lie"))
+        shard = Shard("done", "unmarked")
+        work, others, metrics = handle(other, shard, [*messages("done", "lie", "new"), *messages("first", attempt=1)])
+        await work
+        assert shard.asked == ["done", "lie"]
+        assert shard.applied == ["lie", "new", "first"]
+        assert sorted(others.acked) == ["done", "first", "lie", "new"]
+        assert metrics.registry.get_sample_value("shardctl_messages_duplicate_total") == 1
+
+    play(redis_url, scenario)
+
+
+def test_without_redis_everything_goes_to_the_inbox():
+    async def scenario(clients, gates, clock):
+        one, _ = recents(clients, gates, clock)
+        shard = Shard("done")
+        work, others, _ = handle(one, shard, messages("done", "new"))
+        await work
+        assert (shard.asked, shard.applied, others.acked) == ([], ["done", "new"], ["done", "new"])
+
+    play("redis://127.0.0.1:1", scenario)
+
+
+# --- the turn to purge ------------------------------------------------------------------------------------------------
+
+
+class Inbox:
+    """Rows to purge; tells who purges when."""
+
+    def __init__(self, rows, meanwhile=lambda: None):
+        self.rows, self.chunks, self.meanwhile = rows, 0, meanwhile
+
+    def purge(self, older_than_seconds, rows):
+        assert older_than_seconds == 3_600
+        gone = min(rows, self.rows)
+        self.rows, self.chunks = self.rows - gone, self.chunks + 1
+        self.meanwhile()
+        return gone
+
+    def released_keys(self):
+        return []
+
+
+def maintainer(shard, client, gate, threads):
+    return Maintenance(shard, print, client, gate, "f:s", timedelta(hours=1), threads, Metrics())
+
+
+def test_one_replica_purges_in_chunks_until_nothing_old_is_left(redis_url, monkeypatch):
+    async def scenario(clients, gates, clock):
+        inbox = Inbox(10 * maintenance.PURGE_ROWS + 5)
+        with ThreadPoolExecutor(2) as threads:
+            one, other = (maintainer(inbox, client, gate, threads) for client, gate in zip(clients, gates, strict=True))
+            await asyncio.gather(one.purge(), other.purge())
+            assert (inbox.rows, inbox.chunks) == (0, 11)
+            await other.purge()  # its turn comes when this one is over
+            assert inbox.chunks == 11
+            await clients[0].delete("{f:s}:purge")
+            await other.purge()
+            assert inbox.chunks == 12
+
+    play(redis_url, scenario)
+
+
+def test_who_lost_its_turn_stops_purging(redis_url):
+    """It was held up for longer than its turn, and another has it now."""
+
+    async def scenario(clients, gates, clock):
+        loop = asyncio.get_running_loop()
+        steal = lambda: asyncio.run_coroutine_threadsafe(clients[1].set("{f:s}:purge", "another"), loop).result()  # noqa: E731
+        inbox = Inbox(10 * maintenance.PURGE_ROWS, meanwhile=steal)
+        with ThreadPoolExecutor(1) as threads:
+            await maintainer(inbox, clients[0], gates[0], threads).purge()
+        assert inbox.chunks == 1
+        assert await clients[0].get("{f:s}:purge") == b"another"
+
+    play(redis_url, scenario)
+
+
+def test_without_redis_nobody_purges():
+    async def scenario(clients, gates, clock):
+        inbox = Inbox(5_000)
+        await maintainer(inbox, clients[0], gates[0], InThisThread()).purge()
+        assert inbox.chunks == 0
+
+    play("redis://127.0.0.1:1", scenario)

@@ -1,0 +1,187 @@
+"""Maintenance, with fakes: it tells trouble, outlasts it, holds nothing up, and ends when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from consumer_kit import InThisThread
+
+from consumer import maintenance
+from consumer.errors import AgainError, NeverError
+from consumer.maintenance import Maintenance
+from consumer.metrics import Metrics
+from consumer.store import Released
+
+NO_TIME = 0.0
+
+
+class Redis:
+    """The turn is always ours."""
+
+    def register_script(self, _):
+        async def yes(**_):
+            return 1
+
+        return yes
+
+    async def set(self, *_, **__):
+        return True
+
+
+class Gate:
+    async def ask(self, call):
+        return await call()
+
+
+class Shard:
+    """Keys with a story each: what every release of it gives or raises. `purges` likewise."""
+
+    def __init__(self, stories=(), purges=()):
+        self.stories = {key: list(story) for key, story in dict(stories).items()}
+        self.purges, self.released, self.purged = list(purges), [], 0
+
+    def released_keys(self):
+        return [key for key, story in self.stories.items() if story]
+
+    def release(self, key, read):
+        assert read is print
+        self.released.append(key)
+        return self._next(self.stories[key])
+
+    def purge(self, *_):
+        self.purged += 1
+        return self._next(self.purges) or 0
+
+    def _next(self, story):
+        what = story.pop(0) if story else None
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+
+def maintainer(shard, threads=None, metrics=None):
+    return Maintenance(
+        shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), threads or InThisThread(), metrics or Metrics()
+    )
+
+
+def test_every_released_key_is_applied_to_its_end_and_counted():
+    shard = Shard({(1, "a"): [Released(5, more=True), Released(2)], (2, "b"): [Released(0, NeverError("x", "y"))]})
+    metrics = Metrics()
+    asyncio.run(maintainer(shard, metrics=metrics).release())
+    assert sorted(shard.released) == [(1, "a"), (1, "a"), (2, "b")]
+    assert metrics.registry.get_sample_value("shardctl_messages_released_total") == 7
+
+
+def test_a_key_in_trouble_doesnt_hold_the_others_up():
+    stories = {(slot, "k"): [Released(1)] for slot in range(20)} | {(99, "bad"): [AgainError("a conflict")]}
+    shard = Shard(stories)
+    with pytest.raises(AgainError):
+        asyncio.run(maintainer(shard).release())
+    assert set(shard.released) == set(stories)
+
+
+def test_with_the_database_gone_it_doesnt_ask_for_every_key():
+    shard = Shard({(slot, "k"): [AgainError("gone")] for slot in range(20)})
+    with pytest.raises(AgainError):
+        asyncio.run(maintainer(shard).release())
+    assert len(shard.released) == 2
+
+
+def test_a_purge_rests_between_its_chunks_and_less_while_it_falls_behind(monkeypatch):
+    rows = maintenance.PURGE_ROWS
+    rests = []
+
+    class Watched(Maintenance):
+        async def _pause(self, seconds):
+            rests.append(self._rest)
+
+    monkeypatch.setattr(maintenance, "PURGE_SECONDS", 0.0)  # so each chunk ends too late
+    shard = Shard(purges=[rows] * 8 + [1])
+    watched = Watched(shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), InThisThread(), Metrics())
+    asyncio.run(watched.purge())
+    assert shard.purged == 9
+    assert rests == [19.5, 9.75, 4.875, 2.4375, 1.21875, 1, 1, 1]
+    assert watched._rest == maintenance.LONGEST_REST  # it caught up
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(AgainError("gone"), logging.WARNING), (KeyError("a bug"), logging.ERROR)], ids=str
+)
+def test_trouble_is_told_once_counted_and_outlasted(monkeypatch, caplog, error, level):
+    """Above all a bug: the loop must neither end in silence nor end the process."""
+    monkeypatch.setattr(maintenance, "PURGE_SECONDS", NO_TIME)
+    monkeypatch.setattr(maintenance, "RELEASE_SECONDS", 1_000.0)
+    caplog.set_level(logging.INFO)
+    metrics = Metrics()
+
+    async def scenario():
+        stop = asyncio.Event()
+
+        class Stops(Shard):
+            def purge(self, *_):
+                if not self.purges:
+                    stop.set()
+                return super().purge()
+
+        shard = Stops(purges=[error] * 3)
+        await maintainer(shard, metrics=metrics).run(stop)
+        return shard
+
+    assert asyncio.run(scenario()).purged == 4
+    assert metrics.registry.get_sample_value("shardctl_maintenance_failures_total", {"task": "purge"}) == 3
+    told = [record.levelno for record in caplog.records if getattr(record, "action", "") == "maintenance_failed"]
+    assert told == [level]
+
+
+def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
+    monkeypatch.setattr(maintenance, "RELEASE_SECONDS", NO_TIME)
+
+    async def scenario():
+        stop = asyncio.Event()
+
+        class Stops(Shard):
+            def release(self, key, read):
+                stop.set()
+                return super().release(key, read)
+
+        shard = Stops({(slot, "k"): [Released(1, more=True)] * 5 for slot in range(5)})
+        await asyncio.wait_for(maintainer(shard).run(stop), 10)
+        return shard.released
+
+    assert len(asyncio.run(scenario())) == 1
+
+
+def test_release_and_purge_share_one_thread():
+    """A second thread would be one that a batch waits for."""
+    under_way, most = set(), 0
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, call, /, *args):
+            nonlocal most
+            future = super().submit(call, *args)
+            under_way.add(future)
+            most = max(most, sum(not each.done() for each in under_way))
+            return future
+
+    async def scenario():
+        release_goes_on = threading.Event()
+
+        class Busy(Shard):
+            def release(self, key, read):
+                release_goes_on.wait(10)
+                return super().release(key, read)
+
+        with Watched(4) as threads:
+            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [maintenance.PURGE_ROWS] * 20), threads)
+            both = asyncio.gather(maintaining.release(), maintaining.purge())
+            asyncio.get_running_loop().call_later(0.1, release_goes_on.set)
+            await both
+
+    asyncio.run(scenario())
+    assert most == 1

@@ -1,0 +1,151 @@
+"""`shardctl deadletter … --parked` on SQLite: exit codes, what stdout carries, and what is done to whom."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from arrival_kit import HEAD, Database
+
+from shardctl.cli import main
+
+TYPES = """
+  step: {table: steps, key: id, routing_key: entity, operation: insert, on_poison: park, columns: {id: text, entity: text}}
+"""
+
+
+@pytest.fixture
+def shard(tmp_path):
+    made = Database(f"sqlite:///{tmp_path}/shard.db", TYPES)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(tmp_path, shard, monkeypatch, capsys):
+    (tmp_path / "shards.yaml").write_text(HEAD + TYPES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHARDCTL_DATABASE_URL_S0", str(shard.url))
+
+    def ran(*arguments):
+        code = main(["deadletter", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return ran
+
+
+def park(shard, key, *, messages=3):
+    """All but the first are fine."""
+    first = shard.arrive("step", b"{", key, ident=f"{key}/0")
+    rest = [
+        shard.arrive("step", {"id": f"{key}/{n}", "entity": key}, key, ident=f"{key}/{n}") for n in range(1, messages)
+    ]
+    shard.settle(first, *rest)
+
+
+def released(shard):
+    return {key for _, key in shard.store.released_keys()}
+
+
+def test_list(run, shard):
+    park(shard, "k")
+    park(shard, "j", messages=1)
+    code, out, err = run("list", "--parked")
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split()[:3] == ["shard", "slot", "key"]
+    assert {tuple(line.split()[i] for i in (0, 2, 3, 4)) for line in lines} == {
+        ("s0", "k", "bad_json", "3"),
+        ("s0", "j", "bad_json", "1"),
+    }
+    assert "2 parked keys, 4 messages" in err
+    listed = json.loads(run("list", "--parked", "--json")[1])
+    assert {(each["key"], each["messages"], each["released"]) for each in listed} == {("k", 3, False), ("j", 1, False)}
+
+
+def test_show(run, shard):
+    park(shard, "k", messages=2)
+    shard.settle(shard.arrive("step", b"\xff", "k"))
+    code, out, _ = run("show", "k", "--parked")
+    assert code == 0
+    assert "bad_json" in out
+    assert "k/0" in out
+    assert '"id":"k/1"' in out
+    [told] = json.loads(run("show", "k", "--parked", "--json")[1])
+    assert [each.get("body") or each["body_hex"] for each in told["messages"]] == [
+        "{",
+        '{"id":"k/1","entity":"k"}',
+        "ff",
+    ]
+
+
+def test_replay_releases_and_the_consumer_applies(run, shard):
+    park(shard, "k")
+    park(shard, "j")
+    code, out, err = run("replay", "k", "--parked")
+    assert (code, out) == (0, "")
+    assert "1 keys released" in err
+    assert released(shard) == {"k"}
+    assert "released" in run("list", "--parked")[1]
+    assert len(json.loads(run("replay", "--all", "--reason", "no_such", "--parked", "--json")[1])) == 0
+    assert len(json.loads(run("replay", "--all", "--reason", "bad_json", "--parked", "--json")[1])) == 2
+    assert released(shard) == {"k", "j"}
+
+
+def test_drop_deletes_nothing_without_yes(run, shard):
+    park(shard, "k")
+    code, out, err = run("drop", "k", "--parked")
+    assert (code, out) == (1, "")
+    assert "delete 1 of 3 messages" in err
+    assert "--yes" in err
+    assert shard.parked() == {"k": ["k/0", "k/1", "k/2"]}
+    assert released(shard) == set()
+
+
+def test_drop_deletes_the_first_and_lets_the_rest_go_on(run, shard):
+    park(shard, "k")
+    code, out, _ = run("drop", "k", "--parked", "--yes", "--json")
+    assert (code, json.loads(out)[0]["dropped"]) == (0, 1)
+    assert shard.parked() == {"k": ["k/1", "k/2"]}
+    assert released(shard) == {"k"}
+    assert [each.applied for each in shard.release()] == [2]
+
+
+def test_drop_of_all(run, shard):
+    park(shard, "k")
+    assert run("drop", "k", "--parked", "--all", "--yes")[0] == 0
+    assert (shard.parked(), shard.parked_keys()) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("list",), 2, "--parked"),
+        (("show", "nobody", "--parked"), 1, "isn't parked in: s0"),
+        (("replay", "nobody", "--parked"), 1, "isn't parked in: s0"),
+        (("drop", "nobody", "--parked", "--yes"), 1, "isn't parked in: s0"),
+        (("replay", "--parked"), 2, "give a KEY, or --all"),
+        (("replay", "k", "--all", "--parked"), 2, "give a KEY, or --all"),
+        (("replay", "k", "--reason", "x", "--parked"), 2, "give a KEY, or --all"),
+        (("list", "--parked", "--shard", "s9"), 2, "no shard 's9'"),
+        (("list", "--parked", "--database", "s0"), 2, "SHARD=URL"),
+        (("list", "--parked", "--database", "s0=postgresql://u:hunter2@127.0.0.1:1/x"), 1, "database of shard s0"),
+        (("list", "--parked", "--database", "s0=nonsense"), 1, "database URL can't be used"),
+        (("list", "--parked", "--database", "s0=sqlite://"), 1, "no such table"),
+    ],
+)
+def test_refusals(run, arguments, code, says):
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+    assert "hunter2" not in err
+    assert "Traceback" not in err
+
+
+def test_a_database_must_be_named(run, monkeypatch):
+    monkeypatch.delenv("SHARDCTL_DATABASE_URL_S0")
+    code, _, err = run("list", "--parked")
+    assert code == 1
+    assert "SHARDCTL_DATABASE_URL_S0" in err
+    assert "--no-databases" not in err

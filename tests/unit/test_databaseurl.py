@@ -1,0 +1,84 @@
+"""Every way to name hosts ends in what libpq understands; and no error shows a password."""
+
+import pytest
+
+from shardctl.databaseurl import DatabaseUrlError, parse
+
+
+def arguments(text):
+    """What the driver is told."""
+    url = parse(text)
+    return url.get_dialect()().create_connect_args(url)[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "ports"),
+    [
+        pytest.param("postgresql://u:p@h:5433/db", "h", "5433", id="one"),
+        pytest.param("postgres://u:p@h/db", "h", "None", id="one, the port understood"),
+        pytest.param("postgresql://u:p@[::1]:5433/db", "::1", "5433", id="one IPv6"),
+        pytest.param("postgresql://u:p@h1:5432,h2:5433/db", "h1,h2", "5432,5433", id="listed"),
+        pytest.param("postgresql+psycopg://u:p@h1,h2:5433/db", "h1,h2", "5432,5433", id="listed, a port understood"),
+        pytest.param("postgresql://h1,h2/db", "h1,h2", "5432,5432", id="listed, no user"),
+        pytest.param("postgresql://u:p@[::1]:1,[fe80::1%eth0],h:3/db", "::1,fe80::1%eth0,h", "1,5432,3", id="IPv6 listed"),
+        pytest.param("postgresql://u:p@/db?host=h1:5432&host=h2:5433", "h1,h2", "5432,5433", id="SQLAlchemy's"),
+        pytest.param("postgresql://u:p@/db?host=[::1]:1&host=[::2]", "::1,::2", "1,5432", id="SQLAlchemy's, IPv6"),
+        pytest.param("postgresql://u:p@/db?host=h1,h2&port=1,2", "h1,h2", "1,2", id="libpq's"),
+        pytest.param("postgresql://u:p@/db?host=::1,h2&port=7", "::1,h2", "7,7", id="libpq's, one port"),
+        pytest.param("postgresql://u:p@/db?host=/cloudsql/a:b:c", "/cloudsql/a:b:c", "None", id="socket"),
+    ],
+)  # fmt: skip
+def test_hosts_and_ports(text, hosts, ports):
+    told = arguments(text)
+    assert (told["host"], str(told.get("port"))) == (hosts, ports)
+    assert told["target_session_attrs"] == "read-write"
+    assert told["dbname"] == "db"
+
+
+def test_a_session_that_only_reads_can_t_be_asked_for():
+    assert arguments("postgresql://h/db?target_session_attrs=any")["target_session_attrs"] == "read-write"
+
+
+@pytest.mark.parametrize(
+    ("written", "password"),
+    [
+        pytest.param("p%40%2F%3Aw", "p@/:w", id="encoded"),
+        pytest.param("p:w/x?y#z,1", "p:w/x?y#z,1", id="as they are"),
+        pytest.param("%C3%BC%25", "ü%", id="beyond ASCII"),
+    ],
+)
+@pytest.mark.parametrize("hosts", ["h", "h1:1,h2:2"])
+def test_a_password_may_hold_anything(written, password, hosts):
+    told = arguments(f"postgresql://u:{written}@{hosts}/db?sslmode=require")
+    assert (told["user"], told["password"], told["sslmode"]) == ("u", password, "require")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        pytest.param("", "not a database URL", id="empty"),
+        pytest.param("hunter2", "not a database URL", id="no URL"),
+        pytest.param("mongodb://u:hunter2@h/db", "driver", id="another database"),
+        pytest.param("postgresql://u:hunter2@h:x/db", "not a database URL", id="port of one"),
+        pytest.param("postgresql://u:hunter2@h:99999/db", "port of host 1", id="port too large"),
+        pytest.param("postgresql://u:hunter2@h1:1,h2:x/db", "port of host 2", id="port of the second"),
+        pytest.param("postgresql://u:hunter2@h1:1,h2:0/db", "port of host 2", id="port 0"),
+        pytest.param("postgresql://u:hunter2@/db?host=h1:1&host=h2:hunter2", "port of host 2", id="port in the query"),
+        pytest.param("postgresql://u:hunter2@/db?host=h1,h2,h3&port=1,2", "3 hosts and 2 ports", id="ports missing"),
+        pytest.param("postgresql://u:hunter2@/db?host=h1:1&host=h2&port=3", "two ports", id="two ports"),
+        pytest.param("postgresql://u:hunter2@h1,,h2/db", "host 2", id="empty host"),
+        pytest.param("postgresql://u:hunter2@h1,h2/db?host=h3", "two places", id="hosts twice"),
+        pytest.param("postgresql://u:x@hunter2@h/db", "host 1", id="@ in the password"),
+        pytest.param("postgresql://u:x@hunter2@h1,h2/db", "host 1", id="@ in the password, several hosts"),
+        pytest.param("postgresql://u/x:hunter2@h/db", "%2F", id="/ in the user"),
+        pytest.param("mysql://u/x:hunter2@h/db", "%2F", id="/ in MySQL's user"),
+        pytest.param("postgresql://u@h/db?password=hunter2", "before the @", id="password in the query"),
+        pytest.param("mysql://u:hunter2@h1,h2/db", "PostgreSQL alone", id="several hosts of MySQL"),
+    ],
+)
+def test_what_is_wrong_is_told_without_the_password(text, named):
+    with pytest.raises(DatabaseUrlError, match=named) as caught:
+        parse(text)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
