@@ -13,8 +13,8 @@ check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minut
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
 test: $(VENV)/.dev              ## every test, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos
-	$(BIN)/pytest -q tests/e2e tests/chaos
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos
+	$(BIN)/pytest -q -rs tests/e2e tests/chaos
 
 chaos: $(VENV)/.dev             ## ten minutes of faults on the local fleet; SEED=n repeats one run
 	$(BIN)/python -m tests.chaos --minutes 10 $(if $(SEED),--seed $(SEED))
