@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 from sqlalchemy import Connection
@@ -96,4 +97,9 @@ def _storable(text: str) -> str:
 
 def _timestamp(microseconds: int) -> str:
     seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S") + f".{rest:06d}"
+    return f"{_whole_second(seconds)}.{rest:06d}"
+
+
+@lru_cache(maxsize=4096)  # a batch spans few seconds, and writing one out costs more than the rest of its row
+def _whole_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
