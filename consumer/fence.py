@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from consumer.errors import AgainError
 from consumer.rows import Dialect
 from shardctl import schema
-from shardctl.schema import SlotState
+from shardctl.schema import LaneState
 
 
 class Fence:
@@ -31,7 +31,7 @@ class Fence:
         known_version, active = self._known
         if version != known_version:
             rows = connection.execute(
-                select(schema.slots.c.slot, schema.slots.c.generation).where(schema.slots.c.state == SlotState.ACTIVE)
+                select(schema.slots.c.slot, schema.slots.c.generation).where(schema.slots.c.state == LaneState.ACTIVE)
             )
             active = frozenset(slot for slot, generation in rows if generation in self._generations)
             self._known = version, active

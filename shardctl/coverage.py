@@ -10,6 +10,7 @@ from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
 from shardctl.spec import Fleet, Shard
 from shardctl.topology import (
+    every_subscription,
     inbox_retention,
     known_types,
     replay_reach,
@@ -121,14 +122,17 @@ def _bad_names(fleet: Fleet) -> Iterator[Fault]:
 def _bad_slots(fleet: Fleet) -> Iterator[Fault]:
     last = (1 << fleet.routing.slot_bits) - 1
     for number, shard in enumerate(fleet.shards):
-        if not shard.slots.ranges:
+        sets: dict[tuple[str | int, ...], SlotSet] = {("slots",): shard.slots}
+        sets |= {("previous", at, "slots"): before.slots for at, before in enumerate(shard.previous or ())}
+        if not any(slots.ranges for slots in sets.values()):
             yield Fault(("shards", number, "slots"), "owns no slots.", "give it some, or remove the shard.")
-        elif shard.slots.ranges[-1][1] > last:
-            yield Fault(
-                ("shards", number, "slots"),
-                f"slot {shard.slots.ranges[-1][1]} doesn't exist.",
-                f"slots run from 0 to {last} (slot_bits: {fleet.routing.slot_bits}).",
-            )
+        for place, slots in sets.items():
+            if slots.ranges and slots.ranges[-1][1] > last:
+                yield Fault(
+                    ("shards", number, *place),
+                    f"slot {slots.ranges[-1][1]} doesn't exist.",
+                    f"slots run from 0 to {last} (slot_bits: {fleet.routing.slot_bits}).",
+                )
 
 
 def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
@@ -170,7 +174,7 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
 
 def _long_filters(fleet: Fleet) -> Iterator[Fault]:
     for number, shard in enumerate(fleet.shards):
-        longest = max(subscriptions(fleet, shard), key=lambda sub: len(sub.filter.encode()))
+        longest = max(every_subscription(fleet, shard), key=lambda sub: len(sub.filter.encode()))
         size = len(longest.filter.encode())
         if size > MAX_FILTER_BYTES:
             fits = nearest_that_fits(fleet, shard)

@@ -60,6 +60,15 @@ def slot_of_digits(digits: str, slot_bits: int) -> int | None:
     return int(digits, 2)
 
 
+def lane_of(slot: int, generation: int) -> int:
+    """A slot in one generation of its shard as one number: what that generation's subscription carries of the slot."""
+    return generation << MAX_SLOT_BITS | slot
+
+
+def slot_of_lane(lane: int) -> int:
+    return lane & _MAX_SLOT
+
+
 @dataclass(frozen=True, slots=True)
 class SlotSet:
     """A set of slots as sorted, disjoint, non-touching inclusive ranges. Equal sets are equal values."""

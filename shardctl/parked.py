@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shardctl import databaseurl
 from shardctl.errors import ShardctlError
-from shardctl.schema import InboxOutcome, SlotState, fence, inbox, parked, parked_keys, slots
+from shardctl.schema import InboxOutcome, LaneState, fence, inbox, parked, parked_keys, slots
 
 
 class ParkedError(ShardctlError):
@@ -76,7 +76,7 @@ def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[Pa
     )
     query = (
         select(parked_keys, count.label("messages"))
-        .join(slots, and_(slots.c.slot == parked_keys.c.slot, slots.c.state == SlotState.ACTIVE))
+        .join(slots, and_(slots.c.slot == parked_keys.c.slot, slots.c.state == LaneState.ACTIVE))
         .order_by(parked_keys.c.parked_time, parked_keys.c.slot, parked_keys.c.partition_key)
     )
     if key is not None:
@@ -142,7 +142,7 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
 def _take(connection: Connection, of: ParkedKey) -> bool:
     """Take the key alone, as whoever applies it does. Shares the fence, so that its slot can't leave meanwhile."""
     connection.execute(select(fence.c.version).with_for_update(read=True))
-    active = select(slots.c.slot).where(slots.c.slot == of.slot, slots.c.state == SlotState.ACTIVE)
+    active = select(slots.c.slot).where(slots.c.slot == of.slot, slots.c.state == LaneState.ACTIVE)
     its_row = select(parked_keys.c.slot).where(_its_row(of)).with_for_update()
     return connection.scalar(active) is not None and connection.scalar(its_row) is not None
 

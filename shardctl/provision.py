@@ -16,6 +16,7 @@ from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, RetryPoli
 
 from shardctl import topology
 from shardctl.errors import ShardctlError
+from shardctl.keyspace import SlotSet
 from shardctl.spec import Fleet, Shard
 
 TIMEOUT_SECONDS = 30.0
@@ -134,7 +135,7 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
         *(
             subscription(sub.id, sub.topic.id, sub.filter, settings.retention, **policies)
             for shard in fleet.shards
-            for sub in topology.subscriptions(fleet, shard)
+            for sub in topology.every_subscription(fleet, shard)
         ),
     )
 
@@ -193,6 +194,7 @@ def _execute(step: Step, publisher: Any, subscriber: Any) -> None:
 def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
 
+    While slots are on the move a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
     from sqlalchemy import create_engine
@@ -208,7 +210,7 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     try:
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
-        schema.create(engine, kinds, shard.slots, shard.generation)
+        schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
         made = tuple(sorted(_tables(engine) - before))
     except SQLAlchemyError as error:
         raise ProvisionError(f"database of shard {name}: {error.__cause__ or error}") from error

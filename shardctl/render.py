@@ -81,7 +81,8 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
 def max_replicas(fleet: Fleet, shard: Shard) -> int:
     """The most replicas that have work, one a slot; never under the minimum, whose extra replicas are hot standbys."""
     wanted = fleet.autoscaling_of(shard)
-    return max(wanted.min, min(wanted.max, len(shard.slots)))
+    slots = max(len(generation.slots) for generation in topology.generations(shard))
+    return max(wanted.min, min(wanted.max, slots))
 
 
 def account_id(shard_id: str) -> str:
@@ -173,7 +174,7 @@ class _Plan:
                     "app.kubernetes.io/component": "consumer",
                 }
             )
-            found.append(_Writer(shard, name, labels, topology.subscriptions(self.fleet, shard)))
+            found.append(_Writer(shard, name, labels, topology.every_subscription(self.fleet, shard)))
         return tuple(found)
 
     @cached_property
@@ -298,6 +299,10 @@ def _grants(plan: _Plan) -> Iterator[_Object]:
             if agent:
                 yield grant(writer, f"{sub.id}-agent", subscriber, own, member=agent)
         yield grant(writer, f"{writer.id}-dead-letter-publisher", publisher, dead_letters, member_account=writer.id)
+        if writer.shard.previous:  # what a slot's former owner finds unapplied, it publishes again
+            for topic in topology.topics(fleet):
+                on = ("PubSubTopic", object_name(topic.id))
+                yield grant(writer, f"{writer.id}-{topic.id}-publisher", publisher, on, member_account=writer.id)
 
 
 def _service_accounts(plan: _Plan) -> Iterator[_Object]:

@@ -184,17 +184,24 @@ def _read_slots(value: object) -> SlotSet:
         return value
     if isinstance(value, str | int) and not isinstance(value, bool):
         return SlotSet.parse(str(value))
+    if value == []:
+        return SlotSet()
     raise ValueError("slots are a number or ranges: 5, or 0-341, or 0-99,200-299")
+
+
+def _write_slots(slots: SlotSet) -> str | list[str]:
+    return str(slots) if slots.ranges else []
 
 
 Slots = Annotated[
     SlotSet,
     BeforeValidator(_read_slots),
-    PlainSerializer(str),
+    PlainSerializer(_write_slots),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0},
+                {"type": "array", "maxItems": 0},
                 {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?(,\s*\d+\s*(-\s*\d+\s*)?)*$"},
             ]
         }

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Connection,
     DateTime,
     Dialect,
     Engine,
@@ -32,7 +31,6 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    update,
 )
 from sqlalchemy import types as sa
 from sqlalchemy.dialects import mysql, postgresql
@@ -42,12 +40,13 @@ from shardctl.keyspace import SlotSet
 from shardctl.spec import ColumnType, MessageType
 
 
-class SlotState(StrEnum):
-    """What a shard's database holds of a slot."""
+class LaneState(StrEnum):
+    """What a shard's database holds of a lane: of one slot in one generation. In the order in which a lane goes through them."""
 
+    ARRIVING = "arriving"  # no barrier is out for the slot: an older lane, here or elsewhere, has all that is published
+    DUE = "due"  # the barrier may be out
     ACTIVE = "active"
     LEFT = "left"
-    ARRIVING = "arriving"
 
 
 KEY_LENGTH = (
@@ -101,13 +100,37 @@ fence = Table(
     **_MYSQL_OPTIONS,
 )
 
+# See `shardctl.lanes`, which alone changes them.
 slots = Table(
     "shardctl_slots",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("generation", Integer, nullable=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
-    Column("barrier_time", _MOMENT),
+    # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub told it.
+    Column("barrier_time_us", sa.BigInteger),
+    **_MYSQL_OPTIONS,
+)
+
+# The rebalances that this database took part in; one at most is open. See `shardctl.rebalance.journal`.
+rebalances = Table(
+    "shardctl_rebalances",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),  # open, aborted or done
+    Column("plan", _LONG_TEXT, nullable=False),  # JSON
+    Column("opened_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("closed_time", DateTime(timezone=True)),
+    **_MYSQL_OPTIONS,
+)
+
+# Who reads which generations of the shard, told again and again by each consumer.
+replicas = Table(
+    "shardctl_replicas",
+    metadata,
+    Column("replica", String(255), primary_key=True),
+    Column("generations", String(255), nullable=False),  # "1,2"
+    Column("seen_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     **_MYSQL_OPTIONS,
 )
 
@@ -190,7 +213,7 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
 
 
 def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:
-    """Create what is missing and hold `owned` active. Safe to run again: slots that are there already are left alone."""
+    """Create what is missing; a fresh database holds `owned` active. Safe to run again: what a database holds is left alone."""
     with engine.begin() as connection:
         metadata.create_all(connection)
         mapped = MetaData()
@@ -200,11 +223,6 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
         mapped.create_all(connection)
         if connection.scalar(select(fence.c.version)) is None:
             connection.execute(insert(fence).values(id=1, version=1))
-            hold(connection, owned, generation)
-
-
-def hold(connection: Connection, owned: SlotSet, generation: int) -> None:
-    """Mark slots active at a generation, alone under the fence. For a fresh database only; slots move by rebalance."""
-    connection.execute(update(fence).values(version=fence.c.version + 1))
-    rows = [{"slot": slot, "generation": generation, "state": SlotState.ACTIVE} for slot in owned]
-    connection.execute(insert(slots), rows)
+            rows = [{"slot": slot, "generation": generation, "state": LaneState.ACTIVE} for slot in owned]
+            if rows:
+                connection.execute(insert(slots), rows)

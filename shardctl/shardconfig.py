@@ -28,6 +28,11 @@ class ShardConfig(Model):
     message_types: dict[str, MessageType]
     generations: tuple[Generation, ...] = Field(strict=False)
     dead_letter_topic: str
+    topics: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="The fleet's topics in the order of their slots, for what must be published again; while slots move.",
+    )
     subscription: Subscriptions
     consumer: Batching
     inbox_retention: Duration
@@ -35,7 +40,6 @@ class ShardConfig(Model):
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
-    subscriptions = topology.subscriptions(fleet, shard)
     takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
     return ShardConfig(
         fleet=fleet.fleet,
@@ -44,12 +48,16 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         slot_bits=fleet.routing.slot_bits,
         attributes=fleet.routing.attributes,
         message_types=takes,
-        generations=(
+        generations=tuple(
             Generation(
-                number=shard.generation, slots=shard.slots, subscriptions=tuple(sub.id for sub in subscriptions)
-            ),
+                number=each.generation,
+                slots=each.slots,
+                subscriptions=tuple(sub.id for sub in topology.subscriptions(fleet, each)),
+            )
+            for each in topology.generations(shard)
         ),
         dead_letter_topic=topology.dead_letter_topic(fleet),
+        topics=() if shard.previous is None else tuple(topic.id for topic in topology.topics(fleet)),
         subscription=fleet.subscription,
         consumer=fleet.consumer_of(shard),
         inbox_retention=topology.inbox_retention(fleet, shard),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -201,6 +202,13 @@ class MessageType(Model):
     slot_column: Annotated[
         Identifier, Field(description="Holds the row's slot, so that a slot's rows can be found and moved.")
     ] = "slot"
+    slot_tables: Annotated[
+        dict[TableName, Identifier],
+        Field(
+            description="Other tables whose rows belong to slots, such as what a sink of yours fills, with the column "
+            "that holds the slot. A rebalance moves their rows too."
+        ),
+    ] = {}
     time_bucket: TimeBucket | None = None
 
     @model_validator(mode="after")
@@ -345,6 +353,13 @@ class Local(Model):
     replicas: Annotated[int, Field(ge=1, le=8)] = 2
 
 
+class Previous(Model):
+    """A generation that a shard had before the rebalance under way, and that may still hold some of its slots active."""
+
+    generation: Annotated[int, Field(ge=1, le=999_999)]
+    slots: Slots
+
+
 class Shard(Model):
     name: ShortName
     slots: Slots
@@ -359,6 +374,14 @@ class Shard(Model):
     generation: Annotated[
         int, Field(ge=1, le=999_999, description="Grows by one each time the shard's slots change.")
     ] = 1
+    previous: Annotated[
+        tuple[Previous, ...] | None,
+        BeforeValidator(as_tuple),
+        Field(
+            description="Written by `shardctl rebalance` while slots move: the generations that may still own some, the "
+            "oldest first; empty for a new shard."
+        ),
+    ] = None
     database: SecretRef | None = None
     consumer: Annotated[Batching | None, Field(description="What differs from the fleet's `consumer`.")] = None
     autoscaling: Annotated[Autoscaling | None, Field(description="What differs from the fleet's `autoscaling`.")] = None
@@ -371,6 +394,13 @@ class Shard(Model):
         for names in (self.types, self.except_types):
             if len(set(names)) != len(names):
                 raise ValueError("a message type is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _generations_grow(self) -> Self:
+        numbers = [*(before.generation for before in self.previous or ()), self.generation]
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
+            raise ValueError("generations grow: those of `previous` in order, then the shard's own")
         return self
 
     def takes(self, message_type: str) -> bool:
@@ -443,6 +473,16 @@ class Fleet(Model):
 
     def resources_of(self, shard: Shard) -> Resources:
         return shard.resources or self.resources
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether slots are on the move: some shard has generations that may still own what another has been given."""
+        return any(shard.previous is not None for shard in self.shards)
+
+    def settled(self) -> Fleet:
+        """The fleet as it is once every slot has arrived."""
+        shards = (shard.model_copy(update={"previous": None}) for shard in self.shards if shard.slots.ranges)
+        return self.model_copy(update={"shards": tuple(shards)})
 
     def shard(self, name: str) -> Shard:
         """The shard of that name. Raises UsageError that lists the names there are."""

@@ -82,8 +82,22 @@ def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
     return shard.database or SecretRef.model_construct(name=f"{shard_id(fleet, shard)}-db")
 
 
+def generations(shard: Shard) -> tuple[Shard, ...]:
+    """The shard as each generation that reads messages has it, the oldest first: one, unless its slots are on the move."""
+    before = (
+        shard.model_copy(update={"generation": earlier.generation, "slots": earlier.slots, "previous": None})
+        for earlier in shard.previous or ()
+    )
+    return tuple(each for each in (*before, shard) if each.slots.ranges)
+
+
+def every_subscription(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
+    """The subscriptions of all generations that the shard reads."""
+    return tuple(sub for generation in generations(shard) for sub in subscriptions(fleet, generation))
+
+
 def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
-    """A shard's subscriptions, one on each topic its slots touch: `orders-s0-g1`, or `orders-s0-g1-t5` on topic 5."""
+    """Those of the shard's own generation, one on each topic its slots touch: `orders-s0-g1`, `orders-s0-g1-t5` on topic 5."""
     found = []
     for number, topic in enumerate(topics(fleet)):
         slots = shard.slots & topic.slots

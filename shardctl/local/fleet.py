@@ -217,7 +217,7 @@ class LocalFleet:
         }
 
     def subscription_ids(self, shard: Shard) -> list[str]:
-        return [subscription.id for subscription in topology.subscriptions(self.spec, shard)]
+        return [subscription.id for subscription in topology.every_subscription(self.spec, shard)]
 
     def wait_drained(self, timeout_seconds: float = 60.0, *, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Returns once no shard has a backlog; calls `meanwhile` again and again. Raises NotDrainedError."""

@@ -15,7 +15,7 @@ from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Store
 from shardctl import schema
-from shardctl.schema import SlotState
+from shardctl.schema import LaneState
 from shardctl.shardconfig import ShardConfig
 from tests.sim.database import Identity, Watcher, identity_of
 from tests.sim.loop import Process, SimLoop
@@ -41,7 +41,7 @@ class SqlDatabase:
             connection.exec_driver_sql(TABLE)
         generation = config.generations[0]
         schema.create(self.engine, config.message_types, generation.slots, generation.number)
-        self._mark(self.arriving, SlotState.ARRIVING)
+        self._mark(self.arriving, LaneState.ARRIVING)
 
     def recorded(self, identity: Identity) -> str | None:
         query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND idempotency_key = :key")
@@ -58,10 +58,10 @@ class SqlDatabase:
         return found
 
     def activate(self) -> None:
-        self._mark(self.arriving, SlotState.ACTIVE)
+        self._mark(self.arriving, LaneState.ACTIVE)
         self.arriving.clear()
 
-    def _mark(self, slots: set[int], state: SlotState) -> None:
+    def _mark(self, slots: set[int], state: LaneState) -> None:
         with self.engine.begin() as connection:
             connection.execute(schema.fence.update().values(version=schema.fence.c.version + 1))
             connection.execute(schema.slots.update().where(schema.slots.c.slot.in_(slots)).values(state=state))

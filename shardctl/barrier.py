@@ -1,0 +1,47 @@
+"""The barrier: a marker on one slot that parts what the old generation writes from what the new one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shardctl.keyspace import digits_of
+from shardctl.message import Encoded
+from shardctl.spec import Fleet, Shard
+
+REBALANCE = "shardctl-barrier"
+SHARD = "shardctl-shard"
+GENERATION = "shardctl-generation"
+OWN_TYPE = "shardctl-barrier"  # passes every filter that doesn't name its types
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Ends a slot's lane in `generation` of `shard`, if `rebalance` is open there."""
+
+    rebalance: str
+    shard: str
+    generation: int
+
+
+def encode(fleet: Fleet, shard: Shard, slot: int, barrier: Barrier) -> Encoded:
+    """The barrier as a message that the filters of `shard` let through, in the order of its slot."""
+    digits = digits_of(slot, fleet.routing.slot_bits)
+    names = fleet.routing.attributes
+    attributes = {
+        names.slot: digits,
+        names.message_type: shard.types[0] if shard.types else OWN_TYPE,
+        REBALANCE: barrier.rebalance,
+        SHARD: barrier.shard,
+        GENERATION: str(barrier.generation),
+    }
+    return Encoded(slot, digits, b"", attributes)
+
+
+def read(attributes: Mapping[str, str]) -> Barrier | None:
+    """The barrier that a message is; None for every other message."""
+    rebalance = attributes.get(REBALANCE, "")
+    if not rebalance:
+        return None
+    generation = attributes.get(GENERATION, "")
+    return Barrier(rebalance, attributes.get(SHARD, ""), int(generation) if generation.isdecimal() else 0)

@@ -1,0 +1,99 @@
+"""Lanes: what a shard's database holds of each slot in each generation, and every change that a hand-over makes to them.
+
+Invariants kept here and in the transactions that call this:
+- at most one lane of a slot is active, over all databases of the fleet: one becomes active only after the one before it has left;
+- whoever changes lanes takes the fence alone first. Each write transaction shares the fence until it commits, so what it has
+  read of the lanes can't change under it, and after a change has committed nothing is written by the lanes of before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
+
+from shardctl.keyspace import SlotSet, lane_of
+from shardctl.schema import LaneState, fence, slots
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One slot in one generation. `barrier_time_us`: of the barrier that it began with, or ended with once it has left."""
+
+    slot: int
+    generation: int
+    state: LaneState
+    barrier_time_us: int | None = None
+
+
+def read(connection: Connection) -> dict[int, Lane]:
+    """Every lane of the database, by `keyspace.lane_of`. Share the fence, or take it alone, to rely on them."""
+    query = select(slots.c.slot, slots.c.generation, slots.c.state, slots.c.barrier_time_us)
+    return {
+        lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us)
+        for slot, generation, state, barrier_time_us in connection.execute(query)
+    }
+
+
+def take_fence_alone(connection: Connection) -> None:
+    """Until the transaction ends nobody else writes to the shard, and then everybody reads the lanes anew."""
+    if connection.dialect.name == "postgresql":
+        # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and who waits gets his turn.
+        connection.exec_driver_sql(f"LOCK TABLE {fence.name} IN EXCLUSIVE MODE")
+    connection.execute(update(fence).values(version=fence.c.version + 1))
+
+
+def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
+    """Mark slots as arriving in a generation, where the database has nothing of them in it yet."""
+    take_fence_alone(connection)
+    there = set(connection.scalars(select(slots.c.slot).where(slots.c.generation == generation)))
+    new = [
+        {"slot": slot, "generation": generation, "state": LaneState.ARRIVING} for slot in slot_set if slot not in there
+    ]
+    if new:
+        connection.execute(insert(slots), new)
+
+
+def make_due(connection: Connection, of: Iterable[int], generation: int) -> None:
+    """Arriving slots become due: from the commit on their barriers may be published, and nobody acks for them any more."""
+    take_fence_alone(connection)
+    _move(connection, dict.fromkeys(of), generation, LaneState.ARRIVING, LaneState.DUE)
+
+
+def activate(connection: Connection, barrier_times_us: Mapping[int, int], generation: int) -> None:
+    """Slots whose rows and inbox are here, copied and verified in this transaction, become active. From due alone."""
+    take_fence_alone(connection)
+    _move(connection, barrier_times_us, generation, LaneState.DUE, LaneState.ACTIVE)
+
+
+def leave(connection: Connection, barrier_times_us: Mapping[int, int], generation: int) -> None:
+    """The slots' barriers were met in this generation: it lets go of them, with everything before the barriers committed.
+
+    A slot that stays in this database has its next lane due here, which becomes active in the same transaction. Slots that this
+    generation doesn't hold active are left as they are: a second barrier changes nothing.
+    """
+    take_fence_alone(connection)
+    found = select(slots.c.slot).where(slots.c.generation == generation, slots.c.state == LaneState.ACTIVE)
+    held = set(connection.scalars(found))
+    leaving = {slot: time_us for slot, time_us in barrier_times_us.items() if slot in held}
+    _move(connection, leaving, generation, LaneState.ACTIVE, LaneState.LEFT)
+    due = connection.execute(
+        select(slots.c.slot, slots.c.generation).where(slots.c.state == LaneState.DUE, slots.c.generation > generation)
+    )
+    staying: dict[int, dict[int, int]] = {}
+    for slot, later in due:
+        if slot in leaving:
+            staying.setdefault(later, {})[slot] = leaving[slot]
+    for later, times_us in staying.items():
+        _move(connection, times_us, later, LaneState.DUE, LaneState.ACTIVE)
+
+
+def _move(
+    connection: Connection, times_us: Mapping[int, int | None], generation: int, before: LaneState, after: LaneState
+) -> None:
+    if not times_us:
+        return
+    lane = and_(slots.c.slot == bindparam("of_slot"), slots.c.generation == generation, slots.c.state == before)
+    change = update(slots).where(lane).values(state=after, barrier_time_us=bindparam("time_us"))
+    connection.execute(change, [{"of_slot": slot, "time_us": time_us} for slot, time_us in times_us.items()])
