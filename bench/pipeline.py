@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shardctl import schema, shardconfig, spec, topology
+from shardctl.keyspace import lane_of
 from shardctl.local.servers import PostgresServer, RedisServer
 from shardctl.message import Write, encode
 from shardctl.yamlfile import parse
@@ -264,13 +265,14 @@ def _floor(fleet, postgres, messages, batch_rows):
     schema.create(engine, fleet.message_types, shard.slots, shard.generation)
     dialect = database.dialect_of(url)
     sink = SqlSink(dialect, fleet.message_types)
-    store = Store(engine, dialect, Fence(dialect, frozenset({shard.generation})), sink)
+    store = Store(engine, dialect, Fence(dialect), sink)
     deliveries = []
     for number, message in enumerate(messages):
         names = fleet.routing.attributes
         delivery = Delivery(
             str(number), "", SimpleNamespace(data=message.data), str(number), 1_700_000_000_000_000, 0, 0.0, message.slot,
             message.attributes[names.partition_key], message.attributes[names.message_type], "upsert", str(number),
+            lane=lane_of(message.slot, shard.generation),
         )  # fmt: skip
         sink.check(delivery)
         deliveries.append(delivery)

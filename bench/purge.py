@@ -119,7 +119,7 @@ def _purge(url, redis_url, window, stop, told):
         metrics, windows = Metrics(), []
         where = make_url(url)
         dialect = database.dialect_of(where)
-        store = Store(database.engine_of(where, Batching()), dialect, Fence(dialect, frozenset()), None)
+        store = Store(database.engine_of(where, Batching()), dialect, Fence(dialect), None)
         gate, client = RedisGate(time.monotonic, metrics), Redis.from_url(redis_url)
         with ThreadPoolExecutor(1) as threads:
             while not stop.is_set():

@@ -27,6 +27,7 @@ from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.maintenance import Maintenance, NotEndedError
 from consumer.metrics import Metrics
+from consumer.outbox import Again
 from consumer.ratelimit import RateLimit
 from consumer.recent import RecentlyDone
 from consumer.redisgate import RedisGate
@@ -37,6 +38,7 @@ from consumer.sinks.sql import SqlSink
 from consumer.startup import Startup
 from consumer.store import Store
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
+from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger("consumer")
 
@@ -66,21 +68,17 @@ def main() -> int:
 
 
 async def serve(settings: Settings) -> None:
-    config = settings.config
-    metrics, stop = Metrics(), asyncio.Event()
+    config, metrics, stop = settings.config, Metrics(), asyncio.Event()
     dialect = database.dialect_of(settings.database_url)
     sink = sink_of(SqlSink(dialect, config.message_types), config.message_types)
     engine = database.engine_of(settings.database_url, config.consumer)
     redis = _redis(settings)
     subscriber, publisher = pubsub.subscriber(settings.pubsub_endpoint), pubsub.publisher(settings.pubsub_endpoint)
 
-    store = Store(
-        engine, dialect, Fence(dialect, frozenset(generation.number for generation in config.generations)), sink
-    )
+    store = Store(engine, dialect, Fence(dialect), sink)
     gate = RedisGate(time.monotonic, metrics)
     prefix = f"{config.fleet}:{config.shard}"
     locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
-    recent = RecentlyDone(redis, gate, prefix, time.time)
     pace = (
         RateLimit(redis, gate, prefix, config.consumer.rate_limit, config.replicas, time.monotonic, stop)
         if config.consumer.rate_limit
@@ -89,12 +87,12 @@ async def serve(settings: Settings) -> None:
     threads = ThreadPoolExecutor(config.consumer.concurrency + 1, thread_name_prefix="store")
     startup = Startup(lambda: database.reach(engine), threads, metrics)
     read = functools.partial(read_anew, check=sink.check, config=config)
-    maintenance = Maintenance(store, read, redis, gate, prefix, config.inbox_retention, threads, metrics)
-    subscriptions = [subscription for generation in config.generations for subscription in generation.subscriptions]
-    intake = Intake(subscriber, config, subscriptions, time.monotonic, metrics)
-    handler = Handler(
-        locks, store, DeadLetterTopic(publisher, config), intake, threads, metrics, recent=recent, pace=pace
-    )
+    presence = functools.partial(store.tell_presence, settings.replica, [each.number for each in config.generations])
+    maintenance = Maintenance(store, read, redis, gate, prefix, config.inbox_retention, threads, metrics, presence)
+    intake = Intake(subscriber, config, time.monotonic, metrics)
+    outlets = DeadLetterTopic(publisher, config), Again(publisher, config)
+    recent = RecentlyDone(redis, gate, prefix, time.time)
+    handler = Handler(locks, store, *outlets, intake, threads, metrics, recent=recent, pace=pace)
     replica = Replica(config, sink, intake, handler, metrics, time.monotonic)
 
     def why_not_ready() -> str | None:
@@ -110,7 +108,7 @@ async def serve(settings: Settings) -> None:
     except OSError as error:
         raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
     _obey_signals(stop)
-    log.info("serving %s on port %s", ", ".join(subscriptions), health.port, extra={"action": "started"})
+    log.info("serving %s on port %s", _subscriptions(config), health.port, extra={"action": "started"})
     maintaining = asyncio.create_task(maintenance.run(stop))
     beside = asyncio.gather(_beat(health), maintaining)
     beside.add_done_callback(lambda _: stop.set())  # they only end by a bug
@@ -129,6 +127,10 @@ async def serve(settings: Settings) -> None:
     if ended:
         await beside  # let the bug be seen
     log.info("stopped", extra={"action": "stopped"})
+
+
+def _subscriptions(config: ShardConfig) -> str:
+    return ", ".join(name for generation in config.generations for name in generation.subscriptions)
 
 
 def _redis(settings: Settings) -> Redis:

@@ -1,9 +1,11 @@
 """Which messages go into the next transaction. Pure: `now` is an argument, in seconds of any monotonic clock.
 
-Invariant, the root of order: the messages of a slot leave in the order in which they came, and none leaves while an earlier one
-of its slot is still in hand. A batch that must be tried again goes back to the front.
+Invariant, the root of order: the messages of a lane leave in the order in which they came, and none leaves while an earlier one
+of its lane is still in hand. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a batch.
 
-No call looks at every slot: with 65,536 of them, and a call for each response of the broker, that alone would fill a CPU.
+Lanes wait each for itself: while slots move, what one generation holds back must not stand before what another may write.
+
+No call looks at every lane: with 65,536 of them, and a call for each response of the broker, that alone would fill a CPU.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from consumer.delivery import Delivery
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """What waits of one slot. `entry` tells its live heap entry from those it left behind."""
+    """What waits of one lane. `entry` tells its live heap entry from those it left behind."""
 
-    slot: int
+    lane: int
     deliveries: deque[Delivery]
     since: float  # when the first of them came
     bytes: int = 0
@@ -30,39 +32,39 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Messages of several slots, in order within each slot. The slots are in hand until the batch is `done` or `back`."""
+    """Messages of several lanes, in order within each lane. The lanes are in hand until the batch is `done` or `back`."""
 
     deliveries: list[Delivery]
-    slots: tuple[int, ...]
+    lanes: tuple[int, ...]
 
 
 class Batcher:
-    """Queues a slot each; batches bounded by rows, bytes and age. The message that crosses `max_bytes` still goes along."""
+    """Queues a lane each; batches bounded by rows, bytes and age. The message that crosses `max_bytes` still goes along."""
 
     def __init__(self, max_rows: int, max_bytes: int, max_age_seconds: float) -> None:
         self._max_rows, self._max_bytes, self._max_age = max_rows, max_bytes, max_age_seconds
-        self._free: OrderedDict[int, _Queue] = OrderedDict()  # the slot that waits longest for its turn first
-        self._in_hand: dict[int, _Queue] = {}  # slots of batches out: what came for them meanwhile
-        self._later: dict[int, _Queue] = {}  # slots to be tried again, but not yet
+        self._free: OrderedDict[int, _Queue] = OrderedDict()  # the lane that waits longest for its turn first
+        self._in_hand: dict[int, _Queue] = {}  # lanes of batches out: what came for them meanwhile
+        self._later: dict[int, _Queue] = {}  # lanes to be tried again, but not yet
         entries = count(1)
-        self._ages = _Moments(entries)  # when each free slot is old enough
-        self._retries = _Moments(entries)  # when each later slot may be tried
+        self._ages = _Moments(entries)  # when each free lane is old enough
+        self._retries = _Moments(entries)  # when each later lane may be tried
         self._free_rows = 0
         self._free_bytes = 0
 
     def add(self, deliveries: Iterable[Delivery], now: float) -> None:
         free, in_hand, later = self._free, self._in_hand, self._later
         for delivery in deliveries:
-            slot = delivery.slot
-            queue = free.get(slot)
-            if queue is None and (queue := in_hand.get(slot) or later.get(slot)) is None:
-                queue = _Queue(slot, deque(), now)
+            lane = delivery.lane
+            queue = free.get(lane)
+            if queue is None and (queue := in_hand.get(lane) or later.get(lane)) is None:
+                queue = _Queue(lane, deque(), now)
                 self._set_free(queue, now + self._max_age)
             if not queue.deliveries:
                 queue.since = now
             queue.deliveries.append(delivery)
             queue.bytes += delivery.size
-            if slot in free:
+            if lane in free:
                 self._free_rows += 1
                 self._free_bytes += delivery.size
 
@@ -74,21 +76,23 @@ class Batcher:
         if first_due is None or not (enough or first_due <= now):
             return None
         taken: list[Delivery] = []
-        slots: list[int] = []
+        lanes: list[int] = []
         size = 0
         while self._free and len(taken) < self._max_rows and size < self._max_bytes:
-            slot, queue = self._free.popitem(last=False)
+            lane, queue = self._free.popitem(last=False)
             queue.entry = 0
-            self._in_hand[slot] = queue
+            self._in_hand[lane] = queue
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
-            slots.append(slot)
+            lanes.append(lane)
             while queue.deliveries and len(taken) < self._max_rows and size < self._max_bytes:
                 delivery = queue.deliveries.popleft()
                 queue.bytes -= delivery.size
                 size += delivery.size
                 taken.append(delivery)
-        return Batch(taken, tuple(slots))
+                if delivery.barrier is not None:
+                    break
+        return Batch(taken, tuple(lanes))
 
     def due_at(self, now: float) -> float | None:
         """When `take` will give something if nothing else comes; None when only new messages can make it so."""
@@ -96,22 +100,22 @@ class Batcher:
         return max(now, min(moments)) if moments else None
 
     def done(self, batch: Batch) -> None:
-        """The batch is settled: what came for its slots meanwhile may follow."""
-        for slot in batch.slots:
-            self._let_go(slot, None)
+        """The batch is settled: what came for its lanes meanwhile may follow."""
+        for lane in batch.lanes:
+            self._let_go(lane, None)
 
     def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
-        """Put `unsettled`, in order, before whatever came for their slots, and try them no sooner than `not_before`."""
+        """Put `unsettled`, in order, before whatever came for their lanes, and try them no sooner than `not_before`."""
         returned: dict[int, list[Delivery]] = {}
         for delivery in unsettled:
-            returned.setdefault(delivery.slot, []).append(delivery)
-        for slot in batch.slots:
-            kept = returned.get(slot)
+            returned.setdefault(delivery.lane, []).append(delivery)
+        for lane in batch.lanes:
+            kept = returned.get(lane)
             if kept:
-                queue = self._in_hand[slot]
+                queue = self._in_hand[lane]
                 queue.deliveries.extendleft(reversed(kept))
                 queue.bytes += sum(delivery.size for delivery in kept)
-            self._let_go(slot, not_before if kept else None)
+            self._let_go(lane, not_before if kept else None)
 
     def drain(self) -> list[Delivery]:
         """Take out everything that is not in hand, to hand it back to the broker."""
@@ -125,18 +129,18 @@ class Batcher:
         self._free_rows = self._free_bytes = 0
         return left
 
-    def _let_go(self, slot: int, not_before: float | None) -> None:
-        queue = self._in_hand.pop(slot)
+    def _let_go(self, lane: int, not_before: float | None) -> None:
+        queue = self._in_hand.pop(lane)
         if not queue.deliveries:
             return
         if not_before is None:
             self._set_free(queue, queue.since + self._max_age)
         else:
-            self._later[slot] = queue
+            self._later[lane] = queue
             self._retries.add(not_before, queue)
 
     def _set_free(self, queue: _Queue, due_at: float) -> None:
-        self._free[queue.slot] = queue
+        self._free[queue.lane] = queue
         self._ages.add(due_at, queue)
         self._free_rows += len(queue.deliveries)
         self._free_bytes += queue.bytes
@@ -144,7 +148,7 @@ class Batcher:
     def _free_what_may_be_tried(self, now: float) -> None:
         while (moment := self._retries.first()) is not None and moment <= now:
             queue = self._retries.pop()
-            del self._later[queue.slot]
+            del self._later[queue.lane]
             self._set_free(queue, moment)
 
 

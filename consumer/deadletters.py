@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
+from consumer import outbox
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
 from shardctl.shardconfig import ShardConfig
 
-PUBLISH_TIMEOUT_SECONDS = 10
 MAX_ATTRIBUTES = 100
 MAX_VALUE_BYTES = 1024
-MAX_REQUEST_MESSAGES = 1_000
-MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one message alone may be larger
 MAX_MESSAGE_BYTES = 9_999_000  # one message alone: what the topic's name leaves of the 10 MB
 SHORTENED = "shardctl-shortened"  # "9,998,112 of 9,999,304 bytes": this letter can be read, but not be replayed
 SHORTENED_BYTES = 100  # what that attribute takes at most
-RESERVED = "goog"  # begins the service's own attributes, as a topic's schema sets them: publishing them is refused
 
 
 class DeadLetterTopic:
     def __init__(self, client: PublisherAsyncClient, config: ShardConfig) -> None:
         self._client, self._config = client, config
-        self._topic = f"projects/{config.project}/topics/{config.dead_letter_topic}"
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
         """Publish in order within each slot; durable on return. Raises AgainError; then some may have been published twice."""
-        by_ordering_key: dict[str, list[PubsubMessage]] = {}
-        for delivery in deliveries:
-            message = self._message(delivery)
-            by_ordering_key.setdefault(message.ordering_key, []).append(message)
-        try:
-            for messages in by_ordering_key.values():  # one request carries one ordering key
-                for request in _requests(messages):
-                    await self._client.publish(
-                        topic=self._topic, messages=request, timeout=PUBLISH_TIMEOUT_SECONDS, retry=None
-                    )
-        except (GoogleAPICallError, RetryError) as error:
-            raise AgainError(
-                f"the dead-letter topic {self._config.dead_letter_topic} takes nothing: {error}"
-            ) from error
+        messages = [self._message(delivery) for delivery in deliveries]
+        await outbox.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
 
     def _message(self, delivery: Delivery) -> PubsubMessage:
         """The letter. The largest messages lose the end of their data: with the reason they'd be more than the service takes."""
@@ -69,9 +51,7 @@ class DeadLetterTopic:
         # A replay must meet the same inbox row, so the key goes along even where it was the message id.
         own[self._config.attributes.idempotency_key] = delivery.idempotency_key
         original = {
-            name: value
-            for name, value in delivery.message.attributes.items()
-            if name not in own and not name.startswith(RESERVED)
+            name: value for name, value in outbox.publishable(delivery.message.attributes).items() if name not in own
         }
         while len(original) + len(own) > MAX_ATTRIBUTES:
             original.pop(max(original))
@@ -80,19 +60,6 @@ class DeadLetterTopic:
             attributes={name: _shortened(value) for name, value in {**original, **own}.items()},
             ordering_key=delivery.message.ordering_key,
         )
-
-
-def _requests(messages: Sequence[PubsubMessage]) -> Iterator[list[PubsubMessage]]:
-    request: list[PubsubMessage] = []
-    size = 0
-    for message in messages:
-        bytes_more = PubsubMessage.pb(message).ByteSize()
-        if request and (len(request) == MAX_REQUEST_MESSAGES or size + bytes_more > MAX_REQUEST_BYTES):
-            yield request
-            request, size = [], 0
-        request.append(message)
-        size += bytes_more
-    yield request
 
 
 def _shortened(value: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.errors import NeverError
-from shardctl.keyspace import slot_of_digits
+from shardctl import barrier
+from shardctl.keyspace import lane_of, slot_of_digits
 from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
 from shardctl.shardconfig import ShardConfig
 from shardctl.spec import Operation
@@ -23,6 +24,7 @@ class Delivery:
 
     `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
     `body` and `row` are the sink's, set when it accepts the write. `dead_lettered` is set once the dead-letter topic has it.
+    `lane` is the slot in the generation of the subscription that it came by.
     """
 
     ack_id: str
@@ -42,7 +44,12 @@ class Delivery:
     fault: NeverError | None = None
     dead_lettered: bool = False
     parks: bool = False  # when it can't succeed, it waits in the database and later writes of its key behind it
+    generation: int = 0
+    lane: int = NO_SLOT
     attempt: int = 0  # how often Pub/Sub has tried to deliver it, counted from 1; 0 where Pub/Sub doesn't tell
+    barrier: str | None = (
+        None  # no write, but a rebalance's barrier: the rebalance's id; "" where it isn't meant for this lane
+    )
 
     def keep(self) -> None:
         """Make this fit to be held for long: a message that came in a response keeps the memory of the whole response alive."""
@@ -51,8 +58,8 @@ class Delivery:
         self.message = own
 
 
-def decode(received: Any, subscription: str, config: ShardConfig, now: float) -> Delivery:
-    """Read a `ReceivedMessage`. Never raises: what can't be read carries its fault."""
+def decode(received: Any, subscription: str, generation: int, config: ShardConfig, now: float) -> Delivery:
+    """Read a `ReceivedMessage` of a generation's subscription. Never raises: what can't be read carries its fault."""
     message = received.message
     published = message.publish_time
     delivery = Delivery(
@@ -63,6 +70,7 @@ def decode(received: Any, subscription: str, config: ShardConfig, now: float) ->
         published.seconds * 1_000_000 + published.nanos // 1_000,
         received.ByteSize(),
         now,
+        generation=generation,
         attempt=received.delivery_attempt,
     )
     try:
@@ -81,7 +89,10 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     delivery.idempotency_key = attributes.get(names.idempotency_key) or delivery.message_id
     if slot is None:
         raise NeverError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
-    delivery.slot = slot
+    delivery.slot, delivery.lane = slot, lane_of(slot, delivery.generation)
+    if barrier.REBALANCE in attributes:
+        delivery.barrier = _barrier(delivery, attributes, config)
+        return
     if not key or len(key) > MAX_KEY_CHARACTERS or "\x00" in key:
         raise NeverError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
     if len(delivery.idempotency_key) > MAX_KEY_CHARACTERS or "\x00" in delivery.idempotency_key:
@@ -95,6 +106,12 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     if operation not in OPERATIONS:
         raise NeverError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
     delivery.operation = operation
+
+
+def _barrier(delivery: Delivery, attributes: Any, config: ShardConfig) -> str:
+    found = barrier.read(attributes)
+    ends_this_lane = found and (found.shard, found.generation) == (config.shard, delivery.generation)
+    return found.rebalance if found and ends_this_lane else ""
 
 
 def check_slot(delivery: Delivery, config: ShardConfig) -> None:

@@ -1,38 +1,57 @@
-"""Which slots this shard's database holds active, as a write transaction may believe it.
+"""Which lanes this shard's database holds, as a write transaction may believe it.
 
-Invariant: a write commits only where its slot is active at the writer's generation. Each write transaction shares the fence row
-until it commits; whoever changes a slot takes the row alone first and raises its version. So the slot map a transaction has
-checked can't change under it.
+Invariant: a write commits only where its lane is active. Each write transaction shares the fence row until it commits; whoever
+changes a lane takes the fence alone first and raises its version. So the lanes a transaction has seen can't change under it.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
 
 from consumer.errors import AgainError
 from consumer.rows import Dialect
-from shardctl import schema
+from shardctl import lanes
+from shardctl.lanes import Lane
 from shardctl.schema import LaneState
 
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The lanes of a database at one version of its fence. `others` are those that aren't active."""
+
+    version: int
+    active: frozenset[int]
+    active_slots: frozenset[int]
+    others: Mapping[int, Lane]
+
+
 class Fence:
-    """The slot map, read again whenever the fence's version has changed."""
+    """The lanes, read again whenever the fence's version has changed."""
 
-    def __init__(self, dialect: Dialect, generations: frozenset[int]) -> None:
-        self._dialect, self._generations = dialect, generations
-        # One value, since threads share it: a thread that was held up must not pair its old map with a newer version.
-        self._known: tuple[int | None, frozenset[int]] = (None, frozenset())
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        # One value, since threads share it: a thread that was held up must not pair its old lanes with a newer version.
+        self._known: Lanes | None = None
 
-    def share(self, connection: Connection) -> frozenset[int]:
-        """Share the fence until the transaction ends; the slots that are active here in a generation this consumer reads."""
+    def share(self, connection: Connection) -> Lanes:
+        """Share the fence until the transaction ends; the lanes as they are until then."""
         version = connection.exec_driver_sql(self._dialect.share_fence).scalar()
         if version is None:
             raise AgainError("the shard's tables are empty: run `shardctl provision`")
-        known_version, active = self._known
-        if version != known_version:
-            rows = connection.execute(
-                select(schema.slots.c.slot, schema.slots.c.generation).where(schema.slots.c.state == LaneState.ACTIVE)
-            )
-            active = frozenset(slot for slot, generation in rows if generation in self._generations)
-            self._known = version, active
-        return active
+        known = self._known
+        if known is None or version != known.version:
+            self._known = known = _lanes(version, lanes.read(connection))
+        return known
+
+
+def _lanes(version: int, found: Mapping[int, Lane]) -> Lanes:
+    active = {lane: held for lane, held in found.items() if held.state == LaneState.ACTIVE}
+    return Lanes(
+        version,
+        frozenset(active),
+        frozenset(held.slot for held in active.values()),
+        {lane: held for lane, held in found.items() if lane not in active},
+    )

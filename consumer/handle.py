@@ -1,4 +1,4 @@
-"""The path of one batch: leave out what is done → pace → lock → set aside what can't be → write → commit → ack → release."""
+"""The path of one batch: leave out what is done → pace → lock → write, set aside what can't be → commit → pass barriers → ack."""
 
 from __future__ import annotations
 
@@ -39,9 +39,12 @@ class Pace(Protocol):
 class Shard(Protocol):
     def apply(self, deliveries: Sequence[Delivery]) -> Outcome: ...
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]: ...
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> int: ...
 
 
-class DeadLetters(Protocol):
+class Outlet(Protocol):
+    """A topic, or some: durable on return."""
+
     async def publish(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
@@ -51,7 +54,7 @@ class Acks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """`kept` messages are still ours, in order, and must be tried again: their slot is locked elsewhere or not active here, or
+    """`kept` messages are still ours, in order, and must be tried again: their lane is locked elsewhere or not active yet, or
     the process was told to stop before it was their turn.
     """
 
@@ -63,7 +66,8 @@ class Handler:
         self,
         locks: Locks,
         shard: Shard,
-        dead_letters: DeadLetters,
+        dead_letters: Outlet,
+        again: Outlet,
         acks: Acks,
         threads: Executor,
         metrics: Metrics,
@@ -72,7 +76,8 @@ class Handler:
         recent: Recent | None = None,
         pace: Pace | None = None,
     ) -> None:
-        self._locks, self._shard, self._dead_letters, self._acks = locks, shard, dead_letters, acks
+        self._locks, self._shard, self._acks = locks, shard, acks
+        self._dead_letters, self._again = dead_letters, again
         self._threads, self._metrics, self._clock = threads, metrics, clock
         self._recent, self._pace = recent, pace
         metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
@@ -84,23 +89,26 @@ class Handler:
         if self._pace and deliveries and not await self._pace.take(len(deliveries)):
             await self._acks.ack([*known])
             return Handled(deliveries)
-        held = await self._locks.take(sorted({delivery.slot for delivery in deliveries} - {NO_SLOT}))
+        locked = await self._locks.take(sorted({delivery.lane for delivery in deliveries} - {NO_SLOT}))
         try:
-            mine = [delivery for delivery in deliveries if delivery.slot in held or delivery.slot == NO_SLOT]
-            elsewhere = [delivery for delivery in deliveries if not (delivery.slot in held or delivery.slot == NO_SLOT)]
+            mine = [delivery for delivery in deliveries if delivery.lane in locked or delivery.lane == NO_SLOT]
+            elsewhere = [d for d in deliveries if not (d.lane in locked or d.lane == NO_SLOT)]
             if self._pace and elsewhere:
                 await self._pace.give_back(len(elsewhere))
-            outcome = await self._write(mine)
-            kept = set(outcome.not_owned)
-            settled = [delivery for delivery in mine if delivery not in kept]
+            outcome = await self._write([delivery for delivery in mine if delivery.barrier is None])
+            if outcome.again:
+                await self._again.publish(outcome.again)
+            held = [*outcome.held, *await self._pass_barriers(mine, outcome)]
+            kept = set(held)
+            settled = [delivery for delivery in mine if delivery not in kept] if kept else mine
             await self._acks.ack([*known, *settled])
             self._count(mine, outcome)
             self._metrics.duplicates.inc(len(known))
         finally:
-            await self._locks.release(tuple(held))
+            await self._locks.release(tuple(locked))
         if self._recent:
             await self._recent.mark(settled)
-        return Handled([*elsewhere, *outcome.not_owned])
+        return Handled([*elsewhere, *held])
 
     async def _known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Redelivered messages that the inbox has: they need no lock and no transaction."""
@@ -109,22 +117,33 @@ class Handler:
 
     async def _write(self, mine: Sequence[Delivery]) -> Outcome:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits."""
-        while True:
-            # Once a delivery, however often its batch is tried again.
-            faulty = [
-                delivery for delivery in mine if delivery.fault and not (delivery.parks or delivery.dead_lettered)
-            ]
-            if faulty:
-                await self._dead_letters.publish(faulty)
-                self._tell(faulty)
-            ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
-            if not ordered:
-                return Outcome()
+        await self._set_aside(
+            [delivery for delivery in mine if delivery.slot == NO_SLOT and not delivery.dead_lettered]
+        )
+        ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
+        while ordered:
             started = time.perf_counter()
             outcome = await self._in_thread(self._shard.apply, ordered)
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
                 return outcome
+            await self._set_aside([delivery for delivery in outcome.poison if not delivery.parks])
+        return Outcome()
+
+    async def _set_aside(self, faulty: Sequence[Delivery]) -> None:
+        """Once a delivery, however often its batch is tried again."""
+        if faulty:
+            await self._dead_letters.publish(faulty)
+            self._tell(faulty)
+
+    async def _pass_barriers(self, mine: Sequence[Delivery], outcome: Outcome) -> list[Delivery]:
+        """Pass the barriers before which all is committed; the others, which wait with what is held of their lanes."""
+        barriers = [delivery for delivery in mine if delivery.barrier is not None]
+        waiting = {delivery.lane for delivery in outcome.held} if barriers else set()
+        met = [delivery for delivery in barriers if delivery.barrier and delivery.lane not in waiting]
+        if met:
+            self._metrics.barriers.inc(await self._in_thread(self._shard.pass_barriers, met))
+        return [delivery for delivery in barriers if delivery.lane in waiting]
 
     async def _in_thread(self, call: Callable[[Sequence[Delivery]], Result], deliveries: Sequence[Delivery]) -> Result:
         try:
@@ -147,7 +166,9 @@ class Handler:
                 delivery.fault,
                 extra=_about("parked", delivery),
             )
-        metrics.not_owned.inc(len(outcome.not_owned))
+        metrics.held.inc(len(outcome.held))
+        metrics.passed_on.inc(outcome.passed_on)
+        metrics.published_again.inc(len(outcome.again))
         metrics.batch_rows.observe(len(mine))
         if mine:
             oldest = min(delivery.publish_time_us for delivery in mine)

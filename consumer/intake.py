@@ -40,19 +40,22 @@ class Intake:
         self,
         client: SubscriberAsyncClient,
         config: ShardConfig,
-        subscriptions: Sequence[str],
         clock: Callable[[], float],
         metrics: Metrics,
     ) -> None:
         self._client, self._config, self._clock, self._metrics = client, config, clock, metrics
         self._lease_seconds = int(config.consumer.lease.total_seconds())
+        newest = max(generation.number for generation in config.generations)
         self._streams = [
             _Stream(
                 f"projects/{config.project}/subscriptions/{subscription}",
+                generation.number,
                 config.consumer.max_outstanding_messages,
                 config.consumer.max_outstanding_bytes,
+                may_end=generation.number < newest,
             )
-            for subscription in subscriptions
+            for generation in config.generations
+            for subscription in generation.subscriptions
         ]
         self._by_path = {stream.path: stream for stream in self._streams}
         self._held: dict[str, Delivery] = {}  # by ack id, the one leased longest ago first
@@ -80,7 +83,7 @@ class Intake:
 
     @property
     def connected(self) -> bool:
-        return bool(self._streams) and all(stream.connected for stream in self._streams)
+        return bool(self._streams) and all(stream.connected or stream.ended for stream in self._streams)
 
     async def stop_reading(self) -> None:
         """Close the streams. Held messages stay leased and can still be acked.
@@ -167,19 +170,27 @@ class Intake:
             except (GoogleAPICallError, RetryError) as error:
                 stream.connected = False
                 failures += 1
-                level = logging.ERROR if isinstance(error, NotFound) else logging.INFO
-                log.log(
-                    level,
-                    "stream of %s ended (%s): opening it again",
-                    stream.path,
-                    error,
-                    extra={"action": "stream_ended"},
-                )
+                self._tell_of_end(stream, error)
             stream.connected = False
             stream.opened += 1
             if self._closing.is_set():
                 return
             await asyncio.sleep(_backoff(failures))
+
+    def _tell_of_end(self, stream: _Stream, error: Exception) -> None:
+        gone = isinstance(error, NotFound)
+        if gone and stream.may_end:  # the rebalance is over, and this process's configuration is about to be replaced
+            if not stream.ended:
+                log.info("%s is gone: its generation has handed over everything", stream.path)
+            stream.ended = True
+            return
+        log.log(
+            logging.ERROR if gone else logging.INFO,
+            "stream of %s ended (%s): opening it again",
+            stream.path,
+            error,
+            extra={"action": "stream_ended"},
+        )
 
     async def _requests(self, stream: _Stream) -> AsyncIterator[StreamingPullRequest]:
         stream.opened = opened = stream.opened + 1
@@ -205,7 +216,7 @@ class Intake:
         if not received:
             return
         now = self._clock()
-        deliveries = [decode(message, stream.path, self._config, now) for message in received]
+        deliveries = [decode(message, stream.path, stream.generation, self._config, now) for message in received]
         for delivery in deliveries:
             self._held[delivery.ack_id] = delivery
         stream.hold(deliveries)
@@ -245,10 +256,15 @@ class Intake:
 
 
 class _Stream:
-    """One subscription's stream and what it holds. `room` is open while both bounds are kept."""
+    """One subscription's stream and what it holds. `room` is open while both bounds are kept.
 
-    def __init__(self, path: str, max_messages: int, max_bytes: int) -> None:
-        self.path, self.max_messages, self.max_bytes = path, max_messages, max_bytes
+    One of an older generation `may_end`: a rebalance deletes its subscription once everything of it is handed over.
+    """
+
+    def __init__(self, path: str, generation: int, max_messages: int, max_bytes: int, *, may_end: bool = False) -> None:
+        self.path, self.generation, self.may_end = path, generation, may_end
+        self.max_messages, self.max_bytes = max_messages, max_bytes
+        self.ended = False
         self.messages = self.bytes = 0
         self.connected = False
         self.opened = 0  # grows with each stream opened and each ended

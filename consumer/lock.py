@@ -1,4 +1,4 @@
-"""Slot locks in Redis. They keep two replicas from doing the same work; losing one costs time, never data.
+"""Slot locks in Redis, one a lane. They keep two replicas from doing the same work; losing one costs time, never data.
 
 Safety is the database transaction's (see `consumer.inbox`). So with Redis gone the consumer goes on without locks at once, and
 takes them again when Redis answers.
@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from consumer.metrics import Metrics
 from consumer.redisgate import RedisGate
+from shardctl.keyspace import generation_of_lane, slot_of_lane
 
 # Delete a lock only while it is still ours: it may have expired and be another's by now.
 RELEASE = """
@@ -24,7 +25,7 @@ end
 
 
 class SlotLocks:
-    """Locks on slots for one replica. `take` and `release` never raise: without Redis every slot counts as locked."""
+    """Locks on lanes for one replica. `take` and `release` never raise: without Redis every lane counts as locked."""
 
     def __init__(self, redis: Redis, gate: RedisGate, prefix: str, ttl_ms: int, metrics: Metrics) -> None:
         self._redis, self._gate, self._ttl_ms, self._metrics = redis, gate, ttl_ms, metrics
@@ -33,41 +34,44 @@ class SlotLocks:
         self._release = redis.register_script(RELEASE)
         self._unreleased: set[int] = set()  # ours still, as far as we know, because Redis didn't answer the release
 
-    async def take(self, slots: Sequence[int]) -> frozenset[int]:
-        """Lock `slots` in one round trip; the slots that this replica may work on now."""
-        if not slots:
+    async def take(self, lanes: Sequence[int]) -> frozenset[int]:
+        """Lock `lanes` in one round trip; the lanes that this replica may work on now."""
+        if not lanes:
             return frozenset()
-        answers = await self._gate.ask(lambda: self._set(slots))
+        answers = await self._gate.ask(lambda: self._set(lanes))
         if answers is None:
-            return frozenset(slots)
-        held = frozenset(slot for slot, answer in zip(slots, answers, strict=True) if answer)
-        if len(held) < len(slots):
-            self._metrics.lock_contended.inc(len(slots) - len(held))
+            return frozenset(lanes)
+        held = frozenset(lane for lane, answer in zip(lanes, answers, strict=True) if answer)
+        if len(held) < len(lanes):
+            self._metrics.lock_contended.inc(len(lanes) - len(held))
         return held
 
-    async def release(self, slots: Sequence[int]) -> None:
-        """Give up `slots`. A lock that can't be given up now is given up later, or expires by itself."""
-        if slots and await self._gate.ask(lambda: self._delete(slots)) is None:
-            self._unreleased.update(slots)
+    async def release(self, lanes: Sequence[int]) -> None:
+        """Give up `lanes`. A lock that can't be given up now is given up later, or expires by itself."""
+        if lanes and await self._gate.ask(lambda: self._delete(lanes)) is None:
+            self._unreleased.update(lanes)
 
-    async def _set(self, slots: Sequence[int]) -> list[Any]:
+    async def _set(self, lanes: Sequence[int]) -> list[Any]:
         await self._delete_unreleased()
         pipeline = self._redis.pipeline(transaction=False)
-        for slot in slots:
-            pipeline.execute_command("SET", f"{self._prefix}{slot}", self._token, "NX", "PX", self._ttl_ms)
+        for lane in lanes:
+            pipeline.execute_command("SET", self._key(lane), self._token, "NX", "PX", self._ttl_ms)
         answers: list[Any] = await pipeline.execute()
         return answers
 
     async def _delete_unreleased(self) -> None:
         # Taken out first: another batch that did the same a moment later could delete a lock that was taken in between.
-        slots, self._unreleased = self._unreleased, set()
+        lanes, self._unreleased = self._unreleased, set()
         try:
-            if slots:
-                await self._delete(tuple(slots))
+            if lanes:
+                await self._delete(tuple(lanes))
         except BaseException:
-            self._unreleased |= slots
+            self._unreleased |= lanes
             raise
 
-    async def _delete(self, slots: Sequence[int]) -> bool:
-        await self._release(keys=[f"{self._prefix}{slot}" for slot in slots], args=[self._token])
+    def _key(self, lane: int) -> str:
+        return f"{self._prefix}g{generation_of_lane(lane)}:{slot_of_lane(lane)}"
+
+    async def _delete(self, lanes: Sequence[int]) -> bool:
+        await self._release(keys=[self._key(lane) for lane in lanes], args=[self._token])
         return True

@@ -1,4 +1,4 @@
-"""What a shard's replicas do beside writing: apply parked keys that were released, forget what no replay can reach."""
+"""What a shard's replicas do beside writing: say that they are there, apply released keys, forget what no replay can reach."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RELEASE_SECONDS = 1.0  # between two looks for a released key
+PRESENCE_SECONDS = 3.0  # between two words that this replica is here
 PURGE_SECONDS = 60.0  # between two purges of the whole shard
 PURGE_ROWS = 1_000  # a transaction
 # A purge rests so many times as long as its last transaction took: it takes a fortieth of a connection's time. Where that isn't
@@ -63,8 +64,10 @@ class Maintenance:
         retention: timedelta,
         threads: Executor,
         metrics: Metrics,
+        tell_presence: Callable[[], None] = lambda: None,
     ) -> None:
         self._shard, self._read, self._redis, self._gate = shard, read, redis, gate
+        self._tell_presence = tell_presence
         self._threads, self._metrics = threads, metrics
         self._retention_seconds = int(retention.total_seconds())
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
@@ -78,7 +81,9 @@ class Maintenance:
         """Until `stop`; then it ends with the transaction under way."""
         self._stop = stop
         await asyncio.gather(
-            self._repeat("release", self.release, RELEASE_SECONDS), self._repeat("purge", self.purge, PURGE_SECONDS)
+            self._repeat("presence", lambda: self._in_thread(self._tell_presence), PRESENCE_SECONDS),
+            self._repeat("release", self.release, RELEASE_SECONDS),
+            self._repeat("purge", self.purge, PURGE_SECONDS),
         )
 
     async def release(self) -> None:

@@ -40,7 +40,14 @@ class Metrics:
         self.acked = counter("messages_acked", "Messages acknowledged.")
         self.stale = counter("writes_stale", "Versioned writes older than the row they meet.")
         self.lock_contended = counter("locks_contended", "Slot locks found held by another replica.")
-        self.not_owned = counter("messages_not_owned", "Messages kept because their slot isn't active here.")
+        self.held = counter("messages_held", "Messages kept because their slot isn't active here yet.")
+        self.passed_on = counter(
+            "messages_passed_on", "Messages acked because another generation of subscriptions has them."
+        )
+        self.published_again = counter(
+            "messages_published_again", "Messages that came after the barrier they should have come before."
+        )
+        self.barriers = counter("barriers_passed", "Slots let go because a rebalance's barrier was met.")
         self.batch_retries = counter("batch_retries", "Batches tried again.", ("cause",))
         self.batch_rows = histogram("batch_rows", "Messages a transaction.", ROW_BUCKETS)
         self.batch_seconds = histogram(

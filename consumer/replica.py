@@ -19,8 +19,8 @@ from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
-# A slot locked elsewhere is usually free within one batch; one that isn't active here may not be for minutes.
-FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.5
+# A lane locked elsewhere is usually free within one batch; one that is due here may not be for seconds, and then its writes wait.
+FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 10.0
 HELD_TRIES = 2  # from then on it is not just bad luck: the messages may be held for long
 LEAST_SECONDS = 1.0  # for the last words at the end of a drain that took all of its time
@@ -52,9 +52,9 @@ class Replica:
         self._batcher = Batcher(max_rows, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._failures: dict[int, int] = {}  # how often in a row a slot's batch failed
+        self._failures: dict[int, int] = {}  # how often in a row a lane's batch failed
         self._failure = ""  # why the last of them did
-        self._kept: dict[int, int] = {}  # how often in a row a slot's messages were kept
+        self._kept: dict[int, int] = {}  # how often in a row a lane's messages were kept
         self._paused = False
 
     @property
@@ -65,7 +65,7 @@ class Replica:
     def _deliver(self, deliveries: list[Delivery]) -> None:
         """Queue messages, each read as far as can be without the database."""
         for delivery in deliveries:
-            if delivery.fault is None:
+            if delivery.fault is None and delivery.barrier is None:
                 try:
                     self._sink.check(delivery)
                     check_slot(delivery, self._config)
@@ -142,34 +142,34 @@ class Replica:
             log.info("working again: taking messages in", extra={"action": "recovered"})
             self._paused = False
             self._intake.resume()
-        for slot in batch.slots:
-            self._failures.pop(slot, None)
+        for lane in batch.lanes:
+            self._failures.pop(lane, None)
         if handled.kept:
             self._batcher.back(batch, handled.kept, self._clock() + self._keep(batch, handled.kept))
         else:
             self._batcher.done(batch)
-            for slot in batch.slots:
-                self._kept.pop(slot, None)
+            for lane in batch.lanes:
+                self._kept.pop(lane, None)
         self._work.set()
 
     def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
         """Seconds until the kept messages are tried again: longer each time, for those of which all have waited before."""
-        slots = {delivery.slot for delivery in kept}
-        before = min(self._kept.get(slot, 0) for slot in slots)
-        for slot in batch.slots:
-            if slot in slots:
-                self._kept[slot] = self._kept.get(slot, 0) + 1
+        lanes = {delivery.lane for delivery in kept}
+        before = min(self._kept.get(lane, 0) for lane in lanes)
+        for lane in batch.lanes:
+            if lane in lanes:
+                self._kept[lane] = self._kept.get(lane, 0) + 1
             else:
-                self._kept.pop(slot, None)
+                self._kept.pop(lane, None)
         for delivery in kept:
-            if self._kept[delivery.slot] == HELD_TRIES:
+            if self._kept[delivery.lane] == HELD_TRIES:
                 delivery.keep()
         return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
 
     async def _back_off(self, batch: Batch, error: AgainError) -> None:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart."""
-        before = max(self._failures.get(slot, 0) for slot in batch.slots)
-        self._failures.update(dict.fromkeys(batch.slots, before + 1))
+        before = max(self._failures.get(lane, 0) for lane in batch.lanes)
+        self._failures.update(dict.fromkeys(batch.lanes, before + 1))
         self._failure = str(error)
         self._paused = True
         self._intake.pause()

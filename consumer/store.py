@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from consumer import database
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
-from consumer.fence import Fence
+from consumer.fence import Fence, Lanes
 from consumer.inbox import Inbox
 from consumer.parked import Key, Parked, key_of
 from consumer.rows import Dialect
 from consumer.sinks.base import Sink
+from shardctl import lanes
+from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,10 @@ class Outcome:
     duplicates: int = 0
     dead: int = 0
     stale: int = 0
-    not_owned: tuple[Delivery, ...] = ()
+    held: tuple[Delivery, ...] = ()  # their lanes aren't active yet
     poison: tuple[Delivery, ...] = ()
+    passed_on: int = 0  # another generation has them
+    again: tuple[Delivery, ...] = ()  # to be published again: no other generation has them for sure
     parked: int = 0
     newly_parked: tuple[Delivery, ...] = ()  # the first of each key that wasn't parked before
 
@@ -40,12 +44,18 @@ class Released:
     more: bool = False  # there is more of it to apply
 
 
+_NOTHING = Outcome()
+
 Read = Callable[[Delivery], None]
 Apply = Callable[[Connection, Sequence[Delivery]], int]
 
 
 class _PoisonFoundError(Exception):
     """Ends a transaction that must not commit."""
+
+    def __init__(self, poison: Sequence[Delivery]) -> None:
+        super().__init__()
+        self.poison = tuple(poison)
 
 
 class Store:
@@ -61,11 +71,14 @@ class Store:
         Those whose type parks are stored instead, and so is whatever comes for a parked key.
 
         When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
-        fault set. Raises AgainError when the database can't answer: then the whole may be tried again.
+        fault set. So are those at fault that are new here and not yet dead-lettered: that comes first.
+        Raises AgainError when the database can't answer: then the whole may be tried again.
         """
         try:
             with database.transaction(self._engine, self._dialect) as connection:
                 return self._write(connection, deliveries, self._sink.apply)
+        except _PoisonFoundError as found:
+            return Outcome(poison=found.poison)
         except DataFaultError:
             return self._search(deliveries)
 
@@ -94,24 +107,80 @@ class Store:
                 outcome = self._write(connection, deliveries, apply_by_halves)
                 _commit_only_without(poison)
                 return outcome
-        except _PoisonFoundError:
-            return Outcome(poison=tuple(poison))
+        except _PoisonFoundError as found:
+            return Outcome(poison=found.poison)
         except DataFaultError as fault:
             # Each write passes by itself and the whole doesn't. Keeping everything is all that is left.
             raise AgainError(f"database: no single message is to blame, yet: {fault}") from fault
 
     def _write(self, connection: Connection, deliveries: Sequence[Delivery], apply: Apply) -> Outcome:
-        active = self._fence.share(connection)
-        owned = [delivery for delivery in deliveries if delivery.slot in active]
-        not_owned = tuple(delivery for delivery in deliveries if delivery.slot not in active)
+        here = self._fence.share(connection)
+        owned = [delivery for delivery in deliveries if delivery.lane in here.active]
+        elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
         fresh = self._inbox.add(connection, owned) if owned else []
+        _commit_only_without([delivery for delivery in fresh if _to_be_set_aside(delivery)])
         # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
         held = self._parked.held(connection, fresh) if fresh else set()
         writes, dead, waiting = _sorted_out(fresh, held)
         stale = apply(connection, writes) if writes else 0
         newly_parked = tuple(self._parked.park(connection, waiting, held)) if waiting else ()
         repeated = len(owned) - len(fresh)
-        return Outcome(len(writes), repeated, len(dead), stale, not_owned, (), len(waiting), newly_parked)
+        return Outcome(
+            len(writes),
+            repeated,
+            len(dead),
+            stale,
+            held=elsewhere.held,
+            passed_on=elsewhere.passed_on,
+            again=elsewhere.again,
+            parked=len(waiting),
+            newly_parked=newly_parked,
+        )
+
+    def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
+        """What becomes of messages whose lanes aren't active here: see `shardctl.lanes` and docs/handover.md."""
+        held: list[Delivery] = []
+        overtaken: list[Delivery] = []  # met after the barrier that was published after them
+        passed_on = 0
+        for delivery in deliveries:
+            if delivery.lane in here.active:
+                continue
+            lane = here.others.get(delivery.lane)
+            if lane is None or lane.state == LaneState.DUE:
+                held.append(delivery)
+            elif lane.state == LaneState.ARRIVING:
+                passed_on += 1  # no barrier is out, so the slot's present owner has the message
+            elif lane.barrier_time_us is not None and delivery.publish_time_us >= lane.barrier_time_us:
+                passed_on += 1  # the next generation's subscription was there before the barrier was
+            else:
+                overtaken.append(delivery)
+        done = self._inbox.known(connection, overtaken) if overtaken else set()
+        again = tuple(delivery for delivery in overtaken if delivery not in done)
+        return Outcome(held=tuple(held), passed_on=passed_on + len(done), again=again)
+
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
+        """Let go of the lanes that these barriers end, everything before them being committed; how many are for us.
+
+        Barriers of a rebalance that isn't open here change nothing, nor does a second copy of one. Raises AgainError.
+        """
+        with database.transaction(self._engine, self._dialect) as connection:
+            is_open = rebalances.c.state == RebalanceState.OPEN
+            opened = set(connection.scalars(select(rebalances.c.id).where(is_open)))
+            times: dict[int, dict[int, int]] = {}
+            for each in barriers:
+                if each.barrier in opened:
+                    times.setdefault(each.generation, {}).setdefault(each.slot, each.publish_time_us)
+            for generation, of_slots in times.items():
+                lanes.leave(connection, of_slots, generation)
+            return sum(map(len, times.values()))
+
+    def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
+        """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""
+        mine, told = replicas.c.replica == replica, ",".join(map(str, generations))
+        with database.transaction(self._engine, self._dialect) as connection:
+            change = update(replicas).where(mine).values(generations=told, seen_time=func.now())
+            if connection.execute(change).rowcount == 0:
+                connection.execute(insert(replicas).values(replica=replica, generations=told))
 
     def _apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """All of the writes or none of them."""
@@ -129,7 +198,7 @@ class Store:
     def released_keys(self) -> list[Key]:
         """Parked keys that wait for `release`."""
         with database.transaction(self._engine, self._dialect) as connection:
-            return self._parked.released(connection, self._fence.share(connection))
+            return self._parked.released(connection, self._fence.share(connection).active_slots)
 
     def release(self, key: Key, read: Read) -> Released | None:
         """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
@@ -138,7 +207,7 @@ class Store:
         """
         try:
             with database.transaction(self._engine, self._dialect) as connection:
-                if key[0] not in self._fence.share(connection) or not self._parked.take(connection, key):
+                if key[0] not in self._fence.share(connection).active_slots or not self._parked.take(connection, key):
                     return None
                 waiting = self._parked.first(connection, key)
                 writes, unreadable = _up_to_unreadable([delivery for _, delivery in waiting], read)
@@ -209,6 +278,11 @@ def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[
     return readable, None
 
 
+def _to_be_set_aside(delivery: Delivery) -> bool:
+    """At fault for good, and neither on the dead-letter topic yet nor to be parked."""
+    return delivery.fault is not None and not (delivery.parks or delivery.dead_lettered)
+
+
 def _commit_only_without(poison: Sequence[Delivery]) -> None:
     if poison:
-        raise _PoisonFoundError
+        raise _PoisonFoundError(poison)

@@ -69,6 +69,10 @@ def slot_of_lane(lane: int) -> int:
     return lane & _MAX_SLOT
 
 
+def generation_of_lane(lane: int) -> int:
+    return lane >> MAX_SLOT_BITS
+
+
 @dataclass(frozen=True, slots=True)
 class SlotSet:
     """A set of slots as sorted, disjoint, non-touching inclusive ranges. Equal sets are equal values."""

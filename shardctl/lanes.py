@@ -8,10 +8,10 @@ Invariants kept here and in the transactions that call this:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from shardctl.keyspace import SlotSet, lane_of
 from shardctl.schema import LaneState, fence, slots
@@ -27,9 +27,19 @@ class Lane:
     barrier_time_us: int | None = None
 
 
-def read(connection: Connection) -> dict[int, Lane]:
-    """Every lane of the database, by `keyspace.lane_of`. Share the fence, or take it alone, to rely on them."""
+def version(connection: Connection) -> int | None:
+    """Grows with every change of a lane. None where the tables are empty."""
+    return connection.scalar(select(fence.c.version))
+
+
+def read(connection: Connection, of: Collection[int] | None = None) -> dict[int, Lane]:
+    """Every lane of the database, or those of some slots, by `keyspace.lane_of`.
+
+    Share the fence, or take it alone, to rely on them.
+    """
     query = select(slots.c.slot, slots.c.generation, slots.c.state, slots.c.barrier_time_us)
+    if of is not None:
+        query = query.where(slots.c.slot.in_(of))
     return {
         lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us)
         for slot, generation, state, barrier_time_us in connection.execute(query)
@@ -42,6 +52,13 @@ def take_fence_alone(connection: Connection) -> None:
         # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and who waits gets his turn.
         connection.exec_driver_sql(f"LOCK TABLE {fence.name} IN EXCLUSIVE MODE")
     connection.execute(update(fence).values(version=fence.c.version + 1))
+
+
+def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
+    """A lane that nobody else changes until the transaction ends. Writers don't notice."""
+    query = select(slots.c.state, slots.c.barrier_time_us).where(slots.c.slot == slot, slots.c.generation == generation)
+    found = connection.execute(query.with_for_update()).first()
+    return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us)
 
 
 def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
@@ -87,6 +104,18 @@ def leave(connection: Connection, barrier_times_us: Mapping[int, int], generatio
             staying.setdefault(later, {})[slot] = leaving[slot]
     for later, times_us in staying.items():
         _move(connection, times_us, later, LaneState.DUE, LaneState.ACTIVE)
+
+
+def retire(connection: Connection) -> None:
+    """Lanes that were announced and never came to it, once no subscription of theirs is left."""
+    take_fence_alone(connection)
+    connection.execute(update(slots).where(slots.c.state == LaneState.ARRIVING).values(state=LaneState.LEFT))
+
+
+def forget(connection: Connection) -> int:
+    """Drop the lanes that aren't active, once no subscription of theirs is left; how many there were."""
+    take_fence_alone(connection)
+    return connection.execute(delete(slots).where(slots.c.state != LaneState.ACTIVE)).rowcount
 
 
 def _move(

@@ -49,6 +49,14 @@ class LaneState(StrEnum):
     LEFT = "left"
 
 
+class RebalanceState(StrEnum):
+    """How a rebalance stands in a database that takes part in it."""
+
+    OPEN = "open"
+    ABORTED = "aborted"
+    DONE = "done"
+
+
 KEY_LENGTH = (
     255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
 )
@@ -117,7 +125,7 @@ rebalances = Table(
     "shardctl_rebalances",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("state", String(16), nullable=False),  # open, aborted or done
+    Column("state", String(16), nullable=False),  # see RebalanceState
     Column("plan", _LONG_TEXT, nullable=False),  # JSON
     Column("opened_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("closed_time", DateTime(timezone=True)),

@@ -28,11 +28,7 @@ class ShardConfig(Model):
     message_types: dict[str, MessageType]
     generations: tuple[Generation, ...] = Field(strict=False)
     dead_letter_topic: str
-    topics: tuple[str, ...] = Field(
-        (),
-        strict=False,
-        description="The fleet's topics in the order of their slots, for what must be published again; while slots move.",
-    )
+    topics: tuple[str, ...] = Field(strict=False, description="The fleet's, in the order of their slots.")
     subscription: Subscriptions
     consumer: Batching
     inbox_retention: Duration
@@ -57,7 +53,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
             for each in topology.generations(shard)
         ),
         dead_letter_topic=topology.dead_letter_topic(fleet),
-        topics=() if shard.previous is None else tuple(topic.id for topic in topology.topics(fleet)),
+        topics=tuple(topic.id for topic in topology.topics(fleet)),
         subscription=fleet.subscription,
         consumer=fleet.consumer_of(shard),
         inbox_retention=topology.inbox_retention(fleet, shard),

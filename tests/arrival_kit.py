@@ -56,7 +56,7 @@ class Database:
 
     def new_store(self) -> Store:
         """As another replica has it."""
-        return Store(self.engine, self.dialect, Fence(self.dialect, frozenset({1})), self.sink)
+        return Store(self.engine, self.dialect, Fence(self.dialect), self.sink)
 
     def arrive(
         self, kind: str, body: Any, key: str, operation: str = "", *, ident: str = "", slot: int = -1, attempt: int = 0
@@ -74,7 +74,7 @@ class Database:
             publish_time={"seconds": 1_700_000_000 + number},
         )
         received = ReceivedMessage(ack_id=f"a{number}", message=message, delivery_attempt=attempt)
-        delivery = decode(ReceivedMessage.pb(received), "projects/p/subscriptions/s", self.config, 0.0)
+        delivery = decode(ReceivedMessage.pb(received), "projects/p/subscriptions/s", 1, self.config, 0.0)
         if delivery.fault is None:
             try:
                 self.sink.check(delivery)
@@ -86,7 +86,9 @@ class Database:
     def settle(self, *deliveries, store: Store | None = None):
         """Apply, and again while poison is found, as the handler does."""
         while (outcome := (store or self.store).apply(deliveries)).poison:
-            assert all(delivery.fault for delivery in outcome.poison)
+            for delivery in outcome.poison:
+                assert delivery.fault
+                delivery.dead_lettered = not delivery.parks
         return outcome
 
     def release(self, *keys: str, store: Store | None = None):

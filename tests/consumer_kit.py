@@ -18,7 +18,7 @@ from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Store
 from shardctl import schema, shardconfig, spec
-from shardctl.keyspace import slot_of
+from shardctl.keyspace import lane_of, slot_of
 from shardctl.shardconfig import ShardConfig
 from shardctl.yamlfile import parse
 
@@ -105,7 +105,7 @@ def raw(
     message = PubsubMessage.pb(PubsubMessage(data=data, attributes={"message_type": kind}, message_id=f"m{number}"))
     return Delivery(
         f"ack{number}", "projects/test-project/subscriptions/shop-s0-g1", message, f"m{number}", 1_700_000_000_123_456,
-        len(data), 0.0, slot, key, kind, operation, ident or f"m{number}",
+        len(data), 0.0, slot, key, kind, operation, ident or f"m{number}", generation=1, lane=lane_of(slot, 1),
     )  # fmt: skip
 
 
@@ -139,12 +139,14 @@ class Shard:
     def new_store(self) -> Store:
         """As another replica has it."""
         sink = SqlSink(self.dialect, self.config.message_types)
-        return Store(self.engine, self.dialect, Fence(self.dialect, frozenset({1})), sink)
+        return Store(self.engine, self.dialect, Fence(self.dialect), sink)
 
     def settle(self, *writes: Delivery, store: Store | None = None) -> Outcome:
         """Apply, and again while poison is found, as the handler does."""
         while (outcome := (store or self.store).apply(writes)).poison:
-            assert all(delivery.fault for delivery in outcome.poison)
+            for delivery in outcome.poison:
+                assert delivery.fault
+                delivery.dead_lettered = not delivery.parks
         return outcome
 
     def run(self, statement: str) -> None:

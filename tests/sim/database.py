@@ -206,8 +206,12 @@ class SimStore:
         fresh: set[Identity] = await self._request(begin_and_record)
         (transaction,) = begun
         owned = [delivery for delivery in deliveries if delivery.slot not in transaction.arriving]
-        not_owned = tuple(delivery for delivery in deliveries if delivery.slot in transaction.arriving)
+        held = tuple(delivery for delivery in deliveries if delivery.slot in transaction.arriving)
         new = [delivery for delivery in _first(owned) if identity_of(delivery) in fresh]
+        unset = tuple(delivery for delivery in new if delivery.fault and not delivery.dead_lettered)
+        if unset:
+            self._loop.after(0.0, self._database.end, transaction)
+            return Outcome(poison=unset)
         writes = [delivery for delivery in new if delivery.fault is None]
         refused: list[Delivery] = await self._request(lambda answer: self._database.write(transaction, writes, answer))
         if refused:
@@ -216,7 +220,7 @@ class SimStore:
                 delivery.fault = NeverError("constraint", "number must not be negative")
             return Outcome(poison=tuple(refused))
         await self._commit(transaction)
-        return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), 0, not_owned)
+        return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), held=held)
 
     def _record(self, transaction: Transaction, deliveries: Sequence[Delivery], answer: Answer) -> None:
         self._database.record(transaction, deliveries, answer)

@@ -41,7 +41,7 @@ class SqlDatabase:
             connection.exec_driver_sql(TABLE)
         generation = config.generations[0]
         schema.create(self.engine, config.message_types, generation.slots, generation.number)
-        self._mark(self.arriving, LaneState.ARRIVING)
+        self._mark(self.arriving, LaneState.DUE)
 
     def recorded(self, identity: Identity) -> str | None:
         query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND idempotency_key = :key")
@@ -106,8 +106,7 @@ class SqlStore:
     def __init__(self, loop: SimLoop, network: Network, shard: SqlDatabase) -> None:
         self._loop, self._network, self._shard = loop, network, shard
         config, dialect = shard._config, SQLite()
-        generations = frozenset(generation.number for generation in config.generations)
-        self._store = Store(shard.engine, dialect, Fence(dialect, generations), SqlSink(dialect, config.message_types))
+        self._store = Store(shard.engine, dialect, Fence(dialect), SqlSink(dialect, config.message_types))
 
     async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
         process = self._loop.current()

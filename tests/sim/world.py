@@ -18,6 +18,7 @@ from consumer.handle import Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
+from consumer.outbox import Again
 from consumer.redisgate import RedisGate
 from consumer.replica import NotDrainedError, Replica
 from consumer.rows import SQLite
@@ -181,10 +182,11 @@ class World:
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
         locks = parts.locks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
         subscriber = Subscriber(self.loop, self._network, self._brokers)
-        intake = parts.intake(subscriber, config, self._subscriptions, clock, METRICS)
+        intake = parts.intake(subscriber, config, clock, METRICS)
         publisher = _DeadLetterPublisher(self.loop, self._network, self.oracle)
         store = (SqlStore if self._scenario.real_store else parts.store)(self.loop, self._network, self._database)
-        handler = parts.handler(locks, store, DeadLetterTopic(publisher, config), intake, None, METRICS, clock)
+        letters, again = DeadLetterTopic(publisher, config), Again(publisher, config)
+        handler = parts.handler(locks, store, letters, again, intake, None, METRICS, clock)
         replica = parts.replica(config, SqlSink(SQLite(), config.message_types), intake, handler, METRICS, clock)
         parts.patch(replica)
         try:

@@ -22,6 +22,13 @@ SUBSCRIPTION = "shop-s0-g1"
 PATH = f"projects/test-project/subscriptions/{SUBSCRIPTION}"
 
 
+def reading(subscriptions, **consumer):
+    made = config(**consumer)
+    return made.model_copy(
+        update={"generations": (made.generations[0].model_copy(update={"subscriptions": tuple(subscriptions)}),)}
+    )
+
+
 class Bench:
     def __init__(self, broker):
         self.broker, self.metrics = broker, Metrics()
@@ -44,7 +51,7 @@ class Bench:
 
     def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, **consumer):
         got = []
-        made = Intake(self.subscriber, config(**consumer), subscriptions, clock, self.metrics)
+        made = Intake(self.subscriber, reading(subscriptions, **consumer), clock, self.metrics)
         made.start(got.extend)
         return made, got
 

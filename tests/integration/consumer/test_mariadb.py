@@ -141,7 +141,7 @@ def test_an_upsert_that_meets_another_rows_unique_value_is_a_fault_and_overwrite
     outcome = fresh.store.apply([customer(3, name="good"), poison])
     assert outcome.poison == (poison,)
     assert poison.fault.reason == "constraint"
-    assert fresh.store.apply([customer(3, name="good"), poison]).dead == 1
+    assert fresh.settle(customer(3, name="good"), poison).dead == 1
     assert names(fresh) == {"1": "mine", "3": "good"} | ({"2": "theirs"} if there else {})
 
 
@@ -456,7 +456,7 @@ def test_a_change_of_slots_waits_for_the_writes_under_way_and_no_longer_than_a_r
 def test_old_messages_are_forgotten_the_oldest_first_and_parked_ones_never(shard):
     batch = [customer(number, ident=f"k{number}") for number in range(5)]
     batch[4].fault = NeverError("bad_json", "…")
-    shard.store.apply(batch)
+    shard.settle(*batch)
     for number in range(4):
         then = f"utc_timestamp() - INTERVAL {60 - number} MINUTE"
         shard.run(f"UPDATE shardctl_inbox SET applied_time = {then} WHERE idempotency_key = 'k{number}'")

@@ -206,7 +206,7 @@ class Others:
 
 def handle(recent, shard, batch):
     others, metrics = Others(), Metrics()
-    handler = Handler(others, shard, others, others, InThisThread(), metrics, recent=recent)
+    handler = Handler(others, shard, others, others, others, InThisThread(), metrics, recent=recent)
     return handler.handle(Batch(batch, (1,))), others, metrics
 
 

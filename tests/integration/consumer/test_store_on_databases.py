@@ -138,8 +138,7 @@ def test_two_replicas_with_the_same_messages_apply_each_once(shard):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("UPDATE shardctl_slots SET state = 'left' WHERE slot = {slot}", id="left"),
-        pytest.param("UPDATE shardctl_slots SET state = 'arriving' WHERE slot = {slot}", id="arriving"),
+        pytest.param("UPDATE shardctl_slots SET state = 'due' WHERE slot = {slot}", id="due"),
         pytest.param("UPDATE shardctl_slots SET generation = 2 WHERE slot = {slot}", id="another generation"),
         pytest.param("DELETE FROM shardctl_slots WHERE slot = {slot}", id="unknown"),
     ],
@@ -152,7 +151,7 @@ def test_a_slot_that_isnt_active_here_is_kept_and_leaves_no_trace(shard, change)
     shard.run("UPDATE shardctl_fence SET version = version + 1")
     try:
         outcome = shard.store.apply([mine, others])
-        assert outcome.not_owned == (mine,)
+        assert outcome.held == (mine,)
         assert outcome.applied == 1
         assert names(shard) == {"2": "other"}
         assert mine.idempotency_key not in dict(shard.inbox())
@@ -191,12 +190,12 @@ def test_a_thread_that_was_held_up_doesnt_pass_its_old_slot_map_on():
 
         def execute(self, _):
             self.meanwhile()
-            return [(slot, 1) for slot in self.slots]
+            return [(slot, 1, "active", None) for slot in self.slots]
 
-    fence = Fence(SQLite(), frozenset({1}))
+    fence = Fence(SQLite())
     late = Connection(1, [5], meanwhile=lambda: fence.share(Connection(2, [6])))
-    assert fence.share(late) == {5}
-    assert fence.share(Connection(2, [6])) == {6}
+    assert fence.share(late).active_slots == {5}
+    assert fence.share(Connection(2, [6])).active_slots == {6}
 
 
 # --- poison -----------------------------------------------------------------------------------------------------------
@@ -229,7 +228,7 @@ def test_the_search_finds_exactly_the_poison(constrained, fault, how_many):
     assert set(outcome.poison) == set(bad)
     assert len(shard.table("customer")) == 1  # nothing is committed while poison is found
     assert all(isinstance(each.fault, NeverError) for each in bad)
-    outcome = shard.store.apply(batch)
+    outcome = shard.settle(*batch)
     assert (outcome.applied, outcome.dead, outcome.poison) == (20, how_many, ())
     assert len(shard.table("customer")) == 21
     assert sorted(key for key, how in shard.inbox() if how == "dead") == sorted(each.idempotency_key for each in bad)
@@ -295,7 +294,7 @@ def test_a_foreign_key_also_a_deferred_one_that_speaks_up_at_commit_is_pinned_on
     orphan = write("profile", {"customer_id": "nobody", "bio": "x"})
     outcome = shard.store.apply([*good[:3], orphan, *good[3:]])
     assert outcome.poison == (orphan,)
-    assert shard.store.apply([*good[:3], orphan, *good[3:]]).applied == 5
+    assert shard.settle(*good[:3], orphan, *good[3:]).applied == 5
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,7 @@ def test_faults_that_every_database_knows(shard, before, poison, reason):
     batch = [*others[:2], *before, poison, *others[2:]]
     assert shard.store.apply(batch).poison == (poison,)
     assert poison.fault.reason == reason
-    assert shard.store.apply(batch).applied == len(batch) - 1
+    assert shard.settle(*batch).applied == len(batch) - 1
 
 
 def test_order_holds_around_poison(shard):
@@ -344,7 +343,7 @@ def test_attributes_of_a_dead_message_never_stop_its_record(shard):
     dead = customer(1)
     dead.message_type, dead.partition_key = "a\x00b" * 200, "k\x00"
     dead.fault = NeverError("unknown_type", "…")
-    assert shard.store.apply([dead, customer(2)]).applied == 1
+    assert shard.settle(dead, customer(2)).applied == 1
     assert (dead.idempotency_key, "dead") in shard.inbox()
 
 

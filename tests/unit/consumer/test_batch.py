@@ -14,7 +14,7 @@ from consumer.delivery import Delivery
 
 
 def delivery(number: int, slot: int, size: int = 10) -> Delivery:
-    return Delivery(str(number), "", None, str(number), 0, size, 0.0, slot)
+    return Delivery(str(number), "", None, str(number), 0, size, 0.0, slot, lane=slot)
 
 
 def numbers(batch):
@@ -78,11 +78,11 @@ class AnySchedule(RuleBasedStateMachine):
         assert batch.deliveries
         assert len(batch.deliveries) <= self.max_rows
         assert sum(each.size for each in batch.deliveries[:-1]) < self.max_bytes
-        assert len(set(batch.slots)) == len(batch.slots)
+        assert len(set(batch.lanes)) == len(batch.lanes)
         by_slot = defaultdict(list)
         for each in batch.deliveries:
             by_slot[each.slot].append(each)
-        assert set(by_slot) == set(batch.slots)
+        assert set(by_slot) == set(batch.lanes)
         for slot, taken in by_slot.items():
             assert slot not in self.in_hand
             assert self.not_before.get(slot, 0.0) <= self.now
@@ -94,7 +94,7 @@ class AnySchedule(RuleBasedStateMachine):
     @rule(batch=consumes(batches))
     def done(self, batch):
         self.batcher.done(batch)
-        for slot in batch.slots:
+        for slot in batch.lanes:
             del self.in_hand[slot]
 
     @rule(batch=consumes(batches), kept=st.sets(st.integers(-1, 4)), wait=st.sampled_from([0.0, 1.0, 3.0]))
@@ -104,7 +104,7 @@ class AnySchedule(RuleBasedStateMachine):
         self._put_back(batch, unsettled, self.now + wait)
 
     def _put_back(self, batch, unsettled, not_before):
-        for slot in batch.slots:
+        for slot in batch.lanes:
             del self.in_hand[slot]
             mine = [each for each in unsettled if each.slot == slot]
             if mine:
@@ -211,7 +211,7 @@ def test_no_call_looks_at_every_slot():
     for _ in range(1_000):
         assert batcher.take(1.0) is None
         assert batcher.due_at(1.0) == 60.0
-    assert len(batcher.take(60.0).slots) == 65_536
+    assert len(batcher.take(60.0).lanes) == 65_536
 
 
 def test_heap_entries_dont_pile_up_while_the_stream_is_steady():

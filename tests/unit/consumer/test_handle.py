@@ -13,14 +13,15 @@ from consumer.errors import AgainError, NeverError
 from consumer.handle import Handler
 from consumer.metrics import Metrics
 from consumer.store import Outcome
+from shardctl.keyspace import slot_of_lane
 
 
 class Seams:
     """Locks, shard, dead letters and acks in one, with a diary."""
 
-    def __init__(self, *, locked_elsewhere=(), not_owned=(), poison=(), failures=()):
-        self.diary = []
-        self.locked_elsewhere, self.not_owned = set(locked_elsewhere), set(not_owned)
+    def __init__(self, *, locked_elsewhere=(), held=(), poison=(), failures=(), again=()):
+        self.diary, self.again = [], set(again)
+        self.locked_elsewhere, self.held = set(locked_elsewhere), set(held)
         self.poison, self.failures = list(poison), set(failures)
 
     def _note(self, what, *about):
@@ -29,11 +30,11 @@ class Seams:
             raise AgainError(what)
 
     async def take(self, slots):
-        self._note("lock", *slots)
-        return frozenset(slots) - self.locked_elsewhere
+        self._note("lock", *map(slot_of_lane, slots))
+        return frozenset(lane for lane in slots if slot_of_lane(lane) not in self.locked_elsewhere)
 
     async def release(self, slots):
-        self._note("release", *slots)
+        self._note("release", *sorted(map(slot_of_lane, slots)))
 
     def apply(self, deliveries):
         self._note("commit", *[each.idempotency_key for each in deliveries])
@@ -42,8 +43,18 @@ class Seams:
             for each in found:
                 each.fault = NeverError("constraint", "…")
             return Outcome(poison=found)
-        kept = tuple(each for each in deliveries if each.slot in self.not_owned)
-        return Outcome(applied=len(deliveries) - len(kept), not_owned=kept)
+        unset = [each for each in deliveries if each.fault and not (each.parks or each.dead_lettered)]
+        if found := tuple(each for each in unset if each.slot not in self.held):
+            return Outcome(poison=found)
+        if "late commit" in self.failures:
+            raise AgainError("late commit")
+        kept = tuple(each for each in deliveries if each.slot in self.held)
+        again = tuple(each for each in deliveries if each.slot in self.again)
+        return Outcome(applied=len(deliveries) - len(kept) - len(again), held=kept, again=again)
+
+    def pass_barriers(self, barriers):
+        self._note("pass", *[each.slot for each in barriers])
+        return len(barriers)
 
     async def publish(self, deliveries):
         self._note("set aside", *[each.idempotency_key for each in deliveries])
@@ -52,16 +63,26 @@ class Seams:
         self._note("ack", *[each.idempotency_key for each in deliveries])
 
 
+class Again:
+    def __init__(self, seams):
+        self.seams = seams
+
+    async def publish(self, deliveries):
+        self.seams._note("publish again", *[each.idempotency_key for each in deliveries])
+
+
 def messages(*slots):
     return [raw("customer", b"{}", "k", slot=slot, ident=f"{slot}/{number}") for number, slot in enumerate(slots)]
 
 
 def batch_of(deliveries):
-    return Batch(list(deliveries), tuple(dict.fromkeys(each.slot for each in deliveries)))
+    return Batch(list(deliveries), tuple(dict.fromkeys(each.lane for each in deliveries)))
 
 
 def handle(seams, *batches, metrics=None):
-    handler = Handler(seams, seams, seams, seams, InThisThread(), metrics or Metrics(), lambda: 1_700_000_001.0)
+    handler = Handler(
+        seams, seams, seams, Again(seams), seams, InThisThread(), metrics or Metrics(), lambda: 1_700_000_001.0
+    )
 
     async def all_of_them():
         return [await handler.handle(batch_of(batch)) for batch in batches]
@@ -97,7 +118,7 @@ def test_slots_locked_elsewhere_are_kept_and_never_acked():
 
 
 def test_slots_not_active_here_are_kept_and_never_acked():
-    seams = Seams(not_owned={2})
+    seams = Seams(held={2})
     batch = messages(1, 2)
     [handled] = handle(seams, batch)
     assert list(handled.kept) == [batch[1]]
@@ -111,6 +132,54 @@ def test_poison_is_set_aside_before_anything_behind_it_commits():
     assert [what for what, *_ in seams.diary] == [
         "lock", "commit", "set aside", "commit", "set aside", "commit", "ack", "release",
     ]  # fmt: skip
+
+
+def barrier(slot, rebalance="r1"):
+    [made] = messages(slot)
+    made.barrier, made.idempotency_key = rebalance, f"barrier {slot}"
+    return made
+
+
+def test_a_barrier_is_passed_after_the_commit_of_what_came_before_and_then_acked():
+    seams = Seams()
+    handle(seams, [*messages(1, 2), barrier(1)])
+    assert seams.diary[1:4] == [
+        ("commit", "1/0", "2/1"), ("pass", 1), ("ack", "1/0", "2/1", "barrier 1"),
+    ]  # fmt: skip
+
+
+def test_a_barrier_behind_what_is_held_waits_with_it():
+    seams = Seams(held={1})
+    batch = [*messages(1, 2), barrier(1)]
+    [handled] = handle(seams, batch)
+    assert list(handled.kept) == [batch[0], batch[2]]
+    assert "pass" not in [what for what, *_ in seams.diary]
+
+
+def test_a_barrier_isnt_acked_where_it_couldnt_be_passed():
+    seams = Seams(failures={"pass"})
+    with pytest.raises(AgainError):
+        handle(seams, [barrier(1)])
+    assert "ack" not in [what for what, *_ in seams.diary]
+
+
+def test_a_barrier_that_isnt_meant_for_this_lane_is_acked_alone():
+    seams = Seams()
+    handle(seams, [barrier(1, rebalance="")])
+    assert [what for what, *_ in seams.diary] == ["lock", "ack", "release"]
+
+
+def test_what_was_overtaken_by_its_barrier_is_published_again_before_it_is_acked():
+    seams = Seams(again={2})
+    handle(seams, messages(1, 2))
+    assert [what for what, *_ in seams.diary] == ["lock", "commit", "publish again", "ack", "release"]
+
+
+def test_what_cant_be_published_again_isnt_acked():
+    seams = Seams(again={2}, failures={"publish again"})
+    with pytest.raises(AgainError):
+        handle(seams, messages(2))
+    assert "ack" not in [what for what, *_ in seams.diary]
 
 
 def test_poison_isnt_acked_where_it_couldnt_be_set_aside():
@@ -130,10 +199,13 @@ def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_databa
 
 
 @pytest.mark.parametrize(
-    "trouble",
-    [pytest.param({"failures": {"commit"}}, id="database down"), pytest.param({"not_owned": {1}}, id="not ours")],
+    ("trouble", "times"),
+    [
+        pytest.param({"failures": {"late commit"}}, 1, id="database down"),
+        pytest.param({"held": {1}}, 0, id="not ours"),  # its owner sets it aside
+    ],
 )
-def test_a_message_tried_again_and_again_is_set_aside_once(trouble):
+def test_a_message_tried_again_and_again_is_set_aside_once(trouble, times):
     """The dead-letter topic must not fill up at the rate of the retries."""
     [message] = messages(1)
     message.fault = NeverError("bad_json", "…")
@@ -143,8 +215,9 @@ def test_a_message_tried_again_and_again_is_set_aside_once(trouble):
             handle(seams, [message], metrics=metrics)
         except AgainError:
             continue
-    assert seams.diary.count(("set aside", "1/0")) == 1
-    assert metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"}) == 1
+    assert seams.diary.count(("set aside", "1/0")) == times
+    counted = metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"})
+    assert (counted or 0) == times
 
 
 class Pace:
@@ -173,7 +246,7 @@ class Marks:
 
 
 def paced(seams, batch, pace, recent=None):
-    handler = Handler(seams, seams, seams, seams, InThisThread(), Metrics(), recent=recent, pace=pace)
+    handler = Handler(seams, seams, seams, Again(seams), seams, InThisThread(), Metrics(), recent=recent, pace=pace)
     return asyncio.run(handler.handle(batch_of(batch)))
 
 
@@ -207,9 +280,9 @@ def test_a_batch_of_which_all_is_done_takes_no_turn_and_no_lock():
 
 
 def test_what_is_settled_is_marked_once_the_locks_are_given_up():
-    seams, marks = Seams(not_owned={2}), Marks()
+    seams, marks = Seams(held={2}), Marks()
     seams.known = set
-    handler = Handler(seams, seams, seams, seams, InThisThread(), Metrics(), recent=marks)
+    handler = Handler(seams, seams, seams, Again(seams), seams, InThisThread(), Metrics(), recent=marks)
     asyncio.run(handler.handle(batch_of(messages(1, 2))))
     assert marks.marked == ["1/0"]
 
@@ -218,10 +291,10 @@ def test_counts():
     batch = messages(1, 2)
     batch[0].fault = NeverError("bad_json", "…")
     metrics = Metrics()
-    handle(Seams(not_owned={2}), batch, metrics=metrics)
+    handle(Seams(held={2}), batch, metrics=metrics)
     value = metrics.registry.get_sample_value
     assert value("shardctl_messages_applied_total") == 1
-    assert value("shardctl_messages_not_owned_total") == 1
+    assert value("shardctl_messages_held_total") == 1
     assert value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"}) == 1
     assert value("shardctl_publish_to_commit_seconds_sum") == pytest.approx(0.876544)
     assert value("shardctl_database_up") == 1

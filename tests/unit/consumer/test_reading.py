@@ -59,7 +59,7 @@ def received(attributes, data=b"{}"):
     ],
 )
 def test_what_cant_be_read_carries_its_fault(attributes, reason):
-    delivery = decode(received(GOOD | attributes if attributes else {}), "s", CONFIG, 1.0)
+    delivery = decode(received(GOOD | attributes if attributes else {}), "s", 1, CONFIG, 1.0)
     assert delivery.fault.reason == reason
     assert (delivery.slot == NO_SLOT) == (reason == "bad_slot")
     assert delivery.idempotency_key
@@ -67,14 +67,14 @@ def test_what_cant_be_read_carries_its_fault(attributes, reason):
 
 
 def test_a_good_message_is_read():
-    delivery = decode(received(GOOD | {"operation": "delete", "idempotency_key": "i1"}), "s", CONFIG, 1.0)
+    delivery = decode(received(GOOD | {"operation": "delete", "idempotency_key": "i1"}), "s", 1, CONFIG, 1.0)
     assert delivery.fault is None
     assert (delivery.slot, delivery.partition_key, delivery.operation) == (slot_of("1", SLOT_BITS), "1", "delete")
     assert (delivery.idempotency_key, delivery.message_id, delivery.publish_time_us) == ("i1", "m1", 5_000_007)
 
 
 def test_without_an_idempotency_key_the_message_id_is_it():
-    assert decode(received(GOOD), "s", CONFIG, 1.0).idempotency_key == "m1"
+    assert decode(received(GOOD), "s", 1, CONFIG, 1.0).idempotency_key == "m1"
 
 
 def test_a_slot_that_isnt_its_keys_is_refused():
@@ -85,7 +85,7 @@ def test_a_slot_that_isnt_its_keys_is_refused():
 
 @pytest.mark.parametrize(("max_messages", "max_bytes"), [(2, 1_000), (100, 25)], ids=["messages", "bytes"])
 def test_a_stream_has_room_while_both_bounds_are_kept(max_messages, max_bytes):
-    stream = _Stream("s", max_messages, max_bytes)
+    stream = _Stream("s", 1, 1, max_messages, max_bytes)
     held = [raw("customer", b"x" * 15, "1") for _ in range(2)]
     stream.hold(held[:1])
     assert stream.room.is_set()
