@@ -1,0 +1,200 @@
+"""What a consumer does with the messages of a lane, by the lane's state, and how it passes a barrier; on real databases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from consumer_kit import Shard, write
+from sqlalchemy import insert, text
+
+from consumer.delivery import Delivery
+from consumer.errors import NeverError
+from shardctl import lanes, schema
+from shardctl.keyspace import SlotSet, lane_of
+from shardctl.schema import LaneState, RebalanceState
+
+pytestmark = pytest.mark.slow
+
+PUBLISHED_US = 1_700_000_000_123_456  # when every message of consumer_kit was
+KEY = "mover"
+
+
+@pytest.fixture(params=["postgresql", "sqlite", "mariadb"])
+def shard(request, tmp_path):
+    if request.param == "sqlite":
+        made = Shard(f"sqlite:///{tmp_path}/shard.db")
+        yield made
+        made.close()
+        return
+    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
+    made = Shard(server.create_database("lane_tests"), statement_timeout=timedelta(seconds=5))
+    yield made
+    made.close()
+    server.drop_database("lane_tests")
+
+
+def customer(generation=1, **columns) -> Delivery:
+    made = write("customer", {"customer_id": KEY, **columns})
+    made.generation, made.lane = generation, lane_of(made.slot, generation)
+    return made
+
+
+SLOT = customer().slot
+
+
+def barrier(generation=1, rebalance="r1", time_us=PUBLISHED_US) -> Delivery:
+    made = customer(generation)
+    made.barrier, made.publish_time_us = rebalance, time_us
+    return made
+
+
+def change(shard, what, *arguments):
+    with shard.engine.begin() as connection:
+        what(connection, *arguments)
+
+
+def open_rebalance(shard, state=RebalanceState.OPEN):
+    change(shard, lambda c: c.execute(insert(schema.rebalances).values(id="r1", state=state, plan="{}")))
+
+
+def standing(shard) -> dict[int, tuple[str, int | None]]:
+    """By generation, of the one slot."""
+    with shard.engine.connect() as connection:
+        found = lanes.read(connection).values()
+    return {lane.generation: (lane.state, lane.barrier_time_us) for lane in found if lane.slot == SLOT}
+
+
+def expect(shard, state):
+    """The slot is to come to generation 2 of this database."""
+    change(shard, lanes.announce, SlotSet.of([SLOT]), 2)
+    if state == LaneState.DUE:
+        change(shard, lanes.make_due, [SLOT], 2)
+
+
+def leave(shard, time_us):
+    change(shard, lanes.leave, {SLOT: time_us}, 1)
+
+
+# --- barriers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_barrier_lets_the_slot_go_with_its_publish_time(shard):
+    open_rebalance(shard)
+    assert shard.store.pass_barriers([barrier()]) == 1
+    assert standing(shard) == {1: (LaneState.LEFT, PUBLISHED_US)}
+    assert shard.store.apply([customer(name="late")]).applied == 0
+
+
+def test_a_slot_that_stays_is_the_next_generations_in_the_same_transaction(shard):
+    open_rebalance(shard)
+    expect(shard, LaneState.DUE)
+    shard.store.pass_barriers([barrier()])
+    assert standing(shard) == {1: (LaneState.LEFT, PUBLISHED_US), 2: (LaneState.ACTIVE, PUBLISHED_US)}
+    assert shard.store.apply([customer(2, name="new")]).applied == 1
+
+
+def test_a_second_barrier_changes_nothing(shard):
+    open_rebalance(shard)
+    shard.store.pass_barriers([barrier()])
+    shard.store.pass_barriers([barrier(time_us=PUBLISHED_US + 9)])
+    assert standing(shard)[1] == (LaneState.LEFT, PUBLISHED_US)
+
+
+def test_a_slot_that_is_only_announced_doesnt_come_by_a_stray_barrier(shard):
+    open_rebalance(shard)
+    expect(shard, LaneState.ARRIVING)
+    shard.store.pass_barriers([barrier()])
+    assert standing(shard)[2] == (LaneState.ARRIVING, None)
+
+
+@pytest.mark.parametrize("state", [None, RebalanceState.ABORTED, RebalanceState.DONE])
+def test_a_barrier_of_a_rebalance_that_isnt_open_here_changes_nothing(shard, state):
+    if state:
+        open_rebalance(shard, state)
+    assert shard.store.pass_barriers([barrier()]) == 0
+    assert standing(shard) == {1: (LaneState.ACTIVE, None)}
+
+
+def test_a_replica_notices_at_once_that_another_has_passed_the_barrier(shard):
+    open_rebalance(shard)
+    other = shard.new_store()
+    assert other.apply([customer(name="before")]).applied == 1
+    shard.store.pass_barriers([barrier()])
+    assert other.apply([customer(name="after")]).applied == 0
+
+
+# --- lanes that aren't active -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [LaneState.DUE, None])
+def test_what_is_due_or_unknown_is_held(shard, state):
+    if state:
+        expect(shard, state)
+    message = customer(2, name="x")
+    outcome = shard.store.apply([message])
+    assert (outcome.held, outcome.passed_on, outcome.applied) == ((message,), 0, 0)
+    assert not shard.inbox()
+
+
+def test_what_comes_before_any_barrier_is_out_is_the_older_lanes(shard):
+    expect(shard, LaneState.ARRIVING)
+    outcome = shard.store.apply([customer(2, name="x"), customer(name="x")])
+    assert (outcome.held, outcome.passed_on, outcome.applied) == ((), 1, 1)
+
+
+def test_after_the_barrier_a_lane_keeps_nothing_and_loses_nothing(shard):
+    applied, after, at, overtaken = (customer(name=name) for name in ("applied", "after", "at", "overtaken"))
+    shard.store.apply([applied])
+    leave(shard, PUBLISHED_US + 5)
+    after.publish_time_us, at.publish_time_us = PUBLISHED_US + 6, PUBLISHED_US + 5
+    outcome = shard.store.apply([applied, after, at, overtaken])
+    assert outcome.again == (overtaken,)
+    assert (outcome.passed_on, outcome.held, outcome.applied) == (3, (), 0)
+    assert [key for key, _ in shard.inbox()] == [applied.idempotency_key]
+
+
+@pytest.mark.parametrize("state", [LaneState.DUE, LaneState.ARRIVING, LaneState.LEFT])
+def test_a_fault_is_set_aside_by_the_lane_that_owns_it_alone(shard, state):
+    faulty = customer(1 if state == LaneState.LEFT else 2)
+    faulty.fault = NeverError("bad_json", "…")
+    if state == LaneState.LEFT:
+        leave(shard, PUBLISHED_US)
+    else:
+        expect(shard, state)
+    outcome = shard.store.apply([faulty])
+    assert (outcome.poison, outcome.dead) == ((), 0)
+
+
+def test_a_fault_that_was_set_aside_before_the_slot_came_isnt_again(shard):
+    faulty = customer()
+    faulty.fault = NeverError("bad_json", "…")
+    shard.settle(faulty)
+    expect(shard, LaneState.DUE)
+    leave(shard, PUBLISHED_US + 1)
+    again = customer(2)
+    again.idempotency_key, again.fault = faulty.idempotency_key, faulty.fault
+    outcome = shard.store.apply([again])
+    assert (outcome.poison, outcome.duplicates) == ((), 1)
+
+
+def test_a_released_key_isnt_applied_where_its_slot_has_left(shard):
+    leave(shard, PUBLISHED_US)
+    shard.run(
+        "INSERT INTO shardctl_parked_keys (slot, partition_key, reason, detail, released) "
+        f"VALUES ({SLOT}, '{KEY}', 'constraint', '', {'true' if shard.dialect.has_on_conflict else 1})"
+    )
+    assert shard.store.released_keys() == []
+    assert shard.store.release((SLOT, KEY), lambda _: None) is None
+
+
+# --- who reads --------------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_tells_which_generations_it_reads(shard):
+    shard.store.tell_presence("pod-a", [1])
+    shard.store.tell_presence("pod-b", [1, 2])
+    shard.store.tell_presence("pod-a", [1, 2])
+    with shard.engine.connect() as connection:
+        found = connection.execute(text("SELECT replica, generations FROM shardctl_replicas ORDER BY replica")).all()
+    assert [tuple(row) for row in found] == [("pod-a", "1,2"), ("pod-b", "1,2")]
