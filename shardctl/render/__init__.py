@@ -1,0 +1,145 @@
+"""A fleet as Kubernetes manifests. Pure but for reading templates once: no clock, no chance, no order but the file's.
+
+Templates hold the shape and the reasons; everything they show is computed here. No value can break out of its place:
+the environment itself encodes each `{{ … }}` as one YAML scalar, and a template whose expression isn't a whole key,
+value or list item is refused when it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
+
+from shardctl import topology
+from shardctl.errors import UsageError
+from shardctl.render import messaging, workload
+from shardctl.render.config import config_text
+from shardctl.render.objects import Object, Plan, account_id, object_name
+from shardctl.render.workload import max_replicas
+from shardctl.spec import Fleet
+from shardctl.templates import environment
+
+__all__ = [
+    "KINDS",
+    "BadTemplateError",
+    "Document",
+    "account_id",
+    "config_text",
+    "documents",
+    "max_replicas",
+    "object_name",
+    "warnings",
+]
+
+SHARDS_NAMED = 5  # in one warning
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object. `shard` is None for the fleet's own; `path` is its place under `-o DIR`; `text` is one document."""
+
+    kind: str
+    name: str
+    shard: str | None
+    path: str
+    text: str
+
+
+class BadTemplateError(UsageError):
+    """A template can't be used; the message names the file."""
+
+
+def documents(
+    fleet: Fleet, *, shards: Collection[str] = (), kinds: Collection[str] = (), templates: Path | None = None
+) -> Iterator[Document]:
+    """Every object of the fleet, kind by kind in the order to apply them, shards in the file's order within a kind.
+
+    `shards` and `kinds` (in any case) narrow that down; naming shards leaves out what belongs to the fleet as a whole.
+    Templates in the folder `templates` take the place of the built-in ones of the same name. Raises UsageError at once,
+    before the first document, for a shard, kind or folder that doesn't exist; BadTemplateError for a template at fault.
+    """
+    _refuse_shared_accounts(fleet)
+    chosen_kinds = _chosen_kinds(kinds)
+    chosen_shards = tuple(fleet.shard(name) for name in dict.fromkeys(shards)) or fleet.shards
+    plan = Plan(fleet, chosen_shards, whole=not shards)
+    return _rendered(plan, chosen_kinds, environment(templates))
+
+
+def warnings(fleet: Fleet) -> tuple[str, ...]:
+    """What the manifests can't do as the file stands, each in one sentence."""
+    found = []
+    if fleet.project_number is None:
+        found.append(
+            "project_number isn't set, so Pub/Sub's service agent gets no grants and the platform won't dead-letter; "
+            f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` tells the number"
+        )
+    capped = [s.name for s in fleet.shards if max_replicas(fleet, s) < fleet.autoscaling_of(s).max]
+    if capped:
+        more = f" and {len(capped) - SHARDS_NAMED} more" if len(capped) > SHARDS_NAMED else ""
+        found.append(
+            "autoscaling.max is over the number of slots, and more replicas would idle: "
+            f"capped for {', '.join(capped[:SHARDS_NAMED])}{more}"
+        )
+    return tuple(found)
+
+
+def _refuse_shared_accounts(fleet: Fleet) -> None:
+    owners: dict[str, str] = {}
+    for shard in fleet.shards:
+        name = account_id(topology.shard_id(fleet, shard))
+        if owners.setdefault(name, shard.name) != shard.name:
+            raise UsageError(
+                f"shards {owners[name]!r} and {shard.name!r} would share the Google service account {name}, "
+                "and so could read each other's messages. Rename one of them."
+            )
+
+
+# In the order to apply them: what others need comes first.
+_BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
+    "PubSubTopic": messaging.topics,
+    "PubSubSubscription": messaging.subscriptions,
+    "IAMServiceAccount": messaging.accounts,
+    "IAMPolicyMember": messaging.grants,
+    "ServiceAccount": workload.service_accounts,
+    "ConfigMap": workload.config_maps,
+    "Deployment": workload.deployments,
+    "HorizontalPodAutoscaler": workload.autoscalers,
+    "PodDisruptionBudget": workload.disruption_budgets,
+}
+KINDS = tuple(_BUILDERS)
+
+
+def _chosen_kinds(kinds: Iterable[str]) -> Collection[str]:
+    by_lower = {kind.lower(): kind for kind in KINDS}
+    chosen = set()
+    for kind in kinds:
+        if kind.lower() not in by_lower:
+            raise UsageError(f"no kind {kind!r} is rendered; kinds: {', '.join(KINDS)}")
+        chosen.add(by_lower[kind.lower()])
+    return chosen or KINDS
+
+
+def _rendered(plan: Plan, kinds: Collection[str], templates: Environment) -> Iterator[Document]:
+    for kind, build in _BUILDERS.items():
+        if kind not in kinds:
+            continue
+        name = f"{kind.lower()}.yaml.j2"
+        try:
+            template = templates.get_template(name)
+            for item in build(plan):
+                shard = item.owner.shard.name if item.owner else None
+                yield Document(kind, item.name, shard, _path(plan.fleet, item), template.render(item.fields))
+        except TemplateSyntaxError as error:
+            raise BadTemplateError(f"{error.filename or name}:{error.lineno}: {error.message}") from error
+        except TemplateError as error:
+            raise BadTemplateError(f"{name}: {error.message or type(error).__name__}") from error
+
+
+def _path(fleet: Fleet, item: Object) -> str:
+    """`shards/s0/deployment.yaml`; the part of the name that the folder doesn't already tell follows the kind."""
+    base, folder = (item.owner.id, f"shards/{item.owner.shard.name}") if item.owner else (fleet.fleet, "fleet")
+    rest = "" if item.name == base else "-" + item.name.removeprefix(f"{base}-")
+    return f"{folder}/{item.kind.lower()}{rest}.yaml"

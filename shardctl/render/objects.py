@@ -1,0 +1,141 @@
+"""What the builders of objects share: a plan of what to render, who writes what, and the names of things."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from hashlib import sha256
+
+from shardctl import topology
+from shardctl.render.config import config_text
+from shardctl.spec import Fleet, Shard
+
+SHORTEST_ACCOUNT_ID, LONGEST_ACCOUNT_ID = 6, 30
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object to come: `fields` is all that its template may show."""
+
+    kind: str
+    name: str
+    owner: Writer | None
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One shard with what several of its objects show."""
+
+    shard: Shard
+    id: str
+    labels: tuple[tuple[str, str], ...]
+    subscriptions: tuple[topology.Subscription, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fleet, the shards to render, and whether to render the fleet's own objects too."""
+
+    fleet: Fleet
+    shards: tuple[Shard, ...]
+    whole: bool
+
+    @cached_property
+    def app(self) -> str:
+        return f"{self.fleet.fleet}-consumer"
+
+    @cached_property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """The labels of what belongs to the whole fleet."""
+        return self._labelled({})
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        found = []
+        for shard in self.shards:
+            name = topology.shard_id(self.fleet, shard)
+            labels = self._labelled(
+                {
+                    "app": self.app,
+                    "shard": shard.name,
+                    "app.kubernetes.io/name": "shardctl-consumer",
+                    "app.kubernetes.io/instance": name,
+                    "app.kubernetes.io/component": "consumer",
+                }
+            )
+            found.append(Writer(shard, name, labels, topology.every_subscription(self.fleet, shard)))
+        return tuple(found)
+
+    @cached_property
+    def dead_letter_topic(self) -> str:
+        return object_name(topology.dead_letter_topic(self.fleet))
+
+    @cached_property
+    def service_agent(self) -> str | None:
+        """Pub/Sub's own identity in the project: it moves dead letters, and needs leave to."""
+        number = self.fleet.project_number
+        return f"serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com" if number else None
+
+    @cached_property
+    def _configs(self) -> dict[str, str]:
+        return {}
+
+    def config(self, writer: Writer) -> str:
+        """What the ConfigMap holds and the Deployment's checksum covers, made once for both."""
+        if writer.id not in self._configs:
+            self._configs[writer.id] = config_text(self.fleet, writer.shard)
+        return self._configs[writer.id]
+
+    def account_email(self, writer: Writer) -> str:
+        # A project of an organisation's domain, `example.com:shop`, is written the other way round in addresses.
+        domain, _, project = self.fleet.project.rpartition(":")
+        host = f"{project}.{domain}" if domain else project
+        return f"{account_id(writer.id)}@{host}.iam.gserviceaccount.com"
+
+    def object(self, kind: str, name: str, owner: Writer | None, **fields: object) -> Object:
+        labels = owner.labels if owner else self.labels
+        return Object(kind, name, owner, {"name": name, "namespace": self.fleet.namespace, "labels": labels, **fields})
+
+    def _labelled(self, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        shared = {"app.kubernetes.io/part-of": self.fleet.fleet, "app.kubernetes.io/managed-by": "shardctl"}
+        # Ours come last: a label of the user's must never change a selector.
+        return tuple(sorted({**self.fleet.labels, **shared, **own}.items()))
+
+
+# --- names and units -------------------------------------------------------------------------------------------------
+
+
+def account_id(shard_id: str) -> str:
+    """The id of a shard's Google service account: the shard's own name wherever that has 6 to 30 characters."""
+    if len(shard_id) < SHORTEST_ACCOUNT_ID:
+        return f"{shard_id}-writer"
+    if len(shard_id) > LONGEST_ACCOUNT_ID:
+        return f"{shard_id[:21].rstrip('-')}-{digest(shard_id)}"
+    return shard_id
+
+
+def object_name(pubsub_id: str) -> str:
+    """The Kubernetes name for a Pub/Sub id: the id itself wherever Kubernetes allows it."""
+    if len(pubsub_id) <= 253 and re.fullmatch(_OBJECT_NAME, pubsub_id):
+        return pubsub_id
+    plain = re.sub(r"[^a-z0-9]+", "-", pubsub_id.lower()).strip("-")
+    return f"{plain[:200].rstrip('-')}-{digest(pubsub_id)}"
+
+
+_OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+
+
+def digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
+
+
+def seconds(duration: timedelta) -> int:
+    return int(duration.total_seconds())
+
+
+def seconds_text(duration: timedelta) -> str:
+    return f"{seconds(duration)}s"
