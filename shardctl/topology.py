@@ -5,9 +5,11 @@ Every name is derived here and nowhere else.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from hashlib import sha256
 
 from shardctl.filters import MAX_FILTER_BYTES, ShardFilter, beginnings, compile_filter, strays_filter
 from shardctl.keyspace import SlotSet, digits_of
@@ -136,8 +138,15 @@ def strays(fleet: Fleet) -> tuple[Strays, ...]:
                 break
             text, named = longer, named + 1
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
+        if named:  # which beginnings it names goes with the shards' slots, and a subscription's filter can't be changed
+            suffix += f"-{sha256(text.encode()).hexdigest()[:6]}"
         found.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
     return tuple(found)
+
+
+def is_strays(fleet: Fleet, name: str) -> bool:
+    """Whether a subscription is, or was under other slots, one of the fleet's for strays."""
+    return re.fullmatch(rf"{re.escape(fleet.fleet)}-strays(-t\d+)?(-[0-9a-f]{{6}})?", name) is not None
 
 
 def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -161,6 +170,11 @@ def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, .
             if not takers:
                 nobodys.append(beginning)
     return tuple(nobodys), tuple(blind)
+
+
+def cloud_labels(fleet: Fleet) -> dict[str, str]:
+    """The labels of topics and subscriptions in Google Cloud, which takes no key with a domain."""
+    return {"shardctl-fleet": fleet.fleet, **{key: value for key, value in fleet.labels.items() if "/" not in key}}
 
 
 def dead_letter_topic(fleet: Fleet) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from shardctl.cli import deadletter
+from shardctl.cli import deadletter, rebalance
 from shardctl.cli.broker import broker
 from shardctl.cli.init import init
 from shardctl.cli.local import demo, up
@@ -23,6 +23,7 @@ from shardctl.cli.render import render
 from shardctl.cli.route import route
 from shardctl.cli.schema import schema
 from shardctl.cli.validate import validate
+from shardctl.cli.verify import verify
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 
 
@@ -39,9 +40,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (init, validate, schema, route, render, provision, publish, up, demo, broker):
+for _verb in (init, validate, schema, route, render, provision, publish, verify, up, demo, broker):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
+app.add_typer(rebalance.app, name="rebalance")
 
 
 def _version(wanted: bool) -> None:

@@ -27,10 +27,11 @@ def provision(
     as_json: JsonOption = False,
 ) -> int:
     """Create the topics, subscriptions and tables that are missing. Safe to run again."""
-    from shardctl import spec
+    from shardctl import guard, spec
     from shardctl.provision import database_urls
 
     fleet = spec.load(file)
+    guard.check(file, fleet)
     urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
     steps = []
 
@@ -46,6 +47,8 @@ def provision(
         say("databases: not looked at in a dry run; their tables are created where they are missing.")
     else:
         _databases(fleet, urls, done)
+    if not dry_run:
+        _lock(file, fleet)
     if as_json:
         print_json([{"action": s.action, "kind": s.kind, "name": s.name, "fields": list(s.fields)} for s in steps])
     counts = {action: sum(step.action == action for step in steps) for action in ("create", "update", "identical")}
@@ -77,6 +80,16 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
 
     for shard in fleet.shards:
         done(provision_database(fleet, shard, urls[shard.name]))
+
+
+def _lock(file: Any, fleet: Any) -> None:
+    """What is made is made, also where the folder can't be written to."""
+    from shardctl import guard
+
+    try:
+        guard.write(file, fleet)
+    except guard.GuardError as error:
+        say(f"warning: {error}")
 
 
 def given_urls(options: Any) -> dict[str, str]:

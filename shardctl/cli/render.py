@@ -30,10 +30,12 @@ def render(
     ] = None,
 ) -> int:
     """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`."""
+    from shardctl import guard
     from shardctl.render import documents, warnings
     from shardctl.spec import load
 
     fleet = load(file)
+    guard.check(file, fleet)
     found = documents(fleet, shards=shard or (), kinds=kind or ())
     for warning in warnings(fleet):
         say(f"warning: {warning}")

@@ -10,10 +10,11 @@ from shardctl.errors import EXIT_DONE
 
 def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> int:
     """Check the file, prove that every message goes to exactly one shard, and give advice."""
-    from shardctl import spec
+    from shardctl import guard, spec
     from shardctl.advice import advice
 
     fleet = spec.load(file)
+    guard.check(file, fleet)
     report = _report(fleet)
     report["advice"] = list(advice(fleet))
     if as_json:

@@ -1,0 +1,114 @@
+"""How long a plan takes for 1,000 shards and 65,536 slots, and how few slots it moves beside cutting anew.
+
+    python -m bench.planner [--json] [--shards N] [--runs N]
+
+The fleet's shards have 64 slots, some 128, at round boundaries as filters want them. Each figure is the median of the
+runs in a fresh state. The baseline cuts the slots into even ranges, in the order of the file, and so moves what lies
+beyond the shifted boundaries; most of its filters wouldn't fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+
+from rich.console import Console
+
+from shardctl import spec
+from shardctl.errors import ShardctlError
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance.plan import plan
+from shardctl.rebalance.request import Request
+from shardctl.yamlfile import parse
+
+SLOT_BITS = 16
+FLEET = """
+fleet: bench
+project: my-project
+image: example.com/consumer:1.0
+routing: {slot_bits: 16}
+message_types:
+  order: {table: orders, key: id, columns: {id: text}}
+shards: [{name: s0, slots: 0-65535}]
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--shards", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    fleet = _fleet(options.shards)
+    rates = _rates()
+    requests = {
+        "plan": Request(add=("new",)),
+        "remove": Request(remove=("s7",)),
+        "split": Request(split="s3"),
+        "weights": Request(weights={"s0": 3}),
+        "level": Request(),
+        "by_load": Request(rates=rates),
+    }
+    result = {"shards": options.shards, "slots": 1 << SLOT_BITS}
+    for name, request in requests.items():
+        seconds, made = _timed(fleet, request, options.runs)
+        result[f"{name}_s"] = round(seconds, 3)
+        result[f"{name}_moved"] = made.moved if made else None
+        result[f"{name}_minimum"] = made.minimum if made else None
+    result["recut_moved"] = _recut(fleet, options.shards + 1)
+    result["ratio"] = round(result["recut_moved"] / result["plan_moved"], 1)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        told = f"{result['plan_s']:.2f} s for a plan (goal: under 1 s), {result['ratio']:,} times fewer slots than a new cut"
+        Console().print(told, result)
+
+
+def _timed(fleet, request, runs):
+    found = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        try:
+            made = plan(fleet, request)
+        except ShardctlError:
+            made = None
+        found.append(time.perf_counter() - began)
+    return statistics.median(found), made
+
+
+def _fleet(shards):
+    """Ranges of 64 slots, and as many of 128 as it takes to use all, strewn among them."""
+    unit = 1 << (SLOT_BITS - (shards - 1).bit_length())
+    double = (1 << SLOT_BITS) // unit - shards
+    pairs = [1] * double + [2] * ((shards - double) // 2)  # how many shards share two units, so that ranges are aligned
+    random.Random(1).shuffle(pairs)
+    one = spec.of_file(parse(FLEET, "bench"))
+    ranges, first = [], 0
+    for count in pairs:
+        size = 2 * unit // count
+        ranges += [(first + number * size, first + (number + 1) * size - 1) for number in range(count)]
+        first += 2 * unit
+    made = [
+        one.shards[0].model_copy(update={"name": f"s{number}", "slots": SlotSet((each,))})
+        for number, each in enumerate(ranges)
+    ]
+    return one.model_copy(update={"shards": tuple(made)})
+
+
+def _rates():
+    draw = random.Random(2)
+    return {slot: draw.expovariate(1) for slot in range(1 << SLOT_BITS)}
+
+
+def _recut(fleet, shards):
+    """Slots that change shards where all are cut anew into even ranges, the last one for the new shard."""
+    count = 1 << SLOT_BITS
+    owner = {slot: number for number, shard in enumerate(fleet.shards) for slot in shard.slots}
+    return sum(owner[slot] != slot * shards // count for slot in range(count))
+
+
+if __name__ == "__main__":
+    main()

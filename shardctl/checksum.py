@@ -1,0 +1,150 @@
+"""Checking rows where they lie: SQL that sums up a table's rows, and that tells which slot a row belongs to.
+
+A table is read once and nothing of it is sent, so millions of rows take seconds. SQLite is given Python's own functions instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import md5
+from typing import Any
+
+from sqlalchemy import Connection
+
+from shardctl.keyspace import MAX_SLOT_BITS, TimeUnit, slot_of, slot_of_time
+from shardctl.rebalance.shape import Column, SlotTable, quoted
+from shardctl.rebalance.values import MICROSECONDS, MYSQL, Kind
+from shardctl.spec import MessageType
+
+HASH_BITS = 60
+MODULUS = 1 << 64
+_DIGITS = HASH_BITS // 4
+
+
+def prepare(connection: Connection) -> None:
+    """What SQLite needs for the statements made here."""
+    if connection.dialect.name == "sqlite":
+        driver: Any = connection.connection.driver_connection
+        driver.create_aggregate("shardctl_sum", -1, _Sum)
+        driver.create_function("shardctl_slot", 2, _slot, deterministic=True)
+        driver.create_function("shardctl_bucket", 3, _bucket, deterministic=True)
+
+
+def sum_of_rows(product: str, table: SlotTable) -> str:
+    """An aggregate: each row's hash as a number, summed up, so that the order doesn't matter. Compares on one product alone.
+
+    It is of all columns that move with a slot.
+    """
+    names = [quoted(product, column.name) for column in table.columns]
+    if product == "sqlite":
+        return f"shardctl_sum({', '.join(names)})"
+    if product in MYSQL:
+        # As bytes, since texts of several collations don't mix.
+        parts = ", ".join(f"coalesce(hex(CAST({name} AS BINARY)), '-')" for name in names)
+        return f"sum(CAST(conv(left(md5(concat_ws(',', {parts})), {_DIGITS}), 16, 10) AS UNSIGNED))"
+    row = f"CAST(ROW({', '.join(names)}) AS text)"
+    return f'sum(hashtextextended({row} COLLATE "C", 0))'
+
+
+def expected_slot(product: str, table: SlotTable, kind: MessageType, slot_bits: int) -> str | None:
+    """The slot that a row's routing key or time gives; None where the table doesn't tell. NULL for a row that doesn't."""
+    columns = {column.name: column for column in table.columns}
+    column = columns.get(kind.time_bucket.field if kind.time_bucket else kind.routing_field)
+    if column is None:
+        return None
+    if kind.time_bucket:
+        return _slot_by_time(product, column, kind.time_bucket.unit, slot_bits)
+    if kind.columns[column.name] not in {"text", "integer", "bigint"}:
+        return None  # 1.5 and 1.50 are one number and two keys
+    name = quoted(product, column.name)
+    free = MAX_SLOT_BITS - slot_bits
+    if product == "sqlite":
+        return f"shardctl_slot({name}, {slot_bits})"
+    if product in MYSQL:
+        text = name if column.kind is Kind.BYTES else f"CONVERT({name} USING utf8mb4)"
+        return f"(CAST(conv(left(sha2({text}, 256), 4), 16, 10) AS SIGNED) >> {free})"
+    digits = f"encode(substr(sha256(convert_to(CAST({name} AS text), 'UTF8')), 1, 2), 'hex')"
+    return f"(CAST(CAST('x' || {digits} AS bit(16)) AS integer) >> {free})"
+
+
+def _slot_by_time(product: str, column: Column, unit: TimeUnit, slot_bits: int) -> str | None:
+    name = quoted(product, column.name)
+    if product == "sqlite":
+        return f"shardctl_bucket({name}, '{unit}', {slot_bits})"
+    is_moment = column.kind is Kind.MOMENT
+    if is_moment and column.precision < MICROSECONDS:
+        return None  # rounded, it may have come into the next bucket
+    if not is_moment and column.kind not in {Kind.INTEGER, Kind.DOUBLE, Kind.DECIMAL}:
+        return None
+    buckets = (
+        _mysql_bucket(name, unit, is_moment=is_moment) if product in MYSQL else _postgresql_bucket(name, unit, column)
+    )
+    slots = 1 << slot_bits
+    return f"(({buckets} %% {slots} + {slots}) %% {slots})"
+
+
+def _postgresql_bucket(name: str, unit: TimeUnit, column: Column) -> str:
+    is_moment = column.kind is Kind.MOMENT
+    if unit == "month":
+        moment = name if is_moment else f"to_timestamp({name})"
+        utc = f"{moment} AT TIME ZONE 'UTC'" if getattr(column.type, "timezone", True) else moment
+        return f"CAST((extract(year FROM {utc}) - 1970) * 12 + extract(month FROM {utc}) - 1 AS bigint)"
+    seconds = f"extract(epoch FROM {name})" if is_moment else name
+    whole = f"CAST(floor({seconds}) AS numeric)"
+    if unit == "hour":
+        return f"CAST(floor({whole} / 3600) AS bigint)"
+    days = f"CAST(floor({whole} / 86400) AS bigint)"
+    return days if unit == "day" else f"CAST(floor(({days} + 3) / 7.0) AS bigint)"
+
+
+def _mysql_bucket(name: str, unit: TimeUnit, *, is_moment: bool) -> str:
+    """Counted from the year 1, since MySQL's whole division rounds to zero, and its other division to four digits."""
+    if unit == "month":
+        moment = name if is_moment else f"(TIMESTAMP'1970-01-01 00:00:00' + INTERVAL floor({name}) SECOND)"
+        return f"((extract(year FROM {moment}) - 1970) * 12 + extract(month FROM {moment}) - 1)"
+    if is_moment:
+        seconds = f"timestampdiff(SECOND, TIMESTAMP'0001-01-01 00:00:00', {name})"
+    else:
+        seconds = f"(floor({name}) + {_DAYS_BEFORE_1970 * 86_400})"
+    if unit == "hour":
+        return f"({seconds} DIV 3600 - {_DAYS_BEFORE_1970 * 24})"
+    if unit == "day":
+        return f"({seconds} DIV 86400 - {_DAYS_BEFORE_1970})"
+    # Week 0 began on Monday 1969-12-29, a whole number of weeks after Monday 0001-01-01.
+    return f"({seconds} DIV {7 * 86_400} - {(_DAYS_BEFORE_1970 - 3) // 7})"
+
+
+_DAYS_BEFORE_1970 = 719_162  # from 0001-01-01
+
+
+class _Sum:
+    """An aggregate for SQLite: the sum of the rows' hashes, as text since it may pass 63 bits."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def step(self, *row: Any) -> None:
+        self._sum += int(md5(repr(row).encode(), usedforsecurity=False).hexdigest()[:_DIGITS], 16)
+
+    def finalize(self) -> str:
+        return str(self._sum % MODULUS)
+
+
+def _slot(key: Any, slot_bits: int) -> int | None:
+    return None if key is None else slot_of(str(key), slot_bits)
+
+
+def _bucket(value: Any, unit: TimeUnit, slot_bits: int) -> int | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(float(value), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return slot_of_time(moment if moment.tzinfo else moment.replace(tzinfo=UTC), unit, slot_bits)
+
+
+def key_of(row: Sequence[Any]) -> str:
+    """A row's key for a person to read."""
+    return ", ".join(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in row)

@@ -1,0 +1,15 @@
+"""`shardctl rebalance`: moving slots between the shards of a live fleet. One file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from shardctl.cli.rebalance.finish import finish
+from shardctl.cli.rebalance.plan import plan
+from shardctl.cli.rebalance.run import abort, run
+from shardctl.cli.rebalance.start import start
+from shardctl.cli.rebalance.status import status
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes go on.")
+for _verb in (plan, start, run, status, abort, finish):
+    app.command()(_verb)

@@ -1,0 +1,141 @@
+"""`shardctl rebalance finish`: what the old generations leave behind is deleted, and the file is settled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardctl.cli.rebalance.work import (
+    DatabaseOption,
+    Work,
+    YesOption,
+    backlogs_of,
+    old_subscriptions,
+    pubsub,
+    refuse,
+    replace,
+    unless_yes,
+    work_on,
+)
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from shardctl.rebalance.preflight import Known
+    from shardctl.spec import Fleet
+
+
+def finish(
+    file: FileOption = DEFAULT_FILE,
+    drained: Annotated[
+        bool,
+        typer.Option(
+            "--drained", help="Where nobody can tell what old subscriptions hold: I have looked, nothing is left."
+        ),
+    ] = False,
+    yes: YesOption = False,
+    database: DatabaseOption = None,
+) -> int:
+    """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
+    from shardctl import guard, spec
+    from shardctl.rebalance import closing
+    from shardctl.rebalance.edit import settled
+    from shardctl.schema import RebalanceState
+
+    fleet = spec.load(file)
+    text = settled(file.read_bytes().decode(), str(file)).encode()
+    with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
+        known = work.known()
+        refuse(list(closing.not_handed_over(fleet, known)))
+        _verify(work)
+        old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
+        _tell_plan(work, known, [*old, *strays], file)
+        if (end := unless_yes(yes, "shardctl rebalance finish")) is not None:
+            return end
+        closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=print)
+        rows = closing.delete_rows(fleet, work.databases, known, _Deleting())
+        say(f"{rows:,} rows deleted.")
+        closing.close(fleet, work.databases, RebalanceState.DONE)
+    guard.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
+    replace(file, text)
+    say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")
+    for shard in fleet.shards:
+        if not shard.slots.ranges:
+            of = f"-n {fleet.namespace} -l app.kubernetes.io/part-of={fleet.fleet},shard={shard.name}"
+            say(
+                f"shard {shard.name} is gone: `kubectl delete deployment,configmap,hpa,pdb,serviceaccount {of}`. Its database "
+                "holds no slots any more."
+            )
+    return EXIT_DONE
+
+
+def _verify(work: Work) -> None:
+    """Before anything is deleted: every row lies where its slot is active, or is left over from where it was."""
+    from shardctl.rebalance import handover
+    from shardctl.verify import verify
+
+    say("verifying every row of the databases that take part …")
+    taking_part = work.fleet.model_copy(update={"shards": handover.participating(work.fleet)})
+    refuse(
+        [
+            f"{fault.shard}: {' '.join(filter(None, (fault.table, str(fault.slots))))}: {fault.what}. {fault.do}"
+            for fault in verify(taking_part, work.databases).faults
+        ]
+    )
+
+
+def _subscriptions(
+    fleet: Fleet, known: dict[str, Known], publisher: Any, subscriber: Any, *, drained: bool
+) -> tuple[list[str], list[str]]:
+    """Old subscriptions that are there and have nothing left to give, and old ones for strays that are empty."""
+    from shardctl.rebalance import closing
+
+    old = closing.there(subscriber, fleet, old_subscriptions(fleet))
+    strays = closing.old_strays(fleet, publisher)
+    backlogs, unknown = backlogs_of(fleet, [*old, *strays])
+    sure, unsure = closing.not_drained(old, backlogs, closing.last_barrier_us(known), unknown)
+    refuse([*sure, *([] if drained else unsure)])
+    empty = [name for name in strays if name in backlogs and backlogs[name].messages == 0]
+    for name in strays:
+        if name not in empty:
+            say(f"subscription {name}, which strays no longer go to, is kept: it may hold some. Look, then delete it.")
+    return old, empty
+
+
+def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], file: Path) -> None:
+    from shardctl.database import snapshot
+    from shardctl.rebalance import closing, handover, journal
+    from shardctl.rebalance.copying import kinds_of
+    from shardctl.rebalance.tables import row_counts
+
+    fleet = work.fleet
+    print(f"rebalance {journal.id_of(fleet)}: every slot is where {file} says. To be deleted:")
+    for name in subscriptions:
+        print(f"  subscription {name}")
+    for shard in handover.participating(fleet):
+        slots = closing.left_behind(shard, known[shard.name])
+        if slots.ranges:
+            with snapshot(work.databases[shard.name]) as connection:
+                counts = row_counts(connection, kinds_of(fleet, shard.name))
+            print(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
+    if subscriptions:
+        say(
+            "Where Config Connector made the subscriptions it would make them again, so take its objects away first: "
+            f"`kubectl delete pubsubsubscription -n {fleet.namespace} {' '.join(subscriptions)}`."
+        )
+
+
+class _Deleting:
+    """Tells how many rows are gone, now and then."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._told = 0
+
+    def __call__(self, shard: str, rows: int) -> None:
+        self._rows[shard] = self._rows.get(shard, 0) + rows
+        if sum(self._rows.values()) - self._told >= 100_000:
+            self._told = sum(self._rows.values())
+            say(", ".join(f"{count:,} rows deleted in {name}" for name, count in self._rows.items()))

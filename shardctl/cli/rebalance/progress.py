@@ -1,0 +1,87 @@
+"""How a run tells its progress: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+from shardctl.cli.terminal import say
+
+if TYPE_CHECKING:
+    from shardctl.rebalance.run import Progress
+    from shardctl.rebalance.tally import Tally
+
+LINE_SECONDS, BAR_SECONDS = 5.0, 0.2
+ESTIMATE_SECONDS = 15.0
+
+
+class ProgressView:
+    """The estimate is what is left at the speed of the last seconds; slots that move and slots that stay apart."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+        self._trouble: tuple[str, ...] = ()
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def tell(self, progress: Progress, tally: Tally) -> None:
+        now = time.monotonic()
+        if now - self._told < (BAR_SECONDS if sys.stderr.isatty() else LINE_SECONDS) and not progress.ended:
+            return
+        self._told = now
+        if progress.trouble != self._trouble:
+            self._trouble = progress.trouble
+            for line in progress.trouble:
+                self._say(f"trying again: {line}")
+        told = (
+            f"{progress.arrived:,} of {progress.total:,} slots handed over; barriers out {progress.barriers}, copying "
+            f"{progress.copying}, rows copied {tally.rows:,}{self._left(progress, now)}"
+        )
+        if not sys.stderr.isatty():
+            say(told)
+            return
+        if self._bar is None:
+            self._begin(progress)
+        self._bar.update(self._task, completed=progress.arrived, total=progress.total, told=told)
+
+    def _left(self, progress: Progress, now: float) -> str:
+        self._seen.append((now, progress.arrived))
+        while now - self._seen[0][0] > ESTIMATE_SECONDS:
+            self._seen.popleft()
+        then, arrived = self._seen[0]
+        if progress.arrived == arrived:
+            return ""
+        seconds = (progress.total - progress.arrived) * (now - then) / (progress.arrived - arrived)
+        return f", about {duration(seconds)} left"
+
+    def _say(self, line: str) -> None:
+        if self._bar is None:
+            say(line)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+
+    def _begin(self, progress: Progress) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}"))
+        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("slots", total=progress.total, told="")
+        self._bar.start()
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

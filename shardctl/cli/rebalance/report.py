@@ -1,0 +1,101 @@
+"""What a plan does, in figures: for a person or a machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shardctl.cli.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from shardctl.rebalance.plan import Plan
+    from shardctl.rebalance.request import Request
+
+
+def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
+    from shardctl import topology
+    from shardctl.filters import MAX_FILTER_BYTES
+    from shardctl.rebalance.rates import expected_seconds
+
+    old = {shard.name: shard for shard in found.before.shards}
+    staying = sum(len(s.slots & old[s.name].slots) for s in found.changed if s.name in old)
+    return {
+        "fleet": found.before.fleet,
+        "moves": [
+            {"from": m.source, "to": m.destination, "slots": str(m.slots), "slot_count": len(m.slots)}
+            for m in found.moves
+        ],
+        "slots": 1 << found.before.routing.slot_bits,
+        "moved": found.moved,
+        "minimum": found.minimum,
+        "filter_limit_bytes": MAX_FILTER_BYTES,
+        "shards": [
+            {"name": s.shard, "share_before": s.before, "share_after": s.after, "share_wanted": s.wanted}
+            for s in found.shares
+        ],
+        "changed": [
+            {
+                "name": shard.name,
+                "generation": shard.generation,
+                "slots": str(shard.slots),
+                "slot_count": len(shard.slots),
+                "subscriptions": [sub.id for sub in topology.subscriptions(found.after, shard)],
+                "filter_bytes": max(
+                    (len(sub.filter.encode()) for sub in topology.subscriptions(found.after, shard)), default=0
+                ),
+                "takes_malformed_slots": shard.name not in found.inexact,
+            }
+            for shard in found.changed
+        ],
+        "hot_slots": list(found.hot_slots),
+        "rows": rows,
+        "expected_seconds": round(expected_seconds(found.moved, staying, rows), 1),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    moves = [(m["from"], m["to"], m["slots"], f"{m['slot_count']:,}") for m in report["moves"]]
+    print_table(("from", "to", "slots", "count"), moves, right=("count",))
+    print()
+    changed = {each["name"]: each for each in report["changed"]}
+    rows = []
+    for share in report["shards"]:
+        each = changed.get(share["name"])
+        if each or len(report["shards"]) <= len(changed) + 20:  # of a large fleet, only the shards that change
+            rows.append(
+                (
+                    share["name"],
+                    *(_percent(share[name]) for name in ("share_before", "share_after", "share_wanted")),
+                    f"{each['filter_bytes']} of {report['filter_limit_bytes']}" if each else "unchanged",
+                    ", ".join(each["subscriptions"][:3]) + (", …" if len(each["subscriptions"]) > 3 else "")
+                    if each
+                    else "",
+                )
+            )
+    headers = ("shard", "before", "after", "wanted", "filter bytes", "new subscriptions")
+    print_table(headers, rows, right=("before", "after", "wanted", "filter bytes"))
+    print()
+    print(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
+    counted = "rows not counted" if report["rows"] is None else f"{report['rows']:,} rows to copy"
+    print(f"Expected time: about {_time(report['expected_seconds'])} ({counted}).")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _time(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
+
+
+def talk(report: dict[str, Any], request: Request) -> None:
+    lacking = [each["name"] for each in report["changed"] if not each["takes_malformed_slots"]]
+    if lacking:
+        say(
+            f"note: the filters of {', '.join(lacking[:10])}{', …' if len(lacking) > 10 else ''} have no room for malformed "
+            "slots; `shardctl validate` on the next file lists what may go by unseen."
+        )
+    if report["hot_slots"]:
+        slots = ", ".join(map(str, report["hot_slots"][:10]))
+        say(f"note: slots {slots} alone are written more than a shard's part, and a slot can't be shared out.")
+    if request.back:
+        say("note: slots that hadn't left yet only change generation; the moves above are the most there can be.")

@@ -1,0 +1,233 @@
+"""`shardctl rebalance run` and `abort`: the slots change hands."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardctl.cli.rebalance.progress import ProgressView
+from shardctl.cli.rebalance.work import (
+    DatabaseOption,
+    MaxLagOption,
+    Work,
+    YesOption,
+    backlogs_of,
+    lag_reasons,
+    odd_slots,
+    old_subscriptions,
+    pubsub,
+    refuse,
+    unless_yes,
+    work_on,
+)
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
+
+if TYPE_CHECKING:
+    from shardctl.rebalance.preflight import Known
+    from shardctl.rebalance.run import Progress
+    from shardctl.rebalance.tally import Tally
+    from shardctl.spec import Fleet
+
+MOST_PARALLEL = 12  # each copy takes one of a database's fifteen sessions
+LAG_SECONDS = 10.0
+
+ParallelOption = Annotated[
+    int, typer.Option("--parallel", metavar="N", min=1, max=MOST_PARALLEL, help="Moved slots in hand at once, at most.")
+]
+
+
+def run(
+    file: FileOption = DEFAULT_FILE,
+    parallel: ParallelOption = 8,
+    max_lag: MaxLagOption = None,
+    yes: YesOption = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Hand over every slot that isn't where the file says. Ctrl-C stops it, and running it again goes on."""
+    from shardctl import spec
+    from shardctl.rebalance import preflight
+
+    fleet = spec.load(file)
+    with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
+        known = work.known()
+        refuse([*preflight.not_started(fleet, known), *preflight.other_rebalances(fleet, known)])
+        reasons = odd_slots(work, known, announced=True)
+        reasons += preflight.unfit_tables(fleet, work.databases, known)
+        reasons += preflight.lacking_subscriptions(fleet, publisher, subscriber, every=True)
+        reasons += preflight.absent_consumers(fleet, known)
+        reasons += lag_reasons(fleet, max_lag)
+        refuse(reasons)
+        _tell_plan(fleet, known, say if as_json else print)
+        if (end := unless_yes(yes, "shardctl rebalance run")) is not None:
+            return end
+        progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag)
+    if as_json:
+        print_json(_report(progress, tally, seconds))
+    else:
+        _print(progress, tally, seconds)
+    for reason in progress.failed:
+        say(f"error: {reason}")
+    if interrupted and not progress.ended:
+        say(f"stopped. What has begun goes on by itself or waits; `shardctl rebalance run -f {file} --yes` goes on.")
+        return EXIT_INTERRUPTED
+    if not progress.complete:
+        say("not every slot was handed over. Mend what is told above and run it again: writes of these slots wait.")
+        return EXIT_REFUSED
+    say(f"every slot is where the file says. Next: `shardctl rebalance finish -f {file}`.")
+    return EXIT_DONE
+
+
+def abort(
+    file: FileOption = DEFAULT_FILE,
+    yes: YesOption = False,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Begin no more slots, bring those that have begun to their end, and close the rebalance half done."""
+    from shardctl import spec
+    from shardctl.rebalance import closing, journal
+    from shardctl.schema import RebalanceState
+
+    fleet = spec.load(file)
+    with work_on(fleet, database) as work:
+        known = work.known()
+        mine = journal.id_of(fleet)
+        if not any(mine in each.entries and each.entries[mine].state == RebalanceState.OPEN for each in known.values()):
+            refuse([f"rebalance {mine} of {file} isn't open in any database, so there is nothing to abort."])
+        tell: Callable[[str], None] = say if as_json else print
+        _tell_plan(fleet, known, tell)
+        tell("  none that waits will begin; those that are under way are brought to their end")
+        if (end := unless_yes(yes, "shardctl rebalance abort")) is not None:
+            return end
+        closing.stop(fleet, work.databases)
+        progress, tally, seconds, interrupted = _drive(work, parallel=MOST_PARALLEL, max_lag=None, onward=False)
+        ended = progress.ended and not progress.failed
+        if ended:
+            closing.close(fleet, work.databases, RebalanceState.ABORTED)
+    if as_json:
+        print_json({**_report(progress, tally, seconds), "aborted": ended})
+    for reason in progress.failed:
+        say(f"error: {reason}")
+    if not ended:
+        say(f"not aborted yet: some slots are between two lanes. `shardctl rebalance abort -f {file} --yes` goes on.")
+        return EXIT_INTERRUPTED if interrupted else EXIT_REFUSED
+    say(
+        f"aborted: {progress.arrived:,} slots are where the file says, {progress.waiting:,} where they were, and all are served. "
+        f"The file stays as it is. `shardctl rebalance plan --back -f {file}` leads back; `shardctl rebalance start -f {file}` "
+        "goes on."
+    )
+    return EXIT_DONE
+
+
+def _drive(
+    work: Work, *, parallel: int, max_lag: int | None, onward: bool = True
+) -> tuple[Progress, Tally, float, bool]:
+    from google.auth.exceptions import DefaultCredentialsError
+
+    from shardctl.rebalance import driver
+
+    started = time.monotonic()
+    try:
+        publisher = driver.BarrierPublisher(work.fleet)
+    except DefaultCredentialsError as error:
+        raise ShardctlError(NO_CREDENTIALS) from error
+    try:
+        with _ctrl_c() as interrupted, ProgressView() as view, ThreadPoolExecutor(1) as asking:
+            progress, tally = driver.drive(
+                work.fleet,
+                work.databases,
+                publisher,
+                parallel=parallel,
+                onward=onward,
+                hold=_LagGate(work.fleet, max_lag, asking),
+                tell=view.tell,
+                interrupted=interrupted,
+            )
+    finally:
+        publisher.close()
+    return progress, tally, time.monotonic() - started, interrupted.is_set()
+
+
+class _LagGate:
+    """Says why no more slots should begin, while a shard lags too far. Never waits: it asks every ten seconds, in a thread."""
+
+    def __init__(self, fleet: Fleet, max_lag: int | None, threads: Executor) -> None:
+        self._fleet, self._max_lag, self._threads = fleet, max_lag, threads
+        self._next, self._why = time.monotonic() + LAG_SECONDS, ""
+        self._answer: Future[str] | None = None
+
+    def __call__(self) -> str:
+        if self._answer is not None and self._answer.done():
+            self._why, self._answer = self._answer.result(), None
+        if self._answer is None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LAG_SECONDS
+            self._answer = self._threads.submit(self._look)
+        return self._why
+
+    def _look(self) -> str:
+        from shardctl.rebalance import preflight
+
+        backlogs, _ = backlogs_of(self._fleet, old_subscriptions(self._fleet))
+        most = preflight.MAX_LAG if self._max_lag is None else self._max_lag
+        return next(preflight.lagging(self._fleet, backlogs, most), "")
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Event]:
+    """The first Ctrl-C asks for an end between two effects; a second one ends at once, which is safe too."""
+    asked = Event()
+
+    def note(*_: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tell_plan(fleet: Fleet, known: dict[str, Known], tell: Callable[[str], None]) -> None:
+    from shardctl.rebalance import journal
+    from shardctl.rebalance.standing import survey
+
+    found = survey(fleet, known)
+    tell(f"rebalance {journal.id_of(fleet)}: {found.total:,} slots, {found.stages['arrived']:,} of them handed over")
+    tell(f"  {found.to_flip:,} stay in their database and change generation, without a pause to copy")
+    for (source, destination), slots in found.moves.items():
+        tell(f"  {len(slots):,} move from {source} to {destination}: {slots}")
+
+
+def _report(progress: Progress, tally: Tally, seconds: float) -> dict[str, Any]:
+    return {
+        "complete": progress.complete,
+        "slots": progress.total,
+        "handed_over": progress.arrived,
+        "failed": list(progress.failed),
+        **tally.as_json(),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _print(progress: Progress, tally: Tally, seconds: float) -> None:
+    told = tally.as_json()
+    print(
+        f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "
+        f"{tally.flipped:,} changed generation; {tally.rows:,} rows copied."
+    )
+    if pause := told["pause_seconds"]:
+        print(
+            f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s"
+        )
+    if met := told["barrier_seconds"]:
+        print(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")

@@ -1,0 +1,114 @@
+"""`shardctl rebalance start`: both generations of each changed shard receive from now on. No slot moves yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shardctl.cli.rebalance.work import (
+    DatabaseOption,
+    MaxLagOption,
+    Work,
+    YesOption,
+    lag_reasons,
+    odd_slots,
+    pubsub,
+    refuse,
+    replace,
+    unless_yes,
+    work_on,
+)
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:
+    from shardctl.spec import Fleet
+
+
+def start(
+    file: FileOption = DEFAULT_FILE,
+    following: Annotated[
+        Path | None,
+        typer.Option("--next", metavar="NEXT", help="What `plan` wrote; by default shards.next.yaml beside the file."),
+    ] = None,
+    max_lag: MaxLagOption = None,
+    yes: YesOption = False,
+    database: DatabaseOption = None,
+) -> int:
+    """Open a planned rebalance, and put the next file in the file's place. Safe to run again."""
+    from shardctl import guard
+    from shardctl.rebalance import opening, preflight
+
+    wanted, source = _wanted(file, following)
+    with work_on(wanted, database) as work, pubsub() as (publisher, subscriber):
+        known = work.known()
+        reasons = list(preflight.other_rebalances(wanted, known))
+        reasons += odd_slots(work, known, announced=False)
+        reasons += preflight.unfit_tables(wanted, work.databases, known)
+        reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)
+        reasons += lag_reasons(wanted, max_lag)
+        refuse(reasons)
+        _tell_plan(work, file, source)
+        if (end := unless_yes(yes, "shardctl rebalance start")) is not None:
+            return end
+        opening.make_tables(wanted, work.urls)
+        refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))
+        opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=print)
+    if source is not None:
+        if file.read_bytes() != source.read_bytes():  # else it was killed right after this
+            replace(before_of(file), file.read_bytes())
+            replace(file, source.read_bytes())
+        source.unlink(missing_ok=True)
+        say(f"{file} is now what {source} was; {before_of(file)} keeps what it was before.")
+    guard.write(file, wanted)
+    say(
+        f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods are "
+        f"ready, `shardctl rebalance run -f {file}`."
+    )
+    return EXIT_DONE
+
+
+def before_of(file: Path) -> Path:
+    return file.with_name(f"{file.stem}.before{file.suffix}")
+
+
+def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
+    """The transitional fleet, and the file it comes from unless that is in place already."""
+    from shardctl import guard, spec
+
+    fleet = spec.load(file)
+    guard.check(file, fleet)
+    path = following or file.with_name(f"{file.stem}.next{file.suffix}")
+    if following is None and not path.exists():
+        if not fleet.rebalancing:
+            raise UsageError(
+                f"{path}: there is no such file. `shardctl rebalance plan` writes it; --next names another."
+            )
+        return fleet, None
+    wanted = spec.load(path)
+    if faults := list(guard.contradictions(guard.lock_of(fleet), wanted)):
+        told = "\n".join(f"{path}: {fault}" for fault in faults[: guard.MAX_TOLD])
+        raise guard.GuardError(
+            f"{told}\n{path} doesn't follow from {file}. Plan again: `shardctl rebalance plan -f {file} …`."
+        )
+    return wanted, path
+
+
+def _tell_plan(work: Work, file: Path, source: Path | None) -> None:
+    from shardctl import topology
+    from shardctl.rebalance import handover, journal
+
+    fleet = work.fleet
+    print(f"rebalance {journal.id_of(fleet)}:")
+    for shard in handover.participating(fleet):
+        subscriptions = (
+            ", ".join(sub.id for sub in topology.subscriptions(fleet, shard)) or "none: it gives all its slots away"
+        )
+        print(
+            f"  {shard.name}: generation {shard.generation}, {len(shard.slots):,} slots; new subscriptions: {subscriptions}"
+        )
+    print(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
+    if source is not None:
+        print(f"  {source} takes the place of {file}, which is kept as {before_of(file)}")

@@ -1,0 +1,102 @@
+"""`shardctl rebalance status`: how far it is, from the databases alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from shardctl.cli.rebalance.progress import duration
+from shardctl.cli.rebalance.work import DatabaseOption, Work, work_on
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.errors import EXIT_DONE
+
+if TYPE_CHECKING:
+    from shardctl.rebalance.preflight import Known
+
+STAGES = ("waiting", "due", "left", "arrived", "broken")
+
+
+def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_json: JsonOption = False) -> int:
+    """Show the journal, where the slots stand, what is in hand, and what is left."""
+    from shardctl import spec
+
+    fleet = spec.load(file)
+    if not fleet.rebalancing:
+        if as_json:
+            print_json({"rebalance": None})
+        say(f"{file}: no rebalance. `shardctl rebalance plan` begins one.")
+        return EXIT_DONE
+    with work_on(fleet, database) as work:
+        report = _report(work, work.known())
+    if as_json:
+        print_json(report)
+        return EXIT_DONE
+    print(f"rebalance {report['rebalance']}")
+    rows = [
+        (name, shard["journal"], *(f"{shard['slots'].get(stage, 0):,}" for stage in STAGES))
+        for name, shard in report["shards"].items()
+    ]
+    print_table(("shard", "journal", *STAGES), rows, right=STAGES)
+    print()
+    for move in report["moves"]:
+        rows_text = "rows not counted" if move["rows"] is None else f"{move['rows']:,} rows"
+        print(
+            f"to move from {move['from']} to {move['to']}: {move['slot_count']:,} slots, {rows_text}: {move['slots']}"
+        )
+    if report["in_hand"]:
+        print(f"in hand: {report['in_hand']}")
+    if report["seconds_left"] is not None:
+        print(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
+    for fault in report["broken"]:
+        print(f"broken: {fault}")
+    return EXIT_DONE
+
+
+def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
+    from shardctl.rebalance import journal
+    from shardctl.rebalance.standing import survey
+
+    mine, found = journal.id_of(work.fleet), survey(work.fleet, known, int(time.time() * 1e6))
+    return {
+        "rebalance": mine,
+        "slots": found.total,
+        "stages": found.stages,
+        "shards": {
+            name: {"journal": _journal(known[name], mine), "slots": counts} for name, counts in found.by_shard.items()
+        },
+        "moves": [
+            {
+                "from": source,
+                "to": destination,
+                "slots": str(slots),
+                "slot_count": len(slots),
+                "rows": _rows(work, source, frozenset(slots)),
+            }
+            for (source, destination), slots in found.moves.items()
+        ],
+        "in_hand": str(found.in_hand),
+        "broken": list(found.broken),
+        "seconds_left": found.seconds_left,
+    }
+
+
+def _journal(known: Known, mine: str) -> str:
+    entry = known.entries.get(mine)
+    if entry is None:
+        return "not opened"
+    return "aborting" if entry.stopping else str(entry.state)
+
+
+def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:
+    from shardctl.database import snapshot
+    from shardctl.errors import ShardctlError
+    from shardctl.rebalance.copying import kinds_of
+    from shardctl.rebalance.tables import row_counts
+
+    try:
+        with snapshot(work.databases[source]) as connection:
+            counts = row_counts(connection, kinds_of(work.fleet, source))
+    except ShardctlError as error:
+        say(f"rows of {source} weren't counted: {error}")
+        return None
+    return sum(counts[slot] for slot in slots)

@@ -1,0 +1,154 @@
+"""What the commands share that work on a rebalance: its file, its databases, Pub/Sub, and what all of these tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardctl.cli.provision import given_urls
+from shardctl.cli.terminal import NO_CREDENTIALS, say
+from shardctl.errors import EXIT_REFUSED, ShardctlError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from shardctl.rebalance.backlog import Backlog
+    from shardctl.rebalance.preflight import Known
+    from shardctl.spec import Fleet
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SHARD=URL",
+        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
+        "of the process list. Only shards that give or take slots need one.",
+    ),
+]
+MaxLagOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-lag", metavar="N", min=0, help="Refuse while a shard lags by more messages; by default 10,000."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`databases` are those of the participating shards, by shard."""
+
+    fleet: Fleet
+    urls: Mapping[str, str]
+    databases: Mapping[str, Engine]
+
+    def known(self) -> dict[str, Known]:
+        """What the databases tell. Raises PreflightError where one doesn't answer."""
+        from shardctl.rebalance import preflight
+
+        found, told = preflight.look(self.databases)
+        if told:
+            raise preflight.PreflightError(told)
+        return found
+
+
+@contextmanager
+def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
+    """Raises UsageError where the file isn't transitional, ProvisionError where a database's URL is lacking."""
+    from shardctl import database as databases
+    from shardctl.provision import database_urls
+    from shardctl.rebalance import handover, preflight
+
+    if reasons := list(preflight.not_transitional(fleet)):
+        raise preflight.PreflightError(reasons)
+    taking_part = fleet.model_copy(update={"shards": handover.participating(fleet)})
+    urls = database_urls(taking_part, given_urls(database or ()), os.environ, "the others aren't needed")
+    with ExitStack() as ending:
+        engines = {name: databases.connect(url) for name, url in urls.items()}
+        for engine in engines.values():
+            ending.callback(engine.dispose)
+        if reasons := list(preflight.shared_databases(engines)):
+            raise preflight.PreflightError(reasons)
+        yield Work(fleet, urls, engines)
+
+
+@contextmanager
+def pubsub() -> Iterator[tuple[Any, Any]]:
+    """A publisher and a subscriber of Google's library. Raises ShardctlError without credentials."""
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import pubsub_v1
+
+    try:
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+    except DefaultCredentialsError as error:
+        raise ShardctlError(NO_CREDENTIALS) from error
+    with publisher, subscriber:
+        yield publisher, subscriber
+
+
+def backlogs_of(fleet: Fleet, subscriptions: Sequence[str]) -> tuple[Mapping[str, Backlog], str]:
+    """What the subscriptions hold, or why nobody can tell."""
+    from shardctl.rebalance import backlog
+
+    try:
+        return (backlog.source(fleet.project)(subscriptions) if subscriptions else {}), ""
+    except backlog.UnknownError as error:
+        return {}, str(error)
+
+
+def old_subscriptions(fleet: Fleet) -> list[str]:
+    from shardctl.rebalance import handover, preflight
+
+    return [sub.id for shard in handover.participating(fleet) for sub in preflight.old_subscriptions(fleet, shard)]
+
+
+def lag_reasons(fleet: Fleet, max_lag: int | None) -> list[str]:
+    from shardctl.rebalance import preflight
+
+    backlogs, unknown = backlogs_of(fleet, old_subscriptions(fleet))
+    if unknown:
+        say(
+            f"lag: unknown, since {unknown}. Look at it yourself: a barrier waits behind all that a shard has yet to write."
+        )
+    return list(preflight.lagging(fleet, backlogs, preflight.MAX_LAG if max_lag is None else max_lag))
+
+
+def odd_slots(work: Work, known: Mapping[str, Known], *, announced: bool) -> list[str]:
+    """Looks twice: what is odd may have changed between the looks at two databases."""
+    from shardctl.rebalance import preflight
+
+    told = list(preflight.odd_slots(work.fleet, known, announced=announced))
+    return told and list(preflight.odd_slots(work.fleet, work.known(), announced=announced))
+
+
+def refuse(reasons: Sequence[str]) -> None:
+    from shardctl.rebalance.preflight import PreflightError
+
+    if reasons:
+        raise PreflightError(reasons)
+
+
+def unless_yes(yes: bool, command: str) -> int | None:
+    """The exit code of a command that was only to tell what it would do."""
+    if yes:
+        return None
+    say(f"Nothing was done. `{command} --yes` does it.")
+    return EXIT_REFUSED
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises ShardctlError."""
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_bytes(data)
+        if path.exists():
+            new.chmod(path.stat().st_mode & 0o777)
+        new.replace(path)
+    except OSError as error:
+        raise ShardctlError(f"{path}: can't be written: {error.strerror}. Mend that, and run it again.") from error

@@ -1,0 +1,1 @@
+"""Moving slots between the shards of a fleet."""

@@ -1,0 +1,168 @@
+"""Closing a rebalance: by finishing what is handed over, or by aborting what has not begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
+from sqlalchemy import Engine
+
+from shardctl import lanes, topology
+from shardctl.database import writing
+from shardctl.errors import ShardctlError
+from shardctl.keyspace import SlotSet
+from shardctl.provision import TIMEOUT_SECONDS
+from shardctl.rebalance import handover, journal, preflight
+from shardctl.rebalance.backlog import UNKNOWN, Backlog
+from shardctl.rebalance.copying import kinds_of
+from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.preflight import Known
+from shardctl.rebalance.removal import delete_slots
+from shardctl.schema import LaneState, RebalanceState
+from shardctl.spec import Fleet, Shard
+
+
+class PubSubError(ShardctlError):
+    """Pub/Sub didn't do what was asked of it. What was done stays; the command may run again."""
+
+
+def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
+    """From its return on no slot becomes due any more, whoever runs."""
+    for shard in handover.participating(fleet):
+        with writing(databases[shard.name]) as connection:
+            journal.stop(connection, journal.id_of(fleet))
+
+
+def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
+    for shard in handover.participating(fleet):
+        with writing(databases[shard.name]) as connection:
+            journal.close(connection, journal.id_of(fleet), state)
+
+
+def not_handed_over(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
+    """Why it can't be finished yet."""
+    mine, views = journal.id_of(fleet), {name: each.lanes for name, each in known.items()}
+    for name, each in known.items():
+        if mine not in each.entries:
+            yield f"shard {name}: the rebalance was never opened there. `shardctl rebalance start` opens it."
+    standings = [(of, handover.standing(of, views)) for of in handover.hand_overs(fleet)]
+    left = SlotSet.of(of.slot for of, standing in standings if standing.stage != Stage.ARRIVED)
+    if left.ranges:
+        yield f"{len(left):,} slots aren't handed over: {left}. `shardctl rebalance run` does it."
+    twice = [told for of, _ in standings if (told := handover.twice_active(of, views))]
+    twice += [
+        f"slot {slot} is active in {place}, which the file doesn't list"
+        for place, slot in handover.unexpected(fleet, views)
+    ]
+    for told in twice[: preflight.MAX_TOLD]:
+        yield f"{told}. Deleting would lose writes: find out which is right before anything else."
+
+
+def last_barrier_us(known: Mapping[str, Known]) -> int:
+    """When the last slot changed lanes, on Pub/Sub's clock."""
+    active = (lane for each in known.values() for lane in each.lanes.values() if lane.state == LaneState.ACTIVE)
+    return max((lane.barrier_time_us or 0 for lane in active), default=0)
+
+
+def not_drained(
+    subscriptions: Sequence[str], backlogs: Mapping[str, Backlog], barrier_time_us: int, why_unknown: str
+) -> tuple[list[str], list[str]]:
+    """Reasons against deleting old subscriptions that are known for sure, and those that are only not known to be untrue."""
+    sure, unsure = [], []
+    for name in subscriptions:
+        drained = backlogs.get(name, UNKNOWN).drained(barrier_time_us)
+        if drained is False:
+            count = backlogs[name].messages or 0
+            sure.append(
+                f"subscription {name} still holds messages from before the last barrier ({count:,} in all). Its consumers "
+                "have to be up: wait until they have seen to them."
+            )
+        elif drained is None:
+            why = (
+                why_unknown
+                or "there is no count from after the last barrier, which takes Cloud Monitoring some minutes"
+            )
+            unsure.append(
+                f"subscription {name}: not known to be empty, since {why}. Try again, or look yourself and say --drained."
+            )
+    return sure, unsure
+
+
+def there(subscriber: Any, fleet: Fleet, names: Sequence[str]) -> list[str]:
+    """Those of the subscriptions that exist. Raises PubSubError."""
+    found = []
+    with _translated(fleet):
+        for name in names:
+            try:
+                subscriber.get_subscription(request={"subscription": _path(fleet, name)}, timeout=TIMEOUT_SECONDS)
+            except NotFound:
+                continue
+            found.append(name)
+    return found
+
+
+def old_strays(fleet: Fleet, publisher: Any) -> list[str]:
+    """Subscriptions for strays that the settled fleet has under other names, since their filters change."""
+    wanted = {stray.id for stray in topology.strays(fleet.settled())}
+    found = set()
+    with _translated(fleet):
+        for topic in topology.topics(fleet):
+            request = {"topic": f"projects/{fleet.project}/topics/{topic.id}"}
+            for path in publisher.list_topic_subscriptions(request=request, timeout=TIMEOUT_SECONDS):
+                name = path.rpartition("/")[2]
+                if topology.is_strays(fleet, name) and name not in wanted:
+                    found.add(name)
+    return sorted(found)
+
+
+def delete_subscriptions(subscriber: Any, fleet: Fleet, names: Sequence[str], done: Callable[[str], None]) -> None:
+    """Those that are gone already are fine. Raises PubSubError."""
+    with _translated(fleet):
+        for name in names:
+            try:
+                subscriber.delete_subscription(request={"subscription": _path(fleet, name)}, timeout=TIMEOUT_SECONDS)
+            except NotFound:
+                continue
+            done(f"deleted subscription {name}")
+
+
+def left_behind(shard: Shard, known: Known) -> SlotSet:
+    """Slots that some generation of the shard had, and that aren't active in its database."""
+    had = shard.slots
+    for each in shard.previous or ():
+        had |= each.slots
+    return had - preflight.active_slots(known)
+
+
+def delete_rows(
+    fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known], progress: Callable[[str, int], None]
+) -> int:
+    """Delete the rows of slots that aren't active, then their lanes. `progress` hears of each shard's deleted rows."""
+    total = 0
+    for shard in handover.participating(fleet):
+        engine = databases[shard.name]
+        with writing(engine) as connection:
+            lanes.retire(connection)
+        slots = left_behind(shard, known[shard.name])
+        kinds = kinds_of(fleet, shard.name)
+        total += delete_slots(engine, kinds, frozenset(slots), progress=partial(progress, shard.name))
+        with writing(engine) as connection:  # last: what is left when this is killed is known by its lanes
+            lanes.forget(connection)
+    return total
+
+
+@contextmanager
+def _translated(fleet: Fleet) -> Iterator[None]:
+    try:
+        yield
+    except (GoogleAPICallError, RetryError) as error:
+        raise PubSubError(
+            f"Pub/Sub, project {fleet.project}: {type(error).__name__}: {error}. What was done stays; run it again."
+        ) from error
+
+
+def _path(fleet: Fleet, name: str) -> str:
+    return f"projects/{fleet.project}/subscriptions/{name}"

@@ -1,0 +1,88 @@
+"""One slot from one database to another: its rows and the right to write to it, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+
+from shardctl import lanes
+from shardctl.database import DatabaseError, snapshot, writing
+from shardctl.keyspace import lane_of
+from shardctl.rebalance.handover import HandOver, Place
+from shardctl.schema import LaneState
+from shardctl.spec import Fleet, MessageType
+
+# Copies a slot's rows from a view of the source into the destination, checks them, and tells how many there are. What the
+# destination holds of the slot is deleted first. Raises a ShardctlError where they can't be the same.
+Copy = Callable[[Connection, Connection, HandOver], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """`rows` is None where there was nothing left to do: somebody else has handed the slot over."""
+
+    rows: int | None
+
+
+class Pool(Protocol):
+    """Where copies are made: `concurrent.futures.ThreadPoolExecutor`, or `Inline`."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any) -> Future[Any]: ...
+
+
+class Inline:
+    """A pool without threads: the call is over when `submit` returns."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:  # noqa: BLE001 - whoever asks the future for its result meets it
+            future.set_exception(error)
+        return future
+
+
+def hand_over(databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy) -> Copied:
+    """Copy what `source` has left behind and make the slot active. Raises DatabaseError, and what `copy` raises.
+
+    The lane is held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else its
+    deleting of leftovers would hit the rows that the new owner has written by then. The fence is taken at the very end, so
+    the destination's other slots are written to meanwhile.
+    """
+    with writing(databases[of.to.shard]) as into:
+        lane = lanes.hold(into, of.slot, of.to.generation)
+        if lane is None or lane.state != LaneState.DUE:
+            return Copied(None)
+        with snapshot(databases[source.shard]) as out:
+            left = lanes.read(out, (of.slot,)).get(lane_of(of.slot, source.generation))
+            if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
+                return Copied(None)  # not yet, as the next look will tell
+            rows = 0 if source.shard == of.to.shard else copy(out, into, of)
+        lanes.activate(into, {of.slot: left.barrier_time_us}, of.to.generation)
+    return Copied(rows)
+
+
+def is_transient(error: DatabaseError) -> bool:
+    """Whether trying again may help: a lost connection, a lock that took too long, a deadlock."""
+    return isinstance(error.__cause__, OperationalError | InterfaceError | InternalError | OSError)
+
+
+def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:
+    """The real copy: every table of the types that the slot's shard takes, and shardctl's own."""
+    from shardctl.rebalance.rowcopy import copy_slot
+
+    def copy(source: Connection, destination: Connection, of: HandOver) -> int:
+        return copy_slot(source, destination, kinds_of(fleet, of.to.shard), of.slot, cancelled).total_rows
+
+    return copy
+
+
+def kinds_of(fleet: Fleet, shard: str) -> dict[str, MessageType]:
+    """The message types that a shard's database holds."""
+    of = fleet.shard(shard)
+    return {name: kind for name, kind in fleet.message_types.items() if of.takes(name)}

@@ -1,0 +1,175 @@
+"""Whether rows can be moved from one database to another at all: asked before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import types as sa
+
+from shardctl import database
+from shardctl.rebalance.references import doubtful_references, faulty_references
+from shardctl.rebalance.shape import Column, Named, SlotTable, SlotTableError, look_at
+from shardctl.rebalance.tables import named, slot_tables
+from shardctl.rebalance.values import MYSQL, Kind, meeting
+from shardctl.spec import MessageType
+
+
+def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
+    """Why rows of these message types can't be moved, each reason with the way out. Empty where they can.
+
+    Looks at every table anew, and at all rows of tables that refer to each other.
+    """
+    try:
+        wanted = named(kinds)
+    except SlotTableError as error:
+        return [str(error)]
+    told: list[str] = []
+    with database.snapshot(source) as one, database.snapshot(destination) as other:
+        here, there = _look(one, wanted, "source", told), _look(other, wanted, "destination", told)
+        for name, table in here.items():
+            if name in there:
+                told += _differences(one.dialect.name, table, other.dialect.name, there[name])
+        for connection, tables in ((one, here), (other, there)):
+            told += [reason for table in tables.values() for reason in _of_one_side(table)]
+            told += faulty_references(connection, tables.values())
+    return list(dict.fromkeys(told))
+
+
+def doubts(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
+    """What may go wrong or be slow, though rows can be moved. For databases where `unfit` finds nothing."""
+    told: list[str] = []
+    with database.snapshot(source) as one, database.snapshot(destination) as other:
+        here, there = slot_tables(one, kinds), {table.name: table for table in slot_tables(other, kinds)}
+        for table in here:
+            told += _doubtful(one.dialect.name, table, other.dialect.name, there[table.name])
+        told += doubtful_references(there.values())
+        told += [
+            f"table {name} has a trigger at the destination. It fires for each row that is moved there; where it changes the "
+            "row, the slot is not handed over."
+            for name in _with_triggers(other, there.values())
+        ]
+    return list(dict.fromkeys(told))
+
+
+def _look(connection: Connection, wanted: Iterable[Named], side: str, told: list[str]) -> dict[str, SlotTable]:
+    inspector, found = inspect(connection), {}
+    for each in wanted:
+        try:
+            table = look_at(inspector, each)
+        except SlotTableError as error:
+            told.append(str(error))
+            continue
+        if table is None:
+            told.append(
+                f"table {each.name} is missing at the {side}. `shardctl provision` creates those of message types."
+            )
+        else:
+            found[each.name] = table
+    return found
+
+
+def _differences(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
+    here = {column.name: column for column in table.columns}
+    there = {column.name: column for column in other.columns}
+    for name in sorted(here.keys() ^ there.keys()):
+        side = "destination" if name in here else "source"
+        generated = name in (table.every_column & other.every_column)
+        fault = "is generated at one side alone" if generated else f"is missing at the {side}"
+        yield f"table {table.name}: column {name} {fault}. Make the table the same in both databases."
+    for name in sorted(here.keys() & there.keys()):
+        column, to = here[name], there[name]
+        what = f"table {table.name}, column {name}"
+        if Kind.UNKNOWN in {column.kind, to.kind} and not source == destination == "sqlite":
+            yield f"{what}: its type is one that shardctl can't move. Change it, or keep the table out of slot_tables."
+        elif meeting(column.kind, to.kind) is None:
+            yield f"{what}: {column.native} can't become {to.native}. Give it one type in both databases."
+        elif not table.named.own and _narrower(source, column, destination, to):
+            yield (
+                f"{what}: {to.native} at the destination can't hold all of {column.native} at the source. "
+                "Give it one type in both databases."
+            )
+
+
+def _narrower(source: str, column: Column, destination: str, to: Column) -> bool:
+    """Whether `to` holds less. Where the products differ, a type without a bound is taken to hold what a bounded one can."""
+    same = source == destination
+    if destination == "sqlite" or (same and column.native == to.native):
+        return False
+    if column.kind is to.kind is Kind.INTEGER:
+        return _integer_bytes(to.type) < _integer_bytes(column.type)
+    if column.kind is to.kind is Kind.MOMENT:
+        return to.precision < column.precision
+    if column.kind is to.kind is Kind.DOUBLE:
+        return isinstance(column.type, sa.Double) and not isinstance(to.type, sa.Double)
+    if column.kind is to.kind is Kind.DECIMAL:
+        return _less(_whole_digits(column.type), _whole_digits(to.type), same=same) or _less(
+            getattr(column.type, "scale", None), getattr(to.type, "scale", None), same=same
+        )
+    return _less(getattr(column.type, "length", None), getattr(to.type, "length", None), same=same)
+
+
+def _less(wanted: int | None, there: int | None, *, same: bool) -> bool:
+    if there is None:
+        return False
+    return same if wanted is None else there < wanted
+
+
+def _whole_digits(of: sa.TypeEngine[object]) -> int | None:
+    precision: int | None = getattr(of, "precision", None)
+    return None if precision is None else precision - (getattr(of, "scale", None) or 0)
+
+
+def _integer_bytes(of: sa.TypeEngine[object]) -> int:
+    names = {"TINYINT": 1, "SMALLINT": 2, "MEDIUMINT": 3, "BIGINT": 8}
+    return names.get(type(of).__name__.upper(), 4)
+
+
+def _of_one_side(table: SlotTable) -> Iterator[str]:
+    slot = table.slot_column
+    if slot.kind is not Kind.INTEGER:
+        yield f"table {table.name}: its slot column {slot.name} is {slot.native}. Make it an integer."
+    in_keys = {column for key in table.unique for column in key}
+    for column in table.columns:
+        if column.numbered and column.name in in_keys and column.name not in table.named.given:
+            yield (
+                f"table {table.name}: the database itself numbers column {column.name}, so rows of two shards have equal "
+                "numbers and can't lie in one table. Let the message or the sink give it, such as a UUID."
+            )
+
+
+def _doubtful(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
+    there = {column.name: column for column in other.columns}
+    for side, each in (("source", table), ("destination", other)):
+        if not each.indexed:
+            yield (
+                f"table {each.name}: no index at the {side} begins with {each.slot_column.name}, so moving a slot reads "
+                "the whole table while its writes wait. Make one."
+            )
+    for column in table.columns:
+        to = there[column.name]
+        if column.nullable and not to.nullable:
+            yield f"table {table.name}: column {column.name} may be NULL at the source, not at the destination."
+        if destination == "sqlite" != source and column.kind is Kind.DECIMAL:
+            yield f"table {table.name}: SQLite keeps 15 digits of {column.name}; a slot with a longer number isn't moved."
+
+
+def _with_triggers(connection: Connection, tables: Iterable[SlotTable]) -> list[str]:
+    product = connection.dialect.name
+    found = []
+    for table in tables:
+        space, _, name = table.name.rpartition(".")
+        if product == "postgresql":
+            query = "SELECT 1 FROM pg_trigger WHERE tgrelid = CAST(%s AS regclass) AND NOT tgisinternal"
+            parameters: tuple[str, ...] = (table.sql.replace("%%", "%"),)
+        elif product in MYSQL:
+            query = (
+                "SELECT 1 FROM information_schema.triggers WHERE event_object_table = %s "
+                "AND event_object_schema = coalesce(nullif(%s, ''), database())"
+            )
+            parameters = (name, space)
+        else:
+            query, parameters = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (name,)
+        if connection.exec_driver_sql(query, parameters).first() is not None:
+            found.append(table.name)
+    return found

@@ -1,0 +1,47 @@
+"""Opening a rebalance: from then on both generations of each changed shard receive, and the old one goes on writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine
+
+from shardctl import lanes, provision
+from shardctl.database import writing
+from shardctl.rebalance import handover, journal
+from shardctl.spec import Fleet
+
+
+def make_tables(fleet: Fleet, urls: Mapping[str, str]) -> None:
+    """What is missing of them: all of a new shard's, or those that a newer version of this program wants. Holds no slot."""
+    for shard in handover.participating(fleet):
+        provision.provision_database(fleet, shard, urls[shard.name])
+
+
+def open_rebalance(
+    fleet: Fleet,
+    databases: Mapping[str, Engine],
+    publisher: Any,
+    subscriber: Any,
+    done: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Safe to run again, after it was killed anywhere. Raises JournalError, ProvisionError, DatabaseError.
+
+    The journal comes first, so that two of them can't be opened. A generation's lanes are announced when its subscriptions are
+    there: what its consumers meet before that they hold.
+    """
+    shards = sorted(
+        handover.participating(fleet), key=lambda shard: shard.name
+    )  # two that open at once meet at the first
+    for shard in shards:
+        with writing(databases[shard.name]) as connection:
+            journal.begin(connection, fleet, shard.name)
+        done(f"journal opened in the database of {shard.name}")
+    provision.provision_pubsub(
+        fleet, publisher, subscriber, done=lambda step: done(str(step)) if step.action != "identical" else None
+    )
+    for shard in shards:
+        with writing(databases[shard.name]) as connection:
+            lanes.announce(connection, shard.slots, shard.generation)
+        done(f"{len(shard.slots):,} slots announced to generation {shard.generation} of {shard.name}")

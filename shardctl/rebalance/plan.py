@@ -1,0 +1,231 @@
+"""Which slots to move for what is asked: the fleet and a request in, the moves and the next fleet out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from shardctl.errors import ShardctlError, UsageError
+from shardctl.filters import MAX_FILTER_BYTES
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance import byload, way_back
+from shardctl.rebalance.board import Sets, least_moved
+from shardctl.rebalance.request import Asked, Group, Request, asked, types_of
+from shardctl.rebalance.room import FilterRoom
+from shardctl.rebalance.search import Search
+from shardctl.spec import Fleet, Previous, Shard
+
+WIDER = (0.1, 0.2, 0.5)  # tolerances to offer where a closer one has no plan
+EFFORT = 20_000  # steps that a search may look at: seconds, for the largest fleets
+LESS_EFFORT = EFFORT // 10  # where the answer is only a hint
+
+
+class NoPlanError(ShardctlError):
+    """The slots can't be moved as asked. Says why, and the nearest way."""
+
+
+class NothingToMoveError(ShardctlError):
+    """The fleet is as balanced as it was asked to be, or as moves that are worth it can make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Slots that leave one shard's database for another's."""
+
+    slots: SlotSet
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A shard's part of its group before and after, None where it isn't there, and the part its weight asks for."""
+
+    shard: str
+    before: float | None
+    after: float | None
+    wanted: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`after` is the fleet while slots move: its changed shards have `previous`. `after.settled()` is how it ends.
+
+    `minimum` is a count of slots that no plan stays under, even if filters had no limit. `inexact` names changed shards
+    whose filters have no room for malformed slots, so that strays may miss some. `hot_slots` alone exceed the part of a
+    shard of weight 1; they can't be shared out.
+    """
+
+    before: Fleet
+    after: Fleet
+    moves: tuple[Move, ...]
+    shares: tuple[Share, ...]
+    minimum: int
+    inexact: tuple[str, ...] = ()
+    hot_slots: tuple[int, ...] = ()
+
+    @property
+    def moved(self) -> int:
+        return sum(len(move.slots) for move in self.moves)
+
+    @property
+    def changed(self) -> tuple[Shard, ...]:
+        """The shards that get a new generation, or are new, or go."""
+        known = {shard.name: shard for shard in self.before.shards}
+        return tuple(shard for shard in self.after.shards if known.get(shard.name) != shard)
+
+
+def plan(fleet: Fleet, request: Request) -> Plan:
+    """The fewest moves found for what is asked: the same request on the same fleet gives the same plan.
+
+    Of plans that move as many slots, one whose filters take malformed slots too. Raises UsageError for a request that
+    can't be meant, NothingToMoveError and NoPlanError.
+    """
+    if request.back:
+        return _plan_back(fleet, request)
+    if fleet.rebalancing:
+        raise UsageError(
+            "a rebalance is open in this file: some shards have `previous`. `shardctl rebalance run` and then `finish` "
+            "bring it to its end; `shardctl rebalance abort` and then `plan --back` lead back."
+        )
+    wanted = asked(fleet, request)
+    sets = _sets(fleet, wanted, request)
+    if sets is None:
+        raise NoPlanError(_why_not(fleet, request))
+    hot = tuple(slot for group in wanted.groups for slot in _hot_slots(wanted, group, request))
+    moves = tuple(_moves(wanted.shards, sets))
+    if not moves:
+        raise NothingToMoveError(_why_nothing(wanted, request, hot))
+    after = fleet.model_copy(update={"shards": tuple(_next(wanted, sets))})
+    shares = tuple(share for group in wanted.groups for share in _shares(wanted, group, request, sets))
+    minimum = sum(_minimum(wanted, group, request) for group in wanted.groups)
+    return Plan(fleet, after, moves, shares, minimum, tuple(_inexact(fleet, wanted, sets)), hot)
+
+
+def _plan_back(fleet: Fleet, request: Request) -> Plan:
+    if replace(request, tolerance=0, min_gain=0) != Request(back=True, tolerance=0, min_gain=0):
+        raise UsageError("--back leads to the slots as they were: it goes with no other change.")
+    after = way_back.fleet_back(fleet)
+    if after is None:
+        raise NothingToMoveError("nothing to move: the slots of this file are those that the rebalance began with.")
+    sets = {number: shard.slots for number, shard in enumerate(after.shards)}
+    moves = tuple(_moves(fleet.shards, sets))
+    whole = 1 << fleet.routing.slot_bits
+    shares = tuple(
+        Share(was.name, len(was.slots) / whole, len(will.slots) / whole, None)
+        for was, will in zip(fleet.shards, after.shards, strict=True)
+    )
+    wanted = Asked(fleet.shards, tuple(Group((number,), ()) for number in sets))
+    return Plan(
+        fleet, after, moves, shares, sum(len(move.slots) for move in moves), tuple(_inexact(fleet, wanted, sets))
+    )
+
+
+def _sets(fleet: Fleet, wanted: Asked, request: Request, effort: int = EFFORT) -> dict[int, SlotSet] | None:
+    """Each shard's slots after the moves, by its number, for those in a group that changes; None where none fit."""
+    after: dict[int, SlotSet] = {}
+    for group in wanted.groups:
+        found = _group_sets(fleet, wanted, group, request, effort)
+        if found is None:
+            return None
+        after |= dict(zip(group.shards, found, strict=True))
+    return after
+
+
+def _group_sets(fleet: Fleet, wanted: Asked, group: Group, request: Request, effort: int) -> Sets | None:
+    room = FilterRoom(fleet, wanted.shards[group.shards[0]])
+    sets = [wanted.shards[number].slots for number in group.shards]
+    if request.rates is None:
+        return Search(sets, group.quotas, room, effort).fewest()
+    return byload.lightest(sets, group.quotas, _rates(fleet, request.rates), room, request.min_gain, 2 * effort)
+
+
+def _rates(fleet: Fleet, rates: Mapping[int, float]) -> list[float]:
+    return [rates.get(slot, 0.0) for slot in range(1 << fleet.routing.slot_bits)]
+
+
+def _next(wanted: Asked, sets: Mapping[int, SlotSet]) -> Iterator[Shard]:
+    """The shards of the next file: one whose slots change tells the generation it had."""
+    for number, shard in enumerate(wanted.shards):
+        slots = sets.get(number, shard.slots)
+        if shard.name in wanted.new:
+            yield shard.model_copy(update={"slots": slots, "previous": ()})
+        elif slots == shard.slots:
+            yield shard
+        else:
+            before = Previous(generation=shard.generation, slots=shard.slots)
+            yield shard.model_copy(update={"slots": slots, "generation": shard.generation + 1, "previous": (before,)})
+
+
+def _moves(shards: Sequence[Shard], sets: Mapping[int, SlotSet]) -> Iterator[Move]:
+    """By source and then destination, in the order of the file."""
+    came = {number: gained for number in sets if (gained := sets[number] - shards[number].slots).ranges}
+    for source in sets:
+        left = shards[source].slots - sets[source]
+        for destination, slots in came.items() if left.ranges else ():
+            both = left & slots
+            # Other types' shards may own the same slots: only a shard of the same group can have taken them.
+            if both.ranges and types_of(shards[source]) == types_of(shards[destination]):
+                yield Move(both, shards[source].name, shards[destination].name)
+
+
+def _inexact(fleet: Fleet, wanted: Asked, sets: Mapping[int, SlotSet]) -> Iterator[str]:
+    for group in wanted.groups:
+        room = FilterRoom(fleet, wanted.shards[group.shards[0]])
+        for number in group.shards:
+            if sets[number] != wanted.shards[number].slots and room.padded(sets[number]) > MAX_FILTER_BYTES:
+                yield wanted.shards[number].name
+
+
+def _shares(wanted: Asked, group: Group, request: Request, sets: Mapping[int, SlotSet]) -> Iterator[Share]:
+    whole = sum(quota.have for quota in group.quotas) or 1.0
+    for number, quota in zip(group.shards, group.quotas, strict=True):
+        name = wanted.shards[number].name
+        gone = name in request.remove
+        yield Share(
+            name,
+            None if name in wanted.new else quota.have / whole,
+            None if gone else request.share_of(sets[number]) / whole,
+            None if gone else quota.fair / whole,
+        )
+
+
+def _minimum(wanted: Asked, group: Group, request: Request) -> int:
+    if request.rates is None:
+        return least_moved(group.quotas)
+    return byload.least_moved([wanted.shards[number].slots for number in group.shards], group.quotas, request.rates)
+
+
+def _hot_slots(wanted: Asked, group: Group, request: Request) -> Sequence[int]:
+    if request.rates is None:
+        return ()
+    fair = sum(quota.have for quota in group.quotas) / sum(quota.fair > 0 for quota in group.quotas)
+    owned = (slot for number in group.shards for slot in wanted.shards[number].slots)
+    return [slot for slot in owned if request.rates.get(slot, 0.0) > fair]
+
+
+def _why_not(fleet: Fleet, request: Request) -> str:
+    what = f"no plan within {request.tolerance:.0%} of each target keeps every filter within {MAX_FILTER_BYTES} bytes"
+    for tolerance in WIDER:
+        if tolerance > request.tolerance:
+            wider = replace(request, tolerance=tolerance)
+            wanted = asked(fleet, wider)
+            found = _sets(fleet, wanted, wider, LESS_EFFORT) or {}
+            if any(slots != wanted.shards[number].slots for number, slots in found.items()):
+                return f"{what}. The nearest that does: --tolerance {tolerance:.0%}."
+    if request.add:
+        largest = max(fleet.shards, key=lambda shard: len(shard.slots)).name
+        return f"{what}, nor a wider one. The nearest way: --split {largest}."
+    if request.remove:
+        return f"{what}, nor a wider one. The nearest way: level the others first, `plan` without --remove."
+    return f"{what}, nor a wider one. The nearest way: fewer message types a shard, or weights nearer to each other."
+
+
+def _why_nothing(wanted: Asked, request: Request, hot_slots: Sequence[int]) -> str:
+    if not any(quota.must_give or quota.must_take for group in wanted.groups for quota in group.quotas):
+        within = f"{request.tolerance:.0%}"
+        return f"nothing to move: every shard is within {within} of its target. --tolerance asks for a closer one."
+    what = f"no move takes {request.min_gain:.0%} off a peak and fits the filters"
+    if hot_slots:
+        return f"{what}. Slot {hot_slots[0]} alone exceeds a shard's part: give it a shard of its own with --add."
+    return f"{what}. --min-gain 0% proposes smaller ones."

@@ -1,0 +1,228 @@
+"""May the slots move? Every reason against it, each with the way out. Only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from sqlalchemy import Engine, func, select
+
+from shardctl import provision, topology
+from shardctl.database import DatabaseError, snapshot
+from shardctl.errors import ShardctlError
+from shardctl.keyspace import SlotSet, lane_of
+from shardctl.lanes import Lane
+from shardctl.lanes import read as read_lanes
+from shardctl.rebalance import handover, journal
+from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.copying import kinds_of
+from shardctl.rebalance.fitness import unfit
+from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.journal import Entry
+from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
+from shardctl.spec import Fleet, Shard
+
+MAX_LAG = 10_000
+SEEN = timedelta(seconds=60)
+MAX_TOLD = 5  # slots of one kind of fault
+
+
+class PreflightError(ShardctlError):
+    """The slots may not move, for each of these reasons. Nothing was changed."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("not now:\n" + "\n".join(f"- {reason}" for reason in reasons))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one participating database tells. `readers`: generations that consumers read, by how long ago they said so."""
+
+    lanes: Mapping[int, Lane]
+    entries: Mapping[str, Entry]
+    readers: Mapping[int, timedelta]
+    empty: bool = False  # there are no tables of ours
+
+
+def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
+    """What each database tells, and why some don't."""
+    found, told = {}, []
+    for name, engine in databases.items():
+        try:
+            found[name] = _known(engine)
+        except DatabaseError as error:
+            told.append(f"shard {name}: {error}. Mend it, or give the right URL; nothing moves while it is away.")
+    return found, told
+
+
+def _known(engine: Engine) -> Known:
+    with snapshot(engine) as connection:
+        if not engine.dialect.has_table(connection, rebalances.name):
+            return Known({}, {}, {}, empty=True)
+        readers: dict[int, timedelta] = {}
+        now = connection.scalar(select(func.now()))
+        for row in connection.execute(select(replicas.c.generations, replicas.c.seen_time)):
+            ago = _utc(now) - _utc(row.seen_time)
+            for generation in map(int, filter(None, row.generations.split(","))):
+                readers[generation] = min(ago, readers.get(generation, ago))
+        return Known(read_lanes(connection), journal.read(connection), readers)
+
+
+def _utc(moment: Any) -> datetime:
+    """Sessions are in UTC; not every driver says so."""
+    found: datetime = moment
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def not_transitional(fleet: Fleet) -> Iterator[str]:
+    if not fleet.rebalancing:
+        yield (
+            "no slots are on the move in this file: no shard has `previous`. `shardctl rebalance plan …` writes a file in "
+            "which some are, and `shardctl rebalance start` puts it in this one's place."
+        )
+
+
+def shared_databases(databases: Mapping[str, Engine]) -> Iterator[str]:
+    first: dict[tuple[object, ...], str] = {}
+    for name, engine in databases.items():
+        url = engine.url
+        other = first.setdefault(
+            (url.get_backend_name(), url.host, url.port, url.database, *url.query.get("host", ())), name
+        )
+        if other != name:
+            yield f"shards {other} and {name} have one database URL. Give each a database of its own."
+
+
+def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
+    mine = journal.id_of(fleet)
+    for name, each in known.items():
+        for entry in each.entries.values():
+            if entry.state == RebalanceState.OPEN and entry.id != mine:
+                yield f"shard {name}: {journal.told(entry)}. {journal.WAY_OUT}"
+            if entry.state == RebalanceState.DONE and entry.id == mine:
+                yield (
+                    f"shard {name}: this rebalance is done. `shardctl rebalance finish` ends what is left of it and writes "
+                    "the settled file."
+                )
+
+
+def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
+    """For `run`: the journal must be open everywhere, and no abort under way."""
+    mine = journal.id_of(fleet)
+    for name, each in known.items():
+        entry = each.entries.get(mine)
+        if entry is None:
+            yield f"shard {name}: the rebalance isn't open there. `shardctl rebalance start` opens it; it may run again."
+        elif entry.state == RebalanceState.ABORTED:
+            yield (
+                f"shard {name}: the rebalance was aborted. `shardctl rebalance start` goes on with it; "
+                "`shardctl rebalance plan --back` leads back."
+            )
+        elif entry.stopping:
+            yield f"shard {name}: an abort is under way. `shardctl rebalance abort` again brings it to its end."
+
+
+def odd_slots(fleet: Fleet, known: Mapping[str, Known], *, announced: bool) -> Iterator[str]:
+    """Slots that aren't active exactly once. Before `start`, none has been announced."""
+    views = {shard.name: dict(known[shard.name].lanes) for shard in handover.participating(fleet)}
+    if not announced:
+        _announce(fleet, views)
+    told = []
+    for of in handover.hand_overs(fleet):
+        standing = handover.standing(of, views)
+        told += [standing.fault] if standing.stage == Stage.BROKEN else []
+        told += [twice] if standing.stage != Stage.BROKEN and (twice := handover.twice_active(of, views)) else []
+    told += [
+        f"slot {slot} is active in {place}, which the file doesn't list"
+        for place, slot in handover.unexpected(fleet, views)
+    ]
+    for fault in told[:MAX_TOLD]:
+        yield f"{fault}. Only the file that was last deployed, and its databases, tell who owns what: look for an edit by hand."
+    if len(told) > MAX_TOLD:
+        yield f"… and {len(told) - MAX_TOLD:,} slots more."
+
+
+def _announce(fleet: Fleet, views: dict[str, dict[int, Lane]]) -> None:
+    """As if every slot had been announced already."""
+    for shard in handover.participating(fleet):
+        for slot in shard.slots:
+            arriving = Lane(slot, shard.generation, LaneState.ARRIVING)
+            views[shard.name].setdefault(lane_of(slot, shard.generation), arriving)
+
+
+def unfit_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
+    """Of each pair of databases between which slots move. A new shard's may have no tables yet: `start` makes them."""
+    views = {name: each.lanes for name, each in known.items()}
+    pairs = {
+        (standing.source.shard, of.to.shard)
+        for of in handover.hand_overs(fleet)
+        if (standing := handover.standing(of, views)).source and standing.source.shard != of.to.shard
+    }
+    for source, destination in sorted(pairs):
+        for reason in unfit(databases[source], databases[destination], kinds_of(fleet, destination)):
+            yield f"from {source} to {destination}: {reason}"
+
+
+def lacking_subscriptions(fleet: Fleet, publisher: Any, subscriber: Any, *, every: bool) -> Iterator[str]:
+    """Subscriptions of old generations that aren't there, or are otherwise than the file says; with `every`, the new ones too."""
+    try:
+        steps = provision.plan_pubsub(fleet, publisher, subscriber)
+    except provision.ProvisionError as error:
+        yield from str(error).splitlines()
+        return
+    except (GoogleAPICallError, RetryError) as error:
+        yield f"Pub/Sub, project {fleet.project}, doesn't answer: {type(error).__name__}: {error}. Mend that first."
+        return
+    missing = {
+        step.name.rpartition("/")[2] for step in steps if step.action == "create" and step.kind == "subscription"
+    }
+    old = {
+        sub.id
+        for shard in handover.participating(fleet)
+        for sub in topology.every_subscription(fleet, shard)
+        if sub.generation != shard.generation
+    }
+    for name in sorted(missing & old):
+        yield (
+            f"subscription {name} isn't there, though slots may be active behind it: what was published since it went is lost. "
+            "`shardctl provision` makes it anew; publish what is missing again."
+        )
+    for name in sorted(missing - old) if every else ():
+        yield f"subscription {name} isn't there. `shardctl rebalance start` makes it; it may run again."
+
+
+def lagging(fleet: Fleet, backlogs: Mapping[str, Backlog], max_lag: int) -> Iterator[str]:
+    for shard in handover.participating(fleet):
+        counts = [backlogs[sub.id].messages or 0 for sub in old_subscriptions(fleet, shard) if sub.id in backlogs]
+        if sum(counts) > max_lag:
+            yield (
+                f"shard {shard.name} lags by {sum(counts):,} messages, and barriers would wait behind them. Let it catch up, "
+                f"or allow it with --max-lag {sum(counts)}."
+            )
+
+
+def absent_consumers(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
+    """Generations whose messages nobody reads: then their barriers are never met, or what arrives is never written."""
+    for shard in handover.participating(fleet):
+        held = {lane.generation for lane in known[shard.name].lanes.values() if lane.state == LaneState.ACTIVE}
+        wanted = held | ({shard.generation} if shard.slots.ranges else set())
+        readers = known[shard.name].readers
+        for generation in sorted(wanted):
+            if readers.get(generation, SEEN) >= SEEN:
+                yield (
+                    f"no consumer of shard {shard.name} has been reading generation {generation} for the last "
+                    f"{SEEN.seconds} s. Apply `shardctl render`, and wait until its pods are ready."
+                )
+
+
+def old_subscriptions(fleet: Fleet, shard: Shard) -> tuple[topology.Subscription, ...]:
+    """Those of the generations before the one that the file gives the shard."""
+    return tuple(sub for sub in topology.every_subscription(fleet, shard) if sub.generation != shard.generation)
+
+
+def active_slots(known: Known) -> SlotSet:
+    return SlotSet.of(lane.slot for lane in known.lanes.values() if lane.state == LaneState.ACTIVE)

@@ -1,0 +1,131 @@
+"""Copying the rows of one slot from one shard's database to another's, and the proof that they came over whole.
+
+The rows are read from the source's snapshot, stored, and read back from where they are stored. Both readings are summed up in
+values that all databases share, in whichever order they come; so a row that was lost, doubled or changed on the way shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from shardctl import schema
+from shardctl.errors import ShardctlError
+from shardctl.rebalance.paired import Paired, pair
+from shardctl.rebalance.shape import SlotTable, SlotTableError
+from shardctl.rebalance.tables import slot_tables
+from shardctl.rebalance.transfer import Digest, read_back, send
+from shardctl.schema import LaneState
+from shardctl.spec import MessageType
+
+
+class CopyError(ShardctlError):
+    """A slot can't be copied. The caller's transaction is to be rolled back; nothing was handed over."""
+
+
+class CopyCancelledError(CopyError):
+    """`cancelled` said so."""
+
+
+class CopyMismatchError(CopyError):
+    """What is stored isn't what was read."""
+
+    def __init__(self, table: str, slot: int, sent: Digest, stored: Digest) -> None:
+        self.table, self.slot, self.sent, self.stored = table, slot, sent, stored
+        if sent.rows != stored.rows:
+            difference = f"{sent.rows:,} rows were read and {stored.rows:,} are stored"
+        else:
+            difference = f"{sent.rows:,} rows came over, but not all as they were (checksums {sent} and {stored})"
+        super().__init__(
+            f"table {table}, slot {slot}: {difference}. Nothing was handed over and the source is as it was. Look for a "
+            "trigger at the destination that changes rows, or a column there that can't hold every value."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    rows: Mapping[str, int]  # by table
+    bytes: int  # or so
+    digest: str
+
+    @property
+    def total_rows(self) -> int:
+        return sum(self.rows.values())
+
+
+def copy_slot(
+    source: Connection,
+    destination: Connection,
+    kinds: Mapping[str, MessageType],
+    slot: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Copied:
+    """Put a slot's rows, inbox and parked messages into `destination` as they are in `source`, in the caller's transactions.
+
+    `source` is a `database.snapshot` from after the slot has left there, `destination` a `database.writing` transaction; its
+    commit is the caller's, who makes the lane active in it. What the slot had left at the destination is deleted first. Memory
+    stays bounded, whatever the slot's size. `cancelled` is asked every thousand rows or so.
+
+    Raises CopyMismatchError where what is stored then differs from what was read, CopyError, SlotTableError, DatabaseError,
+    and CopyCancelledError.
+    """
+    _check_nobody_writes(source, slot, "at the source: wait until its barrier is met there")
+    _check_nobody_writes(destination, slot, "at the destination: it has arrived already")
+    pairs = _pairs(source, destination, kinds)
+
+    def go_on() -> None:
+        if cancelled():
+            raise CopyCancelledError(f"slot {slot}: stopped while its rows were copied. Nothing was handed over.")
+
+    if statement := _CHECK_LATER.get(destination.dialect.name):
+        destination.exec_driver_sql(statement)
+    for each in reversed(pairs):
+        table = each.destination
+        destination.exec_driver_sql(f"DELETE FROM {table.sql} WHERE {table.slot_sql} = {slot:d}")  # noqa: S608
+    sent = []
+    for each in pairs:
+        try:
+            sent.append(send(source, destination, each, slot, go_on))
+        except (ValueError, OverflowError) as error:  # text that isn't UTF-8, a number beyond 64 bits
+            raise CopyError(f"table {each.name}, slot {slot}: the destination can't hold a value: {error}") from error
+    if destination.dialect.name == "postgresql":
+        destination.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")  # what a deferred trigger does is read back too
+    for each, digest in zip(pairs, sent, strict=True):
+        stored = read_back(destination, each, slot, go_on)
+        if stored != digest:
+            raise CopyMismatchError(each.name, slot, digest, stored)
+    return Copied(
+        {each.name: digest.rows for each, digest in zip(pairs, sent, strict=True)},
+        sum(digest.bytes for digest in sent),
+        f"{sum(digest.sum for digest in sent) % (1 << 128):032x}",
+    )
+
+
+# Tables may refer to each other in a ring, and rows to later rows of their own table.
+_CHECK_LATER = {"postgresql": "SET CONSTRAINTS ALL DEFERRED", "sqlite": "PRAGMA defer_foreign_keys = ON"}
+
+
+def _check_nobody_writes(connection: Connection, slot: int, where: str) -> None:
+    lane = select(schema.slots.c.slot).where(schema.slots.c.slot == slot, schema.slots.c.state == LaneState.ACTIVE)
+    if connection.scalar(lane) is not None:
+        raise CopyError(f"slot {slot} is active {where}.")
+
+
+def _pairs(source: Connection, destination: Connection, kinds: Mapping[str, MessageType]) -> list[Paired]:
+    """The tables, each after those that it refers to. Raises SlotTableError where they aren't what they were when looked at."""
+    there = {table.name: table for table in slot_tables(source, kinds)}
+    pairs = [pair(source, there[table.name], destination, table) for table in slot_tables(destination, kinds)]
+    for each in pairs:
+        _check_unchanged(source, each.source)
+    return pairs
+
+
+def _check_unchanged(connection: Connection, table: SlotTable) -> None:
+    """A column that was added since would stay behind, and nobody would miss it."""
+    with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as found:  # noqa: S608
+        if frozenset(found.keys()) != table.every_column:
+            raise SlotTableError(
+                f"table {table.name}: its columns have changed since they were looked at. Run it again."
+            )

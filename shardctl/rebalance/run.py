@@ -1,0 +1,242 @@
+"""Handing every slot of a transitional file over to the lane that is to have it, step by step.
+
+One step looks at where each slot stands and does whatever can be done next:
+1. waiting slots become due, a few ahead of their turn: from then on the new side holds what comes;
+2. a second later a barrier is published on each, and again while it isn't met;
+3. the old side meets it and lets go of the slot. One that stays in its database is the new generation's in the same transaction;
+4. of one that moves, the rows are copied and checked, and the new side gets it, in one transaction.
+
+Nothing is remembered but the times: a run that was killed anywhere, or several at once, find out by looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+
+from shardctl import barrier, lanes
+from shardctl.barrier import Barrier
+from shardctl.database import DatabaseError, writing
+from shardctl.errors import ShardctlError
+from shardctl.message import Encoded
+from shardctl.rebalance import journal
+from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over, is_transient
+from shardctl.rebalance.handover import HandOver, Place, Stage, Standing
+from shardctl.rebalance.survey import InHand, Survey
+from shardctl.rebalance.tally import Tally
+from shardctl.rebalance.window import Window
+from shardctl.spec import Fleet
+
+SETTLE_SECONDS = 1.0  # between due and its barrier, so that no service's clock can put the barrier first
+AGAIN_SECONDS = 30.0  # a barrier that isn't met is published once more
+RETRY_SECONDS = 1.0
+PARALLEL = 8
+STAYING_AT_FIRST, STAYING_AT_LEAST, STAYING_AT_MOST = (
+    256,
+    16,
+    512,
+)  # nothing is copied for these: they go in large waves
+AHEAD_AT_MOST = 512
+
+# Gives a barrier to Pub/Sub; the future tells whether it took it.
+Publish = Callable[[Encoded], "Future[Any]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many slots stand where. `failed` tells of slots that need a person, `trouble` of what is tried again."""
+
+    total: int
+    arrived: int
+    waiting: int
+    settling: int  # due, their barrier not out
+    barriers: int  # out, not met
+    copying: int
+    failed: tuple[str, ...]
+    trouble: tuple[str, ...]
+    ended: bool  # nothing is left that the run could do
+
+    @property
+    def complete(self) -> bool:
+        return self.arrived == self.total
+
+
+class Run:
+    """`step` until it has ended; safe to drop at any moment. `databases`: an engine for each participating shard.
+
+    `clock` gives the seconds that `step` is called with. With `onward` false no more slots are begun, and what has begun is
+    brought to its end. While `hold` gives a reason, no more are begun either.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        databases: Mapping[str, Engine],
+        *,
+        publish: Publish,
+        copy: Copy,
+        clock: Callable[[], float],
+        pool: Pool | None = None,
+        parallel: int = PARALLEL,
+        onward: bool = True,
+        hold: Callable[[], str] = str,
+    ) -> None:
+        self._fleet, self._databases = fleet, databases
+        self._publish_message, self._copy_slot, self._clock = publish, copy, clock
+        self._pool: Pool = pool or Inline()
+        self._onward, self._hold = onward, hold
+        self._survey = Survey(fleet, databases)
+        staying = Window(STAYING_AT_FIRST, STAYING_AT_MOST, STAYING_AT_LEAST)
+        self._windows = {True: staying, False: Window(parallel, parallel)}  # by whether the slot stays in its database
+        self._trouble: dict[str, str] = {}
+        self._begin_after = float("-inf")
+        self.rebalance = journal.id_of(fleet)
+        self.tally = Tally()
+
+    def step(self, now: float) -> Progress:
+        """Look, and do whatever can be done next. Waits for nothing but the databases' answers.
+
+        Raises JournalError where somebody has closed the rebalance, and DatabaseError where trying again can't help.
+        """
+        self._look(now)
+        self._copy_what_has_left(now)
+        self._collect_copies()
+        self._publish_barriers(now)
+        self._begin_more(now)
+        return self._progress()
+
+    def _look(self, now: float) -> None:
+        for each in self._survey.look(now, begin=self._onward):
+            if each.published is not None and each.left_since is None:
+                self._windows[each.stays].met(each.published, now)
+                self.tally.latencies.append(now - each.published)
+            each.left_since = now if each.left_since is None else each.left_since
+            if each.of in self._survey.arrived:
+                self.tally.arrived(now, stayed=each.stays)
+
+    def _copy_what_has_left(self, now: float) -> None:
+        for each in self._in_hand(Stage.LEFT):
+            if each.work is None and now >= each.not_before and each.standing.source:
+                each.work = self._pool.submit(
+                    hand_over, self._databases, each.of, each.standing.source, self._copy_slot
+                )
+
+    def _collect_copies(self) -> None:
+        for each in [each for each in self._in_hand(Stage.LEFT) if each.work is not None and each.work.done()]:
+            work, each.work, now = each.work, None, self._clock()
+            error = work.exception() if work else None
+            if isinstance(error, DatabaseError) and is_transient(error):
+                self._trouble[each.of.to.shard] = str(error)
+                each.not_before = now + RETRY_SECONDS
+            elif isinstance(error, ShardctlError):
+                self._survey.give_up(each.of, f"slot {each.of.slot}, {each.standing.source} → {each.of.to}: {error}")
+            elif error is not None:
+                raise error
+            elif work and (rows := work.result().rows) is None:
+                self._survey.doubt(each.of)
+            elif work:
+                self._trouble.pop(each.of.to.shard, None)
+                self._survey.done(each.of)
+                self.tally.arrived(now, stayed=False)
+                self.tally.rows += rows
+                self.tally.pauses.append(now - (each.left_since or now))
+
+    def _publish_barriers(self, now: float) -> None:
+        out = {kind: sum(e.stays == kind and not e.settling for e in self._in_hand()) for kind in (True, False)}
+        if all(each.settling or each.sent is not None for each in self._in_hand(Stage.DUE)):
+            self._trouble.pop("barriers", None)
+        for each in self._in_hand(Stage.DUE):
+            if each.published is not None:
+                self._windows[each.stays].late(each.published, now)
+                if self._refused(each):
+                    each.sent, each.repeated = None, now + RETRY_SECONDS - AGAIN_SECONDS
+                if now >= each.repeated + AGAIN_SECONDS:
+                    self._publish(each, now)
+            elif now >= each.due_since + SETTLE_SECONDS and out[each.stays] < self._windows[each.stays].size:
+                out[each.stays] += 1
+                each.published = now
+                self._publish(each, now)
+
+    def _publish(self, each: InHand, now: float) -> None:
+        source = each.standing.source
+        assert source is not None  # of a slot that is due
+        marker = Barrier(self.rebalance, source.shard, source.generation)
+        message = barrier.encode(self._fleet, self._fleet.shard(source.shard), each.of.slot, marker)
+        each.sent, each.repeated = self._publish_message(message), now
+        self.tally.barriers += 1
+
+    def _refused(self, each: InHand) -> bool:
+        error = each.sent.exception() if each.sent is not None and each.sent.done() else None
+        if error is not None:
+            self._trouble["barriers"] = f"Pub/Sub didn't take a barrier: {error}"
+        return error is not None
+
+    def _begin_more(self, now: float) -> None:
+        """Those that stay first; those that move once every one of them has begun."""
+        if not self._onward or now < self._begin_after or self._held_back():
+            return
+        for kind in (True, False):
+            waiting = self._survey.waiting[kind]
+            settling = sum(each.stays == kind and each.settling for each in self._in_hand())
+            soon = int(
+                self.tally.rate(now, stayed=kind) * 2 * SETTLE_SECONDS
+            )  # as many as will have their turn by then
+            ahead = min(AHEAD_AT_MOST, max(self._windows[kind].size, soon))
+            if waiting and settling <= ahead // 2:
+                self._begin([waiting.popleft() for _ in range(min(ahead - settling, len(waiting)))])
+            if waiting:
+                return
+
+    def _held_back(self) -> bool:
+        if why := self._hold():
+            self._trouble["hold"] = why
+        else:
+            self._trouble.pop("hold", None)
+        return bool(why)
+
+    def _begin(self, of: list[tuple[HandOver, Standing]]) -> None:
+        by_place: dict[Place, list[tuple[HandOver, Standing]]] = {}
+        for each in of:
+            by_place.setdefault(each[0].to, []).append(each)
+        for place, these in by_place.items():
+            try:
+                with writing(self._databases[place.shard]) as connection:
+                    lanes.make_due(connection, [each.slot for each, _ in these], place.generation)
+                    journal.check_going(connection, self.rebalance)
+            except DatabaseError as error:
+                self._survey.put_back(these)  # if it was done all the same, doing it again changes nothing
+                self._not_now(place.shard, error)
+            else:
+                self._trouble.pop(place.shard, None)
+                self._survey.take(these, self._clock())
+
+    def _not_now(self, what: str, error: DatabaseError) -> None:
+        """Leave it for a while, where trying again may help."""
+        if not is_transient(error):
+            raise error
+        self._trouble[what] = str(error)
+        self._begin_after = self._clock() + RETRY_SECONDS
+
+    def _in_hand(self, stage: Stage | None = None) -> list[InHand]:
+        return [each for each in self._survey.hand.values() if stage in (None, each.standing.stage)]
+
+    def _progress(self) -> Progress:
+        survey, hand = self._survey, self._in_hand()
+        waiting = sum(map(len, survey.waiting.values()))
+        copying = sum(each.standing.stage == Stage.LEFT for each in hand)
+        settling = sum(each.settling for each in hand)
+        return Progress(
+            total=len(survey.all),
+            arrived=len(survey.arrived),
+            waiting=waiting,
+            settling=settling,
+            barriers=len(hand) - copying - settling,
+            copying=copying,
+            failed=(*survey.set_aside.values(), *survey.broken.values()),
+            trouble=(*self._trouble.values(), *survey.unreachable.values()),
+            ended=survey.complete and not hand and not (self._onward and waiting),
+        )

@@ -1,0 +1,86 @@
+"""The tables whose rows belong to slots: the message types' own, their `slot_tables`, shardctl's inbox and what is parked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, inspect
+
+from shardctl import schema
+from shardctl.rebalance.shape import Named, SlotTable, SlotTableError, look_at
+from shardctl.spec import MessageType
+
+OWN = (
+    Named(schema.inbox.name, "slot"),
+    Named(schema.parked_keys.name, "slot"),
+    Named(schema.parked.name, "slot", order="position"),
+)
+
+
+def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
+    """Every table of these message types, and shardctl's own. Raises SlotTableError where two types disagree."""
+    found: dict[str, Named] = {}
+    for kind in kinds.values():
+        listed = [Named(name, column) for name, column in kind.slot_tables.items()]
+        if kind.table:
+            listed.insert(0, Named(kind.table, kind.slot_column, frozenset(kind.columns)))
+        for each in listed:
+            before = found.setdefault(each.name, each)
+            if before.slot_column != each.slot_column:
+                raise SlotTableError(
+                    f"table {each.name}: one message type has its slot in {before.slot_column!r}, another in "
+                    f"{each.slot_column!r}. Give both the same slot column in shards.yaml."
+                )
+            found[each.name] = Named(each.name, each.slot_column, before.given | each.given)
+    return (*found.values(), *OWN)
+
+
+_known: WeakKeyDictionary[Engine, dict[tuple[Named, ...], tuple[SlotTable, ...]]] = WeakKeyDictionary()
+
+
+def slot_tables(connection: Connection, kinds: Mapping[str, MessageType]) -> tuple[SlotTable, ...]:
+    """The tables as the database has them, each after those that it refers to. Looked at once for each engine.
+
+    Raises SlotTableError where one, or its slot column, is missing.
+    """
+    wanted = named(kinds)
+    known = _known.setdefault(connection.engine, {})
+    if wanted not in known:
+        inspector = inspect(connection)
+        found: dict[str, SlotTable] = {}
+        for each in wanted:
+            table = look_at(inspector, each)
+            if table is None:
+                raise SlotTableError(f"there is no table {each.name}. `shardctl provision` creates what is missing.")
+            found.setdefault(table.identity, table)
+        known[wanted] = in_order(found.values())
+    return known[wanted]
+
+
+def in_order(tables: Iterable[SlotTable]) -> tuple[SlotTable, ...]:
+    """Each table after those it refers to. Where they refer to each other in a ring, no order helps: as they come."""
+    by_identity = {table.identity: table for table in tables}
+    sorter = TopologicalSorter(
+        {
+            table.identity: {
+                key.table for key in table.foreign_keys if key.table != table.identity and key.table in by_identity
+            }
+            for table in by_identity.values()
+        }
+    )
+    try:
+        return tuple(by_identity[identity] for identity in sorter.static_order())
+    except CycleError:
+        return tuple(by_identity.values())
+
+
+def row_counts(connection: Connection, kinds: Mapping[str, MessageType]) -> Counter[int]:
+    """Rows by slot, of all tables together, shardctl's own included: what moving each slot takes."""
+    found: Counter[int] = Counter()
+    for table in slot_tables(connection, kinds):
+        query = f"SELECT {table.slot_sql}, count(*) FROM {table.sql} GROUP BY {table.slot_sql}"  # noqa: S608
+        found.update({slot: rows for slot, rows in connection.exec_driver_sql(query) if slot is not None})
+    return found

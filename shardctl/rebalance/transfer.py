@@ -1,0 +1,188 @@
+"""Rows of a slot on their way from one database into another, a few at a time, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from shardctl import database
+from shardctl.rebalance.paired import Conversions, Paired
+from shardctl.rebalance.shape import SlotTable
+from shardctl.rebalance.values import MYSQL
+
+ROWS_AT_ONCE = 1_000
+BYTES_AT_ONCE = 1 << 20
+ROWS_FETCHED = 100  # a parked message may have ten megabytes
+
+GoOn = Callable[[], None]  # raises to stop
+Row = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What rows come to: the sum of a hash of each, so that their order doesn't matter where it has no meaning."""
+
+    rows: int
+    bytes: int  # or so; of the form in which they are hashed
+    sum: int
+
+    def __str__(self) -> str:
+        return f"{self.sum:032x}"
+
+
+class _Tally:
+    __slots__ = ("_ordered", "_sum", "bytes", "rows")
+
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
+        self.rows = self.bytes = self._sum = 0
+
+    def add(self, row: Any) -> None:
+        digest = blake2b(row, digest_size=16)
+        if self._ordered:
+            digest.update(b"%d" % self.rows)
+        self._sum += int.from_bytes(digest.digest())
+        self.rows += 1
+        self.bytes += len(row)
+
+    def digest(self) -> Digest:
+        return Digest(self.rows, self.bytes, self._sum % (1 << 128))
+
+
+def send(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
+    """Read a slot's rows at the source and store them. What was read."""
+    if pair.verbatim:
+        return _send_verbatim(source, destination, pair, slot, go_on)
+    tally = _Tally(ordered=bool(pair.order))
+    chunk: list[Row] = []
+    begun_at = 0
+    with _storing(destination, pair) as store:
+        for row in _rows(source, f"{pair.read_source}{slot:d}{pair.order}"):
+            tally.add(_comparable(row, pair.comparing))
+            chunk.append(_converted(row, pair.writing))
+            if len(chunk) >= ROWS_AT_ONCE or tally.bytes - begun_at >= BYTES_AT_ONCE:
+                store(chunk)
+                chunk, begun_at = [], tally.bytes
+                go_on()
+        if chunk:
+            store(chunk)
+    return tally.digest()
+
+
+def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
+    """What is stored of a slot."""
+    tally = _Tally(ordered=bool(pair.order))
+    query = f"{pair.read_destination}{slot:d}{pair.order}"
+    rows = _lines(destination, pair, pair.destination, slot) if pair.verbatim else _rows(destination, query)
+    for row in rows:
+        tally.add(row if pair.verbatim else _comparable(row, pair.comparing))
+        if tally.rows % ROWS_AT_ONCE == 0:
+            go_on()
+    return tally.digest()
+
+
+# --- between two PostgreSQL databases -----------------------------------------------------------------------------------
+
+
+def _send_verbatim(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
+    tally = _Tally(ordered=bool(pair.order))
+    lines = _lines(source, pair, pair.source, slot)
+    first = next(lines, None)
+    if first is None:
+        return tally.digest()  # most slots have nothing parked, and asking costs least
+    with _translated(destination), _cursor(destination) as cursor, cursor.copy(_copy_in(pair)) as sink:
+        chunk = bytearray(first)
+        tally.add(first)
+        for line in lines:
+            tally.add(line)
+            chunk += line
+            if tally.rows % ROWS_AT_ONCE == 0:
+                go_on()
+            if len(chunk) > 1 << 16:
+                sink.write(chunk)
+                chunk = bytearray()
+        sink.write(chunk)
+    return tally.digest()
+
+
+def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int) -> Iterator[Any]:
+    """Each row as PostgreSQL's COPY writes it: a line of text, one a message."""
+    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {slot:d}{pair.order}"  # noqa: S608
+    copy = _undoubled(f"COPY ({query}) TO STDOUT")
+    with _translated(connection), _cursor(connection) as cursor, cursor.copy(copy) as lines:
+        yield from lines
+
+
+# --- between any two ----------------------------------------------------------------------------------------------------
+
+
+def _rows(connection: Connection, query: str) -> Iterator[Any]:
+    """Rows as the server hands them out, never all at once."""
+    streaming = {"stream_results": True, "max_row_buffer": ROWS_FETCHED}
+    with connection.exec_driver_sql(query, execution_options=streaming) as result:
+        while rows := result.fetchmany(ROWS_FETCHED):
+            yield from rows
+
+
+def _comparable(row: Iterable[Any], conversions: Conversions) -> bytes:
+    return repr(_converted(row, conversions)).encode()
+
+
+def _converted(row: Iterable[Any], conversions: Conversions) -> Row:
+    values = list(row)
+    for place, convert in conversions:
+        if values[place] is not None:
+            values[place] = convert(values[place])
+    return values
+
+
+@contextmanager
+def _storing(connection: Connection, pair: Paired) -> Iterator[Callable[[list[Row]], None]]:
+    if connection.dialect.name == "postgresql":
+        with _translated(connection), _cursor(connection) as cursor, cursor.copy(_copy_in(pair)) as sink:
+
+            def copy(rows: list[Row]) -> None:
+                for row in rows:
+                    sink.write_row(row)
+
+            yield copy
+        return
+    mark = "%s" if connection.dialect.name in MYSQL else "?"
+    marks = ", ".join(mark for _ in pair.source.columns)
+    statement = f"INSERT INTO {pair.destination.sql} ({pair.columns_sql}) VALUES ({marks})"  # noqa: S608
+    yield lambda rows: _insert(connection, statement, rows)
+
+
+def _insert(connection: Connection, statement: str, rows: list[Row]) -> None:
+    connection.exec_driver_sql(statement, [tuple(row) for row in rows])
+
+
+def _copy_in(pair: Paired) -> str:
+    return f"COPY {_undoubled(pair.destination.sql)} ({_undoubled(pair.columns_sql)}) FROM STDIN"
+
+
+def _undoubled(sql: str) -> str:
+    """Names are quoted for statements that go through SQLAlchemy, where a % stands twice. COPY goes by it."""
+    return sql.replace("%%", "%")
+
+
+def _cursor(connection: Connection) -> psycopg.Cursor[Any]:
+    driver: Any = connection.connection.driver_connection
+    cursor: psycopg.Cursor[Any] = driver.cursor()
+    return cursor
+
+
+@contextmanager
+def _translated(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        told = DBAPIError.instance("COPY", None, error, psycopg.Error)  # of the class that SQLAlchemy would give it
+        raise database.error_of(connection.engine, error) from told

@@ -1,0 +1,85 @@
+"""Which slot a row belongs to: the databases' SQL agrees with what producers compute."""
+
+from __future__ import annotations
+
+import string
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rowcopy_kit import FLEET, KINDS
+from rowcopy_places import PRODUCTS, places, sides
+
+from shardctl import database, spec
+from shardctl.checksum import expected_slot, prepare
+from shardctl.keyspace import slot_of, slot_of_time
+from shardctl.rebalance.tables import slot_tables
+from shardctl.yamlfile import parse
+
+pytestmark = pytest.mark.slow
+__all__ = ["places", "sides"]
+
+
+@pytest.fixture(params=PRODUCTS)
+def product(request):
+    return request.param
+
+
+# --- which slot a row belongs to ------------------------------------------------------------------------------------------
+
+KEYS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=40) | st.text(
+    string.printable.replace("\x00", ""), min_size=1, max_size=20
+)
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("bits", [1, 6, 10, 16])
+def test_the_databases_hash_keys_as_producers_do(places, product, bits):
+    side = places.side(product)
+
+    @settings(max_examples=4, deadline=None)
+    @given(st.lists(KEYS, min_size=1, max_size=30, unique=True))
+    def check(keys):
+        side.clear()
+        usable = [key for key in keys if product != "mariadb" or key == key.rstrip(" ")]
+        if usable:
+            side.put(side.things, *({"id": key, "slot": slot_of(key, bits)} for key in usable))
+        assert wrong(side, KINDS["thing"], bits) == 0
+
+    check()
+    side.clear()
+    side.put(side.things, {"id": "a", "slot": slot_of("a", bits) ^ 1})
+    assert wrong(side, KINDS["thing"], bits) == 1
+
+
+@pytest.mark.parametrize("unit", ["hour", "day", "week", "month"])
+@pytest.mark.parametrize("field", ["a_time", "a_bigint"])
+def test_the_databases_count_time_buckets_as_producers_do(places, product, unit, field):
+    text_of = FLEET.replace("key: id\n", f"key: id\n    time_bucket: {{field: {field}, unit: {unit}}}\n", 1)
+    kind = spec.of_file(parse(text_of, "test")).message_types["thing"]
+    side = places.side(product)
+    edges = [datetime(1970, 1, 1, tzinfo=UTC) + n * timedelta(hours=12) + off * timedelta(microseconds=1)
+             for n in range(-40, 100) for off in (-1, 0)]  # fmt: skip
+
+    @settings(max_examples=4, deadline=None)
+    @given(st.lists(MOMENTS, min_size=1, max_size=30))
+    def check(moments):
+        side.clear()
+        rows = []
+        for number, moment in enumerate([*moments, *edges]):
+            at = moment if field == "a_time" else moment.replace(microsecond=0)
+            value = at if field == "a_time" else int(at.timestamp())
+            rows.append({"id": str(number), field: value, "slot": slot_of_time(at, unit, 6)})
+        side.put(side.things, *rows)
+        assert wrong(side, kind, 6) == 0
+
+    check()
+
+
+def wrong(side, kind, bits):
+    with database.snapshot(side.engine) as connection:
+        prepare(connection)
+        [table] = [each for each in slot_tables(connection, side.kinds) if each.name == "things"]
+        slot = expected_slot(side.engine.dialect.name, table, kind, bits)
+        return connection.exec_driver_sql(f"SELECT count(*) FROM things WHERE {slot} <> slot").scalar()

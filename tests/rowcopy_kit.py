@@ -1,0 +1,124 @@
+"""What tests of copied rows share: two shards' databases with tables of every kind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import MetaData, select, text, update
+from sqlalchemy import insert as insert_into
+
+from shardctl import database, schema, spec
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance.rowcopy import copy_slot
+from shardctl.schema import LaneState
+from shardctl.yamlfile import parse
+
+FLEET = """
+fleet: shop
+project: test-project
+image: consumer:1
+routing: {slot_bits: 6}
+message_types:
+  thing:
+    table: things
+    key: id
+    columns:
+      {id: text, an_integer: integer, a_bigint: bigint, a_number: number, a_decimal: decimal, a_boolean: boolean,
+       a_time: timestamp, a_json: json, a_text: text}
+  order:
+    table: a_orders
+    key: id
+    columns: {id: text, note: text}
+shards:
+  - {name: s0, slots: 0-63}
+"""
+KINDS = spec.of_file(parse(FLEET, "test")).message_types
+MOMENT = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=UTC)
+THING = {
+    "id": "a",
+    "an_integer": -5,
+    "a_bigint": 2**63 - 1,
+    "a_number": 0.1,
+    "a_decimal": Decimal("12.5"),
+    "a_boolean": True,
+    "a_time": MOMENT,
+    "a_json": {"b": [1, 2.5, None], "a": "ü"},
+    "a_text": "Zoë 🦓 'quoted' \\ \t\n%s",
+}
+
+
+class Side:
+    """One shard's database. Its slots have left it, as at a source, or aren't there yet."""
+
+    def __init__(self, url: str, kinds: dict[str, spec.MessageType] = KINDS) -> None:
+        self.kinds = kinds
+        self.engine = database.connect(url)
+        self.mapped = MetaData()
+        self.things = schema.table_of(KINDS["thing"], self.mapped)
+        schema.create(self.engine, kinds, SlotSet(), 1)
+
+    def run(self, *statements: str) -> None:
+        with database.writing(self.engine) as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+
+    def put(self, table: Any, *rows: dict[str, Any]) -> None:
+        with database.writing(self.engine) as connection:
+            connection.execute(insert_into(table), list(rows))
+
+    def thing(self, slot: int = 5, **values: Any) -> None:
+        self.put(self.things, {**THING, **values, "slot": slot})
+
+    def record(self, slot: int, *keys: str) -> None:
+        common = {"message_type": "thing", "partition_key": "a", "message_id": "m", "outcome": "applied"}
+        rows = [{**common, "slot": slot, "idempotency_key": key, "publish_time": MOMENT} for key in keys]
+        self.put(schema.inbox, *rows)
+
+    def park(self, slot: int, key: str, *bodies: bytes, with_key: bool = True) -> None:
+        if with_key:
+            row = {"slot": slot, "partition_key": key, "reason": "bad_json", "detail": "…", "released": False}
+            self.put(schema.parked_keys, row)
+        common = {
+            "slot": slot, "partition_key": key, "message_type": "thing", "operation": "upsert", "message_id": "m",
+            "publish_time_us": 1_700_000_000_123_456, "attributes": '{"ü": "🦓"}',
+        }  # fmt: skip
+        for number, body in enumerate(bodies):
+            self.put(schema.parked, {**common, "idempotency_key": f"{key}/{number}", "body": body})
+
+    def lane(self, slot: int, state: LaneState, generation: int = 1) -> None:
+        self.put(schema.slots, {"slot": slot, "generation": generation, "state": state})
+
+    def set_lanes(self, state: LaneState) -> None:
+        with database.writing(self.engine) as connection:
+            connection.execute(update(schema.slots).values(state=state))
+
+    def rows(self, table: Any, slot: int = 5) -> list[dict[str, Any]]:
+        """In UTC, whatever the database makes of time zones."""
+        with database.snapshot(self.engine) as connection:
+            found = connection.execute(select(table).where(table.c.slot == slot)).mappings()
+            return [{name: _utc(value) for name, value in row.items()} for row in found]
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        with database.snapshot(self.engine) as connection:
+            return [tuple(row) for row in connection.execute(text(statement))]
+
+    def clear(self) -> None:
+        with database.writing(self.engine) as connection:
+            for table in (self.things, schema.inbox, schema.parked, schema.parked_keys, schema.slots):
+                connection.execute(table.delete())
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def copy(source: Side, destination: Side, slot: int = 5, **more: Any) -> Any:
+    with database.writing(destination.engine) as into, database.snapshot(source.engine) as out:
+        return copy_slot(out, into, source.kinds, slot, **more)
+
+
+def _utc(value: Any) -> Any:
+    if not isinstance(value, datetime):
+        return value
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)

@@ -1,0 +1,58 @@
+"""Databases of a rebalance, made once: making them anew takes most of a test's time."""
+
+import shutil
+
+import pytest
+from rebalance_kit import World
+
+
+def _made(folder, *steps):
+    world = World(folder)
+    for step in steps:
+        step(world)
+    world.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fresh_folder(tmp_path_factory):
+    """As they are before `shardctl rebalance start`."""
+    return _made(tmp_path_factory.mktemp("fresh"), World.provision)
+
+
+@pytest.fixture(scope="session")
+def announced_folder(fresh_folder, tmp_path_factory):
+    """As `start` leaves them."""
+    folder = tmp_path_factory.mktemp("announced")
+    shutil.copytree(fresh_folder, folder, dirs_exist_ok=True)
+    return _made(folder, World.announce)
+
+
+@pytest.fixture(scope="session")
+def done_folder(announced_folder, tmp_path_factory):
+    """As `run` leaves them."""
+    folder = tmp_path_factory.mktemp("done")
+    shutil.copytree(announced_folder, folder, dirs_exist_ok=True)
+    return _made(folder, lambda world: world.to_its_end(world.run()))
+
+
+def _copy(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def fresh(fresh_folder, tmp_path):
+    yield from _copy(fresh_folder, tmp_path)
+
+
+@pytest.fixture
+def announced(announced_folder, tmp_path):
+    yield from _copy(announced_folder, tmp_path)
+
+
+@pytest.fixture
+def done(done_folder, tmp_path):
+    yield from _copy(done_folder, tmp_path)

@@ -1,0 +1,316 @@
+"""`shardctl rebalance start, run, status, abort, finish` on a broker and SQLite; a thread plays the consumers."""
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fleets import text
+from google.api_core.exceptions import NotFound
+from google.cloud import pubsub_v1
+from rebalance_kit import AFTER, BEFORE, BITS, running_broker
+from sqlalchemy import insert
+
+from shardctl import barrier, guard, lanes, spec
+from shardctl.cli import main
+from shardctl.database import writing
+from shardctl.provision import provision_pubsub
+from shardctl.rebalance import driver, journal
+from shardctl.schema import LaneState, RebalanceState, replicas
+
+
+@pytest.fixture(scope="module")
+def host():
+    with running_broker() as host:
+        yield host
+
+
+class Site:
+    """A folder with the files, databases and a broker of its own project, and the command line in it."""
+
+    def __init__(self, world, project, capsys):
+        self.world, self.project, self._capsys = world, project, capsys
+        self.publisher, self.subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        self.file, self.next = Path("shards.yaml"), Path("shards.next.yaml")
+        self.file.write_text(self.text(BEFORE))
+        self.next.write_text(self.text(AFTER))
+        self.settled = spec.load(self.file)
+        provision_pubsub(self.settled, self.publisher, self.subscriber)
+        self._ending = threading.Event()
+        self._consumers = threading.Thread(target=self._consume)
+        self.deaf = False
+
+    def text(self, shards):
+        return text(shards, slot_bits=BITS).replace("my-project", self.project)
+
+    def __call__(self, *arguments):
+        code = main(["rebalance", *map(str, arguments)])
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    def consume(self):
+        """From now on there are consumers of both generations."""
+        for name, generations in (("s0", "1,2"), ("s1", "1,2"), ("s2", "1")):
+            with writing(self.world.own[name]) as connection:
+                connection.execute(insert(replicas).values(replica=name, generations=generations))
+        self._consumers.start()
+
+    def _consume(self):
+        while not self._ending.wait(0.02):
+            for shard in ("s0", "s1"):
+                name = f"projects/{self.project}/subscriptions/orders-{shard}-g1"
+                request = {"subscription": name, "max_messages": 100, "return_immediately": True}
+                with suppress(NotFound):  # once `finish` has deleted it
+                    for received in self.subscriber.pull(request=request).received_messages if not self.deaf else ():
+                        self._meet(received.message)
+                        self.subscriber.acknowledge(subscription=name, ack_ids=[received.ack_id])
+
+    def _meet(self, message):
+        met = barrier.read(message.attributes)
+        time_us = int(message.publish_time.timestamp() * 1e6)
+        with writing(self.world.own[met.shard]) as connection:
+            lanes.leave(connection, {int(message.ordering_key, 2): time_us}, met.generation)
+
+    def subscriptions(self):
+        found = self.subscriber.list_subscriptions(project=f"projects/{self.project}")
+        return {each.name.rpartition("/")[2] for each in found}
+
+    def journal(self):
+        found = {}
+        for name, engine in self.world.own.items():
+            with engine.connect() as connection:
+                if engine.dialect.has_table(connection, "shardctl_rebalances"):
+                    found[name] = ", ".join(str(entry.state) for entry in journal.read(connection).values())
+        return {name: states for name, states in found.items() if states}
+
+    def close(self):
+        self._ending.set()
+        if self._consumers.is_alive():
+            self._consumers.join()
+        self.publisher.stop()
+        self.subscriber.close()
+
+
+_projects = iter(range(1_000))
+
+
+@pytest.fixture
+def site(fresh, host, tmp_path, monkeypatch, capsys):
+    world = fresh
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+    for name in ("s0", "s1", "s2"):
+        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", world.url(name))
+    site = Site(world, f"project-{next(_projects):03}", capsys)
+    yield site
+    site.close()
+
+
+def test_a_rebalance_from_its_start_to_its_finish(site):
+    before = site.file.read_text()
+
+    code, out, err = site("start")
+    assert (code, site.file.read_text(), site.journal()) == (1, before, {})
+    assert "s2: generation 1, 4 slots; new subscriptions: orders-s2-g1" in out
+    assert "`shardctl rebalance start --yes`" in err
+
+    code, out, err = site("start", "--yes")
+    assert code == 0
+    assert "render -f shards.yaml | kubectl apply" in err
+    assert (site.file.read_text(), Path("shards.before.yaml").read_text()) == (site.text(AFTER), before)
+    assert not site.next.exists()
+    assert guard.read(site.file) == guard.lock_of(spec.load(site.file))
+    assert {"orders-s0-g1", "orders-s0-g2", "orders-s1-g2", "orders-s2-g1"} <= site.subscriptions()
+    assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
+
+    assert site("start", "--yes")[0] == 0  # once more, in place
+
+    code, _, err = site("run", "--yes")
+    assert code == 1
+    assert "no consumer of shard s0 has been reading generation 1" in err
+
+    site.consume()
+    code, out, err = site("run")
+    assert code == 1
+    assert "2 move from s0 to s2: 6-7" in out
+    assert "`shardctl rebalance run --yes`" in err
+
+    code, _, err = site("finish", "--yes")
+    assert code == 1
+    assert "16 slots aren't handed over: 0-15. `shardctl rebalance run`" in err
+
+    code, out, err = site("run", "--yes", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["complete"], report["moved"], report["flipped"], report["rows_copied"]) == (True, 4, 12, 12)
+    assert set(report["pause_seconds"]) == {"p50", "p99", "max"}
+    assert "`shardctl rebalance finish -f shards.yaml`" in err
+    assert site.world.active() == site.world.wanted()
+
+    code, out, err = site("status", "--json")
+    assert code == 0
+    assert json.loads(out)["stages"] == {"waiting": 0, "due": 0, "left": 0, "arrived": 16, "broken": 0}
+    assert site("status")[0] == 0
+
+    code, out, err = site("finish")
+    assert code == 1
+    assert "subscription orders-s0-g1" in out
+    assert "6 rows of slots 6-7 in the database of s0" in out
+    assert "orders-s0-g1" in site.subscriptions()
+
+    code, out, err = site("finish", "--yes")
+    assert code == 0
+    assert "12 rows deleted" in err
+    assert not {"orders-s0-g1", "orders-s1-g1"} & site.subscriptions()
+    assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "done")
+    assert site.world.rows("s0") == dict.fromkeys(range(6), 3)
+    fleet = spec.load(site.file)
+    assert not fleet.rebalancing
+    assert guard.read(site.file) == guard.lock_of(fleet)
+    assert {(name, lane.generation) for name, held in site.world.lanes().items() for lane in held.values()} == {
+        ("s0", 2),
+        ("s1", 2),
+        ("s2", 1),
+    }
+    assert main(["validate"]) == 0
+    assert site("finish", "--yes")[0] == 1  # nothing is left to finish
+
+
+def test_an_abort_and_the_way_on(site):
+    site("start", "--yes")
+    site.consume()
+    code, out, err = site("abort")
+    assert code == 1
+    assert "none that waits will begin" in out
+    code, out, err = site("abort", "--yes", "--json")
+    assert code == 0
+    assert json.loads(out)["aborted"]
+    assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "aborted")
+    assert "plan --back" in err
+    code, _, err = site("run", "--yes")
+    assert code == 1
+    assert "was aborted" in err
+    assert site("abort", "--yes")[0] == 1  # nothing is open
+    assert site("start", "--yes")[0] == 0
+    assert site("run", "--yes")[0] == 0
+    assert site.world.active() == site.world.wanted()
+
+
+def test_a_next_file_that_does_not_follow(site):
+    site.next.write_text(
+        site.text(AFTER).replace("previous: [{generation: 1, slots: 0-7}]", "previous: [{generation: 1, slots: 0-6}]")
+    )
+    code, _, err = site("start", "--yes")
+    assert code == 2
+    assert "the slots of shard s0, generation 1, were 0-7 and are 0-6" in err
+    assert "doesn't follow from shards.yaml" in err
+    assert site.journal() == {}
+
+
+def test_killed_between_the_file_and_the_end(site):
+    """The next file is in place already: what it was before is kept."""
+    Path("shards.before.yaml").write_text("as it was")
+    site.file.write_text(site.text(AFTER))
+    assert site("start", "--yes")[0] == 0
+    assert Path("shards.before.yaml").read_text() == "as it was"
+    assert not site.next.exists()
+
+
+def test_without_a_next_file(site):
+    site.next.unlink()
+    code, _, err = site("start", "--yes")
+    assert code == 2
+    assert "`shardctl rebalance plan`" in err
+
+
+def test_start_refuses_while_an_old_subscription_is_missing(site):
+    site.subscriber.delete_subscription(subscription=f"projects/{site.project}/subscriptions/orders-s0-g1")
+    code, _, err = site("start", "--yes")
+    assert code == 1
+    assert "orders-s0-g1 isn't there, though slots may be active behind it" in err
+    assert site.journal() == {}
+
+
+def test_start_refuses_a_lag(site):
+    topic = f"projects/{site.project}/topics/data-writes"
+    for _ in range(3):
+        site.publisher.publish(topic, b"{}", slot="0000", message_type="a").result()
+    code, _, err = site("start", "--yes", "--max-lag", "2")
+    assert code == 1
+    assert "shard s0 lags by 3 messages" in err
+    assert site("start", "--yes", "--max-lag", "3")[0] == 0
+
+
+def test_finish_refuses_while_old_messages_are_left(site):
+    site("start", "--yes")
+    topic = f"projects/{site.project}/topics/data-writes"
+    site.consume()
+    assert site("run", "--yes")[0] == 0
+    site.deaf = True
+    with writing(site.world.own["s2"]) as connection:  # as if the last barrier had been in the future
+        connection.exec_driver_sql("UPDATE shardctl_slots SET barrier_time_us = barrier_time_us + 3600000000")
+    site.publisher.publish(topic, b"{}", slot="0000", message_type="a").result()
+    code, _, err = site("finish", "--yes")
+    assert code == 1
+    assert "not known to be empty" in err
+    with writing(site.world.own["s2"]) as connection:
+        connection.exec_driver_sql("UPDATE shardctl_slots SET barrier_time_us = barrier_time_us - 3600000000")
+    assert "orders-s0-g1" in site.subscriptions()
+    assert site("finish", "--yes")[0] == 0  # what is left was published after the last barrier
+
+
+def test_ctrl_c_stops_between_effects(site):
+    site("start", "--yes")
+    site.consume()
+    site.deaf = True
+
+    def press_once_it_has_begun():
+        while LaneState.DUE not in site.world.states().values():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press_once_it_has_begun)
+    pressing.start()
+    code, _, err = site("run", "--yes")
+    pressing.join()
+    assert code == 130
+    assert "`shardctl rebalance run -f shards.yaml --yes` goes on" in err
+    site.deaf = False
+    assert site("run", "--yes")[0] == 0
+
+
+def test_no_credentials_is_told(site, monkeypatch):
+    from google.auth.exceptions import DefaultCredentialsError
+
+    site("start", "--yes")
+    site.consume()
+
+    def fail(*_):
+        raise DefaultCredentialsError("none")
+
+    monkeypatch.setattr(driver, "BarrierPublisher", fail)
+    code, _, err = site("run", "--yes")
+    assert code == 1
+    assert "no Google Cloud credentials" in err
+
+
+def test_a_settled_file_has_nothing_to_do(site):
+    for command in ("run", "abort", "finish"):
+        code, _, err = site(command, "--yes")
+        assert code == 1
+        assert "`shardctl rebalance plan" in err
+    code, out, _ = site("status", "--json")
+    assert (code, json.loads(out)) == (0, {"rebalance": None})
+
+
+def test_only_shards_that_take_part_need_a_database(site, monkeypatch):
+    monkeypatch.delenv("SHARDCTL_DATABASE_URL_S2")
+    code, _, err = site("start", "--yes")
+    assert code == 1
+    assert "no database URL for s2" in err
+    assert RebalanceState.OPEN not in site.journal().values()

@@ -1,0 +1,158 @@
+"""Finishing: what must be so first, and what is deleted."""
+
+import pytest
+from rebalance_kit import CrashError, after
+
+from shardctl import lanes
+from shardctl.database import writing
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance import closing, journal, preflight, way_back
+from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.standing import survey
+from shardctl.schema import LaneState, RebalanceState
+
+
+@pytest.fixture
+def world(done):
+    return done
+
+
+def look(world):
+    known, told = preflight.look(world.own)
+    assert not told
+    return known
+
+
+def do(world, name, statement):
+    with writing(world.own[name]) as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_it_may_be_finished_once_every_slot_is_handed_over(world):
+    assert not list(closing.not_handed_over(world.after, look(world)))
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        (
+            "UPDATE shardctl_slots SET state = 'due' WHERE slot = 6",
+            "1 slots aren't handed over: 6. `shardctl rebalance run`",
+        ),
+        ("DELETE FROM shardctl_rebalances", "shard s2: the rebalance was never opened there"),
+        (
+            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (1, 1, 'active')",
+            "slot 1 is active in s2 g1, which",
+        ),
+    ],
+)
+def test_it_may_not_be_finished(world, statement, told):
+    do(world, "s2", statement)
+    assert told in next(closing.not_handed_over(world.after, look(world)))
+
+
+def test_a_slot_that_is_active_twice_is_never_deleted(world):
+    do(world, "s0", "UPDATE shardctl_slots SET state = 'active' WHERE slot = 6")
+    assert "slot 6 is active in s2 g1 and in s0 g1" in next(closing.not_handed_over(world.after, look(world)))
+
+
+def test_old_subscriptions_are_empty_or_not_or_nobody_knows():
+    at = 1_000
+    backlogs = {
+        "empty": Backlog(0, None, at + 1),
+        "newer": Backlog(9, at + 1, at + 2),
+        "older": Backlog(1_234, at - 1, at + 2),
+        "stale": Backlog(0, None, at - 1),
+    }
+    sure, unsure = closing.not_drained(["empty", "newer", "older", "stale", "none"], backlogs, at, "")
+    assert [reason.split()[1] for reason in sure] == ["older"]
+    assert "1,234 in all" in sure[0]
+    assert [reason.split()[1] for reason in unsure] == ["stale:", "none:"]
+    assert "--drained" in unsure[0]
+    assert closing.not_drained(["none"], {}, at, "nobody can tell")[1][0].count("nobody can tell") == 1
+
+
+def test_the_last_barrier_counts(world):
+    assert closing.last_barrier_us(look(world)) == 1_000_016
+
+
+def test_rows_that_moved_are_deleted_and_no_others(world):
+    heard = []
+    rows = closing.delete_rows(
+        world.after, world.databases, look(world), lambda name, count: heard.append((name, count))
+    )
+    assert rows == 12
+    assert {name for name, _ in heard} == {"s0", "s1"}
+    assert {name: set(world.rows(name)) for name in ("s0", "s1", "s2")} == {
+        "s0": set(range(6)),
+        "s1": set(range(10, 16)),
+        "s2": {6, 7, 8, 9},
+    }
+    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0
+    world.check()
+
+
+def test_killed_while_it_deletes_and_run_again(world):
+    kills = 0
+    for at in range(1, 100, 4):
+        world.crashes.effects, world.crashes.at = 0, (at, "after")
+        try:
+            assert not list(closing.not_handed_over(world.after, look(world)))
+            closing.delete_rows(world.after, world.databases, look(world), lambda *_: None)
+            break
+        except CrashError:
+            kills += 1
+    assert kills > 2
+    assert set(world.rows("s0")) == set(range(6))
+    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    world.check()
+
+
+def test_lanes_that_never_came_to_it_are_deleted_too(announced):
+    """After an abort and the way back, the lanes that were announced first are still there."""
+    world = announced
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            journal.close(connection, journal.id_of(world.after), RebalanceState.ABORTED)
+    world.after = way_back.fleet_back(world.after)
+    world.announce()
+    world.to_its_end(world.run())
+    assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0
+    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    world.check()
+
+
+def test_a_rebalance_is_closed_everywhere(world):
+    closing.close(world.after, world.databases, RebalanceState.DONE)
+    mine = journal.id_of(world.after)
+    assert {each.entries[mine].state for each in look(world).values()} == {RebalanceState.DONE}
+
+
+def test_stopping_leaves_it_open(world):
+    closing.stop(world.after, world.databases)
+    entries = [each.entries[journal.id_of(world.after)] for each in look(world).values()]
+    assert all(entry.stopping and entry.state == RebalanceState.OPEN for entry in entries)
+
+
+def test_what_is_left_behind(world):
+    known = look(world)
+    assert closing.left_behind(world.after.shards[0], known["s0"]) == SlotSet.parse("6-7")
+    assert closing.left_behind(world.after.shards[2], known["s2"]) == SlotSet()
+
+
+def test_how_it_stands(world):
+    found = survey(world.after, look(world), now_us=world.time_us + 10)
+    assert (found.total, found.stages["arrived"], found.moves, found.seconds_left) == (16, 16, {}, 0.0)
+    do(world, "s2", "UPDATE shardctl_slots SET state = 'due' WHERE slot = 6")
+    found = survey(world.after, look(world), now_us=world.time_us + 10)
+    assert (found.stages["left"], found.moves, found.in_hand) == (
+        1,
+        {("s0", "s2"): SlotSet.parse("6")},
+        SlotSet.parse("6"),
+    )
+    assert found.seconds_left == pytest.approx(4.0)
+    assert found.by_shard["s2"] == {"arrived": 3, "left": 1}
+    assert survey(after(), look(world)).seconds_left is None
+    with writing(world.own["s2"]) as connection:
+        assert lanes.version(connection)

@@ -1,0 +1,104 @@
+"""Where a slot stands, by what the databases hold of its lanes."""
+
+import pytest
+from rebalance_kit import after
+
+from shardctl.keyspace import lane_of
+from shardctl.lanes import Lane
+from shardctl.rebalance import handover
+from shardctl.rebalance.handover import Place, Stage
+from shardctl.schema import LaneState
+
+SLOT = 6  # goes from s0 to s2
+
+
+def of(slot=SLOT):
+    return next(each for each in handover.hand_overs(after()) if each.slot == slot)
+
+
+def views(**lanes):
+    """`s0_1="active"`: the slot's lane in generation 1 of s0; `s0_1=("left", 5)` with its barrier's time."""
+    found = {"s0": {}, "s1": {}, "s2": {}}
+    for name, told in lanes.items():
+        shard, generation = name.split("_")
+        state, time_us = told if isinstance(told, tuple) else (told, None)
+        found[shard][lane_of(SLOT, int(generation))] = Lane(SLOT, int(generation), LaneState(state), time_us)
+    return found
+
+
+def test_one_for_each_slot_of_each_participating_shard():
+    found = handover.hand_overs(after())
+    assert sorted(each.slot for each in found) == list(range(16))
+    assert of().to == Place("s2", 1)
+    assert of().sources == (Place("s0", 1),)
+    assert of(3).to == Place("s0", 2)
+    assert of(3).sources == (Place("s0", 1),)
+
+
+def test_shards_that_take_other_types_own_the_same_slots_apart():
+    fleet = after(
+        (
+            ["slots: 0-7", "types: [a]", "generation: 2", "previous: [{generation: 1, slots: 0-15}]"],
+            ["slots: 8-15", "types: [a]", "previous: []"],
+            ["slots: 0-15", "types: [b]", "generation: 2", "previous: [{generation: 1, slots: 0-15}]"],
+        )
+    )
+    sources = {(each.slot, each.to): each.sources for each in handover.hand_overs(fleet)}
+    assert sources[9, Place("s1", 1)] == (Place("s0", 1),)
+    assert sources[9, Place("s2", 2)] == (Place("s2", 1),)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "stage", "source"),
+    [
+        ({"s0_1": "active", "s2_1": "arriving"}, Stage.WAITING, Place("s0", 1)),
+        ({"s0_1": "active", "s2_1": "due"}, Stage.DUE, Place("s0", 1)),
+        ({"s0_1": ("left", 5), "s2_1": "due"}, Stage.LEFT, Place("s0", 1)),
+        ({"s0_1": ("left", 5), "s2_1": ("active", 5)}, Stage.ARRIVED, None),
+        ({"s0_1": "active", "s2_1": ("active", 5)}, Stage.ARRIVED, None),  # the source was looked at before
+        ({}, Stage.BROKEN, None),
+        ({"s0_1": "active"}, Stage.BROKEN, None),
+        ({"s2_1": "due"}, Stage.BROKEN, None),
+        ({"s0_1": ("left", 5), "s2_1": "arriving"}, Stage.BROKEN, None),
+        ({"s0_1": ("left", 5), "s2_1": ("left", 6)}, Stage.BROKEN, None),
+    ],
+    ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
+)
+def test_where_it_stands(lanes, stage, source):
+    found = handover.standing(of(), views(**lanes))
+    assert (found.stage, found.source) == (stage, source)
+    assert bool(found.fault) == (stage == Stage.BROKEN)
+
+
+BACK = (
+    ["slots: 0-7", "generation: 3", "previous: [{generation: 1, slots: 0-7}, {generation: 2, slots: 0-5}]"],
+    ["slots: 8-15"],
+    ["slots: []", "generation: 2", "previous: [{generation: 1, slots: 6-7}]"],
+)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "stage", "source"),
+    [
+        ({"s0_1": "active", "s2_1": "arriving", "s0_3": "arriving"}, Stage.WAITING, Place("s0", 1)),
+        ({"s0_1": ("left", 5), "s2_1": ("active", 5), "s0_3": "arriving"}, Stage.WAITING, Place("s2", 1)),
+        ({"s0_1": ("left", 5), "s2_1": ("left", 9), "s0_3": "due"}, Stage.LEFT, Place("s2", 1)),
+        ({"s0_1": ("left", 9), "s2_1": "arriving", "s0_3": "due"}, Stage.LEFT, Place("s0", 1)),
+    ],
+)
+def test_of_several_places_the_last_one_is_the_source(lanes, stage, source):
+    back = next(each for each in handover.hand_overs(after(BACK)) if each.slot == SLOT)
+    found = handover.standing(back, views(**lanes))
+    assert (found.stage, found.source) == (stage, source)
+
+
+def test_a_slot_that_is_active_twice():
+    seen = views(s0_1="active", s2_1="active")
+    assert handover.twice_active(of(), seen) == "slot 6 is active in s2 g1 and in s0 g1"
+    assert not handover.twice_active(of(), views(s0_1="left", s2_1="active"))
+
+
+def test_a_slot_that_is_active_in_a_lane_the_file_does_not_list():
+    assert list(handover.unexpected(after(), views(s1_1="active"))) == [(Place("s1", 1), SLOT)]
+    assert list(handover.unexpected(after(), views(s0_7="active"))) == [(Place("s0", 7), SLOT)]
+    assert not list(handover.unexpected(after(), views(s0_1="active", s1_1="left")))

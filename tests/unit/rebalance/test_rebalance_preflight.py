@@ -1,0 +1,183 @@
+"""Each reason for which slots may not move, and the way out that it names."""
+
+from datetime import timedelta
+
+import pytest
+from rebalance_kit import AFTER, after, before
+from sqlalchemy import insert, text
+
+from shardctl.database import connect, writing
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance import journal, preflight
+from shardctl.rebalance.backlog import Backlog
+from shardctl.schema import RebalanceState, replicas
+
+OTHER = (AFTER[0], AFTER[1], ["slots: 6-9", "generation: 5", "previous: []"])
+
+
+def look(world):
+    known, told = preflight.look(world.own)
+    assert not told
+    return known
+
+
+def one(reasons):
+    (reason,) = reasons
+    return reason
+
+
+def odd(world, *, announced):
+    return list(preflight.odd_slots(world.after, look(world), announced=announced))
+
+
+def do(world, name, statement):
+    with writing(world.own[name]) as connection:
+        connection.execute(text(statement))
+
+
+def test_a_settled_file():
+    assert "`shardctl rebalance plan" in one(preflight.not_transitional(before()))
+    assert not list(preflight.not_transitional(after()))
+
+
+def test_a_database_that_does_not_answer(fresh):
+    engine = connect("postgresql://nobody:secret@127.0.0.1:9/none?connect_timeout=1")
+    known, told = preflight.look({"s0": fresh.own["s0"], "s9": engine})
+    assert set(known) == {"s0"}
+    assert one(told).startswith("shard s9: database postgresql")
+    assert "secret" not in one(told)
+
+
+def test_one_database_for_two_shards(fresh, tmp_path):
+    engines = {**fresh.own, "s9": connect(fresh.url("s0"))}
+    assert "s0 and s9 have one database URL" in one(preflight.shared_databases(engines))
+    assert not list(preflight.shared_databases(fresh.own))
+
+
+def test_another_rebalance_is_open(announced):
+    reasons = list(preflight.other_rebalances(after(OTHER), look(announced)))
+    assert len(reasons) == 3
+    assert "shardctl rebalance abort" in reasons[0]
+    assert not list(preflight.other_rebalances(after(), look(announced)))
+
+
+def test_this_one_is_done(announced):
+    with writing(announced.own["s1"]) as connection:
+        journal.close(connection, journal.id_of(after()), RebalanceState.DONE)
+    assert "`shardctl rebalance finish`" in one(preflight.other_rebalances(after(), look(announced)))
+
+
+def test_it_is_open(announced):
+    assert not list(preflight.not_started(after(), look(announced)))
+
+
+def test_it_was_not_started(fresh):
+    reasons = list(preflight.not_started(after(), look(fresh)))
+    assert len(reasons) == 3
+    assert all("`shardctl rebalance start`" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "way_out"),
+    [
+        (journal.stop, "`shardctl rebalance abort` again"),
+        (lambda connection, mine: journal.close(connection, mine, RebalanceState.ABORTED), "plan --back"),
+    ],
+    ids=["aborting", "aborted"],
+)
+def test_it_is_not_going_on(announced, change, way_out):
+    with writing(announced.own["s1"]) as connection:
+        change(connection, journal.id_of(after()))
+    assert way_out in one(preflight.not_started(after(), look(announced)))
+
+
+def test_every_slot_is_active_once(fresh, announced):
+    assert not odd(fresh, announced=False)
+    assert not odd(announced, announced=True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DELETE FROM shardctl_slots WHERE slot = 6", "slot 6: it is active in no lane that the file tells of"),
+        ("UPDATE shardctl_slots SET generation = 7 WHERE slot = 3", "slot 3: it is active in no lane"),
+        (
+            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (12, 1, 'active')",
+            "slot 12 is active in s0 g1, which",
+        ),
+        (
+            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (3, 2, 'active')",
+            "slot 3 is active in s0 g2 and in s0 g1",
+        ),
+    ],
+)
+def test_a_slot_that_is_not_active_once(fresh, statement, told):
+    do(fresh, "s0", statement)
+    reasons = odd(fresh, announced=False)
+    assert told in reasons[0]
+    assert "edit by hand" in reasons[0]
+
+
+def test_many_odd_slots_are_counted(fresh):
+    do(fresh, "s0", "DELETE FROM shardctl_slots")
+    reasons = odd(fresh, announced=False)
+    assert len(reasons) == preflight.MAX_TOLD + 1
+    assert reasons[-1] == "… and 3 slots more."
+
+
+def test_slots_that_were_not_announced(fresh):
+    assert "`shardctl rebalance start` announces it" in odd(fresh, announced=True)[0]
+
+
+def test_tables_that_can_not_be_moved(announced):
+    assert not list(preflight.unfit_tables(after(), announced.own, look(announced)))
+    do(announced, "s2", "ALTER TABLE a_rows DROP COLUMN amount")
+    reasons = list(preflight.unfit_tables(after(), announced.own, look(announced)))
+    assert any(reason.startswith("from s0 to s2: ") and "amount" in reason for reason in reasons)
+
+
+def test_a_lag_over_the_gate():
+    backlogs = {
+        "orders-s0-g1": Backlog(10_001, 1, 2),
+        "orders-s1-g1": Backlog(10_000, 1, 2),
+        "orders-s0-g2": Backlog(10**6, 1, 2),
+    }
+    reason = one(preflight.lagging(after(), backlogs, preflight.MAX_LAG))
+    assert "shard s0 lags by 10,001 messages" in reason
+    assert "--max-lag 10001" in reason
+    assert not list(preflight.lagging(after(), backlogs, 10_001))
+
+
+def seen(world, name, generations, ago_seconds=0):
+    with writing(world.own[name]) as connection:
+        connection.execute(insert(replicas).values(replica=f"{generations}-{ago_seconds}", generations=generations))
+        connection.execute(
+            text("UPDATE shardctl_replicas SET seen_time = datetime('now', :ago) WHERE replica = :replica"),
+            {"ago": f"-{ago_seconds} seconds", "replica": f"{generations}-{ago_seconds}"},
+        )
+
+
+def test_every_generation_needs_a_consumer(announced):
+    for name, generations in (("s0", "1,2"), ("s1", "1,2"), ("s2", "1")):
+        seen(announced, name, generations)
+    assert not list(preflight.absent_consumers(after(), look(announced)))
+
+
+def test_a_generation_nobody_has_read_for_a_minute(announced):
+    seen(announced, "s0", "1,2", ago_seconds=61)
+    seen(announced, "s0", "1")
+    seen(announced, "s1", "2")
+    seen(announced, "s2", "1", ago_seconds=50)
+    reasons = list(preflight.absent_consumers(after(), look(announced)))
+    assert [reason.partition(" for the")[0] for reason in reasons] == [
+        "no consumer of shard s0 has been reading generation 2",
+        "no consumer of shard s1 has been reading generation 1",
+    ]
+    assert "`shardctl render`" in reasons[0]
+    assert look(announced)["s0"].readers[1] < timedelta(seconds=5)
+
+
+def test_a_database_without_tables(fresh):
+    known = look(fresh)
+    assert known["s2"].empty
+    assert preflight.active_slots(known["s0"]) == SlotSet.parse("0-7")

@@ -1,0 +1,325 @@
+"""The steps of a run: their order, what each waits for, and that being killed anywhere, or being two, changes nothing."""
+
+import pytest
+from rebalance_kit import KEYS, ROWS, CrashError
+
+from shardctl import lanes
+from shardctl.database import writing
+from shardctl.rebalance import copying, journal, way_back
+from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.run import AGAIN_SECONDS, SETTLE_SECONDS
+from shardctl.rebalance.tally import quantiles
+from shardctl.rebalance.window import SLOW_SECONDS, Window
+from shardctl.schema import LaneState, RebalanceState
+
+
+@pytest.fixture
+def world(announced):
+    return announced
+
+
+def test_every_slot_is_handed_over(world):
+    run = world.run()
+    (said,) = world.to_its_end(run)
+    assert said.complete
+    assert not said.failed
+    assert world.active() == world.wanted()
+    assert (run.tally.flipped, run.tally.moved, run.tally.rows) == (12, 4, 12)
+    assert len(run.tally.pauses) == 4
+    assert len(run.tally.latencies) == 16
+
+
+def test_a_barrier_waits_until_due_is_a_second_old(world):
+    run = world.run()
+    run.step(world.now)
+    assert not world.published
+    run.step(world.now + SETTLE_SECONDS - 0.01)
+    assert not world.published
+    run.step(world.now + SETTLE_SECONDS)
+    assert world.published
+
+
+def crash_everywhere(world, when):
+    """Run to the end, dying at each effect in turn: a new run each time, which dies one effect later."""
+    at = 0
+    while True:
+        at += 1
+        assert at < 200
+        world.crashes.effects, world.crashes.at = 0, (at, when)
+        run = world.run()
+        try:
+            return world.to_its_end(run)[0]
+        except CrashError:
+            world.consume()
+            world.now += 0.1
+            world.check()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_every_effect_and_run_again(world, when):
+    said = crash_everywhere(world, when)
+    assert said.complete
+    assert world.active() == world.wanted()
+
+
+def test_killed_at_every_effect_of_an_abort_and_run_again(world):
+    run = world.run()
+    while not world.published:
+        run.step(world.now)
+        world.now += 0.3
+    at = 0
+    while True:
+        at += 1
+        world.crashes.effects, world.crashes.at = 0, (at, "after")
+        try:
+            (said,) = world.to_its_end(world.run(onward=False))
+            break
+        except CrashError:
+            world.consume()
+            world.check()
+    assert said.ended
+    assert not said.settling + said.barriers + said.copying
+
+
+def test_an_abort_brings_what_has_begun_to_its_end_and_begins_nothing(world):
+    world.run(parallel=1).step(world.now)  # those that stay are due now, and one that moves
+    (said,) = world.to_its_end(world.run(onward=False))
+    assert (said.arrived, said.waiting, said.complete) == (13, 3, False)
+    assert world.active() == {
+        ("s0", 2): set(range(6)),
+        ("s0", 1): {7},
+        ("s1", 2): set(range(10, 16)),
+        ("s1", 1): {8, 9},
+        ("s2", 1): {6},
+    }
+
+
+def test_after_an_abort_it_goes_on_where_it_was(world):
+    world.run(parallel=1).step(world.now)
+    world.to_its_end(world.run(onward=False))
+    (said,) = world.to_its_end(world.run())
+    assert said.complete
+    assert world.active() == world.wanted()
+
+
+def test_two_runs_at_once_do_no_harm(world):
+    said = world.to_its_end(world.run(), world.run(), seconds=0.4)
+    assert all(each.complete for each in said)
+    assert world.active() == world.wanted()
+
+
+def test_two_that_copy_one_slot_copy_it_once(world):
+    """The second one finds the lane active and leaves the rows alone, which the new owner has written to by then."""
+    run = world.run()
+    while not (left := [each for each in run._survey.hand.values() if each.standing.stage == Stage.LEFT]):
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+        run._look(world.now)
+    each = left[0]
+    copy = copying.row_copy(world.after)
+    assert copying.hand_over(world.databases, each.of, each.standing.source, copy).rows == ROWS
+    with writing(world.own["s2"]) as connection:
+        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {each.of.slot}")
+    assert copying.hand_over(world.databases, each.of, each.standing.source, copy).rows is None
+    assert each.of.slot not in world.rows("s2")
+
+
+def test_what_another_run_has_done_is_seen_when_a_slot_is_taken_in_hand(world):
+    """The fence told of it before, when nobody here had asked for that slot."""
+    run = world.run(parallel=1)
+    world.deaf = {6}
+    for _ in range(10):
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    with writing(world.own["s2"]) as connection:
+        lanes.make_due(connection, [7], 1)
+    with writing(world.own["s0"]) as connection:
+        lanes.leave(connection, {7: 5}, 1)
+    run.step(world.now)
+    world.deaf = set()
+    assert world.to_its_end(run, steps=60)[0].complete
+    assert run.tally.barriers == 15  # none for that slot
+
+
+def test_a_lost_barrier_is_published_again(world):
+    world.lose = 5
+    run = world.run()
+    (said,) = world.to_its_end(run, seconds=5.0)
+    assert said.complete
+    assert run.tally.barriers == 21
+
+
+def test_a_barrier_that_pub_sub_refuses_is_published_again(world):
+    world.refuse = 3
+    run = world.run()
+    troubles = set()
+    for _ in range(100):
+        said = run.step(world.now)
+        troubles |= set(said.trouble)
+        world.consume()
+        world.now += 0.3
+    assert said.complete
+    assert not said.trouble
+    assert troubles == {"Pub/Sub didn't take a barrier: no route to Pub/Sub"}
+    assert run.tally.barriers == 19
+
+
+def test_a_barrier_is_not_repeated_before_its_time(world):
+    world.deaf = set(range(16))
+    run = world.run()
+    run.step(world.now)
+    run.step(world.now + SETTLE_SECONDS)
+    first = len(world.published)
+    run.step(world.now + SETTLE_SECONDS + AGAIN_SECONDS - 0.1)
+    assert len(world.published) == first
+    run.step(world.now + SETTLE_SECONDS + AGAIN_SECONDS)
+    assert len(world.published) > first
+
+
+def test_slots_that_move_wait_until_those_that_stay_have_begun(world):
+    run = world.run()
+    run.step(world.now)
+    due = {slot for (name, slot), state in world.states().items() if state == LaneState.DUE}
+    assert due >= set(range(6)) | set(range(10, 16))
+
+
+def test_so_many_moved_slots_are_in_hand_as_asked_for(world):
+    """All are due ahead of their turn, but one barrier is out at a time."""
+    world.deaf = {6, 7, 8, 9}
+    run = world.run(parallel=1)
+    for _ in range(20):
+        said = run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    assert said.barriers == 1
+
+
+def test_few_moved_slots_are_due_ahead_of_their_turn_however_fast_the_others_were(world):
+    """What is due is held by its new consumer, and would fill its memory."""
+    world.deaf = {6, 7, 8, 9}
+    run = world.run(parallel=1)
+    for _ in range(20):
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    assert run.tally.flipped == 12
+    assert sum(state == LaneState.DUE for state in world.states().values()) == 2
+
+
+def test_a_slot_whose_copy_fails_stays_and_the_others_go_on(world):
+    with writing(world.own["s2"]) as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER t AFTER INSERT ON a_rows WHEN new.slot = 7 BEGIN DELETE FROM a_rows WHERE id = new.id; END"
+        )
+    (said,) = world.to_its_end(world.run())
+    assert not said.complete
+    assert said.arrived == 15
+    assert len(said.failed) == 1
+    assert "slot 7, s0 g1 → s2 g1: table a_rows" in said.failed[0]
+    with writing(world.own["s2"]) as connection:
+        connection.exec_driver_sql("DROP TRIGGER t")
+    assert world.to_its_end(world.run())[0].complete
+
+
+def test_a_key_that_is_there_already_stops_its_slot_alone(world):
+    with writing(world.own["s2"]) as connection:
+        connection.exec_driver_sql(f"INSERT INTO a_rows (id, amount, slot) VALUES ('{KEYS[8][1]}', 0, 15)")
+    (said,) = world.to_its_end(world.run())
+    assert said.arrived == 15
+    assert "slot 8" in said.failed[0]
+
+
+def test_a_database_that_is_away_for_a_while(world):
+    run = world.run()
+    for _ in range(10):
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    (world.folder / "s1.db").rename(world.folder / "away")
+    (world.folder / "s1.db").mkdir()
+    for engine in world.databases.values():
+        engine.dispose()
+    said = run.step(world.now)
+    assert not said.ended
+    (world.folder / "s1.db").rmdir()
+    (world.folder / "away").rename(world.folder / "s1.db")
+    world.now += 5
+    assert world.to_its_end(run)[0].complete
+
+
+def test_nobody_begins_more_once_the_rebalance_is_aborted(world):
+    run = world.run()
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            journal.close(connection, run.rebalance, RebalanceState.ABORTED)
+    with pytest.raises(journal.JournalError, match="aborted"):
+        run.step(world.now)
+    assert LaneState.DUE not in world.states().values()
+
+
+def test_nobody_begins_more_while_an_abort_is_under_way(world):
+    run = world.run()
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            journal.stop(connection, run.rebalance)
+    with pytest.raises(journal.JournalError, match="being aborted"):
+        run.step(world.now)
+    assert LaneState.DUE not in world.states().values()
+
+
+def test_while_it_is_held_back_nothing_begins(world):
+    why = ["s0 lags"]
+    run = world.run(hold=lambda: why[0])
+    assert run.step(world.now).trouble == ("s0 lags",)
+    assert LaneState.DUE not in world.states().values()
+    why[0] = ""
+    assert world.to_its_end(run)[0].complete
+
+
+def test_a_slot_nobody_has_is_told_of_and_the_others_go_on(world):
+    with writing(world.own["s0"]) as connection:
+        connection.exec_driver_sql("DELETE FROM shardctl_slots WHERE slot = 3 AND generation = 1")
+    (said,) = world.to_its_end(world.run())
+    assert said.failed == ("slot 3: it is active in no lane that the file tells of",)
+    assert said.arrived == 15
+
+
+def test_the_way_back_of_an_aborted_rebalance(world):
+    """Half of the slots have moved; a new plan takes them back, and its sources are wherever they are."""
+    run = world.run(parallel=1)
+    while run.tally.moved < 2:
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    world.to_its_end(world.run(onward=False))
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            journal.close(connection, run.rebalance, RebalanceState.ABORTED)
+    world.after = way_back.fleet_back(world.after)
+    world.announce()
+    (said,) = world.to_its_end(world.run())
+    assert said.complete
+    assert world.active() == world.wanted() == {("s0", 3): set(range(8)), ("s1", 3): set(range(8, 16))}
+
+
+def test_the_window_grows_by_one_and_halves():
+    window = Window(4, 8)
+    for _ in range(10):
+        window.met(0.0, 1.0)
+    assert window.size == 8
+    window.met(0.0, SLOW_SECONDS + 1)
+    assert window.size == 4
+    window.late(0.0, SLOW_SECONDS + 2)  # was out at the cut
+    assert window.size == 4
+    window.late(SLOW_SECONDS + 1.5, 2 * SLOW_SECONDS + 2)
+    assert window.size == 2
+    for published in range(100, 2_000, 100):
+        window.late(published, published + 50)
+    assert window.size == 1
+
+
+def test_quantiles():
+    assert quantiles([]) is None
+    assert quantiles([3.0, 1.0, 2.0]) == {"p50": 2.0, "p99": 3.0, "max": 3.0}
