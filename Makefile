@@ -13,7 +13,8 @@ check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minut
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
 test: $(VENV)/.dev              ## every test, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos --ignore tests/model
+	$(BIN)/pytest -q -rs -n 2 tests/model
 	$(BIN)/pytest -q -rs tests/e2e tests/chaos
 
 chaos: $(VENV)/.dev             ## ten minutes of faults on the local fleet; SEED=n repeats one run

@@ -140,17 +140,28 @@ def left_behind(shard: Shard, known: Known) -> SlotSet:
 def delete_rows(
     fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known], progress: Callable[[str, int], None]
 ) -> int:
-    """Delete the rows of slots that aren't active, then their lanes. `progress` hears of each shard's deleted rows."""
-    total = 0
+    """Delete the rows of slots that aren't active, then their lanes. `progress` hears of each shard's deleted rows.
+
+    Each transaction asks whether the rebalance is still open: raises JournalError where it isn't.
+    """
+    rebalance, total = journal.id_of(fleet), 0
     for shard in handover.participating(fleet):
         engine = databases[shard.name]
+        if known[shard.name].entries[rebalance].state == RebalanceState.DONE:
+            continue  # by a run of this that was killed before it could settle the file
         with writing(engine) as connection:
             lanes.retire(connection)
-        slots = left_behind(shard, known[shard.name])
-        kinds = kinds_of(fleet, shard.name)
-        total += delete_slots(engine, kinds, frozenset(slots), progress=partial(progress, shard.name))
+            journal.check_open(connection, rebalance)
+        total += delete_slots(
+            engine,
+            kinds_of(fleet, shard.name),
+            frozenset(left_behind(shard, known[shard.name])),
+            check=lambda connection: journal.check_open(connection, rebalance),
+            progress=partial(progress, shard.name),
+        )
         with writing(engine) as connection:  # last: what is left when this is killed is known by its lanes
             lanes.forget(connection)
+            journal.check_open(connection, rebalance)
     return total
 
 

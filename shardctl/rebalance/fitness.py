@@ -10,7 +10,7 @@ from sqlalchemy import types as sa
 from shardctl import database
 from shardctl.rebalance.references import doubtful_references, faulty_references
 from shardctl.rebalance.shape import Column, Named, SlotTable, SlotTableError, look_at
-from shardctl.rebalance.tables import named, slot_tables
+from shardctl.rebalance.tables import named, remember, slot_tables
 from shardctl.rebalance.values import MYSQL, Kind, meeting
 from shardctl.spec import MessageType
 
@@ -18,7 +18,7 @@ from shardctl.spec import MessageType
 def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
     """Why rows of these message types can't be moved, each reason with the way out. Empty where they can.
 
-    Looks at every table anew, and at all rows of tables that refer to each other.
+    Looks at every table anew, which spares the first slot that; and at all rows of tables that refer to each other.
     """
     try:
         wanted = named(kinds)
@@ -33,6 +33,9 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
         for connection, tables in ((one, here), (other, there)):
             told += [reason for table in tables.values() for reason in _of_one_side(table)]
             told += faulty_references(connection, tables.values())
+        if not told:
+            remember(source, wanted, here.values())
+            remember(destination, wanted, there.values())
     return list(dict.fromkeys(told))
 
 

@@ -106,6 +106,18 @@ def check_going(connection: Connection, rebalance: str) -> None:
         raise JournalError(f"rebalance {rebalance} is being aborted: let `shardctl rebalance abort` come to its end.")
 
 
+def check_open(connection: Connection, rebalance: str) -> None:
+    """Raise JournalError where somebody has closed the rebalance. Every transaction that ends something asks, under the fence.
+
+    An executor may sleep for long: what it wakes up to may be the next rebalance's, and must be left alone.
+    """
+    entry = read(connection).get(rebalance)
+    if entry is None or entry.state != RebalanceState.OPEN:
+        raise JournalError(
+            f"rebalance {rebalance} isn't open any more: somebody else has closed it. Nothing was touched since."
+        )
+
+
 def stop(connection: Connection, rebalance: str) -> None:
     """From the commit on no slot becomes due here. Barriers that are out stay valid."""
     lanes.take_fence_alone(connection)
@@ -115,11 +127,14 @@ def stop(connection: Connection, rebalance: str) -> None:
 
 
 def close(connection: Connection, rebalance: str, state: RebalanceState) -> None:
-    """One that is done stays so."""
+    """One that is done stays so; one that was opened again since its abort began isn't aborted. Raises JournalError."""
     lanes.take_fence_alone(connection)
     entry = read(connection).get(rebalance)
-    if entry is not None and entry.state != RebalanceState.DONE:
-        _change(connection, entry, state, stopping=False)
+    if entry is None or entry.state == RebalanceState.DONE:
+        return
+    if state == RebalanceState.ABORTED and entry.state == RebalanceState.OPEN and not entry.stopping:
+        raise JournalError(f"rebalance {rebalance} was started again meanwhile, so it isn't aborted.")
+    _change(connection, entry, state, stopping=False)
 
 
 def told(entry: Entry) -> str:

@@ -41,7 +41,15 @@ def open_rebalance(
     provision.provision_pubsub(
         fleet, publisher, subscriber, done=lambda step: done(str(step)) if step.action != "identical" else None
     )
-    for shard in shards:
+    announce(fleet, databases, done)
+
+
+def announce(fleet: Fleet, databases: Mapping[str, Engine], done: Callable[[str], None] = lambda _: None) -> None:
+    """Tell each changed shard's database which slots are to come. An abort does it too, for a start that was killed.
+
+    Else the consumers of a subscription that was made already would hold its messages for ever.
+    """
+    for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
             lanes.announce(connection, shard.slots, shard.generation)
         done(f"{len(shard.slots):,} slots announced to generation {shard.generation} of {shard.name}")

@@ -28,12 +28,14 @@ def delete_slots(
     kinds: Mapping[str, MessageType],
     slots: Collection[int],
     rows_at_once: int = ROWS_AT_ONCE,
+    check: Callable[[Connection], None] = lambda _: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Delete all rows of these slots, shardctl's own included, in transactions of at most `rows_at_once`. How many there were.
 
     Each transaction shares the fence and looks at the lanes: raises RemovalError where a slot is active, due or arriving here.
-    Safe to run again. `progress` hears how many rows each transaction deleted. On SQLite, and in a table that refers to itself, a
+    `check` may raise to forbid it, in the same transaction. Safe to run again.
+    `progress` hears how many rows each transaction deleted. On SQLite, and in a table that refers to itself, a
     slot's rows go in one transaction.
     """
     with database.snapshot(engine) as connection:
@@ -45,7 +47,7 @@ def delete_slots(
         for table in reversed(tables):  # those that refer to others first
             whole = engine.dialect.name == "sqlite" or table.refers_to_itself
             for part in [[slot] for slot in some] if whole else [some]:
-                total += _empty(engine, tables, table, part, None if whole else rows_at_once, progress)
+                total += _empty(engine, tables, table, part, None if whole else rows_at_once, check, progress)
     return total
 
 
@@ -55,12 +57,14 @@ def _empty(
     table: SlotTable,
     slots: list[int],
     limit: int | None,
+    check: Callable[[Connection], None],
     progress: Callable[[int], None],
 ) -> int:
     total = 0
     while True:
         with database.writing(engine) as connection:
             _check_nobodys(connection, slots)
+            check(connection)
             _check_unreferred(connection, tables, table, slots)
             deleted = connection.exec_driver_sql(_delete(engine.dialect.name, table, slots, limit)).rowcount
         if deleted:

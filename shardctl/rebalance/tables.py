@@ -60,6 +60,11 @@ def slot_tables(connection: Connection, kinds: Mapping[str, MessageType]) -> tup
     return known[wanted]
 
 
+def remember(engine: Engine, wanted: tuple[Named, ...], found: Iterable[SlotTable]) -> None:
+    """Spare the first slot, whose writes wait, the look at the tables."""
+    _known.setdefault(engine, {})[wanted] = in_order({table.identity: table for table in found}.values())
+
+
 def in_order(tables: Iterable[SlotTable]) -> tuple[SlotTable, ...]:
     """Each table after those it refers to. Where they refer to each other in a ring, no order helps: as they come."""
     by_identity = {table.identity: table for table in tables}

@@ -94,7 +94,7 @@ def abort(
 ) -> int:
     """Begin no more slots, bring those that have begun to their end, and close the rebalance half done."""
     from shardctl import spec
-    from shardctl.rebalance import closing, journal
+    from shardctl.rebalance import closing, journal, opening
     from shardctl.schema import RebalanceState
 
     fleet = spec.load(file)
@@ -108,6 +108,7 @@ def abort(
         tell("  none that waits will begin; those that are under way are brought to their end")
         if (end := unless_yes(yes, "shardctl rebalance abort")) is not None:
             return end
+        opening.announce(fleet, work.databases)
         closing.stop(fleet, work.databases)
         progress, tally, seconds, interrupted = _drive(work, parallel=MOST_PARALLEL, max_lag=None, onward=False)
         ended = progress.ended and not progress.failed

@@ -114,6 +114,7 @@ def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     world = announced
     for engine in world.own.values():
         with writing(engine) as connection:
+            journal.stop(connection, journal.id_of(world.after))
             journal.close(connection, journal.id_of(world.after), RebalanceState.ABORTED)
     world.after = way_back.fleet_back(world.after)
     world.announce()
@@ -121,6 +122,28 @@ def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0
     assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
     world.check()
+
+
+def test_a_finish_that_wakes_up_after_the_next_rebalance_has_begun_touches_nothing(announced):
+    world = announced
+    world.to_its_end(world.run())
+    asleep, before = look(world), world.lanes()
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            journal.close(connection, journal.id_of(world.after), RebalanceState.DONE)
+    with pytest.raises(journal.JournalError, match="isn't open any more"):
+        closing.delete_rows(world.after, world.databases, asleep, lambda *_: None)
+    assert world.lanes() == before
+
+
+def test_an_abort_that_wakes_up_after_it_was_started_again_closes_nothing(announced):
+    world = announced
+    closing.stop(world.after, world.databases)
+    for name, engine in world.own.items():
+        with writing(engine) as connection:
+            journal.begin(connection, world.after, name)
+    with pytest.raises(journal.JournalError, match="started again"):
+        closing.close(world.after, world.databases, RebalanceState.ABORTED)
 
 
 def test_a_rebalance_is_closed_everywhere(world):

@@ -67,6 +67,7 @@ def test_another_one_can_not_be_opened(connection):
     journal.begin(connection, after(), "s0")
     with pytest.raises(journal.JournalError, match=r"shard s0: rebalance .* is open.*`shardctl rebalance abort"):
         journal.begin(connection, after(OTHER), "s0")
+    journal.stop(connection, journal.id_of(after()))
     journal.close(connection, journal.id_of(after()), RebalanceState.ABORTED)
     journal.begin(connection, after(OTHER), "s0")
 
@@ -83,6 +84,7 @@ def test_one_that_was_aborted_goes_on(connection):
     journal.stop(connection, mine)
     with pytest.raises(journal.JournalError, match="being aborted"):
         journal.check_going(connection, mine)
+    journal.stop(connection, mine)
     journal.close(connection, mine, RebalanceState.ABORTED)
     assert journal.read(connection)[mine].closed_time
     with pytest.raises(journal.JournalError, match="isn't open any more: it is aborted"):
@@ -96,6 +98,7 @@ def test_one_that_is_done_does_not(connection):
     mine = journal.id_of(after())
     journal.begin(connection, after(), "s0")
     journal.close(connection, mine, RebalanceState.DONE)
+    journal.stop(connection, mine)
     journal.close(connection, mine, RebalanceState.ABORTED)
     with pytest.raises(journal.JournalError, match="is done"):
         journal.begin(connection, after(), "s0")

@@ -77,11 +77,16 @@ def test_it_was_not_started(fresh):
     assert all("`shardctl rebalance start`" in reason for reason in reasons)
 
 
+def aborted(connection, mine):
+    journal.stop(connection, mine)
+    journal.close(connection, mine, RebalanceState.ABORTED)
+
+
 @pytest.mark.parametrize(
     ("change", "way_out"),
     [
         (journal.stop, "`shardctl rebalance abort` again"),
-        (lambda connection, mine: journal.close(connection, mine, RebalanceState.ABORTED), "plan --back"),
+        (aborted, "plan --back"),
     ],
     ids=["aborting", "aborted"],
 )

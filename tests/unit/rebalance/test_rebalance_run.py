@@ -253,6 +253,7 @@ def test_nobody_begins_more_once_the_rebalance_is_aborted(world):
     run = world.run()
     for engine in world.own.values():
         with writing(engine) as connection:
+            journal.stop(connection, run.rebalance)
             journal.close(connection, run.rebalance, RebalanceState.ABORTED)
     with pytest.raises(journal.JournalError, match="aborted"):
         run.step(world.now)
@@ -296,6 +297,7 @@ def test_the_way_back_of_an_aborted_rebalance(world):
     world.to_its_end(world.run(onward=False))
     for engine in world.own.values():
         with writing(engine) as connection:
+            journal.stop(connection, run.rebalance)
             journal.close(connection, run.rebalance, RebalanceState.ABORTED)
     world.after = way_back.fleet_back(world.after)
     world.announce()

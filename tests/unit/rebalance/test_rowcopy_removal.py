@@ -94,7 +94,7 @@ def test_equal_databases_are_fit(sides):
         ([LINE_TABLE.replace("its_slot", "slot")], [LINE_TABLE], "table a_lines has no slot column 'its_slot'. Add it"),
         (
             [LINE_TABLE.replace("its_slot INTEGER", "its_slot TEXT")],
-            [LINE_TABLE],
+            [LINE_TABLE.replace("its_slot INTEGER", "its_slot TEXT")],
             "its_slot is TEXT. Make it an integer",
         ),
         ([LINE_TABLE, "ALTER TABLE a_lines ADD COLUMN x TEXT"], [LINE_TABLE], "column x is missing at the destination"),
