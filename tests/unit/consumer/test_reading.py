@@ -85,7 +85,7 @@ def test_a_slot_that_isnt_its_keys_is_refused():
 
 @pytest.mark.parametrize(("max_messages", "max_bytes"), [(2, 1_000), (100, 25)], ids=["messages", "bytes"])
 def test_a_stream_has_room_while_both_bounds_are_kept(max_messages, max_bytes):
-    stream = _Stream("s", 1, 1, max_messages, max_bytes)
+    stream = _Stream("s", 1, max_messages, max_bytes)
     held = [raw("customer", b"x" * 15, "1") for _ in range(2)]
     stream.hold(held[:1])
     assert stream.room.is_set()
