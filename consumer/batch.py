@@ -117,6 +117,11 @@ class Batcher:
                 queue.bytes += sum(delivery.size for delivery in kept)
             self._let_go(lane, not_before if kept else None)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is in hand, or may be taken as soon as it is old enough."""
+        return bool(self._in_hand or self._free)
+
     def drain(self) -> list[Delivery]:
         """Take out everything that is not in hand, to hand it back to the broker."""
         queues = [*self._free.values(), *self._later.values(), *self._in_hand.values()]

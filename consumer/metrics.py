@@ -49,6 +49,7 @@ class Metrics:
         )
         self.barriers = counter("barriers_passed", "Slots let go because a rebalance's barrier was met.")
         self.batch_retries = counter("batch_retries", "Batches tried again.", ("cause",))
+        self.batch_retries.labels("again")  # there from the start, or a rate over it would miss the first
         self.batch_rows = histogram("batch_rows", "Messages a transaction.", ROW_BUCKETS)
         self.batch_seconds = histogram(
             "batch_seconds", "Time from taking a batch to its acknowledgement.", LATENCY_BUCKETS
@@ -61,6 +62,13 @@ class Metrics:
         )
         self.outstanding = gauge("messages_outstanding", "Messages held under lease.")
         self.outstanding_bytes = gauge("outstanding_bytes", "Bytes of the messages held under lease.")
+        self.slot_failing_seconds = gauge(
+            "slot_failing_seconds", "How long the slot that fails for longest has done so; 0 when none fails."
+        )
+        self.slot_held_seconds = gauge(
+            "slot_held_seconds",
+            "How long the slot kept back for longest has been: locked elsewhere, or not active here.",
+        )
         self.redis_degraded = gauge("redis_degraded", "1 while the consumer works without slot locks.")
         self.database_up = gauge("database_up", "1 while the shard's database answers.")
         self.ready = gauge("ready", "1 while the consumer is ready.")

@@ -14,6 +14,7 @@ from consumer.errors import AgainError, NeverError
 from consumer.handle import Handler
 from consumer.intake import Intake
 from consumer.metrics import Metrics
+from consumer.since import Since
 from consumer.sinks.base import Sink
 from shardctl.shardconfig import ShardConfig
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 10.0
 HELD_TRIES = 2  # from then on it is not just bad luck: the messages may be held for long
+LEFT_FOR_HANDING_BACK = 0.5  # of the drain timeout
+WORK_ON_SECONDS = 0.01  # between two looks whether all is written
 LEAST_SECONDS = 1.0  # for the last words at the end of a drain that took all of its time
 
 
@@ -55,6 +58,9 @@ class Replica:
         self._failures: dict[int, int] = {}  # how often in a row a lane's batch failed
         self._failure = ""  # why the last of them did
         self._kept: dict[int, int] = {}  # how often in a row a lane's messages were kept
+        self._failing_since, self._kept_since = Since(clock), Since(clock)
+        metrics.slot_failing_seconds.set_function(self._failing_since.longest_seconds)
+        metrics.slot_held_seconds.set_function(self._kept_since.longest_seconds)
         self._paused = False
 
     @property
@@ -95,9 +101,11 @@ class Replica:
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> int:
         """How many batches are still in hand when the time is over."""
-        end = self._clock() + self._config.consumer.drain_timeout.total_seconds()
-        self._stopping.set()
+        timeout = self._config.consumer.drain_timeout.total_seconds()
+        end = self._clock() + timeout
         await self._intake.stop_reading()
+        await self._work_on(workers, end - timeout * LEFT_FOR_HANDING_BACK)
+        self._stopping.set()
         waiting = self._batcher.drain()
         self._work.set()
         _, unfinished = await asyncio.wait(workers, timeout=end - self._clock())
@@ -113,6 +121,16 @@ class Replica:
             log.info("drained: %s messages handed back", len(waiting), extra={"action": "drained"})
         await self._intake.close(max(LEAST_SECONDS, end - self._clock()))
         return len(unfinished)
+
+    async def _work_on(self, workers: list[asyncio.Task[None]], until: float) -> None:
+        """Write what was taken in: handed back, it would wait for the subscription's back-off before another replica has it.
+
+        But for slots that are locked elsewhere or not active here, and not while batches fail.
+        """
+        while self._batcher.busy and not self._failures and self._clock() < until:
+            if all(worker.done() for worker in workers):  # of a bug
+                return
+            await asyncio.sleep(WORK_ON_SECONDS)
 
     async def _work_off(self) -> None:
         while not self._stopping.is_set():
@@ -144,23 +162,27 @@ class Replica:
             self._intake.resume()
         for lane in batch.lanes:
             self._failures.pop(lane, None)
+            self._failing_since.end(lane)
         if handled.kept:
             self._batcher.back(batch, handled.kept, self._clock() + self._keep(batch, handled.kept))
         else:
             self._batcher.done(batch)
             for lane in batch.lanes:
                 self._kept.pop(lane, None)
+                self._kept_since.end(lane)
         self._work.set()
 
     def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
         """Seconds until the kept messages are tried again: longer each time, for those of which all have waited before."""
         lanes = {delivery.lane for delivery in kept}
         before = min(self._kept.get(lane, 0) for lane in lanes)
+        self._kept_since.begin(lanes)
         for lane in batch.lanes:
             if lane in lanes:
                 self._kept[lane] = self._kept.get(lane, 0) + 1
             else:
                 self._kept.pop(lane, None)
+                self._kept_since.end(lane)
         for delivery in kept:
             if self._kept[delivery.lane] == HELD_TRIES:
                 delivery.keep()
@@ -170,6 +192,7 @@ class Replica:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart."""
         before = max(self._failures.get(lane, 0) for lane in batch.lanes)
         self._failures.update(dict.fromkeys(batch.lanes, before + 1))
+        self._failing_since.begin(batch.lanes)
         self._failure = str(error)
         self._paused = True
         self._intake.pause()
