@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,12 @@ def demo(
         int, typer.Option("--writes", metavar="N", min=1, help="How many unique writes to publish.")
     ] = 20_000,
     entities: EntitiesOption = 5_000,
+    rebalance: Annotated[
+        bool, typer.Option("--rebalance", help="Add a shard while writes go on, however many they get to be.")
+    ] = False,
+    load: Annotated[
+        float, typer.Option("--load", metavar="RATE", min=1, help="With --rebalance: publish so many writes a second.")
+    ] = 300.0,
     seed: SeedOption = 1,
     keep: KeepOption = False,
     directory: DirectoryOption = DEFAULT_DIRECTORY,
@@ -43,10 +50,16 @@ def demo(
     """Run the whole fleet here under load, then prove that each write took effect once, on its shard, in order."""
     _keep_grpc_quiet()
     from shardctl import spec
-    from shardctl.cli.outcome import Stages, tell_outcome
+    from shardctl.cli.outcome import MoveStages, Stages, tell_move, tell_outcome
     from shardctl.local import demo as show
 
     fleet = spec.load(file)
+    if rebalance:
+        from shardctl.local import movedemo
+
+        with _ended_by_sigterm(), MoveStages() as stages:
+            moved = movedemo.run(fleet, movedemo.Plan(directory, load, entities, seed, keep), stages)
+        return tell_move(moved, as_json=as_json)
     with _ended_by_sigterm(), Stages() as stages:
         report = show.run(fleet, show.Plan(directory, writes, entities, seed, keep), stages)
     return tell_outcome(report, as_json=as_json)
@@ -62,18 +75,27 @@ def up(
     keep: KeepOption = False,
     directory: DirectoryOption = DEFAULT_DIRECTORY,
 ) -> int:
-    """Run the whole fleet here until Ctrl-C: broker, Redis, a database for each shard, and consumers."""
+    """Run the whole fleet here until Ctrl-C: broker, Redis, a database for each shard, and consumers.
+
+    It follows its file: what changes there is applied to the running fleet, as `kubectl apply` would.
+    """
     _keep_grpc_quiet()
     from shardctl import spec
     from shardctl.local import manifests
     from shardctl.local.feed import Feed
     from shardctl.local.fleet import LocalFleet, new_folder
+    from shardctl.local.follow import Follower
     from shardctl.local.load import Stream
 
     fleet = spec.load(file)
     rendered = manifests.write(fleet, directory / "manifests")
     say(f"{rendered} objects rendered into {directory / 'manifests'} and checked")
     local = LocalFleet(fleet, new_folder(directory), keep=keep)
+    follower = Follower(local, file, fleet, directory / "manifests")
+    if fleet.rebalancing:
+        say(
+            f"{file} has a rebalance in it. New databases have nothing to move: the fleet starts as if it were finished."
+        )
     feed = None
     try:
         with _ended_by_sigterm(), local:
@@ -83,7 +105,7 @@ def up(
                 feed = Feed(fleet, local.broker.host, stream, writes_per_second=load, remember=False)
                 feed.start()
             with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
-                _show(local, feed)
+                _show(local, feed, follower)
             say("draining and stopping …")
             if feed:
                 feed.stop()
@@ -121,8 +143,7 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
 
     from shardctl.local.load import Stream
 
-    settings = local.directory / "env"
-    settings.write_text("".join(f"export {name}={quote(value)}\n" for name, value in local.environment().items()))
+    settings = local.write_environment()
     write = next(iter(Stream(local.spec, None, 1))).write
     example = json.dumps({"type": write.type, "body": dict(write.body)}, ensure_ascii=False)
     given = "" if file == DEFAULT_FILE else f" -f {quote(str(file))}"
@@ -137,8 +158,8 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
     say("")
 
 
-def _show(local: Any, feed: Any) -> None:
-    """The fleet as it stands, again and again; what dies by itself is started again, and told."""
+def _show(local: Any, feed: Any, follower: Any) -> None:
+    """The fleet as it stands, again and again; what dies by itself is started again, what the file says anew is applied."""
     from rich.console import Console
     from rich.live import Live
 
@@ -149,17 +170,18 @@ def _show(local: Any, feed: Any) -> None:
     if not console.is_terminal:
         for look in count(1):
             time.sleep(LOOK_SECONDS)
-            _look_after(local, feed, say)
+            _look_after(local, feed, follower, say)
             if look % LOOKS_A_LINE == 0:
                 say(f"{time.strftime('%H:%M:%S')}  {line(board.take())}")
     with Live(table(board.take()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(LOOK_SECONDS)
-            _look_after(local, feed, live.console.print)
+            _look_after(local, feed, follower, partial(live.console.print, highlight=False, markup=False))
             live.update(table(board.take()), refresh=True)
 
 
-def _look_after(local: Any, feed: Any, tell: Any) -> None:
+def _look_after(local: Any, feed: Any, follower: Any, tell: Any) -> None:
+    follower.look(tell)
     if feed and not feed.running:
         feed.join()  # raises what ended it
     for consumer in local.revive():

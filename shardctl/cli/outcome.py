@@ -1,4 +1,4 @@
-"""What `shardctl demo` tells: its stages while they go by, and its outcome."""
+"""What `shardctl demo` tells: its stages while they go by, and its outcome; with `--rebalance` the slot map too."""
 
 from __future__ import annotations
 
@@ -64,6 +64,42 @@ class Stages:
             self._bar = None
 
 
+class MoveStages(Stages):
+    """On a terminal the slot map is drawn while slots move; elsewhere a line now and then says how far they are."""
+
+    def slots(self, found: Any, title: str) -> None:
+        from shardctl.local import slotmap
+
+        self._end_bar()
+        if sys.stderr.isatty():
+            self._console().print(slotmap.picture(found, title))
+        else:
+            say(f"          {title}: {slotmap.line(found)}")
+
+    def moving(self, found: Any, progress: Any) -> None:
+        from rich.console import Group
+        from rich.live import Live
+
+        from shardctl.local import slotmap
+
+        told = f"{progress.arrived:,} of {progress.total:,} slots handed over, {progress.copying:,} being copied"
+        told += "".join(f"; {each}" for each in (*progress.trouble, *progress.failed))
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = Live(console=self._console(), auto_refresh=False, transient=True)
+                self._bar.start()
+            self._bar.update(Group(slotmap.picture(found, "now"), told), refresh=True)
+        elif now - max(self._told, self._stage) >= LINE_SECONDS:
+            self._told = now
+            say(f"          {told}")
+
+    def _console(self) -> Any:
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+
 def tell_outcome(report: Any, *, as_json: bool) -> int:
     """Print a `demo.Report`; the exit code it comes to."""
     if as_json:
@@ -73,6 +109,53 @@ def tell_outcome(report: Any, *, as_json: bool) -> int:
     if report.kept_in:
         say(f"databases and logs are kept in {report.kept_in}")
     return EXIT_DONE if report.verified else EXIT_REFUSED
+
+
+def tell_move(report: Any, *, as_json: bool) -> int:
+    """Print a `movedemo.Report`; the exit code it comes to."""
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print_move(report)
+    if report.kept_in:
+        say(f"databases and logs are kept in {report.kept_in}")
+    return EXIT_DONE if report.verified else EXIT_REFUSED
+
+
+def _print_move(report: Any) -> None:
+    headers = ("shard", "slots before", "slots after")
+    names = dict.fromkeys((*report.slots_before, *report.slots_after))
+    rows = [
+        (name, *(f"{slots[name]:,}" if name in slots else "-" for slots in (report.slots_before, report.slots_after)))
+        for name in names
+    ]
+    print_table(headers, rows, right=headers[1:])
+    print()
+    print(f"{report.slots_moved:,} slots moved; no plan moves fewer than {report.slots_moved_minimum:,}.")
+    if report.pause and report.closed:
+        print(
+            f"A moved slot's slowest write took {_seconds(report.pause)} from publish to commit "
+            f"({report.pause['slots']:,} slots were written to meanwhile); a slot was closed for {_seconds(report.closed)}."
+        )
+    if report.unmoved_rate_ratio is not None:
+        print(
+            f"Slots that stayed: {report.unmoved_rate_before:,.0f} writes/s before, {report.unmoved_rate_during:,.0f} while "
+            f"slots moved, which is {report.unmoved_rate_ratio:.2f} of that."
+        )
+    print(
+        f"{report.publisher_duplicates:,} of {report.published:,} messages were copies, "
+        f"and {report.redelivered:,} were delivered again."
+    )
+    if report.verified:
+        print(
+            f"Verified: all {report.applied:,} writes took effect once and in order, and each is where its slot belongs now."
+        )
+    else:
+        _print_differences(report)
+
+
+def _seconds(quantiles: dict[str, float]) -> str:
+    return f"{quantiles['p50']:.2f} s at the median, {quantiles['p99']:.2f} s at p99, {quantiles['max']:.2f} s at most"
 
 
 def _print_report(report: Any) -> None:
@@ -109,7 +192,11 @@ def _print_report(report: Any) -> None:
         print(
             f"Verified: all {report.applied:,} writes took effect once, on their shard, and the last one of each entity stands."
         )
-        return
+    else:
+        _print_differences(report)
+
+
+def _print_differences(report: Any) -> None:
     told = [f"{count:,} {what}" for what, count in report.differences.items()]
     told += [f"{report.dead_letters:,} dead letters"] if report.dead_letters else []
     told += [f"{report.strays:,} strays"] if report.strays else []

@@ -56,8 +56,9 @@ class Board:
         seconds, self._taken = max(0.001, now - self._taken), now
         shards = []
         for shard in local.spec.shards:
-            standing = [subscriptions[name] for name in local.subscription_ids(shard)]
-            replicas = local.replicas[shard.name]
+            # While slots move a subscription may not be there yet, or not any more.
+            standing = [subscriptions[name] for name in local.subscription_ids(shard) if name in subscriptions]
+            replicas = local.replicas.get(shard.name, ())
             grown = sum(self._growth(replica.name, metrics[replica.name]) for replica in replicas)
             self._applied[shard.name] = self._applied.get(shard.name, 0) + grown
             shards.append(
@@ -65,7 +66,7 @@ class Board:
                     shard.name,
                     len(shard.slots),
                     sum(each["undelivered"] for each in standing),
-                    max(each["oldest_unacked_age_seconds"] for each in standing),
+                    max((each["oldest_unacked_age_seconds"] for each in standing), default=0.0),
                     round(self._applied[shard.name]),
                     grown / seconds,
                     sum(replica.ready for replica in replicas),
@@ -77,7 +78,7 @@ class Board:
             local.redis.running,
             sum(told.get("shardctl_redis_degraded", 0) > 0 for told in metrics.values()),
             subscriptions[topology.dead_letter_subscription(local.spec)]["undelivered"],
-            sum(subscriptions[stray.id]["undelivered"] for stray in topology.strays(local.spec)),
+            sum(each["undelivered"] for name, each in subscriptions.items() if topology.is_strays(local.spec, name)),
             sum(consumer.restarts for consumer in local.consumers),
         )
 

@@ -186,7 +186,7 @@ def _report(local: LocalFleet, feed: Feed, plan: Plan, verdict: Verdict, rendere
         consumers=_consumers_tell(local),
         shards=shards,
         differences=verdict.counts,
-        examples=tuple(map(str, _examples(verdict.findings))),
+        examples=tuple(map(str, examples(verdict.findings))),
     )
 
 
@@ -245,7 +245,7 @@ def _consumers_tell(local: LocalFleet) -> dict[str, float]:
     }
 
 
-def _examples(findings: tuple[Finding, ...]) -> Iterator[Finding]:
+def examples(findings: tuple[Finding, ...]) -> Iterator[Finding]:
     """A few of each kind."""
     shown: Counter[str] = Counter()
     for finding in findings:

@@ -7,10 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Self
 
 import grpc
@@ -19,24 +19,24 @@ from shardctl import topology
 from shardctl.errors import ShardctlError
 from shardctl.local import broker as brokers
 from shardctl.local.broker.faults import NONE, Faults
+from shardctl.local.changes import CantApplyError, why_not
+from shardctl.local.consumers import Consumers, at_once, settle_port
 from shardctl.local.processes import BrokerProcess, ConsumerProcess
 from shardctl.local.servers import PostgresServer, RedisServer
-from shardctl.local.servers.process import free_port
 from shardctl.message import Write
 from shardctl.provision import database_url_variable, provision_database, provision_pubsub
 from shardctl.publisher import Publisher
-from shardctl.render import config_text
 from shardctl.spec import Fleet, Shard
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 POLL_SECONDS = 0.1
-START_SECONDS, START_SECONDS_A_CONSUMER = 30.0, 2.0  # each takes a second of a core, and they all start at once
-STOP_MARGIN_SECONDS = 10.0  # beyond the consumer's own drain, as in the rendered Deployment
-SESSIONS_BESIDE_CONSUMERS = 40  # of PostgreSQL: the oracle's, a person's
-LONGEST_REVIVE_PAUSE_SECONDS = 10.0
+SESSIONS_BESIDE_CONSUMERS = 60  # of PostgreSQL: the oracle's, a rebalance's, a person's
+SHARDS_TO_COME = 8  # PostgreSQL's sessions are counted once, at its start; each costs it some kilobytes
 
 # A commit reaches the kernel before it returns. So the server may be killed at any time, and only the machine's end loses data.
 _KILLABLE = {"synchronous_commit": "on"}
+# When a transaction committed can be asked for afterwards: that is how the pause of a slot that moves is measured.
+_TELLING = {"track_commit_timestamp": "on"}
 
 _environment = threading.Lock()
 
@@ -65,28 +65,34 @@ class LocalFleet:
     `directory` takes the databases, the logs and each consumer's configuration; all but the databases is left there, and the
     databases too with `keep`. `replicas` replaces `local.replicas` of the spec. Tests may use its parts one by one:
     `local.replicas["s0"][0].kill()`, `local.redis.stop()`, `local.broker.pause()`.
+
+    A file with a rebalance in it starts as if that were finished: in new databases there is nothing to move.
     """
 
     def __init__(
         self, spec: Fleet, directory: Path, *, replicas: int | None = None, faults: Faults = NONE, keep: bool = False
     ) -> None:
-        self.spec = spec
+        self.spec = spec.settled() if spec.rebalancing else spec
         self.directory = directory.absolute()
+        self.keep = keep
         self.broker = BrokerProcess(self.directory / "broker", faults=faults)
         self.redis = RedisServer(self.directory / "redis")
-        count = replicas or spec.local.replicas
-        sessions = sum(count * spec.consumer_of(shard).concurrency for shard in spec.shards) + SESSIONS_BESIDE_CONSUMERS
+        self._replicas = replicas or spec.local.replicas
+        self._sessions = self._sessions_of(spec, SHARDS_TO_COME)
+        settings = {**_KILLABLE, **_TELLING, "max_connections": str(self._sessions)}
         self.postgres = (
-            PostgresServer(
-                self.directory / "postgres", durable=False, settings={**_KILLABLE, "max_connections": str(sessions)}
-            )
+            PostgresServer(self.directory / "postgres", durable=False, settings=settings)
             if spec.local.database == "postgresql"
             else None
         )
-        self.replicas = {shard.name: self._make_replicas(shard, count) for shard in spec.shards}
-        self.keep = keep
-        self._settle_ports()
-        self._revive_at: dict[str, float] = {}
+        taken: set[int] = set()
+        for server in (self.broker, self.redis, self.postgres):
+            if server is not None:
+                settle_port(server, taken)
+        self._crew = Consumers(self.directory, self._replicas, taken, self.consumer_environment)
+        for shard in self.spec.shards:
+            self._crew.make(self.spec, shard)
+        self._coming: tuple[Shard, ...] = ()  # shards that have a database already, and nothing else
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -105,61 +111,75 @@ class LocalFleet:
 
     def start_servers(self) -> None:
         """Broker, Redis and PostgreSQL, all at once."""
-        _at_once(server.start for server in (self.broker, self.redis, self.postgres) if server is not None)
+        at_once(server.start for server in (self.broker, self.redis, self.postgres) if server is not None)
 
     def provision(self) -> None:
         """Topics, subscriptions and tables, by the code that makes the real ones."""
-        from google.cloud import pubsub_v1
-
-        with self.as_emulator():
-            publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
-        provision_pubsub(self.spec, publisher, subscriber)
-        publisher.stop()
-        subscriber.close()
+        self._provision_pubsub(self.spec)
         for shard in self.spec.shards:
-            self._make_database(shard)
-            provision_database(self.spec, shard, self.database_url(shard.name))
+            self._provision_database(self.spec, shard)
 
     def start_consumers(self) -> None:
         """Every replica of every shard; ready when it returns."""
-        for shard in self.spec.shards:
-            config = self._config_file(shard)
-            config.parent.mkdir(parents=True, exist_ok=True)
-            config.write_text(config_text(self.spec, shard))
-        _at_once(self._starter(consumer) for consumer in self.consumers)
+        self._crew.start(self.spec)
+
+    def prepare(self, spec: Fleet) -> tuple[str, ...]:
+        """Make databases for shards of `spec` that aren't here yet, and tell which. `environment` knows them from now on.
+
+        So a rebalance can begin, which wants the new shard's database, before `apply` brings the rest.
+        """
+        known = {shard.name for shard in (*self.spec.shards, *self._coming)}
+        new = tuple(shard for shard in spec.shards if shard.name not in known)
+        for shard in new:
+            before, self._coming = self._coming, (*self._coming, shard)
+            try:
+                self._provision_database(spec, shard)
+            except ShardctlError:
+                self._coming = before
+                raise
+        return tuple(shard.name for shard in new)
+
+    def apply(self, spec: Fleet) -> tuple[str, ...]:
+        """Become what `spec` says while everything runs, as after `kubectl apply`; the shards whose consumers changed.
+
+        New shards get databases and consumers; consumers whose configuration differs are replaced one by one; those of a shard
+        that is gone end, and its database stays until the fleet ends. Nothing is taken off Pub/Sub: what a rebalance leaves
+        behind, it deletes itself. Raises CantApplyError before anything is changed. After another error it may be called again.
+        """
+        reasons = why_not(self.spec, spec)
+        if self._sessions_of(spec) > self._sessions:
+            reasons += ("PostgreSQL was started for fewer sessions than so many shards take",)
+        if reasons:
+            raise CantApplyError(reasons)
+        self.prepare(spec)
+        for shard in spec.shards:
+            self._provision_database(spec, shard)
+        self._provision_pubsub(spec)
+        self.spec, self._coming = spec, ()
+        return self._crew.apply(spec)
 
     def stop(self) -> None:
         """Consumers drain first, all at once; then what they work with ends. Safe to call again."""
-        for consumer in self.consumers:
-            consumer.resume()
-            consumer.terminate()
-        drain = max(self.spec.consumer_of(shard).drain_timeout.total_seconds() for shard in self.spec.shards)
-        _at_once(_stopper(consumer, drain + STOP_MARGIN_SECONDS) for consumer in self.consumers)
-        _at_once([self.broker.stop, self.redis.stop, self._end_postgres])
+        self._crew.stop()
+        at_once([self.broker.stop, self.redis.stop, self._end_postgres])
         if not self.keep:
             shutil.rmtree(self.directory / "sqlite", ignore_errors=True)
 
     def revive(self) -> list[ConsumerProcess]:
         """Start again what died by itself, as Kubernetes would: later and later when it dies at once. Returns which."""
-        revived = []
-        for consumer in self.consumers:
-            if not consumer.died:
-                continue
-            due = self._revive_at.setdefault(
-                consumer.name, time.monotonic() + min(LONGEST_REVIVE_PAUSE_SECONDS, consumer.restarts * 2.0)
-            )
-            if time.monotonic() >= due:
-                del self._revive_at[consumer.name]
-                consumer.revive()
-                revived.append(consumer)
-        return revived
+        return self._crew.revive()
 
     # -- use ---------------------------------------------------------------------------------------------------------
 
     @property
     def consumers(self) -> list[ConsumerProcess]:
         """Every replica of every shard."""
-        return [consumer for replicas in self.replicas.values() for consumer in replicas]
+        return self._crew.all
+
+    @property
+    def replicas(self) -> Mapping[str, tuple[ConsumerProcess, ...]]:
+        """By shard. `apply` replaces them."""
+        return self._crew.by_shard
 
     @contextmanager
     def as_emulator(self) -> Iterator[None]:
@@ -189,7 +209,8 @@ class LocalFleet:
         """For SQLAlchemy."""
         if self.postgres is None:
             return f"sqlite:///{self.directory / 'sqlite' / f'{shard}.db'}"
-        return self.postgres.url(self._database_name(self.spec.shard(shard)))
+        coming = next((each for each in self._coming if each.name == shard), None)
+        return self.postgres.url(self._database_name(coming or self.spec.shard(shard)))
 
     @property
     def databases(self) -> dict[str, str]:
@@ -198,8 +219,24 @@ class LocalFleet:
 
     def environment(self) -> dict[str, str]:
         """What other commands need to work on this fleet."""
-        databases = {database_url_variable(shard): self.database_url(shard.name) for shard in self.spec.shards}
+        shards = (*self.spec.shards, *self._coming)
+        databases = {database_url_variable(shard): self.database_url(shard.name) for shard in shards}
         return {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, **databases}
+
+    def write_environment(self) -> Path:
+        """The same as a file for a shell to source; it takes the place of an earlier one at once."""
+        path, draft = self.directory / "env", self.directory / "env.new"
+        draft.write_text("".join(f"export {name}={quote(value)}\n" for name, value in self.environment().items()))
+        draft.replace(path)
+        return path
+
+    def consumer_environment(self, shard: str) -> dict[str, str]:
+        """What the shard's consumers take from Secrets."""
+        return {
+            "DATABASE_URL": self.database_url(shard),
+            "REDIS_URL": self.redis.url,
+            EMULATOR_VARIABLE: self.broker.host,
+        }
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:
         """What the broker tells of each subscription, by id; see `shardctl.local.broker.stats`."""
@@ -210,11 +247,10 @@ class LocalFleet:
         return {name.rpartition("/")[2]: standing for name, standing in found.items()}
 
     def backlog(self) -> dict[str, int]:
-        """Messages not yet acked, for each shard's subscriptions by id."""
+        """Messages not yet acked, for each shard's subscriptions by id, of every generation; 0 where it is gone."""
         standing = self.subscriptions()
-        return {
-            name: standing[name]["undelivered"] for shard in self.spec.shards for name in self.subscription_ids(shard)
-        }
+        names = [name for shard in self.spec.shards for name in self.subscription_ids(shard)]
+        return {name: standing[name]["undelivered"] if name in standing else 0 for name in names}
 
     def subscription_ids(self, shard: Shard) -> list[str]:
         return [subscription.id for subscription in topology.every_subscription(self.spec, shard)]
@@ -230,32 +266,25 @@ class LocalFleet:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _settle_ports(self) -> None:
-        """No two of ours on one port: each was free when it was picked, and still is, so a pick may come twice."""
-        taken: set[int] = set()
-        for server in (self.broker, self.redis, self.postgres, *self.consumers):
-            while server is not None and server.port in taken:
-                server.port = free_port()
-            if server is not None:
-                taken.add(server.port)
+    def _sessions_of(self, spec: Fleet, more_shards: int = 0) -> int:
+        """What PostgreSQL must have room for; a rollout has one replica more of each shard."""
+        each = [spec.consumer_of(shard).concurrency + 1 for shard in spec.shards]
+        return (sum(each) + more_shards * max(each)) * (self._replicas + 1) + SESSIONS_BESIDE_CONSUMERS
 
-    def _make_replicas(self, shard: Shard, count: int) -> tuple[ConsumerProcess, ...]:
-        folder = self.directory / "consumers"
-        names = [f"{topology.shard_id(self.spec, shard)}-{number}" for number in range(count)]
-        return tuple(ConsumerProcess(folder / name, name, self._config_file(shard)) for name in names)
+    def _provision_pubsub(self, spec: Fleet) -> None:
+        from google.cloud import pubsub_v1
 
-    def _starter(self, consumer: ConsumerProcess) -> Callable[[], object]:
-        shard = next(name for name, replicas in self.replicas.items() if consumer in replicas)
-        consumer.environment = {
-            "DATABASE_URL": self.database_url(shard),
-            "REDIS_URL": self.redis.url,
-            EMULATOR_VARIABLE: self.broker.host,
-        }
-        return lambda: consumer.start(START_SECONDS + START_SECONDS_A_CONSUMER * len(self.consumers))
+        with self.as_emulator():
+            publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        try:
+            provision_pubsub(spec, publisher, subscriber)
+        finally:
+            publisher.stop()
+            subscriber.close()
 
-    def _config_file(self, shard: Shard) -> Path:
-        """The same text as the rendered ConfigMap's."""
-        return self.directory / "config" / shard.name / "shard.json"
+    def _provision_database(self, spec: Fleet, shard: Shard) -> None:
+        self._make_database(shard)
+        provision_database(spec, shard, self.database_url(shard.name))
 
     def _database_name(self, shard: Shard) -> str:
         return topology.shard_id(self.spec, shard).replace("-", "_")
@@ -273,15 +302,3 @@ class LocalFleet:
             self.postgres.stop()
         else:
             self.postgres.delete()
-
-
-def _stopper(consumer: ConsumerProcess, timeout_seconds: float) -> Callable[[], object]:
-    return lambda: consumer.stop(timeout_seconds)
-
-
-def _at_once(calls: Iterable[Callable[[], object]]) -> None:
-    """Run them all in threads; when some raise, the first error once all have ended."""
-    listed = list(calls)
-    with ThreadPoolExecutor(len(listed), thread_name_prefix="fleet") as threads:
-        for future in [threads.submit(call) for call in listed]:
-            future.result()

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, text
 
+from shardctl.local import history
 from shardctl.message import Write
 from shardctl.spec import Fleet, MessageType, Shard
 
@@ -31,6 +32,7 @@ class Difference(StrEnum):
     DOUBLED = "doubled"  # one write is recorded more than once
     MISPLACED = "misplaced"  # on a shard that isn't the write's
     PHANTOM = "phantom"  # nobody wrote it
+    REORDERED = "reordered"  # took effect after a later write of its row
     WRONG_VALUE = "wrong value"
     SET_ASIDE = "set aside"  # refused as if it could never succeed
 
@@ -94,6 +96,7 @@ class _Expected:
     kind: MessageType
     last: str  # the write that decided it, as people read it
     values: dict[str, Any] | None = None
+    revisions: list[str] = field(default_factory=list)  # written since the row was made, in order
 
 
 @dataclass(slots=True)
@@ -108,7 +111,8 @@ def verify(fleet: Fleet, writes: Iterable[Write], databases: Mapping[str, str]) 
     """Judge the databases (URL by shard) by `writes`: each unique write once, in the order of its first publication.
 
     Every write needs an idempotency key, since that is how its record is found. Reads whole tables: rows that these writes
-    didn't leave count as phantoms.
+    didn't leave count as phantoms. Of a fleet whose rows keep their history (see `history`) the order of all writes is judged,
+    of others that of each row's last one.
     """
     truth = _replay(fleet, writes)
     findings: dict[str, list[Finding]] = defaultdict(list)
@@ -162,12 +166,14 @@ def _replay(fleet: Fleet, writes: Iterable[Write]) -> _Truth:
         given = {column: _plain(value, kind.columns[column]) for column, value in write.body.items()}
         match write.operation or kind.operation:
             case "delete":
-                row.values = None
+                row.values, row.revisions = None, []
+                continue
             case "update":
                 if row.values is not None:
                     row.values |= given
             case _:
                 row.values = {**dict.fromkeys(kind.columns), **(row.values or {}), **given}
+        row.revisions.append(str(given.get(history.REVISION)))
     return truth
 
 
@@ -264,10 +270,20 @@ def _judge_row(
         findings.append(Finding(Difference.LOST, shard, f"{_shown(row)}: still there after {expected.last}"))
         return True
     for column, wanted in {**expected.values, kind.slot_column: expected.slot}.items():
-        if values[column] != wanted:
+        if column == history.COLUMN:
+            findings += _judge_history(shard, row, values[column], expected.revisions)
+        elif values[column] != wanted:
             what = f"{_shown(row)}: {column} is {values[column]!r}, not {wanted!r} as after {expected.last}"
             findings.append(Finding(Difference.WRONG_VALUE, shard, what))
     return True
+
+
+def _judge_history(shard: str, row: Row, found: Any, told: Sequence[str]) -> Iterator[Finding]:
+    doubled, disordered = history.faults(found, told)
+    for kind, revisions in ((Difference.DOUBLED, doubled), (Difference.REORDERED, disordered)):
+        if revisions:
+            what = f"{_shown(row)}: revision {', '.join(revisions)} in the history {found}, not as in {' '.join(told)}"
+            yield Finding(kind, shard, what)
 
 
 def _judge_records(

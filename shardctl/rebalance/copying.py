@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,8 +13,9 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from shardctl import lanes
 from shardctl.database import DatabaseError, snapshot, writing
+from shardctl.errors import ShardctlError
 from shardctl.keyspace import lane_of
-from shardctl.rebalance.handover import HandOver, Place
+from shardctl.rebalance.handover import HandOver, Place, hand_overs
 from shardctl.schema import LaneState
 from shardctl.spec import Fleet, MessageType
 
@@ -80,6 +82,24 @@ def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Cop
         return copy_slot(source, destination, kinds_of(fleet, of.to.shard), of.slot, cancelled).total_rows
 
     return copy
+
+
+def warm_up(fleet: Fleet, databases: Mapping[str, Engine], sessions: int) -> None:
+    """Open the sessions that copies take, and look at their tables, before the first slot waits for it.
+
+    Trouble is left for the run to meet, and to tell.
+    """
+    from shardctl.rebalance.rowcopy import prepare
+
+    ways = {(source.shard, of.to.shard) for of in hand_overs(fleet) for source in of.sources}
+    with suppress(ShardctlError), ExitStack() as opened:
+        for shard in {shard for way in ways if way[0] != way[1] for shard in way}:
+            for _ in range(sessions):
+                opened.enter_context(snapshot(databases[shard]))
+    for source, destination in sorted(ways):
+        if source != destination:
+            with suppress(ShardctlError), snapshot(databases[source]) as out, snapshot(databases[destination]) as into:
+                prepare(out, into, kinds_of(fleet, destination))
 
 
 def kinds_of(fleet: Fleet, shard: str) -> dict[str, MessageType]:

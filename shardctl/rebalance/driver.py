@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from shardctl.message import Encoded
-from shardctl.rebalance.copying import row_copy
+from shardctl.rebalance.copying import row_copy, warm_up
 from shardctl.rebalance.run import PARALLEL, Progress, Run
 from shardctl.rebalance.tally import Tally
 from shardctl.spec import Fleet
@@ -61,6 +61,7 @@ def drive(
     Raises what `Run.step` raises.
     """
     stopping = interrupted or Event()
+    warm_up(fleet, databases, parallel)
     with ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool:
         run = Run(
             fleet,

@@ -122,6 +122,11 @@ def _pairs(source: Connection, destination: Connection, kinds: Mapping[str, Mess
     return pairs
 
 
+def prepare(source: Connection, destination: Connection, kinds: Mapping[str, MessageType]) -> None:
+    """Look at the tables of both now, so that no slot's pause waits for it. Raises SlotTableError."""
+    _pairs(source, destination, kinds)
+
+
 def _check_unchanged(connection: Connection, table: SlotTable) -> None:
     """A column that was added since would stay behind, and nobody would miss it."""
     with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as found:  # noqa: S608

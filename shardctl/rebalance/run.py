@@ -34,12 +34,9 @@ from shardctl.spec import Fleet
 SETTLE_SECONDS = 1.0  # between due and its barrier, so that no service's clock can put the barrier first
 AGAIN_SECONDS = 30.0  # a barrier that isn't met is published once more
 RETRY_SECONDS = 1.0
-PARALLEL = 8
-STAYING_AT_FIRST, STAYING_AT_LEAST, STAYING_AT_MOST = (
-    256,
-    16,
-    512,
-)  # nothing is copied for these: they go in large waves
+PARALLEL = 4  # more would share one interpreter, and each slot would be closed for longer
+# Nothing is copied for these: they go in large waves.
+STAYING_AT_FIRST, STAYING_AT_LEAST, STAYING_AT_MOST = 256, 16, 512
 AHEAD_AT_MOST = 512
 
 # Gives a barrier to Pub/Sub; the future tells whether it took it.

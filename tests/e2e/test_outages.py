@@ -320,11 +320,10 @@ class Pair(HurtFleet):
         ports = f"host={HOST}:{self.postgres.port}&host={HOST}:{self.standby.port}"
         return f"postgresql+psycopg://{self.role}@/{self._database_name(self.spec.shard(shard))}?{ports}"
 
-    def _starter(self, consumer):
-        start = super()._starter(consumer)
+    def consumer_environment(self, shard):
         places = f"{HOST}:{self.standby.port},{HOST}:{self.postgres.port}"  # the standby first: order doesn't matter
-        consumer.environment = {**consumer.environment, "DATABASE_URL": f"postgresql://{self.role}@{places}/hurt_s0"}
-        return start
+        url = f"postgresql://{self.role}@{places}/hurt_s0"
+        return {**super().consumer_environment(shard), "DATABASE_URL": url}
 
     def stop(self):
         super().stop()

@@ -26,13 +26,13 @@ local: {database: sqlite, replicas: 1}
 
 
 class Up:
-    def __init__(self, folder: Path) -> None:
-        (folder / "shards.yaml").write_text(FLEET)
+    def __init__(self, folder: Path, fleet: str = FLEET, load: int = 50) -> None:
+        (folder / "shards.yaml").write_text(fleet)
         self.log = folder / "up.log"
         command = (sys.executable, "-c", "import sys; from shardctl.cli import main; sys.exit(main())")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, "up", "--load", "50"], cwd=folder, stdout=log, stderr=log, start_new_session=True
+                [*command, "up", "--load", str(load)], cwd=folder, stdout=log, stderr=log, start_new_session=True
             )
         assert self.says(r"Ctrl-C stops it"), self.log.read_text()
         self.family = children(self.process.pid)

@@ -1,0 +1,339 @@
+"""What moving slots costs the writes, on the local fleet: a fourth shard is added to three that hold a million rows.
+
+    python -m bench.rebalance [--json] [--rows N] [--rate N] [--replicas N] [--parallel N]
+
+A steady load of writes, 2 % of them published twice, goes on from before the beginning until after the end. Every time is told by
+a server: a message is published when the broker says, and its write is there when PostgreSQL says its transaction committed.
+*During* is from the call of `rebalance run` until it returns, with all slots handed over. *Before* is as long as the load ran
+with nothing else going on. What comes between (the plan, new subscriptions, consumers replaced one by one) is told as `roll_…`.
+
+- `anomalies`: rows and writes that are lost, doubled, on a shard that isn't theirs, of another value than was written last, or
+  whose row's history tells of a write that took effect twice or after a later one; dead letters and strays. Must be 0. Every row
+  and every inbox row of every database is read, those too that were never written to.
+- `pause_…_s`: of each moved slot that was written to, the longest time from publish to commit of a write that was published
+  during; over those slots the median, the 99th percentile (nearest rank) and the largest. The usual latency is in it.
+- `closed_…_s`: of each moved slot, written to or not, from the moment its barrier was published to the commit that let the new
+  shard write. No write of the slot that is published in between can commit before its end.
+- `unmoved_pause_…_s`: as `pause_…_s`, of the slots that stay in their database; `usual_pause_…_s`: of all slots, before.
+- `unmoved_rate_ratio`: commits a second of the slots that stay, during against before.
+- `slots_moved`, `slots_moved_minimum`: slots another database holds afterwards, and what no plan stays under.
+- `run_s`, `roll_s`, `total_s`: during; applying the transitional file, until what drained consumers handed back has come again;
+  from the plan to the settled file applied.
+- `cpu_elsewhere`: the part of the processors that others took, during. Where it isn't near 0, the times above are theirs too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import random
+import tempfile
+import time
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from shardctl import spec, topology
+from shardctl.local import history, pauses
+from shardctl.local.feed import Feed
+from shardctl.local.fleet import LocalFleet
+from shardctl.local.load import DUPLICATE_RATE, LATEST_DUPLICATE, Publication
+from shardctl.local.moving import Moving
+from shardctl.local.pauses import Times
+from shardctl.message import Write
+from shardctl.rebalance.run import PARALLEL
+from shardctl.yamlfile import parse
+
+FLEET = """
+fleet: bench
+project: bench-project
+image: consumer:bench
+message_types:
+  customer:
+    table: customers
+    key: customer_id
+    columns: {customer_id: text, name: text, credit: bigint, revision: bigint}
+shards:
+  - {name: s0, slots: 0-351}
+  - {name: s1, slots: 352-671}
+  - {name: s2, slots: 672-1023}
+"""
+GOALS = {
+    "anomalies": "0",
+    "pause_p99_s": "<= 1",
+    "unmoved_rate_ratio": ">= 0.9",
+    "slots_moved": "the minimum",
+}
+SLOT_BITS = 10
+WARM_UP_SECONDS, BEFORE_SECONDS, AFTER_SECONDS = 5.0, 10.0, 2.0
+LONGEST_SECONDS = 120.0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=1_000, help="writes a second")
+    parser.add_argument("--replicas", type=int, default=1, help="consumers of each shard")
+    parser.add_argument("--parallel", type=int, default=PARALLEL, help="slots in hand at once, at most")
+    options = parser.parse_args()
+    fleet = history.recorded(spec.of_file(parse(FLEET, "bench")))
+    with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder:
+        local = LocalFleet(fleet, Path(folder), replicas=options.replicas)
+        try:
+            result = measure(local, options.rows, options.rate, options.parallel)
+        finally:
+            local.stop()
+    if options.json:
+        print(json.dumps(result))
+        return
+    table = Table("figure", "measured", "goal")
+    for name, value in result.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value), GOALS.get(name, ""))
+    Console().print(table)
+
+
+def measure(local, count, rate, parallel):
+    say = Console(stderr=True, highlight=False).print
+    say(f"loading {count:,} rows …")
+    rows = Rows(count)
+    local.start_servers()
+    local.provision()
+    for shard in local.spec.shards:
+        history.keep(local.spec, shard, local.database_url(shard.name))
+    rows.load(local)
+    local.start_consumers()
+    say("writing …")
+    feed = Feed(local.spec, local.broker.host, Updates(count), writes_per_second=rate)
+    feed.start()
+    try:
+        time.sleep(WARM_UP_SECONDS)
+        quiet = time.time()
+        time.sleep(BEFORE_SECONDS)
+        moving = Moving.adding(local, "s3")
+        opened = time.time()
+        moving.open()
+        say(f"{moving.plan.moved} slots are announced; consumers are rolled …")
+        rolled = time.time()
+        moving.roll()
+        say("slots move …")
+        began = time.time()
+        processors = Processors()
+        moving.run(parallel=parallel)
+        elsewhere = processors.elsewhere()
+        ended = time.time()
+        say("what they left behind is deleted …")
+        effect = moving.effect(Times(quiet, opened, began, ended))
+        commits = moving.commits(quiet)
+        roll = pauses.waits(commits, range(1 << SLOT_BITS), rolled, began)
+        usual = pauses.waits(commits, range(1 << SLOT_BITS), quiet, opened)
+        moving.finish()
+        finished = time.time()
+        time.sleep(AFTER_SECONDS)
+    finally:
+        feed.stop()
+    local.wait_drained(LONGEST_SECONDS)
+    say("every row is read back …")
+    judge = Judge(local.spec, rows, feed.writes)
+    anomalies = judge.judge(local.databases) | not_taken(local)
+    if anomalies:
+        say(f"ANOMALIES: {anomalies}")
+    return {
+        "anomalies": sum(anomalies.values()),
+        **seconds("pause", effect.moved),
+        **seconds("closed", effect.closed),
+        **seconds("unmoved_pause", effect.unmoved),
+        **seconds("roll_pause", roll),
+        **seconds("usual_pause", usual),
+        "unmoved_rate_ratio": round(effect.rate_ratio, 3),
+        "slots_moved": moving.plan.moved,
+        "slots_moved_minimum": moving.plan.minimum,
+        "slots_written_to_while_moving": effect.moved.slots,
+        "rows": count,
+        "writes_verified": len(feed.writes),
+        "roll_s": round(began - rolled, 1),
+        "run_s": round(ended - began, 1),
+        "finish_s": round(finished - ended, 1),
+        "total_s": round(finished - opened, 1),
+        "cpu_elsewhere": round(elsewhere, 2),
+    }
+
+
+def seconds(name, of):
+    return {f"{name}_p50_s": round(of.p50, 3), f"{name}_p99_s": round(of.p99, 3), f"{name}_max_s": round(of.longest, 3)}
+
+
+class Processors:
+    """Who had the machine's processors since this was made."""
+
+    def __init__(self):
+        self._all, self._ours = psutil.cpu_times(), self._our_seconds()
+
+    def elsewhere(self):
+        """The part that others took."""
+        now, ours = psutil.cpu_times(), self._our_seconds() - self._ours
+        passed = sum(now) - sum(self._all)
+        return max(0.0, (passed - (now.idle - self._all.idle) - ours) / passed)
+
+    @staticmethod
+    def _our_seconds():
+        me, seconds = psutil.Process(), 0.0
+        times = me.cpu_times()
+        seconds += times.children_user + times.children_system  # of those that have ended
+        for process in (me, *me.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                seconds += sum(process.cpu_times()[:2])
+        return seconds
+
+
+def not_taken(local):
+    """Messages that no shard has."""
+    found = local.subscriptions()
+    names = {"dead letters": [topology.dead_letter_subscription(local.spec)]}
+    names["strays"] = [stray.id for stray in topology.strays(local.spec)]
+    counts = {what: sum(found[name]["undelivered"] for name in ids) for what, ids in names.items()}
+    return {what: count for what, count in counts.items() if count}
+
+
+class Rows:
+    """A million customers, each known by its number: what the databases hold of them before anything is written."""
+
+    def __init__(self, count):
+        self.count = count
+        self.slots = [slot_of(key_of(number)) for number in range(count)]
+        self.by_slot = defaultdict(list)
+        for number, slot in enumerate(self.slots):
+            self.by_slot[slot].append(number)
+
+    def load(self, local):
+        """Straight into the databases, each row with the inbox row of the message that would have made it."""
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda shard: self._load(shard, local.database_url(shard.name)), local.spec.shards))
+
+    def _load(self, shard, url):
+        past = "2026-01-01 00:00:00+00"
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            now = connection.execute("SELECT now()").fetchone()[0]  # not to be purged yet
+            with connection.transaction():
+                columns = f"customer_id, name, credit, revision, {history.COLUMN}, slot"
+                with connection.cursor().copy(f"COPY customers ({columns}) FROM STDIN") as copy:
+                    for slot in shard.slots:
+                        lines = (f"{key_of(n)}\tname {n}\t{n}\t0\t0\t{slot}\n" for n in self.by_slot[slot])
+                        copy.write("".join(lines))
+                columns = "slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome, applied_time"
+                with connection.cursor().copy(f"COPY shardctl_inbox ({columns}) FROM STDIN") as copy:
+                    for slot in shard.slots:
+                        lines = (
+                            f"{slot}\t{key_of(n)}#0\tcustomer\t{key_of(n)}\t{n}\t{past}\tapplied\t{now}\n"
+                            for n in self.by_slot[slot]
+                        )
+                        copy.write("".join(lines))
+            connection.execute("VACUUM ANALYZE customers")
+            connection.execute("VACUUM ANALYZE shardctl_inbox")
+
+
+class Updates:
+    """A stream without end of upserts and updates of those rows. `latest` knows each row's revision."""
+
+    def __init__(self, count, seed=5):
+        self.count, self.latest = count, Counter()
+        self._draw = random.Random(seed)
+
+    def __iter__(self):
+        again = deque()
+        for at in range(1 << 60):
+            write = self._write()
+            yield Publication(write)
+            if self._draw.random() < DUPLICATE_RATE:
+                again.append((at + self._draw.randrange(LATEST_DUPLICATE), write))
+            while again and again[0][0] <= at:
+                yield Publication(again.popleft()[1], duplicate=True)
+
+    def _write(self):
+        number = self._draw.randrange(self.count)
+        self.latest[number] += 1
+        revision = self.latest[number]
+        body = {"customer_id": key_of(number), "name": f"name {number}, {revision}", "revision": revision}
+        operation = "update" if self._draw.random() < 0.5 else "upsert"
+        return Write("customer", body, operation=operation, idempotency_key=f"{key_of(number)}#{revision}")
+
+
+def key_of(number):
+    return f"c{number:07d}"
+
+
+def slot_of(key):
+    """By the published rule, not by the code that is measured."""
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) >> (256 - SLOT_BITS)
+
+
+class Judge:
+    """Reads every row back, in plain SQL. `writes` are those that were published, each once, in order."""
+
+    def __init__(self, fleet, rows, writes):
+        self._owner = {slot: shard.name for shard in fleet.shards for slot in shard.slots}
+        self._rows = rows
+        self._told = defaultdict(lambda: ["0"])
+        for write in writes:
+            self._told[write.body["customer_id"]].append(str(write.body["revision"]))
+        self._published = len(writes)
+        self.found = Counter()
+
+    def judge(self, databases):
+        seen = [self._read(shard, url) for shard, url in databases.items()]
+        rows, inbox = (Counter(key for each in seen for key in each[kind]) for kind in (0, 1))
+        self.found["rows twice"] = sum(count > 1 for count in rows.values())
+        self.found["rows lost"] = self._rows.count - len(rows)
+        self.found["writes twice"] = sum(count > 1 for count in inbox.values())
+        self.found["writes lost"] = self._rows.count + self._published - len(inbox)
+        return {what: count for what, count in self.found.items() if count}
+
+    def _read(self, shard, url):
+        rows, inbox = [], []
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            columns = f"customer_id, name, credit, revision, {history.COLUMN}, slot"
+            for line in _lines(connection, f"SELECT {columns} FROM customers"):
+                self._judge_row(shard, line)
+                rows.append(line[0])
+            for slot, key, outcome in _lines(connection, "SELECT slot, idempotency_key, outcome FROM shardctl_inbox"):
+                entity, _, revision = key.partition("#")
+                self.found["writes nobody made"] += revision not in self._told.get(entity, ("0",))
+                self.found["writes misplaced"] += self._misplaced(shard, entity, slot)
+                self.found["writes set aside"] += outcome != "applied"
+                inbox.append(key)
+        return rows, inbox
+
+    def _judge_row(self, shard, line):
+        key, name, credit, revision, past, slot = line
+        number, told = int(key[1:]), self._told.get(key, ["0"])
+        self.found["rows misplaced"] += self._misplaced(shard, key, slot)
+        wanted = f"name {number}" if told[-1] == "0" else f"name {number}, {told[-1]}"
+        self.found["wrong values"] += (name, credit, revision) != (wanted, str(number), told[-1])
+        if past != "0" or len(told) > 1:
+            doubled, disordered = history.faults(past, told)
+            self.found["took effect twice"] += len(doubled)
+            self.found["out of order"] += len(disordered)
+
+    def _misplaced(self, shard, key, slot):
+        right = self._rows.slots[int(key[1:])]
+        return str(right) != slot or self._owner[right] != shard
+
+
+def _lines(connection, query):
+    with connection.cursor().copy(f"COPY ({query}) TO STDOUT") as copy:
+        rest = b""
+        for block in copy:
+            *whole, rest = (rest + block).split(b"\n")
+            for line in whole:
+                yield line.decode().split("\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A rebalance's run in a process of its own, as `shardctl rebalance run` is: it takes no time from who publishes and looks on.
+
+`python -m shardctl.local.executor` takes a pickled job on stdin and tells its progress on stdout, a JSON object a line. It ends
+with who reads that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from shardctl.errors import ShardctlError
+from shardctl.rebalance.run import PARALLEL, Progress
+from shardctl.spec import Fleet
+
+TELL_SECONDS = 0.1
+END_SECONDS = 10.0
+
+
+class ExecutorError(ShardctlError):
+    """The run has not handed every slot over."""
+
+
+def run(
+    fleet: Fleet,
+    databases: Mapping[str, str],
+    environment: Mapping[str, str],
+    look: Callable[[Progress], object] = lambda _: None,
+    parallel: int = PARALLEL,
+) -> Progress:
+    """Hand every slot of a transitional fleet over; URLs by shard. `look` sees how it goes, some times a second.
+
+    Raises ExecutorError.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+        start_new_session=True,  # Ctrl-C is for us
+    )
+    assert process.stdin
+    assert process.stdout
+    last: Progress | None = None
+    try:
+        with process.stdin as job:
+            pickle.dump((fleet, dict(databases), parallel), job)
+        for line in process.stdout:
+            last = _read(json.loads(line))
+            look(last)
+        process.wait(END_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    if last is None or not last.ended:
+        raise ExecutorError(f"the run ended early, with exit code {process.returncode}")
+    if not last.complete:
+        raise ExecutorError("; ".join(last.failed) or f"{last.arrived:,} of {last.total:,} slots were handed over")
+    return last
+
+
+def _read(told: dict[str, object]) -> Progress:
+    if error := told.get("error"):
+        raise ExecutorError(f"the run ended early: {error}")
+    return Progress(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})  # type: ignore[arg-type]  # as it was written
+
+
+def _work() -> None:
+    from shardctl import database
+    from shardctl.rebalance.driver import BarrierPublisher, drive
+
+    fleet, databases, parallel = pickle.load(sys.stdin.buffer)  # noqa: S301 - from ourselves to ourselves
+    told_at = 0.0
+
+    def tell(progress: Progress, _: object) -> None:
+        nonlocal told_at
+        if progress.ended or time.monotonic() - told_at >= TELL_SECONDS:
+            told_at = time.monotonic()
+            print(json.dumps(dataclasses.asdict(progress)), flush=True)
+
+    publish = BarrierPublisher(fleet)
+    engines = {name: database.connect(url) for name, url in databases.items()}
+    try:
+        drive(fleet, engines, publish, parallel=parallel, tell=tell)
+    except ShardctlError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+    finally:
+        for engine in engines.values():
+            engine.dispose()
+        publish.close()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        _work()
