@@ -63,7 +63,7 @@ class Bench:
         return Handled(kept)
 
     async def until(self, condition):
-        for _ in range(3_000):
+        for _ in range(10_000):
             if condition():
                 return
             await asyncio.sleep(0.001)
