@@ -19,7 +19,7 @@ from shardctl.lanes import read as read_lanes
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.copying import kinds_of
-from shardctl.rebalance.fitness import unfit
+from shardctl.rebalance.fitness import doubts, unfit
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.journal import Entry
 from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
@@ -156,15 +156,30 @@ def _announce(fleet: Fleet, views: dict[str, dict[int, Lane]]) -> None:
 
 def unfit_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
     """Of each pair of databases between which slots move. A new shard's may have no tables yet: `start` makes them."""
+    for source, destination in _ways(fleet, known):
+        for reason in unfit(databases[source], databases[destination], kinds_of(fleet, destination)):
+            yield f"from {source} to {destination}: {reason}"
+
+
+def doubtful_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
+    """What may go wrong or be slow though rows can be moved, where `unfit_tables` finds nothing. Each told once."""
+    told = (
+        doubt
+        for source, destination in _ways(fleet, known)
+        for doubt in doubts(databases[source], databases[destination], kinds_of(fleet, destination))
+    )
+    yield from dict.fromkeys(told)
+
+
+def _ways(fleet: Fleet, known: Mapping[str, Known]) -> list[tuple[str, str]]:
+    """The shards between whose databases slots move."""
     views = {name: each.lanes for name, each in known.items()}
     pairs = {
         (standing.source.shard, of.to.shard)
         for of in handover.hand_overs(fleet)
         if (standing := handover.standing(of, views)).source and standing.source.shard != of.to.shard
     }
-    for source, destination in sorted(pairs):
-        for reason in unfit(databases[source], databases[destination], kinds_of(fleet, destination)):
-            yield f"from {source} to {destination}: {reason}"
+    return sorted(pairs)
 
 
 def lacking_subscriptions(fleet: Fleet, publisher: Any, subscriber: Any, *, every: bool) -> Iterator[str]:

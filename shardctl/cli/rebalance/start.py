@@ -55,6 +55,8 @@ def start(
             return end
         opening.make_tables(wanted, work.urls)
         refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))
+        for doubt in preflight.doubtful_tables(wanted, work.databases, work.known()):
+            say(f"warning: {doubt}")
         opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=print)
     if source is not None:
         if file.read_bytes() != source.read_bytes():  # else it was killed right after this

@@ -193,9 +193,14 @@ def test_a_large_slot_comes_in_chunks_and_can_be_stopped_between_them(sides, mon
     source, destination = sides
     monkeypatch.setattr(transfer, "ROWS_AT_ONCE", 10)
     source.record(5, *(f"k{number}" for number in range(95)))
-    assert copy(source, destination).rows["shardctl_inbox"] == 95
-    destination.clear()
     asked = []
+    copied = copy(source, destination, cancelled=lambda: asked.append(1))
+    assert (copied.rows["shardctl_inbox"], len(asked)) == (
+        95,
+        9 + 9,
+    )  # while they are stored and while they are read back
+    destination.clear()
+    asked.clear()
     with pytest.raises(CopyCancelledError, match="slot 5: stopped"):
         copy(source, destination, cancelled=lambda: asked.append(1) or len(asked) == 4)
     assert len(asked) == 4
