@@ -6,4 +6,5 @@ knows nothing of the consumer: it compares what was published with what is commi
 
     python -m tests.sim                      a thousand schedules
     python -m tests.sim --seed 7 --trace     one of them, told event by event
+    python -m tests.sim --rebalance          the same with slots on the move: see tests/sim/rebalance
 """

@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.sim.campaign import failures, seeds
+from tests.sim.campaign import Failure, failures, seeds
+from tests.sim.rebalance import campaign as moving
+from tests.sim.rebalance.executor import Crash
+from tests.sim.rebalance.world import play as play_moving
 from tests.sim.scenario import Scenario, Trap, every_await, small, two_awaits
-from tests.sim.world import play
+from tests.sim.world import Result, play
 
 
 def main() -> int:
@@ -29,13 +32,19 @@ def main() -> int:
         "--trap", action="append", default=[], metavar="REPLICA:STEP:WHAT:SECONDS:LIFE", help="where to cut it short"
     )
     parser.add_argument("--in-flight-arrives", action="store_true", help="what a killed replica has sent still arrives")
+    parser.add_argument("--rebalance", action="store_true", help="schedules in which slots move")
+    parser.add_argument("--broken-order", action="store_true", help="with --rebalance: producers break the rules")
+    parser.add_argument("--crash", action="append", default=[], metavar="EFFECT:WHEN", help="with --rebalance --small")
+    parser.add_argument("--after-crash", default="", metavar="COMMANDS", help="with --crash: what people type then")
     given = parser.parse_args()
+    if given.rebalance:
+        return _rebalance(given)
     if given.seed is not None:
         return _one(given)
     if given.sweep is not None:
-        return _many(_sweep(given.sweep))
+        return _many(failures(_sweep(given.sweep)))
     numbers = range(given.first, given.first + given.schedules)
-    return _many(seeds(numbers, real_store=given.real_store, hand_over=given.hand_over))
+    return _many(failures(seeds(numbers, real_store=given.real_store, hand_over=given.hand_over)))
 
 
 def _one(given: argparse.Namespace) -> int:
@@ -44,7 +53,26 @@ def _one(given: argparse.Namespace) -> int:
         scenario = small(given.seed, traps, in_flight_dies_with_sender=not given.in_flight_arrives)
     else:
         (scenario,) = seeds([given.seed], real_store=given.real_store, hand_over=given.hand_over)
-    result = play(scenario, logs=given.trace)
+    return _tell(given, play(scenario, logs=given.trace))
+
+
+def _rebalance(given: argparse.Namespace) -> int:
+    if given.seed is not None:
+        scenario = moving.scenario_of(
+            given.seed,
+            small_one=given.small,
+            broken_order=given.broken_order,
+            traps=tuple(Trap.read(text) for text in given.trap),
+            crashes=tuple(Crash.read(text) for text in given.crash),
+            after_crash=tuple(filter(None, given.after_crash.split(","))),
+        )
+        return _tell(given, play_moving(scenario, logs=given.trace))
+    if given.sweep is not None:
+        return _many(moving.sweep(given.sweep))
+    return _many(moving.seeds(range(given.first, given.first + given.schedules), broken_order=given.broken_order))
+
+
+def _tell(given: argparse.Namespace, result: Result) -> int:
     if given.trace:
         print(result.oracle.told())
     else:
@@ -60,10 +88,10 @@ def _sweep(seed: int) -> Iterator[Scenario]:
     return itertools.chain(every_await(seed, steps), two_awaits(seed, steps, 1_000))
 
 
-def _many(scenarios: Iterator[Scenario]) -> int:
+def _many(found: Iterator[Failure | None]) -> int:
     began, done, failed = time.perf_counter(), 0, 0
     try:
-        for failure in failures(scenarios):
+        for failure in found:
             done += 1
             if failure:
                 failed += 1

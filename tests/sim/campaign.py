@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests.sim.scenario import Scenario, Trap, drawn
 from tests.sim.world import Parts, Result, play
@@ -16,8 +17,9 @@ TOLD_EVENTS = 60
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    scenario: Scenario
+    scenario: Any
     result: Result
+    command: str
 
     def told(self) -> str:
         """What went wrong, the events before it, and how to see all of them."""
@@ -27,7 +29,7 @@ class Failure:
         return (
             f"{self.result.violations[0]}\n{skipped}" + "\n".join(lines[-TOLD_EVENTS:]) + f"\n"
             f"seed {self.scenario.seed}{f', traps: {traps}' if traps else ''}\n"
-            f"to see all of it: {command(self.scenario)} --trace"
+            f"to see all of it: {self.command} --trace"
         )
 
 
@@ -59,10 +61,16 @@ def seeds(numbers: Iterable[int], *, real_store: bool = False, hand_over: bool =
 
 def failures(scenarios: Iterable[Scenario], parts: Parts | None = None) -> Iterator[Failure | None]:
     """One item a schedule: its failure, or None."""
+    return played(scenarios, lambda scenario: play(scenario, parts), command)
+
+
+def played(
+    scenarios: Iterable[Any], play_one: Callable[[Any], Result], told: Callable[[Any], str]
+) -> Iterator[Failure | None]:
     with _no_garbage_collection():
         for number, scenario in enumerate(scenarios, 1):
-            result = play(scenario, parts)
-            yield Failure(scenario, result) if result.violations else None
+            result = play_one(scenario)
+            yield Failure(scenario, result, told(scenario)) if result.violations else None
             if number % COLLECT_EVERY == 0:
                 gc.collect()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.campaign import Failure, failures, first_failure, seeds
+from tests.sim.campaign import Failure, command, failures, first_failure, seeds
 from tests.sim.mutants import MUTANTS, NO_LOCKS
 from tests.sim.scenario import drawn, every_await, small, two_awaits
 from tests.sim.world import play
@@ -31,7 +31,7 @@ def test_few_schedules():
     told = set(EVENTS)
     for scenario in seeds(range(FEW)):
         result = play(scenario)
-        assert not result.violations, Failure(scenario, result).told()
+        assert not result.violations, Failure(scenario, result, command(scenario)).told()
         history = result.oracle.told()
         told -= {event for event in told if event in history}
     assert not told

@@ -74,11 +74,14 @@ class Life:
 
 def play(scenario: Scenario, parts: Parts | None = None, *, logs: bool = False) -> Result:
     """Run a schedule to its end or its first violation. Deterministic: the scenario decides everything."""
+    return played(World(scenario, parts or Parts()), scenario.seed, logs=logs)
+
+
+def played(world: World, seed: int, *, logs: bool = False) -> Result:
     state = random.getstate()
-    random.seed(f"{scenario.seed} consumer")  # the consumer's own jitter
+    random.seed(f"{seed} consumer")  # the consumer's own jitter
     logger = logging.getLogger("consumer")
     level, propagate = logger.level, logger.propagate
-    world = World(scenario, parts or Parts())
     teller = _Teller(world.oracle, world.loop)
     logger.setLevel(logging.INFO if logs else logging.CRITICAL + 1)
     logger.propagate = False
@@ -295,7 +298,7 @@ class World:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _calm_down(self) -> None:
+    def _calm_down(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Faults end; dead and frozen replicas are back soon. From here on everything must come to its end."""
         self.oracle.tell("world", "is calm from here on")
         self._calm = True
@@ -304,7 +307,7 @@ class World:
         self._scenario.habits.behave()
         self._database.fail_commit = self._redis.break_pipelines = 0.0
         self._database.activate()
-        self._look(self.loop.time() + PATIENCE_SECONDS)
+        self._look(self.loop.time() + patience_seconds)
 
     def _look(self, until: float) -> None:
         """Wait for the backlog to be gone, then stop everything and wait for that."""

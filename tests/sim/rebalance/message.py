@@ -1,0 +1,102 @@
+"""What producers of a fleet on the move want written, and what of it lies on the topic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from shardctl import barrier
+from shardctl.keyspace import digits_of, slot_of
+from tests.sim.message import PubsubMessagePb, ReceivedMessagePb
+
+SLOT_BITS = 2
+SLOTS = range(1 << SLOT_BITS)
+ENTRY, NOTE = "entry", "note"  # an entry that can't be written is dead-lettered, a note parks its key
+
+
+class Poison(StrEnum):
+    """Why a write can never succeed."""
+
+    REFUSED = "refused"  # by the database
+    UNREADABLE = "unreadable"
+
+
+class Order(StrEnum):
+    """What a slot's producers do about order."""
+
+    KEPT = "kept"
+    NONE = "none"  # they give no ordering key
+    REGIONS = "regions"  # they publish in two regions, and order is kept only within each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """`keyed`: under an idempotency key of the producer's, else under the id of its message."""
+
+    number: int  # in order of publishing
+    key: str
+    slot: int
+    kind: str = ENTRY
+    poison: Poison | None = None
+    keyed: bool = True
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        found = {
+            "slot": digits_of(self.slot, SLOT_BITS),
+            "partition_key": self.key,
+            "message_type": self.kind,
+            "operation": "insert",
+        }
+        return {**found, "idempotency_key": f"w{self.number}"} if self.keyed else found
+
+    @property
+    def data(self) -> bytes:
+        number = -self.number - 1 if self.poison is Poison.REFUSED else self.number
+        whole = json.dumps({"id": f"{self.key}-{self.number}", "number": number, "owner": self.key}).encode()
+        return whole[:-1] if self.poison is Poison.UNREADABLE else whole
+
+    def __repr__(self) -> str:
+        return f"w{self.number}({self.key}{', ' + self.poison if self.poison else ''})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posted:
+    """A message on the topic. `lane` is what is kept in order; a barrier is nobody's `write`."""
+
+    id: str
+    lane: str
+    slot: int
+    write: Write | None
+    time_us: int
+    body: Any  # the protobuf PubsubMessage
+    note: str = ""
+
+    def received(self, ack_id: str) -> Any:
+        return ReceivedMessagePb(ack_id=ack_id, message=self.body)
+
+    def __repr__(self) -> str:
+        return f"{self.id}:{self.write or self.note}"
+
+
+def posted(number: int, write: Write | None, lane: str, time_us: int, data: bytes, sent: Mapping[str, str]) -> Posted:
+    """As the service hands it out: with an id and a publish time of its own."""
+    body = PubsubMessagePb(data=data, attributes=dict(sent), message_id=f"m{number}")
+    body.publish_time.seconds, rest = divmod(time_us, 1_000_000)
+    body.publish_time.nanos = rest * 1_000
+    slot = int(sent["slot"], 2)
+    note = f"barrier of slot {slot} in {sent[barrier.SHARD]} g{sent[barrier.GENERATION]}" if write is None else ""
+    return Posted(f"m{number}", lane, slot, write, time_us, body, note)
+
+
+def _short_keys() -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {slot: [] for slot in SLOTS}
+    for number in range(100):
+        found[slot_of(f"k{number}", SLOT_BITS)].append(f"k{number}")
+    return found
+
+
+KEYS = _short_keys()  # by slot

@@ -1,0 +1,359 @@
+"""Executors and consumers with one mistake each. The simulation is worth something only while it finds them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from consumer.batch import Batch
+from consumer.delivery import Delivery
+from consumer.fence import Fence, Lanes
+from consumer.handle import Handled, Handler
+from consumer.store import Outcome, Store
+from shardctl import lanes
+from shardctl.barrier import REBALANCE
+from shardctl.database import snapshot, writing
+from shardctl.message import Encoded
+from shardctl.rebalance import closing, copying
+from shardctl.rebalance.handover import HandOver, Stage
+from shardctl.rebalance.run import Progress, Run
+from shardctl.rebalance.survey import InHand
+from shardctl.schema import LaneState, RebalanceState
+from tests.sim.broker import Habits
+from tests.sim.rebalance.executor import Executor
+from tests.sim.rebalance.scenario import FORWARD, Scenario, drawn, small
+from tests.sim.rebalance.shard import ShardStore
+from tests.sim.rebalance.world import Parts
+
+# -- what the consumer may do wrong --------------------------------------------------------------------------------------
+
+
+def _with_lanes(change: Callable[[Lanes], Lanes]) -> Parts:
+    """Consumers that take the lanes for others than they are."""
+
+    class Mistaken(Fence):
+        def share(self, connection: Connection) -> Lanes:
+            return change(super().share(connection))
+
+    return _with_fence(Mistaken)
+
+
+def _with_fence(kind: type[Fence]) -> Parts:
+    class Mutant(ShardStore):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            self.inner._fence = kind(self.fence._dialect)
+
+    return Parts(store=Mutant)
+
+
+def _with_store(kind: type[Store]) -> Parts:
+    class Mutant(ShardStore):
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            self.inner.__class__ = kind
+
+    return Parts(store=Mutant)
+
+
+def _as(state: LaneState, other: LaneState) -> Callable[[Lanes], Lanes]:
+    def change(here: Lanes) -> Lanes:
+        others = {
+            number: dataclasses.replace(lane, state=other) if lane.state == state else lane
+            for number, lane in here.others.items()
+        }
+        return dataclasses.replace(here, others=others)
+
+    return change
+
+
+def _due_is_active(here: Lanes) -> Lanes:
+    due = {number for number, lane in here.others.items() if lane.state == LaneState.DUE}
+    return dataclasses.replace(here, active=here.active | due)
+
+
+def _arriving_is_nothing_to_us(here: Lanes) -> Lanes:
+    """Lanes that are to come are written to as well."""
+    arriving = {number for number, lane in here.others.items() if lane.state == LaneState.ARRIVING}
+    return dataclasses.replace(here, active=here.active | arriving)
+
+
+class StaleMap(Fence):
+    """What isn't active is looked up in the map of some transactions ago."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._old: list[Lanes] = []
+
+    def share(self, connection: Connection) -> Lanes:
+        here = super().share(connection)
+        self._old = [*self._old[-2:], here]
+        stale = {number: lane for number, lane in self._old[0].others.items() if number not in here.active}
+        return dataclasses.replace(here, others={**here.others, **stale})
+
+
+class AcksAllAfterLeft(Store):
+    def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
+        found = super()._elsewhere(connection, deliveries, here)
+        return dataclasses.replace(found, passed_on=found.passed_on + len(found.again), again=())
+
+
+class PublishesAllAgain(Store):
+    """What has left is published again without a look at the barrier's time."""
+
+    def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
+        late = {number: dataclasses.replace(lane, barrier_time_us=1 << 62) for number, lane in here.others.items()}
+        return super()._elsewhere(connection, deliveries, dataclasses.replace(here, others=late))
+
+
+class LetsGoTwice(Store):
+    """A second barrier moves the time at which the lane was left."""
+
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
+        passed = super().pass_barriers(barriers)
+        with self._engine.begin() as connection:
+            for each in barriers:
+                connection.exec_driver_sql(
+                    "UPDATE shardctl_slots SET barrier_time_us = ? WHERE slot = ? AND generation = ? AND state = 'left'",
+                    (each.publish_time_us, each.slot, each.generation),
+                )
+                connection.exec_driver_sql("UPDATE shardctl_fence SET version = version + 1")
+        return passed
+
+
+class PassesAnyBarrier(Handler):
+    """Whatever shard and generation it is meant for."""
+
+    async def _pass_barriers(self, mine: Sequence[Delivery], outcome: Outcome) -> list[Delivery]:
+        for each in mine:
+            if each.barrier is not None:
+                each.barrier = each.message.attributes[REBALANCE]
+        return await super()._pass_barriers(mine, outcome)
+
+
+class PassesBarriersFirst(Handler):
+    async def handle(self, batch: Batch) -> Handled:
+        await self._pass_barriers(batch.deliveries, Outcome())
+        return await super().handle(batch)
+
+
+class AcksBeforePublishingAgain(Handler):
+    """The acks of what is to be published again are on their way before that is published."""
+
+    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
+        outcome = await super()._write(mine)
+        await self._acks.ack(outcome.again)
+        return outcome
+
+
+class NewKeys(Handler):
+    """What is published again counts as new."""
+
+    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
+        outcome = await super()._write(mine)
+        for each in outcome.again:
+            each.idempotency_key = f"{each.idempotency_key}-again"
+        return outcome
+
+
+# -- what the executor may do wrong --------------------------------------------------------------------------------------
+
+
+def _with_copy(after: Callable[[Connection, HandOver], None]) -> Parts:
+    """Something is done to what was copied, and nobody checks it."""
+
+    class Mutant(Executor):
+        @staticmethod
+        def row_copy(fleet: Any) -> copying.Copy:
+            real = copying.row_copy(fleet)
+
+            def copy(source: Connection, destination: Connection, of: HandOver) -> int:
+                rows = real(source, destination, of)
+                after(destination, of)
+                return rows
+
+            return copy
+
+    return Parts(executor=Mutant)
+
+
+def _deleting(*tables: str) -> Callable[[Connection, HandOver], None]:
+    def delete(connection: Connection, of: HandOver) -> None:
+        for table in tables:
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE slot = {of.slot}")
+
+    return delete
+
+
+class KeepsLeftovers(Executor):
+    """Parked messages that the slot left behind when it was here last are taken for present ones."""
+
+    @staticmethod
+    def row_copy(fleet: Any) -> copying.Copy:
+        real = copying.row_copy(fleet)
+
+        def copy(source: Connection, destination: Connection, of: HandOver) -> int:
+            left = {
+                table: destination.exec_driver_sql(f"SELECT * FROM {table} WHERE slot = {of.slot}").all()
+                for table in ("shardctl_parked_keys", "shardctl_parked")
+            }
+            rows = real(source, destination, of)
+            for table, found in left.items():
+                for row in found:
+                    marks = ", ".join("?" for _ in row)
+                    destination.exec_driver_sql(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", tuple(row))
+            return rows
+
+        return copy
+
+
+def _with_run(kind: type[Run]) -> Parts:
+    class Mutant(Executor):
+        run_class = kind
+
+    return Parts(executor=Mutant)
+
+
+class BarrierBeforeDue(Run):
+    """Slots become due a step after their barriers are out."""
+
+    def _begin(self, of: list[Any]) -> None:
+        self._early = getattr(self, "_early", set())
+        late = [each for each in of if each[0] in self._early]
+        for hand_over, standing in of:
+            if hand_over not in self._early:
+                self._early.add(hand_over)
+                self._publish(InHand(hand_over, standing, self._clock()), self._clock())
+        self._survey.put_back([each for each in of if each not in late])
+        super()._begin(late)
+
+
+class ActivatesBeforeCopy(Run):
+    def _copy_what_has_left(self, now: float) -> None:
+        for each in self._in_hand(Stage.LEFT):
+            source = each.standing.source
+            if each.work is None and source and source.shard != each.of.to.shard:
+                each.work = Future()
+                with snapshot(self._databases[source.shard]) as out:
+                    left = [
+                        one for one in lanes.read(out, (each.of.slot,)).values() if one.generation == source.generation
+                    ]
+                with writing(self._databases[each.of.to.shard]) as into:
+                    lanes.activate(into, {each.of.slot: left[0].barrier_time_us or 0}, each.of.to.generation)
+                each.work = None
+        super()._copy_what_has_left(now)
+
+
+class AbortsAtOnce(Executor):
+    """What has begun isn't brought to its end."""
+
+    async def run(self, *, onward: bool = True, seconds: float = float("inf")) -> Progress:
+        return await super().run(onward=onward, seconds=seconds if onward else 0.0)
+
+
+class FinishesWithBacklog(Executor):
+    """Old subscriptions are deleted with what is left in them."""
+
+    async def finish(self) -> None:
+        real = closing.not_drained
+        closing.not_drained = lambda *_: ([], [])
+        try:
+            await super().finish()
+        finally:
+            closing.not_drained = real
+
+
+class DeletesNothing(Executor):
+    async def finish(self) -> None:
+        real = closing.delete_rows
+        closing.delete_rows = lambda *_: 0
+        try:
+            await super().finish()
+        finally:
+            closing.delete_rows = real
+
+
+class ClosesFirst(Executor):
+    """The journal is closed while barriers are out: they are ignored then."""
+
+    async def abort(self) -> None:
+        await self._call(lambda: closing.close(self._fleet, self._engines, RebalanceState.ABORTED))
+        await super().abort()
+
+
+class PublishesTwice(Executor):
+    """Not a mistake: a second copy of a barrier changes nothing."""
+
+    def _publish(self, message: Encoded) -> Future[Any]:
+        world = self._world
+        world.loop.after(0.5, world.topic.publish, None, message.data, message.attributes, self.process)
+        return super()._publish(message)
+
+
+TWICE = Parts(executor=PublishesTwice)
+
+
+class NoWait(Run):
+    def _publish_barriers(self, now: float) -> None:
+        super()._publish_barriers(now + 1.0)
+
+
+def _redelivering(seed: int) -> Scenario:
+    """Acks get lost and leases end: what was published between two copies of a barrier comes again after the second."""
+    return dataclasses.replace(small(seed), habits=Habits(drop_ack=0.3, end_lease_early=0.3, forget_ack=1.0))
+
+
+def _small_and_broken(seed: int) -> Scenario:
+    return small(seed, broken_order=True)
+
+
+def _there_and_back(seed: int) -> Scenario:
+    return dataclasses.replace(small(seed), script=("start", "run", "abort", "back", *FORWARD))
+
+
+def _early(seed: int) -> Scenario:
+    """Slots are handed over before anybody reads the new generations."""
+    return dataclasses.replace(small(seed), run_at=0.0)
+
+
+def _after_the_rollout(seed: int) -> Scenario:
+    """The new generations are read, and what they carry is acked, before the first slot is due."""
+    return dataclasses.replace(small(seed, broken_order=True), run_at=3.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    parts: Parts
+    seeds: int  # within how many it must be found: a few times what it takes today
+    scenario: Callable[[int], Scenario] = drawn
+
+
+MUTANTS = {
+    "acks what is due": Mutant(_with_lanes(_as(LaneState.DUE, LaneState.ARRIVING)), 10),
+    "writes what is due": Mutant(_with_lanes(_due_is_active), 10),
+    "writes what is to come": Mutant(_with_lanes(_arriving_is_nothing_to_us), 20),
+    "reads a stale map": Mutant(_with_fence(StaleMap), 25),
+    "acks all after its barrier": Mutant(_with_store(AcksAllAfterLeft), 25, _small_and_broken),
+    "publishes all again": Mutant(_with_store(PublishesAllAgain), 10),
+    "passes any barrier": Mutant(Parts(handler=PassesAnyBarrier), 10, _early),
+    "lets go twice": Mutant(dataclasses.replace(TWICE, store=_with_store(LetsGoTwice).store), 60, _redelivering),
+    "passes barriers first": Mutant(Parts(handler=PassesBarriersFirst), 15),
+    "acks before publishing again": Mutant(Parts(handler=AcksBeforePublishingAgain), 25, _small_and_broken),
+    "publishes again under a new key": Mutant(Parts(handler=NewKeys), 25, _small_and_broken),
+    "leaves the inbox behind": Mutant(_with_copy(_deleting("shardctl_inbox")), 10),
+    "leaves what is parked behind": Mutant(_with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, small),
+    "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10),
+    "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, _there_and_back),
+    "publishes barriers before due": Mutant(_with_run(BarrierBeforeDue), 5),
+    "activates before the copy": Mutant(_with_run(ActivatesBeforeCopy), 10),
+    "aborts at once": Mutant(Parts(executor=AbortsAtOnce), 30),
+    "closes the journal first": Mutant(Parts(executor=ClosesFirst), 30),
+    "finishes with a backlog": Mutant(Parts(executor=FinishesWithBacklog), 25, _small_and_broken),
+    "deletes nothing": Mutant(Parts(executor=DeletesNothing), 5),
+    "publishes barriers at once": Mutant(_with_run(NoWait), 100, _after_the_rollout),
+}

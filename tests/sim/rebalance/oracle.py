@@ -1,0 +1,200 @@
+"""What must be true while slots move, told from what was published, acked and committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from shardctl.spec import Fleet
+from tests.sim.loop import Process
+from tests.sim.oracle import Oracle
+from tests.sim.rebalance.message import ENTRY, NOTE, Order, Posted, Write
+from tests.sim.rebalance.shard import ShardDatabase, active
+from tests.sim.rebalance.topic import Topic
+
+
+class MovingOracle(Oracle):
+    """Keeps the history, and `violations`, the first of which ends the schedule.
+
+    - each write is committed once, in a database that holds its slot active, and where producers keep order, in order;
+    - nothing is acked that is neither recorded in an inbox, nor on the dead-letter topic, nor in some subscription;
+    - nothing is published again where producers keep order;
+    - a slot is active once, and whoever holds it active has all of its rows;
+    - poison is set aside before what follows it in its slot, and a parked key waits for a person;
+    - in the end everything that can be written is, and each row, inbox row and lane lies where the file says.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        writes: Sequence[Write],
+        orders: Mapping[int, Order],
+        alarm: Callable[[], None],
+        databases: Mapping[str, ShardDatabase],
+    ) -> None:
+        super().__init__(clock, (), alarm)
+        self._writes = {write.number: write for write in writes}
+        self._orders, self._databases = orders, databases
+        self.topic: Topic | None = None
+        self._posted: dict[str, Posted] = {}
+        self._identities: dict[int, set[str]] = {write.number: set() for write in writes}
+        self._applied: dict[int, Process | object] = {}
+        self._of_key: dict[str, list[Write]] = {}
+        for write in writes:
+            self._of_key.setdefault(write.key, []).append(write)
+        self._dropped: set[int] = set()
+        self._versions: dict[str, int | None] = {}
+        self.active: dict[str, dict[int, int]] = {name: {} for name in databases}  # slot → generation
+
+    # -- told by the topic -------------------------------------------------------------------------------------------
+
+    def published(self, message: Posted, who: object) -> None:
+        self.tell(who, "publishes", message)
+        self._posted[message.id] = message
+        if message.write is not None:
+            self._identities[message.write.number].add(self._identity_of(message))
+            if who != "producer" and self._orders[message.slot] is Order.KEPT:
+                self.violate(f"{who} published {message} again, though its producers keep order")
+
+    @staticmethod
+    def _identity_of(message: Posted) -> str:
+        return str(message.body.attributes.get("idempotency_key") or message.id)
+
+    def acked_on(self, subscription: str, process: Process, message: Posted) -> None:
+        write = message.write
+        if write is None or self._settled(write) or (self.topic and self.topic.holds_another(subscription, message)):
+            return
+        self.violate(f"{process} acked {message} on {subscription}, and nobody else has it")
+
+    def _settled(self, write: Write) -> bool:
+        if write.poison and write.kind == ENTRY and self._is_dead_lettered(write):
+            return True
+        return any(
+            shard.recorded(write.slot, identity) is not None
+            for shard in self._databases.values()
+            for identity in self._identities[write.number]
+        )
+
+    def dead_lettered(self, process: Process, message_id: str) -> None:
+        self.tell(process, "dead-lettered", message_id)
+        self.dead_letters[message_id] = self.dead_letters.get(message_id, 0) + 1
+        write = self._posted[message_id].write
+        if write is None or not write.poison or write.kind == NOTE:
+            self.violate(f"{process} dead-lettered {self._posted[message_id]}")
+
+    def _is_dead_lettered(self, write: Write) -> bool:
+        return any(self._posted[message_id].write is write for message_id in self.dead_letters)
+
+    # -- told by the databases ---------------------------------------------------------------------------------------
+
+    def observe(self, shard: ShardDatabase, who: object, *, copies: bool) -> None:
+        """After each transaction. Rows that the executor has copied are no writes."""
+        self._look_at_lanes(shard, who)
+        numbers = [int(row_id.rpartition("-")[2]) for row_id in shard.written()]
+        if not numbers:
+            return
+        self.tell(who, "copied to" if copies else "wrote in", shard.name, *(f"w{number}" for number in numbers))
+        if not copies:
+            for number in numbers:
+                self._check_write(shard, who, self._writes[number])
+
+    def _look_at_lanes(self, shard: ShardDatabase, who: object) -> None:
+        version = shard.version()
+        if version == self._versions.get(shard.name):
+            return
+        self._versions[shard.name] = version
+        found = shard.lanes()
+        before, now = self.active[shard.name], {}
+        for slot, generation in active(found):
+            if slot in now:
+                self.violate(f"slot {slot} is active in {shard.name} g{now[slot]} and g{generation}")
+            now[slot] = generation
+        self.active[shard.name] = now
+        told = " ".join(f"{each.slot}/g{each.generation}:{each.state}" for each in found)
+        self.tell(shard.name, f"has after {who}:", told)
+        for name, others in self.active.items():
+            if twice := sorted(others.keys() & now.keys()) if name != shard.name else []:
+                self.violate(f"slots {twice} are active in {name} and in {shard.name}")
+        for slot in now.keys() - before.keys():
+            self._check_rows(shard, slot)
+
+    def _check_rows(self, shard: ShardDatabase, slot: int) -> None:
+        wanted = sorted(f"{self._writes[n].key}-{n}" for n in self._applied if self._writes[n].slot == slot)
+        if (there := shard.ids(slot)) != wanted:
+            self.violate(f"slot {slot} is active in {shard.name} with rows {there}; written were {wanted}")
+
+    def _check_write(self, shard: ShardDatabase, who: object, write: Write) -> None:
+        due = self._due(write.key)
+        if write.number in self._applied:
+            self.violate(f"{write} was written by {self._applied[write.number]}, and now by {who} in {shard.name}")
+        self._applied[write.number] = who
+        if write.slot not in self.active[shard.name]:
+            self.violate(f"{write} was written in {shard.name}, where its slot {write.slot} isn't active")
+        if self._orders[write.slot] is not Order.KEPT:
+            return
+        if due is not write:
+            self.violate(f"{write} was written by {who} in {shard.name} where {due} was due")
+        for poison in self._writes.values():
+            if poison.number >= write.number:
+                break
+            ahead = poison.poison and poison.kind == ENTRY and poison.slot == write.slot
+            if ahead and not self._is_dead_lettered(poison):
+                self.violate(f"{write} was written before {poison}, ahead of it, was set aside")
+
+    def _due(self, key: str) -> Write | None:
+        """The first write of a key that is neither written nor out of the way."""
+        for write in self._of_key[key]:
+            out_of_the_way = write.number in self._dropped or (write.poison and write.kind == ENTRY)
+            if write.number not in self._applied and not out_of_the_way:
+                return write
+        return None
+
+    def dropped(self, slot: int, identity: str) -> Write:
+        """A person took the head of a parked key away."""
+        (write,) = (w for w in self._writes.values() if w.slot == slot and identity in self._identities[w.number])
+        self.tell("person", "drops", write)
+        if not write.poison:
+            self.violate(f"{write} heads its parked key, and is sound")
+        self._dropped.add(write.number)
+        return write
+
+    # -- at the end --------------------------------------------------------------------------------------------------
+
+    def check_settled(self, fleet: Fleet, backlog: Sequence[Posted], subscriptions: set[str], wanted: set[str]) -> None:
+        """After `finish`, with everything acked."""
+        if backlog:
+            self.violate(f"still not acked: {list(backlog)}")
+        if subscriptions != wanted:
+            self.violate(f"there are subscriptions {sorted(subscriptions)}, wanted: {sorted(wanted)}")
+        self._check_everything_written()
+        owned = {shard.name: dict.fromkeys(shard.slots, shard.generation) for shard in fleet.shards}
+        for name, shard in self._databases.items():
+            here = owned.get(name, {})
+            lanes = [(each.slot, each.generation, str(each.state)) for each in shard.lanes()]
+            if sorted(lanes) != sorted((slot, generation, "active") for slot, generation in here.items()):
+                self.violate(f"lanes of {name}: {lanes}, wanted: {here}")
+            if strays := shard.slots_with_rows() - here.keys():
+                self.violate(f"{name} has rows of slots {strays}, which aren't its own")
+            if open_ones := [state for state in shard.rebalance_states() if state == "open"]:
+                self.violate(f"{name} has {len(open_ones)} open rebalances")
+            if parked := shard.parked():
+                self.violate(f"{name} still parks {parked}")
+            for slot in here:
+                self._check_rows(shard, slot)
+
+    def check_served(self, backlog: Sequence[Posted]) -> None:
+        """Half done, as an abort leaves it: every slot is active once, and everything is written."""
+        if backlog:
+            self.violate(f"still not acked: {list(backlog)}")
+        self._check_everything_written()
+        held = sorted(slot for slots in self.active.values() for slot in slots)
+        if held != sorted(self._orders):
+            self.violate(f"active are slots {held}")
+
+    def _check_everything_written(self) -> None:
+        for write in self._writes.values():
+            if not write.poison and write.number not in self._applied:
+                self.violate(f"{write} was never written")
+            elif write.poison and write.kind == ENTRY and not self._is_dead_lettered(write):
+                self.violate(f"{write} never reached the dead-letter topic")
+            elif write.poison and write.kind == NOTE and write.number not in self._dropped:
+                self.violate(f"{write} was never parked")

@@ -1,0 +1,218 @@
+"""One shard's database: real tables on SQLite in memory, the consumers' way in and the executor's.
+
+Each of the consumers' transactions happens at one instant. The executor's statements outside of a transaction, and so its
+transactions as wholes, each wait for their turn. The engines outlive a schedule, since making them takes longer than one.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.pool import QueuePool
+
+from consumer.delivery import Delivery
+from consumer.errors import AgainError
+from consumer.fence import Fence
+from consumer.parked import Key
+from consumer.rows import SQLite
+from consumer.sinks.sql import SqlSink
+from consumer.store import Outcome, Released, Store
+from shardctl import database, schema
+from shardctl.keyspace import SlotSet
+from shardctl.lanes import Lane
+from shardctl.rebalance.tables import slot_tables
+from shardctl.schema import LaneState
+from shardctl.shardconfig import ShardConfig
+from shardctl.spec import MessageType
+from tests.sim.loop import Process, SimLoop
+from tests.sim.network import Answer, Network
+
+TABLES = ("entries", "notes")
+_OWN = tuple(table.name for table in reversed(schema.metadata.sorted_tables))
+_AUDIT = "CREATE TABLE audit (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, slot INTEGER NOT NULL)"
+
+
+class Hooks:
+    """Told of what is done through the executor's engines: whoever runs there at the moment."""
+
+    def before_statement(self, shard: str, connection: sqlite3.Connection, statement: str) -> None: ...
+    def commit(self, shard: str, connection: sqlite3.Connection) -> None: ...
+
+
+current = Hooks()  # set through `hooked`
+
+
+def hooked(hooks: Hooks) -> Hooks:
+    """Let the executor's engines tell another; who was told before."""
+    global current
+    before, current = current, hooks
+    return before
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    consumers: Engine
+    executor: Engine
+    observer: sqlite3.Connection  # for the oracle, who asks after each transaction
+
+
+@functools.cache
+def engines(name: str) -> Engines:
+    """Of a database that holds the tables, as long as this process lives."""
+    url = make_url(f"sqlite:///file:{name}?mode=memory&cache=shared&uri=true")
+    consumers, executor = (
+        create_engine(url, poolclass=QueuePool, connect_args={"check_same_thread": False}) for _ in range(2)
+    )
+    for engine in (consumers, executor):
+        event.listen(engine, "connect", database._configure_sqlite)
+
+    @event.listens_for(executor, "before_cursor_execute")
+    def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        current.before_statement(name, connection.connection.dbapi_connection, statement)
+
+    @event.listens_for(executor, "commit")
+    def commit(connection: Any) -> None:
+        current.commit(name, connection.connection.dbapi_connection)
+
+    where = f"file:{name}?mode=memory&cache=shared"
+    return Engines(consumers, executor, sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None))
+
+
+class ShardDatabase:
+    def __init__(self, name: str) -> None:
+        self.name, self._engines = name, engines(name)
+        self._seen = 0  # the last audited row that was told
+        _make_tables(name)
+        with self.consumers.begin() as connection:
+            for table in (*TABLES, *_OWN, "audit", "sqlite_sequence"):
+                connection.exec_driver_sql(f"DELETE FROM {table}")
+
+    @property
+    def consumers(self) -> Engine:
+        return self._engines.consumers
+
+    @property
+    def executor(self) -> Engine:
+        return self._engines.executor
+
+    def provision(self, kinds: dict[str, MessageType], slots: SlotSet, generation: int) -> None:
+        schema.create(self.consumers, kinds, slots, generation)
+        with self.executor.connect() as connection:
+            slot_tables(connection, kinds)  # looked at once for each engine: else the first schedule would be another
+
+    def written(self) -> list[str]:
+        """The ids of the rows that were inserted since the last look, in order."""
+        rows = self._ask("SELECT position, id FROM audit WHERE position > ? ORDER BY position", self._seen)
+        self._seen = max([self._seen, *(position for position, _ in rows)])
+        return [row_id for _, row_id in rows]
+
+    def version(self) -> int:
+        return self._ask("SELECT version FROM shardctl_fence")[0][0]
+
+    def lanes(self) -> list[Lane]:
+        found = self._ask(
+            "SELECT slot, generation, state, barrier_time_us FROM shardctl_slots ORDER BY slot, generation"
+        )
+        return [Lane(slot, generation, LaneState(state), time_us) for slot, generation, state, time_us in found]
+
+    def ids(self, slot: int | None = None) -> list[str]:
+        """Of the rows of a slot, or of all."""
+        return sorted(row_id for table in TABLES for row_id in self._column(f"id FROM {table}", slot))
+
+    def recorded(self, slot: int, key: str) -> str | None:
+        found = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND idempotency_key = ?", slot, key)
+        return found[0][0] if found else None
+
+    def slots_with_rows(self) -> set[int]:
+        found: set[int] = set()
+        for table in (*TABLES, "shardctl_inbox", "shardctl_parked_keys", "shardctl_parked"):
+            found.update(self._column(f"slot FROM {table}"))
+        return found
+
+    def rebalance_states(self) -> list[str]:
+        return self._column("state FROM shardctl_rebalances")
+
+    def parked(self) -> list[tuple[int, str, str]]:
+        """Slot, routing key and idempotency key of each parked message, in order."""
+        return self._ask("SELECT slot, partition_key, idempotency_key FROM shardctl_parked ORDER BY position")
+
+    def _column(self, what: str, slot: int | None = None) -> list[Any]:
+        where = "" if slot is None else f" WHERE slot = {slot}"
+        return [value for (value,) in self._ask(f"SELECT {what}{where}")]
+
+    def _ask(self, query: str, *values: object) -> list[Any]:
+        return self._engines.observer.execute(query, values).fetchall()
+
+
+@functools.cache
+def _make_tables(name: str) -> None:
+    engine = engines(name).consumers
+    with engine.begin() as connection:
+        for table in TABLES:
+            connection.exec_driver_sql(
+                f"CREATE TABLE {table} (id TEXT PRIMARY KEY, owner TEXT, number INTEGER CHECK (number >= 0), "
+                "slot INTEGER NOT NULL)"
+            )
+        connection.exec_driver_sql(_AUDIT)
+        for table in TABLES:
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER audit_{table} AFTER INSERT ON {table} "
+                "BEGIN INSERT INTO audit (id, slot) VALUES (new.id, new.slot); END"
+            )
+    schema.metadata.create_all(engine)
+
+
+Told = Callable[[ShardDatabase, object], None]
+
+
+class ShardStore:
+    """A replica's own store, with the network between it and the database. `observe` is told after each transaction."""
+
+    def __init__(
+        self, loop: SimLoop, network: Network, shard: ShardDatabase, config: ShardConfig, observe: Told, fail: Any
+    ) -> None:
+        self._loop, self._network, self._shard, self._observe, self._fail = loop, network, shard, observe, fail
+        dialect = SQLite()
+        self.fence = Fence(dialect)
+        self.inner = Store(shard.consumers, dialect, self.fence, SqlSink(dialect, config.message_types))
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+        return await self._ask(lambda: self.inner.apply(deliveries))
+
+    async def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
+        return await self._ask(lambda: self.inner.pass_barriers(barriers))
+
+    async def released_keys(self) -> list[Key]:
+        return sorted(await self._ask(self.inner.released_keys))
+
+    async def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None:
+        return await self._ask(lambda: self.inner.release(key, read))
+
+    async def _ask(self, call: Callable[[], Any]) -> Any:
+        process = self._loop.current()
+
+        def serve(answer: Answer) -> None:
+            answer(self._transaction(process, call))
+
+        service = f"database {self._shard.name}"
+        return await self._network.request(service, serve, 20.0, lambda why: AgainError(f"database: {why}"))
+
+    def _transaction(self, process: Process, call: Callable[[], Any]) -> Any:
+        if self._fail():
+            return AgainError("commit failed")
+        try:
+            return call()
+        except AgainError as error:
+            return error
+        finally:
+            self._observe(self._shard, process)
+
+
+def active(found: Sequence[Lane]) -> Iterator[tuple[int, int]]:
+    """Slot and generation of each active lane."""
+    return ((lane.slot, lane.generation) for lane in found if lane.state == LaneState.ACTIVE)

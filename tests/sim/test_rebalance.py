@@ -1,0 +1,89 @@
+"""Slots on the move, simulated: a few schedules in `make check`, more of them in `make test`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.campaign import Failure
+from tests.sim.rebalance.campaign import command, failures
+from tests.sim.rebalance.mutants import MUTANTS, TWICE
+from tests.sim.rebalance.scenario import drawn, every_await, every_effect, small
+from tests.sim.rebalance.world import play
+
+FEW, SCHEDULES = 5, 35
+SWEPT, EFFECT_STRIDE, AWAIT_STRIDE = (
+    (0, 1),
+    9,
+    150,
+)  # `python -m tests.sim --rebalance --sweep 0` takes each
+
+
+def check(scenarios, parts=None):
+    failure = next((failure for failure in failures(scenarios, parts) if failure), None)
+    assert failure is None, failure.told()
+
+
+def test_uncut():
+    """Slots move under load and nothing is published again; a deletion more or less would show in the number of effects."""
+    result = play(small(0))
+    assert not result.violations, Failure(small(0), result, command(small(0))).told()
+    assert result.again == result.again_counted == 0
+    told = result.oracle.told()
+    for event in ("copied to s1", "dead-lettered", "drops", "left", "due", "arriving"):
+        assert event in told
+
+
+def test_few_schedules():
+    check(drawn(number) for number in range(FEW))
+
+
+@pytest.mark.slow
+def test_schedules():
+    """Nothing is lost, doubled, reordered or misplaced, whatever fails while slots move."""
+    check(drawn(number) for number in range(FEW, SCHEDULES))
+
+
+@pytest.mark.slow
+def test_schedules_whose_producers_break_the_rules():
+    """Where nobody keeps order nothing is lost or doubled either; what a barrier overtook is published again, and counted."""
+    again = 0
+    for number in range(SCHEDULES // 2):
+        scenario = drawn(number, broken_order=True)
+        result = play(scenario)
+        assert not result.violations, Failure(scenario, result, command(scenario)).told()
+        again += result.again
+        assert bool(result.again) >= bool(result.again_counted)
+    assert again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SWEPT)
+def test_the_executor_killed_at_every_effect(seed):
+    """Before it and after it; then it goes on, or is aborted and goes on, or is aborted and goes back."""
+    effects = len(play(small(seed)).effects)
+    assert effects > 20
+    check(every_effect(seed, effects, EFFECT_STRIDE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SWEPT)
+def test_replicas_cut_short_between_awaits(seed):
+    check(every_await(seed, play(small(seed)).lives, AWAIT_STRIDE))
+
+
+@pytest.mark.slow
+def test_every_barrier_published_twice():
+    check(map(small, range(10)), TWICE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_a_mistake_is_found(mutant):
+    assert any(failures(map(mutant.scenario, range(mutant.seeds)), mutant.parts)), (
+        f"{mutant.seeds} schedules, and nobody noticed"
+    )
+
+
+def test_one_seed_is_one_history():
+    for scenario in (lambda: small(3), lambda: drawn(3), lambda: drawn(4, broken_order=True)):
+        assert play(scenario()).oracle.digest() == play(scenario()).oracle.digest()
