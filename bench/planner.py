@@ -20,8 +20,8 @@ from rich.console import Console
 from shardctl import spec
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.plan import plan
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.plan import plan
+from shardctl.rebalance.planning.request import Request
 from shardctl.yamlfile import parse
 
 SLOT_BITS = 16

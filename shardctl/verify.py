@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Engine, inspect, select
 
 from shardctl import database, lanes, schema, topology
-from shardctl.checksum import MODULUS
 from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
-from shardctl.rebalance.shape import Named, SlotTableError, look_at
-from shardctl.rebalance.tables import named
+from shardctl.rebalance.rows.checksum import MODULUS
+from shardctl.rebalance.rows.shape import Named, SlotTableError, look_at
+from shardctl.rebalance.rows.tables import named
 from shardctl.schema import LaneState, RebalanceState
 from shardctl.spec import Fleet, MessageType, Shard
 from shardctl.verifyrows import Fault, TableCheck, check_parked, check_table

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, func, select
 
-from shardctl.checksum import MODULUS, expected_slot, key_of, prepare, sum_of_rows
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.shape import SlotTable, quoted
+from shardctl.rebalance.rows.checksum import MODULUS, expected_slot, key_of, prepare, sum_of_rows
+from shardctl.rebalance.rows.shape import SlotTable, quoted
 from shardctl.schema import parked, parked_keys
 from shardctl.spec import MessageType
 
@@ -25,6 +25,7 @@ class Fault:
     slots: SlotSet = SlotSet()  # noqa: RUF009 - frozen
     rows: int = 0
     example: str = ""  # a key
+    of_keys: bool = False  # about the keys that producers gave: where the rows lie is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def check_table(
                 SlotSet.of(each.slot for each in misrouted if each.slot is not None),
                 sum(each.wrong for each in misrouted),
                 _example(connection, table, f"{wrong} AND {table.slot_sql} = {misrouted[0].slot}"),
+                of_keys=True,
             )
         )
     return checked, faults

@@ -11,7 +11,7 @@ from sqlalchemy import insert as insert_into
 
 from shardctl import database, schema, spec
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.rowcopy import copy_slot
+from shardctl.rebalance.rows.rowcopy import copy_slot
 from shardctl.schema import LaneState
 from shardctl.yamlfile import parse
 

@@ -134,7 +134,7 @@ class LocalFleet:
             before, self._coming = self._coming, (*self._coming, shard)
             try:
                 self._provision_database(spec, shard)
-            except ShardctlError:
+            except BaseException:
                 self._coming = before
                 raise
         return tuple(shard.name for shard in new)

@@ -18,8 +18,8 @@ from shardctl.local.pauses import Commit, Effect, Times
 from shardctl.local.servers.process import wait_until
 from shardctl.rebalance import backlog, closing, opening, preflight
 from shardctl.rebalance.handover import participating
-from shardctl.rebalance.plan import Plan, plan
-from shardctl.rebalance.request import Request, types_of
+from shardctl.rebalance.planning.plan import Plan, plan
+from shardctl.rebalance.planning.request import Request, types_of
 from shardctl.rebalance.run import PARALLEL, Progress
 from shardctl.schema import RebalanceState
 

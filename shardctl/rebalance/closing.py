@@ -20,7 +20,7 @@ from shardctl.rebalance.backlog import UNKNOWN, Backlog
 from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.preflight import Known
-from shardctl.rebalance.removal import delete_slots
+from shardctl.rebalance.rows.removal import delete_slots
 from shardctl.schema import LaneState, RebalanceState
 from shardctl.spec import Fleet, Shard
 

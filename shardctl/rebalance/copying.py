@@ -76,7 +76,7 @@ def is_transient(error: DatabaseError) -> bool:
 
 def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:
     """The real copy: every table of the types that the slot's shard takes, and shardctl's own."""
-    from shardctl.rebalance.rowcopy import copy_slot
+    from shardctl.rebalance.rows.rowcopy import copy_slot
 
     def copy(source: Connection, destination: Connection, of: HandOver) -> int:
         return copy_slot(source, destination, kinds_of(fleet, of.to.shard), of.slot, cancelled).total_rows
@@ -89,7 +89,7 @@ def warm_up(fleet: Fleet, databases: Mapping[str, Engine], sessions: int) -> Non
 
     Trouble is left for the run to meet, and to tell.
     """
-    from shardctl.rebalance.rowcopy import prepare
+    from shardctl.rebalance.rows.rowcopy import prepare
 
     ways = {(source.shard, of.to.shard) for of in hand_overs(fleet) for source in of.sources}
     with suppress(ShardctlError), ExitStack() as opened:

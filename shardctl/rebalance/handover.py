@@ -13,7 +13,7 @@ from enum import StrEnum
 from shardctl import topology
 from shardctl.keyspace import lane_of
 from shardctl.lanes import Lane
-from shardctl.rebalance.request import types_of
+from shardctl.rebalance.planning.request import types_of
 from shardctl.schema import LaneState
 from shardctl.spec import Fleet, Shard
 

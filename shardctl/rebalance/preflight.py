@@ -19,9 +19,9 @@ from shardctl.lanes import read as read_lanes
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.copying import kinds_of
-from shardctl.rebalance.fitness import doubts, unfit
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.journal import Entry
+from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
 from shardctl.spec import Fleet, Shard
 

@@ -12,9 +12,9 @@ from rowcopy_kit import FLEET, KINDS
 from rowcopy_places import PRODUCTS, places, sides
 
 from shardctl import database, spec
-from shardctl.checksum import expected_slot, prepare
 from shardctl.keyspace import slot_of, slot_of_time
-from shardctl.rebalance.tables import slot_tables
+from shardctl.rebalance.rows.checksum import expected_slot, prepare
+from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.yamlfile import parse
 
 pytestmark = pytest.mark.slow

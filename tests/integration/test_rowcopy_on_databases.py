@@ -13,9 +13,9 @@ from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
 
 from shardctl import schema
 from shardctl.database import DatabaseError
-from shardctl.rebalance import transfer
-from shardctl.rebalance.fitness import doubts, unfit
-from shardctl.rebalance.rowcopy import CopyError, CopyMismatchError
+from shardctl.rebalance.rows import transfer
+from shardctl.rebalance.rows.fitness import doubts, unfit
+from shardctl.rebalance.rows.rowcopy import CopyError, CopyMismatchError
 
 pytestmark = pytest.mark.slow
 __all__ = ["places", "sides"]

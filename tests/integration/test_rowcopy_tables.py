@@ -10,9 +10,9 @@ from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
 from sqlalchemy import text
 
 from shardctl import database, spec
-from shardctl.rebalance.fitness import unfit
-from shardctl.rebalance.removal import RemovalError, _check_nobodys, delete_slots
-from shardctl.rebalance.tables import row_counts
+from shardctl.rebalance.rows.fitness import unfit
+from shardctl.rebalance.rows.removal import RemovalError, _check_nobodys, delete_slots
+from shardctl.rebalance.rows.tables import row_counts
 from shardctl.schema import LaneState
 from shardctl.yamlfile import parse
 

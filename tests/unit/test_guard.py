@@ -7,8 +7,8 @@ from fleets import fleet, text
 
 from shardctl import guard
 from shardctl.cli import main
-from shardctl.rebalance.plan import plan
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.plan import plan
+from shardctl.rebalance.planning.request import Request
 
 BEFORE = ("0-511", "512-1023")
 

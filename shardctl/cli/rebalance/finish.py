@@ -41,7 +41,7 @@ def finish(
     """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
     from shardctl import guard, spec
     from shardctl.rebalance import closing
-    from shardctl.rebalance.edit import settled
+    from shardctl.rebalance.planning.edit import settled
     from shardctl.schema import RebalanceState
 
     fleet = spec.load(file)
@@ -78,12 +78,17 @@ def _verify(work: Work) -> None:
 
     say("verifying every row of the databases that take part …")
     taking_part = work.fleet.model_copy(update={"shards": handover.participating(work.fleet)})
-    refuse(
-        [
-            f"{fault.shard}: {' '.join(filter(None, (fault.table, str(fault.slots))))}: {fault.what}. {fault.do}"
-            for fault in verify(taking_part, work.databases).faults
-        ]
-    )
+    told = [
+        (
+            f"{fault.shard}: {' '.join(filter(None, (fault.table, str(fault.slots))))}: {fault.what}. {fault.do}",
+            fault.of_keys,
+        )
+        for fault in verify(taking_part, work.databases).faults
+    ]
+    for text, of_keys in told:
+        if of_keys:  # the rows lie where their slots are, whoever named those
+            say(f"warning: {text}")
+    refuse([text for text, of_keys in told if not of_keys])
 
 
 def _subscriptions(
@@ -108,7 +113,7 @@ def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], fi
     from shardctl.database import snapshot
     from shardctl.rebalance import closing, handover, journal
     from shardctl.rebalance.copying import kinds_of
-    from shardctl.rebalance.tables import row_counts
+    from shardctl.rebalance.rows.tables import row_counts
 
     fleet = work.fleet
     print(f"rebalance {journal.id_of(fleet)}: every slot is where {file} says. To be deleted:")

@@ -17,7 +17,7 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_js
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 if TYPE_CHECKING:
-    from shardctl.rebalance.plan import Plan
+    from shardctl.rebalance.planning.plan import Plan
     from shardctl.spec import Fleet
 
 
@@ -71,9 +71,9 @@ def plan(
 ) -> int:
     """Find the fewest slots to move, and write the next file. With no option: level the shards there are."""
     from shardctl import spec
-    from shardctl.rebalance.edit import edited
-    from shardctl.rebalance.plan import plan as planned
-    from shardctl.rebalance.request import Request
+    from shardctl.rebalance.planning.edit import edited
+    from shardctl.rebalance.planning.plan import plan as planned
+    from shardctl.rebalance.planning.request import Request
 
     fleet = spec.load(file)
     target = output or file.with_name(f"{file.stem}.next{file.suffix}")
@@ -167,7 +167,7 @@ def _duration(text: str) -> timedelta:
 
 def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, float]:
     from shardctl.provision import database_urls
-    from shardctl.rebalance.rates import measured
+    from shardctl.rebalance.planning.rates import measured
 
     urls = database_urls(fleet, given, os.environ, "without --by-load slots are counted")
     rates = measured(urls.values(), window, datetime.now(UTC))
@@ -179,7 +179,7 @@ def _rows(fleet: Fleet, found: Plan, given: dict[str, str]) -> int | None:
     """How many rows are to be copied; None where the databases can't be asked."""
     from shardctl.database import DatabaseError
     from shardctl.provision import database_url_variable
-    from shardctl.rebalance.rates import rows_to_copy
+    from shardctl.rebalance.planning.rates import rows_to_copy
 
     urls = {s.name: given.get(s.name) or os.environ.get(database_url_variable(s), "") for s in fleet.shards}
     if not all(urls[move.source] for move in found.moves):

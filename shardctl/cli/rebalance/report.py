@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from shardctl.cli.terminal import print_table, say
 
 if TYPE_CHECKING:
-    from shardctl.rebalance.plan import Plan
-    from shardctl.rebalance.request import Request
+    from shardctl.rebalance.planning.plan import Plan
+    from shardctl.rebalance.planning.request import Request
 
 
 def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
     from shardctl import topology
     from shardctl.filters import MAX_FILTER_BYTES
-    from shardctl.rebalance.rates import expected_seconds
+    from shardctl.rebalance.planning.rates import expected_seconds
 
     old = {shard.name: shard for shard in found.before.shards}
     staying = sum(len(s.slots & old[s.name].slots) for s in found.changed if s.name in old)

@@ -91,7 +91,7 @@ def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:
     from shardctl.database import snapshot
     from shardctl.errors import ShardctlError
     from shardctl.rebalance.copying import kinds_of
-    from shardctl.rebalance.tables import row_counts
+    from shardctl.rebalance.rows.tables import row_counts
 
     try:
         with snapshot(work.databases[source]) as connection:

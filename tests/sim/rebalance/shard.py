@@ -25,7 +25,7 @@ from consumer.store import Outcome, Released, Store
 from shardctl import database, schema
 from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
-from shardctl.rebalance.tables import slot_tables
+from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.schema import LaneState
 from shardctl.shardconfig import ShardConfig
 from shardctl.spec import MessageType

@@ -23,7 +23,7 @@ from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
 from shardctl import parked, topology
 from shardctl.errors import ShardctlError
-from shardctl.rebalance.way_back import fleet_back
+from shardctl.rebalance.planning.way_back import fleet_back
 from shardctl.shardconfig import ShardConfig, slice_of
 from shardctl.spec import Fleet
 from tests.sim.broker import Subscriber

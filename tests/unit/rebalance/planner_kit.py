@@ -7,7 +7,7 @@ from fleets import fleet
 
 from shardctl import coverage
 from shardctl.errors import UsageError
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.request import Request
 
 
 def with_long_filters(found, length):

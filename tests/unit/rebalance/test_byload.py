@@ -4,8 +4,8 @@ import pytest
 from fleets import fleet
 
 from shardctl import coverage
-from shardctl.rebalance.plan import NothingToMoveError, plan
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.plan import NothingToMoveError, plan
+from shardctl.rebalance.planning.request import Request
 
 FOUR = fleet(["0-255", "256-511", "512-767", "768-1023"])
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from shardctl import spec, starter, yamlfile
 from shardctl.faults import SpecError
-from shardctl.rebalance.edit import EditError, edited, settled
-from shardctl.rebalance.plan import plan
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.edit import EditError, edited, settled
+from shardctl.rebalance.planning.plan import plan
+from shardctl.rebalance.planning.request import Request
 
 TOP = HEAD + "message_types:\n" + TYPE.format(name="a") + TYPE.format(name="b")
 REQUESTS = [

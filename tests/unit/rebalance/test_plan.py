@@ -8,8 +8,8 @@ from shardctl import coverage, topology
 from shardctl.errors import UsageError
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.plan import NoPlanError, NothingToMoveError, plan
-from shardctl.rebalance.request import Request, asked
+from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
+from shardctl.rebalance.planning.request import Request, asked
 from shardctl.spec import Previous
 
 THREE = fleet(["0-351", "352-671", "672-1023"])

@@ -1,6 +1,6 @@
 import pytest
 
-from shardctl.rebalance.quotas import bounds, drained, fair_parts, filled
+from shardctl.rebalance.planning.quotas import bounds, drained, fair_parts, filled
 
 
 def test_parts_go_by_weight():

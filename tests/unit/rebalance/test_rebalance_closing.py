@@ -6,8 +6,9 @@ from rebalance_kit import CrashError, after
 from shardctl import lanes
 from shardctl.database import writing
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance import closing, journal, preflight, way_back
+from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.standing import survey
 from shardctl.schema import LaneState, RebalanceState
 

@@ -5,8 +5,9 @@ from rebalance_kit import KEYS, ROWS, CrashError
 
 from shardctl import lanes
 from shardctl.database import writing
-from shardctl.rebalance import copying, journal, way_back
+from shardctl.rebalance import copying, journal
 from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.run import AGAIN_SECONDS, SETTLE_SECONDS
 from shardctl.rebalance.tally import quantiles
 from shardctl.rebalance.window import SLOW_SECONDS, Window

@@ -4,7 +4,7 @@ import pytest
 from fleets import fleet
 
 from shardctl.errors import UsageError
-from shardctl.rebalance.request import Request, asked
+from shardctl.rebalance.planning.request import Request, asked
 
 FLEET = fleet(["0-511", "512-1023"])
 BY_TYPE = fleet(

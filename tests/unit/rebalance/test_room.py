@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from shardctl import filters, topology
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.room import FilterRoom
+from shardctl.rebalance.planning.room import FilterRoom
 
 FLEETS = [
     fleet([[f'slots: "0-{(1 << bits) - 1}"', *types]], slot_bits=bits, topic_bits=topics)

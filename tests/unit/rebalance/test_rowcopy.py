@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from shardctl import database, schema, spec
 from shardctl.database import DatabaseError
-from shardctl.rebalance import transfer
-from shardctl.rebalance.rowcopy import CopyCancelledError, CopyError, CopyMismatchError
-from shardctl.rebalance.shape import SlotTableError
-from shardctl.rebalance.tables import named, row_counts
+from shardctl.rebalance.rows import transfer
+from shardctl.rebalance.rows.rowcopy import CopyCancelledError, CopyError, CopyMismatchError
+from shardctl.rebalance.rows.shape import SlotTableError
+from shardctl.rebalance.rows.tables import named, row_counts
 from shardctl.schema import LaneState
 from shardctl.yamlfile import parse
 

@@ -6,8 +6,8 @@ import pytest
 from rowcopy_kit import FLEET, Side
 
 from shardctl import schema, spec
-from shardctl.rebalance.fitness import doubts, unfit
-from shardctl.rebalance.removal import RemovalError, delete_slots
+from shardctl.rebalance.rows.fitness import doubts, unfit
+from shardctl.rebalance.rows.removal import RemovalError, delete_slots
 from shardctl.schema import LaneState
 from shardctl.yamlfile import parse
 

@@ -4,9 +4,9 @@ from optimum import fewest_moved
 from planner_kit import any_case, with_long_filters
 
 from shardctl.errors import UsageError
-from shardctl.rebalance.board import least_moved
-from shardctl.rebalance.plan import NoPlanError, NothingToMoveError, plan
-from shardctl.rebalance.request import Request, asked
+from shardctl.rebalance.planning.board import least_moved
+from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
+from shardctl.rebalance.planning.request import Request, asked
 
 
 def _moved(found, request):

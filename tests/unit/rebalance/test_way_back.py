@@ -3,8 +3,8 @@ from fleets import fleet
 
 from shardctl import coverage
 from shardctl.errors import UsageError
-from shardctl.rebalance.plan import NothingToMoveError, plan
-from shardctl.rebalance.request import Request
+from shardctl.rebalance.planning.plan import NothingToMoveError, plan
+from shardctl.rebalance.planning.request import Request
 
 THREE = fleet(["0-351", "352-671", "672-1023"])
 BACK = Request(back=True)

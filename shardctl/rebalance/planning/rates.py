@@ -9,7 +9,7 @@ from sqlalchemy import ColumnClause, Connection, and_, column, func, inspect, or
 
 from shardctl.database import connect, snapshot
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.plan import Move
+from shardctl.rebalance.planning.plan import Move
 from shardctl.schema import inbox
 from shardctl.spec import Fleet
 

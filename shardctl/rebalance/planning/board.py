@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.quotas import Quota
-from shardctl.rebalance.room import FilterRoom
+from shardctl.rebalance.planning.quotas import Quota
+from shardctl.rebalance.planning.room import FilterRoom
 
 Sets = tuple[SlotSet, ...]
 Run = tuple[int, int]  # slots from the first to the last

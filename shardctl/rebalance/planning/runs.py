@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.board import Run
+from shardctl.rebalance.planning.board import Run
 
 
 def every_run(slots: SlotSet, most: int) -> Iterator[Run]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance import byload, way_back
-from shardctl.rebalance.board import Sets, least_moved
-from shardctl.rebalance.request import Asked, Group, Request, asked, types_of
-from shardctl.rebalance.room import FilterRoom
-from shardctl.rebalance.search import Search
+from shardctl.rebalance.planning import byload, way_back
+from shardctl.rebalance.planning.board import Sets, least_moved
+from shardctl.rebalance.planning.request import Asked, Group, Request, asked, types_of
+from shardctl.rebalance.planning.room import FilterRoom
+from shardctl.rebalance.planning.search import Search
 from shardctl.spec import Fleet, Previous, Shard
 
 WIDER = (0.1, 0.2, 0.5)  # tolerances to offer where a closer one has no plan

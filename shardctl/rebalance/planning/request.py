@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shardctl.errors import UsageError
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.quotas import Quota, bounds, drained, fair_parts, filled
+from shardctl.rebalance.planning.quotas import Quota, bounds, drained, fair_parts, filled
 from shardctl.scalars import ShortName
 from shardctl.spec import Fleet, Shard
 

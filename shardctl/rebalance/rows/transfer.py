@@ -13,9 +13,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from shardctl import database
-from shardctl.rebalance.paired import Conversions, Paired
-from shardctl.rebalance.shape import SlotTable
-from shardctl.rebalance.values import MYSQL
+from shardctl.rebalance.rows.paired import Conversions, Paired
+from shardctl.rebalance.rows.shape import SlotTable
+from shardctl.rebalance.rows.values import MYSQL
 
 ROWS_AT_ONCE = 1_000
 BYTES_AT_ONCE = 1 << 20

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from sqlalchemy import Connection, inspect
 
-from shardctl.rebalance.shape import ForeignKey, SlotTable, crossing, identity_of
-from shardctl.rebalance.values import MYSQL
+from shardctl.rebalance.rows.shape import ForeignKey, SlotTable, crossing, identity_of
+from shardctl.rebalance.rows.values import MYSQL
 
 
 def faulty_references(connection: Connection, tables: Iterable[SlotTable]) -> Iterator[str]:

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from sqlalchemy import Connection
 
-from shardctl.rebalance.shape import Column, SlotTable, SlotTableError, quoted
-from shardctl.rebalance.values import Convert, Kind, canonical, meeting, writer
+from shardctl.rebalance.rows.shape import Column, SlotTable, SlotTableError, quoted
+from shardctl.rebalance.rows.values import Convert, Kind, canonical, meeting, writer
 
 Conversions = tuple[tuple[int, Convert], ...]  # by the column's place
 

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, select
 
 from shardctl import schema
 from shardctl.errors import ShardctlError
-from shardctl.rebalance.paired import Paired, pair
-from shardctl.rebalance.shape import SlotTable, SlotTableError
-from shardctl.rebalance.tables import slot_tables
-from shardctl.rebalance.transfer import Digest, read_back, send
+from shardctl.rebalance.rows.paired import Paired, pair
+from shardctl.rebalance.rows.shape import SlotTable, SlotTableError
+from shardctl.rebalance.rows.tables import slot_tables
+from shardctl.rebalance.rows.transfer import Digest, read_back, send
 from shardctl.schema import LaneState
 from shardctl.spec import MessageType
 

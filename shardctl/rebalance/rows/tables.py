@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, inspect
 
 from shardctl import schema
-from shardctl.rebalance.shape import Named, SlotTable, SlotTableError, look_at
+from shardctl.rebalance.rows.shape import Named, SlotTable, SlotTableError, look_at
 from shardctl.spec import MessageType
 
 OWN = (

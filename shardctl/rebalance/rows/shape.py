@@ -12,7 +12,7 @@ from sqlalchemy.engine.reflection import Inspector
 
 from shardctl import schema
 from shardctl.errors import ShardctlError
-from shardctl.rebalance.values import MYSQL, Kind, kind_of, precision_of, reading
+from shardctl.rebalance.rows.values import MYSQL, Kind, kind_of, precision_of, reading
 
 
 class SlotTableError(ShardctlError):

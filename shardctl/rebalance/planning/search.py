@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import nsmallest
 
 from shardctl.keyspace import MAX_SLOT_BITS, SlotSet
-from shardctl.rebalance.board import Board, Run, Sets, State, Step, least_moved
-from shardctl.rebalance.quotas import Quota
-from shardctl.rebalance.room import FilterRoom
-from shardctl.rebalance.runs import amounts, end_runs, every_run, round_runs
+from shardctl.rebalance.planning.board import Board, Run, Sets, State, Step, least_moved
+from shardctl.rebalance.planning.quotas import Quota
+from shardctl.rebalance.planning.room import FilterRoom
+from shardctl.rebalance.planning.runs import amounts, end_runs, every_run, round_runs
 
 BEAM = 24  # states that go on, divided among the shards
 PARTNERS = 6  # shards with room in their filters that one tries to give to or take from in a step

@@ -14,9 +14,9 @@ from itertools import accumulate
 
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.board import Run
-from shardctl.rebalance.quotas import Quota
-from shardctl.rebalance.room import FilterRoom
+from shardctl.rebalance.planning.board import Run
+from shardctl.rebalance.planning.quotas import Quota
+from shardctl.rebalance.planning.room import FilterRoom
 
 TAKERS = 6  # tried for each giver, the emptiest first
 HOTTEST = 4  # slots of each range that may go alone

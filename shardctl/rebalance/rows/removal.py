@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Engine, select
 from shardctl import database, schema
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.shape import SlotTable, crossing
-from shardctl.rebalance.tables import slot_tables
-from shardctl.rebalance.values import MYSQL
+from shardctl.rebalance.rows.shape import SlotTable, crossing
+from shardctl.rebalance.rows.tables import slot_tables
+from shardctl.rebalance.rows.values import MYSQL
 from shardctl.schema import LaneState
 from shardctl.spec import MessageType
 

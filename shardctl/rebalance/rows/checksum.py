@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from shardctl.keyspace import MAX_SLOT_BITS, TimeUnit, slot_of, slot_of_time
-from shardctl.rebalance.shape import Column, SlotTable, quoted
-from shardctl.rebalance.values import MICROSECONDS, MYSQL, Kind
+from shardctl.rebalance.rows.shape import Column, SlotTable, quoted
+from shardctl.rebalance.rows.values import MICROSECONDS, MYSQL, Kind
 from shardctl.spec import MessageType
 
 HASH_BITS = 60

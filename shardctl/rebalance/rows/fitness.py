@@ -8,10 +8,10 @@ from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy import types as sa
 
 from shardctl import database
-from shardctl.rebalance.references import doubtful_references, faulty_references
-from shardctl.rebalance.shape import Column, Named, SlotTable, SlotTableError, look_at
-from shardctl.rebalance.tables import named, remember, slot_tables
-from shardctl.rebalance.values import MYSQL, Kind, meeting
+from shardctl.rebalance.rows.references import doubtful_references, faulty_references
+from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableError, look_at
+from shardctl.rebalance.rows.tables import named, remember, slot_tables
+from shardctl.rebalance.rows.values import MYSQL, Kind, meeting
 from shardctl.spec import MessageType
 
 
