@@ -12,11 +12,11 @@ SHARDS_NAMED = 8
 
 
 def advice(fleet: Fleet) -> tuple[str, ...]:
-    return (*_on_capacity(fleet), *_on_filters(fleet), *_on_times(fleet))
+    return (*_on_capacity(fleet), *_on_replicas(fleet), *_on_filters(fleet), *_on_times(fleet))
 
 
 def _on_capacity(fleet: Fleet) -> Iterator[str]:
-    capped = [shard.name for shard in fleet.shards if fleet.autoscaling_of(shard).max > len(shard.slots)]
+    capped = [shard.name for shard in fleet.shards if fleet.autoscaling_of(shard).most > len(shard.slots)]
     if capped:
         yield f"autoscaling.max is over the number of slots, and more replicas would idle: {_names(capped)}."
     factor = topology.delivery_factor(fleet)
@@ -24,6 +24,29 @@ def _on_capacity(fleet: Fleet) -> Iterator[str]:
         yield (
             f"each message is delivered {factor:g} times, since Pub/Sub charges each subscription of a topic for all its "
             "messages. routing.topic_bits spreads the slots over topics (it can't be changed later)."
+        )
+
+
+def _on_replicas(fleet: Fleet) -> Iterator[str]:
+    scaling = {shard.name: fleet.autoscaling_of(shard) for shard in fleet.shards}
+    alone = [name for name, wanted in scaling.items() if wanted.min == 1]
+    if alone:
+        yield (
+            "autoscaling.min is 1: while that pod is moved to another node, or after a crash, nobody reads the shard until the "
+            f"next one has started: {_names(alone)}."
+        )
+    asleep = [name for name, wanted in scaling.items() if wanted.min == 0]
+    if asleep:
+        slowest = max(int(scaling[name].keda.polling.total_seconds()) for name in asleep)
+        yield (
+            "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
+            f"three minutes), for KEDA to ask (up to {slowest} s) and for a pod to start: {_names(asleep)}."
+        )
+    left_on = [name for name, wanted in scaling.items() if wanted.min == 0 and wanted.keda.activation_backlog]
+    if left_on:
+        yield (
+            "autoscaling.keda.activation_backlog leaves so many messages, and fewer, unwritten for as long as no more come: "
+            f"{_names(left_on)}."
         )
 
 

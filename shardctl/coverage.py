@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shardctl import credentials, schedules
 from shardctl.faults import Fault
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
@@ -97,7 +98,13 @@ def _fault(fleet: Fleet, finding: _Finding, types: list[str], type_count: int) -
 
 def faults(fleet: Fleet) -> tuple[Fault, ...]:
     """Everything wrong with a fleet that only shows across fields. Empty means that it can be rendered and run."""
-    found = [*_bad_names(fleet), *_bad_slots(fleet), *_bad_settings(fleet)]
+    found = [
+        *_bad_names(fleet),
+        *_bad_slots(fleet),
+        *_bad_settings(fleet),
+        *schedules.faults(fleet),
+        *credentials.faults(fleet),
+    ]
     if not found:
         found += prove(fleet)[1]
     if not found:

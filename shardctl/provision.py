@@ -45,6 +45,7 @@ class Step:
     name: str
     fields: tuple[str, ...] = ()
     wanted: Any = None
+    found: Any = None
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind} {self.name}" + (f" ({', '.join(self.fields)})" if self.fields else "")
@@ -78,7 +79,15 @@ def provision_pubsub(
 
 
 def plan_pubsub(fleet: Fleet, publisher: Any, subscriber: Any) -> tuple[Step, ...]:
-    """The steps, in the order in which they can be done. Only reads."""
+    """The steps, in the order in which they can be done. Only reads. Raises ProvisionError where Pub/Sub can't follow."""
+    steps, refused = survey_pubsub(fleet, publisher, subscriber)
+    if refused:
+        raise ProvisionError("\n".join(refused))
+    return steps
+
+
+def survey_pubsub(fleet: Fleet, publisher: Any, subscriber: Any) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """The steps, and each change that can't be made in place, with the safe way. Only reads."""
     steps: list[Step] = []
     refused: list[str] = []
     for topic in wanted_topics(fleet):
@@ -91,15 +100,13 @@ def plan_pubsub(fleet: Fleet, publisher: Any, subscriber: Any) -> tuple[Step, ..
             continue
         refused += _unchangeable(wanted, found)
         differ = tuple(field for field in MUTABLE if _value(wanted, field) != _value(found, field))
-        steps.append(Step("update" if differ else "identical", "subscription", wanted.name, differ, wanted))
-    if refused:
-        raise ProvisionError("\n".join(refused))
-    return tuple(steps)
+        steps.append(Step("update" if differ else "identical", "subscription", wanted.name, differ, wanted, found))
+    return tuple(steps), tuple(refused)
 
 
 def wanted_topics(fleet: Fleet) -> tuple[Topic, ...]:
     ids = (*(topic.id for topic in topology.topics(fleet)), topology.dead_letter_topic(fleet))
-    return tuple(Topic(name=_topic_path(fleet, topic_id), labels=_labels(fleet)) for topic_id in ids)
+    return tuple(Topic(name=_topic_path(fleet, topic_id), labels=topology.cloud_labels(fleet)) for topic_id in ids)
 
 
 def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
@@ -124,7 +131,7 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
             ack_deadline_seconds=int(settings.ack_deadline.total_seconds()),
             message_retention_duration=_duration(kept),
             expiration_policy=ExpirationPolicy(),  # without a time to live: never
-            labels=_labels(fleet),
+            labels=topology.cloud_labels(fleet),
             **others,
         )
 
@@ -138,10 +145,6 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
             for sub in topology.every_subscription(fleet, shard)
         ),
     )
-
-
-def _labels(fleet: Fleet) -> dict[str, str]:
-    return {"shardctl-fleet": fleet.fleet, **{key: value for key, value in fleet.labels.items() if "/" not in key}}
 
 
 def _topic_path(fleet: Fleet, topic: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from shardctl.keyspace import SlotSet
@@ -128,9 +128,23 @@ LabelKey = Annotated[
 LabelValue = Annotated[
     str, Text(r"([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?", "a label value: letters, digits and - _ . inside", 63)
 ]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+SecretId = Annotated[str, Text(r"[-A-Za-z0-9_]+", "a secret's id in Secret Manager: letters, digits, '-' and '_'", 255)]
 Quantity = Annotated[
     str, Text(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", "a Kubernetes quantity such as 500m or 512Mi", 20)
 ]
+Cron = Annotated[
+    str,
+    Text(
+        r"[-0-9A-Za-z*,/]+( [-0-9A-Za-z*,/]+){4}",
+        "a cron line of five fields: minute, hour, day of month, month, day of week, such as '30 4 * * 1-5'",
+        100,
+    ),
+]
+TimeZone = Annotated[
+    str, Text(r"[A-Za-z][-+_A-Za-z0-9]*(/[-+_A-Za-z0-9]+)*", "a time zone's name, such as Europe/Berlin or Etc/UTC", 64)
+]
+Region = Annotated[str, Text(r"[a-z]+-[a-z]+[0-9]+", "a Google Cloud region, such as europe-west1", 40)]
 
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

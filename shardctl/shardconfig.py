@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from shardctl import topology
+from shardctl.model import Model
 from shardctl.scalars import Duration, Slots
-from shardctl.spec import Attributes, Batching, Fleet, MessageType, Model, Shard, Subscriptions
+from shardctl.spec import Attributes, Batching, Fleet, MessageType, Shard, Subscriptions
 
 
 class Generation(Model):
@@ -58,5 +59,5 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         consumer=fleet.consumer_of(shard),
         inbox_retention=topology.inbox_retention(fleet, shard),
         # Only where it matters: a change of this file rolls the pods.
-        replicas=fleet.autoscaling_of(shard).max if fleet.consumer_of(shard).rate_limit else 1,
+        replicas=fleet.autoscaling_of(shard).most if fleet.consumer_of(shard).rate_limit else 1,
     )

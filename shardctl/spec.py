@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -24,13 +23,29 @@ from pydantic import (
 )
 
 from shardctl import yamlfile
+from shardctl.cluster import (
+    Autoscaling,
+    AutoscalingSetting,
+    NetworkPolicy,
+    Placement,
+    Probes,
+    ResourceQuota,
+    Resources,
+    Secrets,
+    SecretsSetting,
+    Workload,
+    WorkloadSetting,
+)
 from shardctl.errors import UsageError
 from shardctl.faults import Fault, SpecError, explain
 from shardctl.filters import FilterAttributes
 from shardctl.keyspace import MAX_SLOT_BITS, MIN_SLOT_BITS, TimeUnit
+from shardctl.model import Model
+from shardctl.monitoring import Monitoring, MonitoringSetting
 from shardctl.scalars import (
     AttributeName,
     Between,
+    Cron,
     Identifier,
     Image,
     Label,
@@ -39,28 +54,25 @@ from shardctl.scalars import (
     ObjectName,
     ProjectId,
     ProjectNumber,
-    Quantity,
+    Region,
+    SecretId,
     SecretKey,
     ShortName,
     SinkPath,
     Slots,
     TableName,
+    TimeZone,
     TopicId,
     TypeName,
     as_tuple,
     one_or_many,
     shown,
 )
+from shardctl.traffic import Traffic, TrafficSetting
 from shardctl.yamlfile import YamlFile
 
 DEFAULT_PATH = Path("shards.yaml")
 SCHEMA_ID = "urn:shardctl:shards.yaml"
-
-
-class Model(BaseModel):
-    """Strict, frozen, and closed to fields it doesn't know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
 # --- routing and message types ----------------------------------------------------------------------------------------
@@ -261,6 +273,10 @@ class SecretRef(Model):
 
     name: ObjectName
     key: SecretKey = "url"
+    remote: Annotated[
+        SecretId | None,
+        Field(description="Its id in Secret Manager, for `secrets: {kind: external-secrets}`; by default `name`."),
+    ] = None
 
 
 class Subscriptions(Model):
@@ -314,36 +330,19 @@ class Batching(Model):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Autoscaling(Model):
-    min: Annotated[int, Field(ge=1, le=1_000)] = 2
-    max: Annotated[int, Field(ge=1, le=1_000)] = 10
-    cpu_percent: Annotated[int, Field(ge=1, le=100)] = 70
-    backlog_per_replica: Annotated[int, Field(ge=1)] = 100
+class Schedule(Model):
+    """A write that Cloud Scheduler publishes again and again, the same each time."""
 
-    @model_validator(mode="after")
-    def _min_below_max(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} exceeds max {self.max}")
-        return self
-
-
-class Resources(Model):
-    cpu: Quantity = "500m"
-    cpu_limit: Quantity = "2"
-    memory: Quantity = "512Mi"
-    memory_limit: Quantity = "512Mi"
-    ephemeral_storage: Quantity = "64Mi"
-    ephemeral_storage_limit: Quantity = "128Mi"
-
-
-class Probes(Model):
-    """Timing of the HTTP probes on port 8080."""
-
-    period_seconds: Annotated[int, Field(ge=1, le=300)] = 5
-    timeout_seconds: Annotated[int, Field(ge=1, le=60)] = 2
-    liveness_failures: Annotated[int, Field(ge=1, le=100)] = 6
-    readiness_failures: Annotated[int, Field(ge=1, le=100)] = 2
-    startup_failures: Annotated[int, Field(ge=1, le=100)] = 24
+    name: ShortName
+    cron: Cron
+    time_zone: TimeZone = "Etc/UTC"
+    region: Annotated[Region, Field(description="Where the job lives; it can't be changed later.")]
+    type: TypeName
+    key: Annotated[
+        str | None, Field(description="The routing key; by default the body's field that the type names.")
+    ] = None
+    operation: Annotated[Operation | None, Field(description="By default as the type says.")] = None
+    body: dict[str, Any] = {}
 
 
 class Local(Model):
@@ -384,8 +383,14 @@ class Shard(Model):
     ] = None
     database: SecretRef | None = None
     consumer: Annotated[Batching | None, Field(description="What differs from the fleet's `consumer`.")] = None
-    autoscaling: Annotated[Autoscaling | None, Field(description="What differs from the fleet's `autoscaling`.")] = None
+    autoscaling: Annotated[
+        AutoscalingSetting | None, Field(description="What differs from the fleet's `autoscaling`.")
+    ] = None
     resources: Annotated[Resources | None, Field(description="What differs from the fleet's `resources`.")] = None
+    workload: Annotated[WorkloadSetting | None, Field(description="What differs from the fleet's `workload`.")] = None
+    network_policy: Annotated[
+        NetworkPolicy | None, Field(description="What differs from the fleet's `network_policy`.")
+    ] = None
 
     @model_validator(mode="after")
     def _types_make_sense(self) -> Self:
@@ -408,7 +413,13 @@ class Shard(Model):
         return message_type in self.types if self.types else message_type not in self.except_types
 
 
-SHARD_OVERRIDES = ("consumer", "autoscaling", "resources")
+def _with_kinds(data: dict[str, Any]) -> dict[str, Any]:
+    """`workload: statefulset` written out, so that what a shard says can be laid over what the fleet says."""
+    short = {name: {"kind": data[name]} for name in ("autoscaling", "workload") if isinstance(data.get(name), str)}
+    return {**data, **short}
+
+
+SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy")
 
 
 class Fleet(Model):
@@ -429,9 +440,34 @@ class Fleet(Model):
     subscription: Subscriptions = Subscriptions()
     redis: Redis = Redis()
     consumer: Batching = Batching()
-    autoscaling: Autoscaling = Autoscaling()
+    autoscaling: AutoscalingSetting = Autoscaling()
     resources: Resources = Resources()
     probes: Probes = Probes()
+    workload: WorkloadSetting = Workload()
+    placement: Placement = Placement()
+    secrets: SecretsSetting = Secrets()
+    network_policy: Annotated[
+        NetworkPolicy | None, Field(description="Rendered when given, if only as `{}`; without it nothing is closed.")
+    ] = None
+    resource_quota: Annotated[
+        ResourceQuota | None,
+        Field(description="Rendered when given, if only as `{}`; it counts for the whole namespace."),
+    ] = None
+    monitoring: MonitoringSetting = Monitoring()
+    traffic: TrafficSetting = Traffic()
+    provisioner: Annotated[
+        Literal["config-connector", "terraform", "gcloud", "api"],
+        Field(
+            description="What makes topics, subscriptions, service accounts, grants and schedules: Config Connector's objects "
+            "among the manifests; `render --format terraform`; `render --format gcloud`; or `shardctl provision`, which makes "
+            "topics and subscriptions alone."
+        ),
+    ] = "config-connector"
+    schedules: Annotated[
+        tuple[Schedule, ...],
+        BeforeValidator(as_tuple),
+        Field(description="Writes that Cloud Scheduler publishes into the fleet."),
+    ] = ()
     local: Local = Local()
     shards: Annotated[tuple[Shard, ...], Field(min_length=1), BeforeValidator(as_tuple)]
 
@@ -452,10 +488,12 @@ class Fleet(Model):
         """Lay a shard's own settings over the fleet's, so that a shard names only what differs."""
         if not isinstance(data, dict) or not isinstance(data.get("shards"), list):
             return data
+        data = _with_kinds(data)
 
         def inherit(shard: Any) -> Any:
             if not isinstance(shard, dict):
                 return shard
+            shard = _with_kinds(shard)
             merged = {
                 name: {**data[name], **shard[name]}
                 for name in SHARD_OVERRIDES
@@ -473,6 +511,12 @@ class Fleet(Model):
 
     def resources_of(self, shard: Shard) -> Resources:
         return shard.resources or self.resources
+
+    def workload_of(self, shard: Shard) -> Workload:
+        return shard.workload or self.workload
+
+    def network_policy_of(self, shard: Shard) -> NetworkPolicy | None:
+        return shard.network_policy or self.network_policy
 
     @property
     def rebalancing(self) -> bool:

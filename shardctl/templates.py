@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from pathlib import Path
 
 from jinja2 import (
@@ -12,6 +13,7 @@ from jinja2 import (
     Environment,
     FileSystemLoader,
     StrictUndefined,
+    TemplateError,
     TemplateRuntimeError,
     TemplateSyntaxError,
     Undefined,
@@ -56,6 +58,7 @@ def _block(text: Lines) -> str:
     return "|\n    " + text[:-1].replace("\n", "\n    ")
 
 
+@lru_cache(maxsize=16_384)  # most values come again: labels, names, the project
 def _text(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return str(text)
@@ -106,10 +109,9 @@ class _WholeScalars(Extension):
 @cache
 def environment(templates: Path | None) -> Environment:
     """The templates, each compiled once a process."""
-    loaders = [FileSystemLoader(_built_in())]
+    loaders = [FileSystemLoader(built_in())]
     if templates is not None:
-        if not templates.is_dir():
-            raise UsageError(f"{templates}: no such folder of templates")
+        _refuse_unless_overriding(templates)
         loaders.insert(0, FileSystemLoader(templates))
     return Environment(
         loader=ChoiceLoader(loaders),
@@ -124,7 +126,33 @@ def environment(templates: Path | None) -> Environment:
     )
 
 
-def _built_in() -> Path:
+def _refuse_unless_overriding(templates: Path) -> None:
+    """A template of one's own under a name that nothing asks for would do nothing, and nobody would notice."""
+    if not templates.is_dir():
+        raise UsageError(f"{templates}: no such folder of templates")
+    known = sorted(path.name for path in built_in().glob("*.j2"))
+    for path in sorted(templates.rglob("*.j2")):
+        if path.relative_to(templates).as_posix() not in known and not path.name.startswith("_"):
+            close = get_close_matches(path.name, known, 1)
+            hint = f" Did you mean {close[0]}?" if close else f" Templates: {', '.join(known)}."
+            raise UsageError(
+                f"{path}: overrides no template.{hint} A name that begins with '_' is for what others include."
+            )
+
+
+def place_of(error: TemplateError) -> str | None:
+    """The template and line that an error comes from, `FILE:LINE`; None where it can't be told."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.filename or error.name}:{error.lineno}"
+    place, frame = None, error.__traceback__
+    while frame:  # Jinja puts templates into the traceback; the innermost is where it happened
+        if frame.tb_frame.f_code.co_filename.endswith(".j2"):
+            place = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return place
+
+
+def built_in() -> Path:
     """The built-in templates: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).parent
     shipped = package / "_templates"

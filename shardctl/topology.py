@@ -113,8 +113,12 @@ def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
     return tuple(found)
 
 
+# A shard's filter is asked for when the file is checked, when it is rendered, and for its consumer.
+_compiled = lru_cache(maxsize=32_768)(compile_filter)
+
+
 def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
-    return compile_filter(
+    return _compiled(
         shard.slots & topic.slots,
         fleet.routing.slot_bits,
         within=topic.prefix,
@@ -146,7 +150,12 @@ def strays(fleet: Fleet) -> tuple[Strays, ...]:
 
 def is_strays(fleet: Fleet, name: str) -> bool:
     """Whether a subscription is, or was under other slots, one of the fleet's for strays."""
-    return re.fullmatch(rf"{re.escape(fleet.fleet)}-strays(-t\d+)?(-[0-9a-f]{{6}})?", name) is not None
+    return re.fullmatch(strays_pattern(fleet), name) is not None
+
+
+def strays_pattern(fleet: Fleet) -> str:
+    """What the names of the fleet's strays subscriptions match, whatever its slots are or were; as RE2 reads it too."""
+    return f"{fleet.fleet}-strays(-t[0-9]+)?(-[0-9a-f]{{6}})?"
 
 
 def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, ...]]:

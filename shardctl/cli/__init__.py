@@ -15,6 +15,7 @@ import typer
 
 from shardctl.cli import deadletter, rebalance
 from shardctl.cli.broker import broker
+from shardctl.cli.diff import diff
 from shardctl.cli.init import init
 from shardctl.cli.local import demo, up
 from shardctl.cli.provision import provision
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (init, validate, schema, route, render, provision, publish, verify, up, demo, broker):
+for _verb in (init, validate, schema, route, render, diff, provision, publish, verify, up, demo, broker):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(rebalance.app, name="rebalance")

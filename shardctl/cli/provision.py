@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -56,17 +58,24 @@ def provision(
     return EXIT_DONE
 
 
-def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
+@contextmanager
+def pubsub_clients() -> Iterator[tuple[Any, Any]]:
+    """A publisher and a subscriber, closed at the end. Raises ShardctlError where there are no credentials."""
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import pubsub_v1
-
-    from shardctl.provision import provision_pubsub
 
     try:
         publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     with publisher, subscriber:
+        yield publisher, subscriber
+
+
+def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
+    from shardctl.provision import provision_pubsub
+
+    with pubsub_clients() as (publisher, subscriber):
         provision_pubsub(fleet, publisher, subscriber, dry_run=dry_run, done=done)
     if not os.environ.get("PUBSUB_EMULATOR_HOST") and not dry_run:
         say(

@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
-from shardctl.errors import EXIT_DONE, ShardctlError
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, print_diff, say
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED, ShardctlError, UsageError
 
 if TYPE_CHECKING:
     from shardctl.render import Document
+    from shardctl.spec import Fleet
+
+
+class Format(StrEnum):
+    kubernetes = "kubernetes"
+    terraform = "terraform"
+    gcloud = "gcloud"
 
 
 def render(
@@ -28,27 +36,85 @@ def render(
     kind: Annotated[
         list[str] | None, typer.Option("--kind", metavar="K", help="Only objects of this kind; may be repeated.")
     ] = None,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Kubernetes manifests, or what lies in Google Cloud as a Terraform module or as a shell script.",
+        ),
+    ] = Format.kubernetes,
+    templates: Annotated[
+        Path | None, typer.Option("--templates", metavar="DIR", help="Templates that override the built-in ones.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check", metavar="DIR", help="Write nothing; compare with this folder, and exit 1 on a difference."
+        ),
+    ] = None,
 ) -> int:
-    """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`."""
+    """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`; or its part in Google Cloud."""
     from shardctl import guard
     from shardctl.render import documents, warnings
     from shardctl.spec import load
 
+    if output and check:
+        raise UsageError("--output writes and --check doesn't; give one of the two.")
     fleet = load(file)
     guard.check(file, fleet)
-    found = documents(fleet, shards=shard or (), kinds=kind or ())
+    if form is Format.kubernetes:
+        found = documents(fleet, shards=shard or (), kinds=kind or (), templates=templates)
+    elif shard or kind or templates:
+        raise UsageError(
+            f"--format {form} is of the whole fleet and has no templates; leave out --shard, --kind, --templates."
+        )
+    else:
+        found = iter([_in_one_file(fleet, form)])
     for warning in warnings(fleet):
         say(f"warning: {warning}")
-    if output is None:
-        return _print(found)
-    return _write(found, output, everything=not (shard or kind))
+    everything = form is Format.kubernetes and not (shard or kind)
+    if check is not None:
+        return _check(found, check, everything=everything)
+    if output is not None:
+        return _write(found, output, everything=everything)
+    return _print(found, parted=form is Format.kubernetes)
 
 
-def _print(found: Iterable[Document]) -> int:
+def _in_one_file(fleet: Fleet, form: Format) -> Document:
+    from shardctl.render import Document, gcloud, terraform
+
+    if fleet.provisioner == "config-connector":
+        say(
+            f"warning: provisioner is config-connector, which would make the same; `provisioner: {form}` leaves it to this"
+        )
+    if form is Format.terraform:
+        return Document("Terraform", fleet.fleet, None, f"{fleet.fleet}.tf.json", terraform.text(fleet))
+    return Document("gcloud", fleet.fleet, None, f"{fleet.fleet}.sh", gcloud.text(fleet))
+
+
+def _check(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
+    """Diffs go to stdout, one line a file to stderr."""
+    from shardctl.check import differences
+
+    count = 0
+    for difference in differences(found, folder, everything=everything):
+        say(str(difference))
+        print_diff(difference.diff)
+        count += 1
+    if count:
+        say(
+            f"{count} of the files in {folder} aren't as rendered; the same command with -o instead of --check writes them."
+        )
+        return EXIT_REFUSED
+    say(f"{folder}: as rendered")
+    return EXIT_DONE
+
+
+def _print(found: Iterable[Document], *, parted: bool) -> int:
     out = sys.stdout.buffer
     try:
         for document in found:
-            out.write(b"---\n" + document.text.encode())
+            out.write(b"---\n" * parted + document.text.encode())
         out.flush()
     except BrokenPipeError:
         # The reader has had enough, as in `| head`. Python flushes again at exit, and would complain.
@@ -60,6 +126,8 @@ def _print(found: Iterable[Document]) -> int:
 
 def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
     """Write the files whose bytes differ. Deletes nothing: a file left over from an earlier render is only named."""
+    from shardctl.check import unknown
+
     known = set()
     for document in found:
         path, content = folder / document.path, document.text.encode()
@@ -73,7 +141,6 @@ def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
             raise ShardctlError(f"{path}: can't be written: {error.strerror}. Files named above are done.") from error
         say(f"{'create' if before is None else 'identical' if before == content else 'update'} {path}")
     if everything:
-        for path in sorted(folder.rglob("*.yaml")):
-            if path not in known:
-                say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")
+        for path in unknown(folder, known):
+            say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")
     return EXIT_DONE

@@ -42,7 +42,7 @@ def route(
                 "name": shard.name,
                 "types": [name for name in fleet.message_types if shard.takes(name)],
                 "subscription": next(s.id for s in topology.subscriptions(fleet, shard) if s.topic == topic),
-                "database_secret": topology.database_secret(fleet, shard).model_dump(),
+                "database_secret": topology.database_secret(fleet, shard).model_dump(include={"name", "key"}),
             }
             for shard in owners
         ],

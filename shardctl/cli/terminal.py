@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,18 @@ def say(line: str) -> None:
 
 def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_diff(lines: Iterable[str]) -> None:
+    """A unified diff as data; on a terminal in colour, unless NO_COLOR is set."""
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in lines:
+        colour = next((code for begins, code in _COLOURS if line.startswith(begins)), None) if coloured else None
+        print(f"\x1b[{colour}m{line}\x1b[0m" if colour else line)
+    sys.stdout.flush()  # keeps its place among the lines on stderr
+
+
+_COLOURS = (("---", 1), ("+++", 1), ("@@", 36), ("-", 31), ("+", 32))  # bold, cyan, red, green
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:

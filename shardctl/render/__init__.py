@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from jinja2 import Environment, TemplateError, TemplateSyntaxError
+from jinja2 import Environment, TemplateError
 
 from shardctl import topology
 from shardctl.errors import UsageError
-from shardctl.render import messaging, workload
+from shardctl.render import limits, messaging, monitoring, scaling, traffic, workload
 from shardctl.render.config import config_text
 from shardctl.render.objects import Object, Plan, account_id, object_name
-from shardctl.render.workload import max_replicas
+from shardctl.render.scaling import max_replicas
 from shardctl.spec import Fleet
-from shardctl.templates import environment
+from shardctl.templates import environment, place_of
 
 __all__ = [
     "KINDS",
@@ -62,7 +63,7 @@ def documents(
     before the first document, for a shard, kind or folder that doesn't exist; BadTemplateError for a template at fault.
     """
     _refuse_shared_accounts(fleet)
-    chosen_kinds = _chosen_kinds(kinds)
+    chosen_kinds = _chosen_kinds(fleet, kinds)
     chosen_shards = tuple(fleet.shard(name) for name in dict.fromkeys(shards)) or fleet.shards
     plan = Plan(fleet, chosen_shards, whole=not shards)
     return _rendered(plan, chosen_kinds, environment(templates))
@@ -76,13 +77,14 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
             "project_number isn't set, so Pub/Sub's service agent gets no grants and the platform won't dead-letter; "
             f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` tells the number"
         )
-    capped = [s.name for s in fleet.shards if max_replicas(fleet, s) < fleet.autoscaling_of(s).max]
+    capped = [s.name for s in fleet.shards if max_replicas(fleet, s) < fleet.autoscaling_of(s).most]
     if capped:
         more = f" and {len(capped) - SHARDS_NAMED} more" if len(capped) > SHARDS_NAMED else ""
         found.append(
             "autoscaling.max is over the number of slots, and more replicas would idle: "
             f"capped for {', '.join(capped[:SHARDS_NAMED])}{more}"
         )
+    found.extend(traffic.warnings(fleet))
     return tuple(found)
 
 
@@ -103,39 +105,63 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PubSubSubscription": messaging.subscriptions,
     "IAMServiceAccount": messaging.accounts,
     "IAMPolicyMember": messaging.grants,
+    "CloudSchedulerJob": messaging.scheduler_jobs,
     "ServiceAccount": workload.service_accounts,
-    "ConfigMap": workload.config_maps,
+    "ConfigMap": lambda plan: chain(workload.config_maps(plan), monitoring.dashboards(plan)),
+    "ExternalSecret": limits.external_secrets,
+    "ResourceQuota": limits.resource_quotas,
+    "NetworkPolicy": limits.network_policies,
+    "Service": lambda plan: chain(workload.headless_services(plan), traffic.services(plan)),
     "Deployment": workload.deployments,
-    "HorizontalPodAutoscaler": workload.autoscalers,
+    "StatefulSet": workload.stateful_sets,
+    "HorizontalPodAutoscaler": scaling.autoscalers,
+    "TriggerAuthentication": scaling.trigger_authentications,
+    "ScaledObject": scaling.scaled_objects,
     "PodDisruptionBudget": workload.disruption_budgets,
+    "DestinationRule": traffic.destination_rules,
+    "VirtualService": traffic.virtual_services,
+    "KongUpstreamPolicy": traffic.upstream_policies,
+    "Ingress": traffic.ingresses,
+    "HTTPRoute": traffic.http_routes,
+    "PodMonitoring": monitoring.pod_monitorings,
+    "PodMonitor": monitoring.pod_monitors,
+    "Rules": monitoring.namespace_rules,
+    "GlobalRules": monitoring.global_rules,
+    "PrometheusRule": monitoring.prometheus_rules,
 }
 KINDS = tuple(_BUILDERS)
+# What lies in Google Cloud: left out of the manifests when Config Connector isn't the one that makes it.
+CLOUD_KINDS = ("PubSubTopic", "PubSubSubscription", "IAMServiceAccount", "IAMPolicyMember", "CloudSchedulerJob")
 
 
-def _chosen_kinds(kinds: Iterable[str]) -> Collection[str]:
+def _chosen_kinds(fleet: Fleet, kinds: Iterable[str]) -> Collection[str]:
+    elsewhere = () if fleet.provisioner == "config-connector" else CLOUD_KINDS
     by_lower = {kind.lower(): kind for kind in KINDS}
     chosen = set()
     for kind in kinds:
         if kind.lower() not in by_lower:
             raise UsageError(f"no kind {kind!r} is rendered; kinds: {', '.join(KINDS)}")
+        if by_lower[kind.lower()] in elsewhere:
+            raise UsageError(f"{by_lower[kind.lower()]} isn't among the manifests: provisioner is {fleet.provisioner}")
         chosen.add(by_lower[kind.lower()])
-    return chosen or KINDS
+    return chosen or [kind for kind in KINDS if kind not in elsewhere]
 
 
 def _rendered(plan: Plan, kinds: Collection[str], templates: Environment) -> Iterator[Document]:
     for kind, build in _BUILDERS.items():
         if kind not in kinds:
             continue
-        name = f"{kind.lower()}.yaml.j2"
-        try:
-            template = templates.get_template(name)
-            for item in build(plan):
-                shard = item.owner.shard.name if item.owner else None
-                yield Document(kind, item.name, shard, _path(plan.fleet, item), template.render(item.fields))
-        except TemplateSyntaxError as error:
-            raise BadTemplateError(f"{error.filename or name}:{error.lineno}: {error.message}") from error
-        except TemplateError as error:
-            raise BadTemplateError(f"{name}: {error.message or type(error).__name__}") from error
+        for item in build(plan):
+            shard = item.owner.shard.name if item.owner else None
+            yield Document(kind, item.name, shard, _path(plan.fleet, item), _text(item, templates))
+
+
+def _text(item: Object, templates: Environment) -> str:
+    name = item.template_name
+    try:
+        return templates.get_template(name).render(item.fields)
+    except TemplateError as error:
+        raise BadTemplateError(f"{place_of(error) or name}: {error.message or type(error).__name__}") from error
 
 
 def _path(fleet: Fleet, item: Object) -> str:

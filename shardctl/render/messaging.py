@@ -1,10 +1,12 @@
-"""Topics, subscriptions, and who may use them: Config Connector's objects."""
+"""Topics, subscriptions, who may use them, and schedules: what lies in Google Cloud, as Config Connector's objects."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
+from typing import Any
 
-from shardctl import topology
+from shardctl import schedules, topology
 from shardctl.render.objects import Object, Plan, Writer, account_id, object_name, seconds, seconds_text
 
 
@@ -25,7 +27,7 @@ def subscriptions(plan: Plan) -> Iterator[Object]:
         "maximum_backoff": seconds_text(settings.retry_maximum),
     }
 
-    def subscription(owner: Writer | None, name: str, topic: str, filter_text: str, **others: object) -> Object:
+    def subscription(owner: Writer | None, name: str, topic: str, filter_text: str, **others: Any) -> Object:
         return plan.object(
             "PubSubSubscription",
             name,
@@ -98,3 +100,21 @@ def grants(plan: Plan) -> Iterator[Object]:
             for topic in topology.topics(fleet):
                 on = ("PubSubTopic", object_name(topic.id))
                 yield grant(writer, f"{writer.id}-{topic.id}-publisher", publisher, on, member_account=writer.id)
+
+
+def scheduler_jobs(plan: Plan) -> Iterator[Object]:
+    if not plan.whole:
+        return
+    for job in schedules.jobs(plan.fleet):
+        yield plan.object(
+            "CloudSchedulerJob",
+            job.name,
+            None,
+            project=plan.fleet.project,
+            region=job.schedule.region,
+            cron=job.schedule.cron,
+            time_zone=job.schedule.time_zone,
+            topic_name=object_name(job.topic.id),
+            attributes=job.attributes,
+            data=b64encode(job.data).decode(),
+        )

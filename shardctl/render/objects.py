@@ -18,12 +18,17 @@ SHORTEST_ACCOUNT_ID, LONGEST_ACCOUNT_ID = 6, 30
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One object to come: `fields` is all that its template may show."""
+    """One object to come: `fields` is all that its template may show. The template is the kind's, unless one is named."""
 
     kind: str
     name: str
     owner: Writer | None
     fields: Mapping[str, object]
+    template: str | None = None
+
+    @property
+    def template_name(self) -> str:
+        return f"{self.template or self.kind.lower()}.yaml.j2"
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,12 @@ class Plan:
         host = f"{project}.{domain}" if domain else project
         return f"{account_id(writer.id)}@{host}.iam.gserviceaccount.com"
 
-    def object(self, kind: str, name: str, owner: Writer | None, **fields: object) -> Object:
+    def object(
+        self, kind: str, name: str, owner: Writer | None, *, template: str | None = None, **fields: object
+    ) -> Object:
         labels = owner.labels if owner else self.labels
-        return Object(kind, name, owner, {"name": name, "namespace": self.fleet.namespace, "labels": labels, **fields})
+        shown = {"name": name, "namespace": self.fleet.namespace, "labels": labels, **fields}
+        return Object(kind, name, owner, shown, template)
 
     def _labelled(self, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         shared = {"app.kubernetes.io/part-of": self.fleet.fleet, "app.kubernetes.io/managed-by": "shardctl"}

@@ -1,23 +1,17 @@
-"""The consumers: what runs, as whom, with which settings, how many of it."""
+"""The consumers: what runs, as whom, with which settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 from shardctl import topology
-from shardctl.render.objects import Object, Plan, seconds
-from shardctl.spec import Fleet, SecretRef, Shard
+from shardctl.credentials import redis_secret
+from shardctl.render.objects import Object, Plan, Writer, seconds
 from shardctl.templates import Lines
 
 GRACE_MARGIN_SECONDS = 10  # between the consumer's own drain and the kill
-
-
-def max_replicas(fleet: Fleet, shard: Shard) -> int:
-    """The most replicas that have work, one a slot; never under the minimum, whose extra replicas are hot standbys."""
-    wanted = fleet.autoscaling_of(shard)
-    slots = max(len(generation.slots) for generation in topology.generations(shard))
-    return max(wanted.min, min(wanted.max, slots))
 
 
 def service_accounts(plan: Plan) -> Iterator[Object]:
@@ -31,39 +25,29 @@ def config_maps(plan: Plan) -> Iterator[Object]:
 
 
 def deployments(plan: Plan) -> Iterator[Object]:
-    fleet = plan.fleet
-    redis = fleet.redis.secret or _secret(f"{fleet.fleet}-redis")
+    redis = redis_secret(plan.fleet)
     for writer in plan.writers:
-        shard = writer.shard
-        yield plan.object(
-            "Deployment",
-            writer.id,
-            writer,
-            app=plan.app,
-            shard=shard.name,
-            image=fleet.image,
-            config_checksum=sha256(plan.config(writer).encode()).hexdigest(),
-            grace_seconds=seconds(fleet.consumer_of(shard).drain_timeout) + GRACE_MARGIN_SECONDS,
-            database=topology.database_secret(fleet, shard),
-            redis=redis,
-            probes=fleet.probes,
-            resources=fleet.resources_of(shard),
-        )
+        workload = plan.fleet.workload_of(writer.shard)
+        if workload.kind == "deployment":
+            pods = _pods(plan, writer)
+            yield plan.object("Deployment", writer.id, writer, **pods, redis=redis, max_surge=workload.max_surge)
 
 
-def autoscalers(plan: Plan) -> Iterator[Object]:
+def stateful_sets(plan: Plan) -> Iterator[Object]:
+    redis = redis_secret(plan.fleet)
     for writer in plan.writers:
-        wanted = plan.fleet.autoscaling_of(writer.shard)
-        yield plan.object(
-            "HorizontalPodAutoscaler",
-            writer.id,
-            writer,
-            min_replicas=wanted.min,
-            max_replicas=max_replicas(plan.fleet, writer.shard),
-            cpu_percent=wanted.cpu_percent,
-            backlog_per_replica=str(wanted.backlog_per_replica),  # a quantity, which is text
-            subscriptions=[sub.id for sub in writer.subscriptions],
-        )
+        if plan.fleet.workload_of(writer.shard).kind == "statefulset":
+            pods = _pods(plan, writer)
+            yield plan.object("StatefulSet", writer.id, writer, **pods, redis=redis, service=_pod_names(writer))
+
+
+def headless_services(plan: Plan) -> Iterator[Object]:
+    """What gives a StatefulSet's pods their names; a Deployment's have none to give."""
+    for writer in plan.writers:
+        if plan.fleet.workload_of(writer.shard).kind == "statefulset":
+            yield plan.object(
+                "Service", _pod_names(writer), writer, template="headlessservice", app=plan.app, shard=writer.shard.name
+            )
 
 
 def disruption_budgets(plan: Plan) -> Iterator[Object]:
@@ -71,5 +55,26 @@ def disruption_budgets(plan: Plan) -> Iterator[Object]:
         yield plan.object("PodDisruptionBudget", writer.id, writer, app=plan.app, shard=writer.shard.name)
 
 
-def _secret(name: str) -> SecretRef:
-    return SecretRef.model_construct(name=name)  # made of names that were checked; checking again costs time
+def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
+    """What the templates of both kinds of workload show."""
+    fleet, shard = plan.fleet, writer.shard
+    workload, scaling = fleet.workload_of(shard), fleet.autoscaling_of(shard)
+    drain = seconds(fleet.consumer_of(shard).drain_timeout)
+    return {
+        "app": plan.app,
+        "shard": shard.name,
+        "replicas": scaling.min if scaling.kind == "none" else None,
+        "image": fleet.image,
+        "config_checksum": sha256(plan.config(writer).encode()).hexdigest(),
+        "grace_seconds": drain + GRACE_MARGIN_SECONDS + seconds(workload.pre_stop),
+        "pre_stop_seconds": seconds(workload.pre_stop),
+        "database": topology.database_secret(fleet, shard),
+        "probes": fleet.probes,
+        "resources": fleet.resources_of(shard),
+        "placement": fleet.placement,
+        "storage": workload.storage,
+    }
+
+
+def _pod_names(writer: Writer) -> str:
+    return f"{writer.id}-pods"

@@ -1,4 +1,7 @@
-"""One folder a case: `shards.yaml` in, the tree `out/` expected, byte for byte. `make golden` writes it anew."""
+"""One folder a case: `shards.yaml` in, the tree `out/` expected, byte for byte. `make golden` writes it anew.
+
+Where the fleet's provisioner has a format of its own, its file stands beside the manifests.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardctl import spec
-from shardctl.render import documents
+from shardctl.render import documents, gcloud, terraform
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("cases/*/shards.yaml"))
 MAX_DIFF_LINES = 200
@@ -17,7 +20,12 @@ MAX_DIFF_LINES = 200
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_rendered_tree_is_the_expected_one(case: Path, request: pytest.FixtureRequest) -> None:
-    rendered = {document.path: document.text for document in documents(spec.load(case / "shards.yaml"))}
+    fleet = spec.load(case / "shards.yaml")
+    rendered = {document.path: document.text for document in documents(fleet)}
+    if fleet.provisioner == "terraform":
+        rendered[f"{fleet.fleet}.tf.json"] = terraform.text(fleet)
+    elif fleet.provisioner == "gcloud":
+        rendered[f"{fleet.fleet}.sh"] = gcloud.text(fleet)
     out = case / "out"
     if request.config.getoption("--update-golden", default=False):
         shutil.rmtree(out, ignore_errors=True)

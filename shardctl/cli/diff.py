@@ -1,0 +1,87 @@
+"""`shardctl diff`: what is rendered against what is live."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, say
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
+
+if TYPE_CHECKING:
+    from shardctl.drift import KubernetesDrift, PubSubDrift
+    from shardctl.spec import Fleet
+
+
+def diff(
+    file: FileOption = DEFAULT_FILE,
+    no_kubernetes: Annotated[bool, typer.Option("--no-kubernetes", help="Topics and subscriptions alone.")] = False,
+    no_pubsub: Annotated[bool, typer.Option("--no-pubsub", help="The cluster alone.")] = False,
+    context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="kubectl's context.")] = None,
+    templates: Annotated[
+        Path | None, typer.Option("--templates", metavar="DIR", help="Templates that override the built-in ones.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare with the cluster and with Pub/Sub; exit 1 where they differ. Changes nothing."""
+    from shardctl import guard, spec
+
+    if no_kubernetes and no_pubsub:
+        raise UsageError("--no-kubernetes and --no-pubsub together leave nothing to compare.")
+    fleet = spec.load(file)
+    guard.check(file, fleet)
+    cluster = None if no_kubernetes else _kubernetes(fleet, context, templates, capture=as_json)
+    pubsub = None if no_pubsub else _pubsub(fleet)
+    if as_json:
+        print_json(_as_json(cluster, pubsub))
+    elif pubsub is not None:
+        _print(pubsub)
+    same = not (cluster and cluster.differs) and not pubsub
+    looked_at = " and ".join(["Kubernetes"] * (cluster is not None) + ["Pub/Sub"] * (pubsub is not None))
+    say(f"{looked_at}: as {file} says" if same else f"drift: what is live isn't what {file} says")
+    return EXIT_DONE if same else EXIT_REFUSED
+
+
+def _kubernetes(fleet: Fleet, context: str | None, templates: Path | None, *, capture: bool) -> KubernetesDrift:
+    from shardctl.drift import kubernetes_drift
+    from shardctl.render import documents
+
+    texts = [document.text for document in documents(fleet, templates=templates)]
+    sys.stdout.flush()  # kubectl writes past Python's buffer
+    return kubernetes_drift(texts, context=context, capture=capture)
+
+
+def _pubsub(fleet: Fleet) -> PubSubDrift:
+    from shardctl.cli.provision import pubsub_clients
+    from shardctl.drift import pubsub_drift
+
+    with pubsub_clients() as (publisher, subscriber):
+        return pubsub_drift(fleet, publisher, subscriber)
+
+
+def _print(pubsub: PubSubDrift) -> None:
+    from shardctl.drift import told
+
+    for step in pubsub.steps:
+        print(told(step))
+    for unchangeable in pubsub.unchangeable:
+        print(f"unchangeable {unchangeable}")
+
+
+def _as_json(cluster: KubernetesDrift | None, pubsub: PubSubDrift | None) -> dict[str, Any]:
+    return {
+        "kubernetes": cluster and {"differs": cluster.differs, "diff": cluster.diff},
+        "pubsub": None
+        if pubsub is None
+        else {
+            "differs": bool(pubsub),
+            "steps": [
+                {"action": step.action, "kind": step.kind, "name": step.name, "fields": list(step.fields)}
+                for step in pubsub.steps
+            ],
+            "unchangeable": list(pubsub.unchangeable),
+        },
+    }

@@ -1,0 +1,196 @@
+"""When people are called, and what they are told. docs/alerts.md has a section for each alert: what it means, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from shardctl.render.objects import seconds
+from shardctl.render.series import Series
+from shardctl.spec import Fleet
+
+MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`lasts`: how long the expression must hold. `cloud`: it asks Cloud Monitoring, which knows no namespace of ours."""
+
+    name: str
+    severity: Literal["critical", "warning"]
+    expr: str
+    lasts: timedelta
+    summary: str
+    description: str
+    cloud: bool = False
+
+
+def alerts(fleet: Fleet) -> Iterator[Alert]:
+    series = Series(fleet)
+    yield from _backlogs(fleet, series)
+    yield from _set_aside(fleet, series)
+    yield from _work(fleet, series)
+    yield from _slots(fleet, series)
+    yield from _pods(fleet, series)
+
+
+def _backlogs(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    wanted = fleet.monitoring.thresholds
+    yield Alert(
+        "ShardctlBacklog",
+        "warning",
+        f"{series.backlog} > {wanted.backlog_messages}",
+        10 * MINUTE,
+        "Shard {{ $labels.shard }} falls behind",
+        f"{{{{ $value | humanize }}}} messages wait for shard {{{{ $labels.shard }}}} of {fleet.fleet}: "
+        "more come in than its consumers write.",
+        cloud=True,
+    )
+    yield Alert(
+        "ShardctlOldestMessage",
+        "critical",
+        f"{series.oldest_age} > {seconds(wanted.oldest_message_age)}",
+        2 * MINUTE,
+        "Shard {{ $labels.shard }} has a message that nobody finishes",
+        f"The oldest unacked message of shard {{{{ $labels.shard }}}} of {fleet.fleet} is "
+        "{{ $value | humanizeDuration }} old: the shard is down, far behind, or stuck on a slot.",
+        cloud=True,
+    )
+
+
+def _set_aside(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    wanted = fleet.monitoring.thresholds
+    yield Alert(
+        "ShardctlDeadLetters",
+        "warning",
+        f"{series.dead_letters} > {wanted.dead_letters}",
+        MINUTE,
+        f"Writes of {fleet.fleet} are set aside",
+        f"{{{{ $value | humanize }}}} messages are on the dead-letter subscription of {fleet.fleet}: writes that can't "
+        "succeed, or that Pub/Sub gave up on. They are kept for 31 days.",
+        cloud=True,
+    )
+    yield Alert(
+        "ShardctlStrays",
+        "warning",
+        f"{series.strays} > {wanted.strays}",
+        MINUTE,
+        f"Messages of {fleet.fleet} are no shard's",
+        f"{{{{ $value | humanize }}}} messages on {fleet.fleet}'s topics have no valid slot, or a type that no shard "
+        "takes: some producer is wrong, and these writes reach no database.",
+        cloud=True,
+    )
+    if any(kind.on_poison == "park" for kind in fleet.message_types.values()):
+        parked = series.own("shardctl_messages_parked_total")
+        yield Alert(
+            "ShardctlParked",
+            "warning",
+            f"sum by (shard) (increase({parked}[15m])) > 0",
+            timedelta(),
+            "Shard {{ $labels.shard }} parks writes",
+            "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they, or one before "
+            "them of their key, failed, and the key stands still until a person releases it.",
+        )
+
+
+def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    wanted = fleet.monitoring.thresholds
+    share = f"{wanted.failure_percent / 100:g}"
+    received = series.rate("shardctl_messages_received_total")
+    yield Alert(
+        "ShardctlHandlingSlow",
+        "warning",
+        f"{series.quantile(0.99, 'shardctl_batch_seconds')} > {seconds(wanted.handling_latency)}",
+        5 * MINUTE,
+        "Shard {{ $labels.shard }} handles batches slowly",
+        "One batch in a hundred of shard {{ $labels.shard }} takes over {{ $value | humanizeDuration }} from its taking to "
+        "its acknowledgement.",
+    )
+    failing = (
+        (series.rate("shardctl_batch_retries_total"), series.rate("shardctl_batch_seconds_count")),
+        (series.rate("shardctl_messages_dead_lettered_total"), received),
+        (series.rate("shardctl_messages_parked_total"), received),
+    )
+    yield Alert(
+        "ShardctlFailureRate",
+        "warning",
+        " or ".join(f"{failed} / {tried} > {share}" for failed, tried in failing),
+        5 * MINUTE,
+        "Shard {{ $labels.shard }} fails too often",
+        "{{ $value | humanizePercentage }} of the batches of shard {{ $labels.shard }} are tried again, or of its writes "
+        "are set aside.",
+    )
+    yield Alert(
+        "ShardctlRedisDegraded",
+        "warning",
+        f"max by (shard) ({series.own('shardctl_redis_degraded')}) > 0",
+        wanted.redis_degraded,
+        "Shard {{ $labels.shard }} works without locks",
+        "Redis doesn't answer consumers of shard {{ $labels.shard }}. Writes go on, safe and slower: replicas may take up the "
+        "same slot at once, and all but one of them then do it for nothing.",
+    )
+
+
+def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    wanted = fleet.monitoring.thresholds
+    yield Alert(
+        "ShardctlSlotFailing",
+        "critical",
+        f"max by (shard) ({series.own('shardctl_slot_failing_seconds')}) > {seconds(wanted.slot_failing)}",
+        timedelta(),
+        "Shard {{ $labels.shard }} can't write",
+        "A batch of shard {{ $labels.shard }} has failed for {{ $value | humanizeDuration }}, and its slots stand still. "
+        "Nothing is lost: the messages are kept, and tried again.",
+    )
+    yield Alert(
+        "ShardctlSlotHeld",
+        "warning",
+        f"max by (shard) ({series.own('shardctl_slot_held_seconds')}) > {seconds(wanted.slot_held)}",
+        timedelta(),
+        "Shard {{ $labels.shard }} keeps a slot's messages back",
+        "A slot of shard {{ $labels.shard }} has been held for {{ $value | humanizeDuration }}: a rebalance hasn't made it "
+        "active here yet, or another replica has its lock.",
+    )
+    again = series.own("shardctl_messages_published_again_total")
+    yield Alert(
+        "ShardctlPublishedAgain",
+        "warning",
+        f"sum by (shard) (increase({again}[5m])) > {wanted.published_again}",
+        10 * MINUTE,
+        "Shard {{ $labels.shard }} goes on publishing messages again",
+        "{{ $value | humanize }} messages of shard {{ $labels.shard }} in 5 minutes came after the barrier of their slot's "
+        "move. A few are usual just after a move; this goes on.",
+    )
+
+
+def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    wanted = fleet.monitoring.thresholds
+    yield Alert(
+        "ShardctlPodsUnavailable",
+        "critical",
+        f"({series.unavailable}) > {wanted.unavailable_pods}",
+        10 * MINUTE,
+        "Shard {{ $labels.shard }} is short of pods",
+        "{{ $value }} pods of shard {{ $labels.shard }} aren't available.",
+    )
+    yield Alert(
+        "ShardctlMemory",
+        "warning",
+        f"({series.memory}) > {wanted.memory_percent / 100:g}",
+        5 * MINUTE,
+        "Pod {{ $labels.pod }} is short of memory",
+        "The consumer in {{ $labels.pod }} uses {{ $value | humanizePercentage }} of its memory limit, at which it is killed.",
+        cloud=fleet.monitoring.stack == "managed-prometheus",
+    )
+    if any(fleet.autoscaling_of(shard).min for shard in fleet.shards):  # else no pods at all may be as it should be
+        yield Alert(
+            "ShardctlSilent",
+            "critical",
+            f"absent({series.own('shardctl_ready')})",
+            10 * MINUTE,
+            f"Nothing is heard from the consumers of {fleet.fleet}",
+            f"No consumer of {fleet.fleet} is scraped: none runs, or scraping is broken. The other alerts on consumers are "
+            "blind meanwhile.",
+        )

@@ -1,0 +1,149 @@
+"""What a fleet has in Google Cloud, free of any one format's words.
+
+Read back from the same objects that become Config Connector's, so that no two formats can differ in what they make.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shardctl.render import messaging
+from shardctl.render.objects import Object, Plan
+from shardctl.spec import Fleet
+
+On = Literal["topic", "subscription", "account"]
+_ON: Mapping[str, On] = {
+    "PubSubTopic": "topic",
+    "PubSubSubscription": "subscription",
+    "IAMServiceAccount": "account",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """`name` is the object's in Kubernetes, unique among its kind: formats make their own ids of it. So with the others."""
+
+    name: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    topic: Topic
+    max_attempts: int
+    minimum_backoff: str
+    maximum_backoff: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    name: str
+    id: str
+    topic: Topic
+    filter: str
+    ack_deadline_seconds: int
+    retention: str
+    dead_letter: DeadLetter | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    name: str
+    id: str
+    email: str
+    display_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`member` is who gets `role` on one resource: an account of the fleet, or another's name as IAM writes it."""
+
+    name: str
+    role: str
+    on: On
+    resource: Topic | Subscription | Account
+    member: Account | str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    name: str
+    region: str
+    cron: str
+    time_zone: str
+    topic: Topic
+    data: bytes
+    attributes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Everything, in an order in which it can be made. Strays and dead letters come before the shards' subscriptions: from a
+    topic's first message on, nothing may go by unseen.
+    """
+
+    topics: tuple[Topic, ...]
+    subscriptions: tuple[Subscription, ...]
+    accounts: tuple[Account, ...]
+    grants: tuple[Grant, ...]
+    jobs: tuple[Job, ...]
+
+
+def cloud(fleet: Fleet) -> Cloud:
+    plan = Plan(fleet, fleet.shards, whole=True)
+    emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
+    topics = {name: Topic(name, of["topic_id"]) for name, of in _read(messaging.topics, plan)}
+    objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
+    subscriptions = {item.name: _subscription(item, topics) for item in objects}
+    accounts = {
+        name: Account(name, of["account_id"], emails[name], of["display_name"])
+        for name, of in _read(messaging.accounts, plan)
+    }
+    there: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
+    grants = []
+    for name, of in _read(messaging.grants, plan):
+        on = _ON[of["resource_kind"]]
+        member = accounts[of["member_account"]] if of["member_account"] else of["member"]
+        grants.append(Grant(name, of["role"], on, there[on][of["resource_name"]], member))
+    jobs = (
+        Job(
+            name,
+            of["region"],
+            of["cron"],
+            of["time_zone"],
+            topics[of["topic_name"]],
+            b64decode(of["data"]),
+            of["attributes"],
+        )
+        for name, of in _read(messaging.scheduler_jobs, plan)
+    )
+    return Cloud(
+        tuple(topics.values()), tuple(subscriptions.values()), tuple(accounts.values()), tuple(grants), tuple(jobs)
+    )
+
+
+def _read(build: Callable[[Plan], Iterator[Object]], plan: Plan) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((item.name, item.fields) for item in build(plan))
+
+
+def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:
+    of: Mapping[str, Any] = item.fields
+    policy = of["dead_letter"]
+    return Subscription(
+        item.name,
+        of["subscription_id"],
+        topics[of["topic_name"]],
+        of["filter"],
+        of["ack_deadline_seconds"],
+        of["retention"],
+        policy
+        and DeadLetter(
+            topics[policy["topic_name"]],
+            policy["max_attempts"],
+            policy["minimum_backoff"],
+            policy["maximum_backoff"],
+        ),
+    )

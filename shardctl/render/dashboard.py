@@ -1,0 +1,148 @@
+"""The fleet's Grafana dashboard: from what waits, over what is done, to what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+from shardctl.render.series import Series
+from shardctl.spec import Fleet
+
+SCHEMA_VERSION = 39
+COLUMNS, HEIGHT = 24, 8
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def dashboard(fleet: Fleet) -> dict[str, Any]:
+    """As Grafana imports it. Whoever looks chooses the data source; nothing in it is tied to one."""
+    return {
+        "title": f"Shards of {fleet.fleet}",
+        "uid": f"shardctl-{fleet.fleet}",  # at most 40 characters
+        "tags": ["shardctl"],
+        "schemaVersion": SCHEMA_VERSION,
+        "timezone": "browser",
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {
+            "list": [{"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}]
+        },
+        "panels": list(_laid_out(Series(fleet))),
+    }
+
+
+def _laid_out(series: Series) -> Iterator[dict[str, Any]]:
+    numbers, top = count(1), 0
+    for row, panels in _rows(series):
+        yield {
+            "id": next(numbers),
+            "type": "row",
+            "title": row,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": {"x": 0, "y": top, "w": COLUMNS, "h": 1},
+        }
+        width = COLUMNS // len(panels)
+        for place, (title, unit, queries) in enumerate(panels):
+            yield {
+                "id": next(numbers),
+                "type": "timeseries",
+                "title": title,
+                "datasource": DATASOURCE,
+                "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+                "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+                "gridPos": {"x": place * width, "y": top + 1, "w": width, "h": HEIGHT},
+                "targets": [
+                    {"refId": chr(ord("A") + number), "datasource": DATASOURCE, "expr": expr, "legendFormat": legend}
+                    for number, (legend, expr) in enumerate(queries)
+                ],
+            }
+        top += 1 + HEIGHT
+
+
+Panel = tuple[str, str, list[tuple[str, str]]]  # title, unit, and its queries by legend
+SHARD = "{{shard}}"
+
+
+def _rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
+    def by_shard(name: str) -> list[tuple[str, str]]:
+        return [(SHARD, series.rate(f"shardctl_{name}_total"))]
+
+    def highest(name: str) -> list[tuple[str, str]]:
+        return [(SHARD, f"max by (shard) ({series.own(f'shardctl_{name}')})")]
+
+    def quantiles(name: str) -> list[tuple[str, str]]:
+        return [
+            (f"{SHARD} p{quantile * 100:g}", series.quantile(quantile, f"shardctl_{name}")) for quantile in (0.5, 0.99)
+        ]
+
+    yield (
+        "What waits",
+        [
+            ("Undelivered messages", "short", [(SHARD, series.backlog)]),
+            ("Oldest unacked message", "s", [(SHARD, series.oldest_age)]),
+            ("Dead letters and strays", "short", [("dead letters", series.dead_letters), ("strays", series.strays)]),
+        ],
+    )
+    yield (
+        "What is done",
+        [
+            ("Messages received", "ops", by_shard("messages_received")),
+            ("Writes applied", "ops", by_shard("messages_applied")),
+            ("Found done already", "ops", by_shard("messages_duplicate")),
+            ("Stale writes", "ops", by_shard("writes_stale")),
+        ],
+    )
+    yield (
+        "How long it takes",
+        [
+            ("From taking a batch to its acknowledgement", "s", quantiles("batch_seconds")),
+            ("From publishing to commit", "s", quantiles("publish_to_commit_seconds")),
+            ("A database transaction", "s", quantiles("transaction_seconds")),
+            ("Messages a transaction", "short", quantiles("batch_rows")),
+        ],
+    )
+    set_aside = series.rate("shardctl_messages_dead_lettered_total", by="shard, reason")
+    yield (
+        "What fails",
+        [
+            ("Batches tried again", "ops", by_shard("batch_retries")),
+            ("Writes set aside", "ops", [(f"{SHARD} {{{{reason}}}}", set_aside)]),
+            ("Writes parked", "ops", [*by_shard("messages_parked")]),
+            ("A slot failing for", "s", highest("slot_failing_seconds")),
+        ],
+    )
+    yield (
+        "Slots",
+        [
+            ("Locks found held", "ops", by_shard("locks_contended")),
+            ("A slot held for", "s", highest("slot_held_seconds")),
+            ("Held, a second", "ops", by_shard("messages_held")),
+            (
+                "Passed on, and published again",
+                "ops",
+                [
+                    (f"{SHARD} passed on", series.rate("shardctl_messages_passed_on_total")),
+                    (f"{SHARD} again", series.rate("shardctl_messages_published_again_total")),
+                    (f"{SHARD} barriers", series.rate("shardctl_barriers_passed_total")),
+                ],
+            ),
+        ],
+    )
+    yield (
+        "Pods",
+        [
+            ("Ready", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_ready')})")]),
+            ("Missing", "short", [(SHARD, series.unavailable)]),
+            ("Memory, of the limit", "percentunit", [("{{pod}}", series.memory)]),
+            ("Messages in hand", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
+            (
+                "Redis and database",
+                "bool_on_off",
+                [
+                    (f"{SHARD} without locks", f"max by (shard) ({series.own('shardctl_redis_degraded')})"),
+                    (f"{SHARD} database", f"min by (shard) ({series.own('shardctl_database_up')})"),
+                ],
+            ),
+        ],
+    )

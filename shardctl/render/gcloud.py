@@ -1,0 +1,89 @@
+"""A fleet's part in Google Cloud as a POSIX shell script of `gcloud` commands that may be run again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from itertools import count
+from shlex import quote
+
+from shardctl import topology
+from shardctl.errors import UsageError
+from shardctl.render.cloud import Account, Cloud, Grant, Job, Subscription, cloud
+from shardctl.spec import Fleet
+from shardctl.templates import built_in
+
+
+def text(fleet: Fleet) -> str:
+    """The functions of `templates/gcloud.sh`, then one call of them a line. Raises UsageError for what gcloud can't be told."""
+    head = (built_in() / "gcloud.sh").read_text(encoding="utf-8")
+    calls = (" ".join(quote(word) for word in words) for words in _calls(fleet, cloud(fleet)))
+    return f"{head}\nproject={quote(fleet.project)}\n" + "".join(f"{call}\n" for call in calls)
+
+
+def _calls(fleet: Fleet, found: Cloud) -> Iterator[Sequence[str]]:
+    labels = _mapping(sorted(topology.cloud_labels(fleet).items()))
+    for topic in found.topics:
+        yield "topic", topic.id, labels
+    for sub in found.subscriptions:
+        yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
+    for account in found.accounts:
+        yield "account", account.email, account.id, account.display_name
+    for grant in found.grants:
+        yield _grant(grant)
+    for job in found.jobs:
+        yield _job(fleet, job)
+
+
+def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
+    """What `describe` prints of a subscription that is as wanted, then the flags that make it so."""
+    state = [str(sub.ack_deadline_seconds), sub.retention, ""]
+    flags = [
+        f"--ack-deadline={sub.ack_deadline_seconds}",
+        f"--message-retention-duration={sub.retention}",
+        "--expiration-period=never",
+    ]
+    if sub.dead_letter is None:
+        state += [""] * 4
+    else:
+        topic = _topic_path(fleet, sub.dead_letter.topic.id)
+        attempts = str(sub.dead_letter.max_attempts)
+        state += [sub.dead_letter.minimum_backoff, sub.dead_letter.maximum_backoff, topic, attempts]
+        flags += [
+            f"--min-retry-delay={sub.dead_letter.minimum_backoff}",
+            f"--max-retry-delay={sub.dead_letter.maximum_backoff}",
+            f"--dead-letter-topic={topic}",
+            f"--max-delivery-attempts={attempts}",
+        ]
+    yield from ("|".join(state), *flags)
+
+
+def _grant(grant: Grant) -> Sequence[str]:
+    on = grant.resource.email if isinstance(grant.resource, Account) else grant.resource.id
+    member = grant.member if isinstance(grant.member, str) else f"serviceAccount:{grant.member.email}"
+    return f"{grant.on}_grant", on, grant.role, member
+
+
+def _job(fleet: Fleet, job: Job) -> Sequence[str]:
+    attributes = _mapping(job.attributes)
+    body = job.data.decode()
+    checksum = sha256(f"{attributes}\n{body}".encode()).hexdigest()[:16]
+    topic = _topic_path(fleet, job.topic.id)
+    description = f"shardctl {checksum}"
+    return "job", job.name, job.region, job.cron, job.time_zone, topic, body, attributes, description
+
+
+def _mapping(pairs: Sequence[tuple[str, str]]) -> str:
+    """Keys and values as gcloud reads them from one flag, parted by a sign that none of them holds: `gcloud topic escaping`."""
+    for key, _ in pairs:
+        if "=" in key or key.startswith("^"):
+            raise UsageError(f"attribute {key!r}: gcloud can't be told a name with '=' in it, or '^' before it")
+    written = [f"{key}={value}" for key, value in pairs]
+    if not any("," in pair for pair in written):
+        return ",".join(written)
+    delimiter = next(sign for number in count(1) if not any((sign := ":" * number + ";") in pair for pair in written))
+    return f"^{delimiter}^" + delimiter.join(written)
+
+
+def _topic_path(fleet: Fleet, topic_id: str) -> str:
+    return f"projects/{fleet.project}/topics/{topic_id}"

@@ -1,0 +1,112 @@
+"""What the pods may reach, what they may take, and where their credentials come from: all of it only on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from shardctl.cluster import NetworkPolicy, Reach, Workload
+from shardctl.credentials import credentials
+from shardctl.render import quantities
+from shardctl.render.objects import Object, Plan, seconds_text
+from shardctl.render.scaling import max_replicas
+from shardctl.spec import Fleet
+
+METADATA_SERVER = (
+    Reach(ports=(80, 8080), cidrs=("169.254.169.254/32",)),  # as pods name it, and as Dataplane V2 sees it
+    Reach(ports=(987, 988), cidrs=("169.254.169.252/32",)),  # where GKE redirects it without Dataplane V2
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Ports, each with its protocol, at these addresses; anywhere when there are none."""
+
+    ports: tuple[tuple[str, int], ...]
+    cidrs: tuple[str, ...]
+
+
+def network_policies(plan: Plan) -> Iterator[Object]:
+    for writer in plan.writers:
+        policy = plan.fleet.network_policy_of(writer.shard)
+        if policy is not None:
+            yield plan.object(
+                "NetworkPolicy",
+                writer.id,
+                writer,
+                app=plan.app,
+                shard=writer.shard.name,
+                from_namespaces=policy.from_namespaces,
+                egress=tuple(_egress(policy)),
+            )
+
+
+def _egress(policy: NetworkPolicy) -> Iterator[Rule]:
+    yield _rule(policy.dns, "UDP", "TCP")
+    for reach in (*METADATA_SERVER, policy.google_apis, policy.redis, policy.database, *policy.also):
+        yield _rule(reach, "TCP")
+
+
+def _rule(reach: Reach, *protocols: str) -> Rule:
+    return Rule(tuple((protocol, port) for port in reach.ports for protocol in protocols), reach.cidrs)
+
+
+def external_secrets(plan: Plan) -> Iterator[Object]:
+    fleet = plan.fleet
+    if fleet.secrets.kind != "external-secrets":
+        return
+    writers = {writer.shard.name: writer for writer in plan.writers}
+    for credential in credentials(fleet):
+        owner = writers.get(credential.shard.name) if credential.shard else None
+        if owner or (credential.shard is None and plan.whole):
+            yield plan.object(
+                "ExternalSecret",
+                credential.name,
+                owner,
+                keys=credential.keys,
+                refresh=seconds_text(fleet.secrets.refresh),
+                store=fleet.secrets.store,
+            )
+
+
+def resource_quotas(plan: Plan) -> Iterator[Object]:
+    if plan.whole and plan.fleet.resource_quota is not None:
+        yield plan.object("ResourceQuota", plan.fleet.fleet, None, hard=tuple(_most(plan.fleet)))
+
+
+def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
+    """What the whole fleet asks for at its largest, each shard in the middle of a rollout."""
+    totals: dict[str, Fraction] = {}
+
+    def add(resource: str, amount: Fraction) -> None:
+        totals[resource] = totals.get(resource, Fraction()) + amount
+
+    for shard in fleet.shards:
+        workload, resources = fleet.workload_of(shard), fleet.resources_of(shard)
+        pods = max_replicas(fleet, shard) + _surge(workload)
+        add("pods", Fraction(pods))
+        for resource, each in (
+            ("requests.cpu", resources.cpu),
+            ("requests.memory", resources.memory),
+            ("requests.ephemeral-storage", resources.ephemeral_storage),
+            ("limits.cpu", resources.cpu_limit),
+            ("limits.memory", resources.memory_limit),
+            ("limits.ephemeral-storage", resources.ephemeral_storage_limit),
+        ):
+            add(resource, pods * quantities.read(each))
+        if workload.storage:
+            add("persistentvolumeclaims", Fraction(pods))
+            add("requests.storage", pods * quantities.read(workload.storage.size))
+    headroom = 1 + Fraction(fleet.resource_quota.headroom_percent if fleet.resource_quota else 0, 100)
+    return [(resource, _written(resource, total * headroom)) for resource, total in totals.items()]
+
+
+def _written(resource: str, total: Fraction) -> str:
+    if resource.endswith("cpu"):
+        return quantities.cores(total)
+    return quantities.whole(total) if resource in ("pods", "persistentvolumeclaims") else quantities.bytes_of(total)
+
+
+def _surge(workload: Workload) -> int:
+    return workload.max_surge if workload.kind == "deployment" else 0

@@ -1,0 +1,85 @@
+"""How many replicas: an autoscaler of Kubernetes, or KEDA's, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shardctl import topology
+from shardctl.render.objects import Object, Plan, Writer, seconds
+from shardctl.spec import Fleet, Shard
+
+TARGET_KINDS: Mapping[str, str] = {"deployment": "Deployment", "statefulset": "StatefulSet"}
+
+
+def max_replicas(fleet: Fleet, shard: Shard) -> int:
+    """The most replicas that have work, one a slot; never under the minimum, whose extra replicas are hot standbys."""
+    wanted = fleet.autoscaling_of(shard)
+    slots = max(len(generation.slots) for generation in topology.generations(shard))
+    return max(wanted.min, min(wanted.most, slots))
+
+
+def min_replicas(fleet: Fleet, shard: Shard) -> int:
+    """Never none while slots move: barriers wait for a reader, and a rebalance for its barriers."""
+    least = fleet.autoscaling_of(shard).min
+    return 1 if least == 0 and fleet.rebalancing else least  # in this order: the latter looks at every shard
+
+
+def autoscalers(plan: Plan) -> Iterator[Object]:
+    for writer in plan.writers:
+        if plan.fleet.autoscaling_of(writer.shard).kind == "hpa":
+            yield plan.object(
+                "HorizontalPodAutoscaler",
+                writer.id,
+                writer,
+                **_bounds(plan, writer),
+                cpu_percent=plan.fleet.autoscaling_of(writer.shard).cpu_percent,
+                subscriptions=[sub.id for sub in writer.subscriptions],
+            )
+
+
+def scaled_objects(plan: Plan) -> Iterator[Object]:
+    server = f"https://monitoring.googleapis.com/v1/projects/{plan.fleet.project}/location/global/prometheus"
+    for writer in plan.writers:
+        wanted = plan.fleet.autoscaling_of(writer.shard)
+        if wanted.kind == "keda":
+            yield plan.object(
+                "ScaledObject",
+                writer.id,
+                writer,
+                **_bounds(plan, writer),
+                cpu_percent=str(wanted.cpu_percent),  # a trigger's settings are text
+                server=server,
+                triggers=[_backlog_of(sub.id) for sub in writer.subscriptions],
+                activation_backlog=str(wanted.keda.activation_backlog),
+                polling_seconds=seconds(wanted.keda.polling),
+                cooldown_seconds=seconds(wanted.keda.cooldown),
+                authentication=_authentication(plan),
+            )
+
+
+def trigger_authentications(plan: Plan) -> Iterator[Object]:
+    if plan.whole and any(plan.fleet.autoscaling_of(shard).kind == "keda" for shard in plan.fleet.shards):
+        yield plan.object("TriggerAuthentication", _authentication(plan), None)
+
+
+def _bounds(plan: Plan, writer: Writer) -> dict[str, Any]:
+    fleet, shard = plan.fleet, writer.shard
+    return {
+        "target_kind": TARGET_KINDS[fleet.workload_of(shard).kind],
+        "min_replicas": min_replicas(fleet, shard),
+        "max_replicas": max_replicas(fleet, shard),
+        "backlog_per_replica": str(fleet.autoscaling_of(shard).backlog_per_replica),  # a quantity, which is text
+    }
+
+
+def _backlog_of(subscription: str) -> str:
+    """The metric as PromQL of Cloud Monitoring names it. Subscriptions' ids hold nothing that PromQL would read."""
+    return (
+        "sum(pubsub_googleapis_com:subscription_num_undelivered_messages"
+        f'{{monitored_resource="pubsub_subscription",subscription_id="{subscription}"}})'
+    )
+
+
+def _authentication(plan: Plan) -> str:
+    return f"{plan.fleet.fleet}-cloud-monitoring"

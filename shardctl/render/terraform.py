@@ -1,0 +1,133 @@
+"""A fleet's part in Google Cloud as a Terraform module in JSON, for the `google` provider.
+
+Addresses are the names that the Kubernetes objects have, so they are stable: another shard changes nobody else's address.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from typing import Any
+
+from shardctl import topology
+from shardctl.render.cloud import Account, Cloud, Grant, Job, Subscription, Topic, cloud
+from shardctl.render.objects import digest
+from shardctl.spec import Fleet
+
+_RESOURCES = {
+    Topic: "google_pubsub_topic",
+    Subscription: "google_pubsub_subscription",
+    Account: "google_service_account",
+}
+# What a destroy would take with it is backlog, so Terraform must refuse: also to replace a subscription whose filter changed.
+_KEPT = {"prevent_destroy": True}
+
+
+def text(fleet: Fleet) -> str:
+    """One module, to be used as a folder of its own. Needs the whole fleet: what is left out, Terraform would destroy."""
+    found = cloud(fleet)
+    module = {
+        "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
+        "terraform": {
+            "required_version": ">= 1.0",
+            "required_providers": {"google": {"source": "hashicorp/google", "version": ">= 5.0"}},
+        },
+        "resource": {kind: resources for kind, resources in _resources(fleet, found).items() if resources},
+    }
+    return json.dumps(module, indent=2) + "\n"
+
+
+def _resources(fleet: Fleet, found: Cloud) -> dict[str, dict[str, Any]]:
+    project = _literal(fleet.project)
+    labels = {key: _literal(value) for key, value in sorted(topology.cloud_labels(fleet).items())}
+    resources: dict[str, dict[str, Any]] = {
+        "google_pubsub_topic": {
+            address(topic.name): {"project": project, "name": _literal(topic.id), "labels": labels, "lifecycle": _KEPT}
+            for topic in found.topics
+        },
+        "google_pubsub_subscription": {
+            address(sub.name): {"project": project, **_subscription(sub), "labels": labels, "lifecycle": _KEPT}
+            for sub in found.subscriptions
+        },
+        "google_service_account": {
+            address(account.name): {
+                "project": project,
+                "account_id": account.id,
+                "display_name": _literal(account.display_name),
+            }
+            for account in found.accounts
+        },
+        "google_pubsub_topic_iam_member": {},
+        "google_pubsub_subscription_iam_member": {},
+        "google_service_account_iam_member": {},
+        "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in found.jobs},
+    }
+    for grant in found.grants:
+        kind = f"{_RESOURCES[type(grant.resource)]}_iam_member"
+        own = {} if grant.on == "account" else {"project": project}
+        resources[kind][address(grant.name)] = {**own, **_grant(grant)}
+    return resources
+
+
+def _subscription(sub: Subscription) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": _literal(sub.id),
+        "topic": _reference(sub.topic, "id"),
+        "enable_message_ordering": True,
+        "ack_deadline_seconds": sub.ack_deadline_seconds,
+        "message_retention_duration": sub.retention,
+        "expiration_policy": {"ttl": ""},  # never
+    }
+    if sub.filter:
+        fields["filter"] = _literal(sub.filter)
+    if sub.dead_letter:
+        fields["retry_policy"] = {
+            "minimum_backoff": sub.dead_letter.minimum_backoff,
+            "maximum_backoff": sub.dead_letter.maximum_backoff,
+        }
+        fields["dead_letter_policy"] = {
+            "dead_letter_topic": _reference(sub.dead_letter.topic, "id"),
+            "max_delivery_attempts": sub.dead_letter.max_attempts,
+        }
+    return fields
+
+
+def _grant(grant: Grant) -> dict[str, Any]:
+    on = "service_account_id" if grant.on == "account" else grant.on
+    member = grant.member
+    return {
+        on: _reference(grant.resource, "name"),
+        "role": grant.role,
+        "member": _literal(member) if isinstance(member, str) else f"serviceAccount:{_reference(member, 'email')}",
+    }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "region": job.region,
+        "schedule": _literal(job.cron),
+        "time_zone": job.time_zone,
+        "pubsub_target": {
+            "topic_name": _reference(job.topic, "id"),
+            "data": b64encode(job.data).decode(),
+            "attributes": {_literal(key): _literal(value) for key, value in job.attributes},
+        },
+    }
+
+
+def address(name: str) -> str:
+    """A name as Terraform's identifiers go: itself wherever it is one."""
+    if re.fullmatch(r"[A-Za-z_][-A-Za-z0-9_]*", name):
+        return name
+    return f"_{re.sub(r'[^-A-Za-z0-9_]', '-', name)}-{digest(name)}"
+
+
+def _reference(to: Topic | Subscription | Account, attribute: str) -> str:
+    return f"${{{_RESOURCES[type(to)]}.{address(to.name)}.{attribute}}}"
+
+
+def _literal(value: str) -> str:
+    """Text that Terraform shows as it stands: in its JSON, `${` and `%{` would begin an expression."""
+    return value.replace("${", "$${").replace("%{", "%%{")

@@ -1,0 +1,129 @@
+"""A `gcloud` for tests: keeps resources as JSON in $FAKE_GCLOUD, and writes each call that changes something to its log.
+
+It knows the commands and flags that the real one documents, and fails at any other.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+FOLDER = Path(os.environ["FAKE_GCLOUD"])
+STATE = FOLDER / "state.json"
+SUBSCRIPTION = {"--ack-deadline", "--message-retention-duration", "--expiration-period", "--min-retry-delay",
+                "--max-retry-delay", "--dead-letter-topic", "--max-delivery-attempts"}  # fmt: skip
+JOB = {"--location", "--schedule", "--time-zone", "--topic", "--message-body", "--description"}
+POLICY = {"--flatten", "--format"}
+GRANT = {"--role", "--member"}
+KNOWN = {
+    "pubsub topics describe": {"--format"},
+    "pubsub topics create": {"--labels"},
+    "pubsub topics get-iam-policy": POLICY,
+    "pubsub topics add-iam-policy-binding": GRANT,
+    "pubsub subscriptions describe": {"--format"},
+    "pubsub subscriptions create": SUBSCRIPTION
+    | {"--topic", "--enable-message-ordering", "--labels", "--message-filter"},
+    "pubsub subscriptions update": SUBSCRIPTION | {"--clear-retry-policy", "--clear-dead-letter-policy"},
+    "pubsub subscriptions get-iam-policy": POLICY,
+    "pubsub subscriptions add-iam-policy-binding": GRANT,
+    "iam service-accounts describe": {"--format"},
+    "iam service-accounts create": {"--display-name"},
+    "iam service-accounts update": {"--display-name"},
+    "iam service-accounts get-iam-policy": POLICY,
+    "iam service-accounts add-iam-policy-binding": GRANT | {"--condition"},
+    "scheduler jobs describe": {"--location", "--format"},
+    "scheduler jobs create pubsub": JOB | {"--attributes"},
+    "scheduler jobs update pubsub": JOB | {"--update-attributes"},
+}
+
+
+def fail(message):
+    sys.exit(f"ERROR: (fake gcloud) {message}")
+
+
+def parse(arguments):
+    words = [word for word in arguments if not word.startswith("--")]
+    flags = dict((*flag.split("=", 1), "")[:2] for flag in arguments if flag.startswith("--"))
+    command, name = " ".join(words[:-1]), words[-1]
+    if command not in KNOWN:
+        fail(f"no such command: {command}")
+    if unknown := set(flags) - KNOWN[command] - {"--project"}:
+        fail(f"{command}: unrecognized arguments: {unknown}")
+    return command, name, flags
+
+
+def mapping(text):
+    delimiter = ","
+    if text.startswith("^"):
+        delimiter, text = text[1:].split("^", 1)
+    return dict(pair.split("=", 1) for pair in text.split(delimiter))
+
+
+def described(command, there):
+    match command:
+        case "pubsub topics describe":
+            return there["name"]
+        case "pubsub subscriptions describe":
+            flags = there["flags"]
+            never = "" if flags["--expiration-period"] == "never" else flags["--expiration-period"]
+            return "|".join((
+                flags["--topic"], str("--enable-message-ordering" in flags), flags["--ack-deadline"],
+                flags["--message-retention-duration"], never, flags.get("--min-retry-delay", ""),
+                flags.get("--max-retry-delay", ""), flags.get("--dead-letter-topic", ""),
+                flags.get("--max-delivery-attempts", ""), flags.get("--message-filter", ""),
+            ))  # fmt: skip
+        case "iam service-accounts describe":
+            return there["flags"]["--display-name"]
+        case _:
+            flags = there["flags"]
+            return "|".join(flags[name] for name in ("--schedule", "--time-zone", "--topic", "--description"))
+
+
+def change(command, there, flags):
+    """The state of a resource after a create or an update."""
+    if "create" in command.split():
+        return flags
+    after = {**there["flags"], **flags}
+    cleared = {
+        "--clear-retry-policy": ("--min-retry-delay", "--max-retry-delay"),
+        "--clear-dead-letter-policy": ("--dead-letter-topic", "--max-delivery-attempts"),
+    }
+    for flag, gone in cleared.items():
+        if flag in flags:
+            after = {name: value for name, value in after.items() if name not in (*gone, flag)}
+    return after
+
+
+def main():
+    command, name, flags = parse(sys.argv[1:])
+    state = json.loads(STATE.read_text()) if STATE.exists() else {}
+    kind = " ".join(command.split()[:2])
+    if command == "iam service-accounts create":
+        name = f"{name}@{flags['--project']}.iam.gserviceaccount.com"
+    there = state.get(f"{kind} {name}")
+    if "create" in command.split():
+        if there:
+            fail(f"{kind} {name} already exists")
+    elif there is None:
+        fail(f"NOT_FOUND: {kind} {name}")
+    if command.endswith("describe"):
+        print(described(command, there))
+        return
+    if command.endswith("get-iam-policy"):
+        print("\n".join(f"{grant}|" for grant in there["policy"]))
+        return
+    with (FOLDER / "log").open("a") as log:
+        log.write(json.dumps(sys.argv[1:]) + "\n")
+    if command.endswith("add-iam-policy-binding"):
+        there["policy"].append(f"{flags['--role']}|{flags['--member']}")
+    else:
+        for flag in ("--attributes", "--update-attributes", "--labels"):
+            if flag in flags:
+                flags[flag.replace("update-", "")] = mapping(flags.pop(flag))
+        new = {"name": name, "policy": [], **(there or {})}
+        new["flags"] = change(command, there, flags)
+        state[f"{kind} {name}"] = new
+    STATE.write_text(json.dumps(state))
+
+
+main()

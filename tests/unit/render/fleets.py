@@ -1,0 +1,35 @@
+"""A small fleet with everything that Google Cloud holds of one."""
+
+from __future__ import annotations
+
+from shardctl import spec
+from shardctl.spec import Fleet
+from shardctl.yamlfile import parse
+
+FLEET = """
+fleet: orders
+project: my-project
+project_number: "123456789012"
+namespace: writers
+image: example.com/consumer:1.0.0
+labels: {team: payments}
+provisioner: terraform
+routing: {slot_bits: 4}
+autoscaling: {max: 8}
+message_types:
+  order: {table: orders, key: order_id, columns: {order_id: text, note: text}}
+schedules:
+  - name: nightly
+    cron: 30 4 * * mon-fri
+    time_zone: Europe/Berlin
+    region: europe-west1
+    type: order
+    body: {order_id: sweep, note: "it's ${time} %{if} \\"now\\""}
+shards:
+  - {name: s0, slots: 0-7}
+  - {name: s1, slots: 8-15, generation: 3}
+"""
+
+
+def fleet_of(text: str = FLEET) -> Fleet:
+    return spec.of_file(parse(text))

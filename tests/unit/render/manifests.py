@@ -1,0 +1,60 @@
+"""A small fleet, its manifests read back, and the golden cases, for the tests of what is rendered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+
+from shardctl import spec
+from shardctl.render import documents
+from shardctl.spec import Fleet
+from shardctl.yamlfile import parse
+
+CASES = sorted((Path(__file__).parents[2] / "golden" / "cases").glob("*/shards.yaml"))
+WORKLOADS = ("Deployment", "StatefulSet")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+KUBERNETES_VERSION = "1.32"
+
+HEAD = """\
+fleet: orders
+project: my-project
+namespace: writers
+image: example.com/consumer:1.0.0
+routing: {slot_bits: 4}
+message_types:
+  order: {table: orders, key: order_id, columns: {order_id: text}}
+"""
+SHARDS = """\
+shards:
+  - {name: s0, slots: 0-7}
+  - {name: s1, slots: 8-15}
+"""
+
+
+def fleet_of(more: str = "", shards: str = SHARDS) -> Fleet:
+    """The fleet with more settings; `shards` takes the place of its two."""
+    return spec.of_file(parse(f"{HEAD}{more}\n{shards}"))
+
+
+def objects(fleet: Fleet, *kinds: str, **choice: Any) -> list[dict[str, Any]]:
+    return [yaml.load(document.text, LOADER) for document in documents(fleet, kinds=kinds, **choice)]
+
+
+def only(fleet: Fleet, kind: str, name: str = "orders-s0") -> dict[str, Any]:
+    """The one object of that kind and name, held against Kubernetes' schemas where they know it."""
+    (found,) = (item for item in objects(fleet, kind) if item["metadata"]["name"] == name)
+    if is_built_in(found):
+        kubernetes_validate.validate(found, KUBERNETES_VERSION, strict=True)
+    return found
+
+
+def pod_of(item: dict[str, Any]) -> dict[str, Any]:
+    return item["spec"]["template"]["spec"]
+
+
+def is_built_in(item: dict[str, Any]) -> bool:
+    group = item["apiVersion"].rpartition("/")[0]
+    return "." not in group or (group.endswith(".k8s.io") and not group.startswith("gateway."))

@@ -1,0 +1,212 @@
+"""The gcloud script, run by sh against a gcloud of our own: `fake_gcloud.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardctl.errors import UsageError
+from shardctl.provision import wanted_subscriptions, wanted_topics
+from shardctl.render import documents, gcloud
+from shardctl.spec import Fleet
+from shardctl.templates import built_in
+from tests.unit.render.fleets import FLEET, fleet_of
+
+FAKE = Path(__file__).with_name("fake_gcloud.py")
+
+
+class Cloud:
+    """A project that begins empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        binary = folder / "bin" / "gcloud"
+        binary.parent.mkdir()
+        binary.write_text(f"#!/bin/sh\nexec '{sys.executable}' -SE '{FAKE}' \"$@\"\n")
+        binary.chmod(0o755)
+
+    def run(self, fleet: Fleet) -> subprocess.CompletedProcess[str]:
+        script = self.folder / "script.sh"
+        script.write_text(gcloud.text(fleet))
+        path = f"{self.folder / 'bin'}:/usr/bin:/bin"
+        environment = {"PATH": path, "FAKE_GCLOUD": str(self.folder), "HOME": str(self.folder)}
+        return subprocess.run(["/bin/sh", script], capture_output=True, text=True, env=environment, check=False)
+
+    def done(self, fleet: Fleet) -> list[str]:
+        """The lines of a run that must succeed, without what was identical."""
+        run = self.run(fleet)
+        assert (run.returncode, run.stderr) == (0, "")
+        return [line for line in run.stdout.splitlines() if not line.startswith("identical")]
+
+    @property
+    def state(self):
+        return json.loads((self.folder / "state.json").read_text())
+
+    @property
+    def changes(self) -> list[list[str]]:
+        """Every call that changed something."""
+        return [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+
+    def change(self, resource: str, **flags: str) -> None:
+        state = self.state
+        state[resource]["flags"].update({f"--{name.replace('_', '-')}": value for name, value in flags.items()})
+        (self.folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Cloud:
+    """A project in which the script has run once. Leave it as it is."""
+    cloud = Cloud(tmp_path_factory.mktemp("gcloud"))
+    assert {line.split()[0] for line in cloud.done(fleet_of())} == {"create"}
+    return cloud
+
+
+@pytest.fixture
+def cloud(first_run: Cloud, tmp_path: Path) -> Cloud:
+    """A copy of it."""
+    for name in ("state.json", "log"):
+        shutil.copy(first_run.folder / name, tmp_path)
+    return Cloud(tmp_path)
+
+
+def test_the_second_run_changes_nothing(cloud: Cloud) -> None:
+    changes = cloud.changes
+    assert not any("delete" in word or "remove" in word for call in changes for word in call)
+    assert cloud.done(fleet_of()) == []
+    assert cloud.changes == changes
+
+
+def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
+    fleet = fleet_of()
+    state = cloud.state
+    for topic in wanted_topics(fleet):
+        made = state.pop(f"pubsub topics {topic.name.rpartition('/')[2]}")
+        assert made["flags"]["--labels"] == dict(topic.labels)
+    for wanted in wanted_subscriptions(fleet):
+        flags = state.pop(f"pubsub subscriptions {wanted.name.rpartition('/')[2]}")["flags"]
+        assert flags["--topic"] == wanted.topic
+        assert flags.get("--message-filter", "") == wanted.filter
+        assert "--enable-message-ordering" in flags
+        assert flags["--ack-deadline"] == str(wanted.ack_deadline_seconds)
+        assert flags["--message-retention-duration"] == f"{wanted.message_retention_duration.total_seconds():.0f}s"
+        assert flags["--expiration-period"] == "never"
+        assert flags.get("--dead-letter-topic", "") == wanted.dead_letter_policy.dead_letter_topic
+        assert flags["--labels"] == dict(wanted.labels)
+    assert {name.rsplit(" ", 1)[0] for name in state} == {"iam service-accounts", "scheduler jobs"}
+
+
+def test_its_grants_are_config_connectors(cloud: Cloud) -> None:
+    fleet = fleet_of()
+    granted = sum(len(resource["policy"]) for resource in cloud.state.values())
+    config_connector = fleet.model_copy(update={"provisioner": "config-connector"})
+    assert granted == len(list(documents(config_connector, kinds=["IAMPolicyMember"])))
+    account = cloud.state["iam service-accounts orders-s0@my-project.iam.gserviceaccount.com"]
+    assert account["policy"] == [
+        "roles/iam.workloadIdentityUser|serviceAccount:my-project.svc.id.goog[writers/orders-s0]"
+    ]
+
+
+def test_what_can_be_changed_is_changed_and_nothing_else(cloud: Cloud) -> None:
+    fleet = fleet_of()
+    before = len(cloud.changes)
+    cloud.change("pubsub subscriptions orders-s0-g1", ack_deadline="10")
+    cloud.change("pubsub subscriptions orders-dead", dead_letter_topic="projects/x/topics/y", max_delivery_attempts="9")
+    cloud.change("iam service-accounts orders-s1@my-project.iam.gserviceaccount.com", display_name="mine")
+    cloud.change("scheduler jobs orders-nightly", schedule="0 0 * * *")
+    assert sorted(cloud.done(fleet)) == [
+        "update account orders-s1@my-project.iam.gserviceaccount.com",
+        "update job orders-nightly",
+        "update subscription orders-dead",
+        "update subscription orders-s0-g1",
+    ]
+    assert len(cloud.changes) == before + 4
+    assert cloud.done(fleet) == []
+
+
+def test_a_changed_body_updates_its_job(cloud: Cloud) -> None:
+    assert cloud.done(fleet_of(FLEET.replace("sweep", "mop"))) == ["update job orders-nightly"]
+    flags = cloud.state["scheduler jobs orders-nightly"]["flags"]
+    assert json.loads(flags["--message-body"])["order_id"] == "mop"
+    assert flags["--attributes"]["partition_key"] == "mop"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("message_filter", 'attributes:a|"b"', "its filter is 'attributes:a|\"b\"', the file wants 'hasPrefix"),
+        ("topic", "_deleted-topic_", "its topic is '_deleted-topic_', the file wants 'projects/my-project/topics/"),
+    ],
+)
+def test_what_pubsub_cant_change_stops_it_with_the_safe_way(cloud: Cloud, field: str, value: str, told: str) -> None:
+    fleet = fleet_of()
+    before = cloud.changes
+    cloud.change("pubsub subscriptions orders-s0-g1", **{field: value})
+    run = cloud.run(fleet)
+    assert run.returncode == 1
+    assert told in run.stderr
+    assert "shardctl rebalance" in run.stderr
+    assert cloud.changes == before
+
+
+def test_a_failure_of_gcloud_stops_it(cloud: Cloud) -> None:
+    (cloud.folder / "bin" / "gcloud").write_text("#!/bin/sh\necho 'no permission' >&2\nexit 1\n")
+    run = cloud.run(fleet_of())
+    assert run.returncode == 1
+    assert "no permission" in run.stderr
+
+
+HOSTILE = "a'b\"c`touch PWNED`$(touch PWNED)\\ \n; touch PWNED # & | > x , ^ ${PATH} %s"
+
+
+def test_no_value_breaks_out_of_its_quotes(tmp_path: Path) -> None:
+    cloud = Cloud(tmp_path)
+    fleet = fleet_of()
+    schedule = fleet.schedules[0].model_copy(
+        update={"body": {"order_id": HOSTILE.replace("\n", ""), "note": HOSTILE}, "key": HOSTILE.replace("\n", "")}
+    )
+    attributes = fleet.routing.attributes.model_copy(update={"slot": "s'l$(touch,PWNED)"})
+    fleet = fleet.model_copy(
+        update={"schedules": (schedule,), "routing": fleet.routing.model_copy(update={"attributes": attributes})}
+    )
+    cloud.done(fleet)
+    assert not list(cloud.folder.glob("**/PWNED"))
+    flags = cloud.state["scheduler jobs orders-nightly"]["flags"]
+    (job,) = gcloud.cloud(fleet).jobs
+    assert flags["--message-body"].encode() == job.data
+    assert flags["--attributes"] == dict(job.attributes)
+    assert cloud.done(fleet) == []
+
+
+def test_an_attribute_that_gcloud_cant_be_told_is_refused() -> None:
+    fleet = fleet_of()
+    attributes = fleet.routing.attributes.model_copy(update={"slot": "a=b"})
+    with pytest.raises(UsageError, match="gcloud can't be told"):
+        gcloud.text(fleet.model_copy(update={"routing": fleet.routing.model_copy(update={"attributes": attributes})}))
+
+
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash", "busybox"])
+def test_shells_read_it(shell: str, tmp_path: Path) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} on the PATH")
+    script = tmp_path / "script.sh"
+    script.write_text(gcloud.text(fleet_of()))
+    command = [shell, "sh"] if shell == "busybox" else [shell]
+    subprocess.run([*command, "-n", script], check=True)
+
+
+def test_shellcheck_finds_nothing(tmp_path: Path) -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("no shellcheck on the PATH")
+    script = tmp_path / "script.sh"
+    script.write_text(gcloud.text(fleet_of()))
+    subprocess.run(["shellcheck", "--shell=sh", script], check=True)
+
+
+def test_it_is_the_same_each_time_and_has_only_functions_before_its_calls() -> None:
+    assert gcloud.text(fleet_of()) == gcloud.text(fleet_of())
+    assert gcloud.text(fleet_of()).startswith((built_in() / "gcloud.sh").read_text())

@@ -1,0 +1,137 @@
+"""What the image and the pipelines promise, read from their files: no container engine is needed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shardctl.render import documents
+from tests.unit.render.fleets import fleet_of
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+LINES = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+STAGES = [list(lines) for lines in ([], [])]
+for _line in LINES:
+    if _line.startswith("FROM "):
+        STAGES[0], STAGES[1] = STAGES[1], []
+    STAGES[1].append(_line)
+BUILD, FINAL = STAGES
+
+
+def of(stage: list[str], instruction: str) -> list[str]:
+    return [line.removeprefix(f"{instruction} ").strip() for line in stage if line.startswith(f"{instruction} ")]
+
+
+def test_the_base_is_pinned_by_a_full_version() -> None:
+    (base,) = of(LINES, "ARG")
+    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-\w+", base)
+    assert [line.split()[0] for line in of(LINES, "FROM")] == ["${BASE}", "${BASE}"]
+
+
+def test_it_runs_as_the_user_that_the_pods_name() -> None:
+    (user,) = of(FINAL, "USER")
+    (pod,) = (
+        yaml.safe_load(document.text)["spec"]["template"]["spec"]["securityContext"]
+        for document in documents(fleet_of(), kinds=["Deployment"], shards=["s0"])
+    )
+    assert user == f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    assert int(user.split(":")[0]) > 10_000
+
+
+def test_the_final_stage_installs_and_downloads_nothing() -> None:
+    assert not of(FINAL, "RUN")
+    assert not of(LINES, "ADD")
+    assert of(FINAL, "COPY") == ["--from=build /opt/shardctl /opt/shardctl"]
+    assert "PYTHONDONTWRITEBYTECODE=1" in " ".join(of(FINAL, "ENV"))
+
+
+def test_every_package_has_a_hash_and_none_is_compiled() -> None:
+    installs = [part for line in of(BUILD, "RUN") for part in line.split("&&") if " install " in part]
+    assert len(installs) == 3
+    for install in installs:
+        locked = "--require-hashes --only-binary :all: -r requirements/" in install
+        assert locked or "--no-deps --no-index dist/*.whl" in install
+
+
+def test_everything_that_is_copied_is_let_in() -> None:
+    let_in = {
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    copied = {word for line in of(BUILD, "COPY") for word in line.split()[:-1]}
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_what_the_project_names_for_its_wheel_is_copied() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    copied = {word for line in of(BUILD, "COPY") for word in line.split()[:-1]}
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    named = {*wheel["packages"], *wheel["force-include"], project["project"]["readme"]}
+    assert named | set(project["project"]["license-files"]) <= copied
+
+
+def test_the_build_lock_holds_the_build_backend_alone() -> None:
+    names = re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/build.txt").read_text(), re.MULTILINE)
+    assert "hatchling" in names
+    assert len(names) < 10
+
+
+# --- pipelines --------------------------------------------------------------------------------------------------------
+
+
+def commands(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(map(commands, value.values()))
+    return " ".join(map(commands, value)) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("name", ["cloudbuild.yaml", ".github/workflows/deploy.yaml"])
+def test_a_pipeline_renders_checks_compares_and_then_applies(name: str) -> None:
+    told = commands(yaml.safe_load((ROOT / name).read_text()))
+    steps = ["shardctl render", "--check", "--dry-run", "kubectl diff --server-side", "apply"]
+    places = [told.rindex(step) for step in steps]
+    assert places == sorted(places)
+    assert "delete" not in told
+    assert ":latest" not in told
+
+
+def test_the_workflow_holds_no_key_and_asks_for_little() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/deploy.yaml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["jobs"]["apply"]["permissions"] == {"contents": "read", "id-token": "write"}
+    assert "secrets." not in (ROOT / ".github/workflows/deploy.yaml").read_text()
+    assert workflow["jobs"]["render"]["if"] == "vars.GKE_CLUSTER != ''"
+
+
+# --- the image's steps ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_images_pip_steps_give_both_entry_points(tmp_path: Path) -> None:
+    """As in the Dockerfile, with a folder for /opt/shardctl. The build backend is the one installed here."""
+
+    def run(*command: str | Path, **options: Any) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+
+    venv = tmp_path / "shardctl"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet")
+    run(*pip, "--require-hashes", "--only-binary", ":all:", "-r", ROOT / "requirements/runtime.txt")
+    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path / "dist", cwd=ROOT)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run(*pip, "--no-deps", "--no-index", wheel)
+    here = {"PATH": f"{venv / 'bin'}:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+    assert run("shardctl", "--version", env=here, cwd=tmp_path).startswith("shardctl ")
+    run("shardctl", "init", "--shards", "2", env=here, cwd=tmp_path)
+    assert "kind: Deployment" in run("shardctl", "render", env=here, cwd=tmp_path)
+    assert "topic()" in run("shardctl", "render", "--format", "gcloud", env=here, cwd=tmp_path)
+    assert "--config" in run("python", "-m", "consumer", "--help", env=here, cwd=tmp_path)
+    assert not (venv / "bin" / "pip").exists()
