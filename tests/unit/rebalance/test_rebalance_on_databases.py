@@ -1,0 +1,92 @@
+"""The whole of a rebalance on PostgreSQL, MariaDB and SQLite, and between them: run, crash and run again, finish."""
+
+import itertools
+
+import pytest
+from rebalance_kit import CrashError, World
+
+from shardctl.database import connect, snapshot
+from shardctl.rebalance import closing, journal
+from shardctl.rebalance.preflight import Known
+from shardctl.rebalance.rows.fitness import unfit
+from shardctl.schema import LaneState, RebalanceState
+from shardctl.verify import verify
+
+pytestmark = pytest.mark.slow
+
+MIXES = [
+    pytest.param(("postgresql",) * 3, id="postgresql"),
+    pytest.param(("mariadb",) * 3, id="mariadb"),
+    pytest.param(("postgresql", "mariadb", "sqlite"), id="into-sqlite"),
+    pytest.param(("sqlite", "postgresql", "mariadb"), id="into-mariadb"),
+    pytest.param(("mariadb", "sqlite", "postgresql"), id="into-postgresql"),
+]
+_numbers = itertools.count()
+
+
+class RealWorld(World):
+    def __init__(self, urls):
+        self.urls = urls
+        super().__init__(None)
+
+    def url(self, name):
+        return self.urls[name]
+
+    def _engine(self, name):
+        return connect(self.url(name))
+
+
+@pytest.fixture
+def world(request, tmp_path):
+    number, urls, undo = next(_numbers), {}, []
+    for at, product in enumerate(request.param):
+        shard, name = f"s{at}", f"moved_{number}_{at}"
+        if product == "sqlite":
+            urls[shard] = f"sqlite:///{tmp_path}/{name}.db"
+            continue
+        server = request.getfixturevalue("postgres_server" if product == "postgresql" else "mariadb_server")
+        urls[shard] = server.create_database(name)
+        undo.append((server, name))
+    made = RealWorld(urls)
+    made.provision()
+    made.announce()
+    yield made
+    made.close()
+    for server, name in undo:
+        server.drop_database(name)
+
+
+def known_of(world):
+    found = {}
+    for name, held in world.lanes().items():
+        with snapshot(world.own[name]) as connection:
+            found[name] = Known(held, journal.read(connection), ())
+    return found
+
+
+@pytest.mark.parametrize("world", MIXES, indirect=True)
+def test_slots_move_between_databases_and_nothing_is_left_behind(world):
+    assert not unfit(world.own["s0"], world.own["s2"], world.after.message_types)
+    [said] = world.to_its_end(world.run())
+    assert said.complete
+    assert not said.failed
+    assert world.active() == world.wanted()
+    assert not [fault for fault in verify(world.after, world.own).faults if not fault.of_keys]
+    assert closing.delete_rows(world.after, world.databases, known_of(world), lambda *_: None) == 4 * 3
+    closing.close(world.after, world.databases, RebalanceState.DONE)
+    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    world.check()
+
+
+@pytest.mark.parametrize("world", MIXES[:2], indirect=True)
+@pytest.mark.parametrize("effect", [4, 12])
+def test_a_run_that_dies_is_run_again(world, effect):
+    for when in ("before", "after"):
+        world.crashes.at = (world.crashes.effects + effect, when)
+        try:
+            world.to_its_end(world.run())
+        except CrashError:
+            world.check()
+    world.crashes.at = None
+    world.to_its_end(world.run())
+    assert world.active() == world.wanted()
