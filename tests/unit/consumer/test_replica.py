@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from consumer_kit import config, raw
 
+from consumer import replica
 from consumer.errors import AgainError
 from consumer.handle import Handled
 from consumer.metrics import Metrics
@@ -128,7 +129,11 @@ def test_a_failed_batch_pauses_intake_until_one_works():
     asyncio.run(scenario())
 
 
-def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work():
+def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch):
+    # So that the failing lane isn't tried again meanwhile: it would take those with it that come at that moment.
+    monkeypatch.setattr(replica, "FIRST_RETRY_SECONDS", 600.0)
+    monkeypatch.setattr(replica, "LAST_RETRY_SECONDS", 600.0)
+
     async def handle(batch):
         if lane_of(1, 1) in batch.lanes:
             raise AgainError("…")
