@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import FAULTS, LOCKABLE, Aim, Fault
+from tests.chaos.fault import Aim, Fault, GoneError
+from tests.chaos.faults import EVERY_FAULT
 from tests.chaos.scene import Scene
+from tests.chaos.serverfaults import LOCKABLE
 
 MOST_AT_ONCE = 3
 QUIET_SECONDS = (0.2, 2.5)  # between the beginnings of two faults
+QUIETER_SECONDS = (0.5, 6.0)  # where slots move, which takes servers that answer now and then
 STEP_SECONDS = 0.5  # later, when nothing fits now
 HOLD_SECONDS = 0.2
 HEAL_TRIES = 5
@@ -33,13 +36,19 @@ class Planned:
 
     @property
     def resource(self) -> str:
-        return FAULTS[self.fault].resource(self.aim)
+        return EVERY_FAULT[self.fault].resource(self.aim)
 
     def __str__(self) -> str:
-        return f"{self.fault} {FAULTS[self.fault].target(self.aim)}".rstrip()
+        return f"{self.fault} {EVERY_FAULT[self.fault].target(self.aim)}".rstrip()
 
 
-def schedule(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[str, int]) -> tuple[Planned, ...]:
+def schedule(
+    seed: int,
+    seconds: float,
+    names: Sequence[str],
+    replicas: Mapping[str, int],
+    quiet: tuple[float, float] = QUIET_SECONDS,
+) -> tuple[Planned, ...]:
     """The same for the same arguments. Every fault comes once before any comes twice, as far as it fits; all end in time.
 
     `replicas` counts them by shard.
@@ -47,7 +56,7 @@ def schedule(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[
     draw = random.Random(f"{seed}/nemesis")
     planned: list[Planned] = []
     bag: list[str] = []
-    at = draw.uniform(*QUIET_SECONDS)
+    at = draw.uniform(*quiet)
     while at < seconds:
         if not bag:
             bag = draw.sample(list(names), len(names))
@@ -56,7 +65,7 @@ def schedule(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[
         if found:
             bag.remove(found.fault)
             planned.append(found)
-            at += draw.uniform(*QUIET_SECONDS)
+            at += draw.uniform(*quiet)
         else:
             at += STEP_SECONDS
             if not any(before.end > at for before in planned):
@@ -65,7 +74,7 @@ def schedule(seed: int, seconds: float, names: Sequence[str], replicas: Mapping[
 
 
 def _draw(draw: random.Random, at: float, seconds: float, name: str, replicas: Mapping[str, int]) -> Planned | None:
-    shortest, longest = FAULTS[name].seconds
+    shortest, longest = EVERY_FAULT[name].seconds
     shard = draw.choice(sorted(replicas))
     aim = Aim(shard, draw.randrange(replicas[shard]), draw.choice(LOCKABLE))
     lasts = draw.uniform(shortest, longest)
@@ -130,7 +139,11 @@ class Nemesis:
 
     def _carry_out(self, number: int, planned: Planned) -> None:
         with self._scene.turn(planned.resource):  # where the one before was slow to heal, this one begins late
-            fault = FAULTS[planned.fault](self._scene, planned.aim)
+            try:
+                fault = EVERY_FAULT[planned.fault](self._scene, planned.aim)
+            except GoneError:
+                self._note(f"{planned}: isn't there now")
+                return
             self._active[number] = planned
             try:
                 fault.inject()

@@ -1,7 +1,7 @@
 """An independent judge: compares what was published with what the tables hold, and names each anomaly as Jepsen does.
 
-It shares no code with what it judges: it hashes slots itself, reads with plain SQL, and is told the fleet's layout as numbers.
-`read` touches databases, `judge` nothing.
+It shares no code with what it judges: it hashes slots itself, is told the fleet's layout as numbers, and what the databases hold
+as plain rows. Pure.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import create_engine, text
-
+from tests.chaos.observed import Observed, Record, Row
 from tests.chaos.writes import Operation
 
 
@@ -57,80 +56,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What producers did: the operations they began, each once, and the keys of those that were acknowledged."""
+    """What producers did: the operations they began, each once, and the keys of those that were acknowledged.
+
+    `unordered` are the entities of producers that keep no order, so nobody else has to.
+    """
 
     begun: Sequence[Operation]
     acked: Collection[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of `journal` or `counter`. `position` orders the journal's rows and the log's lines of one database."""
-
-    entity: str
-    number: int
-    value: int
-    slot: int
-    position: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One upsert that took effect."""
-
-    entity: str
-    number: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A row of the inbox."""
-
-    slot: int
-    key: str
-    outcome: str
-
-
-@dataclass(slots=True)
-class Database:
-    """All that one shard's database holds."""
-
-    journal: list[Row] = field(default_factory=list)
-    counter: list[Row] = field(default_factory=list)
-    log: list[Line] = field(default_factory=list)
-    inbox: list[Record] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """`dead` are the idempotency keys on the dead-letter topic with their reasons, `backlog` the messages left of each shard."""
-
-    databases: Mapping[str, Database]
-    dead: Mapping[str, str] = field(default_factory=dict)
-    backlog: Mapping[str, int] = field(default_factory=dict)
-
-
-def read(urls: Mapping[str, str]) -> dict[str, Database]:
-    """Every row of every shard's database."""
-    return {shard: _read(url) for shard, url in urls.items()}
-
-
-def _read(url: str) -> Database:
-    engine = create_engine(url)
-    with engine.connect() as connection:
-
-        def rows(what: str, table: str) -> Iterator[Sequence[Any]]:
-            return iter(connection.execute(text(f"SELECT {what} FROM {table}")))
-
-        found = Database(
-            [Row(*row) for row in rows("entity, number, value, slot, position", "journal")],
-            [Row(*row) for row in rows("entity, number, value, slot", "counter")],
-            [Line(*row) for row in rows("entity, number, position", "counter_log")],
-            [Record(*row) for row in rows("slot, idempotency_key, outcome", "shardctl_inbox")],
-        )
-    engine.dispose()
-    return found
+    unordered: Collection[str] = frozenset()
 
 
 def judge(truth: Truth, observed: Observed, layout: Layout) -> list[Finding]:
@@ -148,7 +81,7 @@ def judge(truth: Truth, observed: Observed, layout: Layout) -> list[Finding]:
 class _Judge:
     def __init__(self, truth: Truth, observed: Observed, layout: Layout) -> None:
         self._observed, self._layout = observed, layout
-        self._acked = frozenset(truth.acked)
+        self._acked, self._unordered = frozenset(truth.acked), frozenset(truth.unordered)
         self._by_key = {operation.key: operation for operation in truth.begun}
         self._journal = {(op.entity, op.number): op for op in truth.begun if op.type == "journal"}
         self._counter = {(op.entity, op.number): op for op in truth.begun if op.type == "counter"}
@@ -216,9 +149,10 @@ class _Judge:
                 seen[row.entity] = max(row.number, seen.get(row.entity, 0))
                 yield from self._row("counter", shard, row, self._counter.get((row.entity, row.number)))
         for entity, operation in last.items():
-            if seen.get(entity, 0) < operation.number:
-                shown = f"the row shows #{seen[entity]}" if entity in seen else "there is no row"
-                yield self._missing(operation, f"is the last of its counter, and {shown}")
+            if entity not in seen:
+                yield self._missing(operation, "is the last of its counter, and there is no row")
+            elif seen[entity] < operation.number and entity not in self._unordered:
+                yield self._missing(operation, f"is the last of its counter, and the row shows #{seen[entity]}")
 
     def _row(self, table: str, at: str, row: Row, operation: Operation | None) -> Iterator[Finding]:
         name = f"{table} {row.entity}#{row.number}"
@@ -237,21 +171,25 @@ class _Judge:
     # -- order ---------------------------------------------------------------------------------------------------------
 
     def order(self) -> Iterator[Finding]:
-        """An entity's writes, of both tables together, took effect in the order of their numbers.
+        """An entity's writes, of both tables and all databases together, took effect once and in the order of their numbers.
 
-        Positions of two databases can't be compared, so each is judged by itself.
+        Their positions are counted without a gap, wherever the entity's slot was at the time.
         """
+        effects: dict[str, list[Effect]] = defaultdict(list)
+        counted: Counter[str] = Counter()
         for shard, database in self._observed.databases.items():
-            effects: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
             for row in database.journal:
-                effects[row.entity].append((row.position, row.number, "journal"))
+                effects[row.entity].append(Effect(row.position, row.number, "journal", shard))
             for line in database.log:
-                effects[line.entity].append((line.position, line.number, "counter"))
+                effects[line.entity].append(Effect(line.position, line.number, "counter", shard))
                 if (line.entity, line.number) not in self._counter:
                     what = f"counter {line.entity}#{line.number} took effect on {shard}: nobody wrote it"
                     yield Finding(Anomaly.PHANTOM, line.entity, what)
-            for entity, of_entity in effects.items():
-                yield from _order(entity, shard, sorted(of_entity))
+            for entity, count in database.effects.items():
+                counted[entity] = max(counted[entity], count)
+        for entity in effects.keys() | counted.keys():
+            yield from _positions(entity, sorted(effects[entity]), counted[entity])
+            yield from _sequence(entity, sorted(effects[entity]), ordered=entity not in self._unordered)
 
     # -- dead letters --------------------------------------------------------------------------------------------------
 
@@ -283,11 +221,40 @@ class _Judge:
         return Finding(anomaly, operation.entity, f"{operation} (slot {slot}, {shard}) {what}")
 
 
-def _order(entity: str, shard: str, effects: Iterable[tuple[int, int, str]]) -> Iterator[Finding]:
-    for (_, before, first), (position, after, then) in pairwise(effects):
-        if after == before:
-            what = f"{then} {entity}#{after} took effect twice on {shard}, again at position {position}"
-            yield Finding(Anomaly.DUPLICATED, entity, what)
-        elif after < before:
-            what = f"{then} {entity}#{after} took effect on {shard} at position {position}, after {first} #{before}"
+class Effect(NamedTuple):
+    """One that an entity's write had."""
+
+    position: int
+    number: int
+    table: str
+    shard: str
+
+
+def _positions(entity: str, effects: Sequence[Effect], counted: int) -> Iterator[Finding]:
+    """Each from the first to the last is there, and once."""
+    for one, other in pairwise(effects):
+        if one.position == other.position and (one.table, one.number) != (other.table, other.number):
+            what = (
+                f"{one.table} {entity}#{one.number} on {one.shard} and {other.table} #{other.number} on {other.shard} both "
+                f"took effect as number {one.position} of {entity}: one was written without knowing of the other"
+            )
             yield Finding(Anomaly.REORDERED, entity, what)
+    counted = max(counted, *(effect.position for effect in effects), 0)
+    gone = sorted(set(range(1, counted + 1)) - {effect.position for effect in effects})
+    if gone:
+        what = f"{len(gone)} of the {counted} writes of {entity} that took effect have vanished: number {gone[0]} and so on"
+        yield Finding(Anomaly.LOST, entity, what)
+
+
+def _sequence(entity: str, effects: Iterable[Effect], *, ordered: bool) -> Iterator[Finding]:
+    """No write twice and, where order was kept, none after a later one."""
+    firsts: dict[tuple[str, int], Effect] = {}
+    for effect in effects:
+        first = firsts.setdefault((effect.table, effect.number), effect)
+        if effect.table == "counter" and effect is not first:
+            what = f"counter {entity}#{effect.number} took effect twice, on {first.shard} as number {first.position}"
+            yield Finding(Anomaly.DUPLICATED, entity, f"{what} and on {effect.shard} as number {effect.position}")
+    for before, after in pairwise(firsts.values()) if ordered else ():
+        if after.number < before.number:
+            what = f"{after.table} {entity}#{after.number} took effect on {after.shard} as number {after.position}"
+            yield Finding(Anomaly.REORDERED, entity, f"{what}, after {before.table} #{before.number} on {before.shard}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from google.cloud import pubsub_v1
-from sqlalchemy import create_engine, text
 
 from shardctl import topology, yamlfile
 from shardctl.local import broker
@@ -15,6 +16,7 @@ from shardctl.local.broker.faults import Faults
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.processes import ConsumerProcess
 from shardctl.spec import Fleet, of_file
+from tests.chaos import witnesses
 from tests.chaos.oracle import Layout
 
 # A message may come many times here, and none of the good ones may end as a dead letter for that: hence the many attempts.
@@ -29,6 +31,7 @@ message_types:
     key: [entity, number]
     operation: insert
     columns: {entity: text, number: bigint, value: integer}
+    slot_tables: {witness: slot, counter_log: slot}
   counter:
     table: counter
     key: entity
@@ -49,18 +52,6 @@ shards:
 REPLICAS = 2
 PULL_MESSAGES, PULL_SECONDS = 1_000, 5.0
 
-# Both tables draw from one sequence, so the order in which an entity's writes took effect shows across them. An upsert hides what
-# it replaces, so each one leaves a line in a log.
-WITNESSES = (
-    "CREATE SEQUENCE chaos_order",
-    "ALTER TABLE journal ADD COLUMN position bigint NOT NULL DEFAULT nextval('chaos_order')",
-    "ALTER TABLE journal ADD CONSTRAINT value_is_not_negative CHECK (value >= 0)",
-    "CREATE TABLE counter_log (position bigint PRIMARY KEY DEFAULT nextval('chaos_order'), entity text, number bigint)",
-    """CREATE FUNCTION log_counter() RETURNS trigger LANGUAGE plpgsql AS
-       'BEGIN INSERT INTO counter_log (entity, number) VALUES (NEW.entity, NEW.number); RETURN NULL; END'""",
-    "CREATE TRIGGER log_counter AFTER INSERT OR UPDATE ON counter FOR EACH ROW EXECUTE FUNCTION log_counter()",
-)
-
 
 def fleet() -> Fleet:
     return of_file(yamlfile.parse(FLEET, "chaos.yaml"))
@@ -77,22 +68,43 @@ class Scene:
         self.local = LocalFleet(spec or fleet(), directory, replicas=REPLICAS)
         self.broker_faults: dict[str, dict[str, float]] = {}  # those in force, by the name of the fault
         self.overstayed: list[str] = []  # consumers that had to be killed after the grace period
+        self.databases: dict[str, str] = {}  # URLs of every shard that there ever was
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def start(self) -> None:
         self.local.start_servers()
         self.local.provision()
-        for url in self.local.databases.values():
-            _execute(url, WITNESSES)
+        for shard in self.local.spec.shards:
+            self.swear_in(shard.name)
         self.local.start_consumers()
+
+    def swear_in(self, shard: str) -> None:
+        """Let the shard's database bear witness, before anything is written to it."""
+        url = self.local.database_url(shard)
+        witnesses.swear_in(url)
+        self.databases[shard] = url
+
+    def database_url(self, shard: str) -> str:
+        """Of a shard that isn't there yet, another's."""
+        return self.databases.get(shard) or next(iter(self.databases.values()))
 
     def turn(self, resource: str) -> threading.Lock:
         return self._turns[resource]
 
+    @contextmanager
+    def turn_of_all(self, shards: Iterable[str] = ()) -> Iterator[None]:
+        """Nobody else touches a consumer, of these shards or of those there are."""
+        names = sorted({*shards, *self.local.replicas})
+        with ExitStack() as turns:
+            for name in names:
+                for number in range(REPLICAS):
+                    turns.enter_context(self.turn(f"{name}-{number}"))
+            yield
+
     def revive_crashed(self) -> list[ConsumerProcess]:
         """Start again what ended without being told to, as Kubernetes would. One that a fault has in hand is the fault's."""
         revived = []
-        for shard, replicas in self.local.replicas.items():
+        for shard, replicas in list(self.local.replicas.items()):
             for number, consumer in enumerate(replicas):
                 turn = self.turn(f"{shard}-{number}")
                 if turn.acquire(blocking=False):
@@ -103,6 +115,14 @@ class Scene:
                     finally:
                         turn.release()
         return revived
+
+    def set_broker_habit(self, name: str, settings: dict[str, float] | None) -> None:
+        """Let the broker have a habit, or with None lose it. Several may be in force at once."""
+        with self.turn("habits"):
+            self.broker_faults.pop(name, None)
+            if settings is not None:
+                self.broker_faults[name] = settings
+            self.set_broker_faults()
 
     def set_broker_faults(self) -> None:
         """Lay the broker's faults that are in force on top of each other."""
@@ -120,10 +140,11 @@ class Scene:
                 server.start()
         self.broker_faults.clear()
         self.set_broker_faults()
-        for consumer in local.consumers:
-            consumer.resume()
-            if not consumer.running:
-                consumer.revive()
+        with self.turn_of_all():
+            for consumer in local.consumers:
+                consumer.resume()
+                if not consumer.running:
+                    consumer.revive()
 
     def stop_consumers(self) -> None:
         """In order, so that nothing writes any more while the tables are read."""
@@ -154,11 +175,3 @@ class Scene:
                 client.acknowledge(subscription=path, ack_ids=[received.ack_id for received in pulled])
         client.close()
         return found
-
-
-def _execute(url: str, statements: tuple[str, ...]) -> None:
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()

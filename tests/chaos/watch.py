@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import EVERY_FAULT, FAULTS
 from tests.chaos.nemesis import Event
-from tests.chaos.run import Plan, Report, Standing
+from tests.chaos.report import Plan, Report, Standing
 
 EXAMPLES = 5  # of each kind of anomaly
 PLAIN_EVERY_SECONDS = 5.0
@@ -66,7 +66,11 @@ def command(plan: Plan) -> str:
     """What runs the same writes and the same schedule again."""
     parts = ["python", "-m", "tests.chaos", "--seed", str(plan.seed), "--minutes", f"{plan.seconds / 60:.10g}"]
     parts += ["--rate", f"{plan.writes_per_second:g}"]
-    if set(plan.faults) != set(FAULTS):
+    if plan.rebalance:
+        parts.append("--rebalance")
+    if plan.mistake:
+        parts += ["--mistake", plan.mistake]
+    if set(plan.faults) != set(EVERY_FAULT if plan.rebalance else FAULTS):
         parts += ["--faults", ",".join(plan.faults)]
     return shlex.join(parts)
 
