@@ -64,8 +64,8 @@ class LaneViews:
             found = lanes.read(connection, slots)
         if slots is None:
             self.seen[name] = found
-        else:
-            self.seen[name].update(found)
+        else:  # a lane that is gone has to go here too: somebody else has closed the rebalance
+            self.seen[name] = {lane: held for lane, held in self.seen[name].items() if held.slot not in slots} | found
         self._versions[name] = version
         return True
 

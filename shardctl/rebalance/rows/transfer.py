@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -63,8 +63,9 @@ def send(source: Connection, destination: Connection, pair: Paired, slot: int, g
     tally = _Tally(ordered=bool(pair.order))
     chunk: list[Row] = []
     begun_at = 0
-    with _storing(destination, pair) as store:
-        for row in _rows(source, f"{pair.read_source}{slot:d}{pair.order}"):
+    rows = _rows(source, f"{pair.read_source}{slot:d}{pair.order}")
+    with closing(rows), _storing(destination, pair) as store:
+        for row in rows:
             tally.add(_comparable(row, pair.comparing))
             chunk.append(_converted(row, pair.writing))
             if len(chunk) >= ROWS_AT_ONCE or tally.bytes - begun_at >= BYTES_AT_ONCE:
@@ -81,10 +82,11 @@ def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> 
     tally = _Tally(ordered=bool(pair.order))
     query = f"{pair.read_destination}{slot:d}{pair.order}"
     rows = _lines(destination, pair, pair.destination, slot) if pair.verbatim else _rows(destination, query)
-    for row in rows:
-        tally.add(row if pair.verbatim else _comparable(row, pair.comparing))
-        if tally.rows % ROWS_AT_ONCE == 0:
-            go_on()
+    with closing(rows):
+        for row in rows:
+            tally.add(row if pair.verbatim else _comparable(row, pair.comparing))
+            if tally.rows % ROWS_AT_ONCE == 0:
+                go_on()
     return tally.digest()
 
 
@@ -93,26 +95,27 @@ def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> 
 
 def _send_verbatim(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
     tally = _Tally(ordered=bool(pair.order))
-    lines = _lines(source, pair, pair.source, slot)
-    first = next(lines, None)
-    if first is None:
-        return tally.digest()  # most slots have nothing parked, and asking costs least
-    with _translated(destination), _cursor(destination) as cursor, cursor.copy(_copy_in(pair)) as sink:
-        chunk = bytearray(first)
-        tally.add(first)
-        for line in lines:
-            tally.add(line)
-            chunk += line
-            if tally.rows % ROWS_AT_ONCE == 0:
-                go_on()
-            if len(chunk) > 1 << 16:
-                sink.write(chunk)
-                chunk = bytearray()
-        sink.write(chunk)
+    # Closed before anybody rolls the source back: a COPY that is under way keeps its session to itself, and an error keeps the COPY.
+    with closing(_lines(source, pair, pair.source, slot)) as lines:
+        first = next(lines, None)
+        if first is None:
+            return tally.digest()  # most slots have nothing parked, and asking costs least
+        with _translated(destination), _cursor(destination) as cursor, cursor.copy(_copy_in(pair)) as sink:
+            chunk = bytearray(first)
+            tally.add(first)
+            for line in lines:
+                tally.add(line)
+                chunk += line
+                if tally.rows % ROWS_AT_ONCE == 0:
+                    go_on()
+                if len(chunk) > 1 << 16:
+                    sink.write(chunk)
+                    chunk = bytearray()
+            sink.write(chunk)
     return tally.digest()
 
 
-def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int) -> Iterator[Any]:
+def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int) -> Generator[Any]:
     """Each row as PostgreSQL's COPY writes it: a line of text, one a message."""
     query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {slot:d}{pair.order}"  # noqa: S608
     copy = _undoubled(f"COPY ({query}) TO STDOUT")
@@ -123,7 +126,7 @@ def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int) ->
 # --- between any two ----------------------------------------------------------------------------------------------------
 
 
-def _rows(connection: Connection, query: str) -> Iterator[Any]:
+def _rows(connection: Connection, query: str) -> Generator[Any]:
     """Rows as the server hands them out, never all at once."""
     streaming = {"stream_results": True, "max_row_buffer": ROWS_FETCHED}
     with connection.exec_driver_sql(query, execution_options=streaming) as result:

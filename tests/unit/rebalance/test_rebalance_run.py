@@ -2,8 +2,9 @@
 
 import pytest
 from rebalance_kit import KEYS, ROWS, CrashError
+from sqlalchemy import update
 
-from shardctl import lanes
+from shardctl import lanes, schema
 from shardctl.database import writing
 from shardctl.rebalance import copying, journal
 from shardctl.rebalance.handover import Stage
@@ -326,3 +327,34 @@ def test_the_window_grows_by_one_and_halves():
 def test_quantiles():
     assert quantiles([]) is None
     assert quantiles([3.0, 1.0, 2.0]) == {"p50": 2.0, "p99": 3.0, "max": 3.0}
+
+
+def test_a_run_that_wakes_up_after_it_was_all_closed_comes_to_an_end(announced):
+    world = announced
+    asleep = world.run()
+    world.deaf = set(range(16))
+    for _ in range(8):
+        asleep.step(world.now)
+        world.now += 0.3
+    world.deaf = set()
+    world.to_its_end(world.run())
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            lanes.forget(connection)
+            for lane in list(lanes.read(connection).values()):  # and the next rebalance has taken every slot on
+                connection.execute(
+                    update(schema.slots)
+                    .where(schema.slots.c.slot == lane.slot, schema.slots.c.generation == lane.generation)
+                    .values(generation=9)
+                )
+            lanes.take_fence_alone(connection)
+    world.published.clear()
+    for _ in range(20):
+        said = asleep.step(world.now)
+        world.now += 5
+        if said.ended:
+            break
+    assert said.ended
+    assert not said.complete
+    assert said.failed
+    assert not world.published
