@@ -174,7 +174,7 @@ def test_what_moved_away_is_deleted_in_small_transactions(sides):
     side.record(7, "stays")
     side.lane(5, LaneState.LEFT)
     heard = []
-    assert delete_slots(side.engine, KINDS, {5, 6}, 10, heard.append) == 30
+    assert delete_slots(side.engine, KINDS, {5, 6}, 10, progress=heard.append) == 30
     if side.engine.dialect.name != "sqlite":
         assert heard == [10, 10, 10]
     with database.snapshot(side.engine) as connection:

@@ -95,7 +95,7 @@ def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> 
 
 def _send_verbatim(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
     tally = _Tally(ordered=bool(pair.order))
-    # Closed before anybody rolls the source back: a COPY that is under way keeps its session to itself, and an error keeps the COPY.
+    # Closed before the source is rolled back, which would wait for this COPY for ever: it holds the session until it is closed.
     with closing(_lines(source, pair, pair.source, slot)) as lines:
         first = next(lines, None)
         if first is None:

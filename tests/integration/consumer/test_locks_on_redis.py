@@ -65,7 +65,7 @@ def test_a_lock_expires_and_its_late_owner_doesnt_release_the_next_ones(redis_ur
                 break
             await asyncio.sleep(0.005)
         await mine.release([1])
-        assert await redis.exists("{fleet:s0}:lock:1")
+        assert await redis.exists("{fleet:s0}:lock:g0:1")
 
     scenario(redis_url, play, ttl_ms=50)
 

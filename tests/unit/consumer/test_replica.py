@@ -165,7 +165,6 @@ def test_a_slot_held_for_long_is_asked_for_ever_more_rarely():
             bench.intake.deliver([held])
             await bench.until(lambda: len(tries) == 5)
             gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
-            assert gaps[0] < 0.1
             assert gaps[-1] > gaps[0]
             assert held.message == original
             assert held.message is not original  # the response it came in can be freed
