@@ -85,9 +85,9 @@ async def serve(settings: Settings) -> None:
         else None
     )
     threads = ThreadPoolExecutor(config.consumer.concurrency + 1, thread_name_prefix="store")
-    startup = Startup(lambda: database.reach(engine), threads, metrics)
     read = functools.partial(read_anew, check=sink.check, config=config)
     presence = functools.partial(store.tell_presence, settings.replica, [each.number for each in config.generations])
+    startup = Startup(presence, threads, metrics)
     maintenance = Maintenance(store, read, redis, gate, prefix, config.inbox_retention, threads, metrics, presence)
     intake = Intake(subscriber, config, time.monotonic, metrics)
     outlets = DeadLetterTopic(publisher, config), Again(publisher, config)

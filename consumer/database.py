@@ -126,12 +126,6 @@ def translated() -> Iterator[None]:
         raise AgainError(f"database: {error}") from error
 
 
-def reach(engine: Engine) -> None:
-    """Ask the database for anything at all. Raises AgainError."""
-    with translated(), engine.connect() as connection:
-        connection.exec_driver_sql("SELECT 1")
-
-
 @contextmanager
 def transaction(engine: Engine, dialect: Dialect) -> Iterator[Connection]:
     """One transaction with the consumer's errors: committed when the block ends, rolled back when it raises."""

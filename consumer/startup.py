@@ -1,7 +1,8 @@
-"""Before the first message: the database must have answered once.
+"""Before the first message: this replica must have told the database that it is here.
 
 Otherwise a replica that can't reach it, for a wrong password or a rule of the network, would take leases on messages that others
-could write, and would count as ready in a rollout as long as its slots are idle.
+could write, and would count as ready in a rollout as long as its slots are idle. Whoever moves slots, too, takes a ready replica
+for one that has told the database what it reads.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 5.0
 class Startup:
     """`waiting_for` says what the start waits for; None once it is over."""
 
-    def __init__(self, reach_database: Callable[[], None], threads: Executor, metrics: Metrics) -> None:
-        self._reach, self._threads, self._metrics = reach_database, threads, metrics
+    def __init__(self, tell_presence: Callable[[], None], threads: Executor, metrics: Metrics) -> None:
+        self._tell, self._threads, self._metrics = tell_presence, threads, metrics
         self.waiting_for: str | None = "the database has not answered yet"
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -32,10 +33,10 @@ class Startup:
         pause = FIRST_RETRY_SECONDS
         while not stop.is_set():
             try:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._reach)
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._tell)
             except AgainError as error:
                 self._metrics.database_up.set(0)
-                self.waiting_for = f"the database has not answered yet: {error}"
+                self.waiting_for = f"the database can't be used yet: {error}"
                 log.warning("%s: asked again in %.1f s, no messages are taken until it answers", error, pause)
             else:
                 self._metrics.database_up.set(1)

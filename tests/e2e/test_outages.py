@@ -57,7 +57,7 @@ def refused_at_start(stage):
     stage.local.postgres.stop()
     for replica in stage.replicas:
         replica.revive()
-    stage.unready("the database has not answered yet: ")
+    stage.unready("the database can't be used yet: ")
     assert stage.metric("messages_received_total") == 0, "messages are held that nobody here can write"
     assert stage.metric("database_up") == 0
     stage.started_anew()

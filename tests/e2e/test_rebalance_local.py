@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,8 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     killed = terminals.start("rebalance", "run", "--yes")
     assert wait_until(lambda: terminals.slots("due") > 0 or killed.poll() is not None, 30)
     killed.kill()
-    killed.communicate()
+    said = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, said  # not refused: the consumers of an applied file count as readers
     assert terminals.slots("left") < 32, "it was killed too late to prove anything"
     report = json.loads(terminals.run("rebalance", "run", "--yes", "--json"))
     assert (report["complete"], report["slots"], report["failed"]) == (True, 32, [])

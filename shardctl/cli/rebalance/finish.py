@@ -15,6 +15,7 @@ from shardctl.cli.rebalance.work import (
     old_subscriptions,
     pubsub,
     refuse,
+    refuse_changed,
     replace,
     unless_yes,
     work_on,
@@ -45,7 +46,8 @@ def finish(
     from shardctl.schema import RebalanceState
 
     fleet = spec.load(file)
-    text = settled(file.read_bytes().decode(), str(file)).encode()
+    before = file.read_bytes()
+    text = settled(before.decode(), str(file)).encode()
     with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
         known = work.known()
         refuse(list(closing.not_handed_over(fleet, known)))
@@ -58,6 +60,7 @@ def finish(
         rows = closing.delete_rows(fleet, work.databases, known, _Deleting())
         say(f"{rows:,} rows deleted.")
         closing.close(fleet, work.databases, RebalanceState.DONE)
+    refuse_changed(file, (before, text))
     guard.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
     replace(file, text)
     say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")

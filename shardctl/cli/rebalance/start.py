@@ -16,6 +16,7 @@ from shardctl.cli.rebalance.work import (
     odd_slots,
     pubsub,
     refuse,
+    refuse_changed,
     replace,
     unless_yes,
     work_on,
@@ -41,7 +42,9 @@ def start(
     from shardctl import guard
     from shardctl.rebalance import opening, preflight
 
+    before = file.read_bytes() if file.exists() else b""
     wanted, source = _wanted(file, following)
+    planned = source.read_bytes() if source is not None else before
     with work_on(wanted, database) as work, pubsub() as (publisher, subscriber):
         known = work.known()
         reasons = list(preflight.other_rebalances(wanted, known))
@@ -59,10 +62,12 @@ def start(
             say(f"warning: {doubt}")
         opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=print)
     if source is not None:
-        if file.read_bytes() != source.read_bytes():  # else it was killed right after this
-            replace(before_of(file), file.read_bytes())
-            replace(file, source.read_bytes())
-        source.unlink(missing_ok=True)
+        refuse_changed(file, (before, planned))
+        if file.read_bytes() != planned:  # else another `start` has done it, or one that was killed right after this
+            replace(before_of(file), before)
+            replace(file, planned)
+        if source.exists() and source.read_bytes() == planned:
+            source.unlink(missing_ok=True)
         say(f"{file} is now what {source} was; {before_of(file)} keeps what it was before.")
     guard.write(file, wanted)
     say(

@@ -142,6 +142,15 @@ def unless_yes(yes: bool, command: str) -> int | None:
     return EXIT_REFUSED
 
 
+def refuse_changed(path: Path, known: Sequence[bytes]) -> None:
+    """Raise ShardctlError where somebody else has written the file since this command began, which may be long ago."""
+    if path.read_bytes() not in known:
+        raise ShardctlError(
+            f"{path} has changed since this command began, so it is left as it is. Look at `shardctl rebalance status`; then "
+            "run again what it lacks."
+        )
+
+
 def replace(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises ShardctlError."""
     new = path.with_name(path.name + ".new")

@@ -1,4 +1,4 @@
-"""No message is taken before the database has answered."""
+"""No message is taken before the database knows of this replica."""
 
 import asyncio
 
@@ -13,17 +13,17 @@ def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     async def scenario():
         said, answers = [], iter([AgainError("refused"), AgainError("wrong password"), None])
 
-        def reach():
+        def tell_presence():
             said.append(startup.waiting_for)
             if error := next(answers):
                 raise error
 
-        startup = Startup(reach, InThisThread(), Metrics())
+        startup = Startup(tell_presence, InThisThread(), Metrics())
         await startup.wait(asyncio.Event())
         assert said == [
             "the database has not answered yet",
-            "the database has not answered yet: refused",
-            "the database has not answered yet: wrong password",
+            "the database can't be used yet: refused",
+            "the database can't be used yet: wrong password",
         ]
         assert startup.waiting_for is None
 
@@ -34,11 +34,11 @@ def test_it_ends_when_told_to_stop():
     async def scenario():
         stop = asyncio.Event()
 
-        def reach():
+        def tell_presence():
             stop.set()
             raise AgainError("refused")
 
-        startup = Startup(reach, InThisThread(), Metrics())
+        startup = Startup(tell_presence, InThisThread(), Metrics())
         await startup.wait(stop)
         assert startup.waiting_for
 

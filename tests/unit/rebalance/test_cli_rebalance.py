@@ -19,7 +19,7 @@ from shardctl import barrier, guard, lanes, spec
 from shardctl.cli import main
 from shardctl.database import writing
 from shardctl.provision import provision_pubsub
-from shardctl.rebalance import driver, journal
+from shardctl.rebalance import closing, driver, journal, opening
 from shardctl.schema import LaneState, RebalanceState, replicas
 
 
@@ -314,3 +314,27 @@ def test_only_shards_that_take_part_need_a_database(site, monkeypatch):
     assert code == 1
     assert "no database URL for s2" in err
     assert RebalanceState.OPEN not in site.journal().values()
+
+
+def test_a_file_edited_meanwhile_is_left_as_it_is(site, monkeypatch):
+    def edited(module, name):
+        """The file as somebody writes it while the command is at this step."""
+        step = getattr(module, name)
+
+        def while_it_works(*given, **more):
+            site.file.write_text(site.file.read_text() + "# mine\n")
+            return step(*given, **more)
+
+        monkeypatch.setattr(module, name, while_it_works)
+        return lambda: monkeypatch.setattr(module, name, step)
+
+    for command, module, name in (("start", opening, "open_rebalance"), ("finish", closing, "close")):
+        put_back = edited(module, name)
+        code, _, err = site(command, "--yes")
+        assert (code, "shards.yaml has changed since this command began" in err) == (1, True)
+        assert site.file.read_text().endswith("# mine\n")
+        put_back()
+        assert site(command, "--yes")[0] == 0  # run again, it takes the file as it is now
+        if command == "start":
+            site.consume()
+            assert site("run", "--yes")[0] == 0
