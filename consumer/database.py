@@ -15,7 +15,7 @@ from consumer.blame import fault_in
 from consumer.errors import AgainError, DataFaultError
 from consumer.rows import DIALECTS, Dialect
 from shardctl.errors import UsageError
-from shardctl.spec import Batching
+from shardctl.settings.consuming import Batching
 
 CONNECT_TIMEOUT_SECONDS = 5  # a host
 LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take

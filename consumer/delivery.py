@@ -10,8 +10,8 @@ from consumer.errors import NeverError
 from shardctl import barrier
 from shardctl.keyspace import lane_of, slot_of_digits
 from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
+from shardctl.settings.messagetypes import Operation
 from shardctl.shardconfig import ShardConfig
-from shardctl.spec import Operation
 
 NO_SLOT = -1  # a message without a valid slot: it has no order and no inbox row
 

@@ -18,7 +18,7 @@ from consumer.delivery import Delivery
 from consumer.errors import AgainError
 from consumer.rows import Dialect
 from shardctl.schema import InboxOutcome, inbox
-from shardctl.spec import ColumnType
+from shardctl.settings.messagetypes import ColumnType
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
     ("slot", "integer"),

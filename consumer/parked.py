@@ -28,7 +28,7 @@ from consumer.errors import NeverError
 from consumer.rows import Dialect
 from shardctl.keyspace import SlotSet
 from shardctl.schema import InboxOutcome, inbox, parked, parked_keys
-from shardctl.spec import ColumnType
+from shardctl.settings.messagetypes import ColumnType
 
 Key = tuple[int, str]  # slot, routing key
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from shardctl.spec import ColumnType
+from shardctl.settings.messagetypes import ColumnType
 
 # What RFC 3339 allows, and a bare date or no offset besides: what every database reads, and reads as the same moment.
 _MOMENT = re.compile(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from shardctl import topology
 from shardctl.faults import Fault
-from shardctl.spec import Fleet, SecretRef, Shard
+from shardctl.settings.secrets import SecretRef
+from shardctl.spec import Fleet, Shard
 
 _SECRET_ID = re.compile(r"[-A-Za-z0-9_]{1,255}")  # as `scalars.SecretId` has it
 

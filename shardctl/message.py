@@ -10,7 +10,8 @@ from typing import Any, get_args
 import orjson
 
 from shardctl.keyspace import digits_of, slot_of, slot_of_time
-from shardctl.spec import Fleet, MessageType, Operation
+from shardctl.settings.messagetypes import MessageType, Operation
+from shardctl.spec import Fleet
 
 MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
 OPERATIONS = get_args(Operation)

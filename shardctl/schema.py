@@ -37,7 +37,7 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine
 
 from shardctl.keyspace import SlotSet
-from shardctl.spec import ColumnType, MessageType
+from shardctl.settings.messagetypes import ColumnType, MessageType
 
 
 class LaneState(StrEnum):

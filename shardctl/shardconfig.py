@@ -7,7 +7,10 @@ from pydantic import Field
 from shardctl import topology
 from shardctl.model import Model
 from shardctl.scalars import Duration, Slots
-from shardctl.spec import Attributes, Batching, Fleet, MessageType, Shard, Subscriptions
+from shardctl.settings.consuming import Batching, Subscriptions
+from shardctl.settings.messagetypes import MessageType
+from shardctl.settings.routing import Attributes
+from shardctl.spec import Fleet, Shard
 
 
 class Generation(Model):

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from shardctl import yamlfile
-from shardctl.cluster import (
+from shardctl.errors import UsageError
+from shardctl.faults import Fault, SpecError, explain
+from shardctl.model import Model
+from shardctl.scalars import (
+    Cron,
+    Image,
+    Label,
+    LabelKey,
+    LabelValue,
+    ProjectId,
+    ProjectNumber,
+    Region,
+    ShortName,
+    Slots,
+    TimeZone,
+    TopicId,
+    TypeName,
+    as_tuple,
+    shown,
+)
+from shardctl.settings.cluster import (
     Autoscaling,
     AutoscalingSetting,
     NetworkPolicy,
@@ -31,303 +38,22 @@ from shardctl.cluster import (
     Probes,
     ResourceQuota,
     Resources,
-    Secrets,
-    SecretsSetting,
     Workload,
     WorkloadSetting,
 )
-from shardctl.errors import UsageError
-from shardctl.faults import Fault, SpecError, explain
-from shardctl.filters import FilterAttributes
-from shardctl.keyspace import MAX_SLOT_BITS, MIN_SLOT_BITS, TimeUnit
-from shardctl.model import Model
-from shardctl.monitoring import Monitoring, MonitoringSetting
-from shardctl.scalars import (
-    AttributeName,
-    Between,
-    Cron,
-    Identifier,
-    Image,
-    Label,
-    LabelKey,
-    LabelValue,
-    ObjectName,
-    ProjectId,
-    ProjectNumber,
-    Region,
-    SecretId,
-    SecretKey,
-    ShortName,
-    SinkPath,
-    Slots,
-    TableName,
-    TimeZone,
-    TopicId,
-    TypeName,
-    as_tuple,
-    one_or_many,
-    shown,
-)
-from shardctl.traffic import Traffic, TrafficSetting
+from shardctl.settings.consuming import Batching, Redis, Subscriptions
+from shardctl.settings.delivery import Delivery, DeliverySetting
+from shardctl.settings.gateway import Gateway
+from shardctl.settings.leader import Leader, LeaderSetting
+from shardctl.settings.messagetypes import MessageType, Operation
+from shardctl.settings.monitoring import Monitoring, MonitoringSetting
+from shardctl.settings.routing import Routing
+from shardctl.settings.secrets import SecretRef, Secrets, SecretsSetting
+from shardctl.settings.traffic import Traffic, TrafficSetting
 from shardctl.yamlfile import YamlFile
 
 DEFAULT_PATH = Path("shards.yaml")
 SCHEMA_ID = "urn:shardctl:shards.yaml"
-
-
-# --- routing and message types ----------------------------------------------------------------------------------------
-
-
-_TAKEN_BY_CLIENT = frozenset({"self", "topic", "data", "ordering_key", "retry", "timeout"})
-
-
-class Attributes(Model):
-    """The Pub/Sub attribute that carries each part of a message."""
-
-    slot: AttributeName = "slot"
-    partition_key: AttributeName = "partition_key"
-    message_type: AttributeName = "message_type"
-    operation: AttributeName = "operation"
-    timestamp: AttributeName = "timestamp"
-    idempotency_key: AttributeName = "idempotency_key"
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        names = list(self.model_dump().values())
-        if len(set(names)) != len(names):
-            raise ValueError("two parts of a message share one attribute name")
-        for name in set(names) & _TAKEN_BY_CLIENT:
-            raise ValueError(f"the Pub/Sub client takes {name!r} for itself, so no attribute can have that name")
-        return self
-
-    @property
-    def in_filters(self) -> FilterAttributes:
-        return FilterAttributes(self.slot, self.message_type)
-
-
-ATTRIBUTE_PRESETS: Mapping[str, Mapping[str, str]] = {
-    "default": {},
-    "cloudevents": {
-        "partition_key": "ce-partitionkey",
-        "message_type": "ce-type",
-        "timestamp": "ce-time",
-        "idempotency_key": "ce-id",
-    },
-}
-
-
-def _read_attributes(value: object) -> object:
-    if isinstance(value, str):
-        if value not in ATTRIBUTE_PRESETS:
-            raise ValueError(f"no preset {value!r}; presets: {', '.join(ATTRIBUTE_PRESETS)}")
-        return dict(ATTRIBUTE_PRESETS[value])
-    return value
-
-
-class Routing(Model):
-    slot_bits: Annotated[
-        int, Field(ge=MIN_SLOT_BITS, le=MAX_SLOT_BITS, description="2^n slots; fixed for the fleet's life.")
-    ] = 10
-    topic_bits: Annotated[
-        int, Field(ge=0, le=8, description="Spread the fleet over 2^n topics; fixed for its life.")
-    ] = 0
-    attributes: Annotated[
-        Attributes,
-        BeforeValidator(_read_attributes),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"enum": list(ATTRIBUTE_PRESETS)},
-                    {
-                        "type": "object",
-                        "additionalProperties": {"type": "string"},
-                        "propertyNames": {"enum": list(Attributes.model_fields)},
-                    },
-                ]
-            }
-        ),
-    ] = Attributes()
-
-    @model_validator(mode="after")
-    def _topics_hold_slots(self) -> Self:
-        if self.topic_bits > self.slot_bits:
-            raise ValueError(f"topic_bits {self.topic_bits} exceeds slot_bits {self.slot_bits}")
-        return self
-
-
-ColumnType = Literal["text", "integer", "bigint", "number", "decimal", "boolean", "timestamp", "json"]
-Operation = Literal["insert", "upsert", "update", "delete"]
-
-
-_NAME_SCHEMA = TypeAdapter(Identifier).json_schema()
-
-
-class TimeBucket(Model):
-    """Route by time: the slot is the number of the bucket that holds `field`, modulo the slot count."""
-
-    field: Annotated[Identifier, Field(description="The body's field: RFC 3339 text, or seconds since 1970.")]
-    unit: TimeUnit
-
-
-class MessageType(Model):
-    """Where writes of one type land: in a table, whose columns a JSON body names, or wherever your own sink puts them."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["table", "key", "columns"]}, {"required": ["sink", "routing_key"]}]}
-    )
-
-    table: TableName = ""
-    key: Annotated[
-        tuple[Identifier, ...],
-        Field(max_length=16),
-        BeforeValidator(one_or_many),
-        WithJsonSchema(
-            {"anyOf": [_NAME_SCHEMA, {"type": "array", "items": _NAME_SCHEMA, "minItems": 1, "maxItems": 16}]}
-        ),
-    ] = ()
-    columns: Annotated[
-        dict[Identifier, ColumnType],
-        Field(description="Every column a body may set. `shardctl provision` creates the table from these."),
-    ] = {}
-    sink: Annotated[
-        SinkPath | None,
-        Field(description="Your own sink instead of a table: `package.module:factory` on the consumer's Python path."),
-    ] = None
-    on_poison: Annotated[
-        Literal["dead_letter", "park"],
-        Field(
-            description="What becomes of a write that can't succeed: the dead-letter topic takes it, or it stays in the "
-            "shard's database and the later writes of its routing key wait behind it."
-        ),
-    ] = "dead_letter"
-    routing_key: Annotated[
-        Identifier | None,
-        Field(
-            description="The body's field that names the entity whose writes stay in order; by default `key`'s first."
-        ),
-    ] = None
-    operation: Annotated[Operation, Field(description="Used when a message names no operation.")] = "upsert"
-    version_column: Annotated[
-        Identifier | None,
-        Field(description="Optimistic locking: a write whose version isn't higher than the row's is stale."),
-    ] = None
-    slot_column: Annotated[
-        Identifier, Field(description="Holds the row's slot, so that a slot's rows can be found and moved.")
-    ] = "slot"
-    slot_tables: Annotated[
-        dict[TableName, Identifier],
-        Field(
-            description="Other tables whose rows belong to slots, such as what a sink of yours fills, with the column "
-            "that holds the slot. A rebalance moves their rows too."
-        ),
-    ] = {}
-    time_bucket: TimeBucket | None = None
-
-    @model_validator(mode="after")
-    def _lands_somewhere(self) -> Self:
-        if self.sink is None and not (self.table and self.key and self.columns):
-            raise ValueError("needs a table, a key and columns, or else a sink and a routing_key")
-        if self.sink is not None and (self.table or self.key or self.columns):
-            raise ValueError("sink takes the place of table, key and columns")
-        if self.sink is not None and self.routing_key is None:
-            raise ValueError("a type with a sink needs a routing_key")
-        return self
-
-    @model_validator(mode="after")
-    def _columns_exist(self) -> Self:
-        if self.sink is not None:
-            return self
-        named = [*self.key, *(column for column in (self.routing_key, self.version_column) if column)]
-        if self.time_bucket:
-            named.append(self.time_bucket.field)
-        for column in named:
-            if column not in self.columns:
-                raise ValueError(f"{column!r} isn't among columns")
-        if self.slot_column in self.columns:
-            raise ValueError(
-                f"slot_column {self.slot_column!r} is also among columns; bodies don't set it, so name it otherwise"
-            )
-        if len(set(self.key)) != len(self.key):
-            raise ValueError("the key names a column twice")
-        for column in self.key:
-            if self.columns[column] == "json":
-                raise ValueError(f"the key column {column!r} is json, which databases can't index")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_was_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A type with a sink has no table, and read again from its JSON an empty name would be refused."""
-        written = write(self)
-        return written if self.sink is None else {name: written[name] for name in written if written[name]}
-
-    @property
-    def routing_field(self) -> str:
-        return self.routing_key or self.key[0]
-
-
-# --- platform ---------------------------------------------------------------------------------------------------------
-
-
-class SecretRef(Model):
-    """A key of a Kubernetes Secret. The value itself never stands in this file or in anything rendered from it."""
-
-    name: ObjectName
-    key: SecretKey = "url"
-    remote: Annotated[
-        SecretId | None,
-        Field(description="Its id in Secret Manager, for `secrets: {kind: external-secrets}`; by default `name`."),
-    ] = None
-
-
-class Subscriptions(Model):
-    """Settings of every subscription the fleet reads from."""
-
-    ack_deadline: Annotated[timedelta, Between("10s", "600s")] = timedelta(seconds=60)
-    retention: Annotated[timedelta, Between("10m", "31d")] = timedelta(days=7)
-    retry_minimum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=10)
-    retry_maximum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=600)
-    max_delivery_attempts: Annotated[int, Field(ge=5, le=100)] = 5
-
-    @model_validator(mode="after")
-    def _backoff_grows(self) -> Self:
-        if self.retry_minimum > self.retry_maximum:
-            raise ValueError("retry_minimum exceeds retry_maximum")
-        return self
-
-
-class Redis(Model):
-    secret: SecretRef | None = None
-
-
-class Batching(Model):
-    """How the consumer works; a shard may override any of it."""
-
-    batch_max_rows: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    batch_max_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024**2)] = 4 * 1024**2
-    batch_max_age_ms: Annotated[int, Field(ge=0, le=10_000, description="How long a message may wait for company.")] = (
-        20
-    )
-    concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
-    max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
-    max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
-    # With the least back-off of the subscription, 10 s, a dead replica's messages are elsewhere within 30 s.
-    lease: Annotated[
-        timedelta,
-        Between("10s", "600s"),
-        Field(description="The stream's ack deadline: how soon a dead replica's messages go elsewhere."),
-    ] = timedelta(seconds=15)
-    lock_ttl: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=15)
-    redis_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
-    statement_timeout: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=30)
-    drain_timeout: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=20)
-    rate_limit: Annotated[
-        int | None, Field(ge=1, le=1_000_000, description="Writes a second, of all the shard's replicas together.")
-    ] = None
-    inbox_retention: Annotated[
-        Annotated[timedelta, Between("1h", "365d")] | None,
-        Field(description="How long an applied message is remembered; by default as long as it can be replayed."),
-    ] = None
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Schedule(Model):
@@ -392,6 +118,8 @@ class Shard(Model):
         NetworkPolicy | None, Field(description="What differs from the fleet's `network_policy`.")
     ] = None
 
+    leader: Annotated[LeaderSetting | None, Field(description="What differs from the fleet's `leader`.")] = None
+
     @model_validator(mode="after")
     def _types_make_sense(self) -> Self:
         if self.types and self.except_types:
@@ -415,11 +143,13 @@ class Shard(Model):
 
 def _with_kinds(data: dict[str, Any]) -> dict[str, Any]:
     """`workload: statefulset` written out, so that what a shard says can be laid over what the fleet says."""
-    short = {name: {"kind": data[name]} for name in ("autoscaling", "workload") if isinstance(data.get(name), str)}
+    short = {
+        name: {"kind": data[name]} for name in ("autoscaling", "workload", "leader") if isinstance(data.get(name), str)
+    }
     return {**data, **short}
 
 
-SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy")
+SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy", "leader")
 
 
 class Fleet(Model):
@@ -455,6 +185,11 @@ class Fleet(Model):
     ] = None
     monitoring: MonitoringSetting = Monitoring()
     traffic: TrafficSetting = Traffic()
+    gateway: Annotated[
+        Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given, if only as `{}`.")
+    ] = None
+    delivery: DeliverySetting = Delivery()
+    leader: LeaderSetting = Leader()
     provisioner: Annotated[
         Literal["config-connector", "terraform", "gcloud", "api"],
         Field(
@@ -514,6 +249,9 @@ class Fleet(Model):
 
     def workload_of(self, shard: Shard) -> Workload:
         return shard.workload or self.workload
+
+    def leader_of(self, shard: Shard) -> Leader:
+        return shard.leader or self.leader
 
     def network_policy_of(self, shard: Shard) -> NetworkPolicy | None:
         return shard.network_policy or self.network_policy

@@ -13,7 +13,8 @@ from hashlib import sha256
 
 from shardctl.filters import MAX_FILTER_BYTES, ShardFilter, beginnings, compile_filter, strays_filter
 from shardctl.keyspace import SlotSet, digits_of
-from shardctl.spec import Fleet, SecretRef, Shard
+from shardctl.settings.secrets import SecretRef
+from shardctl.spec import Fleet, Shard
 
 USD_PER_DELIVERED_TIB = 40
 KEPT_FOR_PEOPLE = timedelta(days=31)  # dead letters and strays; the most Pub/Sub allows

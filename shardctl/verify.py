@@ -18,7 +18,8 @@ from shardctl.rebalance.rows.checksum import MODULUS
 from shardctl.rebalance.rows.shape import Named, SlotTableError, look_at
 from shardctl.rebalance.rows.tables import named
 from shardctl.schema import LaneState, RebalanceState
-from shardctl.spec import Fleet, MessageType, Shard
+from shardctl.settings.messagetypes import MessageType
+from shardctl.spec import Fleet, Shard
 from shardctl.verifyrows import Fault, TableCheck, check_parked, check_table
 
 Progress = Callable[[str, str], None]  # hears of each shard and table before it is looked at

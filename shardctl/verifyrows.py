@@ -11,7 +11,7 @@ from shardctl.keyspace import SlotSet
 from shardctl.rebalance.rows.checksum import MODULUS, expected_slot, key_of, prepare, sum_of_rows
 from shardctl.rebalance.rows.shape import SlotTable, quoted
 from shardctl.schema import parked, parked_keys
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 
 @dataclass(frozen=True, slots=True)

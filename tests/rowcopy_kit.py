@@ -13,6 +13,7 @@ from shardctl import database, schema, spec
 from shardctl.keyspace import SlotSet
 from shardctl.rebalance.rows.rowcopy import copy_slot
 from shardctl.schema import LaneState
+from shardctl.settings.messagetypes import MessageType
 from shardctl.yamlfile import parse
 
 FLEET = """
@@ -52,7 +53,7 @@ THING = {
 class Side:
     """One shard's database. Its slots have left it, as at a source, or aren't there yet."""
 
-    def __init__(self, url: str, kinds: dict[str, spec.MessageType] = KINDS) -> None:
+    def __init__(self, url: str, kinds: dict[str, MessageType] = KINDS) -> None:
         self.kinds = kinds
         self.engine = database.connect(url)
         self.mapped = MetaData()

@@ -14,7 +14,7 @@ from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
 from consumer.sinks.base import Sink, json_object
 from shardctl.errors import UsageError
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 log = logging.getLogger(__name__)
 

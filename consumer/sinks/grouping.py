@@ -10,7 +10,7 @@ from typing import Any
 
 from consumer.delivery import Delivery
 from consumer.rows import moment_of
-from shardctl.spec import MessageType, Operation
+from shardctl.settings.messagetypes import MessageType, Operation
 
 # What decides a write's statement: its type, its operation, and the columns it sets.
 Shape = tuple[str, Operation, frozenset[str]]

@@ -12,7 +12,7 @@ from consumer.errors import AgainError, DataFaultError
 from consumer.rows import Dialect
 from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 
 class SqlSink:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from consumer.rows import Dialect
 from consumer.sinks.grouping import Shape
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 
 def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...]:

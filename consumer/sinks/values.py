@@ -11,7 +11,7 @@ from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, NeverError
 from consumer.rows import moment_of, utc_text
 from consumer.sinks.base import json_object
-from shardctl.spec import ColumnType, MessageType
+from shardctl.settings.messagetypes import ColumnType, MessageType
 
 
 def read(delivery: Delivery, kind: MessageType) -> None:

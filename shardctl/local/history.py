@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shardctl.spec import ColumnType, Fleet, Shard
+from shardctl.settings.messagetypes import ColumnType
+from shardctl.spec import Fleet, Shard
 
 COLUMN = "shardctl_history"
 REVISION = "revision"  # of the entity: grows with each write of it; the stream of writes fills it

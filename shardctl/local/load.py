@@ -10,7 +10,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from shardctl.message import Write
-from shardctl.spec import ColumnType, Fleet, MessageType, Operation
+from shardctl.settings.messagetypes import ColumnType, MessageType, Operation
+from shardctl.spec import Fleet
 
 DUPLICATE_RATE = 0.02
 LATEST_DUPLICATE = 2_000  # publications after the first, at most

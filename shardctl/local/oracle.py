@@ -20,7 +20,8 @@ from sqlalchemy import Connection, create_engine, text
 
 from shardctl.local import history
 from shardctl.message import Write
-from shardctl.spec import Fleet, MessageType, Shard
+from shardctl.settings.messagetypes import MessageType
+from shardctl.spec import Fleet, Shard
 
 APPLIED = "applied"
 

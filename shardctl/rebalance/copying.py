@@ -17,7 +17,8 @@ from shardctl.errors import ShardctlError
 from shardctl.keyspace import lane_of
 from shardctl.rebalance.handover import HandOver, Place, hand_overs
 from shardctl.schema import LaneState
-from shardctl.spec import Fleet, MessageType
+from shardctl.settings.messagetypes import MessageType
+from shardctl.spec import Fleet
 
 # Copies a slot's rows from a view of the source into the destination, checks them, and tells how many there are. What the
 # destination holds of the slot is deleted first. Raises a ShardctlError where they can't be the same.

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl.cluster import NetworkPolicy, Reach, Workload
 from shardctl.credentials import credentials
 from shardctl.render import quantities
 from shardctl.render.objects import Object, Plan, seconds_text
 from shardctl.render.scaling import max_replicas
+from shardctl.settings.cluster import NetworkPolicy, Reach, Workload
 from shardctl.spec import Fleet
 
 METADATA_SERVER = (

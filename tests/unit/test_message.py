@@ -8,7 +8,8 @@ from fleets import fleet
 
 from shardctl.keyspace import digits_of, slot_of, slot_of_time
 from shardctl.message import InvalidWriteError, Write, encode
-from shardctl.spec import ATTRIBUTE_PRESETS, Attributes, TimeBucket
+from shardctl.settings.messagetypes import TimeBucket
+from shardctl.settings.routing import ATTRIBUTE_PRESETS, Attributes
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 FLEET = fleet(["0-1023"])

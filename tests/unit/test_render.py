@@ -31,8 +31,11 @@ from shardctl.render import (
     object_name,
     warnings,
 )
+from shardctl.settings.cluster import Autoscaling, Resources
+from shardctl.settings.routing import Attributes
+from shardctl.settings.secrets import SecretRef
 from shardctl.shardconfig import ShardConfig, slice_of
-from shardctl.spec import Fleet, SecretRef, load
+from shardctl.spec import Fleet, load
 from shardctl.templates import Lines, scalar
 from shardctl.yamlfile import parse
 
@@ -346,14 +349,12 @@ def test_other_pubsub_ids_get_names_of_their_own() -> None:
 )
 def test_replicas_are_capped_by_slots(scaling: dict[str, int], slots: str, expected: int) -> None:
     fleet = fleet_of()
-    shard = fleet.shards[0].model_copy(
-        update={"autoscaling": spec.Autoscaling(**scaling), "slots": SlotSet.parse(slots)}
-    )
+    shard = fleet.shards[0].model_copy(update={"autoscaling": Autoscaling(**scaling), "slots": SlotSet.parse(slots)})
     assert max_replicas(fleet, shard) == expected
 
 
 def test_capped_shards_are_named_in_one_warning() -> None:
-    fleet = fleet_of().model_copy(update={"autoscaling": spec.Autoscaling(min=2, max=9)})
+    fleet = fleet_of().model_copy(update={"autoscaling": Autoscaling(min=2, max=9)})
     (warning,) = warnings(fleet)
     assert warning.endswith("capped for s0, s1")
 
@@ -467,7 +468,7 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
     """A fleet for each place where text is free, with `text` there, past the checks that refuse it in a file."""
     fleet = fleet_of()
     secret = SecretRef.model_construct(name=text, key=text)
-    quantities = dict.fromkeys(spec.Resources.model_fields, text)
+    quantities = dict.fromkeys(Resources.model_fields, text)
     column = fleet.message_types["order"].model_copy(
         update={"table": text or "-", "key": (text,), "columns": {text: "text"}}
     )
@@ -478,10 +479,10 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
         "topic": text,
         "labels": {text: text},
         "redis": fleet.redis.model_copy(update={"secret": secret}),
-        "resources": spec.Resources.model_construct(**quantities),
+        "resources": Resources.model_construct(**quantities),
         "message_types": {text: column},
         "shards": (fleet.shards[0].model_copy(update={"database": secret}), fleet.shards[1]),
-        "routing": fleet.routing.model_copy(update={"attributes": spec.Attributes.model_construct(slot=text)}),
+        "routing": fleet.routing.model_copy(update={"attributes": Attributes.model_construct(slot=text)}),
     }
     for field, value in everywhere.items():
         yield field, fleet.model_copy(update={field: value})

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from shardctl.keyspace import MAX_SLOT_BITS, TimeUnit, slot_of, slot_of_time
 from shardctl.rebalance.rows.shape import Column, SlotTable, quoted
 from shardctl.rebalance.rows.values import MICROSECONDS, MYSQL, Kind
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 HASH_BITS = 60
 MODULUS = 1 << 64

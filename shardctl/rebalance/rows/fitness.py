@@ -12,7 +12,7 @@ from shardctl.rebalance.rows.references import doubtful_references, faulty_refer
 from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableError, look_at
 from shardctl.rebalance.rows.tables import named, remember, slot_tables
 from shardctl.rebalance.rows.values import MYSQL, Kind, meeting
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 
 def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:

@@ -13,7 +13,7 @@ from shardctl.rebalance.rows.shape import SlotTable, crossing
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.values import MYSQL
 from shardctl.schema import LaneState
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 ROWS_AT_ONCE = 5_000
 SLOTS_AT_ONCE = 500

@@ -18,7 +18,7 @@ from shardctl.rebalance.rows.shape import SlotTable, SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.transfer import Digest, read_back, send
 from shardctl.schema import LaneState
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 
 class CopyError(ShardctlError):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, inspect
 
 from shardctl import schema
 from shardctl.rebalance.rows.shape import Named, SlotTable, SlotTableError, look_at
-from shardctl.spec import MessageType
+from shardctl.settings.messagetypes import MessageType
 
 OWN = (
     Named(schema.inbox.name, "slot"),

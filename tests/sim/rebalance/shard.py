@@ -27,8 +27,8 @@ from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.schema import LaneState
+from shardctl.settings.messagetypes import MessageType
 from shardctl.shardconfig import ShardConfig
-from shardctl.spec import MessageType
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 

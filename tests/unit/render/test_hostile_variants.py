@@ -9,9 +9,10 @@ import pytest
 import yaml
 from manifests import LOADER, fleet_of
 
-from shardctl.cluster import Placement, Reach, SecretStore, Storage, Toleration
 from shardctl.render import documents
-from shardctl.spec import Fleet, SecretRef
+from shardctl.settings.cluster import Placement, Reach, Storage, Toleration
+from shardctl.settings.secrets import SecretRef, SecretStore
+from shardctl.spec import Fleet
 
 EVERYTHING = (
     "workload: {kind: statefulset, storage: {size: 5Gi}}\n"

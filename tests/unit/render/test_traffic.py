@@ -18,8 +18,8 @@ from shardctl.errors import UsageError
 from shardctl.keyspace import SlotSet, digits_of
 from shardctl.render import documents, warnings
 from shardctl.render.traffic import MATCHES_A_ROUTE, PREFIXES_A_PATTERN, slot_patterns
+from shardctl.settings.traffic import GatewayRef, Traffic
 from shardctl.spec import Fleet
-from shardctl.traffic import GatewayRef, Traffic
 from shardctl.yamlfile import parse
 
 CASES = sorted((Path(__file__).parents[2] / "golden" / "cases").glob("*/shards.yaml"))

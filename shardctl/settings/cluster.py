@@ -154,30 +154,6 @@ class Autoscaling(Model):
 AutoscalingSetting = Annotated[Autoscaling, OrJust("kind", ("hpa", "keda", "none"))]
 
 
-# --- credentials ------------------------------------------------------------------------------------------------------
-
-
-class SecretStore(Model):
-    """Who External Secrets asks, by name; it is yours, and never rendered."""
-
-    name: ObjectName = "google-secret-manager"
-    kind: Literal["SecretStore", "ClusterSecretStore"] = "ClusterSecretStore"
-
-
-class Secrets(Model):
-    kind: Annotated[
-        Literal["kubernetes", "external-secrets"],
-        Field(description="Secrets that you make, or that External Secrets fills from Secret Manager."),
-    ] = "kubernetes"
-    refresh: Annotated[
-        timedelta, Between("1m", "30d"), Field(description="How soon a new version reaches the Secret.")
-    ] = timedelta(hours=1)
-    store: SecretStore = SecretStore()
-
-
-SecretsSetting = Annotated[Secrets, OrJust("kind", ("kubernetes", "external-secrets"))]
-
-
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
