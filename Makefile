@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime local dev
 
-.PHONY: demo test chaos check fmt lint types bench lock golden clean
+.PHONY: demo test chaos check fmt lint types bench lock golden release-golden clean
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
@@ -33,6 +33,9 @@ fmt: $(VENV)/.dev
 
 golden: $(VENV)/.dev            ## write the golden manifests anew; read the diff before you commit it
 	$(BIN)/pytest tests/golden --update-golden
+
+release-golden: $(VENV)/.dev    ## take the golden manifests as those of the release made now
+	$(BIN)/pytest -q tests/golden --update-release
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline

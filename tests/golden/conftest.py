@@ -7,3 +7,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write the expected manifests anew from what is rendered now"
     )
+    parser.addoption(
+        "--update-release", action="store_true", help="take the golden manifests as those of a release made now"
+    )

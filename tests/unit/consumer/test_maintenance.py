@@ -178,7 +178,7 @@ def test_release_and_purge_share_one_thread():
                 return super().release(key, read)
 
         with Watched(4) as threads:
-            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [maintenance.PURGE_ROWS] * 20), threads)
+            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [maintenance.PURGE_ROWS] * 3), threads)
             both = asyncio.gather(maintaining.release(), maintaining.purge())
             asyncio.get_running_loop().call_later(0.1, release_goes_on.set)
             await both

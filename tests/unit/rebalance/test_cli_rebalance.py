@@ -23,6 +23,9 @@ from shardctl.rebalance import closing, driver, journal, opening
 from shardctl.schema import LaneState, RebalanceState, replicas
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def host():
     with running_broker() as host:
