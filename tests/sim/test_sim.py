@@ -15,7 +15,7 @@ from tests.sim.mutants import MUTANTS, NO_LOCKS
 from tests.sim.scenario import drawn, every_await, small, two_awaits
 from tests.sim.world import play
 
-SCHEDULES = 3_000
+SCHEDULES = 2_000
 FEW = 200
 SWEPT = (0, 1, 2)  # seeds of the small scenario
 PAIRS = 300
