@@ -121,7 +121,7 @@ def check_slot(delivery: Delivery, config: ShardConfig) -> None:
     """
     kind = config.message_types[delivery.message_type]
     try:
-        expected = slot_for(kind, delivery.partition_key, delivery.body, config.slot_bits)
+        expected = slot_for(kind, delivery.partition_key, delivery.body, config.rule)
     except (InvalidWriteError, UnicodeEncodeError) as error:
         raise NeverError("bad_time" if kind.time_bucket else "bad_key", str(error)) from error
     if expected != delivery.slot:

@@ -19,12 +19,50 @@ MIN_SLOT_BITS, MAX_SLOT_BITS = 1, 16
 TimeUnit = Literal["hour", "day", "week", "month"]
 
 _RANGE = re.compile(r"\s*(0|[1-9][0-9]*)\s*(?:-\s*(0|[1-9][0-9]*)\s*)?")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _MAX_SLOT = (1 << MAX_SLOT_BITS) - 1
 
 
 def slot_of(routing_key: str, slot_bits: int) -> int:
     """The slot of a routing key: the first `slot_bits` bits of SHA-256 over its UTF-8 text."""
     return int.from_bytes(sha256(routing_key.encode()).digest()[:2]) >> (MAX_SLOT_BITS - slot_bits)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRule:
+    """How a fleet's routing keys find their slots: by hash alone, or, with a `modulo`, near what `key % modulo` was.
+
+    With a modulo, each remainder has a run of slots, and the hash decides within it. So a fleet whose databases were chosen by
+    remainder becomes shards whose rows are where they belong already, and whose slots can move from then on. Runs end on
+    multiples of a fraction of the slots, which keeps filters short; the longest is a quarter longer than the shortest at most.
+    """
+
+    bits: int
+    modulo: int = 0
+
+    def slot_of(self, routing_key: str) -> int:
+        """Raises ValueError where a modulo is set and the key isn't a whole number in plain decimal digits."""
+        if not self.modulo:
+            return slot_of(routing_key, self.bits)
+        if not _NUMBER.fullmatch(routing_key):
+            raise ValueError(
+                f"the routing key {routing_key!r} isn't a whole number of up to 18 digits, without a zero before it"
+            )
+        first, end = self.run_of(int(routing_key) % self.modulo)
+        return first + (int.from_bytes(sha256(routing_key.encode()).digest()[:4]) * (end - first) >> 32)
+
+    def run_of(self, remainder: int) -> tuple[int, int]:
+        """The first slot of a remainder, and the one after its last."""
+        slots_a_grain = (1 << self.bits) // self.grains
+        return (
+            remainder * self.grains // self.modulo * slots_a_grain,
+            (remainder + 1) * self.grains // self.modulo * slots_a_grain,
+        )
+
+    @property
+    def grains(self) -> int:
+        """Into how many equal pieces the slots are cut: four to eight a remainder."""
+        return 4 << (self.modulo - 1).bit_length()
 
 
 def bucket_of(moment: datetime, unit: TimeUnit) -> int:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import orjson
 
-from shardctl.keyspace import digits_of, slot_of, slot_of_time
+from shardctl.keyspace import SlotRule, digits_of, slot_of_time
 from shardctl.settings.messagetypes import MessageType, Operation
 from shardctl.spec import Fleet
 
@@ -44,11 +44,16 @@ class Encoded:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
-def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any], slot_bits: int) -> int:
-    """The slot of a write: by hash of its key, or by the time bucket its type names. Raises InvalidWriteError."""
+def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any], rule: SlotRule) -> int:
+    """The slot of a write: by its key, or by the time bucket its type names. Raises InvalidWriteError."""
     if kind is None or kind.time_bucket is None:
-        return slot_of(routing_key, slot_bits)
-    return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, slot_bits)
+        try:
+            return rule.slot_of(routing_key)
+        except UnicodeEncodeError:
+            raise  # half a surrogate pair, which the caller has refused or tells in its own words
+        except ValueError as error:
+            raise InvalidWriteError(str(error)) from error
+    return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, rule.bits)
 
 
 def _moment(body: Mapping[str, Any], name: str) -> datetime:
@@ -78,7 +83,7 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     if write.timestamp is not None and write.timestamp.tzinfo is None:
         raise InvalidWriteError("the timestamp has no time zone: end it with Z for UTC")
     data = _json_of(kind, write)
-    slot = slot_for(kind, key, write.body, fleet.routing.slot_bits)
+    slot = slot_for(kind, key, write.body, fleet.routing.rule)
     digits = digits_of(slot, fleet.routing.slot_bits)
     names = fleet.routing.attributes
     attributes = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from shardctl import topology
+from shardctl.keyspace import SlotRule
 from shardctl.model import Model
 from shardctl.scalars import Duration, Slots
 from shardctl.settings.consuming import Batching, Subscriptions
+from shardctl.settings.leader import Leader
 from shardctl.settings.messagetypes import MessageType
 from shardctl.settings.routing import Attributes
 from shardctl.spec import Fleet, Shard
@@ -28,6 +30,7 @@ class ShardConfig(Model):
     shard: str
     project: str
     slot_bits: int
+    modulo: int = 0
     attributes: Attributes
     message_types: dict[str, MessageType]
     generations: tuple[Generation, ...] = Field(strict=False)
@@ -36,7 +39,12 @@ class ShardConfig(Model):
     subscription: Subscriptions
     consumer: Batching
     inbox_retention: Duration
+    leader: Leader = Leader()
     replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
+
+    @property
+    def rule(self) -> SlotRule:
+        return SlotRule(self.slot_bits, self.modulo)
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
@@ -46,6 +54,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         shard=shard.name,
         project=fleet.project,
         slot_bits=fleet.routing.slot_bits,
+        modulo=fleet.routing.modulo,
         attributes=fleet.routing.attributes,
         message_types=takes,
         generations=tuple(
@@ -61,6 +70,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         subscription=fleet.subscription,
         consumer=fleet.consumer_of(shard),
         inbox_retention=topology.inbox_retention(fleet, shard),
+        leader=fleet.leader_of(shard),
         # Only where it matters: a change of this file rolls the pods.
         replicas=fleet.autoscaling_of(shard).most if fleet.consumer_of(shard).rate_limit else 1,
     )

@@ -112,7 +112,7 @@ def _check_shard(fleet: Fleet, shard: Shard, connection: Connection, found: _Fou
             found.faults.append(Fault(shard.name, "the table is missing", "Run `shardctl provision`.", each.name))
             continue
         mapped = [kind for kind in kinds.values() if kind.table == each.name]
-        checked, faults = check_table(connection, shard.name, table, mapped, active, elsewhere, fleet.routing.slot_bits)
+        checked, faults = check_table(connection, shard.name, table, mapped, active, elsewhere, fleet.routing.rule)
         checks.append(checked)
         found.faults += faults
     found.faults += check_parked(connection, shard.name, active)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, func, select
 
-from shardctl.keyspace import SlotSet
+from shardctl.keyspace import SlotRule, SlotSet
 from shardctl.rebalance.rows.checksum import MODULUS, expected_slot, key_of, prepare, sum_of_rows
 from shardctl.rebalance.rows.shape import SlotTable, quoted
 from shardctl.schema import parked, parked_keys
@@ -53,11 +53,11 @@ def check_table(
     kinds: Sequence[MessageType],
     active: SlotSet,
     elsewhere: SlotSet,
-    slot_bits: int,
+    rule: SlotRule,
 ) -> tuple[TableCheck, list[Fault]]:
     """`kinds` are the message types that the table is mapped for; rows of slots in `elsewhere` wait to be deleted."""
     prepare(connection)
-    expected = _expected(connection.dialect.name, table, kinds, slot_bits)
+    expected = _expected(connection.dialect.name, table, kinds, rule)
     wrong = f"({expected}) <> {table.slot_sql}" if expected else None
     here = frozenset(active)
     waiting_for = frozenset(elsewhere)
@@ -119,9 +119,9 @@ def check_table(
     return checked, faults
 
 
-def _expected(product: str, table: SlotTable, kinds: Sequence[MessageType], slot_bits: int) -> str | None:
+def _expected(product: str, table: SlotTable, kinds: Sequence[MessageType], rule: SlotRule) -> str | None:
     """None where the types that share the table disagree."""
-    found = {expected_slot(product, table, kind, slot_bits) for kind in kinds}
+    found = {expected_slot(product, table, kind, rule) for kind in kinds}
     return found.pop() if len(found) == 1 else None
 
 

@@ -68,7 +68,7 @@ def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int
         )
     try:
         check_key("KEY", key)
-        return slot_for(kind, key, {by_time.field: at} if by_time else {}, int(fleet.routing.slot_bits))
+        return slot_for(kind, key, {by_time.field: at} if by_time else {}, fleet.routing.rule)
     except InvalidWriteError as error:
         raise UsageError(f"{error}.") from error
 

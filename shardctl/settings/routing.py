@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from shardctl.filters import FilterAttributes
-from shardctl.keyspace import MAX_SLOT_BITS, MIN_SLOT_BITS
+from shardctl.keyspace import MAX_SLOT_BITS, MIN_SLOT_BITS, SlotRule
 from shardctl.model import Model
 from shardctl.scalars import AttributeName
 
@@ -65,6 +65,15 @@ class Routing(Model):
     topic_bits: Annotated[
         int, Field(ge=0, le=8, description="Spread the fleet over 2^n topics; fixed for its life.")
     ] = 0
+    modulo: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1 << (MAX_SLOT_BITS - 3),
+            description="For a fleet that was sharded by `key % N`: N. Keys are whole numbers and stay together as they were; "
+            "0 is by hash alone. Fixed for the fleet's life.",
+        ),
+    ] = 0
     attributes: Annotated[
         Attributes,
         BeforeValidator(_read_attributes),
@@ -87,3 +96,15 @@ class Routing(Model):
         if self.topic_bits > self.slot_bits:
             raise ValueError(f"topic_bits {self.topic_bits} exceeds slot_bits {self.slot_bits}")
         return self
+
+    @model_validator(mode="after")
+    def _slots_hold_remainders(self) -> Self:
+        if self.modulo == 1:
+            raise ValueError("modulo 1 puts every key together; leave it out")
+        if self.modulo and self.rule.grains > 1 << self.slot_bits:
+            raise ValueError(f"modulo {self.modulo} needs slot_bits {self.rule.grains.bit_length() - 1} or more")
+        return self
+
+    @property
+    def rule(self) -> SlotRule:
+        return SlotRule(self.slot_bits, self.modulo)

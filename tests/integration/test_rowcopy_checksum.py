@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import string
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from rowcopy_kit import FLEET, KINDS
 from rowcopy_places import PRODUCTS, places, sides
 
 from shardctl import database, spec
-from shardctl.keyspace import slot_of, slot_of_time
+from shardctl.keyspace import SlotRule, slot_of, slot_of_time
 from shardctl.rebalance.rows.checksum import expected_slot, prepare
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.yamlfile import parse
@@ -45,12 +46,29 @@ def test_the_databases_hash_keys_as_producers_do(places, product, bits):
         usable = [key for key in keys if product != "mariadb" or key == key.rstrip(" ")]
         if usable:
             side.put(side.things, *({"id": key, "slot": slot_of(key, bits)} for key in usable))
-        assert wrong(side, KINDS["thing"], bits) == 0
+        assert wrong(side, KINDS["thing"], SlotRule(bits)) == 0
 
     check()
     side.clear()
     side.put(side.things, {"id": "a", "slot": slot_of("a", bits) ^ 1})
-    assert wrong(side, KINDS["thing"], bits) == 1
+    assert wrong(side, KINDS["thing"], SlotRule(bits)) == 1
+
+
+@pytest.mark.parametrize("modulo", [3, 4, 7])
+@pytest.mark.parametrize("field", ["id", "a_bigint"])
+def test_the_databases_keep_remainders_together_as_producers_do(places, product, modulo, field):
+    rule, side = SlotRule(10, modulo), places.side(product)
+    kind = KINDS["thing"].model_copy(update={"routing_key": field})
+    numbers = [*range(40), 10**17, 10**18 - 1, 2**59, *random.Random(modulo).sample(range(10**18), 100)]
+    side.clear()
+    side.put(side.things, *({"id": str(n), "a_bigint": n, "slot": rule.slot_of(str(n))} for n in numbers))
+    assert wrong(side, kind, rule) == 0
+    side.clear()
+    side.put(side.things, {"id": "5", "a_bigint": 5, "slot": rule.slot_of("6")})
+    assert wrong(side, kind, rule) == 1
+    side.clear()
+    side.put(side.things, {"id": "x", "a_bigint": -5, "slot": 0}, {"id": "007", "a_bigint": None, "slot": 0})
+    assert wrong(side, kind, rule) == 0  # nobody can tell where they belong
 
 
 @pytest.mark.parametrize("unit", ["hour", "day", "week", "month"])
@@ -72,14 +90,14 @@ def test_the_databases_count_time_buckets_as_producers_do(places, product, unit,
             value = at if field == "a_time" else int(at.timestamp())
             rows.append({"id": str(number), field: value, "slot": slot_of_time(at, unit, 6)})
         side.put(side.things, *rows)
-        assert wrong(side, kind, 6) == 0
+        assert wrong(side, kind, SlotRule(6)) == 0
 
     check()
 
 
-def wrong(side, kind, bits):
+def wrong(side, kind, rule):
     with database.snapshot(side.engine) as connection:
         prepare(connection)
         [table] = [each for each in slot_tables(connection, side.kinds) if each.name == "things"]
-        slot = expected_slot(side.engine.dialect.name, table, kind, bits)
+        slot = expected_slot(side.engine.dialect.name, table, kind, rule)
         return connection.exec_driver_sql(f"SELECT count(*) FROM things WHERE {slot} <> slot").scalar()

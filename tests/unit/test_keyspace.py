@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardctl.keyspace import SlotSet, bucket_of, digits_of, slot_of, slot_of_digits, slot_of_time
+from shardctl.keyspace import SlotRule, SlotSet, bucket_of, digits_of, slot_of, slot_of_digits, slot_of_time
 
 BITS = 6
 EPOCH = date(1970, 1, 1)
@@ -168,3 +168,31 @@ def test_the_documented_node_gives_the_vectors():
     )
     out = subprocess.check_output(["node", "-e", program], text=True)
     assert json.loads(out) == [vector["digits"] for vector in VECTORS["keys"]]
+
+
+@given(st.integers(2, 64), st.integers(0, 10**18 - 1))
+def test_a_modulo_keeps_remainders_together(modulo, key):
+    rule = SlotRule(10, modulo)
+    first, end = rule.run_of(key % modulo)
+    assert first <= rule.slot_of(str(key)) < end
+
+
+@pytest.mark.parametrize("modulo", range(2, 65))
+def test_the_runs_of_a_modulo_are_the_slots_and_nearly_even(modulo):
+    runs = [SlotRule(10, modulo).run_of(remainder) for remainder in range(modulo)]
+    assert [first for first, _ in runs] == [0, *(end for _, end in runs[:-1])]
+    assert runs[-1][1] == 1 << 10
+    lengths = [end - first for first, end in runs]
+    assert max(lengths) <= 1.25 * min(lengths)
+
+
+def test_within_a_run_the_hash_decides_and_uses_every_slot():
+    rule = SlotRule(8, 3)
+    first, end = rule.run_of(1)
+    assert {rule.slot_of(str(key)) for key in range(1, 6_000, 3)} == set(range(first, end))
+
+
+@pytest.mark.parametrize("key", ["", "x", "-1", "+1", "007", "1.0", " 1", "1" * 19, "\u0661"])
+def test_a_modulo_wants_plain_numbers(key):
+    with pytest.raises(ValueError, match="whole number"):
+        SlotRule(10, 4).slot_of(key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from shardctl.keyspace import MAX_SLOT_BITS, TimeUnit, slot_of, slot_of_time
+from shardctl.keyspace import SlotRule, TimeUnit, slot_of_time
 from shardctl.rebalance.rows.shape import Column, SlotTable, quoted
 from shardctl.rebalance.rows.values import MICROSECONDS, MYSQL, Kind
 from shardctl.settings.messagetypes import MessageType
@@ -20,6 +20,7 @@ from shardctl.settings.messagetypes import MessageType
 HASH_BITS = 60
 MODULUS = 1 << 64
 _DIGITS = HASH_BITS // 4
+_HASH_START_BITS = 32
 
 
 def prepare(connection: Connection) -> None:
@@ -27,7 +28,7 @@ def prepare(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         driver: Any = connection.connection.driver_connection
         driver.create_aggregate("shardctl_sum", -1, _Sum)
-        driver.create_function("shardctl_slot", 2, _slot, deterministic=True)
+        driver.create_function("shardctl_slot", 3, _slot, deterministic=True)
         driver.create_function("shardctl_bucket", 3, _bucket, deterministic=True)
 
 
@@ -47,25 +48,43 @@ def sum_of_rows(product: str, table: SlotTable) -> str:
     return f'sum(hashtextextended({row} COLLATE "C", 0))'
 
 
-def expected_slot(product: str, table: SlotTable, kind: MessageType, slot_bits: int) -> str | None:
+def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotRule) -> str | None:
     """The slot that a row's routing key or time gives; None where the table doesn't tell. NULL for a row that doesn't."""
     columns = {column.name: column for column in table.columns}
     column = columns.get(kind.time_bucket.field if kind.time_bucket else kind.routing_field)
     if column is None:
         return None
     if kind.time_bucket:
-        return _slot_by_time(product, column, kind.time_bucket.unit, slot_bits)
+        return _slot_by_time(product, column, kind.time_bucket.unit, rule.bits)
     if kind.columns[column.name] not in {"text", "integer", "bigint"}:
         return None  # 1.5 and 1.50 are one number and two keys
     name = quoted(product, column.name)
-    free = MAX_SLOT_BITS - slot_bits
     if product == "sqlite":
-        return f"shardctl_slot({name}, {slot_bits})"
+        return f"shardctl_slot({name}, {rule.bits}, {rule.modulo})"
     if product in MYSQL:
         text = name if column.kind is Kind.BYTES else f"CONVERT({name} USING utf8mb4)"
-        return f"(CAST(conv(left(sha2({text}, 256), 4), 16, 10) AS SIGNED) >> {free})"
-    digits = f"encode(substr(sha256(convert_to(CAST({name} AS text), 'UTF8')), 1, 2), 'hex')"
-    return f"(CAST(CAST('x' || {digits} AS bit(16)) AS integer) >> {free})"
+        start = f"CAST(conv(left(sha2({text}, 256), 8), 16, 10) AS SIGNED)"
+        number = f"CAST({text} AS SIGNED)"
+        is_number = f"CAST({text} AS CHAR) REGEXP '^(0|[1-9][0-9]{{0,17}})$'"
+    else:
+        text = f"CAST({name} AS text)"
+        digits = f"encode(substr(sha256(convert_to({text}, 'UTF8')), 1, 4), 'hex')"
+        start = f"CAST(CAST('x' || lpad({digits}, 16, '0') AS bit(64)) AS bigint)"
+        number = f"CAST({text} AS bigint)"
+        is_number = f"{text} ~ '^(0|[1-9][0-9]{{0,17}})$'"
+    if not rule.modulo:
+        return f"({start} >> {_HASH_START_BITS - rule.bits})"
+    return f"(CASE WHEN {is_number} THEN {_in_run(product, start, number, rule)} END)"
+
+
+def _in_run(product: str, start: str, number: str, rule: SlotRule) -> str:
+    """As `SlotRule.slot_of` has it. `start` is the hash's first 32 bits."""
+    divided = "DIV" if product in MYSQL else "/"
+    slots_a_grain = (1 << rule.bits) // rule.grains
+    remainder = f"({number} %% {rule.modulo})"
+    first = f"({remainder} * {rule.grains} {divided} {rule.modulo} * {slots_a_grain})"
+    end = f"(({remainder} + 1) * {rule.grains} {divided} {rule.modulo} * {slots_a_grain})"
+    return f"({first} + ({start} * ({end} - {first}) >> {_HASH_START_BITS}))"
 
 
 def _slot_by_time(product: str, column: Column, unit: TimeUnit, slot_bits: int) -> str | None:
@@ -131,8 +150,11 @@ class _Sum:
         return str(self._sum % MODULUS)
 
 
-def _slot(key: Any, slot_bits: int) -> int | None:
-    return None if key is None else slot_of(str(key), slot_bits)
+def _slot(key: Any, bits: int, modulo: int) -> int | None:
+    try:
+        return None if key is None else SlotRule(bits, modulo).slot_of(str(key))
+    except ValueError:  # no number, where a modulo wants one
+        return None
 
 
 def _bucket(value: Any, unit: TimeUnit, slot_bits: int) -> int | None:

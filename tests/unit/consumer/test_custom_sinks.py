@@ -18,6 +18,7 @@ from consumer.sinks import custom
 from consumer.sinks.router import Router, share_out, sink_of
 from consumer.sinks.sql import SqlSink
 from shardctl.errors import EXIT_USAGE
+from shardctl.keyspace import SlotRule
 from shardctl.message import Write, encode, slot_for
 from shardctl.shardconfig import ShardConfig
 from shardctl.spec import of_file
@@ -192,7 +193,7 @@ def test_a_body_may_be_any_bytes(accepting):
 )
 def test_a_type_routed_by_time_has_a_json_body_whatever_its_sink_reads(accepting, body, reason):
     kind = accepting.config.message_types["timed"]
-    slot = slot_for(kind, "k", {"at": "2026-01-02T03:04:05Z"}, 6)
+    slot = slot_for(kind, "k", {"at": "2026-01-02T03:04:05Z"}, SlotRule(6))
     fault = accepting.arrive("timed", body, "k", slot=slot).fault
     assert (fault and fault.reason) == reason
 

@@ -22,7 +22,6 @@ from shardctl.provision import provision_pubsub
 from shardctl.rebalance import closing, driver, journal, opening
 from shardctl.schema import LaneState, RebalanceState, replicas
 
-
 pytestmark = pytest.mark.slow
 
 
