@@ -144,30 +144,63 @@ def test_a_bucket_is_counted_in_utc():
     )
 
 
-def documented(language):
+def documented(language, name):
+    """The block of docs/producers.md that defines this function."""
     page = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
-    return next(
-        block
-        for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-        if "lot_digits" in block or "lotDigits" in block
-    )
+    return next(block for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if f"{name}(" in block)
 
 
 def test_the_documented_python_gives_the_vectors():
     names = {}
-    exec(documented("python"), names)
+    exec(documented("python", "def slot_digits"), names)
+    exec(documented("python", "def modulo_slot_digits"), names)
     for vector in VECTORS["keys"]:
         assert names["slot_digits"](vector["key"], vector["slot_bits"]) == vector["digits"]
+    for vector in VECTORS["modulo_keys"]:
+        digits = names["modulo_slot_digits"](vector["key"], vector["modulo"], vector["slot_bits"])
+        assert digits == vector["digits"]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on the PATH")
 def test_the_documented_node_gives_the_vectors():
-    program = (
-        documented("js")
-        + f"console.log(JSON.stringify({json.dumps(VECTORS['keys'])}.map(v => slotDigits(v.key, v.slot_bits))))"
-    )
-    out = subprocess.check_output(["node", "-e", program], text=True)
-    assert json.loads(out) == [vector["digits"] for vector in VECTORS["keys"]]
+    program = f"""
+        {documented("js", "function slotDigits")}
+        console.log(JSON.stringify({json.dumps(VECTORS["keys"])}.map(v => slotDigits(v.key, v.slot_bits))))"""
+    assert ran("node", "-e", program) == [vector["digits"] for vector in VECTORS["keys"]]
+    program = f"""
+        {documented("js", "function moduloSlotDigits")}
+        console.log(JSON.stringify({json.dumps(VECTORS["modulo_keys"])}
+            .map(v => moduloSlotDigits(v.key, v.modulo, v.slot_bits))))"""
+    assert ran("node", "-e", program) == [vector["digits"] for vector in VECTORS["modulo_keys"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no Java compiler on the PATH")
+def test_the_documented_java_gives_the_vectors(tmp_path):
+    blocks = documented("java", "String slotDigits"), documented("java", "String moduloSlotDigits")
+    imports = {line for block in blocks for line in block.splitlines() if line.startswith("import ")}
+    methods = "\n".join(line for block in blocks for line in block.splitlines() if line not in imports)
+    calls = [
+        *(f"slotDigits({json.dumps(vector['key'])}, {vector['slot_bits']})" for vector in VECTORS["keys"]),
+        *(f"moduloSlotDigits({v['key']}L, {v['modulo']}, {v['slot_bits']})" for v in VECTORS["modulo_keys"]),
+    ]
+    printed = "\n".join(f'System.out.println({call} + ",");' for call in calls)
+    main = f"public static void main(String[] a) throws Exception {{ {printed} }}"
+    source = tmp_path / "Vectors.java"
+    source.write_text("\n".join([*sorted(imports), "class Vectors {", methods, main, "}"]), encoding="utf-8")
+    out = subprocess.check_output(["java", "-Dfile.encoding=UTF-8", source], text=True)
+    wanted = [vector["digits"] for vector in (*VECTORS["keys"], *VECTORS["modulo_keys"])]
+    assert out.replace("\n", "").rstrip(",").split(",") == wanted
+
+
+def ran(*command):
+    return json.loads(subprocess.check_output(command, text=True))
+
+
+@pytest.mark.parametrize("vector", VECTORS["modulo_keys"], ids=lambda v: f"{v['key']}%{v['modulo']}-{v['slot_bits']}")
+def test_modulo_vectors(vector):
+    slot = SlotRule(vector["slot_bits"], vector["modulo"]).slot_of(vector["key"])
+    assert (slot, digits_of(slot, vector["slot_bits"])) == (vector["slot"], vector["digits"])
 
 
 @given(st.integers(2, 64), st.integers(0, 10**18 - 1))
