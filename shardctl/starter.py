@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from shardctl.filters import compile_filter
-from shardctl.keyspace import SlotSet
+from shardctl.keyspace import SlotRule, SlotSet
 
 SLOT_BITS = 10
 MAX_SHARDS = 1 << 8
@@ -62,17 +62,29 @@ def _filter_is_complete(first: int, end: int) -> bool:
     return compile_filter(SlotSet(((first, end - 1),)), SLOT_BITS).padded
 
 
+def text_of_modulo(modulo: int, key: str, table: str) -> str:
+    """A fleet whose shard n has the keys for which `key % modulo` is n: databases that exist become shards as they are."""
+    rule = SlotRule(max(SLOT_BITS, (4 << (modulo - 1).bit_length()).bit_length() - 1), modulo)
+    words = {"bits": rule.bits, "slots": 1 << rule.bits, "modulo": modulo, "key": key, "table": table}
+    head = _FLEET + _MODULO_ROUTING.format(**words) + _TYPES + _MODULO_TYPE.format(**words) + _SETTINGS
+    return head + _MODULO_NOTE.format(**words) + _shards([rule.run_of(remainder) for remainder in range(modulo)])
+
+
 def _text(ranges: list[tuple[int, int]]) -> str:
+    return _FLEET + _ROUTING + _TYPES + _TWO_TYPES + _SETTINGS + _NOTE + _shards(ranges)
+
+
+def _shards(ranges: list[tuple[int, int]]) -> str:
     lines = []
     for number, (first, end) in enumerate(ranges):
         slots = f"{first}-{end - 1}" if end - first > 1 else f"{first}"
         lines.append(
             f"  - name: s{number}\n    slots: {slots}\n    database: {{name: orders-s{number}-db, key: url}}\n"
         )
-    return _HEAD + "".join(lines) + _TAIL
+    return "shards:\n" + "".join(lines) + _LOCAL
 
 
-_HEAD = """\
+_FLEET = """\
 # One fleet: every shard fed by one topic. `shardctl validate` checks this file, `shardctl render` turns it into manifests,
 # `shardctl up` runs it on this machine. `shardctl schema` prints its JSON Schema for your editor.
 fleet: orders
@@ -80,13 +92,25 @@ project: my-project
 namespace: orders
 image: europe-docker.pkg.dev/my-project/shardctl/consumer:0.1.0
 topic: data-writes
+"""
 
+_ROUTING = """
 routing:
   slot_bits: 10        # 1,024 slots; fixed for the fleet's life
   topic_bits: 0        # one topic; 2^n topics cut the cost of delivery; fixed for the fleet's life
+"""
+_MODULO_ROUTING = """
+routing:
+  slot_bits: {bits}        # {slots:,} slots; fixed for the fleet's life
+  topic_bits: 0        # one topic; 2^n topics cut the cost of delivery; fixed for the fleet's life
+  modulo: {modulo}            # keys stay together by their remainder; fixed for the fleet's life
+"""
 
+_TYPES = """
 # Where writes land. A body is a JSON object; its fields are the columns.
 message_types:
+"""
+_TWO_TYPES = """\
   customer:
     table: customers
     key: customer_id
@@ -108,7 +132,17 @@ message_types:
       lines: json
       placed_at: timestamp
       revision: bigint
+"""
+_MODULO_TYPE = """\
+  {table}:
+    table: {table}
+    key: {key}           # its primary key; where that is another column, say routing_key: {key}
+    columns:
+      {key}: bigint
+      # every other column that writes may set, with its type: text, bigint, decimal, boolean, timestamp, json, …
+"""
 
+_SETTINGS = """
 subscription:
   ack_deadline: 60s
   retention: 7d
@@ -124,13 +158,18 @@ autoscaling:
   max: 10
   cpu_percent: 70
   backlog_per_replica: 100
-
-# Slots 0-1023. Near even, on round boundaries: those keep each filter, which takes malformed slots too, in 256 bytes.
-# `shardctl rebalance` moves slots of a live fleet; editing these lines alone doesn't move data.
-shards:
 """
 
-_TAIL = """
+_NOTE = """
+# Slots 0-1023. Near even, on round boundaries: those keep each filter, which takes malformed slots too, in 256 bytes.
+# `shardctl rebalance` moves slots of a live fleet; editing these lines alone doesn't move data.
+"""
+_MODULO_NOTE = """
+# Shard n has the keys for which {key} % {modulo} is n: its database is the one that those rows lie in now. `shardctl adopt` gives
+# the rows their slots; from then on `shardctl rebalance` moves slots, and the number of shards is free.
+"""
+
+_LOCAL = """
 local:                 # what `shardctl up` starts
   database: postgresql
   replicas: 2

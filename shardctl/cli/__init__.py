@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from shardctl.cli import deadletter, rebalance
+from shardctl.cli.adopt import adopt
 from shardctl.cli.broker import broker
 from shardctl.cli.diff import diff
 from shardctl.cli.init import init
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (init, validate, schema, route, render, diff, provision, publish, verify, up, demo, broker):
+for _verb in (init, adopt, validate, schema, route, render, diff, provision, publish, verify, up, demo, broker):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(rebalance.app, name="rebalance")

@@ -7,18 +7,31 @@ from typing import Annotated
 import typer
 
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
-from shardctl.errors import EXIT_DONE, ShardctlError
+from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 
 def init(
     shards: Annotated[int, typer.Option("--shards", metavar="N", min=1, max=256, help="How many shards.")] = 3,
     file: FileOption = DEFAULT_FILE,
+    modulo: Annotated[
+        int | None,
+        typer.Option("--from-modulo", metavar="N", min=2, max=256, help="Map databases that were chosen by KEY % N."),
+    ] = None,
+    key: Annotated[
+        str, typer.Option("--key", metavar="COLUMN", help="With --from-modulo: the column of that key.")
+    ] = "user_id",
+    table: Annotated[
+        str, typer.Option("--table", metavar="TABLE", help="With --from-modulo: a table it is in; add the others.")
+    ] = "users",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> int:
     """Write a commented shards.yaml to start from."""
     from shardctl import starter
 
-    content = starter.text(shards)
+    if modulo is None:
+        content = starter.text(shards)
+    else:
+        shards, content = modulo, _of_modulo(modulo, key, table)
     try:
         with file.open("w" if force else "x", encoding="utf-8") as out:
             out.write(content)
@@ -26,5 +39,22 @@ def init(
         raise ShardctlError(f"{file} is there already. --force writes over it; -f names another.") from error
     except OSError as error:
         raise ShardctlError(f"{file}: can't be written: {error.strerror}.") from error
-    say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit project and image, then `shardctl validate`.")
+    more = " and tables" if modulo else ""
+    say(
+        f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit project, image{more}, then `shardctl validate`."
+    )
     return EXIT_DONE
+
+
+def _of_modulo(modulo: int, key: str, table: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from shardctl import starter
+    from shardctl.scalars import Identifier, TableName
+
+    for option, value, kind in (("--key", key, Identifier), ("--table", table, TableName)):
+        try:
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
+    return starter.text_of_modulo(modulo, key, table)

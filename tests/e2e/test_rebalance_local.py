@@ -77,8 +77,8 @@ def test_a_shard_is_added_under_load_and_the_oracle_finds_nothing(tmp_path):
 class Terminals:
     """`shardctl up` in one, and commands in another that has sourced what `up` wrote."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.up = folder, Up(folder, SMALL, load=0)
+    def __init__(self, folder: Path, fleet: str = SMALL) -> None:
+        self.folder, self.up = folder, Up(folder, fleet, load=0)
 
     def environment(self) -> dict[str, str]:
         (file,) = self.folder.glob("build/run-*/env")
@@ -89,10 +89,10 @@ class Terminals:
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*SHARDCTL, *command], cwd=self.folder, env=environment, **output)
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, code: int = 0) -> str:
         process = self.start(*command)
         told, talk = process.communicate(timeout=60)
-        assert process.returncode == 0, f"{command}: {told}{talk}"
+        assert process.returncode == code, f"{command}: {told}{talk}"
         return told
 
     def databases(self) -> dict[str, str]:

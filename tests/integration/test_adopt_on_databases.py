@@ -1,0 +1,112 @@
+"""Tables that were there before their fleet get their slots, on every database, while others write to them."""
+
+import threading
+
+import pytest
+from rowcopy_places import PRODUCTS, places
+from sqlalchemy import text
+
+from shardctl import adopt, database, spec
+from shardctl.keyspace import SlotRule, SlotSet
+from shardctl.yamlfile import parse
+
+pytestmark = pytest.mark.slow
+__all__ = ["places"]
+
+FLEET = """
+fleet: f
+project: my-project
+image: example.com/consumer:1.0
+routing: {modulo: 3}
+message_types:
+  user: {table: users, key: user_id, columns: {user_id: bigint, name: text}}
+  visit: {table: visits, key: [user_id, day], columns: {user_id: bigint, day: integer, seen: bigint}}
+shards: [{name: s0, slots: 0-1023}]
+"""
+KINDS = spec.of_file(parse(FLEET, "test")).message_types
+RULE = SlotRule(10, 3)
+MINE = SlotSet.of_ranges([(RULE.run_of(1)[0], RULE.run_of(1)[1] - 1)])
+ROWS = 12_000
+
+
+@pytest.fixture(params=PRODUCTS)
+def engine(request, places):
+    engine = places.side(request.param).engine
+    with database.writing(engine) as connection:
+        for name in ("users", "visits"):
+            connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+        connection.execute(text("CREATE TABLE users (user_id bigint PRIMARY KEY, name varchar(50))"))
+        connection.execute(
+            text("CREATE TABLE visits (user_id bigint, day integer, seen bigint, PRIMARY KEY (user_id, day))")
+        )
+        users = [{"user_id": number} for number in range(1, 3 * ROWS, 3)]
+        connection.execute(text("INSERT INTO users (user_id, name) VALUES (:user_id, 'x')"), users)
+        connection.execute(text("INSERT INTO visits VALUES (:user_id, 1, 1), (:user_id, 2, 1)"), users[:4_000])
+    return engine
+
+
+@pytest.mark.parametrize(("name", "rows"), [("user", ROWS), ("visit", 8_000)])
+def test_every_row_gets_its_slot(engine, name, rows):
+    kind = KINDS[name]
+    assert adopt.survey(engine, "s0", kind, RULE, MINE) == adopt.Adoption(
+        "s0", kind.table, lacks_column=True, rows=rows, without_slot=rows, elsewhere=0, unknown=0, lacks_index=False
+    )
+    adopt.add_column(engine, kind)
+    read = []
+    assert adopt.give_slots(engine, kind, RULE, read.append) == rows
+    assert (sum(read), max(read)) == (rows, adopt.CHUNK_ROWS)
+    after = adopt.survey(engine, "s0", kind, RULE, MINE)
+    assert (after.lacks_column, after.without_slot, after.lacks_index) == (False, 0, True)
+    with database.snapshot(engine) as connection:
+        found = connection.exec_driver_sql(f"SELECT user_id, slot FROM {kind.table}").all()
+    assert all(slot == RULE.slot_of(str(user)) for user, slot in found)
+    assert adopt.give_slots(engine, kind, RULE, read.append) == 0  # run again
+
+
+def test_rows_that_come_meanwhile_are_kept_and_found_by_the_next_run(engine):
+    kind = KINDS["user"]
+    adopt.add_column(engine, kind)
+    ended, came = threading.Event(), []
+
+    def write():
+        number = 1_000_000
+        while not ended.is_set():
+            number += 3
+            with database.writing(engine) as connection:
+                connection.execute(text(f"INSERT INTO users (user_id, name) VALUES ({number}, 'late')"))
+                connection.execute(text(f"UPDATE users SET name = 'changed' WHERE user_id = {1 + 3 * len(came)}"))
+            came.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    adopt.give_slots(engine, kind, RULE, lambda _: None)
+    ended.set()
+    writer.join()
+    adopt.give_slots(engine, kind, RULE, lambda _: None)
+    after = adopt.survey(engine, "s0", kind, RULE, MINE)
+    assert (after.rows, after.without_slot) == (ROWS + len(came), 0)
+    with database.snapshot(engine) as connection:
+        changed = connection.exec_driver_sql("SELECT count(*) FROM users WHERE name = 'changed'").scalar()
+    assert changed == min(len(came), ROWS)
+
+
+def test_rows_that_do_not_belong_here_are_counted(engine):
+    kind = KINDS["user"]
+    with database.writing(engine) as connection:
+        connection.execute(text("INSERT INTO users VALUES (3, 'elsewhere'), (-4, 'no slot')"))
+    found = adopt.survey(engine, "s0", kind, RULE, MINE)
+    assert (found.elsewhere, found.unknown, found.fit) == (1, 1, False)
+
+
+def test_a_table_that_lacks_a_column_is_told(engine):
+    kind = KINDS["user"].model_copy(update={"columns": {**KINDS["user"].columns, "email": "text"}})
+    with pytest.raises(adopt.AdoptError, match="users has no column 'email'"):
+        adopt.survey(engine, "s0", kind, RULE, MINE)
+    assert adopt.survey(engine, "s0", kind.model_copy(update={"table": "nowhere"}), RULE, MINE) is None
+
+
+def test_a_key_that_the_database_can_not_hash_is_told(engine):
+    columns = {**KINDS["user"].columns, "user_id": "decimal"}
+    kind = KINDS["user"].model_copy(update={"columns": columns})
+    with pytest.raises(adopt.AdoptError, match="'user_id', which gives the routing key, isn't a column"):
+        adopt.survey(engine, "s0", kind, RULE, MINE)

@@ -1,0 +1,112 @@
+"""`shardctl init --from-modulo` and `shardctl adopt`, from the command line."""
+
+import json
+import sqlite3
+
+import pytest
+
+from shardctl import spec
+from shardctl.cli import main
+from shardctl.keyspace import SlotRule
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("modulo", [2, 3, 5, 16, 100, 256])
+def test_each_remainder_has_its_shard(run, modulo):
+    assert run("init", "--from-modulo", str(modulo), "--key", "tenant", "--table", "tenants")[0] == 0
+    fleet = spec.load()
+    assert len(fleet.shards) == fleet.routing.modulo == modulo
+    for key in range(3 * modulo):
+        assert fleet.routing.rule.slot_of(str(key)) in fleet.shards[key % modulo].slots
+    kind = fleet.message_types["tenants"]
+    assert (kind.table, kind.key, kind.routing_field) == ("tenants", ("tenant",), "tenant")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--key", "a b"], "--key: 'a b' isn't a column name"),
+        (["--table", "a;b"], "--table: 'a;b' isn't a table name"),
+    ],
+)
+def test_what_can_not_be_mapped(run, tmp_path, options, told):
+    code, _, err = run("init", "--from-modulo", "3", *options)
+    assert (code, told in err, list(tmp_path.iterdir())) == (2, True, [])
+
+
+def test_a_modulo_that_needs_more_slots(run):
+    run("init", "--from-modulo", "3")
+    text = spec.DEFAULT_PATH.read_text().replace("modulo: 3", "modulo: 300")
+    spec.DEFAULT_PATH.write_text(text)
+    code, _, err = run("validate")
+    assert code == 2
+    assert "modulo 300 needs slot_bits 11 or more" in err
+
+
+@pytest.fixture
+def databases(run, tmp_path):
+    """Three databases of users, and the options that name them."""
+    run("init", "--from-modulo", "3")
+    options = []
+    for remainder in range(3):
+        path = tmp_path / f"{remainder}.db"
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE users (user_id bigint PRIMARY KEY)")
+            connection.executemany("INSERT INTO users VALUES (?)", [(key,) for key in range(remainder, 30, 3)])
+        options += ["--database", f"s{remainder}=sqlite:///{path}"]
+    return options
+
+
+def test_adopt_tells_first_and_does_it_once(run, databases, tmp_path):
+    code, out, err = run("adopt", *databases)
+    assert code == 1
+    assert "s0     users  missing        10       10          0        0" in out
+    assert "Nothing was done. `shardctl adopt --yes`" in err
+    assert slots(tmp_path / "0.db") is None
+
+    code, _, err = run("adopt", "--yes", *databases)
+    assert code == 0
+    assert "shard s2, table users: 10 rows were given their slots" in err
+    assert "CREATE INDEX users_slot ON users (slot);" in err
+    for remainder in range(3):
+        assert slots(tmp_path / f"{remainder}.db") == {
+            key: SlotRule(10, 3).slot_of(str(key)) for key in range(remainder, 30, 3)
+        }
+
+    code, out, err = run("adopt", "--json", *databases)
+    assert (code, [table["without_slot"] for table in json.loads(out)]) == (0, [0, 0, 0])
+    assert "every row of 3 tables has its slot" in err
+
+
+def test_adopt_refuses_databases_in_the_wrong_order(run, databases, tmp_path):
+    databases[1], databases[3] = f"s0=sqlite:///{tmp_path}/1.db", f"s1=sqlite:///{tmp_path}/0.db"
+    code, out, err = run("adopt", "--yes", *databases)
+    assert code == 1
+    assert "s0     users  missing        10       10         10        0" in out
+    assert "is routing.modulo what chose the databases" in err
+    assert slots(tmp_path / "0.db") is None
+
+
+def test_adopt_without_a_database(run, databases):
+    code, _, err = run("adopt", *databases[:4])
+    assert code == 1
+    assert "no database URL for s2" in err
+
+
+def slots(path):
+    """Each user's slot; None where there is no such column."""
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
+        return dict(connection.execute("SELECT user_id, slot FROM users")) if "slot" in columns else None
