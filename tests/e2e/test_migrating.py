@@ -19,7 +19,7 @@ from tests.e2e.test_rebalance_local import SHARDCTL, Terminals
 
 pytestmark = pytest.mark.slow
 
-USERS, OLD = 600, 3
+USERS, OLD = 200, 3
 FEW = SlotRule(5, OLD)
 
 
@@ -83,11 +83,11 @@ def test_a_modulo_fleet_moves_over_while_its_writers_go_on(terminals, tmp_path):
     fleet = spec.load(tmp_path / "shards.yaml")
     visits = Counter(old.visits)
     with publisher(fleet, terminals) as publishing:  # the pods publish now
-        for number in range(3_000):
+        for number in range(600):
             user = number % USERS
             visits[user] += 1
             body = {"user_id": user, "visits": visits[user], "revision": visits[user]}
-            publishing.publish(Write("users", body)).result() if number % 500 == 0 else publishing.publish(
+            publishing.publish(Write("users", body)).result() if number % 200 == 0 else publishing.publish(
                 Write("users", body)
             )
     assert wait_until(lambda: rows(databases) == visits, 60)
