@@ -43,11 +43,11 @@ bench: $(VENV)/.dev
 # The locks hold versions and hashes and name no host, so they work with any package index.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql pyproject.toml -o requirements/runtime.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 	echo checkov | $(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) - -o requirements/checkov.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group build pyproject.toml -o requirements/local.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group dev pyproject.toml -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --group dev pyproject.toml -o requirements/dev.txt
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
               --no-emit-index-url --no-emit-find-links
 

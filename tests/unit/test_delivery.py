@@ -133,5 +133,6 @@ def test_the_images_pip_steps_give_both_entry_points(tmp_path: Path) -> None:
     run("shardctl", "init", "--shards", "2", env=here, cwd=tmp_path)
     assert "kind: Deployment" in run("shardctl", "render", env=here, cwd=tmp_path)
     assert "topic()" in run("shardctl", "render", "--format", "gcloud", env=here, cwd=tmp_path)
+    assert run("python", "-m", "shardctl", "--version", env=here, cwd=tmp_path).startswith("shardctl ")
     assert "--config" in run("python", "-m", "consumer", "--help", env=here, cwd=tmp_path)
     assert not (venv / "bin" / "pip").exists()

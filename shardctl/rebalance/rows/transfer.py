@@ -6,9 +6,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -16,6 +15,9 @@ from shardctl import database
 from shardctl.rebalance.rows.paired import Conversions, Paired
 from shardctl.rebalance.rows.shape import SlotTable
 from shardctl.rebalance.rows.values import MYSQL
+
+if TYPE_CHECKING:
+    import psycopg
 
 ROWS_AT_ONCE = 1_000
 BYTES_AT_ONCE = 1 << 20
@@ -184,6 +186,8 @@ def _cursor(connection: Connection) -> psycopg.Cursor[Any]:
 
 @contextmanager
 def _translated(connection: Connection) -> Iterator[None]:
+    import psycopg
+
     try:
         yield
     except psycopg.Error as error:

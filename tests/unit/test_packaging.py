@@ -1,0 +1,50 @@
+"""What a wheel carries, and what its commands need."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_wheel_and_source_carry_everything(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", tmp_path]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {"shardctl/py.typed", "consumer/py.typed"} <= inside
+    assert {f"shardctl/_templates/{path.name}" for path in (ROOT / "templates").iterdir()} <= inside
+    for package in ("shardctl", "consumer"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*") if path.is_file()}
+        assert {name for name in files if "__pycache__" not in name} <= inside
+    assert not {name for name in inside if name.startswith(("tests/", "bench/"))}
+    with tarfile.open(source) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "shards.yaml",
+        "templates/deployment.yaml.j2",
+        "tests/conftest.py",
+    } <= names
+
+
+@pytest.mark.parametrize(
+    "arguments", [["init", "-f", "new.yaml"], ["validate"], ["render"], ["route", "k"], ["schema"], ["--help"]]
+)
+def test_what_only_reads_a_file_needs_no_driver_and_no_cloud_library(tmp_path, arguments):
+    (tmp_path / "shards.yaml").write_text((ROOT / "shards.yaml").read_text())
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('psycopg', 'pymysql', 'google', 'grpc', 'redis', 'uvicorn'))); "
+        "from shardctl.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
