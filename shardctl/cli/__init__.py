@@ -24,6 +24,7 @@ from shardctl.cli.publish import publish
 from shardctl.cli.render import render
 from shardctl.cli.route import route
 from shardctl.cli.schema import schema
+from shardctl.cli.simulate import simulate
 from shardctl.cli.validate import validate
 from shardctl.cli.verify import verify
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (init, adopt, validate, schema, route, render, diff, provision, publish, verify, up, demo, broker):
+for _verb in (init, adopt, validate, schema, route, render, diff, provision, publish, verify, simulate, up, demo, broker):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(rebalance.app, name="rebalance")

@@ -1,0 +1,161 @@
+"""`shardctl simulate`: what a load that isn't there yet would need."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
+
+SHOWN_SLOTS = 10
+
+
+def simulate(
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="W", min=0.001, help="Writes a second, of all types together.")
+    ],
+    file: FileOption = DEFAULT_FILE,
+    keys: Annotated[
+        int, typer.Option("--keys", metavar="N", min=1, max=10**12, help="How many keys there are.")
+    ] = 100_000,
+    skew: Annotated[
+        float,
+        typer.Option(
+            "--skew", metavar="Z", min=0, max=5, help="Zipf's exponent: 0 is even, 1 as on the web, 1.5 steep."
+        ),
+    ] = 1.0,
+    key_format: Annotated[
+        str, typer.Option("--key-format", metavar="TEXT", help="How keys look, {} their number, the busiest first.")
+    ] = "{}",
+    body_bytes: Annotated[
+        int, typer.Option("--body-bytes", metavar="B", min=0, max=9 << 20, help="Of one write.")
+    ] = 500,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="TYPE=SHARE", help="A type's share of the writes; may be repeated; by default even."
+        ),
+    ] = None,
+    replica_speed: Annotated[
+        float,
+        typer.Option(
+            "--replica-speed",
+            metavar="W",
+            min=0.001,
+            help="Writes a second of one replica at full work. Measure yours: rows, indexes and the database decide.",
+        ),
+    ] = 10_000.0,
+    publish_batch: Annotated[
+        int, typer.Option("--publish-batch", metavar="N", min=1, max=1_000, help="Messages a producer sends at once.")
+    ] = 1,
+    outage: Annotated[str, typer.Option("--outage", metavar="TIME", help="How long consumers stand still.")] = "10m",
+    as_json: JsonOption = False,
+) -> int:
+    """Predict replicas, lag after an outage, hot slots, Pub/Sub volume, and what a rebalance by load would do."""
+    from shardctl import capacity, spec
+
+    fleet = spec.load(file)
+    load = capacity.Load(
+        rate, keys, skew, body_bytes, _mix(fleet, mix or ()), _format(fleet, key_format), publish_batch
+    )
+    # A slot is in one batch at a time, and a replica works on several.
+    concurrency = fleet.consumer.concurrency
+    speed = capacity.Speed(replica_speed, replica_speed / concurrency)
+    found = capacity.simulate(fleet, load, speed, _seconds(outage))
+    if as_json:
+        print_json(asdict(found) | {"replicas": found.replicas, "fits": found.fits})
+    else:
+        _print(found)
+    _advise(found)
+    return EXIT_DONE if found.fits else EXIT_REFUSED
+
+
+def _print(found: Any) -> None:
+    numbers = ("writes/s", "replicas", "hottest slot", "its writes/s", "backlog", "drained after")
+    rows = [
+        (
+            each.shard,
+            f"{each.writes_per_second:,.1f}",
+            f"{each.replicas}" + ("!" if each.capped else ""),
+            f"{each.hottest_slot}",
+            f"{each.hottest_rate:,.1f}",
+            f"{each.backlog:,}",
+            "never" if each.drain_seconds is None else _time(each.drain_seconds),
+        )
+        for each in found.shards
+    ]
+    print_table(("shard", *numbers), rows, right=numbers)
+    print()
+    print(f"replicas: {found.replicas}")
+    print(
+        f"Pub/Sub a month: {found.published_tib:,.3f} TiB published, {found.delivered_tib:,.3f} TiB delivered, "
+        f"about ${found.usd:,.0f}."
+    )
+    if found.levelled:
+        level = found.levelled
+        print(
+            f"`rebalance plan --by-load` would move {level.slots_moved:,} slots and take the busiest shard from "
+            f"{level.before:,.1f} to {level.after:,.1f} writes/s."
+        )
+
+
+def _advise(found: Any) -> None:
+    for slot, rate in found.hot_slots[:SHOWN_SLOTS]:
+        say(
+            f"warning: slot {slot} gets {rate:,.1f} writes/s, more than one slot can bear. It can't be split: split its hot key "
+            "into several, such as user-42/0 to user-42/7."
+        )
+    if len(found.hot_slots) > SHOWN_SLOTS:
+        say(f"warning: {len(found.hot_slots) - SHOWN_SLOTS:,} more slots are too hot.")
+    capped = [each.shard for each in found.shards if each.capped]
+    if capped:
+        say(f"warning: {', '.join(capped)}: `max` replicas can't keep up. Raise autoscaling.max, or add shards.")
+
+
+def _mix(fleet: Any, options: Any) -> dict[str, float] | None:
+    found = {}
+    for option in options:
+        name, _, share = option.partition("=")
+        if name not in fleet.message_types:
+            raise UsageError(f"--type: {name!r} isn't among message_types: {', '.join(fleet.message_types)}.")
+        try:
+            found[name] = float(share)
+        except ValueError as error:
+            raise UsageError(f"--type wants TYPE=SHARE, such as {name}=0.7, and not {option!r}.") from error
+        if not 0 < found[name] < float("inf"):
+            raise UsageError(f"--type: the share of {name} must be more than 0.")
+    return found or None
+
+
+def _format(fleet: Any, text: str) -> str:
+    try:
+        if text.format(1) != text.format(2):
+            fleet.routing.rule.slot_of(text.format(1))
+            return text
+    except (ValueError, IndexError, KeyError, AttributeError) as error:
+        raise UsageError(f"--key-format: {text!r} makes no keys for this fleet: {error}.") from error
+    raise UsageError(f"--key-format wants {{}} where the number goes, such as user-{{}}, and not {text!r}.")
+
+
+def _seconds(text: str) -> float:
+    from datetime import timedelta
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from shardctl.scalars import Between
+
+    try:
+        read: timedelta = TypeAdapter(Annotated[timedelta, Between("0s", "31d")]).validate_python(text)
+    except ValidationError as error:
+        raise UsageError(f"--outage: {error.errors()[0]['ctx']['error']}.") from error
+    return read.total_seconds()
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,140 @@
+"""What a load would need, against plain counting and a simulation second by second."""
+
+import math
+import random
+from collections import Counter
+from functools import cache
+
+import pytest
+from fleets import fleet as fleet_of
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from shardctl import capacity
+from shardctl.capacity import Load, Speed, simulate, slot_rates
+from shardctl.cli import main
+
+
+@cache
+def fleet(*slots):
+    return fleet_of(slots or ("0-511", "512-1023"))
+
+
+@pytest.mark.parametrize("skew", [0, 0.7, 1.0, 1.4])
+@pytest.mark.parametrize("keys", [1, 50, 5_000])
+def test_rates_are_those_that_counting_gives(skew, keys):
+    load = Load(100, keys, skew, key_format="k{}")
+    weights = {f"k{n}": 1 / (n + 1) ** skew for n in range(keys)}
+    total, wanted = sum(weights.values()), Counter()
+    for key, weight in weights.items():
+        wanted[fleet().routing.rule.slot_of(key)] += 100 * weight / total
+    assert slot_rates(fleet(), load) == pytest.approx([wanted[slot] for slot in range(1 << 10)])
+
+
+@pytest.mark.parametrize("skew", [0, 0.5, 1.0, 2.0])
+def test_the_keys_that_are_not_hashed_count_too(monkeypatch, skew):
+    load = Load(1_000, 40_000, skew)
+    exact = slot_rates(fleet(), load)
+    monkeypatch.setattr(capacity, "COUNTED_KEYS", 5_000)
+    near = slot_rates(fleet(), load)
+    assert math.fsum(near) == pytest.approx(1_000)
+    assert near.index(max(near)) == exact.index(max(exact)) or skew == 0
+    assert max(near) == pytest.approx(max(exact), rel=0.3)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 5_000), st.floats(0, 3))
+def test_the_sum_of_zipf(count, skew):
+    assert capacity._harmonic(count, skew) == pytest.approx(math.fsum(n**-skew for n in range(1, count + 1)), rel=1e-6)
+
+
+@settings(max_examples=50)
+@given(st.floats(1, 1_000), st.floats(1, 100_000), st.floats(0, 3_000), st.floats(0, 3_000))
+def test_an_outage_drains_as_second_by_second(rate, backlog, before, after):
+    after = max(before, after)
+    told, left, second = capacity._drain_seconds(rate, backlog, before, after), backlog, 0
+    if told is None:
+        assert after <= rate
+        return
+    assume(told < 3_000)
+    while left > 1e-6 and second < 2 * told + 10:
+        left -= (before if second < capacity.SCALE_DELAY_SECONDS else after) - rate
+        second += 1
+    assert second == pytest.approx(told, abs=1.01)
+
+
+def test_replicas_keep_the_cpu_under_its_target():
+    found = simulate(fleet(), Load(1_400, 100_000, 0), Speed(500, 500), 60)
+    assert [(each.replicas, each.capped) for each in found.shards] == [(2, False), (3, False)] or all(
+        each.replicas == math.ceil(each.writes_per_second / 350) for each in found.shards
+    )
+    assert found.fits
+    assert [each.backlog for each in found.shards] == [round(each.writes_per_second * 60) for each in found.shards]
+
+
+def test_what_does_not_fit_is_told():
+    found = simulate(fleet(), Load(100_000, 100_000, 0), Speed(1_000, 500), 60)
+    assert all(each.capped and each.replicas == 10 and each.drain_seconds is None for each in found.shards)
+    assert not found.fits
+    found = simulate(fleet(), Load(1_000, 10, 2.0), Speed(1_000, 300), 60)
+    assert [slot for slot, _ in found.hot_slots] == [fleet().routing.rule.slot_of("0")]
+
+
+def test_a_rebalance_by_load_is_tried():
+    found = simulate(fleet("0-99", "100-1023"), Load(1_000, 50_000, 0.2), Speed(1e4, 5e3), 60)
+    assert found.levelled.slots_moved > 300
+    assert found.levelled.before == pytest.approx(max(each.writes_per_second for each in found.shards))
+    assert found.levelled.after < 550
+    assert simulate(fleet("0-1023"), Load(1, 1), Speed(1, 1), 1).levelled is None
+
+
+def test_volume_counts_each_subscription():
+    found = simulate(fleet(), Load(1_000, 10, 0, body_bytes=780), Speed(1e4, 1e4), 0)
+    a_month = 1_000 * 1_000 * capacity.MONTH_SECONDS / 2**40
+    assert found.published_tib == pytest.approx(a_month)
+    assert found.delivered_tib == pytest.approx(3 * a_month)  # two shards and strays
+    assert found.usd == pytest.approx(4 * a_month * 40)
+    tiny = simulate(fleet(), Load(1_000, 10, 0, body_bytes=0), Speed(1e4, 1e4), 0)
+    assert tiny.published_tib == pytest.approx(a_month), "Pub/Sub charges 1,000 bytes a request"
+    assert (
+        simulate(fleet(), Load(1_000, 10, 0, body_bytes=0, publish_batch=10), Speed(1e4, 1e4), 0).published_tib
+        < a_month / 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--rate", "0"], "--rate"),
+        (["--rate", "1", "--type", "nope=1"], "isn't among message_types"),
+        (["--rate", "1", "--type", "customer=x"], "--type wants TYPE=SHARE"),
+        (["--rate", "1", "--type", "customer=-1"], "must be more than 0"),
+        (["--rate", "1", "--key-format", "same"], "--key-format wants {}"),
+        (["--rate", "1", "--key-format", "{"], "makes no keys"),
+        (["--rate", "1", "--key-format", "{x}"], "makes no keys"),
+        (["--rate", "1", "--outage", "soon"], "a duration is a whole number"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_can_not_be_meant(capsys, options, told):  # on the shipped file
+    assert main(["simulate", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_command_tells_and_its_code_says_whether_it_fits(capsys):
+    assert main(["simulate", "--rate", "1000"]) == 0
+    out, _ = capsys.readouterr()
+    assert "Pub/Sub a month" in out
+    assert main(["simulate", "--rate", "1000000", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert '"fits": false' in out
+    assert "can't keep up" in err
+
+
+def test_drawn_writes_agree_with_the_law():
+    """What the local run of the e2e test is held against."""
+    draw, load = random.Random(5), Load(1, 300, 1.0)
+    drawn = draw.choices(range(300), [1 / (n + 1) for n in range(300)], k=30_000)
+    counts = Counter(fleet().routing.rule.slot_of(str(key)) for key in drawn)
+    rates = slot_rates(fleet(), load)
+    assert counts.most_common(1)[0][0] == rates.index(max(rates))
