@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from shardctl import audit
 from shardctl.cli import deadletter, rebalance
 from shardctl.cli.adopt import adopt
 from shardctl.cli.broker import broker
@@ -68,6 +69,13 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Never raises; only a bug leaves a traceback, in a file."""
+    code = _run(arguments)
+    for line in audit.end(code):
+        print(f"audit: {line}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         try:
             app(arguments, prog_name="shardctl")

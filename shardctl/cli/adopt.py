@@ -30,8 +30,8 @@ def adopt(
 ) -> int:
     """Give the rows of tables that were there before the fleet their slots, while others write. Safe to run again."""
     from shardctl import adopt as work
+    from shardctl import audit, spec
     from shardctl import database as databases
-    from shardctl import spec
     from shardctl.provision import database_urls
 
     fleet = spec.load(file)
@@ -61,6 +61,7 @@ def adopt(
         if not yes:
             say("Nothing was done. `shardctl adopt --yes` adds the slot columns and fills them, while others write.")
             return EXIT_REFUSED
+        audit.begin("adopt", fleet.fleet, rows={f"{each.shard} {each.table}": each.without_slot for each in lacking})
         for shard, kind in tables:
             each = next((each for each in lacking if (each.shard, each.table) == (shard.name, kind.table)), None)
             if each is None:

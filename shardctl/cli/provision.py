@@ -29,12 +29,14 @@ def provision(
     as_json: JsonOption = False,
 ) -> int:
     """Create the topics, subscriptions and tables that are missing. Safe to run again."""
-    from shardctl import guard, spec
+    from shardctl import audit, guard, spec
     from shardctl.provision import database_urls
 
     fleet = spec.load(file)
     guard.check(file, fleet)
     urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
+    if not dry_run:
+        audit.begin("provision", fleet.fleet, databases=list(urls))
     steps = []
 
     def done(step: Any) -> None:

@@ -54,7 +54,7 @@ def finish(
         _verify(work)
         old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
         _tell_plan(work, known, [*old, *strays], file)
-        if (end := unless_yes(yes, "shardctl rebalance finish")) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance finish", work)) is not None:
             return end
         closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=print)
         rows = closing.delete_rows(fleet, work.databases, known, _Deleting())

@@ -67,7 +67,7 @@ def run(
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)
         _tell_plan(fleet, known, say if as_json else print)
-        if (end := unless_yes(yes, "shardctl rebalance run")) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance run", work)) is not None:
             return end
         progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag)
     if as_json:
@@ -106,7 +106,7 @@ def abort(
         tell: Callable[[str], None] = say if as_json else print
         _tell_plan(fleet, known, tell)
         tell("  none that waits will begin; those that are under way are brought to their end")
-        if (end := unless_yes(yes, "shardctl rebalance abort")) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance abort", work)) is not None:
             return end
         opening.announce(fleet, work.databases)
         closing.stop(fleet, work.databases)

@@ -54,7 +54,7 @@ def start(
         reasons += lag_reasons(wanted, max_lag)
         refuse(reasons)
         _tell_plan(work, file, source)
-        if (end := unless_yes(yes, "shardctl rebalance start")) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance start", work)) is not None:
             return end
         opening.make_tables(wanted, work.urls)
         refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))

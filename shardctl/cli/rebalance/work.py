@@ -134,9 +134,18 @@ def refuse(reasons: Sequence[str]) -> None:
         raise PreflightError(reasons)
 
 
-def unless_yes(yes: bool, command: str) -> int | None:
-    """The exit code of a command that was only to tell what it would do."""
+def unless_yes(yes: bool, command: str, work: Work) -> int | None:
+    """The exit code of a command that was only to tell what it would do; else its action begins."""
     if yes:
+        from shardctl import audit
+        from shardctl.rebalance import journal
+
+        audit.begin(
+            command.removeprefix("shardctl "),
+            work.fleet.fleet,
+            rebalance=journal.id_of(work.fleet),
+            shards=journal.describe(work.fleet)["shards"],
+        )
         return None
     say(f"Nothing was done. `{command} --yes` does it.")
     return EXIT_REFUSED

@@ -124,6 +124,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     code, out, err = site("start", "--yes")
     assert code == 0
     assert "render -f shards.yaml | kubectl apply" in err
+    assert '"action": "rebalance start", "fleet": "orders"' in err
     assert (site.file.read_text(), Path("shards.before.yaml").read_text()) == (site.text(AFTER), before)
     assert not site.next.exists()
     assert guard.read(site.file) == guard.lock_of(spec.load(site.file))
