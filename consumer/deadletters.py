@@ -8,12 +8,11 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
 from consumer import outbox
 from consumer.delivery import Delivery
+from shardctl.deadletter import marks
+from shardctl.deadletter.marks import SHORTENED
+from shardctl.deadletter.place import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 from shardctl.shardconfig import ShardConfig
 
-MAX_ATTRIBUTES = 100
-MAX_VALUE_BYTES = 1024
-MAX_MESSAGE_BYTES = 9_999_000  # one message alone: what the topic's name leaves of the 10 MB
-SHORTENED = "shardctl-shortened"  # "9,998,112 of 9,999,304 bytes": this letter can be read, but not be replayed
 SHORTENED_BYTES = 100  # what that attribute takes at most
 
 
@@ -39,13 +38,13 @@ class DeadLetterTopic:
     def _letter(self, delivery: Delivery, data: bytes, more: Mapping[str, str]) -> PubsubMessage:
         fault = delivery.fault
         own = {
-            "shardctl-reason": fault.reason if fault else "",
-            "shardctl-error": fault.detail if fault else "",
-            "shardctl-shard": self._config.shard,
-            "shardctl-slot": str(delivery.slot),
-            "shardctl-message-id": delivery.message_id,
-            "shardctl-publish-time-us": str(delivery.publish_time_us),
-            "shardctl-subscription": delivery.subscription.rpartition("/")[2],
+            marks.REASON: fault.reason if fault else "",
+            marks.ERROR: fault.detail if fault else "",
+            marks.SHARD: self._config.shard,
+            marks.SLOT: str(delivery.slot),
+            marks.MESSAGE_ID: delivery.message_id,
+            marks.PUBLISH_TIME_US: str(delivery.publish_time_us),
+            marks.SUBSCRIPTION: delivery.subscription.rpartition("/")[2],
             **more,
         }
         # A replay must meet the same inbox row, so the key goes along even where it was the message id.
@@ -53,13 +52,23 @@ class DeadLetterTopic:
         original = {
             name: value for name, value in outbox.publishable(delivery.message.attributes).items() if name not in own
         }
-        while len(original) + len(own) > MAX_ATTRIBUTES:
-            original.pop(max(original))
+        if len(original) + len(own) > MAX_ATTRIBUTES:
+            original, own = self._fewer(original, own)
         return PubsubMessage(
             data=data,
             attributes={name: _shortened(value) for name, value in {**original, **own}.items()},
             ordering_key=delivery.message.ordering_key,
         )
+
+    def _fewer(self, original: dict[str, str], own: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Room for the reason among so many attributes: what routes the write stays, some others go, and the letter says so."""
+        own = own if SHORTENED in own else own | {SHORTENED: ""}
+        routing = set(self._config.attributes.model_dump().values())
+        order = sorted(original, key=lambda name: (name not in routing, name))
+        kept = {name: original[name] for name in order[: MAX_ATTRIBUTES - len(own)]}
+        told = f"{len(original) - len(kept):,} attributes left out"
+        own[SHORTENED] = f"{own[SHORTENED]}, {told}" if own[SHORTENED] else told
+        return kept, own
 
 
 def _shortened(value: str) -> str:

@@ -68,6 +68,7 @@ class InboxOutcome(StrEnum):
     APPLIED = "applied"
     DEAD = "dead"  # on the dead-letter topic; not to be tried again unasked
     PARKED = "parked"  # waits in the parked table
+    REPLAYED = "replayed"  # no message's row, but a letter's: see `shardctl.deadletter.inboxes`
 
 
 class KeyText(TypeDecorator[str]):
@@ -105,6 +106,17 @@ fence = Table(
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("version", sa.BigInteger, nullable=False),
     CheckConstraint("id = 1", name="shardctl_fence_one_row"),
+    **_MYSQL_OPTIONS,
+)
+
+# One row, used where one replica of a shard leads: see `consumer.leader.term`. The term grows with each leadership.
+leader = Table(
+    "shardctl_leader",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("term", sa.BigInteger, nullable=False),
+    Column("holder", String(255), nullable=False),
+    CheckConstraint("id = 1", name="shardctl_leader_one_row"),
     **_MYSQL_OPTIONS,
 )
 
@@ -229,6 +241,8 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
             if kind.table:
                 table_of(kind, mapped)
         mapped.create_all(connection)
+        if connection.scalar(select(leader.c.term)) is None:
+            connection.execute(insert(leader).values(id=1, term=0, holder=""))
         if connection.scalar(select(fence.c.version)) is None:
             connection.execute(insert(fence).values(id=1, version=1))
             rows = [{"slot": slot, "generation": generation, "state": LaneState.ACTIVE} for slot in owned]

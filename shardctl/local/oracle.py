@@ -20,6 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from shardctl.local import history
 from shardctl.message import Write
+from shardctl.schema import InboxOutcome
 from shardctl.settings.messagetypes import MessageType
 from shardctl.spec import Fleet, Shard
 
@@ -230,6 +231,8 @@ def _read_records(
     """Collect where each write is recorded; how many of this shard's records say `applied`."""
     applied = 0
     for slot, key, outcome in connection.execute(text("SELECT slot, idempotency_key, outcome FROM shardctl_inbox")):
+        if outcome == InboxOutcome.REPLAYED:
+            continue  # a letter's, not a write's
         if key not in truth.placed:
             findings.append(Finding(Difference.PHANTOM, shard, f"write {key} in slot {slot}: nobody published it"))
         else:

@@ -1,49 +1,30 @@
-"""`shardctl deadletter`: keys that are parked behind a write that failed: list, show, replay, drop."""
+"""`--parked`: keys that wait behind a write that failed: list, show, replay, drop."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-import typer
-
+from shardctl.cli.deadletter.screen import clean
 from shardctl.cli.provision import given_urls
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for a person.")
 
 SHOWN_BYTES = 300
 SHOWN_IDS = 10
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The routing key.")]
-ParkedOption = Annotated[bool, typer.Option("--parked", help="Keys that wait in their shard's database.")]
-ShardOption = Annotated[str | None, typer.Option("--shard", metavar="S", help="Only this shard; else all.")]
-DatabaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--database",
-        metavar="SHARD=URL",
-        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
-        "of the process list.",
-    ),
-]
 
-
-@app.command("list")
-def list_(
-    parked: ParkedOption = False,
-    shard: ShardOption = None,
-    file: FileOption = DEFAULT_FILE,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
+def list_parked(
+    file: Path, database: Sequence[str], choice: Any, *, shard: str | None, limit: int | None, as_json: bool
 ) -> int:
-    """List what waits: shard, slot, key, why, since when, and how many messages."""
+    """Shard, slot, key, why, since when, and how many messages."""
     from shardctl.parked import as_json as told
 
-    found = _found(_urls(file, database, shard, parked=parked), None)
+    every = [each for each in _found(_urls(file, database, shard), choice.key) if _chosen(each, choice)]
+    found = every[:limit]
     if as_json:
         print_json([told(key) for key in found])
         return EXIT_DONE
@@ -52,7 +33,7 @@ def list_(
         (
             key.shard,
             str(key.slot),
-            key.key,
+            clean(key.key),
             key.reason,
             f"{key.messages:,}",
             _age(key.parked_time),
@@ -61,23 +42,16 @@ def list_(
         for key in found
     ]
     print_table(headers, rows, right=("slot", "messages"))
-    say(f"{len(found):,} parked keys, {sum(key.messages for key in found):,} messages.")
+    more = f"; {len(found):,} are listed" if len(found) < len(every) else ""
+    say(f"{len(every):,} parked keys, {sum(key.messages for key in every):,} messages{more}.")
     return EXIT_DONE
 
 
-@app.command()
-def show(
-    key: KeyArgument,
-    parked: ParkedOption = False,
-    shard: ShardOption = None,
-    file: FileOption = DEFAULT_FILE,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Show a key's messages in order, the one that failed first."""
+def show_parked(file: Path, database: Sequence[str], key: str, *, shard: str | None, as_json: bool) -> int:
+    """A key's messages in order, the one that failed first."""
     from shardctl import parked as of
 
-    urls = _urls(file, database, shard, parked=parked)
+    urls = _urls(file, database, shard)
     found = _found(urls, key)
     told = [_in_transaction(urls, each, of.messages) for each in found]
     if as_json:
@@ -88,26 +62,29 @@ def show(
     return EXIT_DONE if found else _not_there(key, urls)
 
 
-@app.command()
-def replay(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="The routing key; or --all.")] = None,
-    parked: ParkedOption = False,
-    every: Annotated[bool, typer.Option("--all", help="Every parked key.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="R", help="With --all: only keys with R.")] = None,
-    shard: ShardOption = None,
-    file: FileOption = DEFAULT_FILE,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
+def replay_parked(
+    file: Path,
+    database: Sequence[str],
+    keys: Sequence[str],
+    reason: str | None,
+    *,
+    every: bool,
+    shard: str | None,
+    as_json: bool,
 ) -> int:
     """Let the consumer apply a key's messages again, in order. What fails again is parked again."""
+    from shardctl import audit
     from shardctl import parked as of
 
-    if (key is None) != every or (reason and not every):
+    if bool(keys) == every or len(keys) > 1 or (reason and not every):
         raise UsageError("give a KEY, or --all with or without --reason.")
-    urls = _urls(file, database, shard, parked=parked)
+    key = keys[0] if keys else None
+    urls = _urls(file, database, shard)
     found = [each for each in _found(urls, key) if reason in (None, each.reason)]
     if not found and key is not None:
         return _not_there(key, urls)
+    if found:
+        audit.begin("deadletter replay --parked", _fleet(file).fleet, keys=[each.key for each in found])
     released = [each for each in found if _in_transaction(urls, each, of.replay)]
     if as_json:
         print_json([of.as_json(each) for each in released])
@@ -115,21 +92,24 @@ def replay(
     return EXIT_DONE
 
 
-@app.command()
-def drop(
-    key: KeyArgument,
-    parked: ParkedOption = False,
-    every: Annotated[bool, typer.Option("--all", help="Every message of the key, not the first alone.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")] = False,
-    shard: ShardOption = None,
-    file: FileOption = DEFAULT_FILE,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
+def drop_parked(
+    file: Path,
+    database: Sequence[str],
+    keys: Sequence[str],
+    *,
+    every: bool,
+    yes: bool,
+    shard: str | None,
+    as_json: bool,
 ) -> int:
     """Delete the message that failed, and let the consumer go on with the ones behind it."""
+    from shardctl import audit
     from shardctl import parked as of
 
-    urls = _urls(file, database, shard, parked=parked)
+    if len(keys) != 1:
+        raise UsageError("give one KEY: a parked key is dropped by itself.")
+    (key,) = keys
+    urls = _urls(file, database, shard)
     found = _found(urls, key)
     if not found:
         return _not_there(key, urls)
@@ -144,6 +124,7 @@ def drop(
     if not yes:
         say("Nothing was done. `shardctl deadletter show` prints them; add --yes to delete them for good.")
         return EXIT_REFUSED
+    audit.begin("deadletter drop --parked", _fleet(file).fleet, keys=[each.key for each in found], every=every)
     dropped = [
         _in_transaction(urls, each, lambda connection, one: of.drop(connection, one, every=every)) for each in found
     ]
@@ -153,16 +134,28 @@ def drop(
     return EXIT_DONE
 
 
-def _urls(file: Any, database: list[str] | None, shard: str | None, *, parked: bool) -> dict[str, str]:
+def _chosen(key: Any, choice: Any) -> bool:
+    at_us = key.parked_time.timestamp() * 1_000_000
+    return (
+        choice.reason in (None, key.reason)
+        and (choice.since_us is None or at_us >= choice.since_us)
+        and (choice.until_us is None or at_us < choice.until_us)
+    )
+
+
+def _fleet(file: Path) -> Any:
     from shardctl import spec
+
+    return spec.load(file)
+
+
+def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, str]:
     from shardctl.provision import database_urls
 
-    if not parked:
-        raise UsageError("so far this works on parked keys alone: give --parked.")
-    fleet = spec.load(file)
+    fleet = _fleet(file)
     if shard is not None:
         fleet = fleet.model_copy(update={"shards": (fleet.shard(shard),)})
-    return database_urls(fleet, given_urls(database or ()), os.environ, otherwise="--shard S looks at one shard")
+    return database_urls(fleet, given_urls(database), os.environ, otherwise="--shard S looks at one shard")
 
 
 def _found(urls: dict[str, str], key: str | None) -> list[Any]:
@@ -196,7 +189,7 @@ def _print(key: Any, messages: Any) -> None:
         print(f"\n{message.message_id}  {at}  {message.message_type}  {message.operation}  {message.idempotency_key}")
         shown = message.body[:SHOWN_BYTES].decode(errors="replace")
         more = len(message.body) - SHOWN_BYTES
-        print(f"  {shown}" + (f"… and {more:,} bytes more (--json prints all)" if more > 0 else ""))
+        print(f"  {clean(shown, SHOWN_BYTES)}" + (f"… and {more:,} bytes more (--json prints all)" if more > 0 else ""))
 
 
 def _age(since: datetime) -> str:

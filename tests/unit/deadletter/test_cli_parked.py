@@ -64,6 +64,21 @@ def test_list(run, shard):
     assert {(each["key"], each["messages"], each["released"]) for each in listed} == {("k", 3, False), ("j", 1, False)}
 
 
+def test_list_takes_the_filters_that_letters_have(run, shard):
+    park(shard, "k")
+    park(shard, "j", messages=1)
+
+    def listed(*arguments):
+        return [each["key"] for each in json.loads(run("list", "--parked", "--json", *arguments)[1])]
+
+    assert listed("--key", "j") == ["j"]
+    assert listed("--reason", "no_such") == []
+    assert sorted(listed("--since", "1h")) == ["j", "k"]
+    assert listed("--until", "1h ago") == []
+    assert len(listed("--limit", "1")) == 1
+    assert "2 parked keys, 4 messages; 1 are listed" in run("list", "--parked", "--limit", "1")[2]
+
+
 def test_show(run, shard):
     park(shard, "k", messages=2)
     shard.settle(shard.arrive("step", b"\xff", "k"))
@@ -121,7 +136,10 @@ def test_drop_of_all(run, shard):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("list",), 2, "--parked"),
+        (("list", "--parked", "--strays"), 2, "exclude each other"),
+        (("list", "--parked", "--type", "step"), 2, "--type isn't for parked keys"),
+        (("replay", "k", "--parked", "--from", "x"), 2, "--from isn't for parked keys"),
+        (("drop", "k", "j", "--parked", "--yes"), 2, "one KEY"),
         (("show", "nobody", "--parked"), 1, "isn't parked in: s0"),
         (("replay", "nobody", "--parked"), 1, "isn't parked in: s0"),
         (("drop", "nobody", "--parked", "--yes"), 1, "isn't parked in: s0"),

@@ -1,0 +1,202 @@
+"""`shardctl deadletter`: what was set aside: list, show, replay, drop. Dead letters, strays, or keys that are parked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardctl.cli.deadletter import options
+from shardctl.cli.deadletter.options import (
+    AllOption,
+    ArchiveOption,
+    DatabaseOption,
+    DryRunOption,
+    KeyOption,
+    LimitOption,
+    ParkedOption,
+    ReasonOption,
+    ShardOption,
+    SinceOption,
+    StraysOption,
+    TypeOption,
+    UntilOption,
+    WaitOption,
+    YesOption,
+)
+from shardctl.cli.provision import given_urls
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption
+from shardctl.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for a person.")
+
+LISTED = 100
+
+IdArgument = Annotated[
+    str, typer.Argument(metavar="MESSAGE_ID", help="Of the letter, or of what it was; --parked: KEY.")
+]
+IdsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[MESSAGE_ID]...", help="Of letters, or of what they were; --parked: KEY.")
+]
+
+
+@app.command("list")
+def list_(
+    parked: ParkedOption = False,
+    strays: StraysOption = False,
+    of_type: TypeOption = None,
+    shard: ShardOption = None,
+    reason: ReasonOption = None,
+    key: KeyOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help=f"List so many; {LISTED} letters if left out.")
+    ] = None,
+    archive: ArchiveOption = None,
+    wait: WaitOption = options.DEFAULT_WAIT,
+    file: FileOption = DEFAULT_FILE,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List what waits, and sum it up by reason, type and shard. Nothing is taken away."""
+    from shardctl import spec
+    from shardctl.cli.deadletter import look
+    from shardctl.cli.deadletter import parked as keys
+
+    options.refuse_both(parked=parked, strays=strays)
+    choice = options.choice_of(of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
+    if parked:
+        options.refuse_for_parked(type=of_type, archive=archive)
+        return keys.list_parked(file, database or (), choice, shard=shard, limit=limit, as_json=as_json)
+    fleet = spec.load(file)
+    return look.list_letters(
+        fleet, choice, strays=strays, limit=limit or LISTED, archive=archive, wait_seconds=wait, as_json=as_json
+    )
+
+
+@app.command()
+def show(
+    ident: IdArgument,
+    parked: ParkedOption = False,
+    strays: StraysOption = False,
+    shard: ShardOption = None,
+    wait: WaitOption = options.DEFAULT_WAIT,
+    file: FileOption = DEFAULT_FILE,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show a letter: attributes, body, why it was set aside, and where it belongs now. Of a parked key, all its messages."""
+    from shardctl import spec
+    from shardctl.cli.deadletter import look
+    from shardctl.cli.deadletter import parked as keys
+
+    options.refuse_both(parked=parked, strays=strays)
+    if parked:
+        return keys.show_parked(file, database or (), ident, shard=shard, as_json=as_json)
+    fleet = spec.load(file)
+    choice = options.choice_of([ident], shard=shard)
+    given = given_urls(database or ())
+    return look.show_letter(fleet, choice, given, strays=strays, wait_seconds=wait, as_json=as_json)
+
+
+@app.command()
+def replay(
+    idents: IdsArgument = None,
+    parked: ParkedOption = False,
+    strays: StraysOption = False,
+    every: AllOption = False,
+    of_type: TypeOption = None,
+    shard: ShardOption = None,
+    reason: ReasonOption = None,
+    key: KeyOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Take the letters from an archive, not from Pub/Sub.")
+    ] = None,
+    archive: ArchiveOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also writes that later ones of their key have overtaken.")
+    ] = False,
+    unrecorded: Annotated[
+        bool, typer.Option("--unrecorded", help="Also where nobody can tell whether the write took effect.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = options.DEFAULT_WAIT,
+    file: FileOption = DEFAULT_FILE,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Publish letters again, in order and with their own idempotency keys, and take them off. Parked keys: apply them again."""
+    from shardctl import spec
+    from shardctl.cli.deadletter import act
+    from shardctl.cli.deadletter import parked as keys
+
+    options.refuse_both(parked=parked, strays=strays)
+    ids = idents or []
+    if parked:
+        options.refuse_for_parked(
+            type=of_type, key=key, since=since, until=until, limit=limit, archive=archive, overwrite=overwrite,
+            unrecorded=unrecorded, dry_run=dry_run, **{"from": source},
+        )  # fmt: skip
+        return keys.replay_parked(file, database or (), ids, reason, every=every, shard=shard, as_json=as_json)
+    if strays and source:
+        raise UsageError("--strays isn't for --from: the file says what each letter was.")
+    choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
+    options.refuse_all_or_nothing(choice, every=every, what="replay")
+    fleet = spec.load(file)
+    how = act.How(strays, limit, archive, source, wait, dry_run, yes, as_json)
+    given = given_urls(database or ())
+    return act.replay_letters(fleet, choice, given, how, unrecorded=unrecorded, overwrite=overwrite)
+
+
+@app.command()
+def drop(
+    idents: IdsArgument = None,
+    parked: ParkedOption = False,
+    strays: StraysOption = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="All there are; of a parked key every message, not the first alone.")
+    ] = False,
+    of_type: TypeOption = None,
+    shard: ShardOption = None,
+    reason: ReasonOption = None,
+    key: KeyOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    archive: ArchiveOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    wait: WaitOption = options.DEFAULT_WAIT,
+    file: FileOption = DEFAULT_FILE,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Delete letters for good. Of a parked key, the message that failed, and the consumer goes on with the ones behind it."""
+    from shardctl import spec
+    from shardctl.cli.deadletter import act
+    from shardctl.cli.deadletter import parked as keys
+
+    options.refuse_both(parked=parked, strays=strays)
+    ids = idents or []
+    if parked:
+        options.refuse_for_parked(
+            type=of_type,
+            key=key,
+            reason=reason,
+            since=since,
+            until=until,
+            limit=limit,
+            archive=archive,
+            dry_run=dry_run,
+        )
+        return keys.drop_parked(file, database or (), ids, every=every, yes=yes, shard=shard, as_json=as_json)
+    choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
+    options.refuse_all_or_nothing(choice, every=every, what="drop")
+    fleet = spec.load(file)
+    return act.drop_letters(fleet, choice, act.How(strays, limit, archive, None, wait, dry_run, yes, as_json))

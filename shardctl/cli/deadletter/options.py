@@ -1,0 +1,104 @@
+"""The options that the verbs share, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shardctl.errors import UsageError
+
+ParkedOption = Annotated[bool, typer.Option("--parked", help="Keys that wait in their shard's database.")]
+StraysOption = Annotated[bool, typer.Option("--strays", help="Messages that no shard takes, instead of dead letters.")]
+TypeOption = Annotated[str | None, typer.Option("--type", metavar="T", help="Only this message type.")]
+ShardOption = Annotated[str | None, typer.Option("--shard", metavar="S", help="Only this shard; else all.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="R", help="Only what was set aside for R.")]
+KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only this routing key.")]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Set aside since: 2h or 3d ago, or an RFC 3339 time.")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Set aside before, likewise.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="So many at most, those written first.")
+]
+ArchiveOption = Annotated[
+    Path | None,
+    typer.Option("--archive", metavar="FILE", help="Append each message to FILE as a line of JSON, durably, before."),
+]
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0.1,
+        max=600,
+        help="How long nothing must come before nothing is taken to be left.",
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SHARD=URL",
+        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
+        "of the process list.",
+    ),
+]
+DEFAULT_WAIT = 5.0
+
+
+def choice_of(
+    ids: Sequence[str] = (),
+    *,
+    of_type: str | None = None,
+    shard: str | None = None,
+    reason: str | None = None,
+    key: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> Any:
+    """Raises UsageError for times that are none."""
+    from datetime import UTC, datetime
+
+    from shardctl.deadletter.choice import Choice, moment_us
+
+    now = datetime.now(UTC)
+    return Choice(
+        frozenset(ids),
+        type=of_type,
+        shard=shard,
+        reason=reason,
+        key=key,
+        since_us=moment_us("--since", since, now),
+        until_us=moment_us("--until", until, now),
+    )
+
+
+def refuse_both(*, parked: bool, strays: bool) -> None:
+    if parked and strays:
+        raise UsageError("--parked and --strays exclude each other.")
+
+
+def refuse_for_parked(**given: object) -> None:
+    """Raise UsageError naming the first option that was given and means nothing for parked keys."""
+    for name, value in given.items():
+        if value not in (None, False, (), []):
+            raise UsageError(f"--{name.replace('_', '-')} isn't for parked keys: leave it out, or leave out --parked.")
+
+
+def refuse_all_or_nothing(choice: Any, *, every: bool, what: str) -> None:
+    """What changes something wants to be told of which letters."""
+    from shardctl.deadletter.choice import Choice
+
+    chosen = choice != Choice()
+    if chosen == every:
+        raise UsageError(
+            f"give a MESSAGE_ID, a filter such as --reason or --type, or --all, to say what to {what}."
+            if not every
+            else "--all and a filter exclude each other."
+        )

@@ -1,0 +1,273 @@
+"""What the shards' databases remember of a write, and how a dead one is let go of.
+
+A dead letter left an inbox row with outcome `dead`, by which a consumer takes any later copy for a duplicate. So a replay deletes
+that row first, in a transaction that shares the fence, in the one database where the slot is active; and only a row that is dead.
+A row that says `applied` stays for ever: whatever is replayed, the effect is there once.
+
+In the same transaction a note is left under the letter's own id (outcome `replayed`). It parts two writes that have no row and
+look alike: one that an earlier run has let go of, which may be published again; and one whose consumer has published the letter
+and not yet recorded it, whose late `dead` would swallow the copy. The second is left alone until its row is there.
+
+Why no write is lost: a consumer inserts `dead` only after it has published a letter of its own for it, and a letter is taken off
+only when the write was applied, or after a copy was published behind the deletion of a `dead` row. If another `dead` comes after
+that deletion, the letter of whoever inserted it is still there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from shardctl import database, topology
+from shardctl.database import DatabaseError
+from shardctl.deadletter import later
+from shardctl.deadletter.later import by_slot, slot_of
+from shardctl.deadletter.letter import Letter, Origin, digest, note_of
+from shardctl.schema import InboxOutcome, LaneState, fence, inbox, slots
+from shardctl.spec import Fleet
+
+LETTERS_AT_ONCE = 2_000  # a transaction
+CLOCK_SLACK = timedelta(hours=1)  # between this machine's clock and a database's
+TRIES = 4
+TRY_AGAIN_SECONDS = 0.2
+
+REPLAY, APPLIED = "replay", "applied"
+
+Identity = tuple[str, str]
+Session = Callable[[Engine], AbstractContextManager[Connection]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`replay`, `applied`, or a word for why not, and the same for a person. Some pass by themselves: trying later helps."""
+
+    code: str
+    why: str = ""
+    passes: bool = False
+
+
+GO = Verdict(REPLAY)
+DONE = Verdict(APPLIED, "it had taken effect already")
+Work = Callable[[Connection, str, Sequence[Letter]], dict[Identity, Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a person takes upon themselves: letters no inbox knows, and writes that newer ones have overtaken."""
+
+    unrecorded: bool = False
+    overtaken: bool = False
+
+
+class Inboxes:
+    """By shard. Without a database for a shard its letters pass unasked: see `lacking`."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        urls: Mapping[str, str],
+        allowed: Allowed,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._fleet, self._allowed, self._now, self._sleep = fleet, allowed, now, sleep
+        self._engines = {name: database.connect(url) for name, url in urls.items()}
+        self._waiting: set[tuple[int, str]] = set()  # keys of which an earlier letter can't go yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for engine in self._engines.values():
+            engine.dispose()
+
+    def lacking(self, letters: Iterable[Letter]) -> tuple[str, ...]:
+        """The shards that would have to be asked about these letters, and whose databases aren't known."""
+        wanted = {name for letter in letters if letter.place for name in letter.place.shards}
+        return tuple(shard.name for shard in self._fleet.shards if shard.name in wanted - self._engines.keys())
+
+    def survey(self, letters: Sequence[Letter]) -> list[Verdict]:
+        """What would become of each letter, in the order given. Only reads. Raises DatabaseError."""
+        found: list[Verdict] = []
+        for start in range(0, len(letters), LETTERS_AT_ONCE):
+            found += self._over(letters[start : start + LETTERS_AT_ONCE], database.snapshot, self._look)
+        return found
+
+    def let_go(self, letters: Sequence[Letter]) -> list[Verdict]:
+        """Delete the `dead` rows of letters that may be replayed, and note these. Safe to run again. Raises DatabaseError.
+
+        Letters come in their order: behind one that can't go yet, none of its key goes.
+        """
+        return self._over(letters, database.writing, self._release)
+
+    def _over(
+        self,
+        letters: Sequence[Letter],
+        session: Session,
+        work: Work,
+    ) -> list[Verdict]:
+        """Ask for each letter the database in which its slot is active."""
+        found: dict[int, Verdict] = {}
+        for name, engine in self._engines.items():
+            asked = [n for n, each in enumerate(letters) if n not in found and each.place and name in each.place.shards]
+            if asked:
+                its_letters = [letters[number] for number in asked]
+                verdicts = self._again(partial(_in_one, engine, name, its_letters, session, work))
+                found |= {n: verdicts[letters[n].identity] for n in asked if letters[n].identity in verdicts}
+        return [found.get(number) or self._unasked(letter) for number, letter in enumerate(letters)]
+
+    def _again(self, call: Callable[[], dict[Identity, Verdict]]) -> dict[Identity, Verdict]:
+        """Two desks that meet in one row, or a consumer and a desk: the second one's turn comes."""
+        for _ in range(TRIES - 1):
+            try:
+                return call()
+            except DatabaseError as error:
+                if not isinstance(error.__cause__, IntegrityError | OperationalError):
+                    raise
+                self._sleep(TRY_AGAIN_SECONDS)
+        return call()
+
+    def _unasked(self, letter: Letter) -> Verdict:
+        if letter.place is None:
+            unfit = letter.unfit
+            return Verdict(unfit.code, unfit.why) if unfit else Verdict("unfit")
+        if all(name in self._engines for name in letter.place.shards):
+            return Verdict(
+                "moving", f"slot {letter.place.slot} is on its way to another shard: run it again", passes=True
+            )
+        return self._forgotten(letter, letter.place.shards[0]) or GO
+
+    def _look(self, connection: Connection, shard: str, letters: Sequence[Letter]) -> dict[Identity, Verdict]:
+        known = _rows(connection, letters)
+        verdicts = {letter.identity: self._verdict(letter, shard, known) for letter in letters}
+        going = [letter for letter in letters if verdicts[letter.identity] is GO]
+        unsure = [] if self._allowed.unrecorded else [letter for letter in going if not letter.has_own_key]
+        for letter in later.maybe_applied(connection, unsure):
+            verdicts[letter.identity] = Verdict(
+                "maybe_applied",
+                "it carries no idempotency key, and a write of its key and publish time is recorded: probably this one. Drop it; "
+                "--unrecorded replays it all the same",
+            )
+        for letter in [] if self._allowed.overtaken else later.overtaken(connection, self._fleet, going):
+            verdicts[letter.identity] = Verdict(
+                "overtaken",
+                "a later write of its key took effect since, which it would overwrite. Drop it, or replay it with --overwrite",
+            )
+        return verdicts
+
+    def _release(self, connection: Connection, shard: str, letters: Sequence[Letter]) -> dict[Identity, Verdict]:
+        known = _rows(connection, letters, alone=True)
+        verdicts: dict[Identity, Verdict] = {}
+        dead, notes = [], []
+        for letter in letters:
+            verdict = self._verdict(letter, shard, known)
+            key = slot_of(letter), letter.key
+            if verdict is GO and key in self._waiting:
+                verdict = Verdict("behind", "an earlier letter of its key can't be replayed yet", passes=True)
+            if verdict.passes:
+                self._waiting.add(key)
+            verdicts[letter.identity] = verdict
+            if verdict is not GO:
+                continue
+            row = (slot_of(letter), letter.idempotency_key)
+            if known.get(row) == InboxOutcome.DEAD:
+                dead.append({"of_slot": row[0], "of_key": row[1]})
+                del known[row]  # a second letter of the same write finds nothing to let go of
+            if (slot_of(letter), note_of(letter)) not in known:
+                known[slot_of(letter), note_of(letter)] = InboxOutcome.REPLAYED
+                notes.append(_note(letter))
+        if dead:
+            connection.execute(_DELETE_DEAD, dead)
+        if notes:
+            connection.execute(insert(inbox), notes)
+        return verdicts
+
+    def _verdict(self, letter: Letter, shard: str, known: Mapping[tuple[int, str], str]) -> Verdict:
+        """By its inbox row, and where there is none, by why there is none."""
+        slot = slot_of(letter)
+        outcome = known.get((slot, letter.idempotency_key))
+        if outcome == InboxOutcome.APPLIED:
+            return DONE
+        if outcome == InboxOutcome.PARKED:
+            return Verdict("parked", f"its key is parked: `shardctl deadletter show --parked {letter.key}`")
+        if outcome == InboxOutcome.DEAD or (slot, note_of(letter)) in known or self._allowed.unrecorded:
+            return GO
+        if (forgotten := self._forgotten(letter, shard)) is not None:
+            return forgotten
+        if letter.origin == Origin.CONSUMER and (letter.failed_slot, letter.shard) == (slot, shard):
+            return Verdict(
+                "unrecorded",
+                f"shard {shard} hasn't recorded yet that it is dead: run it again in a minute. Where the database was restored "
+                "from a backup, --unrecorded replays it",
+                passes=True,
+            )
+        return GO
+
+    def _forgotten(self, letter: Letter, shard: str) -> Verdict | None:
+        if self._allowed.unrecorded:
+            return None
+        kept = topology.inbox_retention(self._fleet, self._fleet.shard(shard)) - CLOCK_SLACK
+        age = self._now() - datetime.fromtimestamp(letter.written_us / 1_000_000, UTC)
+        if age < kept:
+            return None
+        return Verdict(
+            "forgotten",
+            f"it was written {age.days} days ago, and the inbox remembers {kept.days + 1}: nobody can tell whether it took "
+            "effect since. --unrecorded replays it",
+        )
+
+
+def _in_one(
+    engine: Engine, shard: str, letters: Sequence[Letter], session: Session, work: Work
+) -> dict[Identity, Verdict]:
+    wanted = sorted({slot_of(letter) for letter in letters})
+    with session(engine) as connection:
+        # Shared, so that no slot leaves meanwhile; a view that only reads has no need.
+        shared = select(fence.c.version)
+        connection.execute(shared if session is database.snapshot else shared.with_for_update(read=True))
+        here = select(slots.c.slot).where(slots.c.state == LaneState.ACTIVE, slots.c.slot.in_(wanted))
+        active = set(connection.scalars(here))
+        return work(connection, shard, [letter for letter in letters if slot_of(letter) in active])
+
+
+_DELETE_DEAD = delete(inbox).where(
+    inbox.c.slot == bindparam("of_slot"),
+    inbox.c.idempotency_key == bindparam("of_key"),
+    inbox.c.outcome == InboxOutcome.DEAD,
+)
+
+
+def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = False) -> dict[tuple[int, str], str]:
+    """Outcomes of the letters' writes and of their notes, by slot and key. Taken `alone`, they can't change meanwhile."""
+    found: dict[tuple[int, str], str] = {}
+    for slot, some in by_slot(letters):
+        keys = {key for letter in some for key in (letter.idempotency_key, note_of(letter))}
+        query = select(inbox.c.idempotency_key, inbox.c.outcome).where(
+            inbox.c.slot == slot, inbox.c.idempotency_key.in_(sorted(keys))
+        )
+        if alone:  # in one order for all, so that two desks wait instead of deadlocking
+            query = query.order_by(inbox.c.idempotency_key).with_for_update()
+        found |= {(slot, row.idempotency_key): row.outcome for row in connection.execute(query)}
+    return found
+
+
+def _note(letter: Letter) -> dict[str, Any]:
+    """An inbox row under the letter's own id. Its message id names the write, its publish time is when that was written."""
+    return {
+        "slot": slot_of(letter),
+        "idempotency_key": note_of(letter),
+        "message_type": letter.type[:100],
+        "partition_key": letter.key,
+        "message_id": digest(letter.idempotency_key),
+        "publish_time": datetime.fromtimestamp(letter.written_us / 1_000_000, UTC),
+        "outcome": InboxOutcome.REPLAYED,
+    }

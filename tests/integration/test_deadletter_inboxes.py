@@ -1,0 +1,236 @@
+"""What the desk asks of a shard's inbox and changes there, on each kind of database."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from deadletter_kit import FLEET, TYPES
+from sqlalchemy import insert, select, update
+
+from shardctl import database, lanes, schema, spec
+from shardctl.database import DatabaseError
+from shardctl.deadletter.inboxes import Allowed, Inboxes
+from shardctl.deadletter.letter import Message, note_of, read
+from shardctl.keyspace import slot_of
+from shardctl.schema import LaneState
+from shardctl.yamlfile import parse
+
+pytestmark = pytest.mark.slow
+FLEET_SPEC = spec.of_file(parse(FLEET.format(project="desk-inbox", types=TYPES, topic_bits=""), "test"))
+NOW = datetime(2026, 5, 5, 12, tzinfo=UTC)
+KEY = next(key for key in map("Key {}".format, range(99)) if slot_of(key, 6) < 32)
+SLOT = slot_of(KEY, 6)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
+def url(request, tmp_path_factory):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('desk')}/s0.db"
+    return request.getfixturevalue(
+        {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param]
+    ).create_database("desk_inbox")
+
+
+@pytest.fixture(scope="module")
+def made(url):
+    engine = database.connect(url)
+    schema.create(engine, FLEET_SPEC.message_types, FLEET_SPEC.shards[0].slots, 1)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(made):
+    with database.writing(made) as connection:
+        connection.execute(schema.inbox.delete())
+    return made
+
+
+def inboxes(url, **allowed):
+    return Inboxes(FLEET_SPEC, {"s0": str(url)}, Allowed(**allowed), now=lambda: NOW)
+
+
+def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None, slot=SLOT):
+    """As a consumer of s0 has set it aside."""
+    written = int((NOW - ago).timestamp() * 1_000_000) + number
+    attributes = {
+        "partition_key": key, "message_type": kind, "slot": f"{slot:06b}", "idempotency_key": ident or f"i{number}",
+        "shardctl-reason": "constraint", "shardctl-error": "x", "shardctl-shard": "s0", "shardctl-slot": str(slot),
+        "shardctl-message-id": str(number), "shardctl-publish-time-us": str(written), "shardctl-subscription": "shop-s0-g1",
+    }  # fmt: skip
+    message = Message(f"{1000 + number}", written + 1_000_000, "", attributes, b"{}")
+    return read(FLEET_SPEC, "shop-dead", message, stray=False)
+
+
+def record(engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours=1), plus_us=0, slot=SLOT):
+    row = {
+        "slot": slot, "idempotency_key": ident, "message_type": kind, "partition_key": key, "message_id": "m", "outcome": outcome,
+        "publish_time": NOW - ago + timedelta(microseconds=plus_us),
+    }  # fmt: skip
+    with database.writing(engine) as connection:
+        connection.execute(insert(schema.inbox).values(row))
+
+
+def known(engine):
+    with database.snapshot(engine) as connection:
+        rows = connection.execute(select(schema.inbox.c.idempotency_key, schema.inbox.c.outcome))
+        return {row.idempotency_key: row.outcome for row in rows}
+
+
+def codes(verdicts):
+    return [verdict.code for verdict in verdicts]
+
+
+def test_only_what_is_dead_is_let_go_of_and_only_once(url, engine):
+    letters = [letter(number) for number in range(4)]
+    for ident, outcome in (("i0", "dead"), ("i1", "applied"), ("i2", "parked")):
+        record(engine, ident, outcome)
+    wanted = ["replay", "applied", "parked", "unrecorded"]
+    with inboxes(url) as asked:
+        assert codes(asked.survey(letters)) == wanted
+        assert known(engine) == {"i0": "dead", "i1": "applied", "i2": "parked"}
+        assert codes(asked.let_go(letters)) == wanted
+    assert known(engine) == {note_of(letters[0]): "replayed", "i1": "applied", "i2": "parked"}
+    with inboxes(url) as asked:  # a second run, before the copy was applied, and one after it failed again
+        assert codes(asked.let_go(letters[:1])) == ["replay"]
+        record(engine, "i0", "dead")
+        assert codes(asked.let_go(letters[:1])) == ["replay"]
+    assert known(engine) == {note_of(letters[0]): "replayed", "i1": "applied", "i2": "parked"}
+
+
+def test_a_second_letter_of_one_write_stays_until_it_took_effect(url, engine):
+    """Two replicas have set the same write aside: while one's copy is on its way the other's letter must not go."""
+    first, second = letter(1), letter(2, ident="i1")
+    record(engine, "i1", "dead")
+    with inboxes(url) as asked:
+        assert codes(asked.let_go([first, second])) == ["replay", "unrecorded"]
+        record(engine, "i1", "applied")
+        assert codes(asked.let_go([second])) == ["applied"]
+
+
+def test_behind_a_letter_that_can_not_go_yet_none_of_its_key_goes(url, engine):
+    record(engine, "i2", "dead")
+    other = letter(3, key=KEY.lower(), slot=slot_of(KEY.lower(), 6))
+    with inboxes(url) as asked:
+        assert codes(asked.let_go([letter(1)])) == ["unrecorded"]
+        assert codes(asked.let_go([letter(2)])) == ["behind"]
+    assert known(engine) == {"i2": "dead"}
+    assert other.key != KEY
+
+
+def test_keys_that_differ_in_case_are_different_keys(url, engine):
+    """MySQL's collations would take a later write of the one for a later write of the other."""
+    record(engine, "i1", "dead")
+    record(engine, "later", "applied", key=KEY.upper(), ago=timedelta())
+    with inboxes(url) as asked:
+        assert codes(asked.survey([letter(1)])) == ["replay"]
+        record(engine, "later too", "applied", ago=timedelta())
+        assert codes(asked.survey([letter(1)])) == ["overtaken"]
+    with inboxes(url, overtaken=True) as asked:
+        assert codes(asked.survey([letter(1)])) == ["replay"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rival", "wanted"),
+    [
+        ("thing", "thing", "overtaken"),
+        ("thing", "edition", "replay"),
+        ("edition", "edition", "replay"),
+        ("entry", "entry", "replay"),
+    ],
+)
+def test_what_a_later_write_means(url, engine, kind, rival, wanted):
+    record(engine, "i1", "dead", kind=kind)
+    record(engine, "later", "applied", kind=rival, ago=timedelta())
+    with inboxes(url) as asked:
+        assert codes(asked.survey([letter(1, kind=kind)])) == [wanted]
+
+
+def test_a_replayed_write_counts_from_when_it_was_written(url, engine):
+    first, second, third = letter(1), letter(2), letter(3)
+    for each in (first, second, third):
+        record(engine, each.idempotency_key, "dead")
+    with inboxes(url) as asked:
+        assert codes(asked.let_go([second])) == ["replay"]
+        record(engine, second.idempotency_key, "applied", ago=timedelta())  # the copy, published now
+        assert codes(asked.survey([first, third])) == ["overtaken", "replay"]
+
+
+def test_what_the_inbox_has_forgotten(url, engine):
+    old = letter(1, ago=timedelta(days=99))
+    with inboxes(url) as asked:
+        assert codes(asked.survey([old])) == ["forgotten"]
+        record(engine, "i1", "dead", ago=timedelta(days=99))
+        assert codes(asked.survey([old])) == ["replay"]
+    with inboxes(url, unrecorded=True) as asked:
+        assert codes(asked.let_go([letter(2, ago=timedelta(days=99)), letter(3)])) == ["replay", "replay"]
+
+
+def test_a_slot_on_its_way_is_left_alone_and_the_fence_is_shared(url, engine):
+    record(engine, "i1", "dead")
+    lane = (schema.slots.c.slot == SLOT) & (schema.slots.c.generation == 1)
+    with database.writing(engine) as connection:
+        lanes.take_fence_alone(connection)
+        connection.execute(update(schema.slots).where(lane).values(state=LaneState.LEFT))
+    try:
+        with inboxes(url) as asked:
+            assert codes(asked.let_go([letter(1)])) == ["moving"]
+            assert known(engine) == {"i1": "dead"}
+    finally:
+        with database.writing(engine) as connection:
+            connection.execute(update(schema.slots).where(lane).values(state=LaneState.ACTIVE))
+
+
+def test_who_changes_slots_waits_for_a_letter_to_be_let_go_of(url, engine):
+    """Else the slot's inbox would be copied with the row that is deleted behind it."""
+    record(engine, "i1", "dead")
+    began, ended = threading.Event(), []
+
+    def let_go():
+        with inboxes(url) as asked:
+            began.set()
+            ended.append(codes(asked.let_go([letter(1)])))
+
+    with database.writing(engine) as connection:
+        lanes.take_fence_alone(connection)
+        waiting = threading.Thread(target=let_go)
+        waiting.start()
+        assert began.wait(5)
+        waiting.join(0.3)
+        assert ended == []
+        connection.execute(update(schema.slots).where(schema.slots.c.slot == SLOT).values(state=LaneState.LEFT))
+    waiting.join(30)
+    with database.writing(engine) as connection:
+        connection.execute(update(schema.slots).where(schema.slots.c.slot == SLOT).values(state=LaneState.ACTIVE))
+    assert ended == [["moving"]]
+    assert known(engine) == {"i1": "dead"}
+
+
+def test_many_desks_on_the_same_letters(url, engine):
+    letters = [letter(number) for number in range(40)]
+    for each in letters[:30]:
+        record(engine, each.idempotency_key, "dead")
+    found, lock = [], threading.Lock()
+
+    def work():
+        with inboxes(url, unrecorded=True) as asked:
+            verdicts = codes(asked.let_go(letters))
+        with lock:
+            found.append(verdicts)
+
+    desks = [threading.Thread(target=work) for _ in range(4)]
+    for each in desks:
+        each.start()
+    for each in desks:
+        each.join(60)
+    assert found == [["replay"] * 40] * 4
+    assert known(engine) == {note_of(each): "replayed" for each in letters}
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path):
+    urls = {"s0": "postgresql://u:hunter2@127.0.0.1:1/x"}
+    with Inboxes(FLEET_SPEC, urls, Allowed(), sleep=lambda _: None) as asked, pytest.raises(DatabaseError) as told:
+        asked.survey([letter(1)])
+    assert "hunter2" not in str(told.value)

@@ -1,0 +1,48 @@
+"""What a consumer sets aside is read by the desk as the write that it was."""
+
+import asyncio
+
+import pytest
+from consumer_kit import CONFIG, raw
+
+from consumer.deadletters import DeadLetterTopic
+from consumer.errors import NeverError
+from shardctl.deadletter import marks
+from shardctl.local.broker.protos import of
+from shardctl.local.broker.publishing import check_publish
+
+ROUTING = {"message_type": "customer", "partition_key": "1", "slot": "000000", "operation": "upsert", "timestamp": "t"}
+
+
+def set_aside(attributes):
+    class Topic:
+        async def publish(self, *, topic, messages, **_):
+            check_publish(of("PublishRequest")(topic=topic, messages=[type(each).pb(each) for each in messages]))
+            self.letters = messages
+
+    delivery = raw("customer", b"{", "1")
+    delivery.message.attributes.update(attributes)
+    delivery.fault = NeverError("bad_json", "x")
+    topic = Topic()
+    asyncio.run(DeadLetterTopic(topic, CONFIG).publish([delivery]))
+    return dict(topic.letters[0].attributes)
+
+
+def test_its_own_attributes_come_back_as_they_were():
+    letter = set_aside(ROUTING | {"color": "red"})
+    assert marks.by_consumer(letter)
+    assert marks.original(letter) == ROUTING | {"color": "red", "idempotency_key": letter["idempotency_key"]}
+
+
+@pytest.mark.parametrize("others", [93, 95])
+def test_of_too_many_attributes_those_that_route_the_write_stay_and_the_letter_says_so(others):
+    letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(others)})
+    assert len(letter) == 100
+    assert letter.items() >= ROUTING.items()
+    assert "attributes left out" in letter[marks.SHORTENED]
+
+
+def test_as_many_attributes_as_there_is_room_for_are_all_kept():
+    letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(87)})
+    assert len(letter) == 100
+    assert marks.SHORTENED not in letter

@@ -1,0 +1,149 @@
+"""What a letter tells, and what its replay looks like, whoever wrote it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from letter_kit import FLEET, KEY, MOVING, OURS, PUBSUBS, SLOT, US, WRITE, letter
+
+from shardctl.deadletter.letter import Message, Origin, copy_of, note_of, read
+
+
+def test_a_consumers():
+    found = letter(WRITE | OURS | {"idempotency_key": "i"})
+    assert (found.origin, found.reason, found.detail, found.shard) == (Origin.CONSUMER, "constraint", "no", "s0")
+    assert (found.original_id, found.written_us, found.idempotency_key, found.failed_slot) == ("17", US - 5, "i", SLOT)
+    assert found.place.shards == ("s0",)
+    assert not found.repaired
+
+
+def test_pubsubs_own():
+    found = letter(WRITE | PUBSUBS)
+    moment = datetime(2023, 11, 14, 22, 13, 19, 123_000, tzinfo=UTC)
+    assert (found.origin, found.reason, found.shard) == (Origin.PUBSUB, "max_delivery_attempts", "s0")
+    assert (found.written_us, found.precision_us) == (int(moment.timestamp() * 1e6), 1_000)
+    assert (found.has_own_key, found.idempotency_key, found.original_id) == (False, "letter-99", "")
+    assert letter(WRITE | PUBSUBS | {"idempotency_key": "i"}).has_own_key
+    odd = letter(WRITE | PUBSUBS | {"CloudPubSubDeadLetterSourceTopicPublishTime": "soon"})
+    assert (odd.written_us, odd.precision_us) == (US, 1)
+
+
+def test_a_strangers():
+    found = letter({})
+    assert (found.origin, found.reason, found.shard, found.place) == (Origin.UNKNOWN, "unknown", "", None)
+
+
+def test_a_message_that_looks_like_both_is_taken_for_the_one_that_asks_for_more():
+    assert letter(WRITE | OURS | PUBSUBS).origin == Origin.CONSUMER
+    assert letter(WRITE | PUBSUBS | {"shardctl-reason": "x"}).origin == Origin.PUBSUB
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        (WRITE | {"slot": ""}, "no_slot"),
+        (WRITE | {"slot": "0101"}, "bad_slot"),
+        (WRITE | {"slot": "\u0660" * 6}, "bad_slot"),
+        (WRITE | {"message_type": "else"}, "unknown_type"),
+        (WRITE, "taken_now"),
+    ],
+)
+def test_why_a_stray_is_one(attributes, reason):
+    found = letter(attributes, stray=True, subscription="shop-strays")
+    assert (found.origin, found.reason) == (Origin.STRAY, reason)
+    assert (found.original_id, found.idempotency_key, found.has_own_key) == ("99", "99", True)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "data", "code"),
+    [
+        (WRITE | {"message_type": "else"}, b"{}", "unknown_type"),
+        (WRITE | {"partition_key": ""}, b"{}", "bad_key"),
+        (WRITE | {"partition_key": "k" * 256}, b"{}", "bad_key"),
+        (WRITE | {"partition_key": "a\x00"}, b"{}", "bad_key"),
+        (WRITE | {"operation": "merge"}, b"{}", "bad_operation"),
+        (WRITE | {"message_type": "timed"}, b"{}", "bad_time"),
+        (WRITE | {"message_type": "timed"}, b"[1]", "bad_time"),
+        (WRITE | {"message_type": "timed"}, b"\xff", "bad_time"),
+        (WRITE | {"shardctl-shortened": "1 of 2 bytes"}, b"{", "shortened"),
+        (WRITE | {"shardctl-barrier": "r", "shardctl-shard": "s0"}, b"", "barrier"),
+        (WRITE | {f"a{n}": "" for n in range(97)}, b"{}", "too_large"),
+        (WRITE, b"x" * 9_999_500, "too_large"),
+    ],
+)
+def test_what_can_not_be_published_again(attributes, data, code):
+    found = letter(attributes, data, stray=True)
+    assert found.place is None
+    assert found.unfit.code == code
+
+
+def test_a_time_bucket_gives_the_slot():
+    found = letter(WRITE | {"message_type": "timed"}, b'{"at": "1970-01-06T12:00:00Z"}', stray=True)
+    assert (found.place.slot, found.place.digits, found.repaired) == (5, "000101", True)
+
+
+def test_while_slots_move_all_who_may_own_one_are_named_the_newest_first():
+    assert letter(WRITE, fleet=MOVING, stray=True).place.shards == ("s1", "s0")
+
+
+@pytest.mark.parametrize("told", ["", "x" * 256, "\x00"])
+def test_a_key_that_no_inbox_takes_was_the_messages_id(told):
+    """As the consumer reads it."""
+    assert letter(WRITE | OURS | {"idempotency_key": told}).idempotency_key == "17"
+
+
+def test_a_copy_is_the_write_as_it_was_in_its_own_slot():
+    message = Message(
+        "99", US, "x", WRITE | OURS | PUBSUBS | {"slot": "9", "color": "red", "googclient_x": "1"}, b"\x00"
+    )
+    copy = copy_of(FLEET, read(FLEET, "shop-dead", message, stray=False), message)
+    assert copy.attributes == WRITE | {"color": "red", "idempotency_key": "17"}
+    assert (copy.ordering_key, copy.data) == (f"{SLOT:06b}", b"\x00")
+
+
+@pytest.mark.parametrize("written", ["", "-5", "9" * 18, "9" * 30, "1e9", "\u0663"])
+def test_a_time_that_can_not_be_is_the_letters_own(written):
+    assert letter(WRITE | OURS | {"shardctl-publish-time-us": written}).written_us == US
+
+
+def test_order_is_by_slot_then_time_then_number():
+    found = [
+        letter(WRITE | OURS | {"shardctl-message-id": number, "shardctl-publish-time-us": str(US + at)})
+        for number, at in (("10", 1), ("9", 1), ("100", 0), ("x", 1))
+    ]
+    assert [each.original_id for each in sorted(found, key=lambda each: each.order)] == ["100", "x", "9", "10"]
+
+
+def test_notes_differ_by_letter_and_by_write():
+    notes = {
+        note_of(letter(WRITE | OURS | {"idempotency_key": key}, ident=ident))
+        for key in ("i", "j")
+        for ident in ("1", "2")
+    }
+    assert len(notes) == 4
+    assert max(map(len, notes)) <= 255
+
+
+NAMES = st.sampled_from(
+    [*WRITE, *OURS, *PUBSUBS, "operation", "idempotency_key", "shardctl-barrier", "shardctl-generation"]
+)
+VALUES = st.one_of(st.sampled_from(["", "thing", "timed", KEY, "000101", "s0", "17"]), st.text(max_size=300))
+
+
+@given(
+    st.dictionaries(NAMES | st.text(max_size=20), VALUES, max_size=12), st.binary(max_size=40), st.booleans(), VALUES
+)
+def test_nothing_that_a_message_holds_raises(attributes, data, stray, ident):
+    message = Message(ident, US, "", attributes, data)
+    found = read(FLEET, "shop-dead", message, stray=stray)
+    assert (found.place is None) != (found.unfit is None)
+    assert found.order
+    assert 1 <= len(found.idempotency_key) <= 255
+    assert len(note_of(found)) <= 255
+    if found.place:
+        copy = copy_of(FLEET, found, message)
+        again = read(FLEET, "shop-dead", copy, stray=True)
+        assert again.place == found.place
+        assert not again.repaired
+        assert again.idempotency_key == found.idempotency_key
