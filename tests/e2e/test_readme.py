@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/producers.md", "docs/capacity.md")
+PAGES = ("README.md", "docs/producers.md", "docs/capacity.md", "docs/quickstart.md", "docs/howto.md")
 
 
 def commands(page: str) -> list[str]:

@@ -1,0 +1,24 @@
+"""What the pods may ask of the cluster's own API: only where a shard elects its leader there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardctl.render.objects import Object, Plan, Writer
+
+
+def roles(plan: Plan) -> Iterator[Object]:
+    for writer in plan.writers:
+        if asks_kubernetes(plan, writer):
+            yield plan.object("Role", writer.id, writer, lease=writer.id)
+
+
+def role_bindings(plan: Plan) -> Iterator[Object]:
+    for writer in plan.writers:
+        if asks_kubernetes(plan, writer):
+            yield plan.object("RoleBinding", writer.id, writer, account=writer.id)
+
+
+def asks_kubernetes(plan: Plan, writer: Writer) -> bool:
+    """Whether the shard's pods need a token for the cluster's API, and a way to it."""
+    return plan.fleet.leader_of(writer.shard).kind == "kubernetes"
