@@ -1,0 +1,245 @@
+"""Bearer tokens of an OpenID Connect issuer, verified against its published keys. PyJWT does the cryptography."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from hashlib import sha256
+from typing import Any
+
+import httpx
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.types import Options
+
+from shardctl.errors import ShardctlError
+from shardctl.settings.gateway import GOOGLE_ISSUERS, GOOGLE_KEYS_URL
+
+__all__ = ["GOOGLE_ISSUERS", "GOOGLE_KEYS_URL", "KeysUnavailableError", "TokenError", "Verifier"]
+
+
+ALGORITHMS = frozenset({"RS256", "ES256"})
+LEEWAY_SECONDS = 30.0
+MAX_TOKEN_CHARACTERS = 16_384
+MAX_KEYS_BYTES = 1024**2
+MIN_RSA_BITS = 2048
+FETCH_TIMEOUT_SECONDS = 5.0
+KEYS_FRESH_SECONDS = 3_600.0  # then they are fetched again
+KEYS_STALE_SECONDS = 86_400.0  # so long they are used while the issuer can't be reached
+REFETCH_PAUSE_SECONDS = 10.0  # between two fetches that a token with an unknown key asks for
+FAILURE_PAUSE_SECONDS = 1.0  # after a failed fetch
+MAX_REMEMBERED = 4_096  # verified tokens
+
+# Times and names are compared here, on the caller's clock.
+_SIGNATURE_ALONE: Options = {
+    "verify_signature": True,
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+class TokenError(ShardctlError):
+    """The token proves nothing: says why, and never holds the token."""
+
+
+class KeysUnavailableError(ShardctlError):
+    """The issuer's keys can't be had, so the token may be good or bad: for the caller, try again later."""
+
+
+class Verifier:
+    """Checks tokens for one audience. Keys are fetched when first needed, and again for a key id they don't hold.
+
+    A token that was verified is remembered until it expires, or until the issuer's keys change. For one event loop.
+    """
+
+    def __init__(
+        self,
+        issuers: Collection[str],
+        audience: str,
+        jwks_url: str,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._issuers = frozenset(issuers)
+        self._audience = audience
+        self._clock = clock
+        self._keys = _Keys(jwks_url, clock)
+        self._generation = 0  # of the keys that the remembered tokens were verified with
+        self._remembered: OrderedDict[bytes, tuple[float, Mapping[str, Any]]] = OrderedDict()
+
+    async def claims(self, token: str) -> Mapping[str, Any]:
+        """What the token says, which is not to be changed. Raises TokenError or KeysUnavailableError."""
+        if len(token) > MAX_TOKEN_CHARACTERS or not token.isascii():
+            raise TokenError("the token is no JSON Web Token")
+        await self._keys.refresh()
+        if self._generation != self._keys.generation:
+            self._remembered.clear()
+            self._generation = self._keys.generation
+        digest = sha256(token.encode()).digest()
+        found = self._remembered.get(digest)
+        if found is not None and self._clock() < found[0] + LEEWAY_SECONDS:
+            self._remembered.move_to_end(digest)
+            return found[1]
+        claims = await self._verified(token)
+        self._remembered[digest] = float(claims["exp"]), claims
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return claims
+
+    async def _verified(self, token: str) -> Mapping[str, Any]:
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+            raise TokenError("the token is no JSON Web Token") from error
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm not in ALGORITHMS:
+            raise TokenError(f"the token isn't signed with {' or '.join(sorted(ALGORITHMS))}")
+        if "crit" in header:
+            raise TokenError("the token's header has critical extensions, and none is known here")
+        key = await self._keys.find(kid, algorithm)
+        try:
+            claims: Mapping[str, Any] = jwt.decode(token, key, algorithms=[algorithm], options=_SIGNATURE_ALONE)
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise TokenError("the token's signature doesn't fit the issuer's key") from error
+        self._check(claims)
+        return claims
+
+    def _check(self, claims: Mapping[str, Any]) -> None:
+        now, issuer = self._clock(), claims.get("iss")
+        if not isinstance(issuer, str) or issuer not in self._issuers:
+            raise TokenError("the token is from another issuer")
+        audience = claims.get("aud")
+        if self._audience not in (audience if isinstance(audience, list) else [audience]):
+            raise TokenError("the token is for another audience")
+        expires = _moment(claims, "exp")
+        if expires is None:
+            raise TokenError("the token has no exp, so it would never expire")
+        if now >= expires + LEEWAY_SECONDS:
+            raise TokenError("the token has expired")
+        for name in ("iat", "nbf"):
+            begins = _moment(claims, name)
+            if begins is not None and now < begins - LEEWAY_SECONDS:
+                raise TokenError(f"the token isn't valid yet, by its {name}")
+
+
+def _moment(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TokenError(f"the token's {name} is no time")
+    return float(value)
+
+
+class _Keys:
+    """The issuer's keys. At most one fetch at a time; `generation` grows when what was fetched differs."""
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._url, self._clock = url, clock
+        self._keys: dict[str | None, jwt.PyJWK] | None = None
+        self._text = b""
+        self._fetched_at = self._tried_at = -math.inf
+        self._failed: str | None = None
+        self._fetching = asyncio.Lock()
+        self.generation = 0
+
+    async def refresh(self) -> None:
+        """See to it that there are keys, and that they aren't old."""
+        age = self._clock() - self._fetched_at
+        if age < KEYS_FRESH_SECONDS:
+            return
+        if self._keys is not None and age < KEYS_STALE_SECONDS:
+            if not self._fetching.locked() and self._pause_over(REFETCH_PAUSE_SECONDS):
+                await self._fetch(REFETCH_PAUSE_SECONDS)  # whether it succeeds or not, the keys at hand will do
+            return
+        await self._fetch(FAILURE_PAUSE_SECONDS)
+        if self._failed is not None:
+            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be had: {self._failed}")
+
+    async def find(self, kid: Any, algorithm: str) -> jwt.PyJWK:
+        """The key of that id. Raises TokenError, or KeysUnavailableError when it may be newer than what is at hand."""
+        key = self._held(kid)
+        if key is None:
+            await self._fetch(REFETCH_PAUSE_SECONDS)
+            key = self._held(kid)
+        if key is None and self._failed is not None:
+            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be had: {self._failed}")
+        if key is None:
+            raise TokenError("the token is signed with a key that its issuer doesn't publish")
+        if key.algorithm_name != algorithm:
+            raise TokenError("the token's algorithm isn't that of its key")
+        return key
+
+    def _held(self, kid: Any) -> jwt.PyJWK | None:
+        keys = self._keys or {}
+        if kid is None and len(keys) == 1:  # an issuer with one key need not name it
+            return next(iter(keys.values()))
+        return keys.get(kid) if isinstance(kid, str) else None
+
+    def _pause_over(self, seconds: float) -> bool:
+        return not 0 <= self._clock() - self._tried_at < seconds
+
+    async def _fetch(self, pause_seconds: float) -> None:
+        """Fetch the keys, unless that was tried within the pause. Sets `_failed` to why it didn't work, or None."""
+        async with self._fetching:
+            if not self._pause_over(FAILURE_PAUSE_SECONDS if self._failed is not None else pause_seconds):
+                return
+            self._tried_at = self._clock()
+            try:
+                async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
+                    text = await _download(self._url)
+                keys = _usable(text)
+            except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+                self._failed = f"{type(error).__name__}: {error}".rstrip(": ")
+                return
+            except asyncio.CancelledError:
+                self._tried_at = -math.inf  # the one who asked went away, which says nothing about the issuer
+                raise
+            self._failed = None
+            if text != self._text:
+                self._keys, self._text = keys, text
+                self.generation += 1
+            self._fetched_at = self._clock()
+
+
+async def _download(url: str) -> bytes:
+    found = bytearray()
+    async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS) as client, client.stream("GET", url) as answer:
+        if answer.status_code != httpx.codes.OK:
+            raise ValueError(f"status {answer.status_code}")
+        async for part in answer.aiter_bytes():
+            found += part
+            if len(found) > MAX_KEYS_BYTES:
+                raise ValueError(f"over {MAX_KEYS_BYTES:,} bytes")
+    return bytes(found)
+
+
+def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
+    """The keys for signatures among a JSON Web Key Set, by id; others are none of our business."""
+    data = orjson.loads(text)
+    listed = data.get("keys") if isinstance(data, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("no JSON Web Key Set")  # noqa: TRY004 - what came over the network, not a wrong call
+    keys: dict[str | None, jwt.PyJWK] = {}
+    for each in listed:
+        if not isinstance(each, dict) or each.get("kty") not in {"RSA", "EC"} or each.get("use", "sig") != "sig":
+            continue
+        try:
+            key = jwt.PyJWK(each)
+        except (jwt.PyJWTError, ValueError, TypeError):
+            continue
+        short = isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS
+        if key.algorithm_name in ALGORITHMS and not short:
+            keys[key.key_id if isinstance(key.key_id, str) else None] = key
+    if not keys:
+        raise ValueError(f"no key for {' or '.join(sorted(ALGORITHMS))} in the set")
+    return keys
