@@ -1,0 +1,157 @@
+"""One call of a backend: bounded in time and in what is read, and never to another host than the one that is meant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from consumer.sinks.http.credentials import Authorization, Trust
+from shardctl.settings.http import HttpBackend
+
+MAX_REDIRECTS = 3
+MAX_ANSWER_BYTES = (
+    64 * 1024
+)  # read so that the connection can be used again; what an answer says beyond its status is no matter
+IDLE_SECONDS = 3.0  # an idle connection is closed before the server does so under a new request: many keep them for 5 s
+_KEEP_METHOD = frozenset((301, 302, 307, 308))
+
+for _name in ("httpx", "httpcore"):  # they tell each call's URL, with its query, and at length its headers
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class CallError(Exception):
+    """No answer, or none that counts. `outcome` is a stable word for metrics; `sent`: the backend may have the write."""
+
+    def __init__(self, outcome: str, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.outcome, self.sent = outcome, sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    retry_after: str | None
+
+
+class Caller:
+    """Calls of one backend. Not for threads: it lives in one event loop. Raises CredentialsError before the first call."""
+
+    def __init__(self, settings: HttpBackend, secrets: Path) -> None:
+        self._method, self._url = settings.method, httpx.URL(settings.url)
+        self._timeout = settings.timeout.total_seconds()
+        self._concurrency = settings.concurrency
+        self._trust = Trust(settings.ca_secret, secrets) if self._url.scheme == "https" else None
+        self._authorization = Authorization(settings.auth, secrets) if settings.auth else None
+        self._client: httpx.AsyncClient | None = None
+        self._context: ssl.SSLContext | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.credentials()
+
+    @property
+    def place(self) -> str:
+        """The backend as a log may name it: a path or a query may hold a secret."""
+        return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
+
+    def credentials(self) -> tuple[ssl.SSLContext | None, Mapping[str, str]]:
+        """As the files say now. Raises CredentialsError."""
+        context = self._trust.context() if self._trust else None
+        return context, {"Authorization": self._authorization.header()} if self._authorization else {}
+
+    async def call(self, data: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send a write and take the answer. Raises CallError, and CredentialsError before anything is sent."""
+        context, credentials = self.credentials()
+        client = self._client_for(context)
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._exchange(client, data, {**headers, **credentials})
+        except TimeoutError:
+            raise CallError("timeout", f"no answer within {self._timeout:g} s", sent=True) from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
+            raise CallError("unreachable", _cause(error), sent=not isinstance(error, httpx.ConnectError)) from None
+
+    async def _exchange(self, client: httpx.AsyncClient, data: bytes, headers: Mapping[str, str]) -> Answer:
+        url = self._url
+        for _ in range(MAX_REDIRECTS + 1):
+            request = client.build_request(self._method, url, content=data, headers=headers)
+            response = await client.send(request, stream=True, follow_redirects=False, auth=None)
+            try:
+                await _read(response)
+            finally:
+                await response.aclose()
+            if not 300 <= response.status_code < 400:
+                return Answer(response.status_code, response.headers.get("Retry-After"))
+            url = self._redirected(url, response)
+        raise CallError("redirected", f"more than {MAX_REDIRECTS} redirects", sent=True)
+
+    def _redirected(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+        """Where the same request is to be sent. To another host it never is: that would hand it the write and the credentials."""
+        status, location = response.status_code, response.headers.get("Location")
+        if status not in _KEEP_METHOD or location is None:
+            raise CallError("redirected", f"answered {status}, which leads nowhere that a write can be sent", sent=True)
+        target = url.join(location)
+        if (target.scheme, target.host, target.port) != (self._url.scheme, self._url.host, self._url.port):
+            raise CallError(
+                "redirected", f"answered {status}, a redirect to another host, which isn't followed", sent=True
+            )
+        return target.copy_with(userinfo=b"", fragment=None)
+
+    def _client_for(self, context: ssl.SSLContext | None) -> httpx.AsyncClient:
+        if self._client is None or context is not self._context:
+            if self._client is not None:
+                self._close_later(self._client)
+            self._client, self._context = self._new_client(context), context
+        return self._client
+
+    def _new_client(self, context: ssl.SSLContext | None) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=context if context is not None else False,  # without one there is no TLS
+            trust_env=False,  # no proxy and no .netrc: the file alone says who gets what
+            timeout=None,  # noqa: S113 - each call has one, for all of it together
+            headers={"User-Agent": "shardctl", "Accept": "*/*", "Accept-Encoding": "identity"},
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=self._concurrency, keepalive_expiry=IDLE_SECONDS
+            ),
+        )
+
+    def _close_later(self, client: httpx.AsyncClient) -> None:
+        """When the calls that are on their way by it are over."""
+
+        async def close() -> None:
+            await asyncio.sleep(self._timeout + 1)
+            await client.aclose()
+
+        task = asyncio.get_running_loop().create_task(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+
+async def _read(response: httpx.Response) -> None:
+    """The whole answer, so that it counts; of a large one enough. Undecoded: a small one may unpack to gigabytes."""
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            return
+
+
+def _cause(error: BaseException) -> str:
+    """In words that hold nothing of the request: httpx's name for it, and the system's reason where there is one."""
+    text = type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the certificate is refused: {cause.verify_message}"
+        if isinstance(cause, OSError) and cause.strerror:
+            text = f"{type(error).__name__}: {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    return text

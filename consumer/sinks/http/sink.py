@@ -1,0 +1,196 @@
+"""The sink of every type with an `http` backend.
+
+`apply` runs inside the transaction that holds the fence and the inbox's new rows: no other replica makes the same call meanwhile,
+and the rows commit only when the backend has said yes. Where the commit fails after that, the call is made again, with the same
+Idempotency-Key. The store may ask for the same writes many times over, and each is called for once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, RootTransaction
+
+from consumer.delivery import Delivery
+from consumer.errors import DataFaultError, LaterError, NeverError
+from consumer.metrics import Metrics
+from consumer.sinks.base import json_object
+from consumer.sinks.http.backend import Backend, NotNowError
+from consumer.sinks.http.progress import Memory
+from shardctl import backends
+from shardctl.settings.consuming import Batching
+from shardctl.settings.messagetypes import MessageType
+
+Result = TypeVar("Result")
+_End = NeverError | Delivery | None
+
+# A write that fails is called again within its transaction only if that is soon. Otherwise the others commit without it, and it
+# comes again in a transaction of its own.
+PATIENCE_SECONDS = 3.0
+MARGIN_SECONDS = 5.0  # beyond the last moment at which calls end by themselves
+CLOSE_SECONDS = 2.0
+
+
+class HttpSink:
+    """Raises CredentialsError where a Secret can't be used. `stopping` says that nothing may be waited for any more."""
+
+    def __init__(
+        self,
+        kinds: Mapping[str, MessageType],
+        consumer: Batching,
+        secrets: Path,
+        metrics: Metrics,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._kinds, self._settings, self._consumer = kinds, backends.called(kinds), consumer
+        self._backends = {
+            name: Backend(name, settings, secrets, metrics, stopping) for name, settings in self._settings.items()
+        }
+        self._memory = Memory()
+        self._calls = _Loop()
+        self._here = threading.local()
+
+    def check(self, delivery: Delivery) -> None:
+        if self._kinds[delivery.message_type].time_bucket:
+            delivery.body = json_object(delivery)  # the slot follows from a field of it
+        most = self._settings[delivery.message_type].max_body_bytes
+        if len(delivery.message.data) > most:
+            raise NeverError(
+                "too_large", f"the body has {len(delivery.message.data):,} bytes, and {most:,} are allowed"
+            )
+
+    def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
+        """Call for each write that hasn't been called for yet: those of a key in order, those of different keys at once.
+
+        Raises LaterError while some may still succeed; DataFaultError when the others can't.
+        """
+        began = self._began(connection)
+        until = {name: began + backends.window_seconds(self._consumer, each) for name, each in self._settings.items()}
+        by_key: dict[tuple[int, str], list[Delivery]] = {}
+        for write in writes:
+            by_key.setdefault((write.slot, write.partition_key), []).append(write)
+        work = _Work(until, began + PATIENCE_SECONDS)
+        ends = self._calls.run(lambda: self._bring_about(by_key.values(), work), self._most_seconds(began))
+        waiting = [end for end in ends if isinstance(end, Delivery)]
+        if waiting:
+            raise LaterError(self._why(waiting), {write.lane for write in waiting})
+        for end in ends:
+            if isinstance(end, NeverError):
+                raise DataFaultError(end.reason, end.detail, key_waits=True)
+        return 0
+
+    def close(self) -> None:
+        """Give up what is on its way. No call begins any more."""
+        self._calls.close([each.close for each in self._backends.values()])
+
+    async def _bring_about(self, keys: Iterable[Sequence[Delivery]], work: _Work) -> list[_End]:
+        return list(await asyncio.gather(*(self._in_order(writes, work) for writes in keys)))
+
+    async def _in_order(self, writes: Sequence[Delivery], work: _Work) -> _End:
+        """What ended the calls for one key, its later writes not called for: a fault, a write that waits, or nothing."""
+        for write in writes:
+            progress = self._memory.of(write, time.monotonic())
+            try:
+                backend, until = self._backends[write.message_type], work.until[write.message_type]
+                await backend.bring_about(write, progress, until, work.patient_until)
+            except NotNowError:
+                return write
+            if progress.fault:
+                self._memory.forget(write)
+                return progress.fault
+        return None
+
+    def _why(self, waiting: Sequence[Delivery]) -> str:
+        """One line of a log: which backends, what they said last, and for how many keys."""
+        counts = Counter(write.message_type for write in waiting)
+        listed = (
+            f"{each.name} {each.trouble or 'is not done with them yet'} ({counts[name]} keys wait)"
+            for name, each in self._backends.items()
+            if counts[name]
+        )
+        return "; ".join(listed)
+
+    def _began(self, connection: Connection) -> float:
+        """When this transaction first came here: however often the store asks within it, the fence is held for one window."""
+        transaction = connection.get_transaction()
+        known: tuple[weakref.ref[RootTransaction], float] | None = getattr(self._here, "transaction", None)
+        if transaction is not None and known is not None and known[0]() is transaction:
+            return known[1]
+        began = time.monotonic()
+        if transaction is not None:
+            self._here.transaction = (weakref.ref(transaction), began)
+        return began
+
+    def _most_seconds(self, began: float) -> float:
+        """Seconds after which calls that should have ended by themselves are given up."""
+        longest = max(each.timeout for each in self._settings.values()).total_seconds()
+        last = max(backends.window_seconds(self._consumer, each) for each in self._settings.values())
+        return max(0.0, began + last - time.monotonic()) + longest + MARGIN_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """When to stop, on the monotonic clock: no call of a type begins later, and no wait goes on longer."""
+
+    until: Mapping[str, float]
+    patient_until: float
+
+
+class _Loop:
+    """An event loop in a thread of its own, from the first call on."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting, self._closed = threading.Lock(), False
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, Result]], patience_seconds: float) -> Result:
+        """Run to the end, from any thread. Raises LaterError where that can't be, or takes too long."""
+        future = asyncio.run_coroutine_threadsafe(work(), self._started())
+        try:
+            return future.result(patience_seconds)
+        except CancelledError as error:
+            raise LaterError("this process ends") from error
+        except TimeoutError as error:
+            future.cancel()
+            raise LaterError("calls of HTTP backends did not end in time") from error
+
+    def close(self, last: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Cancel what runs, then do these. A second call has no effect."""
+        with self._starting:
+            self._closed = True
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is None or thread is None:
+            return
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.gather(*(each() for each in last), return_exceptions=True)
+
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(end(), loop).result(CLOSE_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(CLOSE_SECONDS)
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._closed:
+                raise LaterError("this process ends")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
+                self._thread.start()
+            return self._loop
