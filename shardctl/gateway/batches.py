@@ -1,0 +1,263 @@
+"""`POST /v1/writes`: writes as JSON lines, as `shardctl publish` reads them; one result a line comes back, in order.
+
+Reading and answering go side by side. What is read waits for room in the outbox, and results that the client doesn't fetch stop
+the reading once they are too many: a batch without end takes bounded memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from shardctl.gateway.auth import Caller
+from shardctl.gateway.desk import Desk
+from shardctl.gateway.encoding import LINE, MessageKind
+from shardctl.gateway.fields import FieldError, body_as_written, pointer
+from shardctl.gateway.outbox import STREAMS_SHARE
+from shardctl.gateway.problems import Problem
+from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
+from shardctl.gateway.requests import BODY_SECONDS, Headers, hung_up, query_of
+from shardctl.gateway.writes import answer
+from shardctl.lines import LineError, fields_of
+
+MEDIA_TYPE = "application/x-ndjson"
+MAX_RESULTS_HELD = 50_000  # of lines read whose result the client hasn't fetched: about 5 MB
+LINE_EXTRA_BYTES = 8 * 1024  # for what stands around a body
+SENT_AT_ONCE = 1_000
+FETCH_SECONDS = 60.0  # a client that fetches nothing for so long is given up
+
+_NDJSON = frozenset({b"application/x-ndjson", b"application/jsonl", b"application/ndjson"})
+
+log = logging.getLogger(__name__)
+
+
+class Batches:
+    """An ASGI application."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope)
+        try:
+            caller = await self._desk.caller(scope, headers)
+            headers.check_type(_NDJSON, MEDIA_TYPE)
+            try:
+                query_of(scope, ())
+            except FieldError as error:
+                raise Problem.of_field(error) from None
+            if not self._desk.outbox.has_room(0):
+                raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
+        except Problem as problem:
+            await answer(send, self._desk, headers, problem)
+            return
+        await _Batch(self._desk, caller, receive, send).run()
+
+
+class _Batch:
+    """One request under way. Results wait in `_results`, by number, until those before them are sent."""
+
+    def __init__(self, desk: Desk, caller: Caller, receive: Receive, send: Send) -> None:
+        self._desk, self._caller = desk, caller
+        self._receive, self._send = receive, send
+        self._results: dict[int, bytes] = {}
+        self._about: dict[int, tuple[int, int, MessageKind]] = {}  # line, slot and type of what is under way
+        self._read = self._sent = 0
+        self._failed: set[int] = set()  # slots in which nothing more may go out
+        self._gone = False  # the client
+        self._news = asyncio.Event()  # for the answering side: the next result, or the end
+        self._fetched = asyncio.Event()  # for the reading side
+        self._ended = False
+
+    async def run(self) -> None:
+        answering = asyncio.create_task(self._answer())
+        try:
+            await self._take_all()
+        finally:
+            self._ended = True
+            self._news.set()
+            if self._gone:
+                self._desk.metrics.abandoned.inc()
+            await answering
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def _take_all(self) -> None:
+        most = self._desk.settings.max_body_bytes + LINE_EXTRA_BYTES
+        number = 0
+        try:
+            async for lines in lines_of(self._receive, most, self._desk):
+                now = self._desk.now()
+                for line in lines:
+                    number += 1
+                    if line is None:
+                        self._refuse(number, Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"over {most:,} bytes"))
+                    elif text := line.strip():
+                        await self._make_room(len(text))
+                        self._take(number, text, now)
+                    if self._gone:
+                        return
+        except _CutError as cut:
+            self._gone = cut.gone
+            if cut.problem is not None:
+                self._refuse(number + 1, cut.problem)
+
+    async def _make_room(self, size: int) -> None:
+        outbox = self._desk.outbox
+        if not outbox.has_room(size, STREAMS_SHARE):
+            await outbox.room(size)
+        bucket = self._caller.bucket
+        if bucket is not None:
+            await bucket.taken()
+        while self._read - self._sent >= MAX_RESULTS_HELD and not self._gone:
+            self._fetched.clear()
+            await self._fetched.wait()
+
+    def _take(self, number: int, line: bytes, now: Any) -> None:
+        desk = self._desk
+        try:
+            data = fields_of(line)
+            kind = desk.kind(data["type"])
+            desk.check_leave(self._caller, kind)
+            text = body_as_written(line, data)
+            message = desk.encoder.encode(kind, data["body"], text, now, data, LINE)
+        except LineError as error:
+            where = {"pointer": pointer(error.field)} if error.field else {"pointer": "#"}
+            self._refuse(number, Problem(HTTPStatus.BAD_REQUEST, str(error), errors=({"detail": str(error), **where},)))
+        except FieldError as error:
+            self._refuse(number, Problem.of_field(error))
+        except Problem as problem:
+            self._refuse(number, problem)
+        else:
+            if message.slot in self._failed:
+                self._refuse(number, Problem.not_taken(NotTakenError.behind()))
+                return
+            self._about[self._read] = (number, message.slot, kind)
+            desk.outbox.put(message.slot, message.wire, self, self._read)
+            self._read += 1
+
+    def _refuse(self, line: int, problem: Problem) -> None:
+        self._desk.metrics.refused(problem.status)
+        self._keep(self._read, _line({"line": line, **_told(problem)}))
+        self._read += 1
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def settle(self, number: int, message_id: str | None, error: NotTakenError | None) -> None:
+        """The outbox tells what became of a write."""
+        line, slot, kind = self._about.pop(number)
+        if message_id is not None:
+            self._desk.metrics.accepted[kind.name].inc()
+            self._keep(
+                number, b'{"line":%d,"status":202,"id":%b,%b\n' % (line, orjson.dumps(message_id), kind.told(slot))
+            )
+            return
+        error = error or NotTakenError("Pub/Sub gave no id")
+        if not isinstance(error, PublishRefusedError):
+            self._failed.add(slot)
+        problem = Problem.not_taken(error)
+        self._desk.metrics.refused(problem.status)
+        self._keep(number, _line({"line": line, **_told(problem)}))
+
+    def _keep(self, number: int, result: bytes) -> None:
+        self._results[number] = result
+        if number == self._sent:
+            self._news.set()
+
+    async def _answer(self) -> None:
+        """Send results as they come. Nothing goes out before the first: a client may wait for leave to send its body."""
+        begun = False
+        while not (self._ended and self._sent == self._read):
+            await self._news.wait()
+            self._news.clear()
+            while self._sent in self._results and not self._gone:
+                await self._tell(b"".join(self._next_run()), begun=begun)
+                begun = True
+                self._fetched.set()
+            if self._gone:
+                return
+        await self._tell(b"", begun=begun, more=False)
+
+    async def _tell(self, body: bytes, *, begun: bool, more: bool = True) -> None:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                if not begun:
+                    headers = [(b"content-type", MEDIA_TYPE.encode())]
+                    await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except RuntimeError as error:
+            if not hung_up(error):
+                raise
+            self._gone = True
+            self._fetched.set()
+        except TimeoutError:  # the server closes the connection of an answer that isn't complete
+            log.warning("a client doesn't fetch its results; it is hung up on", extra={"action": "hung_up"})
+            self._gone = True
+            self._fetched.set()
+
+    def _next_run(self) -> list[bytes]:
+        run: list[bytes] = []
+        while len(run) < SENT_AT_ONCE and (result := self._results.pop(self._sent, None)) is not None:
+            run.append(result)
+            self._sent += 1
+        return run
+
+
+def _line(of: dict[str, Any]) -> bytes:
+    return orjson.dumps(of, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _told(problem: Problem) -> dict[str, Any]:
+    """A problem as a line has it: there are many, so what each would repeat is left out."""
+    return {name: value for name, value in problem.members().items() if name not in ("type", "title")}
+
+
+class _CutError(Exception):
+    """The body ended before its end: the client is `gone`, or is told of `problem`."""
+
+    def __init__(self, *, gone: bool = False, problem: Problem | None = None) -> None:
+        super().__init__()
+        self.gone, self.problem = gone, problem
+
+
+async def lines_of(receive: Receive, most: int, desk: Desk) -> AsyncIterator[list[bytes | None]]:
+    """The body's lines, many at a time; None stands for one of over `most` bytes, which is never held. Raises _CutError."""
+    rest, dropping = b"", False
+    while True:
+        event = await _next(receive, desk)
+        *lines, rest = (rest + event["body"]).split(b"\n")
+        found: list[bytes | None] = [line if len(line) <= most else None for line in lines]
+        if dropping and found:
+            found[0], dropping = None, False
+        if len(rest) > most:
+            dropping = True
+        if dropping:
+            rest = b""
+        if not event["more_body"]:
+            yield [*found, None] if dropping else [*found, rest]
+            return
+        yield found
+
+
+async def _next(receive: Receive, desk: Desk) -> dict[str, Any]:
+    try:
+        with desk.reading(BODY_SECONDS) as limit:
+            async with limit:
+                event = dict(await receive())
+    except TimeoutError:
+        if desk.stopping.is_set():
+            raise _CutError(problem=Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{_CUT} the gateway stops")) from None
+        detail = f"{_CUT} nothing came for {BODY_SECONDS:.0f} s"
+        raise _CutError(problem=Problem(HTTPStatus.REQUEST_TIMEOUT, detail)) from None
+    if event["type"] != "http.request":
+        raise _CutError(gone=True)
+    return event
+
+
+_CUT = "neither this line nor any after it was read:"

@@ -1,0 +1,119 @@
+"""What every request of a gateway shares, and whether it is ready for more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.types import Scope
+
+from shardctl.gateway.auth import Caller, Door
+from shardctl.gateway.encoding import Encoder, MessageKind
+from shardctl.gateway.metrics import Metrics
+from shardctl.gateway.outbox import Outbox
+from shardctl.gateway.outbox import Topics as Publishing
+from shardctl.gateway.problems import Problem
+from shardctl.gateway.requests import Headers
+from shardctl.settings.gateway import Gateway
+from shardctl.spec import Fleet
+
+PROBE_PAUSE_SECONDS = 5.0
+REACHED_SECONDS = 15.0  # without an answer from Pub/Sub for so long, a gateway isn't ready
+
+log = logging.getLogger(__name__)
+
+
+class Topics(Publishing, Protocol):
+    async def probe(self) -> str | None: ...
+
+
+class Desk:
+    def __init__(
+        self,
+        fleet: Fleet,
+        topics: Topics,
+        door: Door,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.fleet, self.door, self.clock, self.now = fleet, door, clock, now
+        self.settings = fleet.gateway or Gateway()
+        self.encoder = Encoder(fleet)
+        self.metrics = Metrics(fleet.message_types)
+        self.outbox = Outbox(
+            topics,
+            self.metrics,
+            max_writes=self.settings.max_in_flight_writes,
+            max_bytes=self.settings.max_in_flight_bytes,
+            give_up_after_seconds=self.settings.publish_timeout.total_seconds(),
+            clock=clock,
+        )
+        self.stopping = asyncio.Event()
+        self._reads: set[asyncio.Timeout] = set()
+        self._topics = topics
+        self._reached: float | None = None
+        self._unreachable: str | None = "Pub/Sub hasn't answered yet"
+        self.metrics.in_flight.set_function(lambda: self.outbox.writes)
+        self.metrics.in_flight_bytes.set_function(lambda: self.outbox.bytes)
+        self.metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
+
+    async def caller(self, scope: Scope, headers: Headers) -> Caller:
+        """Raises Problem."""
+        client = scope.get("client")
+        return await self.door.caller(headers.authorization, client[0] if client else "")
+
+    def kind(self, name: str) -> MessageKind:
+        """Raises Problem."""
+        found = self.encoder.kinds.get(name)
+        if found is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"there is no message type {name!r:.60} in this fleet")
+        return found
+
+    def check_leave(self, caller: Caller, kind: MessageKind) -> None:
+        """Raises Problem."""
+        if not caller.may_write(kind.name):
+            raise Problem(HTTPStatus.FORBIDDEN, f"{caller.name} may not write type {kind.name}")
+
+    def why_not_ready(self) -> str | None:
+        if self.stopping.is_set():
+            return "stopping"
+        last = max(self._reached or -REACHED_SECONDS, self.outbox.last_success or -REACHED_SECONDS)
+        return None if self.clock() - last < REACHED_SECONDS else self._unreachable
+
+    def stop(self) -> None:
+        """Take no more: batches aren't read further, and what was read is finished."""
+        self.stopping.set()
+        for limit in self._reads:
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    @contextmanager
+    def reading(self, seconds: float) -> Iterator[asyncio.Timeout]:
+        """A time limit for reading on in a request, which is over at once when the gateway stops."""
+        limit = asyncio.timeout(0 if self.stopping.is_set() else seconds)
+        self._reads.add(limit)
+        try:
+            yield limit
+        finally:
+            self._reads.discard(limit)
+
+    async def watch(self) -> None:
+        """Ask Pub/Sub now and then whether it is there, unless writes tell."""
+        while True:
+            written = self.outbox.last_success
+            if written is None or self.clock() - written > PROBE_PAUSE_SECONDS:
+                before, why_not = self._unreachable, await self._topics.probe()
+                if why_not is None:
+                    self._reached = self.clock()
+                    self._unreachable = "Pub/Sub hasn't answered for a while"
+                else:
+                    self._unreachable = why_not
+                    if before != why_not:
+                        log.warning("%s; writes will be answered with 503", why_not, extra={"action": "unreachable"})
+            await asyncio.sleep(PROBE_PAUSE_SECONDS if self._reached is not None else 1)

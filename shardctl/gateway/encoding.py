@@ -1,0 +1,176 @@
+"""From a request to a message: checked, routed and written as it travels. Pure but for the random key of a write without one.
+
+What is published is what `shardctl.message.encode` makes of the same write; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from shardctl.gateway import fields, wire
+from shardctl.gateway.fields import FieldError, pointer
+from shardctl.keyspace import digits_of
+from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, check_key, slot_for
+from shardctl.spec import Fleet
+
+
+class Message(NamedTuple):
+    """A write ready to go: `wire` is one message of a PublishRequest."""
+
+    slot: int
+    wire: bytes
+
+
+class Places(NamedTuple):
+    """How a request names its parts, as kind and name, so that an error can say which is at fault."""
+
+    key: tuple[str, str]
+    operation: tuple[str, str]
+    timestamp: tuple[str, str]
+    idempotency_key: tuple[str, str]
+
+
+REQUEST = Places(
+    ("parameter", "key"), ("parameter", "operation"), ("parameter", "timestamp"), ("header", "Idempotency-Key")
+)
+LINE = Places(*(("pointer", pointer(name)) for name in Places._fields))
+
+
+class MessageKind:
+    """One message type: what its bodies are checked for, and what all its messages share."""
+
+    def __init__(self, fleet: Fleet, name: str) -> None:
+        self.name, self.type = name, fleet.message_types[name]
+        self.checks = fields.checks_of(self.type)
+        self.routing_field = self.type.routing_field
+        attributes = fleet.routing.attributes
+        self.shared = {
+            operation: wire.attributes({attributes.message_type: name, attributes.operation: operation})
+            for operation in OPERATIONS
+        }
+        self._shards = _shards_of(fleet, name)
+        self._told: dict[int, bytes] = {}
+
+    def told(self, slot: int) -> bytes:
+        """How an answer ends: the slot and whose it was, as JSON."""
+        found = self._told.get(slot)
+        if found is None:
+            found = self._told[slot] = orjson.dumps({"slot": slot, "shard": self._shards.get(slot)})[1:]
+        return found
+
+
+class Encoder:
+    def __init__(self, fleet: Fleet) -> None:
+        self.kinds = {name: MessageKind(fleet, name) for name in fleet.message_types}
+        self._rule, self._bits = fleet.routing.rule, fleet.routing.slot_bits
+        names = fleet.routing.attributes
+        self._slot = wire.Attribute(names.slot)
+        self._key = wire.Attribute(names.partition_key)
+        self._timestamp = wire.Attribute(names.timestamp)
+        self._idempotency_key = wire.Attribute(names.idempotency_key)
+        self._slots: dict[int, bytes] = {}  # ordering key and slot, by slot
+        self._now: tuple[datetime, bytes] = (datetime.min.replace(tzinfo=UTC), b"")
+
+    def encode(
+        self,
+        kind: MessageKind,
+        body: Mapping[str, Any],
+        data: bytes,
+        now: datetime,
+        of: Mapping[str, Any],
+        places: Places = REQUEST,
+    ) -> Message:
+        """The message of a write; `data` is `body` as it came, `of` may hold key, operation, timestamp and idempotency_key.
+
+        Raises FieldError. A write without an idempotency key gets a random one, so that publishing it again isn't a second write.
+        """
+        operation = of.get("operation")
+        if operation is None:
+            operation = kind.type.operation
+        shared = kind.shared.get(operation)
+        if shared is None:
+            raise _at(places.operation, f"the operation {operation!r:.40} isn't one of {', '.join(OPERATIONS)}")
+        if kind.checks:
+            fields.check(kind.type, kind.checks, body, operation)
+        key, in_body, where = of.get("key"), body.get(kind.routing_field), ("pointer", pointer(kind.routing_field))
+        if key is None:
+            key = self._key_in(kind, in_body)
+        else:
+            if type(in_body) is str:  # what the document says of the field holds, whether it routes this write or not
+                _check_key("the routing key", in_body, where)
+            where = places.key
+        _check_key("the routing key", key, where)
+        idempotency_key = of.get("idempotency_key")
+        if idempotency_key is None:
+            idempotency_key = os.urandom(16).hex()
+        else:
+            _check_key("the idempotency key", idempotency_key, places.idempotency_key)
+        try:
+            slot = slot_for(kind.type, key, body, self._rule)
+        except InvalidWriteError as error:
+            by_time = kind.type.time_bucket
+            raise _at(("pointer", pointer(by_time.field)) if by_time else where, str(error)) from error
+        described = b"%b%b%b%b%b" % (
+            self._slots.get(slot) or self._of_slot(slot),
+            shared,
+            self._time(of.get("timestamp"), now, places),
+            self._key(key),
+            self._idempotency_key(idempotency_key),
+        )
+        return Message(slot, wire.message(described, data))
+
+    def _key_in(self, kind: MessageKind, value: object) -> str:
+        if type(value) is str:
+            return value
+        if type(value) is int:
+            return str(value)
+        raise FieldError(
+            pointer(kind.routing_field),
+            f"{kind.routing_field!r} gives no routing key: text or a whole number is wanted, or else `key`",
+        )
+
+    def _of_slot(self, slot: int) -> bytes:
+        digits = digits_of(slot, self._bits)
+        found = self._slots[slot] = wire.ordering_key(digits) + self._slot(digits)
+        return found
+
+    def _time(self, given: str | None, now: datetime, places: Places) -> bytes:
+        if given is None:
+            if self._now[0] is not now:  # of a batch's writes, many have the same
+                self._now = now, self._timestamp(_utc_text(now))
+            return self._now[1]
+        try:
+            moment = datetime.fromisoformat(given)
+            text = _utc_text(moment)
+        except (ValueError, OverflowError) as error:
+            raise _at(places.timestamp, f"the timestamp {given!r:.40} isn't an RFC 3339 time") from error
+        if moment.tzinfo is None:
+            raise _at(places.timestamp, "the timestamp has no time zone: end it with Z for UTC")
+        return self._timestamp(text)
+
+
+def _at(where: tuple[str, str], message: str) -> FieldError:
+    return FieldError(where[1], message, where[0])
+
+
+def _check_key(what: str, key: str, where: tuple[str, str]) -> None:
+    if key.isprintable() and 0 < len(key) <= MAX_KEY_CHARACTERS:  # the common case at a fraction of the cost
+        return
+    try:
+        check_key(what, key)
+    except InvalidWriteError as error:
+        raise _at(where, str(error)) from error
+
+
+def _utc_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _shards_of(fleet: Fleet, message_type: str) -> dict[int, str]:
+    """The shard of each slot, for the answer alone: routing is by slot, wherever slots have moved meanwhile."""
+    return {slot: shard.name for shard in fleet.shards if shard.takes(message_type) for slot in shard.slots}

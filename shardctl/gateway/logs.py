@@ -1,0 +1,40 @@
+"""Logs: for a person at a terminal in plain words, elsewhere as Cloud Logging reads them, one JSON object a line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import orjson
+
+_QUIET = ("uvicorn", "google", "grpc", "asyncio", "httpx", "httpcore")
+
+
+class JsonFormatter(logging.Formatter):
+    def __init__(self, **labels: str) -> None:
+        super().__init__()
+        self._labels = labels
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "severity": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+            **self._labels,
+        }
+        if hasattr(record, "action"):
+            line["action"] = record.action
+        if record.exc_info:
+            line["stack_trace"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def configure(level: str, **labels: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    plain = sys.stderr.isatty()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s") if plain else JsonFormatter(**labels))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in _QUIET:
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,260 @@
+"""The API of one fleet as OpenAPI 3.1: a path for each message type, its body as JSON Schema. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS
+from shardctl.settings.gateway import Gateway
+from shardctl.settings.messagetypes import ColumnType, MessageType
+from shardctl.spec import Fleet
+
+Schema = dict[str, Any]
+
+_KEY_PATTERN = r"^[^\u0000-\u001f]+$"
+_HEADER_PATTERN = r'^(?! *"" *$)[ -~]*[!-~][ -~]*$'
+_TIME = {"type": "string", "format": "date-time", "description": "RFC 3339, with Z or an offset."}
+
+
+def document(fleet: Fleet) -> Schema:
+    settings = fleet.gateway or Gateway()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"Writes into {fleet.fleet}",
+            "version": version("shardctl"),
+            "description": "Each write is answered with 202 once Pub/Sub has it, and takes effect later, once.",
+        },
+        "paths": {
+            **{f"/v1/writes/{name}": {"post": _write(name, settings)} for name in fleet.message_types},
+            "/v1/writes": {"post": _batch(settings)},
+        },
+        "components": {
+            "schemas": {
+                **{_component(name): body_of(kind) for name, kind in fleet.message_types.items()},
+                "Accepted": _ACCEPTED,
+                "Problem": _PROBLEM,
+                "Line": _line(fleet),
+                "Result": _RESULT,
+            },
+            **_security_schemes(settings),
+        },
+    }
+
+
+def body_of(kind: MessageType) -> Schema:
+    """What a body of that type may hold."""
+    if not kind.columns:
+        field = kind.routing_field
+        return {"type": "object", "properties": {field: _KEY_VALUE}}
+    required = [*kind.key]
+    if kind.version_column and kind.version_column not in required:
+        required.append(kind.version_column)
+    properties = {column: _column(of, nullable=column not in required) for column, of in kind.columns.items()}
+    if kind.time_bucket is not None:
+        field = kind.time_bucket.field
+        properties[field] = _column(kind.columns[field], nullable=False)
+        required = list(dict.fromkeys([*required, field]))
+    routed = kind.routing_field
+    if kind.columns[routed] == "text":
+        properties[routed] = {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_KEY_CHARACTERS,
+            "pattern": _KEY_PATTERN,
+        }
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _column(of: ColumnType, *, nullable: bool) -> Schema:
+    found: Schema = dict(_COLUMNS[of])
+    if nullable and "type" in found:
+        kinds = found["type"] if isinstance(found["type"], list) else [found["type"]]
+        found["type"] = [*kinds, "null"]
+    return found
+
+
+_COLUMNS: Mapping[ColumnType, Schema] = {
+    "text": {"type": "string", "pattern": r"^[^\u0000]*$"},
+    "integer": {"type": "integer", "minimum": -(1 << 31), "maximum": (1 << 31) - 1, "format": "int32"},
+    "bigint": {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1, "format": "int64"},
+    "number": {"type": "number"},
+    "decimal": {"type": ["number", "string"], "pattern": r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?$"},
+    "boolean": {"type": "boolean"},
+    "timestamp": {"type": "string", "format": "date-time"},
+    "json": {},
+}
+_KEY_VALUE: Schema = {
+    "type": ["string", "integer"],
+    "description": "The routing key; it may be left out where the parameter `key` is given.",
+    "minLength": 1,
+    "maxLength": MAX_KEY_CHARACTERS,
+    "pattern": _KEY_PATTERN,
+}
+
+
+def _write(name: str, settings: Gateway) -> Schema:
+    body = {"$ref": f"#/components/schemas/{_component(name)}"}
+    return {
+        "operationId": f"write_{_component(name)}",
+        "summary": f"Take one write of type {name}",
+        "parameters": [
+            _parameter("Idempotency-Key", "header", {"type": "string", "maxLength": 255, "pattern": _HEADER_PATTERN}),
+            _parameter(
+                "key",
+                "query",
+                {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": _KEY_PATTERN},
+            ),
+            _parameter("operation", "query", {"type": "string", "enum": list(OPERATIONS)}),
+            _parameter("timestamp", "query", _TIME),
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "202": {"description": "Pub/Sub has it.", "content": _json("Accepted")},
+            **_problems("400", "404", "408", "413", "415", "429", "503"),
+            **_unless_open(settings),
+        },
+        **_security(settings),
+    }
+
+
+def _batch(settings: Gateway) -> Schema:
+    return {
+        "operationId": "write_batch",
+        "summary": "Take writes as JSON lines; a result for each comes back, in order",
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-ndjson": {}},
+        },  # lines: no schema of OpenAPI's tells of them
+        "responses": {
+            "200": {
+                "description": "Each line tells its own outcome: see the schemas Line and Result.",
+                "content": {"application/x-ndjson": {}},
+            },
+            **_problems("400", "415", "429", "503"),
+            **_unless_open(settings),
+        },
+        **_security(settings),
+    }
+
+
+def _line(fleet: Fleet) -> Schema:
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS}
+    return {
+        "type": "object",
+        "description": "One line of a batch.",
+        "properties": {
+            "type": {"enum": list(fleet.message_types)},
+            "body": {"type": "object"},
+            "key": text,
+            "operation": {"enum": list(OPERATIONS)},
+            "idempotency_key": text,
+            "timestamp": _TIME,
+        },
+        "required": ["type", "body"],
+        "additionalProperties": False,
+    }
+
+
+def _component(name: str) -> str:
+    """A type's name as OpenAPI lets components be called; no two become one."""
+    return name.replace("_", "__").replace("/", "_.")
+
+
+def _parameter(name: str, place: str, schema: Schema) -> Schema:
+    return {"name": name, "in": place, "required": False, "description": _MEANS[name], "schema": schema}
+
+
+_MEANS = {
+    "Idempotency-Key": "The write's own id: sent again with the same one, it takes effect once.",
+    "key": "The routing key; by default the body's field that the type names.",
+    "operation": "By default as the type says.",
+    "timestamp": "When it happened; by default now.",
+}
+
+
+def _json(schema: str, media_type: str = "application/json") -> Schema:
+    return {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _problems(*statuses: str) -> Schema:
+    return dict(_problem(status) for status in statuses)
+
+
+def _problem(status: str) -> tuple[str, Schema]:
+    found: Schema = {"description": _WHY[status], "content": _json("Problem", "application/problem+json")}
+    if status in ("429", "503"):
+        found["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+    return status, found
+
+
+_WHY = {
+    "400": "Something in the request is at fault; `errors` names it.",
+    "401": "No key or token, or one that isn't good.",
+    "403": "This client may not write this type.",
+    "404": "There is no such message type.",
+    "408": "The body didn't come in time.",
+    "413": "The write is too large.",
+    "415": "The body is of another kind.",
+    "429": "Too fast: try again after Retry-After.",
+    "503": "Pub/Sub hasn't confirmed the write: try again with the same Idempotency-Key.",
+}
+
+
+def _unless_open(settings: Gateway) -> Schema:
+    return _problems("401", "403") if settings.auth.kind != "none" else {}
+
+
+def _security(settings: Gateway) -> Schema:
+    return {"security": [{"bearer": []}]} if settings.auth.kind != "none" else {}
+
+
+def _security_schemes(settings: Gateway) -> Schema:
+    if settings.auth.kind == "none":
+        return {}
+    kind: Schema = {"type": "http", "scheme": "bearer"}
+    return {"securitySchemes": {"bearer": {**kind, "bearerFormat": "JWT"} if settings.auth.kind == "oidc" else kind}}
+
+
+_ACCEPTED: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Pub/Sub's message id."},
+        "slot": {"type": "integer", "minimum": 0},
+        "shard": {"type": ["string", "null"], "description": "Whose slot it was when this gateway was configured."},
+    },
+    "required": ["id", "slot", "shard"],
+}
+_PROBLEM: Schema = {
+    "type": "object",
+    "description": "RFC 9457.",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in ("detail", "pointer", "parameter", "header")},
+                "required": ["detail"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+_RESULT: Schema = {
+    "type": "object",
+    "description": "One line of a batch's answer: as Accepted with status 202, or as Problem.",
+    "properties": {
+        "line": {"type": "integer", "minimum": 1},
+        "status": {"type": "integer"},
+        **_ACCEPTED["properties"],
+        "detail": {"type": "string"},
+        "errors": _PROBLEM["properties"]["errors"],
+    },
+    "required": ["line", "status"],
+}

@@ -1,0 +1,115 @@
+"""`POST /v1/writes/{type}`: one write, answered once Pub/Sub has it."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from shardctl.gateway.desk import Desk
+from shardctl.gateway.encoding import Message, MessageKind
+from shardctl.gateway.fields import FieldError, as_written
+from shardctl.gateway.problems import MEDIA_TYPE, Problem
+from shardctl.gateway.pubsub import NotTakenError
+from shardctl.gateway.requests import ClientGoneError, Headers, body_of, query_of, respond
+
+WRITES = "/v1/writes/"
+PARAMETERS = ("key", "operation", "timestamp")
+DISCARDED_BYTES = 64 * 1024  # of a body that nobody reads, so that the connection can go on
+
+_JSON = frozenset({b"application/json"})
+_CONTENT_TYPE = (b"content-type", b"application/json")
+
+
+class SingleWrite:
+    """An ASGI application for the paths below WRITES."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        desk, begun = self._desk, self._desk.clock()
+        headers = Headers(scope)
+        try:
+            kind, message = await self._read(scope, headers, receive)
+            receipt = Awaited()
+            desk.outbox.put(message.slot, message.wire, receipt)
+            message_id = await receipt.message_id
+        except ClientGoneError:
+            desk.metrics.abandoned.inc()
+            return
+        except NotTakenError as error:
+            await answer(send, desk, headers, Problem.not_taken(error))
+            return
+        except Problem as problem:
+            await answer(send, desk, headers, problem)
+            return
+        desk.metrics.accepted[kind.name].inc()
+        desk.metrics.write_seconds.observe(desk.clock() - begun)
+        body = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.told(message.slot))
+        pairs = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
+        if not await respond(send, 202, pairs, body):
+            desk.metrics.abandoned.inc()
+
+    async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[MessageKind, Message]:
+        """Raises Problem and ClientGoneError. What costs least to refuse is looked at first."""
+        desk = self._desk
+        caller = await desk.caller(scope, headers)
+        kind = desk.kind(scope["path"].removeprefix(WRITES))
+        desk.check_leave(caller, kind)
+        headers.check_type(_JSON, "application/json")
+        if caller.bucket is not None and (wait := caller.bucket.take()):
+            raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "this client writes faster than it may", wait)
+        if not desk.outbox.has_room(headers.content_length or 0):
+            raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
+        try:
+            of: dict[str, Any] = query_of(scope, PARAMETERS)
+            of["idempotency_key"] = headers.key_given()
+            text = await body_of(receive, headers, desk.settings.max_body_bytes)
+            body = json_object(text)
+            return kind, desk.encoder.encode(kind, body, as_written(text, body), desk.now(), of)
+        except FieldError as error:
+            raise Problem.of_field(error) from None
+
+
+class Awaited:
+    """The receipt of a write that one request waits for. A request that is cancelled leaves it alone."""
+
+    __slots__ = ("message_id",)
+
+    def __init__(self) -> None:
+        self.message_id: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def settle(self, number: int, message_id: str | None, error: NotTakenError | None) -> None:  # noqa: ARG002 - there is one
+        if self.message_id.done():
+            return
+        if message_id is not None:
+            self.message_id.set_result(message_id)
+        else:
+            self.message_id.set_exception(error or NotTakenError("Pub/Sub gave no id"))
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """Raises FieldError."""
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise FieldError("#", f"the body isn't JSON: {error}") from None
+    if type(body) is not dict:
+        raise FieldError("#", "the body must be a JSON object")
+    return body
+
+
+async def answer(send: Send, desk: Desk, headers: Headers, problem: Problem) -> None:
+    """Send a problem. Where a long body may still come, the connection closes behind it."""
+    desk.metrics.refused(problem.status)
+    body = problem.body()
+    pairs = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+    pairs += ((name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items())
+    if headers.content_length is None or headers.content_length > DISCARDED_BYTES:
+        pairs.append((b"connection", b"close"))
+    if not await respond(send, int(problem.status), pairs, body):
+        desk.metrics.abandoned.inc()
