@@ -1,0 +1,106 @@
+"""`shardctl status`: how the fleet stands, once or again and again."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from shardctl.cli.provision import given_urls
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED
+
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SHARD=URL",
+        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
+        "of the process list.",
+    ),
+]
+PrometheusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prometheus",
+        metavar="URL",
+        envvar="SHARDCTL_PROMETHEUS",
+        help="Who scrapes the consumers: a Prometheus server, or Google Cloud's managed one, "
+        "https://monitoring.googleapis.com/v1/projects/P/location/global/prometheus.",
+    ),
+]
+
+
+def status(
+    file: FileOption = DEFAULT_FILE,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
+    prometheus: PrometheusOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show each shard's backlog, rates, batches, lock waits, what is set aside, and what is wrong."""
+    from shardctl.status.looker import FleetFile, Looker, sources
+
+    of_file = FleetFile(file)
+    given = given_urls(database or ())
+    for name in given:
+        of_file.fleet().shard(name)
+    looker = Looker(sources(given, prometheus))
+    try:
+        if watch:
+            return _watch(looker, of_file, as_json=as_json)
+        report = looker.look(of_file.fleet()).report
+        if looker.sources.local and any(shard.work.replicas for shard in report.shards):
+            time.sleep(looker.sources.pace_seconds)  # a rate takes two looks
+            report = looker.look(of_file.fleet()).report
+    finally:
+        looker.close()
+    _show(report, as_json=as_json)
+    if report.nothing:
+        say("nothing could be told: nobody who knows about this fleet can be asked from here.")
+    return EXIT_REFUSED if report.nothing else EXIT_DONE
+
+
+def _show(report: Any, *, as_json: bool) -> None:
+    from shardctl.status import drawing
+
+    if as_json:
+        print_json(drawing.as_json(report))
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(drawing.table(report))
+        return
+    print_table(drawing.HEADERS, [drawing.cells(shard) for shard in report.shards], right=drawing.HEADERS[1:])
+    for told, _ in drawing.below(report):
+        print(told)
+
+
+def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
+    """Drawn anew on a terminal; elsewhere a line a look, with --json an object a line."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from shardctl.status.drawing import as_json as told
+    from shardctl.status.drawing import line, table
+
+    try:
+        if as_json or not sys.stdout.isatty():
+            while True:
+                report = looker.look(of_file.fleet()).report
+                print(
+                    json.dumps(told(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}", flush=True
+                )
+                time.sleep(looker.sources.pace_seconds)
+        with Live(console=Console(highlight=False), auto_refresh=False) as live:
+            while True:
+                report = looker.look(of_file.fleet()).report
+                foot = (f"{time.strftime('%H:%M:%S')}   Ctrl-C ends it", of_file.fault)
+                live.update(table(report, *filter(None, foot)), refresh=True)
+                time.sleep(looker.sources.pace_seconds)
+    except KeyboardInterrupt:  # the way it is meant to end
+        return EXIT_DONE

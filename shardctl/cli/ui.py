@@ -1,0 +1,75 @@
+"""`shardctl ui`: the fleet on a page in the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import signal
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from shardctl.cli.provision import given_urls
+from shardctl.cli.status import DatabaseOption, PrometheusOption
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.errors import EXIT_DONE
+
+DEFAULT_PORT = 8642
+TOKEN_BYTES = 32
+
+
+def ui(
+    file: FileOption = DEFAULT_FILE,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen. Others than this machine may then come.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65_535, help="0 takes a free one.")
+    ] = DEFAULT_PORT,
+    prometheus: PrometheusOption = None,
+    database: DatabaseOption = None,
+) -> int:
+    """Serve a page that shows the fleet as it stands: shards, slots, a rebalance, what is set aside. Until Ctrl-C."""
+    from shardctl.status.looker import FleetFile, Looker, sources
+    from shardctl.ui import server
+    from shardctl.ui.view import View
+
+    of_file = FleetFile(file)
+    given = given_urls(database or ())
+    for name in given:
+        of_file.fleet().shard(name)
+    looker = Looker(sources(given, prometheus))
+    listening = server.listen(host, port)
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+
+    def ready() -> None:
+        if not server.is_loopback(host):
+            say(
+                f"warning: whoever can reach {host} and has the address below may replay what is set aside, and nothing is "
+                "encrypted on the way. A tunnel to 127.0.0.1 is safer."
+            )
+        print(f"{server.address(listening, host)}#{token}", flush=True)
+        say("Open that address: what follows # lets you in, and holds until Ctrl-C.")
+
+    try:
+        with _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
+            server.serve(View(looker, of_file), token, host, listening, ready)
+    finally:
+        listening.close()
+        looker.close()
+    return EXIT_DONE
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Uvicorn ends in order, and raises the signal again."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

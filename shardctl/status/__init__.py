@@ -1,0 +1,1 @@
+"""How a running fleet stands: asked of its databases, of Pub/Sub and of its consumers; whoever doesn't answer is told of."""

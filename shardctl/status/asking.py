@@ -1,0 +1,63 @@
+"""Many asked at once, and none waited for longer than one is willing to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from shardctl.errors import ShardctlError
+from shardctl.rebalance.backlog import UnknownError
+from shardctl.status.report import Unknown
+
+AT_ONCE = 32
+
+
+class Asker:
+    """Whoever hasn't answered yet isn't asked again until he has: a server that hangs costs one thread, however often one looks.
+
+    The threads are daemons, so that none holds up the end of the process.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._under_way: dict[str, Future[Any]] = {}
+        self._room = threading.Semaphore(AT_ONCE)
+
+    def ask(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """The answer to each question, or Unknown: an error that a person can mend, or no answer in time. A bug is raised."""
+        deadline = time.monotonic() + self._patience_seconds
+        for name, question in questions.items():
+            if name not in self._under_way:
+                self._under_way[name] = self._begin(name, question)
+        return {name: self._answer(name, deadline) for name in questions}
+
+    def _begin(self, name: str, question: Callable[[], Any]) -> Future[Any]:
+        answer: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                with self._room:
+                    answer.set_result(question())
+            except BaseException as error:  # noqa: BLE001 - raised, or told, where the answer is taken
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name=f"ask {name}", daemon=True).start()
+        return answer
+
+    def _answer(self, name: str, deadline: float) -> Any:
+        try:
+            found = self._under_way[name].result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            if not self._under_way[name].done():
+                return Unknown(f"no answer within {self._patience_seconds:g} s")
+            found = Unknown("timed out")
+        except (ShardctlError, UnknownError, OSError) as error:
+            found = Unknown(str(error))
+        except BaseException:
+            del self._under_way[name]
+            raise
+        del self._under_way[name]
+        return found

@@ -1,0 +1,127 @@
+"""The metrics of consumers on this machine, read from each of them; rates come from one look to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+from shardctl.local.processes import read_metrics
+from shardctl.status.localfile import LocalConsumer
+from shardctl.status.report import Work
+
+TIMEOUT_SECONDS = 2.0
+AT_ONCE = 16
+MAX_PAGE_BYTES = 4 * 1024**2
+_direct = build_opener(ProxyHandler({}))  # they are on loopback, whatever proxy is set
+
+APPLIED, DUPLICATES = "shardctl_messages_applied_total", "shardctl_messages_duplicate_total"
+CONTENDED, DEAD = "shardctl_locks_contended_total", "shardctl_messages_dead_lettered_total"
+ROWS, BATCHES = "shardctl_batch_rows_sum", "shardctl_batch_rows_count"
+COUNTERS = (APPLIED, DUPLICATES, CONTENDED, DEAD, ROWS, BATCHES)
+READY, REDIS_DEGRADED, DATABASE_UP = "shardctl_ready", "shardctl_redis_degraded", "shardctl_database_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one replica answered. `metrics` is empty where it didn't; `not_ready` is what its readiness probe says then."""
+
+    consumer: LocalConsumer
+    metrics: Mapping[str, float]
+    not_ready: str = ""
+
+
+def samples(consumers: Sequence[LocalConsumer]) -> tuple[Sample, ...]:
+    """Of all of them, at once."""
+    if not consumers:
+        return ()
+    with ThreadPoolExecutor(min(AT_ONCE, len(consumers)), thread_name_prefix="metrics") as threads:
+        return tuple(threads.map(_sample, consumers))
+
+
+def _sample(consumer: LocalConsumer) -> Sample:
+    status, text = _get(f"{consumer.url}/metrics")
+    try:
+        metrics = read_metrics(text) if status == 200 else {}
+    except ValueError:
+        metrics = {}  # somebody else has the port now
+    if metrics and not metrics.get(READY):
+        return Sample(consumer, metrics, _get(f"{consumer.url}/ready")[1].strip())
+    return Sample(consumer, metrics)
+
+
+def _get(url: str) -> tuple[int, str]:
+    """Status and body; status 0 where nobody answers."""
+    try:
+        with _direct.open(url, timeout=TIMEOUT_SECONDS) as answer:
+            return answer.status, answer.read(MAX_PAGE_BYTES).decode(errors="replace")
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read(MAX_PAGE_BYTES).decode(errors="replace")
+    except (OSError, ValueError):
+        return 0, ""
+
+
+class Rates:
+    """Makes sums and rates of samples. A replica that is started again counts from nothing; what it counted stays counted."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Mapping[str, float]] = {}
+        self._totals: dict[str, dict[str, float]] = {}
+        self._taken: float | None = None
+
+    def work(self, found: Sequence[Sample], now: float | None = None) -> dict[str, Work]:
+        """By shard. Rates are None at the first look, and where nobody answers."""
+        now = time.monotonic() if now is None else now
+        seconds = None if self._taken is None else max(0.001, now - self._taken)
+        self._taken = now
+        by_shard: dict[str, list[Sample]] = {}
+        for sample in found:
+            by_shard.setdefault(sample.consumer.shard, []).append(sample)
+        return {shard: self._work(shard, all_, seconds) for shard, all_ in by_shard.items()}
+
+    def _work(self, shard: str, found: Sequence[Sample], seconds: float | None) -> Work:
+        grown, totals = dict.fromkeys(COUNTERS, 0.0), self._totals.setdefault(shard, dict.fromkeys(COUNTERS, 0.0))
+        answered = [sample for sample in found if sample.metrics]
+        for sample in answered:
+            before = self._last.get(sample.consumer.name)
+            for counter in COUNTERS:
+                value = sample.metrics.get(counter, 0.0)
+                last = before.get(counter, 0.0) if before else 0.0
+                growth = value - last if value >= last else value
+                totals[counter] += growth
+                grown[counter] += growth if before is not None else 0.0
+            self._last[sample.consumer.name] = sample.metrics
+        told = bool(answered)
+        rates = {name: grown[name] / seconds if told and seconds else None for name in COUNTERS}
+        rows, batches = (grown if grown[BATCHES] else totals)[ROWS], (grown if grown[BATCHES] else totals)[BATCHES]
+        return Work(
+            round(totals[APPLIED]) if told else None,
+            round(totals[DUPLICATES]) if told else None,
+            round(totals[DEAD]) if told else None,
+            rates[APPLIED],
+            rates[DUPLICATES],
+            rates[CONTENDED],
+            rows / batches if told and batches else None,
+            len(found),
+            sum(sample.metrics.get(READY, 0.0) > 0 for sample in answered),
+            frozenset(sample.consumer.name for sample in found),
+            tuple(trouble for sample in found for trouble in _troubles(sample)),
+        )
+
+
+def _troubles(sample: Sample) -> list[str]:
+    name, metrics = sample.consumer.name, sample.metrics
+    if not metrics:
+        return [f"replica {name} doesn't answer"]
+    told = []
+    if not metrics.get(READY):
+        told.append(f"replica {name} isn't ready" + (f" ({sample.not_ready[:200]})" if sample.not_ready else ""))
+    if metrics.get(REDIS_DEGRADED):
+        told.append(f"replica {name} works without Redis: replicas may repeat each other's work, nothing is lost")
+    if metrics.get(DATABASE_UP) == 0:
+        told.append(f"replica {name} can't reach the database")
+    return told

@@ -1,0 +1,109 @@
+"""What each shard's database tells of its slots, its parked keys and its replicas. Only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+
+from sqlalchemy import Connection, Engine, and_, func, select
+
+from shardctl import database, lanes
+from shardctl.database import DatabaseError, snapshot
+from shardctl.errors import ShardctlError
+from shardctl.lanes import Lane
+from shardctl.rebalance import journal
+from shardctl.rebalance.planning.rates import measured
+from shardctl.rebalance.preflight import Known
+from shardctl.schema import LaneState, parked, parked_keys, rebalances, replicas, slots
+from shardctl.status.report import DatabaseFacts
+
+HEAT_WINDOW = timedelta(minutes=2)
+
+
+class Databases:
+    """Keeps an engine for each URL, and lanes as long as the fence says that none has changed. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Engine] = {}
+        self._lanes: dict[str, tuple[int | None, Mapping[int, Lane]]] = {}
+        self._lock = Lock()
+
+    def look(self, url: str) -> DatabaseFacts:
+        """Raises DatabaseError."""
+        engine = self._engine(url)
+        with snapshot(engine) as connection:
+            if not engine.dialect.has_table(connection, rebalances.name):
+                return DatabaseFacts(Known({}, {}, {}, empty=True))
+            seen = _seen(connection)
+            known = Known(self._lanes_of(url, connection), journal.read(connection), _readers(seen))
+            keys, messages = _parked(connection)
+        return DatabaseFacts(known, keys, messages, {name: ago.total_seconds() for name, (ago, _) in seen.items()})
+
+    def close(self) -> None:
+        with self._lock:
+            for engine in self._engines.values():
+                with suppress(Exception):  # one that hangs in another thread may not want to
+                    engine.dispose()
+            self._engines.clear()
+
+    def _engine(self, url: str) -> Engine:
+        with self._lock:
+            if url not in self._engines:
+                self._engines[url] = _checked(database.connect(url))
+            return self._engines[url]
+
+    def _lanes_of(self, url: str, connection: Connection) -> Mapping[int, Lane]:
+        version = lanes.version(connection)
+        before = self._lanes.get(url)
+        if before is None or before[0] != version:
+            before = self._lanes[url] = version, lanes.read(connection)
+        return before[1]
+
+
+def heat(url: str) -> dict[int, float]:
+    """Writes a second of each slot over the last minutes, counted in the inbox: too dear to be asked for often."""
+    _checked(database.connect(url)).dispose()
+    return measured([url], HEAT_WINDOW, datetime.now(UTC))
+
+
+def _checked(engine: Engine) -> Engine:
+    """SQLite would make the file that it doesn't find."""
+    if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
+        raise DatabaseError(f"database {engine.url.database}: there is no such file. Has the fleet ended?")
+    return engine
+
+
+def _seen(connection: Connection) -> dict[str, tuple[timedelta, tuple[int, ...]]]:
+    """For each replica how long ago it said that it is there, by the database's clock, and the generations that it reads."""
+    now = connection.scalar(select(func.now()))
+    if not isinstance(now, datetime):
+        raise ShardctlError("the database doesn't tell the time")
+    return {
+        row.replica: (_utc(now) - _utc(row.seen_time), tuple(map(int, filter(None, row.generations.split(",")))))
+        for row in connection.execute(select(replicas))
+    }
+
+
+def _readers(seen: Mapping[str, tuple[timedelta, tuple[int, ...]]]) -> dict[int, timedelta]:
+    found: dict[int, timedelta] = {}
+    for ago, generations in seen.values():
+        for generation in generations:
+            found[generation] = min(ago, found.get(generation, ago))
+    return found
+
+
+def _parked(connection: Connection) -> tuple[int, int]:
+    """Keys and messages that wait for a person, of slots that are active here."""
+    counts = []
+    for table in (parked_keys, parked):
+        active = and_(slots.c.slot == table.c.slot, slots.c.state == LaneState.ACTIVE)
+        counts.append(connection.scalar(select(func.count()).select_from(table.join(slots, active))) or 0)
+    return counts[0], counts[1]
+
+
+def _utc(moment: datetime) -> datetime:
+    """Sessions are in UTC; not every driver says so."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

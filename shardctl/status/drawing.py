@@ -1,0 +1,198 @@
+"""A report as a table, as a line and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shardctl.rebalance.standing import Survey
+from shardctl.schema import LaneState
+from shardctl.status.moving import Moving
+from shardctl.status.report import Report, ShardStatus
+
+UNKNOWN = "?"
+HEADERS = (
+    *("shard", "slots", "ready", "backlog", "oldest", "writes/s", "rows a batch"),
+    *("lock waits/s", "dups/s", "dead", "parked"),
+)
+
+
+def table(report: Report, *foot: str) -> RenderableType:
+    """For a terminal; `foot` are lines that end it."""
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for header in HEADERS:
+        # Folded where the terminal is narrow: a number cut short would pass for another.
+        drawn.add_column(header, justify="left" if header == "shard" else "right", overflow="fold")
+    for shard in report.shards:
+        name, slots, ready, *figures = cells(shard)
+        short = shard.work.ready is not None and shard.work.ready != shard.work.replicas
+        drawn.add_row(name, slots, Text(ready, style="yellow" if short else ""), *figures)
+    lines = (Text(told, style=style) for told, style in below(report))
+    return Group(drawn, *lines, *map(Text, foot))
+
+
+def line(report: Report) -> str:
+    """For a log: one line a look."""
+    shards = (
+        f"{shard.name} {_part(shard)} ready, backlog {_count(shard.backlog)}, "
+        f"applied {_count(shard.work.applied)} ({_figure(shard.work.writes_per_second)}/s)"
+        for shard in report.shards
+    )
+    told = [*shards, _foot(report)]
+    if report.moving and report.moving.survey:
+        told.append(_progress(report.moving.survey))
+    troubles = sum(len(shard.troubles) for shard in report.shards) + len(report.troubles)
+    if troubles:
+        told.append(f"degraded: {troubles:,}")
+    if report.unknown:
+        told.append(f"not known: {', '.join(report.unknown)}")
+    return "   ".join(told)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """For a machine: null is what nobody could tell, and `unknown` says why."""
+    return {
+        "fleet": report.fleet,
+        "at": report.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "shards": [_shard_json(shard) for shard in report.shards],
+        "dead_letters": report.dead_letters,
+        "strays": report.strays,
+        "rebalance": _moving_json(report.moving) if report.moving else None,
+        "troubles": list(report.troubles),
+        "unknown": dict(report.unknown),
+    }
+
+
+def _shard_json(shard: ShardStatus) -> dict[str, Any]:
+    work = shard.work
+    return {
+        "name": shard.name,
+        "slots": shard.slots,
+        "backlog": shard.backlog,
+        "oldest_seconds": shard.oldest_seconds,
+        "replicas": work.replicas,
+        "ready": work.ready,
+        "writes_per_second": work.writes_per_second,
+        "rows_a_batch": work.rows_a_batch,
+        "locks_contended_per_second": work.locks_contended_per_second,
+        "duplicates_per_second": work.duplicates_per_second,
+        "applied": work.applied,
+        "duplicates": work.duplicates,
+        "dead_lettered": work.dead_lettered,
+        "parked_keys": shard.parked_keys,
+        "parked_messages": shard.parked_messages,
+        "lanes": None if shard.lanes is None else dict(shard.lanes),
+        "troubles": list(shard.troubles),
+    }
+
+
+def _moving_json(moving: Moving) -> dict[str, Any]:
+    found = moving.survey
+    return {
+        "id": moving.id,
+        "states": dict(moving.states),
+        "slots": found and found.total,
+        "stages": found and {str(stage): count for stage, count in found.stages.items()},
+        "moves": found
+        and [
+            {"from": source, "to": destination, "slots": str(slots), "slot_count": len(slots)}
+            for (source, destination), slots in found.moves.items()
+        ],
+        "in_hand": found and str(found.in_hand),
+        "seconds_left": found and found.seconds_left,
+        "broken": found and list(found.broken),
+    }
+
+
+def cells(shard: ShardStatus) -> tuple[str, ...]:
+    work = shard.work
+    return (
+        shard.name,
+        f"{shard.slots:,}",
+        _part(shard),
+        _count(shard.backlog),
+        UNKNOWN if shard.oldest_seconds is None else duration(shard.oldest_seconds),
+        _figure(work.writes_per_second),
+        _figure(work.rows_a_batch),
+        _figure(work.locks_contended_per_second),
+        _figure(work.duplicates_per_second),
+        _count(work.dead_lettered),
+        _count(shard.parked_keys),
+    )
+
+
+def below(report: Report) -> Iterator[tuple[str, str]]:
+    """The lines under the table, with a style each."""
+    yield _foot(report), ""
+    if report.moving:
+        yield from ((told, "") for told in _moving(report.moving))
+    if report.moving or any(_odd(shard) for shard in report.shards):
+        for shard in report.shards:
+            if shard.lanes:
+                states = ", ".join(f"{count:,} {state}" for state, count in shard.lanes.items() if count)
+                yield f"slots in the database of {shard.name}: {states or 'none'}", ""
+    for shard in report.shards:
+        for trouble in shard.troubles:
+            yield f"{shard.name}: {trouble}", "yellow"
+    for trouble in report.troubles:
+        yield trouble, "yellow"
+    for what, why in report.unknown.items():
+        yield f"not known: {what}: {why}", "dim"
+
+
+def _odd(shard: ShardStatus) -> bool:
+    return shard.lanes is not None and any(count for state, count in shard.lanes.items() if state != LaneState.ACTIVE)
+
+
+def _moving(moving: Moving) -> Iterator[str]:
+    states = ", ".join(f"{name} {state}" for name, state in moving.states.items())
+    if moving.survey is None:
+        yield f"rebalance {moving.id} ({states or 'nothing known'})"
+        return
+    yield f"rebalance {moving.id} ({states}): {_progress(moving.survey)}"
+    for (source, destination), slots in moving.survey.moves.items():
+        yield f"  to move from {source} to {destination}: {len(slots):,} slots"
+    for fault in moving.survey.broken[:5]:
+        yield f"  broken: {fault}"
+
+
+def _progress(found: Survey) -> str:
+    stages = ", ".join(f"{count:,} {stage}" for stage, count in found.stages.items() if count and stage != "arrived")
+    told = f"{found.stages.get('arrived', 0):,} of {found.total:,} slots handed over"
+    told += f" ({stages})" if stages else ""
+    return told + (f", about {duration(found.seconds_left)} left" if found.seconds_left else "")
+
+
+def _foot(report: Report) -> str:
+    return f"dead letters {_count(report.dead_letters)}   strays {_count(report.strays)}"
+
+
+def _part(shard: ShardStatus) -> str:
+    if shard.work.replicas is None:
+        return UNKNOWN
+    return f"{_count(shard.work.ready)}/{shard.work.replicas}"
+
+
+def _count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f}" if 0 < value < 10 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,59 @@
+"""The file in which a local fleet tells where its consumers and databases are, kept current while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardctl.errors import ShardctlError
+
+VARIABLE = "SHARDCTL_LOCAL_FLEET"  # names the file
+
+
+class LocalFileError(ShardctlError):
+    """The file isn't there, or isn't one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConsumer:
+    """One replica; `url` is where it serves `/metrics` and `/ready`."""
+
+    name: str
+    shard: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """`databases` are URLs by shard; local ones have no password."""
+
+    consumers: tuple[LocalConsumer, ...]
+    databases: Mapping[str, str]
+
+    def write(self, path: Path) -> None:
+        """In the place of an earlier one at once."""
+        told = {
+            "consumers": [{"name": each.name, "shard": each.shard, "url": each.url} for each in self.consumers],
+            "databases": dict(self.databases),
+        }
+        draft = path.with_name(f"{path.name}.new")
+        draft.write_text(json.dumps(told, indent=1) + "\n")
+        draft.replace(path)
+
+
+def read(path: Path) -> LocalFile:
+    """Raises LocalFileError."""
+    try:
+        told = json.loads(path.read_text())
+        consumers = tuple(LocalConsumer(each["name"], each["shard"], each["url"]) for each in told["consumers"])
+        return LocalFile(consumers, {str(name): str(url) for name, url in told["databases"].items()})
+    except OSError as error:
+        raise LocalFileError(
+            f"{path}: {error.strerror}. {VARIABLE} names it; has the fleet ended? Read the env file of the one that runs."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LocalFileError(
+            f"{path} isn't the file of a local fleet, though {VARIABLE} names it. Read the env file of the one that runs."
+        ) from error

@@ -1,0 +1,98 @@
+"""How far an open rebalance is, and which slot is whose. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from shardctl.keyspace import SlotSet
+from shardctl.rebalance import handover, journal
+from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.planning.request import types_of
+from shardctl.rebalance.preflight import Known
+from shardctl.rebalance.standing import Survey, survey
+from shardctl.schema import LaneState
+from shardctl.spec import Fleet, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """`states` has how the journal of each participating shard stands; `survey` is None where a database doesn't answer."""
+
+    id: str
+    states: Mapping[str, str]
+    survey: Survey | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMap:
+    """Who holds which slots, of the shards that take the same message types. Each slot is in one of these at most.
+
+    `from_file` has the shards whose databases don't tell: then what the file gives them stands here.
+    """
+
+    types: str
+    holders: Mapping[str, SlotSet]
+    from_file: tuple[str, ...]
+    stages: Mapping[str, SlotSet]  # of the slots that a rebalance hands over
+
+
+def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Moving | None, str]:
+    """The rebalance that the file tells of, and why it isn't known how far that is."""
+    if not fleet.rebalancing:
+        return None, ""
+    mine, taking_part = journal.id_of(fleet), [shard.name for shard in handover.participating(fleet)]
+    states = {name: _state(known[name], mine) for name in taking_part if name in known}
+    silent = [name for name in taking_part if name not in known]
+    if silent:
+        return Moving(mine, states, None), f"the databases of {', '.join(silent)} tell nothing"
+    return Moving(mine, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
+
+
+def _state(known: Known, mine: str) -> str:
+    entry = known.entries.get(mine)
+    if entry is None:
+        return "not opened"
+    return "aborting" if entry.stopping else str(entry.state)
+
+
+def slot_maps(fleet: Fleet, known: Mapping[str, Known]) -> tuple[SlotMap, ...]:
+    """One for each set of shards that share the slots among them."""
+    groups: dict[object, list[Shard]] = {}
+    for shard in fleet.shards:
+        groups.setdefault(types_of(shard), []).append(shard)
+    stages = _stages(fleet, known)
+    return tuple(_map(shards, known, stages) for shards in groups.values())
+
+
+def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[str, Mapping[str, SlotSet]]) -> SlotMap:
+    holders, from_file, found = {}, [], dict[str, SlotSet]()
+    types = ""
+    for shard in shards:
+        types = ", ".join(shard.types) or ("all but " + ", ".join(shard.except_types) if shard.except_types else "")
+        there = known.get(shard.name)
+        if there is None or there.empty:
+            from_file.append(shard.name)
+            holders[shard.name] = shard.slots
+        else:
+            holders[shard.name] = SlotSet.of(
+                lane.slot for lane in there.lanes.values() if lane.state == LaneState.ACTIVE
+            )
+        for stage, slots in stages.get(shard.name, {}).items():
+            found[stage] = found.get(stage, SlotSet()) | slots
+    return SlotMap(types, holders, tuple(from_file), found)
+
+
+def _stages(fleet: Fleet, known: Mapping[str, Known]) -> dict[str, dict[str, SlotSet]]:
+    """The slots of each shard by where their hand-over stands; nothing where a database doesn't tell."""
+    if not fleet.rebalancing or any(shard.name not in known for shard in handover.participating(fleet)):
+        return {}
+    views = {name: each.lanes for name, each in known.items()}
+    found: dict[str, dict[Stage, list[int]]] = {}
+    for of in handover.hand_overs(fleet):
+        stage = handover.standing(of, views).stage
+        found.setdefault(of.to.shard, {}).setdefault(stage, []).append(of.slot)
+    return {
+        shard: {str(stage): SlotSet.of(slots) for stage, slots in by_stage.items()} for shard, by_stage in found.items()
+    }

@@ -1,0 +1,164 @@
+"""What consumers count, asked of a Prometheus server, or of Google Cloud's managed one with Google credentials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from shardctl.errors import ShardctlError, UsageError
+from shardctl.rebalance.backlog import SCOPE
+from shardctl.render.series import Series
+from shardctl.spec import Fleet
+from shardctl.status.report import Work
+
+GOOGLES_HOST = "monitoring.googleapis.com"
+WINDOW = "5m"  # as the alerts have it: a rate wants a few scrapes
+TIMEOUT_SECONDS = 7.0
+AT_ONCE = 6
+MAX_ANSWER_CHARACTERS = 300
+
+
+class PrometheusError(ShardctlError):
+    """The server can't be asked, or refused to tell. Never shows a password or a token."""
+
+
+class Prometheus:
+    """Asks `url`, the part before `/api/v1/query`. `authorization` gives the header's value, anew for each look."""
+
+    def __init__(self, url: str, authorization: Callable[[], str] | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageError("--prometheus wants the URL of a server, such as http://prometheus.example.com:9090.")
+        self._google = parts.hostname == GOOGLES_HOST
+        if self._google and parts.scheme != "https":
+            raise UsageError("--prometheus: Google is asked by https alone, since a token goes with it.")
+        self._url = httpx.URL(url.rstrip("/") + "/api/v1/query")
+        self._shown = self._url.copy_with(username=None, password=None)
+        self._authorization = authorization or (_google_token() if self._google else None)
+        self._client = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def work(self, fleet: Fleet) -> dict[str, Work]:
+        """Of each shard that the server knows consumers of. Raises PrometheusError, also where it knows none."""
+        headers = {"Authorization": self._authorization()} if self._authorization else {}
+        asked = queries(fleet)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prometheus") as threads:
+            answers = dict(
+                zip(asked, threads.map(lambda query: self._ask(query, headers), asked.values()), strict=True)
+            )
+        if not any(answers.values()):
+            chosen = f"namespace {fleet.namespace}, app {fleet.fleet}-consumer"
+            raise PrometheusError(f"{self._shown} has no metrics of consumers ({chosen}). Does it scrape them?")
+        names = {name for by_shard in answers.values() for name in by_shard}
+        return {name: _work({what: by_shard.get(name) for what, by_shard in answers.items()}) for name in names}
+
+    def _ask(self, query: str, headers: Mapping[str, str]) -> dict[str, float]:
+        try:
+            answer = self._client.post(self._url, data={"query": query}, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PrometheusError(f"{self._shown} can't be asked: {error or type(error).__name__}") from error
+        if answer.status_code != httpx.codes.OK:
+            told = answer.text[:MAX_ANSWER_CHARACTERS].strip()
+            raise PrometheusError(f"{self._shown} refused to tell ({answer.status_code}): {told}")
+        try:
+            return dict(_values(answer.json()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PrometheusError(f"{self._shown} doesn't answer as Prometheus does. Is it the right URL?") from error
+
+
+def queries(fleet: Fleet) -> dict[str, str]:
+    """A vector by shard for each figure."""
+    series = Series(fleet)
+
+    def total(name: str) -> str:
+        return f"sum by (shard) ({series.own(name)})"
+
+    rows, batches = series.rate("shardctl_batch_rows_sum", WINDOW), series.rate("shardctl_batch_rows_count", WINDOW)
+    return {
+        "applied": total("shardctl_messages_applied_total"),
+        "duplicates": total("shardctl_messages_duplicate_total"),
+        "dead_lettered": total("shardctl_messages_dead_lettered_total"),
+        "writes_per_second": series.rate("shardctl_messages_applied_total", WINDOW),
+        "duplicates_per_second": series.rate("shardctl_messages_duplicate_total", WINDOW),
+        "locks_contended_per_second": series.rate("shardctl_locks_contended_total", WINDOW),
+        "rows_a_batch": f"{rows} / {batches}",
+        "replicas": f"count by (shard) ({series.own('shardctl_ready')})",
+        "ready": total("shardctl_ready"),
+        "without_redis": total("shardctl_redis_degraded"),
+        "without_database": f"count by (shard) ({series.own('shardctl_database_up')} == 0)",
+    }
+
+
+def _values(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for each in told["data"]["result"]:
+        value = float(each["value"][1])
+        if math.isfinite(value):  # 0 rows in 0 batches is no number
+            yield str(each["metric"].get("shard", "")), value
+
+
+def _work(of: Mapping[str, float | None]) -> Work:
+    replicas, ready = _whole(of["replicas"]), _whole(of["ready"])
+    troubles = []
+    if replicas and ready is not None and ready < replicas:
+        troubles.append(f"{replicas - ready} of {replicas} replicas aren't ready")
+    if degraded := _whole(of["without_redis"]):
+        troubles.append(f"{degraded} of {replicas} replicas work without Redis: they may repeat each other's work")
+    if cut_off := _whole(of["without_database"]):
+        troubles.append(f"{cut_off} of {replicas} replicas can't reach the database")
+    dead = _whole(of["dead_lettered"])
+    applied = _whole(of["applied"])
+    return Work(
+        applied,
+        _whole(of["duplicates"]),
+        # Labelled by reason, the counter isn't there before the first.
+        0 if dead is None and applied is not None else dead,
+        of["writes_per_second"],
+        of["duplicates_per_second"],
+        of["locks_contended_per_second"],
+        of["rows_a_batch"],
+        replicas,
+        ready,
+        None,
+        tuple(troubles),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _google_token() -> Callable[[], str]:
+    """From the credentials that are here, refreshed when they have run out. Raises PrometheusError when called."""
+    held: list[Any] = []
+
+    def authorization() -> str:
+        import google.auth
+        from google.auth.exceptions import GoogleAuthError
+        from google.auth.transport.requests import Request
+
+        try:
+            if not held:
+                held.append(google.auth.default(scopes=[SCOPE])[0])
+            if not held[0].valid:
+                held[0].refresh(Request())
+        except GoogleAuthError as error:
+            raise PrometheusError(
+                "there are no Google Cloud credentials to ask managed Prometheus with. "
+                "Run `gcloud auth application-default login`."
+            ) from error
+        return f"Bearer {held[0].token}"
+
+    return authorization

@@ -1,0 +1,210 @@
+"""How a fleet stands at one moment, put together from what was found out. Pure.
+
+What nobody could tell is None, never 0, and `Report.unknown` says why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+
+from shardctl import topology
+from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.preflight import Known, other_rebalances
+from shardctl.schema import LaneState
+from shardctl.spec import Fleet, Shard
+from shardctl.status.moving import Moving, moving
+
+SILENT_SECONDS = 15.0  # consumers say every 3 s that they are there
+FORGOTTEN_SECONDS = 300.0  # whoever was silent for longer has ended, and is missed by nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stands where an answer would. `why` tells what to do about it."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What one shard's database tells. `silent_seconds`: since each replica last said that it is there."""
+
+    known: Known
+    parked_keys: int = 0
+    parked_messages: int = 0
+    silent_seconds: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a shard's consumers count: totals since they began, rates of late. `rows_a_batch` is a mean.
+
+    `names` are the replicas there should be, where that is known; `troubles` tells what is wrong with which.
+    """
+
+    applied: int | None = None
+    duplicates: int | None = None
+    dead_lettered: int | None = None
+    writes_per_second: float | None = None
+    duplicates_per_second: float | None = None
+    locks_contended_per_second: float | None = None
+    rows_a_batch: float | None = None
+    replicas: int | None = None
+    ready: int | None = None
+    names: frozenset[str] | None = None
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """`slots` are those that the file gives it; `lanes` counts what its database holds, by state."""
+
+    name: str
+    slots: int
+    backlog: int | None
+    oldest_seconds: float | None
+    work: Work
+    parked_keys: int | None
+    parked_messages: int | None
+    lanes: Mapping[str, int] | None
+    troubles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`unknown` has what nobody could tell, and why; `nothing`: nobody told anything at all."""
+
+    fleet: str
+    at: datetime
+    shards: tuple[ShardStatus, ...]
+    dead_letters: int | None
+    strays: int | None
+    moving: Moving | None
+    troubles: tuple[str, ...]
+    unknown: Mapping[str, str]
+    nothing: bool
+
+
+def subscription_ids(fleet: Fleet) -> tuple[str, ...]:
+    """Every subscription whose backlog is told."""
+    shards = (sub.id for shard in fleet.shards for sub in topology.every_subscription(fleet, shard))
+    strays = (each.id for each in topology.strays(fleet))
+    return (*shards, topology.dead_letter_subscription(fleet), *strays)
+
+
+def assemble(
+    fleet: Fleet,
+    at: datetime,
+    databases: Mapping[str, DatabaseFacts | Unknown],
+    backlogs: Mapping[str, Backlog] | Unknown,
+    work: Mapping[str, Work] | Unknown,
+) -> Report:
+    """`databases` and `work` are by shard, `backlogs` by subscription."""
+    unknown: dict[str, str] = {}
+    for what, found in (("backlog", backlogs), ("metrics", work)):
+        if isinstance(found, Unknown):
+            unknown[what] = found.why
+    held = {} if isinstance(backlogs, Unknown) else backlogs
+    counted = {} if isinstance(work, Unknown) else work
+    facts = {name: each for name, each in databases.items() if not isinstance(each, Unknown)}
+    unknown |= _silent({name: each.why for name, each in databases.items() if isinstance(each, Unknown)})
+    moves, why_not = moving(fleet, {name: each.known for name, each in facts.items()}, at)
+    if why_not:
+        unknown["rebalance"] = why_not
+    shards = tuple(_shard(fleet, shard, facts.get(shard.name), held, counted.get(shard.name)) for shard in fleet.shards)
+    if not isinstance(backlogs, Unknown):
+        lacking = [name for name in subscription_ids(fleet) if _messages(backlogs, [name]) is None]
+        if lacking:
+            unknown["backlog"] = f"nothing is told of {_some(lacking)}: not there, or too new"
+    return Report(
+        fleet.fleet,
+        at,
+        shards,
+        _messages(held, [topology.dead_letter_subscription(fleet)]),
+        _messages(held, [each.id for each in topology.strays(fleet)]),
+        moves,
+        tuple(other_rebalances(fleet, {name: each.known for name, each in facts.items()})),
+        unknown,
+        nothing=not facts
+        and isinstance(work, Unknown)
+        and not any(each.messages is not None for each in held.values()),
+    )
+
+
+def _silent(databases: Mapping[str, str]) -> dict[str, str]:
+    """Databases that tell nothing for one reason are told of together."""
+    found: dict[str, list[str]] = {}
+    for name, why in databases.items():
+        found.setdefault(why, []).append(name)
+    return {f"database{'s' if len(names) > 1 else ''} of {_some(names)}": why for why, names in found.items()}
+
+
+def _shard(
+    fleet: Fleet, shard: Shard, facts: DatabaseFacts | None, held: Mapping[str, Backlog], work: Work | None
+) -> ShardStatus:
+    names = [sub.id for sub in topology.every_subscription(fleet, shard)]
+    counts = work or Work()
+    there = facts is not None and not facts.known.empty
+    return ShardStatus(
+        shard.name,
+        len(shard.slots),
+        _messages(held, names),
+        _oldest_seconds(held, names),
+        counts,
+        facts.parked_keys if facts and there else None,
+        facts.parked_messages if facts and there else None,
+        lane_counts(facts.known) if facts and there else None,
+        tuple(chain(counts.troubles, _database_troubles(fleet, shard, facts, counts.names) if facts else ())),
+    )
+
+
+def lane_counts(known: Known) -> dict[str, int]:
+    """How many slots a database holds in each state, every state named. A slot counts once for each generation it is in."""
+    counted = Counter(str(lane.state) for lane in known.lanes.values())
+    return {str(state): counted[state] for state in LaneState}
+
+
+def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: frozenset[str] | None) -> Iterator[str]:
+    if facts.known.empty:
+        yield "its database has no tables of shardctl's yet: `shardctl provision` makes them"
+        return
+    silent = facts.silent_seconds or {}
+    for name, seconds in sorted(silent.items()):
+        expected = names is None or name in names
+        if SILENT_SECONDS <= seconds < FORGOTTEN_SECONDS and expected:
+            yield f"replica {name} last said {seconds:,.0f} s ago that it is there"
+    held = {lane.generation for lane in facts.known.lanes.values() if lane.state == LaneState.ACTIVE}
+    for generation in sorted(held):
+        ago = facts.known.readers.get(generation)
+        if ago is None or ago.total_seconds() >= SILENT_SECONDS:
+            since = "no consumer has read" if ago is None else f"for {ago.total_seconds():,.0f} s no consumer has read"
+            yield f"{since} generation {generation}, which holds slots"
+    if not fleet.rebalancing and held - {shard.generation}:
+        others = ", ".join(map(str, sorted(held - {shard.generation})))
+        yield f"its database holds slots in generation {others}; the file says {shard.generation}"
+
+
+def _messages(held: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
+    """The messages of all, or None where one isn't known: a part of a backlog would pass for the whole."""
+    counts = [held[name].messages if name in held else None for name in names]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _oldest_seconds(held: Mapping[str, Backlog], names: Sequence[str]) -> float | None:
+    """The age of the oldest message; 0 where there is none."""
+    if _messages(held, names) is None:
+        return None
+    waiting = [held[name] for name in names if held[name].messages]
+    ages = [None if each.oldest_us is None else (each.at_us - each.oldest_us) / 1e6 for each in waiting]
+    known = [age for age in ages if age is not None]
+    return max(0.0, *known, 0.0) if len(known) == len(ages) else None
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

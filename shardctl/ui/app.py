@@ -1,0 +1,187 @@
+"""The page's server: its files, what it reads, and the few things it may do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from shardctl import audit
+from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_REFUSED, ShardctlError
+from shardctl.status.asking import Asker
+from shardctl.ui import aside, letters
+from shardctl.ui.guard import Guard
+from shardctl.ui.problems import Problem
+from shardctl.ui.view import View
+
+MAX_BODY_BYTES = 64 * 1024
+PATIENCE_SECONDS = 20.0
+TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+KINDS = {int: "a whole number", str: "a text", bool: "true or false"}
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def application(view: View, token: str, host: str) -> ASGIApp:
+    """`token` is asked for by each call of `/api/`; `host` is where the server listens."""
+    asker, acting = Asker(PATIENCE_SECONDS), asyncio.Lock()
+
+    async def parked(_: Request) -> Any:
+        return await _in_thread(aside.listed, view.urls(), asker)
+
+    async def parked_messages(request: Request) -> Any:
+        query = request.query_params
+        slot = _number(query.get("slot"), "slot")
+        _check_text(query.get("key", ""), "key")
+        return await _in_thread(aside.shown, view.urls(), query.get("shard", ""), slot, query.get("key", ""))
+
+    async def parked_replay(request: Request) -> Any:
+        told = await _body(request, {"shard": str, "slot": int, "key": str, "messages": int, "parked_time": str})
+        work = partial(
+            aside.replay, view.urls(), told["shard"], told["slot"], told["key"], told["messages"], told["parked_time"]
+        )
+        return await act("deadletter replay --parked", {"shard": told["shard"], "keys": [told["key"]]}, work)
+
+    async def found_letters(request: Request) -> Any:
+        strays = request.query_params.get("strays") == "true"
+        return await _in_thread(partial(letters.listed, view.fleet(), strays=strays))
+
+    async def letters_replay(request: Request) -> Any:
+        told = await _body(request, {"strays": bool, "id": str, "key": str, "set_aside_us": int})
+        confirmed = {"letter_id": told["id"], "key": told["key"], "set_aside_us": told["set_aside_us"]}
+        work = partial(letters.replay, view.fleet(), view.urls(), strays=told["strays"], **confirmed)
+        return await act("deadletter replay", {"strays": told["strays"], "ids": [told["id"]]}, work)
+
+    async def act(name: str, plan: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """One at a time, with a line for the audit."""
+        async with acting:
+            audit.begin(name, view.fleet().fleet, by="ui", **plan)
+            code = EXIT_BUG
+            try:
+                told = await _in_thread(work)
+                code = EXIT_DONE
+            except (Problem, ShardctlError):
+                code = EXIT_REFUSED
+                raise
+            finally:
+                for line in audit.end(code):
+                    print(f"audit: {line}", file=sys.stderr, flush=True)
+            return told
+
+    routes = [
+        Route("/api/status", _answer(lambda _: view.status())),
+        Route("/api/slots", _answer(lambda _: view.slots())),
+        Route("/api/heat", _answer(lambda _: view.heat())),
+        Route("/api/parked", _answer(parked)),
+        Route("/api/parked/messages", _answer(parked_messages)),
+        Route("/api/parked/replay", _answer(parked_replay), methods=["POST"]),
+        Route("/api/letters", _answer(found_letters)),
+        Route("/api/letters/replay", _answer(letters_replay), methods=["POST"]),
+        *(Route(path, _file(content, kind)) for path, content, kind in _pages()),
+    ]
+    handlers = {Problem: _problem, HTTPException: _http, ShardctlError: _refused, Exception: _broken}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, host)
+
+
+def _pages() -> list[tuple[str, bytes, str]]:
+    """Every file of the page by its path, read once."""
+    found = []
+    for each in files("shardctl.ui").joinpath("static").iterdir():
+        kind = TYPES.get(each.name.rpartition(".")[2])
+        if kind:
+            path = "/" if each.name == "index.html" else f"/static/{each.name}"
+            found.append((path, each.read_bytes(), f"{kind}; charset=utf-8"))
+    return found
+
+
+def _file(content: bytes, kind: str) -> Handler:
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return serve
+
+
+def _answer(work: Callable[[Request], Awaitable[Any]]) -> Handler:
+    async def handle(request: Request) -> Response:
+        return JSONResponse(await work(request))
+
+    return handle
+
+
+async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """The answer of something that blocks. Raises Problem where it takes too long; what it does may still happen then."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS + 2):
+            return await run_sync(partial(work, *arguments), abandon_on_cancel=True)
+    except TimeoutError:
+        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "no answer yet; what was asked for may still happen") from None
+
+
+def _number(text: str | None, name: str) -> int:
+    if text is None or not (text.isascii() and text.isdecimal() and len(text) <= 6):
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be a number")
+    return int(text)
+
+
+async def _body(request: Request, fields: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object with exactly these fields. Raises Problem."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
+    raw = b""
+    async for part in request.stream():
+        raw += part
+        if len(raw) > MAX_BODY_BYTES:
+            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {MAX_BODY_BYTES:,} bytes")
+    try:
+        told = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body isn't JSON") from None
+    if not isinstance(told, dict) or told.keys() != fields.keys():
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body must have {', '.join(fields)}, and nothing else")
+    for name, kind in fields.items():
+        if type(told[name]) is not kind:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be {KINDS[kind]}")
+        if kind is str:
+            _check_text(told[name], name)
+    return told
+
+
+def _check_text(text: str, name: str) -> None:
+    """Half a surrogate pair, which JSON can spell, and NUL are no text that a database takes."""
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be {KINDS[str]}")
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = Problem(error.status_code, str(error.detail)).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return Problem(HTTPStatus.BAD_GATEWAY, str(error)).response()
+
+
+async def _broken(_: Request, error: Exception) -> Response:  # noqa: ARG001 - the server logs it
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug of shardctl's; its terminal tells more").response()

@@ -1,0 +1,82 @@
+"""Parked keys on the page: listed, shown, and allowed to go on after a second look at what it is that goes on. Blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from shardctl import parked
+from shardctl.parked import ParkedKey
+from shardctl.status.asking import Asker
+from shardctl.status.report import Unknown
+from shardctl.ui.problems import Problem
+
+MAX_KEYS = 500  # on the page; `shardctl deadletter list --parked` lists all
+MAX_MESSAGES = 50
+MAX_BODY_CHARACTERS = 2_000
+
+Urls = Mapping[str, str | Unknown]
+
+
+def listed(urls: Urls, asker: Asker) -> dict[str, Any]:
+    """The keys of every shard that answers; `unknown` has the others."""
+    told = asker.ask({name: partial(_keys, name, url) for name, url in urls.items() if not isinstance(url, Unknown)})
+    told |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
+    keys = [key for each in told.values() if not isinstance(each, Unknown) for key in each]
+    unknown = {name: each.why for name, each in told.items() if isinstance(each, Unknown)}
+    return {"keys": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "unknown": unknown}
+
+
+def _keys(shard: str, url: str) -> list[dict[str, Any]]:
+    with parked.opened(shard, url) as connection:
+        return [parked.as_json(each) for each in parked.keys(connection, shard)]
+
+
+def shown(urls: Urls, shard: str, slot: int, key: str) -> dict[str, Any]:
+    """A key's messages in order. Raises Problem."""
+    with parked.opened(shard, _url(urls, shard)) as connection:
+        found = _found(parked.keys(connection, shard, key), slot)
+        messages = parked.messages(connection, found)
+    told = parked.as_json(found, messages[:MAX_MESSAGES])
+    for each in told["messages"]:
+        for name in ("body", "body_hex"):
+            if len(each.get(name, "")) > MAX_BODY_CHARACTERS:
+                each[name] = each[name][:MAX_BODY_CHARACTERS] + "…"
+    return {**told, "more": max(0, len(messages) - MAX_MESSAGES)}
+
+
+def replay(urls: Urls, shard: str, slot: int, key: str, expected_messages: int, expected_since: str) -> dict[str, Any]:
+    """Let a consumer go on with the key, if it still is what the person was shown. Raises Problem.
+
+    `expected_since` is the key's `parked_time`: a key that went on and was parked anew has another.
+    """
+    with parked.opened(shard, _url(urls, shard)) as connection:
+        before = _found(parked.keys(connection, shard, key), slot)
+        released = parked.replay(connection, before)
+        found = _found(parked.keys(connection, shard, key), slot)  # again: only now nobody else adds to it
+        if not released or (found.messages, found.parked_time.isoformat()) != (expected_messages, expected_since):
+            # Raised in the transaction, so that nothing of it is done.
+            raise Problem(
+                HTTPStatus.CONFLICT,
+                "the key isn't what the page showed any more, so it was left as it is: look at it again",
+                parked.as_json(before),
+            )
+    return {"released": 1, "messages": found.messages}
+
+
+def _url(urls: Urls, shard: str) -> str:
+    url = urls.get(shard)
+    if url is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no shard {shard[:40]!r}")
+    if isinstance(url, Unknown):
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"database of {shard}: {url.why}")
+    return url
+
+
+def _found(keys: tuple[ParkedKey, ...], slot: int) -> ParkedKey:
+    for each in keys:
+        if each.slot == slot:
+            return each
+    raise Problem(HTTPStatus.NOT_FOUND, "the key isn't parked any more")

@@ -1,0 +1,41 @@
+// Making elements, and telling figures. What nobody could tell is null, and shows as "?".
+
+export const $ = (id) => document.getElementById(id);
+
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+// Leaves the page alone where nothing has changed: a screen reader would read it again, and a selection would be lost.
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export const count = (value) => (value === null || value === undefined ? "?" : value.toLocaleString("en"));
+
+export function figure(value) {
+  if (value === null || value === undefined) return "?";
+  return value > 0 && value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString("en");
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "?";
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
+  return `${Math.round(seconds)} s`;
+}
+
+export const since = (moment) => duration(Math.max(0, (Date.now() - Date.parse(moment)) / 1000));
+
+// Far from each other, and alike bright on light and on dark.
+const HUES = [211, 28, 268, 152, 340, 48, 185, 0, 90, 300];
+export function colour(number, share = 1) {
+  const turn = Math.floor(number / HUES.length);
+  return `hsl(${HUES[number % HUES.length] + turn * 17} 62% ${52 - (turn % 3) * 9}% / ${share})`;
+}

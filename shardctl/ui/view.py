@@ -1,0 +1,110 @@
+"""What the page shows, looked at for all of its readers together, and only while there are some."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+
+from shardctl.keyspace import SlotSet
+from shardctl.status import databases, drawing
+from shardctl.status.asking import Asker
+from shardctl.status.looker import FleetFile, Look, Looker
+from shardctl.status.moving import SlotMap
+from shardctl.status.report import Unknown
+
+HEAT_SECONDS = 20.0  # between two counts of the inboxes
+HEAT_PATIENCE_SECONDS = 15.0
+KEPT_TIMES = 3
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Made in a thread when asked for, by one reader at a time, and given to all until it is `seconds` old.
+
+    What takes long to make is kept for longer, so that it never takes more than a part of a core.
+    """
+
+    def __init__(self, make: Callable[[], T], seconds: float) -> None:
+        self._make, self._seconds = make, seconds
+        self._made: tuple[float, T] | None = None  # until when it is given
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> T:
+        async with self._lock:
+            began = time.monotonic()
+            if self._made is None or began >= self._made[0]:
+                made = await run_in_threadpool(self._make)
+                took = time.monotonic() - began
+                self._made = began + max(self._seconds, KEPT_TIMES * took), made
+            return self._made[1]
+
+
+class View:
+    """The fleet of one file."""
+
+    def __init__(self, looker: Looker, of_file: FleetFile) -> None:
+        self._looker, self._file = looker, of_file
+        self._asker = Asker(HEAT_PATIENCE_SECONDS)
+        # A little less than the page's pace, or each second call would find the look before.
+        self._look = Shared(lambda: looker.look(of_file.fleet()), looker.sources.pace_seconds * 0.8)
+        self._heat = Shared(self._count, HEAT_SECONDS)
+        self._mapped: tuple[Look | None, tuple[SlotMap, ...]] = None, ()
+
+    async def look(self) -> Look:
+        return await self._look.get()
+
+    async def status(self) -> dict[str, Any]:
+        """As `shardctl status --json`, with the page's pace, and why the newest file isn't followed."""
+        told = drawing.as_json((await self.look()).report)
+        return {**told, "pace_seconds": self._looker.sources.pace_seconds, "file_fault": self._file.fault or None}
+
+    async def slots(self) -> dict[str, Any]:
+        look = await self.look()
+        if self._mapped[0] is not look:
+            self._mapped = look, await run_in_threadpool(look.slot_maps)
+        return {"slots": 1 << look.fleet.routing.slot_bits, "maps": [_map_json(each) for each in self._mapped[1]]}
+
+    async def heat(self) -> dict[str, Any]:
+        """Writes a second by shard and slot; `unknown` has the shards whose database doesn't tell."""
+        return await self._heat.get()
+
+    def urls(self) -> Mapping[str, str | Unknown]:
+        return self._looker.sources.urls(self._file.fleet())
+
+    def fleet(self) -> Any:
+        return self._file.fleet()
+
+    def _count(self) -> dict[str, Any]:
+        urls = self.urls()
+        told = self._asker.ask(
+            {name: partial(databases.heat, url) for name, url in urls.items() if not isinstance(url, Unknown)}
+        )
+        told |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
+        return {
+            "window_seconds": databases.HEAT_WINDOW.total_seconds(),
+            "shards": {
+                name: {"slots": list(rates), "rates": [round(rate, 3) for rate in rates.values()]}
+                for name, rates in told.items()
+                if not isinstance(rates, Unknown)
+            },
+            "unknown": {name: each.why for name, each in told.items() if isinstance(each, Unknown)},
+        }
+
+
+def _map_json(found: SlotMap) -> dict[str, Any]:
+    return {
+        "types": found.types,
+        "holders": {name: _ranges(slots) for name, slots in found.holders.items()},
+        "from_file": list(found.from_file),
+        "stages": {stage: _ranges(slots) for stage, slots in found.stages.items()},
+    }
+
+
+def _ranges(slots: SlotSet) -> list[list[int]]:
+    return [[first, last] for first, last in slots.ranges]
