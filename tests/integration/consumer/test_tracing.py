@@ -1,0 +1,117 @@
+"""Spans from publish to commit: a producer that traces, the real client, broker and consumer, and a collector that listens."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from consumer_kit import SLOT_BITS, config
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from test_consumer_process import TOPIC, Consumer, broker, customers, shard, until
+
+from shardctl.keyspace import digits_of, slot_of
+from shardctl.publisher import connect
+from shardctl.settings.tracing import Tracing
+
+pytestmark = pytest.mark.slow
+__all__ = ["broker", "shard"]
+
+
+class Collector:
+    """Takes spans in as an OpenTelemetry collector does."""
+
+    def __init__(self):
+        self.spans = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                request = ExportTraceServiceRequest()
+                request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
+                for of_resource in request.resource_spans:
+                    resource = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+                    for of_scope in of_resource.scope_spans:
+                        collector.spans += [(resource, span) for span in of_scope.spans]
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+
+
+@pytest.fixture
+def collector():
+    made = Collector()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def start(tmp_path, redis_url, broker, shard):
+    started = []
+
+    def start(endpoint):
+        settings = {
+            "DATABASE_URL": shard.url.render_as_string(hide_password=False),
+            "REDIS_URL": redis_url,
+            "PUBSUB_EMULATOR_HOST": broker.broker.host,
+        }
+        made = config(lease=timedelta(seconds=10)).model_copy(update={"tracing": Tracing(endpoint=endpoint)})
+        consumer = Consumer(tmp_path, made, settings)
+        started.append(consumer)
+        until(lambda: consumer.get("/ready")[0] == 200 or consumer.process.poll() is not None, what="ready")
+        assert consumer.process.poll() is None, consumer.log()
+        return consumer
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+def test_a_traced_write_has_a_span_up_to_its_commit_and_others_have_none(start, collector, broker, shard, monkeypatch):
+    consumer = start(collector.url)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.broker.host)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider())
+    client = connect(tracing=True)
+    tracer = trace.get_tracer("a producer")
+    with tracer.start_as_current_span("an order comes in") as order:
+        slot = digits_of(slot_of("1", SLOT_BITS), SLOT_BITS)
+        attributes = {"slot": slot, "partition_key": "1", "message_type": "customer"}
+        message_id = client.publish(
+            TOPIC, b'{"customer_id": "1", "name": "traced"}', ordering_key=slot, **attributes
+        ).result()
+    client.stop()
+    broker.publish({"customer_id": "2", "name": "not traced"}, key="2")
+    broker.publish(
+        {"customer_id": "3", "name": "not sampled"}, key="3", googclient_traceparent=f"00-{7:032x}-{7:016x}-00"
+    )
+    broker.publish({"customer_id": "4", "name": "no trace"}, key="4", googclient_traceparent="nonsense")
+    until(lambda: len(customers(shard)) == 4)
+    assert consumer.terminate(20)[0] == 0
+    [(resource, span)] = collector.spans
+    assert (resource["service.name"], resource["shardctl.shard"]) == ("shop-consumer", "s0")
+    assert span.name == "shop-s0-g1 process"
+    assert span.trace_id == order.get_span_context().trace_id.to_bytes(16)
+    told = {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
+    assert (told["messaging.message.id"], told["shardctl.outcome"]) == (message_id, "committed")
+    assert told["shardctl.slot"] == slot_of("1", SLOT_BITS)
+    assert order.start_time < span.start_time_unix_nano < span.end_time_unix_nano
+
+
+def test_a_collector_that_is_away_costs_nothing_but_spans(start, broker, shard):
+    consumer = start("http://127.0.0.1:9/v1/traces")
+    broker.publish({"customer_id": "1", "name": "traced"}, googclient_traceparent=f"00-{7:032x}-{7:016x}-01")
+    until(lambda: len(customers(shard)) == 1)
+    code, seconds = consumer.terminate(20)
+    assert code == 0
+    assert seconds < 15
