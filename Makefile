@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime local dev
 
-.PHONY: demo test chaos check fmt lint types bench lock golden release-golden clean
+.PHONY: demo test chaos check fmt lint types bench lock golden release-golden docs clean
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
@@ -37,17 +37,20 @@ golden: $(VENV)/.dev            ## write the golden manifests anew; read the dif
 release-golden: $(VENV)/.dev    ## take the golden manifests as those of the release made now
 	$(BIN)/pytest -q tests/golden --update-release
 
+docs: $(VENV)/.dev              ## write docs/reference/ anew, from the code
+	$(BIN)/python docs/reference.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline
 
 # The locks hold versions and hashes and name no host, so they work with any package index.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql pyproject.toml -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql --extra tracing pyproject.toml -o requirements/runtime.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 	echo checkov | $(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) - -o requirements/checkov.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group build pyproject.toml -o requirements/local.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --group dev pyproject.toml -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --extra tracing --group dev pyproject.toml -o requirements/dev.txt
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
               --no-emit-index-url --no-emit-find-links
 

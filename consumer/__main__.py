@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,19 +25,25 @@ from consumer.fence import Fence
 from consumer.handle import Handler
 from consumer.health import Health
 from consumer.intake import Intake
+from consumer.leader.candidate import identity_of, leadership_of, lease_of
+from consumer.leader.term import Term
+from consumer.leader.turns import Steady, Turns
 from consumer.lock import SlotLocks
 from consumer.maintenance import Maintenance, NotEndedError
 from consumer.metrics import Metrics
 from consumer.outbox import Again
+from consumer.push.intake import PushIntake
 from consumer.ratelimit import RateLimit
 from consumer.recent import RecentlyDone
 from consumer.redisgate import RedisGate
 from consumer.replica import LEAST_SECONDS, NotDrainedError, Replica
 from consumer.settings import Settings, load
+from consumer.sinks.http import sink_for
 from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
 from consumer.startup import Startup
 from consumer.store import Store
+from consumer.tracing import Traces
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 from shardctl.shardconfig import ShardConfig
 
@@ -70,12 +77,15 @@ def main() -> int:
 async def serve(settings: Settings) -> None:
     config, metrics, stop = settings.config, Metrics(), asyncio.Event()
     dialect = database.dialect_of(settings.database_url)
-    sink = sink_of(SqlSink(dialect, config.message_types), config.message_types)
+    http = sink_for(config, metrics, stop.is_set)
+    sink = sink_of(SqlSink(dialect, config.message_types), config.message_types, http)
     engine = database.engine_of(settings.database_url, config.consumer)
     redis = _redis(settings)
-    subscriber, publisher = pubsub.subscriber(settings.pubsub_endpoint), pubsub.publisher(settings.pubsub_endpoint)
+    new_intake, publisher = _intakes(settings, metrics), pubsub.publisher(settings.pubsub_endpoint)
 
-    store = Store(engine, dialect, Fence(dialect), sink)
+    identity = identity_of(settings.replica)
+    term = None if config.leader.kind == "none" else Term(engine, dialect, identity)
+    store = Store(engine, dialect, Fence(dialect), sink, term)
     gate = RedisGate(time.monotonic, metrics)
     prefix = f"{config.fleet}:{config.shard}"
     locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
@@ -88,45 +98,81 @@ async def serve(settings: Settings) -> None:
     read = functools.partial(read_anew, check=sink.check, config=config)
     presence = functools.partial(store.tell_presence, settings.replica, [each.number for each in config.generations])
     startup = Startup(presence, threads, metrics)
-    maintenance = Maintenance(store, read, redis, gate, prefix, config.inbox_retention, threads, metrics, presence)
-    intake = Intake(subscriber, config, time.monotonic, metrics)
     outlets = DeadLetterTopic(publisher, config), Again(publisher, config)
     recent = RecentlyDone(redis, gate, prefix, time.time)
-    handler = Handler(locks, store, *outlets, intake, threads, metrics, recent=recent, pace=pace)
-    replica = Replica(config, sink, intake, handler, metrics, time.monotonic)
+
+    traces = Traces(config, config.tracing.endpoint, settings.replica) if config.tracing else None
+
+    def new_replica() -> Replica:
+        intake = new_intake()
+        handler = Handler(locks, store, *outlets, intake, threads, metrics, recent=recent, pace=pace, traces=traces)
+        return Replica(config, sink, intake, handler, metrics, time.monotonic)
+
+    lease = lease_of(config, identity, redis) if term else None
+    leads = leadership_of(lease, config.leader) if lease else None
+    life = Turns(new_replica, leads, term, threads, metrics) if leads and term else Steady(new_replica)
+    maintenance = Maintenance(
+        store, read, redis, gate, prefix, config.inbox_retention, threads, metrics, presence, lambda: life.writing
+    )
 
     def why_not_ready() -> str | None:
-        if startup.waiting_for:
-            return startup.waiting_for
-        if replica.failing:
-            return f"a batch failed and is tried again: {replica.failing}"
-        return None if intake.connected else "not connected to every subscription"
+        return startup.waiting_for or life.why_not_ready
 
     metrics.ready.set_function(lambda: float(why_not_ready() is None))
-    try:
-        health = Health(settings.host, settings.port, metrics, why_not_ready)
-    except OSError as error:
-        raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
+    health = _health(settings, metrics, why_not_ready)
     _obey_signals(stop)
     log.info("serving %s on port %s", _subscriptions(config), health.port, extra={"action": "started"})
+    try:
+        await _live(stop, startup, life, maintenance, health)
+    finally:
+        health.close()
+        if http:
+            http.close()
+        if traces:
+            traces.close()
+        if lease:
+            await lease.close()
+        await redis.aclose()
+        threads.shutdown(wait=False, cancel_futures=True)
+        engine.dispose()
+    log.info("stopped", extra={"action": "stopped"})
+
+
+async def _live(
+    stop: asyncio.Event, startup: Startup, life: Steady | Turns, maintenance: Maintenance, health: Health
+) -> None:
     maintaining = asyncio.create_task(maintenance.run(stop))
     beside = asyncio.gather(_beat(health), maintaining)
     beside.add_done_callback(lambda _: stop.set())  # they only end by a bug
     try:
         await startup.wait(stop)
-        await replica.run(stop)
+        await life.run(stop)
         if not (beside.done() or (await asyncio.wait([maintaining], timeout=LEAST_SECONDS))[0]):
             raise NotEndedError
     finally:
         ended = beside.done()
         beside.cancel()
-        health.close()
-        await redis.aclose()
-        threads.shutdown(wait=False, cancel_futures=True)
-        engine.dispose()
     if ended:
         await beside  # let the bug be seen
-    log.info("stopped", extra={"action": "stopped"})
+
+
+def _intakes(settings: Settings, metrics: Metrics) -> Callable[[], Intake | PushIntake]:
+    """What makes an intake, each time that this replica comes to read. Raises UsageError."""
+    config = settings.config
+    if config.delivery.kind == "push":
+        from consumer.push.endpoint import endpoint_of
+
+        door = endpoint_of(config, settings.host, settings.push_port, settings.push_keys_url, metrics)
+        return lambda: PushIntake(config, door, time.monotonic, metrics)
+    subscriber = pubsub.subscriber(settings.pubsub_endpoint)
+    return lambda: Intake(subscriber, config, time.monotonic, metrics)
+
+
+def _health(settings: Settings, metrics: Metrics, why_not_ready: Callable[[], str | None]) -> Health:
+    try:
+        return Health(settings.host, settings.port, metrics, why_not_ready)
+    except OSError as error:
+        raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
 
 
 def _subscriptions(config: ShardConfig) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class AgainError(Exception):
     """It may work later: nothing was lost, everything is kept, the whole batch is tried again in order."""
+
+
+class LaterError(AgainError):
+    """These lanes wait for something that others don't need, as a backend of theirs. All else goes on meanwhile."""
+
+    def __init__(self, text: str, lanes: Collection[int] = ()) -> None:
+        super().__init__(text)
+        self.lanes = frozenset(lanes)
 
 
 class NeverError(Exception):
@@ -17,9 +27,13 @@ class NeverError(Exception):
 
 
 class DataFaultError(Exception):
-    """The database refused what some message of the batch asks for. Which one, a search has to find."""
+    """The database refused what some message of the batch asks for. Which one, a search has to find.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    With `key_waits`, later messages of its key mustn't be tried before it is set aside: trying them can't be undone.
+    """
+
+    def __init__(self, reason: str, detail: str, *, key_waits: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.key_waits = key_waits

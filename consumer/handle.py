@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
-from consumer.errors import AgainError
+from consumer.errors import AgainError, LaterError
 from consumer.metrics import Metrics
 from consumer.store import Outcome
 
@@ -48,6 +48,10 @@ class Outlet(Protocol):
     async def publish(self, deliveries: Sequence[Delivery]) -> None: ...
 
 
+class Traces(Protocol):
+    def settled(self, deliveries: Sequence[Delivery], began_ns: int, ended_ns: int) -> None: ...
+
+
 class Acks(Protocol):
     async def ack(self, deliveries: Sequence[Delivery]) -> None: ...
 
@@ -55,10 +59,11 @@ class Acks(Protocol):
 @dataclass(frozen=True, slots=True)
 class Handled:
     """`kept` messages are still ours, in order, and must be tried again: their lane is locked elsewhere or not active yet, or
-    the process was told to stop before it was their turn.
+    the process was told to stop before it was their turn, or their lane is one of those that `later` says must wait.
     """
 
     kept: Sequence[Delivery]
+    later: LaterError | None = None
 
 
 class Handler:
@@ -75,15 +80,17 @@ class Handler:
         *,
         recent: Recent | None = None,
         pace: Pace | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._locks, self._shard, self._acks = locks, shard, acks
         self._dead_letters, self._again = dead_letters, again
         self._threads, self._metrics, self._clock = threads, metrics, clock
-        self._recent, self._pace = recent, pace
+        self._recent, self._pace, self._traces = recent, pace, traces
         metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
 
     async def handle(self, batch: Batch) -> Handled:
         """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
+        began_ns = time.time_ns()
         known = await self._known(batch.deliveries)
         deliveries = [delivery for delivery in batch.deliveries if delivery not in known] if known else batch.deliveries
         if self._pace and deliveries and not await self._pace.take(len(deliveries)):
@@ -95,40 +102,55 @@ class Handler:
             elsewhere = [d for d in deliveries if not (d.lane in locked or d.lane == NO_SLOT)]
             if self._pace and elsewhere:
                 await self._pace.give_back(len(elsewhere))
-            outcome = await self._write([delivery for delivery in mine if delivery.barrier is None])
+            outcome, later = await self._write([delivery for delivery in mine if delivery.barrier is None])
             if outcome.again:
                 await self._again.publish(outcome.again)
             held = [*outcome.held, *await self._pass_barriers(mine, outcome)]
             kept = set(held)
             settled = [delivery for delivery in mine if delivery not in kept] if kept else mine
             await self._acks.ack([*known, *settled])
-            self._count(mine, outcome)
+            self._count(mine, outcome, later.lanes if later else frozenset())
             self._metrics.duplicates.inc(len(known))
+            if self._traces:
+                self._traces.settled(settled, began_ns, time.time_ns())
         finally:
             await self._locks.release(tuple(locked))
         if self._recent:
             await self._recent.mark(settled)
-        return Handled([*elsewhere, *held])
+        return Handled([*elsewhere, *held], later)
 
     async def _known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Redelivered messages that the inbox has: they need no lock and no transaction."""
         probable = await self._recent.probably_done(deliveries) if self._recent else []
         return await self._in_thread(self._shard.known, probable) if probable else set()
 
-    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
-        """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits."""
+    async def _write(self, mine: Sequence[Delivery]) -> tuple[Outcome, LaterError | None]:
+        """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits.
+
+        Lanes that must wait alone are among what is held; the others don't wait with them.
+        """
         await self._set_aside(
             [delivery for delivery in mine if delivery.slot == NO_SLOT and not delivery.dead_lettered]
         )
         ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
+        waiting: list[Delivery] = []
+        later: LaterError | None = None
         while ordered:
             started = time.perf_counter()
-            outcome = await self._in_thread(self._shard.apply, ordered)
+            try:
+                outcome = await self._in_thread(self._shard.apply, ordered)
+            except LaterError as error:
+                rest = [delivery for delivery in ordered if delivery.lane not in error.lanes]
+                if not error.lanes or not rest:
+                    raise
+                waiting += (delivery for delivery in ordered if delivery.lane in error.lanes)
+                ordered, later = rest, error if later is None else LaterError(str(error), later.lanes | error.lanes)
+                continue
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
-                return outcome
+                return replace(outcome, held=(*outcome.held, *waiting)) if waiting else outcome, later
             await self._set_aside([delivery for delivery in outcome.poison if not delivery.parks])
-        return Outcome()
+        return Outcome(), None
 
     async def _set_aside(self, faulty: Sequence[Delivery]) -> None:
         """Once a delivery, however often its batch is tried again."""
@@ -148,13 +170,13 @@ class Handler:
     async def _in_thread(self, call: Callable[[Sequence[Delivery]], Result], deliveries: Sequence[Delivery]) -> Result:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, call, deliveries)
-        except AgainError:
-            self._metrics.database_up.set(0)
+        except AgainError as error:
+            self._metrics.database_up.set(float(isinstance(error, LaterError)))
             raise
         self._metrics.database_up.set(1)
         return result
 
-    def _count(self, mine: Sequence[Delivery], outcome: Outcome) -> None:
+    def _count(self, mine: Sequence[Delivery], outcome: Outcome, waiting: frozenset[int]) -> None:
         metrics = self._metrics
         metrics.applied.inc(outcome.applied)
         metrics.duplicates.inc(outcome.duplicates)
@@ -166,7 +188,7 @@ class Handler:
                 delivery.fault,
                 extra=_about("parked", delivery),
             )
-        metrics.held.inc(len(outcome.held))
+        metrics.held.inc(sum(delivery.lane not in waiting for delivery in outcome.held))
         metrics.passed_on.inc(outcome.passed_on)
         metrics.published_again.inc(len(outcome.again))
         metrics.batch_rows.observe(len(mine))

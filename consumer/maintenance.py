@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from consumer.delivery import Delivery
 from consumer.errors import AgainError
+from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
 from consumer.parked import Key
 from consumer.redisgate import RedisGate
@@ -65,9 +66,10 @@ class Maintenance:
         threads: Executor,
         metrics: Metrics,
         tell_presence: Callable[[], None] = lambda: None,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self._shard, self._read, self._redis, self._gate = shard, read, redis, gate
-        self._tell_presence = tell_presence
+        self._tell_presence, self._may_write = tell_presence, may_write
         self._threads, self._metrics = threads, metrics
         self._retention_seconds = int(retention.total_seconds())
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
@@ -82,9 +84,19 @@ class Maintenance:
         self._stop = stop
         await asyncio.gather(
             self._repeat("presence", lambda: self._in_thread(self._tell_presence), PRESENCE_SECONDS),
-            self._repeat("release", self.release, RELEASE_SECONDS),
-            self._repeat("purge", self.purge, PURGE_SECONDS),
+            self._repeat("release", self._if_it_may(self.release), RELEASE_SECONDS),
+            self._repeat("purge", self._if_it_may(self.purge), PURGE_SECONDS),
         )
+
+    def _if_it_may(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Where one replica leads, it alone writes."""
+
+        async def maybe() -> None:
+            if self._may_write():
+                with contextlib.suppress(NotLeaderError):  # it stood down in this moment
+                    await work()
+
+        return maybe
 
     async def release(self) -> None:
         """Apply every released key, each in transactions of its own. A key in trouble doesn't hold the others up."""

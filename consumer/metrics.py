@@ -37,6 +37,9 @@ class Metrics:
         self.maintenance_failures = counter(
             "maintenance_failures", "Releases of parked keys, and purges, that failed and are tried again.", ("task",)
         )
+        self.push_refused = counter(
+            "push_refused", "Push requests not answered with an ack, by status: Pub/Sub sends them again.", ("status",)
+        )
         self.acked = counter("messages_acked", "Messages acknowledged.")
         self.stale = counter("writes_stale", "Versioned writes older than the row they meet.")
         self.lock_contended = counter("locks_contended", "Slot locks found held by another replica.")
@@ -69,6 +72,23 @@ class Metrics:
             "slot_held_seconds",
             "How long the slot kept back for longest has been: locked elsewhere, or not active here.",
         )
+        self.http_calls = counter("http_calls", "Calls of HTTP backends by outcome.", ("type", "outcome"))
+        self.http_retries = counter("http_retries", "Calls that repeat an earlier one of the same write.", ("type",))
+        self.http_call_seconds = histogram(
+            "http_call_seconds",
+            "Time from a call of an HTTP backend to its answer, or to giving it up.",
+            LATENCY_BUCKETS,
+        )
+        self.http_breaker_open = Gauge(
+            "shardctl_http_breaker_open",
+            "1 while the type's HTTP backend is left alone because it is down.",
+            ("type",),
+            registry=self.registry,
+        )
         self.redis_degraded = gauge("redis_degraded", "1 while the consumer works without slot locks.")
         self.database_up = gauge("database_up", "1 while the shard's database answers.")
         self.ready = gauge("ready", "1 while the consumer is ready.")
+        self.leader = gauge(
+            "leader", "1 while this replica leads its shard and writes; 0 where no leader is elected, too."
+        )
+        self.leader_transitions = counter("leader_transitions", "How often this replica came to lead.")

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery, check_slot
-from consumer.errors import AgainError, NeverError
+from consumer.errors import AgainError, LaterError, NeverError
 from consumer.handle import Handler
-from consumer.intake import Intake
+from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
 from consumer.since import Since
 from consumer.sinks.base import Sink
@@ -37,12 +38,27 @@ class NotDrainedError(Exception):
         self.batches = batches
 
 
+class Reader(Protocol):
+    """Where messages come from and are answered for: `consumer.intake`, or `consumer.push.intake`."""
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]: ...
+    @property
+    def connected(self) -> bool: ...
+    def start(self, deliver: Callable[[list[Delivery]], None]) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    async def stop_reading(self) -> None: ...
+    async def hand_back(self, deliveries: Sequence[Delivery]) -> None: ...
+    async def close(self, timeout_seconds: float) -> None: ...
+
+
 class Replica:
     def __init__(
         self,
         config: ShardConfig,
         sink: Sink,
-        intake: Intake,
+        intake: Reader,
         handler: Handler,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -57,6 +73,7 @@ class Replica:
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}  # how often in a row a lane's batch failed
         self._failure = ""  # why the last of them did
+        self._alone: set[int] = set()  # those among them that wait alone: this replica is as ready as any other
         self._kept: dict[int, int] = {}  # how often in a row a lane's messages were kept
         self._failing_since, self._kept_since = Since(clock), Since(clock)
         metrics.slot_failing_seconds.set_function(self._failing_since.longest_seconds)
@@ -66,7 +83,13 @@ class Replica:
     @property
     def failing(self) -> str | None:
         """Why some batch failed that has not worked since, whatever others did meanwhile."""
-        return self._failure if self._failures else None
+        return self._failure if self._failures.keys() - self._alone else None
+
+    @property
+    def why_not_ready(self) -> str | None:
+        if self.failing:
+            return f"a batch failed and is tried again: {self.failing}"
+        return None if self._intake.connected else "not connected to every subscription"
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         """Queue messages, each read as far as can be without the database."""
@@ -127,7 +150,7 @@ class Replica:
 
         But for slots that are locked elsewhere or not active here, and not while batches fail.
         """
-        while self._batcher.busy and not self._failures and self._clock() < until:
+        while self._batcher.busy and not self.failing and self._clock() < until:
             if all(worker.done() for worker in workers):  # of a bug
                 return
             await asyncio.sleep(WORK_ON_SECONDS)
@@ -153,6 +176,12 @@ class Replica:
         except AgainError as error:
             await self._back_off(batch, error)
             return
+        except NotLeaderError as error:
+            log.warning("%s: everything is handed back", error, extra={"action": "not_leader"})
+            self._batcher.back(batch, batch.deliveries, self._clock())
+            self._stopping.set()  # the workers end, and with the first of them `run`
+            self._work.set()
+            return
         except BaseException:
             self._batcher.back(batch, batch.deliveries, self._clock())
             raise
@@ -160,11 +189,17 @@ class Replica:
             log.info("working again: taking messages in", extra={"action": "recovered"})
             self._paused = False
             self._intake.resume()
+        waiting = handled.later.lanes if handled.later else frozenset()
         for lane in batch.lanes:
-            self._failures.pop(lane, None)
-            self._failing_since.end(lane)
+            if lane not in waiting:
+                self._failures.pop(lane, None)
+                self._alone.discard(lane)
+                self._failing_since.end(lane)
         if handled.kept:
-            self._batcher.back(batch, handled.kept, self._clock() + self._keep(batch, handled.kept))
+            wait = self._keep(batch, [each for each in handled.kept if each.lane not in waiting])
+            if handled.later:
+                wait = max(wait, self._fail([lane for lane in batch.lanes if lane in waiting], handled.later))
+            self._batcher.back(batch, handled.kept, self._clock() + wait)
         else:
             self._batcher.done(batch)
             for lane in batch.lanes:
@@ -175,7 +210,7 @@ class Replica:
     def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
         """Seconds until the kept messages are tried again: longer each time, for those of which all have waited before."""
         lanes = {delivery.lane for delivery in kept}
-        before = min(self._kept.get(lane, 0) for lane in lanes)
+        before = min((self._kept.get(lane, 0) for lane in lanes), default=0)
         self._kept_since.begin(lanes)
         for lane in batch.lanes:
             if lane in lanes:
@@ -189,26 +224,42 @@ class Replica:
         return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
 
     async def _back_off(self, batch: Batch, error: AgainError) -> None:
-        """Keep everything, in order, under lease; take nothing more in; try again later, without a restart."""
-        before = max(self._failures.get(lane, 0) for lane in batch.lanes)
-        self._failures.update(dict.fromkeys(batch.lanes, before + 1))
-        self._failing_since.begin(batch.lanes)
-        self._failure = str(error)
-        self._paused = True
-        self._intake.pause()
+        """Keep everything, in order, under lease; take nothing more in; try again later, without a restart.
+
+        Where these messages alone must wait, the others go on: else one of them that never succeeds would stop the shard.
+        """
+        alone = isinstance(error, LaterError)
+        wait = self._fail(batch.lanes, error)
+        if not alone:
+            self._paused = True
+            self._intake.pause()
+        self._batcher.back(batch, batch.deliveries, self._clock() + wait)
+        if not alone:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait)
+        self._work.set()
+
+    def _fail(self, lanes: Sequence[int], error: AgainError) -> float:
+        """Note that these lanes' messages have to be tried again, and say so; how many seconds from now."""
+        before = max(self._failures.get(lane, 0) for lane in lanes)
+        self._failures.update(dict.fromkeys(lanes, before + 1))
+        self._failing_since.begin(lanes)
+        if isinstance(error, LaterError):
+            self._alone.update(lanes)
+        else:
+            self._alone.difference_update(lanes)
+            self._failure = str(error)
         wait = _backoff(before, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         self._metrics.batch_retries.labels("again").inc()
         log.warning(
-            "%s: the batch of %s messages is kept and tried again in %.1f s; nothing more is taken in until one works",
+            "%s: the messages of %s slots are kept and tried again in %.1f s%s",
             error,
-            len(batch.deliveries),
+            len(lanes),
             wait,
+            "" if isinstance(error, LaterError) else "; nothing more is taken in until a batch works",
             extra={"action": "batch_retry"},
         )
-        self._batcher.back(batch, batch.deliveries, self._clock() + wait)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), wait)
-        self._work.set()
+        return wait
 
 
 def _backoff(tries_before: int, first_seconds: float, last_seconds: float) -> float:

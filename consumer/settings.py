@@ -30,6 +30,8 @@ class Settings:
     host: str
     pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
     replica: str  # this process's name in logs
+    push_port: int = 8081  # where pushes come in, for `delivery: push`
+    push_keys_url: str | None = None  # where the issuer of their tokens publishes its keys; None is Google's
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -47,10 +49,12 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
         config,
         _database_url(_required(environment, "DATABASE_URL")),
         _redis_url(_required(environment, "REDIS_URL")),
-        _port(environment.get("PORT", "8080")),
+        _port(environment, "PORT", "8080"),
         environment.get("HOST") or EVERY_ADDRESS,
         environment.get("PUBSUB_EMULATOR_HOST") or None,
         environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+        _port(environment, "PUSH_PORT", "8081"),
+        environment.get("PUSH_KEYS_URL") or None,
     )
 
 
@@ -61,9 +65,10 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _port(text: str) -> int:
+def _port(environment: Mapping[str, str], name: str, default: str) -> int:
+    text = environment.get(name, default)
     if not text.isdecimal() or int(text) > 65_535:
-        raise UsageError(f"PORT={text!r} isn't a port number")
+        raise UsageError(f"{name}={text!r} isn't a port number")
     return int(text)
 
 

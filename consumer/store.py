@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
@@ -12,6 +13,7 @@ from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
 from consumer.fence import Fence, Lanes
 from consumer.inbox import Inbox
+from consumer.leader.term import Term
 from consumer.parked import Key, Parked, key_of
 from consumer.rows import Dialect
 from consumer.sinks.base import Sink
@@ -59,11 +61,22 @@ class _PoisonFoundError(Exception):
 
 
 class Store:
-    """Blocking: runs in a thread. Safe to call again with the same messages, whatever became of the call before."""
+    """Blocking: runs in a thread. Safe to call again with the same messages, whatever became of the call before.
 
-    def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink) -> None:
-        self._engine, self._dialect, self._fence, self._sink = engine, dialect, fence, sink
+    With a `term`, each call that writes raises NotLeaderError where this replica doesn't lead any more, before it does anything.
+    """
+
+    def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink, term: Term | None = None) -> None:
+        self._engine, self._dialect, self._fence, self._sink, self._term = engine, dialect, fence, sink, term
         self._inbox, self._parked = Inbox(dialect), Parked(dialect)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One transaction of this replica as the one that may write."""
+        with database.transaction(self._engine, self._dialect) as connection:
+            if self._term:
+                self._term.check(connection)
+            yield connection
 
     def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
@@ -75,7 +88,7 @@ class Store:
         Raises AgainError when the database can't answer: then the whole may be tried again.
         """
         try:
-            with database.transaction(self._engine, self._dialect) as connection:
+            with self._writing() as connection:
                 return self._write(connection, deliveries, self._sink.apply)
         except _PoisonFoundError as found:
             return Outcome(poison=found.poison)
@@ -84,7 +97,7 @@ class Store:
 
     def _search(self, deliveries: Sequence[Delivery]) -> Outcome:
         poison: list[Delivery] = []
-        stuck: set[Key] = set()  # keys to be parked: what follows of them isn't tried, since it may need what failed
+        stuck: set[Key] = set()  # keys of which nothing more is tried now: what follows may need what failed
 
         def apply_by_halves(connection: Connection, writes: Sequence[Delivery]) -> int:
             writes = [write for write in writes if key_of(write) not in stuck] if stuck else writes
@@ -96,14 +109,14 @@ class Store:
                 if len(writes) == 1:
                     writes[0].fault = NeverError(fault.reason, fault.detail)
                     poison.append(writes[0])
-                    if writes[0].parks:
+                    if writes[0].parks or fault.key_waits:
                         stuck.add(key_of(writes[0]))
                     return 0
                 middle = len(writes) // 2
                 return apply_by_halves(connection, writes[:middle]) + apply_by_halves(connection, writes[middle:])
 
         try:
-            with database.transaction(self._engine, self._dialect) as connection:
+            with self._writing() as connection:
                 outcome = self._write(connection, deliveries, apply_by_halves)
                 _commit_only_without(poison)
                 return outcome
@@ -163,7 +176,7 @@ class Store:
 
         Barriers of a rebalance that isn't open here change nothing, nor does a second copy of one. Raises AgainError.
         """
-        with database.transaction(self._engine, self._dialect) as connection:
+        with self._writing() as connection:
             is_open = rebalances.c.state == RebalanceState.OPEN
             opened = set(connection.scalars(select(rebalances.c.id).where(is_open)))
             times: dict[int, dict[int, int]] = {}
@@ -197,7 +210,7 @@ class Store:
 
     def released_keys(self) -> list[Key]:
         """Parked keys that wait for `release`."""
-        with database.transaction(self._engine, self._dialect) as connection:
+        with self._writing() as connection:
             return self._parked.released(connection, self._fence.share(connection).active_slots)
 
     def release(self, key: Key, read: Read) -> Released | None:
@@ -206,7 +219,7 @@ class Store:
         `read` reads a message anew, as on arrival: what was wrong with it may be mended, or may not. Raises AgainError.
         """
         try:
-            with database.transaction(self._engine, self._dialect) as connection:
+            with self._writing() as connection:
                 if key[0] not in self._fence.share(connection).active_slots or not self._parked.take(connection, key):
                     return None
                 waiting = self._parked.first(connection, key)
@@ -220,7 +233,7 @@ class Store:
 
     def _keep_parked(self, key: Key, fault: NeverError) -> Released:
         """Each message passes by itself and their commit doesn't: a person has to look at it."""
-        with database.transaction(self._engine, self._dialect) as connection:
+        with self._writing() as connection:
             if self._parked.take(connection, key):
                 self._parked.let_go(connection, key, (), fault)
             return Released(0, fault)
@@ -244,7 +257,7 @@ class Store:
 
     def purge(self, older_than_seconds: int, rows: int) -> int:
         """Forget up to so many messages that no replay can reach any more, by the database's own clock; how many."""
-        with database.transaction(self._engine, self._dialect) as connection:
+        with self._writing() as connection:
             return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardctl import topology
+from shardctl import backends, topology
 from shardctl.spec import Fleet
 
 MANY_DELIVERIES = 6
 SHARDS_NAMED = 8
+LEADER_AND_STANDBY = 2
+ENOUGH_PUSH_ATTEMPTS = 50
 
 
 def advice(fleet: Fleet) -> tuple[str, ...]:
-    return (*_on_capacity(fleet), *_on_replicas(fleet), *_on_filters(fleet), *_on_times(fleet))
+    return (
+        *_on_capacity(fleet),
+        *_on_replicas(fleet),
+        *_on_filters(fleet),
+        *_on_times(fleet),
+        *_on_push(fleet),
+        *backends.advice(fleet),
+    )
 
 
 def _on_capacity(fleet: Fleet) -> Iterator[str]:
@@ -42,6 +51,16 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
             "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
             f"three minutes), for KEDA to ask (up to {slowest} s) and for a pod to start: {_names(asleep)}."
         )
+    led = [shard.name for shard in fleet.shards if fleet.leader_of(shard).kind != "none"]
+    idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
+    if idle:
+        yield (
+            f"leader: one replica of a shard writes, so more than {LEADER_AND_STANDBY} mostly stand by, and scaling with the "
+            f"load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {_names(idle)}."
+        )
+    lonely = [name for name in led if scaling[name].most < LEADER_AND_STANDBY]
+    if lonely:
+        yield f"leader: with one replica nobody stands by to follow a leader that dies: {_names(lonely)}."
     left_on = [name for name, wanted in scaling.items() if wanted.min == 0 and wanted.keda.activation_backlog]
     if left_on:
         yield (
@@ -73,6 +92,23 @@ def _on_times(fleet: Fleet) -> Iterator[str]:
         yield (
             "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages come again before its lock is "
             f"free: {_names(stuck)}."
+        )
+
+
+def _on_push(fleet: Fleet) -> Iterator[str]:
+    if fleet.delivery.kind != "push":
+        return
+    attempts = fleet.subscription.max_delivery_attempts
+    if attempts < ENOUGH_PUSH_ATTEMPTS:
+        yield (
+            "delivery: push counts each request that is refused, while a database is down or pods start, as a failed try, and "
+            f"after {attempts} of them Pub/Sub sets a healthy write aside; subscription.max_delivery_attempts: 100 gives hours."
+        )
+    stopping = [shard.name for shard in fleet.shards if not fleet.workload_of(shard).pre_stop]
+    if stopping:
+        yield (
+            "delivery: push goes to pods that are about to stop until the load balancer knows; workload.pre_stop: 10s keeps them "
+            f"answering so long: {_names(stopping)}."
         )
 
 

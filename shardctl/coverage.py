@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shardctl import credentials, schedules
+from shardctl import backends, credentials, schedules
 from shardctl.faults import Fault
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.keyspace import SlotSet
@@ -102,7 +102,9 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *_bad_names(fleet),
         *_bad_slots(fleet),
         *_bad_settings(fleet),
+        *_bad_delivery(fleet),
         *schedules.faults(fleet),
+        *backends.faults(fleet),
         *credentials.faults(fleet),
     ]
     if not found:
@@ -177,6 +179,20 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
                     f"{name!r} isn't among message_types.",
                     f"declare it, or use one of: {', '.join(fleet.message_types)}.",
                 )
+
+
+def _bad_delivery(fleet: Fleet) -> Iterator[Fault]:
+    if fleet.delivery.kind != "push":
+        return
+    for number, shard in enumerate(fleet.shards):
+        if fleet.leader_of(shard).kind != "none":
+            place: tuple[str | int, ...] = ("shards", number, "leader") if shard.leader else ("leader",)
+            yield Fault(
+                place,
+                "a push reaches any replica, and those that stand by could only refuse it.",
+                "use `delivery: pull` where one replica leads.",
+            )
+            return
 
 
 def _long_filters(fleet: Fleet) -> Iterator[Fault]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shardctl import topology
+from shardctl import backends, topology
 from shardctl.faults import Fault
 from shardctl.settings.secrets import SecretRef
 from shardctl.spec import Fleet, Shard
@@ -36,7 +36,8 @@ def credentials(fleet: Fleet) -> tuple[Credential, ...]:
     readers: dict[str, list[Shard | None]] = {}
     for _, ref, shard in _references(fleet):
         keys.setdefault(ref.name, {}).setdefault(ref.key, _remote(ref))
-        readers.setdefault(ref.name, []).append(shard)
+        if shard not in readers.setdefault(ref.name, []):
+            readers[ref.name].append(shard)
     return tuple(
         Credential(name, tuple(found.items()), readers[name][0] if len(readers[name]) == 1 else None)
         for name, found in keys.items()
@@ -52,11 +53,8 @@ def faults(fleet: Fleet) -> list[Fault]:
     for path, ref, _ in _references(fleet):
         remote = _remote(ref)
         if not _SECRET_ID.fullmatch(remote):
-            found.append(
-                Fault(
-                    path, f"Secret Manager has no id such as {remote!r}.", "name the secret's id there with `remote`."
-                )
-            )
+            fix = "shorten its name." if path[0] == "message_types" else "name the secret's id there with `remote`."
+            found.append(Fault(path, f"Secret Manager has no id such as {remote!r}.", fix))
         if filled.setdefault((ref.name, ref.key), remote) != remote:
             found.append(
                 Fault(path, f"key {ref.key} of Secret {ref.name} is filled from {filled[ref.name, ref.key]} elsewhere.")
@@ -74,8 +72,20 @@ def faults(fleet: Fleet) -> list[Fault]:
 
 def _references(fleet: Fleet) -> Iterator[tuple[Path, SecretRef, Shard | None]]:
     yield ("redis", "secret"), redis_secret(fleet), None
+    if fleet.gateway and fleet.gateway.auth.secret:
+        yield ("gateway", "auth", "secret"), fleet.gateway.auth.secret, None
     for number, shard in enumerate(fleet.shards):
         yield ("shards", number, "database"), topology.database_secret(fleet, shard), shard
+    for shard in fleet.shards:
+        for name, backend in backends.of_shard(fleet, shard).items():
+            for secret, keys in backend.secrets.items():
+                for key in keys:
+                    yield ("message_types", name, "http"), _file(secret, key), shard
+
+
+def _file(secret: str, key: str) -> SecretRef:
+    """A key that pods read as a file; in Secret Manager a secret of its own: key `token` of `erp-login` is `erp-login-token`."""
+    return SecretRef.model_construct(name=secret, key=key, remote=f"{secret}-{key}".replace(".", "-"))
 
 
 def _remote(ref: SecretRef) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, NotFound, RetryError
 from google.protobuf.duration_pb2 import Duration
-from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, RetryPolicy, Subscription, Topic
+from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy, Subscription, Topic
 
 from shardctl import topology
 from shardctl.errors import ShardctlError
@@ -29,6 +29,7 @@ MUTABLE = (
     "retry_policy",
     "dead_letter_policy",
     "expiration_policy",
+    "push_config",
 )
 
 
@@ -140,11 +141,29 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
         subscription(topology.dead_letter_subscription(fleet), topology.dead_letter_topic(fleet), "", kept),
         *(subscription(stray.id, stray.topic.id, stray.filter, kept) for stray in topology.strays(fleet)),
         *(
-            subscription(sub.id, sub.topic.id, sub.filter, settings.retention, **policies)
+            subscription(
+                sub.id,
+                sub.topic.id,
+                sub.filter,
+                settings.retention,
+                push_config=_push_config(fleet, topology.push_endpoint(fleet, shard, sub)),
+                **policies,
+            )
             for shard in fleet.shards
             for sub in topology.every_subscription(fleet, shard)
         ),
     )
+
+
+def _push_config(fleet: Fleet, endpoint: str | None) -> PushConfig:
+    """An empty one lets consumers pull."""
+    if endpoint is None:
+        return PushConfig()
+    delivery = fleet.delivery
+    account = delivery.service_account or ""
+    wrapping = {} if delivery.wrapped else {"no_wrapper": PushConfig.NoWrapper(write_metadata=True)}
+    token = PushConfig.OidcToken(service_account_email=account, audience=delivery.token_audience)
+    return PushConfig(push_endpoint=endpoint, oidc_token=token, **wrapping)
 
 
 def _topic_path(fleet: Fleet, topic: str) -> str:
@@ -168,6 +187,12 @@ def _value(subscription: Subscription, field: str) -> Any:
     if field == "expiration_policy" and not message.HasField(field):
         return None
     value = getattr(message, field)
+    if field == "push_config":  # the service adds attributes of its own, and says in words that messages are wrapped
+        value = type(value)(
+            push_endpoint=value.push_endpoint,
+            oidc_token=value.oidc_token if value.push_endpoint else None,
+            no_wrapper=value.no_wrapper if value.HasField("no_wrapper") else None,
+        )
     return value.SerializeToString(deterministic=True) if hasattr(value, "SerializeToString") else value
 
 

@@ -87,15 +87,19 @@ class _BoundedRetry(Retry):  # type: ignore[misc]  # the library is untyped
 def connect(
     give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
     batch_max_latency_seconds: float = BATCH_MAX_LATENCY_SECONDS,
+    *,
+    tracing: bool = False,
 ) -> pubsub_v1.PublisherClient:
     """A client that keeps order, bounds what it holds, and gives up in time. Honours PUBSUB_EMULATOR_HOST.
 
+    With `tracing` each write carries the trace that is current where it is published, by your own OpenTelemetry provider.
     Raises `google.auth.exceptions.DefaultCredentialsError` where there are no credentials.
     """
     return pubsub_v1.PublisherClient(
         batch_settings=BatchSettings(max_messages=500, max_bytes=1_000_000, max_latency=batch_max_latency_seconds),
         publisher_options=PublisherOptions(
             enable_message_ordering=True,
+            enable_open_telemetry_tracing=tracing,
             flow_control=PublishFlowControl(MAX_OUTSTANDING_WRITES, MAX_OUTSTANDING_BYTES, LimitExceededBehavior.BLOCK),
             retry=_BoundedRetry(
                 if_exception_type(*_TRANSIENT), initial=0.1, maximum=MAX_PAUSE_SECONDS, timeout=give_up_after_seconds

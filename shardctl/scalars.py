@@ -159,7 +159,8 @@ def _read_duration(value: object) -> timedelta:
     return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
 
 
-def _write_duration(value: timedelta) -> str:
+def written_duration(value: timedelta) -> str:
+    """As `shards.yaml` may have it."""
     return f"{int(value.total_seconds())}s"
 
 
@@ -179,7 +180,7 @@ class Between:
                 raise ValueError(f"{shown(value)} doesn't lie between {self.least} and {self.most}")
             return duration
 
-        writes = core_schema.plain_serializer_function_ser_schema(_write_duration)
+        writes = core_schema.plain_serializer_function_ser_schema(written_duration)
         return core_schema.no_info_plain_validator_function(check, serialization=writes)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:

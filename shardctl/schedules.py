@@ -11,21 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from shardctl import topology
+from shardctl import cron, topology
 from shardctl.faults import Fault
 from shardctl.message import Encoded, InvalidWriteError, Write, encode
 from shardctl.spec import Fleet, Schedule
 
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-# Each field's name, least and most number, and the words it knows for numbers from `least` on.
-_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, _MONTHS),
-    ("day of week", 0, 7, _DAYS),
-)
 _SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # the timestamp is left out, so any will do
 
 
@@ -67,7 +57,7 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
         first = seen.setdefault(schedule.name, number)
         if first != number:
             yield Fault((*at, "name"), f"{schedule.name!r} is also the name of schedules[{first}].", "name each once.")
-        if wrong := cron_fault(schedule.cron):
+        if wrong := cron.fault(schedule.cron):
             yield Fault((*at, "cron"), wrong, "fields: minute, hour, day of month, month, day of week.")
         if not _zone_exists(schedule.time_zone):
             yield Fault((*at, "time_zone"), f"there is no time zone {schedule.time_zone!r}.", "such as Europe/Berlin.")
@@ -83,29 +73,6 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
             _encoded(fleet, schedule)
         except InvalidWriteError as error:
             yield Fault((*at, "body"), f"{error}.")
-
-
-def cron_fault(cron: str) -> str | None:
-    """What keeps Cloud Scheduler from taking a cron line; None where nothing does."""
-    for text, (name, least, most, words) in zip(cron.split(" "), _FIELDS, strict=True):
-        for part in text.split(","):
-            span, slash, step = part.partition("/")
-            if slash and not (step.isdecimal() and int(step) >= 1):
-                return f"the {name} {text!r} has the step {step!r}, and a number from 1 on is wanted."
-            if span == "*":
-                continue
-            ends = [_number(end, least, words) for end in span.split("-")]
-            if len(ends) > 2 or any(end is None or not least <= end <= most for end in ends):
-                return f"the {name} is {text!r}, and runs from {least} to {most}."
-            if len(ends) == 2 and (ends[0] or 0) > (ends[1] or 0):
-                return f"the {name} {span!r} runs backwards."
-    return None
-
-
-def _number(text: str, least: int, words: tuple[str, ...]) -> int | None:
-    if text.isdecimal():
-        return int(text)
-    return least + words.index(text.lower()) if text.lower() in words else None
 
 
 def _zone_exists(name: str) -> bool:

@@ -9,9 +9,11 @@ from shardctl.keyspace import SlotRule
 from shardctl.model import Model
 from shardctl.scalars import Duration, Slots
 from shardctl.settings.consuming import Batching, Subscriptions
+from shardctl.settings.delivery import Delivery
 from shardctl.settings.leader import Leader
 from shardctl.settings.messagetypes import MessageType
 from shardctl.settings.routing import Attributes
+from shardctl.settings.tracing import Tracing
 from shardctl.spec import Fleet, Shard
 
 
@@ -40,11 +42,18 @@ class ShardConfig(Model):
     consumer: Batching
     inbox_retention: Duration
     leader: Leader = Leader()
+    tracing: Tracing | None = None
+    delivery: Delivery = Delivery()
     replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
 
     @property
     def rule(self) -> SlotRule:
         return SlotRule(self.slot_bits, self.modulo)
+
+
+def _writers(fleet: Fleet, shard: Shard) -> int:
+    """The most replicas that may write at once."""
+    return fleet.autoscaling_of(shard).most if fleet.leader_of(shard).kind == "none" else 1
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
@@ -71,6 +80,8 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         consumer=fleet.consumer_of(shard),
         inbox_retention=topology.inbox_retention(fleet, shard),
         leader=fleet.leader_of(shard),
+        tracing=fleet.tracing,
+        delivery=fleet.delivery,
         # Only where it matters: a change of this file rolls the pods.
-        replicas=fleet.autoscaling_of(shard).most if fleet.consumer_of(shard).rate_limit else 1,
+        replicas=_writers(fleet, shard) if fleet.consumer_of(shard).rate_limit else 1,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema
 
 from shardctl import yamlfile
 from shardctl.errors import UsageError
@@ -29,6 +31,7 @@ from shardctl.scalars import (
     TypeName,
     as_tuple,
     shown,
+    written_duration,
 )
 from shardctl.settings.cluster import (
     Autoscaling,
@@ -49,6 +52,7 @@ from shardctl.settings.messagetypes import MessageType, Operation
 from shardctl.settings.monitoring import Monitoring, MonitoringSetting
 from shardctl.settings.routing import Routing
 from shardctl.settings.secrets import SecretRef, Secrets, SecretsSetting
+from shardctl.settings.tracing import Tracing
 from shardctl.settings.traffic import Traffic, TrafficSetting
 from shardctl.yamlfile import YamlFile
 
@@ -184,6 +188,9 @@ class Fleet(Model):
         Field(description="Rendered when given, if only as `{}`; it counts for the whole namespace."),
     ] = None
     monitoring: MonitoringSetting = Monitoring()
+    tracing: Annotated[
+        Tracing | None, Field(description="Spans for the writes that producers trace; off when left out.")
+    ] = None
     traffic: TrafficSetting = Traffic()
     gateway: Annotated[
         Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given, if only as `{}`.")
@@ -302,13 +309,19 @@ def of_file(file: YamlFile) -> Fleet:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of `shards.yaml`, draft 2020-12. What only shows across fields, `load` alone checks."""
-    schema = _closed(Fleet.model_json_schema())
+    schema = _closed(Fleet.model_json_schema(schema_generator=_Schema))
     return {
         **schema,
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": "shards.yaml of shardctl",
     }
+
+
+class _Schema(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        """Durations as this file has them, not as ISO 8601 does."""
+        return written_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 def _closed(schema: Any) -> Any:

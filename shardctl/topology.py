@@ -129,6 +129,12 @@ def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
     )
 
 
+def push_endpoint(fleet: Fleet, shard: Shard, subscription: Subscription) -> str | None:
+    """Where a shard's subscription pushes to: one path a shard, under it one a subscription. None where consumers pull."""
+    url = fleet.delivery.url
+    return f"{url.rstrip('/')}/{shard.name}/{subscription.id}" if fleet.delivery.kind == "push" and url else None
+
+
 def strays(fleet: Fleet) -> tuple[Strays, ...]:
     """One strays subscription a topic: its filter and the shards' filters leave nothing to the service to drop."""
     types = () if takes_every_type(fleet) else known_types(fleet)

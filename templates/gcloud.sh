@@ -57,7 +57,11 @@ subscription() {
   found_ordering=${found%%"|"*}
   found=${found#*"|"}
   rest=$found
-  for _ in 1 2 3 4 5 6 7; do rest=${rest#*"|"}; done # the filter comes last: it may hold a '|' itself
+  for _ in 1 2 3 4 5 6 7; do rest=${rest#*"|"}; done
+  found_endpoint=${rest%%"|"*}
+  for _ in 1 2 3; do rest=${rest#*"|"}; done
+  found_unwrapped=${rest%%"|"*}
+  rest=${rest#*"|"} # the filter comes last: it may hold a '|' itself
   [ "$found_topic" = "$topic" ] || unchangeable topic "$found_topic" "$topic"
   [ "$rest" = "$filter" ] || unchangeable filter "$rest" "$filter"
   case $found_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on ;; esac
@@ -65,13 +69,17 @@ subscription() {
     done_with identical subscription "$name"
     return
   fi
-  case $state in *'|||||') set -- "$@" --clear-retry-policy --clear-dead-letter-policy ;; esac
+  case $state in *'|||||||||') set -- "$@" --clear-retry-policy --clear-dead-letter-policy ;; esac
+  case $state in *'||||') [ -z "$found_endpoint" ] || set -- "$@" --push-endpoint= ;; esac
+  case $state in *'|') [ -z "$found_unwrapped" ] || set -- "$@" --clear-push-no-wrapper-config ;; esac
   gcloud pubsub subscriptions update "$name" --project="$project" "$@" >/dev/null
   done_with update subscription "$name"
 }
 subscription_fields='value[separator="|"](topic,enableMessageOrdering,ackDeadlineSeconds,messageRetentionDuration,'
 subscription_fields=$subscription_fields'expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
-subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,filter)'
+subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,'
+subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
+subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
 
 # unchangeable WHAT FOUND WANTED
 unchangeable() {

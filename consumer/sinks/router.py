@@ -15,18 +15,19 @@ from consumer.sinks.base import Sink
 from shardctl.settings.messagetypes import MessageType
 
 
-def sink_of(sql: Sink, kinds: dict[str, MessageType]) -> Sink:
+def sink_of(sql: Sink, kinds: dict[str, MessageType], http: Sink | None = None) -> Sink:
     """The sink for these types: the SQL sink itself where no type has one of its own. Raises SinkError.
 
-    Types that name the same factory share one sink, so their writes come to it in one call.
+    Types that name the same factory share one sink, so their writes come to it in one call; those with backends share `http`.
     """
     by_path: dict[str, Sink] = {}
     for name, kind in kinds.items():
         if kind.sink is not None and kind.sink not in by_path:
             by_path[kind.sink] = custom.load(name, kind.sink, kinds)
-    if not by_path:
-        return sql
-    return Router({name: sql if kind.sink is None else by_path[kind.sink] for name, kind in kinds.items()}, kinds)
+    own = {name: by_path[kind.sink] for name, kind in kinds.items() if kind.sink is not None}
+    if http is not None:
+        own |= {name: http for name, kind in kinds.items() if kind.http is not None}
+    return Router({name: own.get(name, sql) for name in kinds}, kinds) if own else sql
 
 
 @dataclass(frozen=True, slots=True)

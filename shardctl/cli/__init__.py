@@ -18,6 +18,7 @@ from shardctl.cli import deadletter, rebalance
 from shardctl.cli.adopt import adopt
 from shardctl.cli.broker import broker
 from shardctl.cli.diff import diff
+from shardctl.cli.gateway import gateway
 from shardctl.cli.init import init
 from shardctl.cli.local import demo, up
 from shardctl.cli.provision import provision
@@ -26,6 +27,8 @@ from shardctl.cli.render import render
 from shardctl.cli.route import route
 from shardctl.cli.schema import schema
 from shardctl.cli.simulate import simulate
+from shardctl.cli.status import status
+from shardctl.cli.ui import ui
 from shardctl.cli.validate import validate
 from shardctl.cli.verify import verify
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
@@ -44,7 +47,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (init, adopt, validate, schema, route, render, diff, provision, publish, verify, simulate, up, demo, broker):
+for _verb in (
+    init,
+    adopt,
+    validate,
+    schema,
+    route,
+    render,
+    diff,
+    provision,
+    publish,
+    verify,
+    simulate,
+    status,
+    ui,
+    gateway,
+    up,
+    demo,
+    broker,
+):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
 app.add_typer(rebalance.app, name="rebalance")

@@ -86,6 +86,7 @@ def up(
     from shardctl.local.fleet import LocalFleet, new_folder
     from shardctl.local.follow import Follower
     from shardctl.local.load import Stream
+    from shardctl.local.schedules import Clock
 
     fleet = spec.load(file)
     rendered = manifests.write(fleet, directory / "manifests")
@@ -104,8 +105,10 @@ def up(
                 stream = Stream(fleet, None, entities, seed)
                 feed = Feed(fleet, local.broker.host, stream, writes_per_second=load, remember=False)
                 feed.start()
+            clock = Clock(local.spec, local.broker.host)
+            _tell_schedules(clock)
             with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
-                _show(local, feed, follower)
+                _show(local, feed, follower, clock)
             say("draining and stopping …")
             if feed:
                 feed.stop()
@@ -154,34 +157,45 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
     for shard, url in local.databases.items():
         say(f"{shard:<9} {url.replace('+psycopg', '')}")
     say(f"logs      {local.directory / 'consumers'}")
+    say(f"look      . {quote(str(settings))} && shardctl status{given}    (or shardctl ui)")
     say("Ctrl-C stops it.")
     say("")
 
 
-def _show(local: Any, feed: Any, follower: Any) -> None:
+def _show(local: Any, feed: Any, follower: Any, clock: Any) -> None:
     """The fleet as it stands, again and again; what dies by itself is started again, what the file says anew is applied."""
     from rich.console import Console
     from rich.live import Live
 
-    from shardctl.local.board import Board, line, table
+    from shardctl.local.board import Board
+    from shardctl.status.drawing import line, table
 
     board = Board(local)
     console = Console(stderr=True)
     if not console.is_terminal:
+        board.take()  # rates are those since the look before
         for look in count(1):
             time.sleep(LOOK_SECONDS)
-            _look_after(local, feed, follower, say)
+            _look_after(local, feed, follower, clock, say)
             if look % LOOKS_A_LINE == 0:
-                say(f"{time.strftime('%H:%M:%S')}  {line(board.take())}")
-    with Live(table(board.take()), console=console, auto_refresh=False) as live:
+                say(f"{time.strftime('%H:%M:%S')}  {line(board.take())}   {board.foot()}")
+    with Live(table(board.take(), board.foot()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(LOOK_SECONDS)
-            _look_after(local, feed, follower, partial(live.console.print, highlight=False, markup=False))
-            live.update(table(board.take()), refresh=True)
+            _look_after(local, feed, follower, clock, partial(live.console.print, highlight=False, markup=False))
+            live.update(table(board.take(), board.foot()), refresh=True)
 
 
-def _look_after(local: Any, feed: Any, follower: Any, tell: Any) -> None:
+def _tell_schedules(clock: Any) -> None:
+    for job, due in clock.upcoming():
+        when = f"next at {due.astimezone():%Y-%m-%d %H:%M %Z}" if due else "never comes"
+        say(f"schedule  {job.schedule.name}: {when}")
+
+
+def _look_after(local: Any, feed: Any, follower: Any, clock: Any, tell: Any) -> None:
     follower.look(tell)
+    clock.follow(local.spec)
+    clock.look(tell)
     if feed and not feed.running:
         feed.join()  # raises what ended it
     for consumer in local.revive():

@@ -15,8 +15,6 @@ import typer
 from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError, UsageError
 
-FIELDS = ("type", "body", "key", "operation", "idempotency_key", "timestamp")
-MAX_LINE_BYTES = 10 * 1024**2
 MAX_REFUSALS_SHOWN = 100
 
 
@@ -55,10 +53,6 @@ def publish(
     if stopping.stopped:
         return EXIT_INTERRUPTED
     return EXIT_REFUSED if tally.refused else EXIT_DONE
-
-
-class LineError(ValueError):
-    """The line isn't a write: says what is wrong with it."""
 
 
 class _Tally:
@@ -101,6 +95,7 @@ def _published(
     """
     from google.auth.exceptions import DefaultCredentialsError
 
+    from shardctl.lines import LineError, write_of
     from shardctl.publisher import BULK_MAX_LATENCY_SECONDS, Publisher, connect
 
     try:
@@ -112,7 +107,7 @@ def _published(
     def writes() -> Iterator[Any]:
         for number, line in lines:
             try:
-                write = _read(line)
+                write = write_of(line)
             except LineError as error:
                 refuse(number, str(error))
             else:
@@ -127,53 +122,17 @@ def _published(
 def _checked(fleet: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None]]:
     from datetime import UTC, datetime
 
+    from shardctl.lines import LineError, write_of
     from shardctl.message import InvalidWriteError, encode
 
     now = datetime.now(UTC)
     for number, line in lines:
         try:
-            encode(fleet, _read(line), now)
+            encode(fleet, write_of(line), now)
         except (LineError, InvalidWriteError) as error:
             yield number, str(error)
         else:
             yield number, None
-
-
-def _read(line: bytes) -> Any:
-    """A line as a Write. Raises LineError."""
-    import orjson
-
-    from shardctl.message import Write
-
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"over {MAX_LINE_BYTES // 1024**2} MiB")
-    try:
-        data = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
-        raise LineError(f"not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise LineError('not an object with "type" and "body"')
-    if unknown := [name for name in data if name not in FIELDS]:
-        raise LineError(f"unknown field {unknown[0]!r}; known: {', '.join(FIELDS)}")
-    if not isinstance(data.get("type"), str):
-        raise LineError('"type" must be text')
-    if not isinstance(data.get("body"), dict):
-        raise LineError('"body" must be an object')
-    for name in ("key", "operation", "idempotency_key", "timestamp"):
-        if not isinstance(data.get(name), str | None):
-            raise LineError(f'"{name}" must be text')
-    return Write(**{**data, "timestamp": _time(data.get("timestamp"))})
-
-
-def _time(text: str | None) -> Any:
-    from datetime import datetime
-
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise LineError(f'"timestamp" isn\'t an RFC 3339 time: {text[:40]!r}') from error
 
 
 def _opened(source: str) -> AbstractContextManager[Any]:
@@ -209,6 +168,8 @@ class _Stopping:
 
     def until_interrupted(self, raw: Any) -> Iterator[bytes]:
         """Lines, each cut one byte after the limit: what is longer is no write, and must not fill the memory."""
+        from shardctl.lines import MAX_LINE_BYTES
+
         while not self.stopped:
             self._reading = True
             try:

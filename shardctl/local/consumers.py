@@ -21,14 +21,21 @@ LONGEST_REVIVE_PAUSE_SECONDS = 10.0
 class Consumers:
     """`by_shard` holds the replicas of each shard; whoever looks in the middle of a rollout finds those that serve.
 
-    `environment_of` gives what a pod takes from Secrets, by the shard's name. `taken` are ports that others have.
+    `environment_of` gives what a pod takes from Secrets, by the shard's name. `taken` are ports that others have. `changed` is
+    called, from any thread, when other replicas serve than before.
     """
 
     def __init__(
-        self, directory: Path, replicas: int, taken: set[int], environment_of: Callable[[str], Mapping[str, str]]
+        self,
+        directory: Path,
+        replicas: int,
+        taken: set[int],
+        environment_of: Callable[[str], Mapping[str, str]],
+        changed: Callable[[], object] = lambda: None,
     ) -> None:
         self.by_shard: dict[str, tuple[ConsumerProcess, ...]] = {}
         self._directory, self._replicas, self._taken, self._environment_of = directory, replicas, taken, environment_of
+        self._changed = changed
         self._made: dict[str, int] = {}  # how many replicas a shard has had: no two share a name, as no two pods do
         self._texts: dict[str, str] = {}  # the configuration that a replica was started with, by its name
         self._drain_seconds: dict[str, float] = {}
@@ -68,6 +75,7 @@ class Consumers:
         calls += [self._roller(fleet, shard) for shard in changed]
         calls += [self._remover(name) for name in gone]
         at_once(calls)
+        self._changed()
         return (*(shard.name for shard in (*new, *changed)), *gone)
 
     def stop(self) -> None:
@@ -132,6 +140,7 @@ class Consumers:
                 new = self._make(fleet, shard)
                 self._starter(shard.name, new)()
                 self.by_shard[shard.name] = tuple(new if each is old else each for each in self.by_shard[shard.name])
+                self._changed()
                 self._stopper(shard.name, old)()
 
         return roll

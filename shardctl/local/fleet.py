@@ -18,15 +18,19 @@ import grpc
 from shardctl import topology
 from shardctl.errors import ShardctlError
 from shardctl.local import broker as brokers
+from shardctl.local import secrets
 from shardctl.local.broker.faults import NONE, Faults
 from shardctl.local.changes import CantApplyError, why_not
 from shardctl.local.consumers import Consumers, at_once, settle_port
 from shardctl.local.processes import BrokerProcess, ConsumerProcess
 from shardctl.local.servers import PostgresServer, RedisServer
+from shardctl.local.servers.process import HOST
+from shardctl.local.standins import on_this_machine
 from shardctl.message import Write
 from shardctl.provision import database_url_variable, provision_database, provision_pubsub
 from shardctl.publisher import Publisher
 from shardctl.spec import Fleet, Shard
+from shardctl.status.localfile import VARIABLE, LocalConsumer, LocalFile
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 POLL_SECONDS = 0.1
@@ -72,7 +76,9 @@ class LocalFleet:
     def __init__(
         self, spec: Fleet, directory: Path, *, replicas: int | None = None, faults: Faults = NONE, keep: bool = False
     ) -> None:
+        spec = on_this_machine(spec)
         self.spec = spec.settled() if spec.rebalancing else spec
+        secrets.environment(self.spec, os.environ)  # missing ones are told before anything starts
         self.directory = directory.absolute()
         self.keep = keep
         self.broker = BrokerProcess(self.directory / "broker", faults=faults)
@@ -89,7 +95,8 @@ class LocalFleet:
         for server in (self.broker, self.redis, self.postgres):
             if server is not None:
                 settle_port(server, taken)
-        self._crew = Consumers(self.directory, self._replicas, taken, self.consumer_environment)
+        self._crew = Consumers(self.directory, self._replicas, taken, self.consumer_environment, self.tell)
+        self._telling = threading.Lock()
         for shard in self.spec.shards:
             self._crew.make(self.spec, shard)
         self._coming: tuple[Shard, ...] = ()  # shards that have a database already, and nothing else
@@ -122,6 +129,7 @@ class LocalFleet:
     def start_consumers(self) -> None:
         """Every replica of every shard; ready when it returns."""
         self._crew.start(self.spec)
+        self.tell()
 
     def prepare(self, spec: Fleet) -> tuple[str, ...]:
         """Make databases for shards of `spec` that aren't here yet, and tell which. `environment` knows them from now on.
@@ -137,6 +145,8 @@ class LocalFleet:
             except BaseException:
                 self._coming = before
                 raise
+        if new:
+            self.tell()
         return tuple(shard.name for shard in new)
 
     def apply(self, spec: Fleet) -> tuple[str, ...]:
@@ -146,6 +156,8 @@ class LocalFleet:
         that is gone end, and its database stays until the fleet ends. Nothing is taken off Pub/Sub: what a rebalance leaves
         behind, it deletes itself. Raises CantApplyError before anything is changed. After another error it may be called again.
         """
+        spec = on_this_machine(spec)
+        secrets.environment(spec, os.environ)
         reasons = why_not(self.spec, spec)
         if self._sessions_of(spec) > self._sessions:
             reasons += ("PostgreSQL was started for fewer sessions than so many shards take",)
@@ -221,7 +233,27 @@ class LocalFleet:
         """What other commands need to work on this fleet."""
         shards = (*self.spec.shards, *self._coming)
         databases = {database_url_variable(shard): self.database_url(shard.name) for shard in shards}
-        return {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, **databases}
+        own = {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, VARIABLE: str(self._told_in)}
+        return {**own, **databases}
+
+    def told(self) -> LocalFile:
+        """Where everything is right now."""
+        listed = (
+            LocalConsumer(each.name, shard, f"http://{HOST}:{each.port}")
+            for shard, replicas in list(self.replicas.items())
+            for each in replicas
+        )
+        databases = {shard.name: self.database_url(shard.name) for shard in (*self.spec.shards, *self._coming)}
+        return LocalFile(tuple(listed), databases)
+
+    def tell(self) -> None:
+        """Write `told` where the environment names it, for whoever looks at the fleet."""
+        with self._telling:
+            self.told().write(self._told_in)
+
+    @property
+    def _told_in(self) -> Path:
+        return self.directory / "fleet.json"
 
     def write_environment(self) -> Path:
         """The same as a file for a shell to source; it takes the place of an earlier one at once."""
@@ -236,6 +268,7 @@ class LocalFleet:
             "DATABASE_URL": self.database_url(shard),
             "REDIS_URL": self.redis.url,
             EMULATOR_VARIABLE: self.broker.host,
+            **secrets.environment(self.spec, os.environ),
         }
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:

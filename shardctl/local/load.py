@@ -92,6 +92,8 @@ class Stream:
         entity = _Entity(name, f"{name}-{number // len(types):05d}")
         kind = self.fleet.message_types[name]
         fixed = {*kind.key, kind.routing_field, *([kind.time_bucket.field] if kind.time_bucket else [])}
+        if not kind.columns:  # of a sink or a backend: no more is known of its bodies than this
+            entity.fixed[kind.routing_field] = entity.name
         for column in kind.columns:
             if column in kind.key:
                 entity.fixed[column] = _identity(entity, kind.columns[column], number // len(types))

@@ -16,7 +16,7 @@ from jinja2 import Environment, TemplateError
 
 from shardctl import topology
 from shardctl.errors import UsageError
-from shardctl.render import limits, messaging, monitoring, scaling, traffic, workload
+from shardctl.render import gateway, limits, messaging, monitoring, rbac, scaling, traffic, workload
 from shardctl.render.config import config_text
 from shardctl.render.objects import Object, Plan, account_id, object_name
 from shardctl.render.scaling import max_replicas
@@ -63,6 +63,7 @@ def documents(
     before the first document, for a shard, kind or folder that doesn't exist; BadTemplateError for a template at fault.
     """
     _refuse_shared_accounts(fleet)
+    gateway.refuse_shared_name(fleet)
     chosen_kinds = _chosen_kinds(fleet, kinds)
     chosen_shards = tuple(fleet.shard(name) for name in dict.fromkeys(shards)) or fleet.shards
     plan = Plan(fleet, chosen_shards, whole=not shards)
@@ -103,28 +104,35 @@ def _refuse_shared_accounts(fleet: Fleet) -> None:
 _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
-    "IAMServiceAccount": messaging.accounts,
-    "IAMPolicyMember": messaging.grants,
+    "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan)),
+    "IAMPolicyMember": lambda plan: chain(messaging.grants(plan), gateway.grants(plan)),
     "CloudSchedulerJob": messaging.scheduler_jobs,
-    "ServiceAccount": workload.service_accounts,
-    "ConfigMap": lambda plan: chain(workload.config_maps(plan), monitoring.dashboards(plan)),
+    "ServiceAccount": lambda plan: chain(workload.service_accounts(plan), gateway.service_accounts(plan)),
+    "Role": rbac.roles,
+    "RoleBinding": rbac.role_bindings,
+    "ConfigMap": lambda plan: chain(workload.config_maps(plan), gateway.config_maps(plan), monitoring.dashboards(plan)),
     "ExternalSecret": limits.external_secrets,
     "ResourceQuota": limits.resource_quotas,
-    "NetworkPolicy": limits.network_policies,
-    "Service": lambda plan: chain(workload.headless_services(plan), traffic.services(plan)),
-    "Deployment": workload.deployments,
+    "NetworkPolicy": lambda plan: chain(limits.network_policies(plan), gateway.network_policies(plan)),
+    "Service": lambda plan: chain(
+        workload.headless_services(plan),
+        workload.push_services(plan),
+        traffic.services(plan),
+        gateway.services(plan),
+    ),
+    "Deployment": lambda plan: chain(workload.deployments(plan), gateway.deployments(plan)),
     "StatefulSet": workload.stateful_sets,
-    "HorizontalPodAutoscaler": scaling.autoscalers,
+    "HorizontalPodAutoscaler": lambda plan: chain(scaling.autoscalers(plan), gateway.autoscalers(plan)),
     "TriggerAuthentication": scaling.trigger_authentications,
     "ScaledObject": scaling.scaled_objects,
-    "PodDisruptionBudget": workload.disruption_budgets,
+    "PodDisruptionBudget": lambda plan: chain(workload.disruption_budgets(plan), gateway.disruption_budgets(plan)),
     "DestinationRule": traffic.destination_rules,
     "VirtualService": traffic.virtual_services,
     "KongUpstreamPolicy": traffic.upstream_policies,
     "Ingress": traffic.ingresses,
     "HTTPRoute": traffic.http_routes,
-    "PodMonitoring": monitoring.pod_monitorings,
-    "PodMonitor": monitoring.pod_monitors,
+    "PodMonitoring": lambda plan: chain(monitoring.pod_monitorings(plan), gateway.pod_monitorings(plan)),
+    "PodMonitor": lambda plan: chain(monitoring.pod_monitors(plan), gateway.pod_monitors(plan)),
     "Rules": monitoring.namespace_rules,
     "GlobalRules": monitoring.global_rules,
     "PrometheusRule": monitoring.prometheus_rules,

@@ -8,9 +8,10 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
-from shardctl.render import messaging
+from shardctl.render import gateway, messaging
 from shardctl.render.objects import Object, Plan
 from shardctl.spec import Fleet
 
@@ -39,6 +40,14 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    endpoint: str
+    service_account: str
+    audience: str
+    wrapped: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     name: str
     id: str
@@ -47,6 +56,7 @@ class Subscription:
     ack_deadline_seconds: int
     retention: str
     dead_letter: DeadLetter | None
+    push: Push | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +68,21 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class External:
+    """A service account that is yours, not the fleet's; `path` is its full name in Google Cloud."""
+
+    path: str
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """`member` is who gets `role` on one resource: an account of the fleet, or another's name as IAM writes it."""
 
     name: str
     role: str
     on: On
-    resource: Topic | Subscription | Account
+    resource: Topic | Subscription | Account | External
     member: Account | str
 
 
@@ -93,21 +111,25 @@ class Cloud:
 
 
 def cloud(fleet: Fleet) -> Cloud:
+    gateway.refuse_shared_name(fleet)
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
+    emails[gateway.name_of(fleet)] = gateway.email(plan)
     topics = {name: Topic(name, of["topic_id"]) for name, of in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
     accounts = {
         name: Account(name, of["account_id"], emails[name], of["display_name"])
-        for name, of in _read(messaging.accounts, plan)
+        for name, of in chain(_read(messaging.accounts, plan), _read(gateway.accounts, plan))
     }
     there: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
     grants = []
-    for name, of in _read(messaging.grants, plan):
+    for name, of in chain(_read(messaging.grants, plan), _read(gateway.grants, plan)):
         on = _ON[of["resource_kind"]]
         member = accounts[of["member_account"]] if of["member_account"] else of["member"]
-        grants.append(Grant(name, of["role"], on, there[on][of["resource_name"]], member))
+        external = of.get("resource_external")
+        resource = External(external, of["resource_name"]) if external else there[on][of["resource_name"]]
+        grants.append(Grant(name, of["role"], on, resource, member))
     jobs = (
         Job(
             name,
@@ -146,4 +168,5 @@ def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:
             policy["minimum_backoff"],
             policy["maximum_backoff"],
         ),
+        of["push"] and Push(**of["push"]),
     )

@@ -9,7 +9,7 @@ from shlex import quote
 
 from shardctl import topology
 from shardctl.errors import UsageError
-from shardctl.render.cloud import Account, Cloud, Grant, Job, Subscription, cloud
+from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
 from shardctl.spec import Fleet
 from shardctl.templates import built_in
 
@@ -55,11 +55,23 @@ def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
             f"--dead-letter-topic={topic}",
             f"--max-delivery-attempts={attempts}",
         ]
+    if sub.push is None:
+        state += [""] * 4
+    else:
+        push = sub.push
+        state += [push.endpoint, push.service_account, push.audience, "" if push.wrapped else "True"]
+        flags += [
+            f"--push-endpoint={push.endpoint}",
+            f"--push-auth-service-account={push.service_account}",
+            f"--push-auth-token-audience={push.audience}",
+        ]
+        if not push.wrapped:
+            flags += ["--push-no-wrapper", "--push-no-wrapper-write-metadata"]
     yield from ("|".join(state), *flags)
 
 
 def _grant(grant: Grant) -> Sequence[str]:
-    on = grant.resource.email if isinstance(grant.resource, Account) else grant.resource.id
+    on = grant.resource.email if isinstance(grant.resource, Account | External) else grant.resource.id
     member = grant.member if isinstance(grant.member, str) else f"serviceAccount:{grant.member.email}"
     return f"{grant.on}_grant", on, grant.role, member
 

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from shardctl import backends
 from shardctl.credentials import credentials
 from shardctl.render import quantities
 from shardctl.render.objects import Object, Plan, seconds_text
+from shardctl.render.rbac import asks_kubernetes
 from shardctl.render.scaling import max_replicas
-from shardctl.settings.cluster import NetworkPolicy, Reach, Workload
+from shardctl.settings.cluster import NetworkPolicy, Reach, Resources, Workload
 from shardctl.spec import Fleet
 
 METADATA_SERVER = (
@@ -38,14 +40,25 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                 app=plan.app,
                 shard=writer.shard.name,
                 from_namespaces=policy.from_namespaces,
-                egress=tuple(_egress(policy)),
+                push_from=policy.push_from if plan.fleet.delivery.kind == "push" else None,
+                egress=tuple(
+                    _egress(
+                        policy,
+                        asks_kubernetes=asks_kubernetes(plan, writer),
+                        backend_ports=backends.ports(plan.fleet, writer.shard),
+                    )
+                ),
             )
 
 
-def _egress(policy: NetworkPolicy) -> Iterator[Rule]:
+def _egress(policy: NetworkPolicy, *, asks_kubernetes: bool, backend_ports: tuple[int, ...]) -> Iterator[Rule]:
     yield _rule(policy.dns, "UDP", "TCP")
     for reach in (*METADATA_SERVER, policy.google_apis, policy.redis, policy.database, *policy.also):
         yield _rule(reach, "TCP")
+    if asks_kubernetes:
+        yield _rule(policy.kubernetes_api, "TCP")
+    if backend_ports:
+        yield _rule(policy.backends or Reach(ports=backend_ports), "TCP")
 
 
 def _rule(reach: Reach, *protocols: str) -> Rule:
@@ -82,9 +95,7 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
     def add(resource: str, amount: Fraction) -> None:
         totals[resource] = totals.get(resource, Fraction()) + amount
 
-    for shard in fleet.shards:
-        workload, resources = fleet.workload_of(shard), fleet.resources_of(shard)
-        pods = max_replicas(fleet, shard) + _surge(workload)
+    def add_pods(pods: int, resources: Resources) -> None:
         add("pods", Fraction(pods))
         for resource, each in (
             ("requests.cpu", resources.cpu),
@@ -95,9 +106,16 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
             ("limits.ephemeral-storage", resources.ephemeral_storage_limit),
         ):
             add(resource, pods * quantities.read(each))
+
+    for shard in fleet.shards:
+        workload = fleet.workload_of(shard)
+        pods = max_replicas(fleet, shard) + _surge(workload)
+        add_pods(pods, fleet.resources_of(shard))
         if workload.storage:
             add("persistentvolumeclaims", Fraction(pods))
             add("requests.storage", pods * quantities.read(workload.storage.size))
+    if fleet.gateway:
+        add_pods(fleet.gateway.autoscaling.most + 1, fleet.gateway.resources)
     headroom = 1 + Fraction(fleet.resource_quota.headroom_percent if fleet.resource_quota else 0, 100)
     return [(resource, _written(resource, total * headroom)) for resource, total in totals.items()]
 

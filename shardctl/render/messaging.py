@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shardctl import schedules, topology
 from shardctl.render.objects import Object, Plan, Writer, account_id, object_name, seconds, seconds_text
+from shardctl.spec import Fleet
 
 
 def topics(plan: Plan) -> Iterator[Object]:
@@ -49,14 +51,27 @@ def subscriptions(plan: Plan) -> Iterator[Object]:
                 sub.filter,
                 retention=seconds_text(settings.retention),
                 dead_letter=dead_letter,
+                push=_push(plan, writer, sub),
             )
     if plan.whole:
-        kept = {"retention": seconds_text(topology.KEPT_FOR_PEOPLE), "dead_letter": None}
+        kept = {"retention": seconds_text(topology.KEPT_FOR_PEOPLE), "dead_letter": None, "push": None}
         for stray in topology.strays(fleet):
             yield subscription(None, stray.id, stray.topic.id, stray.filter, **kept)
         yield subscription(
             None, topology.dead_letter_subscription(fleet), topology.dead_letter_topic(fleet), "", **kept
         )
+
+
+def _push(plan: Plan, writer: Writer, sub: topology.Subscription) -> Mapping[str, object] | None:
+    endpoint, delivery = topology.push_endpoint(plan.fleet, writer.shard, sub), plan.fleet.delivery
+    if endpoint is None:
+        return None
+    return {
+        "endpoint": endpoint,
+        "service_account": delivery.service_account,
+        "audience": delivery.token_audience,
+        "wrapped": delivery.wrapped,
+    }
 
 
 def accounts(plan: Plan) -> Iterator[Object]:
@@ -82,6 +97,15 @@ def grants(plan: Plan) -> Iterator[Object]:
     dead_letters = ("PubSubTopic", plan.dead_letter_topic)
     if plan.whole and agent:
         yield grant(None, f"{fleet.fleet}-dead-letter-agent", publisher, dead_letters, member=agent)
+        if fleet.delivery.kind == "push" and fleet.delivery.service_account:  # the agent signs pushes in its name
+            yield grant(
+                None,
+                f"{fleet.fleet}-push-agent",
+                "roles/iam.serviceAccountTokenCreator",
+                ("IAMServiceAccount", fleet.delivery.service_account),
+                member=agent,
+                resource_external=_account_path(fleet, fleet.delivery.service_account),
+            )
     for writer in plan.writers:
         yield grant(
             writer,
@@ -100,6 +124,12 @@ def grants(plan: Plan) -> Iterator[Object]:
             for topic in topology.topics(fleet):
                 on = ("PubSubTopic", object_name(topic.id))
                 yield grant(writer, f"{writer.id}-{topic.id}-publisher", publisher, on, member_account=writer.id)
+
+
+def _account_path(fleet: Fleet, email: str) -> str:
+    """The full name of a service account that is yours: of the project that its address names, or else the fleet's."""
+    named = re.fullmatch(r"[^@]+@([-a-z0-9]+)\.iam\.gserviceaccount\.com", email)
+    return f"projects/{named[1] if named else fleet.project}/serviceAccounts/{email}"
 
 
 def scheduler_jobs(plan: Plan) -> Iterator[Object]:

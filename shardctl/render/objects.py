@@ -96,10 +96,14 @@ class Plan:
         return self._configs[writer.id]
 
     def account_email(self, writer: Writer) -> str:
+        return self.email_of(writer.id)
+
+    def email_of(self, identity: str) -> str:
+        """The address of the Google service account of a shard, or of what else has one of its own."""
         # A project of an organisation's domain, `example.com:shop`, is written the other way round in addresses.
         domain, _, project = self.fleet.project.rpartition(":")
         host = f"{project}.{domain}" if domain else project
-        return f"{account_id(writer.id)}@{host}.iam.gserviceaccount.com"
+        return f"{account_id(identity)}@{host}.iam.gserviceaccount.com"
 
     def object(
         self, kind: str, name: str, owner: Writer | None, *, template: str | None = None, **fields: object

@@ -11,7 +11,7 @@ from base64 import b64encode
 from typing import Any
 
 from shardctl import topology
-from shardctl.render.cloud import Account, Cloud, Grant, Job, Subscription, Topic, cloud
+from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, Topic, cloud
 from shardctl.render.objects import digest
 from shardctl.spec import Fleet
 
@@ -19,6 +19,7 @@ _RESOURCES = {
     Topic: "google_pubsub_topic",
     Subscription: "google_pubsub_subscription",
     Account: "google_service_account",
+    External: "google_service_account",
 }
 # What a destroy would take with it is backlog, so Terraform must refuse: also to replace a subscription whose filter changed.
 _KEPT = {"prevent_destroy": True}
@@ -81,6 +82,16 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
     }
     if sub.filter:
         fields["filter"] = _literal(sub.filter)
+    if sub.push:
+        fields["push_config"] = {
+            "push_endpoint": _literal(sub.push.endpoint),
+            "oidc_token": {
+                "service_account_email": sub.push.service_account,
+                "audience": _literal(sub.push.audience),
+            },
+        }
+        if not sub.push.wrapped:
+            fields["push_config"]["no_wrapper"] = {"write_metadata": True}
     if sub.dead_letter:
         fields["retry_policy"] = {
             "minimum_backoff": sub.dead_letter.minimum_backoff,
@@ -95,9 +106,9 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
 
 def _grant(grant: Grant) -> dict[str, Any]:
     on = "service_account_id" if grant.on == "account" else grant.on
-    member = grant.member
+    member, resource = grant.member, grant.resource
     return {
-        on: _reference(grant.resource, "name"),
+        on: resource.path if isinstance(resource, External) else _reference(resource, "name"),
         "role": grant.role,
         "member": _literal(member) if isinstance(member, str) else f"serviceAccount:{_reference(member, 'email')}",
     }

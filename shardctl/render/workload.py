@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
 from shardctl import topology
+from shardctl.backends import SECRETS_DIRECTORY, secrets
 from shardctl.credentials import redis_secret
 from shardctl.render.objects import Object, Plan, Writer, seconds
+from shardctl.render.rbac import asks_kubernetes
+from shardctl.spec import Fleet, Shard
 from shardctl.templates import Lines
 
 GRACE_MARGIN_SECONDS = 10  # between the consumer's own drain and the kill
@@ -50,6 +53,15 @@ def headless_services(plan: Plan) -> Iterator[Object]:
             )
 
 
+def push_services(plan: Plan) -> Iterator[Object]:
+    """Where a load balancer finds the shard's consumers, if Pub/Sub pushes to them."""
+    if plan.fleet.delivery.kind != "push":
+        return
+    for writer in plan.writers:
+        name = f"{writer.id}-push"
+        yield plan.object("Service", name, writer, template="service-push", app=plan.app, shard=writer.shard.name)
+
+
 def disruption_budgets(plan: Plan) -> Iterator[Object]:
     for writer in plan.writers:
         yield plan.object("PodDisruptionBudget", writer.id, writer, app=plan.app, shard=writer.shard.name)
@@ -73,7 +85,18 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
         "resources": fleet.resources_of(shard),
         "placement": fleet.placement,
         "storage": workload.storage,
+        "mounted": _mounted(fleet, shard),
+        "takes_pushes": fleet.delivery.kind == "push",
+        "asks_kubernetes": asks_kubernetes(plan, writer),
     }
+
+
+def _mounted(fleet: Fleet, shard: Shard) -> list[Mapping[str, Any]]:
+    """The Secrets that the pods read as files, where the consumer looks for them."""
+    return [
+        {"volume": f"secret-{number}", "secret": secret, "files": keys, "path": f"{SECRETS_DIRECTORY}/{secret}"}
+        for number, (secret, keys) in enumerate(secrets(fleet, shard).items())
+    ]
 
 
 def _pod_names(writer: Writer) -> str:

@@ -168,16 +168,39 @@ def _to(*ports: int) -> Reach:
     return Reach(ports=ports)
 
 
+class PushedFrom(Model):
+    """Who may connect to the port for pushes: these addresses, and pods of these namespaces; anybody when both are empty."""
+
+    # Where Google's load balancers connect from.
+    cidrs: Annotated[tuple[Cidr, ...], BeforeValidator(as_tuple)] = ("35.191.0.0/16", "130.211.0.0/22")
+    namespaces: Annotated[
+        tuple[Label, ...], BeforeValidator(as_tuple), Field(description="Such as an ingress controller's.")
+    ] = ()
+
+
 class NetworkPolicy(Model):
     """What a shard's pods may connect to, and who may connect to them. Nothing else passes."""
 
     database: Reach = _to(5432, 3306)
     redis: Reach = _to(6379)
     google_apis: Reach = _to(443)
+    kubernetes_api: Annotated[
+        Reach,
+        Field(
+            description="The cluster's own API, which only `leader: kubernetes` needs: its Service and what answers."
+        ),
+    ] = _to(443, 6443)
     dns: Reach = _to(53)
+    backends: Annotated[
+        Reach | None,
+        Field(description="Where the shard's HTTP backends are; by default the ports of their URLs, anywhere."),
+    ] = None
     also: Annotated[
         tuple[Reach, ...], BeforeValidator(as_tuple), Field(description="What sinks of your own connect to.")
     ] = ()
+    push_from: Annotated[PushedFrom, Field(description="For `delivery: push`: what stands before the consumers.")] = (
+        PushedFrom()
+    )
     from_namespaces: Annotated[
         tuple[Label, ...],
         BeforeValidator(as_tuple),

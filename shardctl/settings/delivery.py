@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from shardctl.model import Model, OrJust
 from shardctl.scalars import Text
 from shardctl.settings.http import Url
 
+_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)[:/]")
 ServiceAccountEmail = Annotated[
     str, Text(r"[-a-z0-9]+@[-a-z0-9.]+", "a service account's address, name@project.iam.gserviceaccount.com", 254)
 ]
@@ -19,7 +21,9 @@ class Delivery(Model):
     kind: Literal["pull", "push"] = "pull"
     url: Annotated[
         Url | None,
-        Field(description="push: where Pub/Sub reaches the consumers; the subscription's id is added to it."),
+        Field(
+            description="push: where Pub/Sub reaches the consumers. The shard's name and the subscription's id are added to it."
+        ),
     ] = None
     service_account: Annotated[
         ServiceAccountEmail | None, Field(description="push: who signs the requests; each must carry its token.")
@@ -36,7 +40,16 @@ class Delivery(Model):
     def _push_is_whole(self) -> Self:
         if self.kind == "push" and (self.url is None or self.service_account is None):
             raise ValueError("push needs a url and a service_account")
+        if self.url and ("?" in self.url or "#" in self.url):
+            raise ValueError("url ends in a path, to which more is added: leave out '?' and '#'")
+        if self.url and self.url.startswith("http://") and not _LOOPBACK.match(self.url):
+            raise ValueError("the tokens would go over http:// in the clear; use https://")
         return self
+
+    @property
+    def token_audience(self) -> str:
+        """What a push's token must be for."""
+        return self.audience or self.url or ""
 
 
 DeliverySetting = Annotated[Delivery, OrJust("kind", ("pull",))]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from shardctl.model import Model
 from shardctl.scalars import Between, ObjectName, Text
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+AUTH_KEYS: dict[str, tuple[str, ...]] = {"basic": ("username", "password"), "bearer": ("token",)}
+CA_KEY = "ca.crt"
 
 Url = Annotated[
     str,
@@ -56,7 +61,49 @@ class HttpBackend(Model):
     retry_minimum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=1)
     retry_maximum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=10)
     concurrency: Annotated[int, Field(ge=1, le=256, description="Calls of one replica at once, to this backend.")] = 8
+    max_body_bytes: Annotated[
+        int, Field(ge=1_024, le=10 * 1024**2, description="A larger body is set aside without a call.")
+    ] = 10 * 1024**2
     breaker: Breaker = Breaker()
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def secrets(self) -> dict[str, tuple[str, ...]]:
+        """The Secrets it needs, each with the keys that it reads."""
+        found: dict[str, tuple[str, ...]] = {}
+        if self.auth:
+            found[self.auth.secret] = AUTH_KEYS[self.auth.kind]
+        if self.ca_secret:
+            found[self.ca_secret] = (*found.get(self.ca_secret, ()), CA_KEY)
+        return found
+
+    @model_validator(mode="after")
+    def _url_can_be_called(self) -> Self:
+        try:
+            port = urlsplit(self.url).port
+        except ValueError:
+            port = 0
+        if port == 0:
+            raise ValueError("url: ports run from 1 to 65535")
+        if "#" in self.url:
+            raise ValueError("url: what follows a '#' is never sent; write %23 for the character itself")
+        if self.ca_secret and self.url.startswith("http://"):
+            raise ValueError("ca_secret has no use over http://; use https://")
+        return self
+
+    @model_validator(mode="after")
+    def _an_outage_is_told_from_a_bad_write(self) -> Self:
+        """The breaker must open before a write has used up its attempts, or an outage would set writes aside."""
+        if self.breaker.failures > self.attempts:
+            raise ValueError(
+                f"breaker.failures ({self.breaker.failures}) exceeds attempts ({self.attempts}): while the backend is down, "
+                "writes would be set aside before the breaker opens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _backoff_grows(self) -> Self:

@@ -80,7 +80,7 @@ def only(fleet: Fleet, kind: str, name: str) -> dict[str, Any]:
 
 def workloads(fleet: Fleet) -> list[dict[str, Any]]:
     """What runs the pods of each shard, in the shards' order."""
-    found = {item["metadata"]["labels"]["shard"]: item for item in objects(fleet, kinds=WORKLOADS)}
+    found = {item["metadata"]["labels"].get("shard"): item for item in objects(fleet, kinds=WORKLOADS)}
     return [found[shard.name] for shard in fleet.shards]
 
 
@@ -165,7 +165,8 @@ def _references(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if "deadLetterPolicy" in body:
                 yield "PubSubTopic", body["deadLetterPolicy"]["deadLetterTopicRef"]["name"]
         case "IAMPolicyMember":
-            yield body["resourceRef"]["kind"], body["resourceRef"]["name"]
+            if "external" not in body["resourceRef"]:  # which is the user's own
+                yield body["resourceRef"]["kind"], body["resourceRef"]["name"]
             if "memberFrom" in body:
                 yield "IAMServiceAccount", body["memberFrom"]["serviceAccountRef"]["name"]
 
@@ -178,7 +179,7 @@ def test_selectors_are_app_and_shard_and_match_their_pods_alone(path: Path) -> N
     pods = {name: item["spec"]["template"]["metadata"]["labels"] for name, item in deployments.items()}
     for name, item in deployments.items():
         selector = item["spec"]["selector"]["matchLabels"]
-        assert list(selector) == ["app", "shard"]
+        assert list(selector) == (["app"] if name.endswith("-gateway") else ["app", "shard"])
         assert budgets[name]["spec"]["selector"]["matchLabels"] == selector
         assert [other for other, labels in pods.items() if selector.items() <= labels.items()] == [name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from shardctl.local.broker import names
@@ -78,6 +79,7 @@ def complete_subscription(subscription: Proto) -> Settings:
         raise InvalidArgumentError("Exactly-once delivery works with pull subscriptions only.")
     if not subscription.HasField("push_config"):
         subscription.push_config.SetInParent()
+    check_push(subscription.push_config)
     max_attempts, dead_letter_topic = _complete_dead_letter(subscription)
     return Settings(
         ordering=subscription.enable_message_ordering,
@@ -90,6 +92,15 @@ def complete_subscription(subscription: Proto) -> Settings:
         dead_letter_topic=dead_letter_topic,
         matches=compile_filter(subscription.filter) if subscription.filter else None,
     )
+
+
+def check_push(push: Proto) -> None:
+    """Raises InvalidArgumentError for an endpoint that nothing can be pushed to."""
+    endpoint = push.push_endpoint
+    if endpoint and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint):
+        raise InvalidArgumentError(f"Invalid push endpoint given (endpoint={endpoint}): it must be a URL.")
+    if push.HasField("oidc_token") and not push.oidc_token.service_account_email:
+        raise InvalidArgumentError("Invalid push_config: oidc_token needs a service_account_email.")
 
 
 def apply_mask(target: Proto, source: Proto, mask: Proto, mutable: Collection[str]) -> Proto:

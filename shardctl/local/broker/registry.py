@@ -15,12 +15,14 @@ from shardctl.local.broker.config import (
     SUBSCRIPTION_MUTABLE,
     TOPIC_MUTABLE,
     apply_mask,
+    check_push,
     check_topic,
     complete_subscription,
 )
 from shardctl.local.broker.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    InvalidArgumentError,
     NotFoundError,
 )
 from shardctl.local.broker.faults import Injector
@@ -187,7 +189,11 @@ class Registry:
         return updated
 
     def modify_push_config(self, name: str, push_config: Proto) -> None:
-        self.subscription(name).config.push_config.CopyFrom(push_config)
+        held = self.subscription(name)
+        check_push(push_config)
+        if held.core.settings.exactly_once and push_config.push_endpoint:
+            raise InvalidArgumentError("Exactly-once delivery works with pull subscriptions only.")
+        held.config.push_config.CopyFrom(push_config)
 
     def delete_subscription(self, name: str) -> Subscription:
         held = self.subscription(name)

@@ -14,9 +14,11 @@ import grpc
 
 from shardctl.errors import ShardctlError
 from shardctl.local.broker.faults import NONE, Faults, Injector
+from shardctl.local.broker.push import Pushers
 from shardctl.local.broker.registry import Registry
 from shardctl.local.broker.service import Service
 from shardctl.local.broker.stream import Clock, Waiters
+from shardctl.local.broker.tokens import KeysServer, Signer
 
 TICK_SECONDS = 0.05
 TRIM_SECONDS = 5.0
@@ -40,13 +42,24 @@ class Broker:
     """
 
     def __init__(
-        self, *, address: str = "127.0.0.1", port: int = 0, faults: Faults = NONE, clock: Clock = time.time
+        self,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        keys_port: int | None = None,
+        faults: Faults = NONE,
+        clock: Clock = time.time,
     ) -> None:
         self.address = address
         self.port = port
+        self.keys_url = ""  # where the keys of its pushes' tokens are published; nowhere without a `keys_port`
+        self._keys_port = keys_port
+        self._keys: KeysServer | None = None
         self.registry = Registry(Injector(faults))
         self._clock = clock
         self._waiters = Waiters()
+        self._signer = Signer()
+        self._pushers = Pushers(self.registry, self._waiters, clock, self._signer)
         self._server: grpc.aio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
 
@@ -71,6 +84,12 @@ class Broker:
             self.port = server.add_insecure_port(self.host)
         except RuntimeError as error:
             raise AddressInUseError(self.address, self.port) from error
+        if self._keys_port is not None:
+            try:
+                self._keys = KeysServer(self._signer, self.address, self._keys_port)
+            except OSError as error:
+                raise AddressInUseError(self.address, self._keys_port) from error
+            self.keys_url = self._keys.url
         await server.start()
         self._server = server
         self._ticking = asyncio.create_task(self._tick())
@@ -80,6 +99,9 @@ class Broker:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
+        await self._pushers.stop()
+        if self._keys is not None:
+            self._keys.close()
         if self._server is not None:
             await self._server.stop(grace_seconds)
 
@@ -101,17 +123,22 @@ class Broker:
                 if now - trimmed >= TRIM_SECONDS:
                     trimmed = now
                     self.registry.trim(now)
+                self._pushers.settle()
                 self._waiters.wake_all()
             except Exception:  # noqa: BLE001 - ended silently, no lease would ever expire again
                 _log.exception("The broker's upkeep failed; leases may not expire until it succeeds.")
 
 
-async def serve(address: str = "127.0.0.1", port: int = 8085, *, faults: Faults = NONE) -> None:
+async def serve(
+    address: str = "127.0.0.1", port: int = 8085, *, keys_port: int | None = None, faults: Faults = NONE
+) -> None:
     """Serves until SIGINT or SIGTERM; says on stderr when it is ready, and where."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, stopping.set)
-    async with Broker(address=address, port=port, faults=faults) as broker:
+    async with Broker(address=address, port=port, keys_port=keys_port, faults=faults) as broker:
+        if broker.keys_url:
+            print(f"tokens of pushes are signed with the key at {broker.keys_url}", file=sys.stderr, flush=True)
         print(f"broker ready: PUBSUB_EMULATOR_HOST={broker.host}", file=sys.stderr, flush=True)
         await stopping.wait()

@@ -173,7 +173,9 @@ class Subscription:
                 continue
             turns -= 1
             lane.spot = None
-            end = len(batch.entries) + LANE_TURN_MESSAGES
+            if reader.one_a_lane and lane.out:
+                continue  # its next turn comes when that is settled
+            end = len(batch.entries) + (1 if reader.one_a_lane else LANE_TURN_MESSAGES)
             while lane.queue and len(batch.entries) < end and batch.open():
                 entry = lane.queue.popleft()
                 if entry.state is State.QUEUED:

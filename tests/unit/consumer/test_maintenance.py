@@ -157,7 +157,7 @@ def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
     assert len(asyncio.run(scenario())) == 1
 
 
-def test_release_and_purge_share_one_thread():
+def test_release_and_purge_share_one_thread(monkeypatch):
     """A second thread would be one that a batch waits for."""
     under_way, most = set(), 0
 
@@ -178,6 +178,7 @@ def test_release_and_purge_share_one_thread():
                 return super().release(key, read)
 
         with Watched(4) as threads:
+            monkeypatch.setattr(maintenance, "LONGEST_REST", 1.0)
             maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [maintenance.PURGE_ROWS] * 3), threads)
             both = asyncio.gather(maintaining.release(), maintaining.purge())
             asyncio.get_running_loop().call_later(0.1, release_goes_on.set)

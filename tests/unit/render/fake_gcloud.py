@@ -11,7 +11,9 @@ from pathlib import Path
 FOLDER = Path(os.environ["FAKE_GCLOUD"])
 STATE = FOLDER / "state.json"
 SUBSCRIPTION = {"--ack-deadline", "--message-retention-duration", "--expiration-period", "--min-retry-delay",
-                "--max-retry-delay", "--dead-letter-topic", "--max-delivery-attempts"}  # fmt: skip
+                "--max-retry-delay", "--dead-letter-topic", "--max-delivery-attempts", "--push-endpoint",
+                "--push-auth-service-account", "--push-auth-token-audience", "--push-no-wrapper",
+                "--push-no-wrapper-write-metadata"}  # fmt: skip
 JOB = {"--location", "--schedule", "--time-zone", "--topic", "--message-body", "--description"}
 POLICY = {"--flatten", "--format"}
 GRANT = {"--role", "--member"}
@@ -23,7 +25,8 @@ KNOWN = {
     "pubsub subscriptions describe": {"--format"},
     "pubsub subscriptions create": SUBSCRIPTION
     | {"--topic", "--enable-message-ordering", "--labels", "--message-filter"},
-    "pubsub subscriptions update": SUBSCRIPTION | {"--clear-retry-policy", "--clear-dead-letter-policy"},
+    "pubsub subscriptions update": SUBSCRIPTION
+    | {"--clear-retry-policy", "--clear-dead-letter-policy", "--clear-push-no-wrapper-config"},
     "pubsub subscriptions get-iam-policy": POLICY,
     "pubsub subscriptions add-iam-policy-binding": GRANT,
     "iam service-accounts describe": {"--format"},
@@ -70,7 +73,9 @@ def described(command, there):
                 flags["--topic"], str("--enable-message-ordering" in flags), flags["--ack-deadline"],
                 flags["--message-retention-duration"], never, flags.get("--min-retry-delay", ""),
                 flags.get("--max-retry-delay", ""), flags.get("--dead-letter-topic", ""),
-                flags.get("--max-delivery-attempts", ""), flags.get("--message-filter", ""),
+                flags.get("--max-delivery-attempts", ""), flags.get("--push-endpoint", ""),
+                flags.get("--push-auth-service-account", ""), flags.get("--push-auth-token-audience", ""),
+                "True" if "--push-no-wrapper-write-metadata" in flags else "", flags.get("--message-filter", ""),
             ))  # fmt: skip
         case "iam service-accounts describe":
             return there["flags"]["--display-name"]
@@ -87,7 +92,10 @@ def change(command, there, flags):
     cleared = {
         "--clear-retry-policy": ("--min-retry-delay", "--max-retry-delay"),
         "--clear-dead-letter-policy": ("--dead-letter-topic", "--max-delivery-attempts"),
+        "--clear-push-no-wrapper-config": ("--push-no-wrapper", "--push-no-wrapper-write-metadata"),
     }
+    if not after.get("--push-endpoint"):  # the subscription is pulled from then on, and signs nothing
+        after = {name: value for name, value in after.items() if not name.startswith("--push-")}
     for flag, gone in cleared.items():
         if flag in flags:
             after = {name: value for name, value in after.items() if name not in (*gone, flag)}

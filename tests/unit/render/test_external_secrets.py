@@ -48,9 +48,12 @@ def test_what_pods_read_is_what_is_filled(path: Path) -> None:
 def _read_secrets(path: Path) -> Iterator[tuple[str, str]]:
     for item in objects(load(path), *WORKLOADS):
         for container in pod_of(item)["containers"]:
-            for entry in container["env"]:
+            for entry in container.get("env", ()):
                 if "secretKeyRef" in entry.get("valueFrom", {}):
                     yield entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"]
+        for volume in pod_of(item)["volumes"]:
+            if "secret" in volume:
+                yield from ((volume["secret"]["secretName"], each["key"]) for each in volume["secret"]["items"])
 
 
 def test_store_and_rotation_are_the_files_to_choose() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from shardctl import schedules, topology
+from shardctl import spec, topology
+from shardctl.cron import fault as cron_fault
 from shardctl.faults import SpecError
 from shardctl.keyspace import digits_of, slot_of
 from shardctl.render import documents
+from shardctl.yamlfile import parse
 from tests.unit.render.fleets import FLEET, fleet_of
 
 TWIN = """schedules:
@@ -96,7 +98,7 @@ def test_a_schedule_that_could_not_land_is_refused(old: str, new: str, told: str
     ["* * * * *", "*/5 0-23/2 1,15 jan-DEC 0-7", "0 9-17 * * MON,wed,5", "59 23 31 12 *", "0 0 * * sun"],
 )
 def test_cron_lines_that_cloud_scheduler_takes(cron: str) -> None:
-    assert schedules.cron_fault(cron) is None
+    assert cron_fault(cron) is None
 
 
 @pytest.mark.parametrize(
@@ -116,4 +118,23 @@ def test_cron_lines_that_cloud_scheduler_takes(cron: str) -> None:
     ],
 )
 def test_cron_lines_that_it_doesnt(cron: str, told: str) -> None:
-    assert told in (schedules.cron_fault(cron) or "")
+    assert told in (cron_fault(cron) or "")
+
+
+def test_a_schedule_of_a_type_with_a_backend_needs_a_routing_key_and_no_operation() -> None:
+    text = """
+fleet: jobs
+project: my-project
+image: example.com/consumer:1
+message_types:
+  tick: {{http: {{url: "https://a.example.com/"}}, routing_key: job}}
+schedules:
+  - {{name: a, cron: "0 4 * * *", region: europe-west1, type: tick, {more}}}
+shards: [{{name: all, slots: 0-1023}}]
+"""
+    assert spec.of_file(parse(text.format(more="body: {job: nightly}")))
+    assert spec.of_file(parse(text.format(more="key: nightly, operation: insert, body: {anything: [1]}")))
+    with pytest.raises(SpecError, match=r"schedules\[0\].body: the body's 'job' gives no routing key"):
+        spec.of_file(parse(text.format(more="body: {n: 1}")))
+    with pytest.raises(SpecError, match=r"schedules\[0\].cron: no month"):
+        spec.of_file(parse(text.format(more="body: {job: a}").replace("0 4 * * *", "0 4 31 2 *")))

@@ -65,7 +65,7 @@ Router = Callable[[Headers], dict[str, str] | None]
 
 
 def istio(items: list[dict[str, Any]]) -> Router:
-    (service,) = of_kind(items, "Service").values()
+    (service,) = [found for name, found in of_kind(items, "Service").items() if name.endswith("-http")]
     ((name, virtual),) = of_kind(items, "VirtualService").items()
     (rule,) = of_kind(items, "DestinationRule").values()
     subsets = {subset["name"]: subset["labels"] for subset in rule["subsets"]}

@@ -1,0 +1,28 @@
+"""What takes the place, on this machine, of what only a cluster has. Pure."""
+
+from __future__ import annotations
+
+from shardctl.errors import UsageError
+from shardctl.settings.leader import Leader
+from shardctl.spec import Fleet
+
+
+def on_this_machine(fleet: Fleet) -> Fleet:
+    """The fleet as it can run here: without a Kubernetes API, a shard's leader is elected in Redis.
+
+    Raises UsageError for what nothing can take the place of.
+    """
+    if fleet.delivery.kind == "push":
+        raise UsageError(
+            f"delivery: push sends messages to {fleet.delivery.url}, and nothing on this machine answers there. "
+            "Run a copy of the file with delivery: pull."
+        )
+    shards = tuple(
+        shard if shard.leader is None else shard.model_copy(update={"leader": _elected_here(shard.leader)})
+        for shard in fleet.shards
+    )
+    return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "shards": shards})
+
+
+def _elected_here(leader: Leader) -> Leader:
+    return leader.model_copy(update={"kind": "redis"}) if leader.kind == "kubernetes" else leader

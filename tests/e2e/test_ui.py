@@ -1,0 +1,261 @@
+"""`shardctl ui` in a real browser, and `shardctl status`, over a fleet that runs."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser_kit import ENTER, ESCAPE, TAB, UP, Browser, until
+
+from shardctl import spec, yamlfile
+from shardctl.local.feed import Feed
+from shardctl.local.fleet import LocalFleet
+from shardctl.local.load import Stream
+from shardctl.local.servers import BinaryMissingError
+from shardctl.message import Write
+from shardctl.status import localfile
+
+pytestmark = pytest.mark.slow
+
+FLEET = """
+fleet: seen
+project: my-project
+image: example.com/consumer:1
+message_types:
+  customer: {table: customers, key: customer_id, columns: {customer_id: text, credit: bigint, revision: bigint}}
+  order: {table: orders, key: order_id, on_poison: park, columns: {order_id: text, amount: decimal}}
+local: {database: sqlite, replicas: 1}
+shards:
+  - {name: s0, slots: 0-511}
+  - {name: s1, slots: 512-1023}
+"""
+SHARDCTL = (sys.executable, "-c", "import sys; from shardctl.cli import main; sys.exit(main())")
+POISON = (
+    Write("order", {"order_id": "<b>bold</b>", "amount": "not a number"}),
+    Write("order", {"order_id": "<b>bold</b>", "amount": "5"}),
+    Write("customer", {"customer_id": "broke", "credit": "much"}),
+)
+
+
+class Place:
+    """A fleet under a little load, and a folder with its file."""
+
+    def __init__(self, folder, local) -> None:
+        self.folder, self.local = folder, local
+        self.environment = os.environ | local.environment()
+        self.told_in = Path(self.environment[localfile.VARIABLE])
+
+    def shardctl(self, *arguments, **more):
+        command = [*SHARDCTL, *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+
+    def status(self):
+        process = self.shardctl("status", "--json")
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seen")
+    (folder / "shards.yaml").write_text(FLEET)
+    fleet = spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+    try:
+        with LocalFleet(fleet, folder / "run") as local:
+            local.publish(POISON)
+            feed = Feed(fleet, local.broker.host, Stream(fleet, None, 200), writes_per_second=40, remember=False)
+            feed.start()
+            yield Place(folder, local)
+            feed.stop()
+    except BinaryMissingError as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def url(place):
+    process = place.shardctl("ui", "--port", "0")
+    yield process.stdout.readline().strip()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert "Traceback" not in process.stderr.read()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser, url):
+    browser.look(dark=False, width=1280)
+    browser.open("about:blank")  # else another # would be the same page
+    browser.open(url)
+    browser.until_text("#connection", "live")
+    yield browser
+    assert browser.complaints() == []
+
+
+def cell(page, shard, column):
+    return page.text(f"tr[data-shard={shard}] td:nth-child({column}) .value")
+
+
+def test_the_page_shows_the_fleet_as_it_goes(page, url):
+    assert "seen" in page.text("h1")
+    assert until(lambda: re.fullmatch("[1-9].*", cell(page, "s0", 6)), 20), "no writes a second"
+    assert [cell(page, shard, 3) for shard in ("s0", "s1")] == ["1 of 1", "1 of 1"]
+    assert until(
+        lambda: page.run("document.querySelector('polyline').getAttribute('points').split(' ').length > 2"), 20
+    )
+    page.until_text("#troubles", "Dead letters wait for a person")
+    token = url.partition("#")[2]
+    assert len(token) >= 32
+    assert token not in page.run("location.href")
+    page.run("location.reload()")
+    page.until_text("#connection", "live")
+
+
+def test_slots_are_drawn_by_shard_and_told_as_a_table(page):
+    page.until_text(".legend", "s1 512")
+    assert (
+        page.run("document.querySelector('canvas').getAttribute('aria-label')")
+        == "Map of 1,024 slots: s0 holds 512, s1 holds 512"
+    )
+    first = pixel(page, 1)
+    assert pixel(page, 511) == first
+    assert pixel(page, 512) == pixel(page, 1023) != first
+    page.click("figure summary")
+    assert page.text("figure tbody").split() == ["s0", "512", "0-511", "s1", "512", "512-1023"]
+    page.click("#heat")
+    page.until_text("#heat-told", "The fuller the colour")
+    assert until(lambda: pixel(page, 1) != first, 5)
+
+
+def pixel(page, slot):
+    """The colour in the middle of a slot's cell."""
+    columns, cell = page.run("Object.values(document.querySelector('canvas').dataset).map(Number)")
+    x, y = (int((at + 0.5) * cell) for at in (slot % columns, slot // columns))
+    return page.run(f"[...document.querySelector('canvas').getContext('2d').getImageData({x}, {y}, 1, 1).data]")
+
+
+def test_the_keyboard_is_enough(page):
+    page.press(TAB)
+    assert page.run("document.activeElement.className") == "skip"
+    page.press(ENTER)
+    assert page.run("document.activeElement.id") == "shards"
+    page.run("document.querySelector('#slot').select()")
+    page.type("#slot", "510" + UP)
+    page.until_text("#slot-told", "s0")
+    page.press(UP)
+    page.until_text("#slot-told", "s1")
+
+    page.run("document.querySelector('#parked-look').focus()")
+    page.press(ENTER)
+    page.until_text("#parked-told", "1 parked")
+    assert "<b>bold</b>" in page.text("#parked tbody th")
+    page.run("document.querySelector('#parked summary').focus()")
+    page.press(ENTER)
+    page.until_text("#parked pre", "not a number")
+
+    page.run("document.querySelector('#parked button').focus()")
+    page.press(ENTER)
+    page.until_text("#confirm", "its 2 waiting messages")
+    assert page.run("document.activeElement.id") == "confirm-no"
+    page.press(ESCAPE)
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 5)
+    assert page.run("document.activeElement.textContent") == "Replay …"
+    page.press(ENTER)
+    page.run("document.querySelector('#confirm-yes').focus()")
+    page.press(ENTER)
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 20), page.text("#confirm")
+
+
+def test_a_dead_letter_is_looked_at_and_replayed(page):
+    page.click("#letters-look")
+    page.until_text("#letters-told", "1 found")
+    assert "broke" in page.text("#letters tbody")
+    page.click("#letters button")
+    page.click("#confirm-yes")
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 30), page.text("#confirm")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_it_fits_and_follows_the_person_s_colours(page, width, tmp_path):
+    papers = set()
+    for dark in (False, True):
+        page.look(dark=dark, width=width)
+        page.until_text(".legend", "s1")
+        page.screenshot(tmp_path / f"{dark}.png")
+        assert page.run("document.documentElement.scrollWidth") <= width
+        papers.add(page.run("getComputedStyle(document.body).backgroundColor"))
+    assert len(papers) == 2
+    shots = [(tmp_path / f"{dark}.png").read_bytes() for dark in (False, True)]
+    assert shots[0] != shots[1]
+
+
+def test_another_token_is_told_and_shows_nothing(browser, url):
+    browser.open("about:blank")
+    browser.open(url.partition("#")[0] + "#wrong")
+    browser.until_text("#refusal", "the token is missing or wrong")
+    assert browser.run("document.querySelectorAll('tbody tr').length") == 0
+    assert all("401" in told for told in browser.complaints())
+
+
+def test_listening_for_others_is_warned_about(place):
+    process = place.shardctl("ui", "--host", "0.0.0.0", "--port", "0")
+    address = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert address.startswith("http://127.0.0.1:")
+    assert err.startswith("warning: whoever can reach 0.0.0.0")
+    assert address.strip().partition("#")[2] not in err
+
+
+def test_what_is_wrong_is_told_on_the_page_and_by_the_command(page, place):
+    (replica,) = place.local.replicas["s1"]
+    replica.kill()
+    page.until_text("#troubles", f"s1: replica {replica.name} doesn't answer")
+    told = place.status()
+    s0, s1 = told["shards"]
+    assert (s0["ready"], s0["replicas"], s0["lanes"]["active"], s0["troubles"]) == (1, 1, 512, [])
+    assert s0["writes_per_second"] > 0
+    assert (s1["ready"], s1["replicas"], s1["writes_per_second"]) == (0, 1, None)
+    assert s1["troubles"][0] == f"replica {replica.name} doesn't answer"
+    assert told["unknown"] == {}
+    replica.start()
+    assert until(lambda: "doesn't answer" not in page.text("#troubles"), 20)
+
+
+def test_consumers_that_took_others_places_are_found(place):
+    before = localfile.read(place.told_in)
+    place.local.apply(
+        spec.of_file(
+            yamlfile.parse(FLEET.replace("slots: 0-511", "slots: 0-511, consumer: {batch_max_age_ms: 10}"), "x")
+        )
+    )
+    assert [each.name for each in before.consumers] == ["seen-s0-0", "seen-s1-0"]
+    assert [each.name for each in localfile.read(place.told_in).consumers] == ["seen-s0-1", "seen-s1-0"]
+
+
+def test_watching_prints_a_line_a_look_and_ends_in_order(place):
+    process = place.shardctl("status", "--watch")
+    lines = [process.stdout.readline() for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0, process.stderr.read()
+    assert all(re.search(r"s0 1/1 ready, backlog \d+, applied [1-9]", line) for line in lines)

@@ -1,0 +1,154 @@
+"""Replicas as processes, one of which leads: it is told to stop, killed, and stopped in mid-air."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+from datetime import timedelta
+
+import pytest
+import trustme
+from consumer_kit import Shard, config
+from lease_kit import LeaseApi, mount
+from test_consumer_process import Consumer, Pubsub, until
+
+from shardctl.settings.leader import Leader
+
+pytestmark = pytest.mark.slow
+
+PATIENT = Leader(
+    kind="redis",
+    lease_duration=timedelta(seconds=90),
+    renew_deadline=timedelta(seconds=60),
+    retry_period=timedelta(seconds=1),
+)
+QUICK = Leader(
+    kind="kubernetes",
+    lease_duration=timedelta(seconds=3),
+    renew_deadline=timedelta(seconds=2),
+    retry_period=timedelta(seconds=1),
+)
+
+
+@pytest.fixture
+def broker():
+    made = Pubsub()
+    yield made
+    made.stop()
+    made.loop.call_soon_threadsafe(made.loop.stop)
+
+
+@pytest.fixture
+def shard(database_url):
+    made = Shard(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def api():
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with LeaseApi(tls) as server:
+        server.authority = authority.cert_pem.bytes()
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path, redis_url, broker, shard):
+    started = []
+
+    def start(*names, leader, environment=(), **consumer):
+        settings = {
+            "DATABASE_URL": shard.url.render_as_string(hide_password=False),
+            "REDIS_URL": redis_url,
+            "PUBSUB_EMULATOR_HOST": broker.broker.host,
+        } | dict(environment)
+        made = config(lease=timedelta(seconds=10), **consumer).model_copy(update={"leader": leader})
+        started.extend(Consumer(tmp_path, made, settings | {"POD_NAME": name}, name) for name in names)
+        for each in started:
+            until(lambda each=each: each.get("/ready")[0] == 200 or each.process.poll() is not None, what="ready")
+            assert each.process.poll() is None, each.log()
+        return started
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.send_signal(signal.SIGCONT)
+            each.process.kill()
+            each.process.wait()
+
+
+def leaders(consumers):
+    return [each for each in consumers if each.metric("shardctl_leader") == 1]
+
+
+def leader_of(consumers, seconds=20.0):
+    until(lambda: leaders(consumers), seconds, "a leader")
+    [found] = leaders(consumers)
+    return found
+
+
+def applied(consumer):
+    return consumer.metric("shardctl_messages_applied_total")
+
+
+def actions(consumer):
+    return [json.loads(line).get("action") for line in consumer.log().splitlines()]
+
+
+def names(shard):
+    return dict(shard.rows("SELECT customer_id, name FROM customers"))
+
+
+def test_a_leader_told_to_stop_hands_over_at_once(start, broker, shard):
+    """Long before its lease would have ended."""
+    consumers = start("a", "b", leader=PATIENT)
+    first = leader_of(consumers)
+    for number in range(30):
+        broker.publish({"customer_id": str(number), "name": "x"}, str(number))
+    until(lambda: len(names(shard)) == 30, what="all rows")
+    [second] = [each for each in consumers if each is not first]
+    assert (applied(first), applied(second)) == (30, 0)  # a standby is ready, and takes nothing
+    assert first.terminate(20)[0] == 0
+    assert "lease_released" in actions(first)
+    assert leader_of([second], 10) is second
+    broker.publish({"customer_id": "1", "name": "y"}, "1")
+    until(lambda: names(shard)["1"] == "y", what="the write by the second")
+    assert shard.rows("SELECT term FROM shardctl_leader") == [(2,)]
+
+
+def test_a_leader_killed_or_stopped_in_mid_air_is_followed_and_cant_write_when_it_wakes(
+    start, broker, shard, api, tmp_path
+):
+    account = mount(tmp_path / "account", authority=api.authority)
+    environment = {
+        "SERVICE_ACCOUNT_DIR": str(account),
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(api.port),
+    }
+    consumers = start("a", "b", "c", leader=QUICK, environment=environment, batch_max_age_ms=2_000)
+    killed = leader_of(consumers)
+    assert api.lease()["holderIdentity"].startswith(f"{killed.log_file.stem}_")
+    killed.process.kill()
+    killed.process.wait()
+    rest = [each for each in consumers if each is not killed]
+    sleeper = leader_of(rest)
+    assert api.lease()["leaseTransitions"] == 1
+    broker.publish({"customer_id": "1", "name": "x"})
+    until(lambda: sleeper.metric("shardctl_messages_received_total") == 1, what="a message in hand")
+    sleeper.process.send_signal(signal.SIGSTOP)  # with a message that waits for company
+    [third] = [each for each in rest if each is not sleeper]
+    until(lambda: third.metric("shardctl_leader") == 1, what="another leader")
+    sleeper.process.send_signal(signal.SIGCONT)
+    until(lambda: "not_leader" in actions(sleeper), what="a write refused")
+    until(lambda: names(shard) == {"1": "x"}, what="the write by who leads now")
+    assert (applied(sleeper), applied(third)) == (0, 1)
+    assert sleeper.process.poll() is None  # it stands by
+    until(lambda: sleeper.get("/ready")[0] == 200 and sleeper.metric("shardctl_leader") == 0, what="a standby")
+    assert shard.rows("SELECT term FROM shardctl_leader") == [(3,)]
+    assert third.terminate(20)[0] == 0
+    assert leader_of([sleeper], 10) is sleeper
+    assert sleeper.metric("shardctl_leader_transitions_total") == 2

@@ -1,0 +1,140 @@
+"""What `shardctl status` asks, asked of the real servers: PostgreSQL, MariaDB, and a Prometheus that scrapes consumers."""
+
+import os
+import shutil
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import delete, insert, update
+
+from consumer.health import Health
+from consumer.metrics import Metrics
+from shardctl import schema, spec, yamlfile
+from shardctl.database import connect, writing
+from shardctl.local.servers.process import Server, wait_until
+from shardctl.provision import provision_database
+from shardctl.schema import LaneState
+from shardctl.status.databases import Databases, heat
+from shardctl.status.prometheus import Prometheus, PrometheusError
+
+pytestmark = pytest.mark.slow
+
+FLEET = """
+fleet: asked
+project: my-project
+image: example.com/consumer:1
+routing: {slot_bits: 4}
+message_types: {a: {table: a_rows, key: id, columns: {id: text}}}
+shards: [{name: s0, slots: 0-15}]
+"""
+
+
+@pytest.fixture
+def fleet():
+    return spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def url(request):
+    if request.param == "postgresql":
+        yield request.getfixturevalue("database_url")
+        return
+    server = request.getfixturevalue("mariadb_server")
+    server.drop_database("asked")
+    yield server.create_database("asked")
+    server.drop_database("asked")
+
+
+def test_a_database_tells_of_its_lanes_keys_and_replicas(fleet, url):
+    databases = Databases()
+    assert databases.look(url).known.empty
+    provision_database(fleet, fleet.shards[0], url)
+    engine, slots = connect(url), schema.slots
+    parked = {"partition_key": "K", "reason": "bad", "detail": "", "released": False}
+    inbox = {"message_type": "a", "partition_key": "p", "message_id": "m", "outcome": "applied"}
+    with writing(engine) as connection:
+        connection.execute(insert(schema.replicas).values(replica="r0", generations="1,2"))
+        connection.execute(insert(schema.parked_keys), [parked | {"slot": 3}, parked | {"slot": 4}])
+        connection.execute(update(slots).where(slots.c.slot == 4).values(state=LaneState.LEFT))
+        now = connection.scalar(schema.func.now())
+        rows = [inbox | {"slot": 5, "idempotency_key": key, "publish_time": now} for key in "xyz"]
+        connection.execute(insert(schema.inbox), rows)
+    facts = databases.look(url)
+    assert (facts.parked_keys, facts.parked_messages) == (1, 0)
+    assert len(facts.known.lanes) == 16
+    assert set(facts.known.readers) == {1, 2}
+    assert facts.known.readers[1] < timedelta(seconds=60)
+    assert facts.silent_seconds["r0"] < 60
+    assert heat(url) == {5: 3 / 120}
+    with writing(engine) as connection:
+        connection.execute(delete(slots).where(slots.c.slot == 4))
+        connection.execute(update(schema.fence).values(version=schema.fence.c.version + 1))
+    assert len(databases.look(url).known.lanes) == 15
+    databases.close()
+    engine.dispose()
+
+
+class PrometheusServer(Server):
+    """Debian's, scraping the given consumers each second."""
+
+    program = "prometheus"
+
+    def __init__(self, folder, targets) -> None:
+        super().__init__(folder)
+        self._targets = targets
+
+    def _prepare(self) -> None:
+        labels = "{namespace: default, app: asked-consumer, shard: s0}"
+        (self.data_dir / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: consumers\n"
+            f"  static_configs: [{{targets: {self._targets}, labels: {labels}}}]\n"
+        )
+
+    def _command(self) -> list[str]:
+        found = shutil.which("prometheus")
+        if found is None:
+            if os.environ.get("CI"):
+                pytest.fail("prometheus isn't on the PATH; in CI a skipped test is a hole that nobody sees")
+            pytest.skip("prometheus isn't on the PATH; Debian's package prometheus has it")
+        file, data = self.data_dir / "prometheus.yml", self.data_dir / "data"
+        listen = f"--web.listen-address=127.0.0.1:{self.port}"
+        return [found, f"--config.file={file}", f"--storage.tsdb.path={data}", listen]
+
+    def _ping(self) -> bool:
+        return "Server is ready to receive web requests" in self.log_tail()
+
+
+def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
+    metrics = [Metrics(), Metrics()]
+    consumers = [Health("127.0.0.1", 0, each, lambda: None) for each in metrics]
+    for each in metrics:
+        each.database_up.set(1)
+    metrics[0].ready.set(1)
+    metrics[1].redis_degraded.set(1)
+    metrics[0].dead_lettered.labels("bad_value").inc(2)
+    server = PrometheusServer(tmp_path, [f"127.0.0.1:{each.port}" for each in consumers])
+    try:
+        server.start()
+        with Prometheus(f"http://127.0.0.1:{server.port}") as prometheus:
+
+            def rate():
+                metrics[0].applied.inc(10)
+                metrics[0].batch_rows.observe(5)
+                try:
+                    return prometheus.work(fleet)["s0"].writes_per_second
+                except PrometheusError:
+                    return None
+
+            assert wait_until(rate, 30)
+            assert wait_until(lambda: prometheus.work(fleet)["s0"].rows_a_batch, 30)
+            work = prometheus.work(fleet)["s0"]
+        assert work.applied > 10
+        assert (work.replicas, work.ready, work.dead_lettered, work.rows_a_batch) == (2, 1, 2, 5.0)
+        assert work.troubles == (
+            "1 of 2 replicas aren't ready",
+            "1 of 2 replicas work without Redis: they may repeat each other's work",
+        )
+    finally:
+        server.stop()
+        for each in consumers:
+            each.close()

@@ -1,0 +1,147 @@
+"""Token buckets, and lines of a body within bounds."""
+
+import asyncio
+
+import pytest
+from gateway_kit import fleet
+
+from shardctl.gateway import batches
+from shardctl.gateway.auth import Open
+from shardctl.gateway.desk import Desk
+from shardctl.gateway.ratelimit import MAX_CLIENTS, Bucket, Buckets
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_bucket_holds_a_second_and_fills_evenly():
+    clock = Clock()
+    bucket = Bucket(10, clock)
+    assert sum(bucket.take() == 0 for _ in range(20)) == 10
+    assert bucket.take() == pytest.approx(0.1)
+    clock.now = 0.35
+    assert sum(bucket.take() == 0 for _ in range(20)) == 3
+    clock.now = 100
+    assert sum(bucket.take() == 0 for _ in range(20)) == 10
+
+
+def test_one_write_a_second_can_be_taken():
+    clock = Clock()
+    bucket = Bucket(1, clock)
+    assert bucket.take() == 0
+    assert bucket.take() == pytest.approx(1)
+    clock.now = 1.0
+    assert bucket.take() == 0
+
+
+def test_clients_have_buckets_of_their_own_and_are_forgotten_in_the_end():
+    buckets = Buckets(Clock())
+    mine = buckets.of("me", 1)
+    assert buckets.of("me", 1) is mine
+    assert buckets.of("you", 1) is not mine
+    assert buckets.of("free", None) is None
+    for number in range(MAX_CLIENTS):
+        buckets.of(str(number), 1)
+    assert buckets.of("me", 1) is not mine
+
+
+def lines(parts, most=10):
+    desk = Desk(fleet(), None, Open(fleet().gateway, Buckets(Clock())))
+    events = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
+    events.append({"type": "http.request", "body": parts[-1], "more_body": False})
+
+    async def receive():
+        return events.pop(0)
+
+    async def run():
+        return [line async for found in batches.lines_of(receive, most, desk) for line in found]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ([b"a\nbc\n"], [b"a", b"bc", b""]),
+        ([b"a", b"b\nc", b"", b"d"], [b"ab", b"cd"]),
+        ([b""], [b""]),
+        ([b"x" * 11 + b"\na"], [None, b"a"]),
+        ([b"x" * 6, b"x" * 6, b"x" * 6, b"x\na\n", b"b"], [None, b"a", b"b"]),
+        ([b"x" * 6, b"x" * 6], [None]),
+        ([b"x" * 10 + b"\n", b"y" * 10], [b"x" * 10, b"y" * 10]),
+    ],
+    ids=["whole", "parts", "empty", "long", "long in parts", "long at the end", "just fits"],
+)
+def test_lines_are_cut_out_of_any_parts(parts, found):
+    assert lines(parts) == found
+
+
+class Prompt:
+    """Topics that take everything at once."""
+
+    async def publish(self, slot, messages, timeout_seconds):
+        from google.pubsub_v1 import PublishRequest
+
+        return ["id"] * len(PublishRequest.pb().FromString(messages).messages)
+
+
+def served(parts, send, *, rate="{}"):
+    """Run one batch of these parts; `send` is the client's side of the answer."""
+    settings = fleet(rate)
+    events = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    events.append({"type": "http.request", "body": b"", "more_body": False})
+    read = []
+
+    async def receive():
+        read.append(1)
+        return events.pop(0)
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        desk = Desk(settings, Prompt(), Open(settings.gateway, Buckets(loop.time)), clock=loop.time)
+        scope = {"headers": [(b"content-type", b"application/x-ndjson")], "query_string": b"", "client": ("a", 1)}
+        await asyncio.wait_for(batches.Batches(desk)(scope, receive, lambda event: send(event, read)), 20)
+
+    asyncio.run(run())
+
+
+LINE = b'{"type":"order","body":{"order_id":"a"}}\n'
+
+
+def test_reading_goes_on_while_the_client_fetches_nothing():
+    answered = []
+
+    async def send(event, read):
+        while len(read) < 4:  # noqa: ASYNC110 - a client that sends its whole body first
+            await asyncio.sleep(0)
+        answered.append(event.get("body", b""))
+
+    served([LINE * 3, LINE * 3, LINE * 3], send)
+    assert b"".join(answered).count(b'"status":202') == 9
+
+
+def test_results_that_nobody_fetches_stop_the_reading(monkeypatch):
+    monkeypatch.setattr(batches, "MAX_RESULTS_HELD", 10)
+    seen = []
+
+    async def send(event, read):
+        await asyncio.sleep(0.05)  # long enough to read it all, were there no bound
+        seen.append(len(read))
+
+    served([LINE * 10 for _ in range(20)], send)
+    assert seen[0] < 5, "results would pile up without end"
+    assert seen[-1] == 21
+
+
+def test_a_batch_is_read_no_faster_than_its_client_may_write():
+    loop_times = []
+
+    async def send(event, read):
+        loop_times.append(asyncio.get_running_loop().time())
+
+    served([LINE * 130], send, rate="{rate_limit: 100}")
+    assert loop_times[-1] - loop_times[0] > 0.2, "a hundred at once, and the rest at the client's rate"

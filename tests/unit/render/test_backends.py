@@ -1,0 +1,112 @@
+"""What HTTP backends need of the pods: Secrets as files, ports through the policy, times that fit."""
+
+from __future__ import annotations
+
+import pytest
+from manifests import objects, pod_of
+
+from shardctl import backends, spec, yamlfile
+from shardctl.advice import advice
+from shardctl.faults import SpecError
+
+FLEET = """
+fleet: jobs
+project: my-project
+image: example.com/consumer:1
+routing: {slot_bits: 4}
+network_policy: {%s}
+message_types:
+  a: {http: {url: "https://a.example.com", auth: {kind: basic, secret: login}, ca_secret: login}, routing_key: id}
+  b: {http: {url: "http://b:8080/x"%s}, routing_key: id}
+  row: {table: rows, key: id, columns: {id: text}}
+consumer: {batch_max_rows: 50%s}
+shards:
+  - {name: both, slots: 0-15, types: [a, b]}
+  - {name: rows, slots: 0-15, types: [row]}
+"""
+
+MIXED = FLEET.replace("types: [a, b]", "except_types: []").replace("  - {name: rows, slots: 0-15, types: [row]}\n", "")
+
+
+def fleet(policy="", backend="", consumer="", text=FLEET):
+    return spec.of_file(yamlfile.parse(text % (policy, backend, consumer), "shards.yaml"))
+
+
+def of_shard(kind, shard, **given):
+    (found,) = (item for item in objects(fleet(**given), kind) if item["metadata"]["labels"].get("shard") == shard)
+    return found
+
+
+def test_a_secret_is_mounted_once_read_only_where_a_type_of_the_shard_needs_it():
+    pod = pod_of(of_shard("Deployment", "both"))
+    (volume,) = (each for each in pod["volumes"] if "secret" in each)
+    assert volume["secret"]["secretName"] == "login"
+    assert [each["key"] for each in volume["secret"]["items"]] == ["ca.crt", "password", "username"]
+    assert volume["secret"]["defaultMode"] == 0o440
+    (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"])
+    assert (mount["mountPath"], mount["readOnly"]) == (f"{backends.SECRETS_DIRECTORY}/login", True)
+    assert not any("secret" in each for each in pod_of(of_shard("Deployment", "rows"))["volumes"])
+
+
+def reach(shard, **given):
+    rules = of_shard("NetworkPolicy", shard, **given)["spec"]["egress"]
+    return [([each["port"] for each in rule["ports"]], rule.get("to")) for rule in rules]
+
+
+def test_the_policy_lets_calls_through_to_the_ports_of_the_backends():
+    assert ([443, 8080], None) in reach("both")
+    assert ([443, 8080], None) not in reach("rows")
+    narrowed = reach("both", policy="backends: {ports: [8443], cidrs: [10.0.0.0/8]}")
+    assert ([8443], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]) in narrowed
+    assert ([443, 8080], None) not in narrowed
+
+
+def test_a_call_must_end_before_the_database_ends_its_transaction():
+    with pytest.raises(SpecError, match=r"message_types.b.http.timeout: a call may take 16s.*30s.*make it 15s or less"):
+        fleet(backend=", timeout: 16s")
+    assert fleet(backend=", timeout: 16s", consumer=", statement_timeout: 32s")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, []),
+        ({"consumer": ", drain_timeout: 19s"}, ["drain_timeout"]),
+        ({"backend": ", concurrency: 2"}, ["28 or fewer"]),
+        ({"text": MIXED}, ["writes to tables share transactions"]),
+    ],
+    ids=["fits", "drain", "rows", "mixed"],
+)  # fmt: skip
+def test_advice(given, says):
+    found = list(backends.advice(fleet(**given)))
+    assert len(found) == len(says)
+    assert all(word in sentence for word, sentence in zip(says, found, strict=True))
+    assert set(found) <= set(advice(fleet(**given)))
+
+
+@pytest.mark.parametrize(
+    ("http", "says"),
+    [
+        ("{url: 'ftp://a'}", "begins with https:// or http://"),
+        ("{url: 'https://u:p@a/'}", "without user, password and blanks"),
+        ("{url: 'https://a:70000'}", "ports run from 1 to 65535"),
+        ("{url: 'https://a:0/'}", "ports run from 1 to 65535"),
+        ("{url: 'https://a/#x'}", "what follows a '#' is never sent"),
+        ("{url: 'http://a', auth: {kind: bearer, secret: s}}", "in the clear"),
+        ("{url: 'http://a', ca_secret: s}", "ca_secret has no use over http://"),
+        ("{url: 'https://a', attempts: 3}", r"breaker.failures \(5\) exceeds attempts \(3\)"),
+        ("{url: 'https://a', retry_minimum: 20s}", "retry_minimum exceeds retry_maximum"),
+        ("{url: 'https://a', timeout: 100ms}", "a duration is a whole number with a unit"),
+    ],
+)
+def test_what_a_backend_may_not_be(http, says):
+    text = f"""
+fleet: jobs
+project: my-project
+image: example.com/consumer:1
+message_types:
+  a: {{http: {http}, routing_key: id}}
+shards: [{{name: all, slots: 0-1023}}]
+"""
+    with pytest.raises(SpecError, match=says):
+        spec.of_file(yamlfile.parse(text, "shards.yaml"))

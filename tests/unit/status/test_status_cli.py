@@ -1,0 +1,107 @@
+"""`shardctl status` as it is called, and what it draws."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from fleets import text
+from rich.console import Console
+from status_kit import WORKING, Databases, backlogs, settled, transitional
+
+from shardctl.cli import main
+from shardctl.rebalance.backlog import Backlog
+from shardctl.status import drawing
+from shardctl.status.report import Unknown, Work, assemble
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "shards.yaml").write_text(text(("0-7", "8-15"), slot_bits=4))
+    monkeypatch.chdir(tmp_path)
+    for name in ("SHARDCTL_LOCAL_FLEET", "SHARDCTL_DATABASE_URL_S0", "SHARDCTL_PROMETHEUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
+    return tmp_path
+
+
+def report(**more):
+    fleet = settled()
+    held = backlogs(fleet, orders_s0_g1=Backlog(1_234, 1_000_000_000 - 5_000_000, 1_000_000_000))
+    return assemble(fleet, NOW, {"s0": Unknown("gone"), "s1": Unknown("gone")}, held, {"s0": WORKING} | more)
+
+
+def test_a_line_says_what_is_wrong():
+    troubled = Work(applied=99, writes_per_second=3.2, replicas=2, ready=1, troubles=("replica r isn't ready",))
+    assert drawing.line(report(s1=troubled)) == (
+        "s0 2/2 ready, backlog 1,234, applied 10 (2.0/s)   s1 1/2 ready, backlog 0, applied 99 (3.2/s)   "
+        "dead letters 0   strays 0   degraded: 1   not known: databases of s0, s1"
+    )
+
+
+def test_a_table_shows_what_is_not_known_as_such():
+    cells = drawing.cells(report().shards[1])
+    assert dict(zip(drawing.HEADERS, cells, strict=True)) == {
+        "shard": "s1", "slots": "8", "ready": "?", "backlog": "0", "oldest": "0.0 s", "writes/s": "?", "rows a batch": "?",
+        "lock waits/s": "?", "dups/s": "?", "dead": "?", "parked": "?",
+    }  # fmt: skip
+    console = Console(width=100, record=True)
+    console.print(drawing.table(report(), "the foot"))
+    drawn = console.export_text()
+    assert "not known: databases of s0, s1: gone" in drawn
+    assert "the foot" in drawn
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0.0 s"), (9.94, "9.9 s"), (59, "59 s"), (180, "3 min"), (7_200, "2 h"), (400_000, "5 d")]
+)
+def test_durations_are_told_in_a_unit_that_fits(seconds, told):
+    assert drawing.duration(seconds) == told
+
+
+def test_nobody_at_all_is_refused(folder, capsys):
+    assert main(["status"]) == 1
+    out, err = capsys.readouterr()
+    assert "nothing could be told" in err
+    assert "not known: databases of s0, s1: no URL" in out
+    assert "not known: backlog: nobody listens at PUBSUB_EMULATOR_HOST=127.0.0.1:1" in out
+
+
+def test_json_has_null_for_what_nobody_tells(folder, tmp_path, capsys):
+    databases = Databases(tmp_path)
+    assert main(["status", "--json", "--database", f"s0={databases.urls['s0']}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    s0, s1 = told["shards"]
+    assert (s0["parked_keys"], s0["lanes"]["active"], s0["backlog"], s0["writes_per_second"]) == (0, 8, None, None)
+    assert (s1["parked_keys"], s1["lanes"]) == (None, None)
+    assert told["unknown"]["metrics"].startswith("nobody tells")
+    assert s0["troubles"] == ["no consumer has read generation 1, which holds slots"]
+
+
+def test_json_of_a_rebalance_has_its_stages(tmp_path):
+    after = transitional()
+    databases = Databases(tmp_path)
+    databases.add("s2", after)
+    databases.open_rebalance(after)
+    from shardctl.status.looker import Looker, Sources
+
+    sources = Sources(lambda _: databases.urls, lambda of: lambda _: backlogs(of), lambda _: {}, local=True)
+    told = drawing.as_json(Looker(sources).look(after).report)["rebalance"]
+    assert told["states"] == {"s0": "open", "s2": "open"}
+    assert told["stages"]["broken"] == 8  # nothing is announced yet
+    assert json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--database", "s9=sqlite:///x"], "no shard 's9'"),
+        (["--database", "s0"], "--database wants SHARD=URL"),
+        (["--prometheus", "nowhere"], "--prometheus wants the URL"),
+        (["-f", "none.yaml"], "none.yaml"),
+    ],
+)
+def test_bad_input_is_told_as_such(folder, capsys, arguments, told):
+    assert main(["status", *arguments]) == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,284 @@
+"""Whoever is asked may be down, slow, or somebody else."""
+
+import re
+import socket
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fleets import text
+from sqlalchemy import insert
+from status_kit import BITS, Databases, backlogs, http_server, settled, transitional
+
+from shardctl import schema
+from shardctl.errors import ShardctlError, UsageError
+from shardctl.rebalance.backlog import UnknownError
+from shardctl.schema import LaneState
+from shardctl.status import localfile
+from shardctl.status.asking import Asker
+from shardctl.status.consumers import APPLIED, BATCHES, ROWS, Rates, Sample, samples
+from shardctl.status.databases import heat
+from shardctl.status.localfile import LocalConsumer, LocalFile
+from shardctl.status.looker import FleetFile, LocalMetrics, Looker, Sources, database_urls, sources
+from shardctl.status.report import Unknown
+
+S0 = LocalConsumer("orders-s0-0", "s0", "http://127.0.0.1:1")
+
+
+# -- asking --------------------------------------------------------------------------------------------------------------
+
+
+def test_who_hangs_is_not_waited_for_nor_asked_again():
+    released, asked = threading.Event(), []
+
+    def hang():
+        asked.append(1)
+        released.wait()
+        return "late"
+
+    asker = Asker(0.05)
+    told = asker.ask({"slow": hang, "quick": lambda: 1})
+    assert told == {"slow": Unknown("no answer within 0.05 s"), "quick": 1}
+    assert asker.ask({"slow": hang})["slow"] == Unknown("no answer within 0.05 s")
+    released.set()
+    assert asker._under_way["slow"].result(5) == "late"
+    assert asker.ask({"slow": hang}) == {"slow": "late"}
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("error", [ShardctlError("gone"), UnknownError("gone"), OSError("gone")])
+def test_an_error_that_a_person_can_mend_is_an_answer(error):
+    def refuse():
+        raise error
+
+    assert Asker(5).ask({"it": refuse}) == {"it": Unknown("gone")}
+
+
+def test_a_bug_is_no_answer():
+    asker = Asker(5)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            asker.ask({"it": lambda: 1 / 0})
+
+
+# -- consumers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("looks", "total", "rate"),
+    [
+        ([10, 25], 25, 15.0),
+        ([10, 3], 13, 3.0),
+        ([10, None, 12], 12, 2.0),
+        ([None, 30], 30, 0.0),
+        ([None, None], None, None),
+        ([10], 10, None),
+    ],
+    ids=[
+        "it works",
+        "started again, it counts from nothing",
+        "it didn't answer once",
+        "new among us",
+        "it never answers",
+        "one look",
+    ],
+)
+def test_counters_add_up_over_restarts_and_rates_are_of_the_last_look(looks, total, rate):
+    rates = Rates()
+    for second, look in enumerate(looks):
+        metrics = {} if look is None else {APPLIED: look, "shardctl_ready": 1}
+        found = rates.work([Sample(S0, metrics)], float(second))
+    assert (found["s0"].applied, found["s0"].writes_per_second) == (total, rate)
+
+
+def test_a_batch_s_mean_is_of_late_where_there_were_batches():
+    rates = Rates()
+    for second, (rows, batches) in enumerate([(100, 10), (130, 11)]):
+        found = rates.work([Sample(S0, {ROWS: rows, BATCHES: batches})], float(second))
+    assert found["s0"].rows_a_batch == 30
+    assert rates.work([Sample(S0, {ROWS: 130, BATCHES: 11})], 9.0)["s0"].rows_a_batch == pytest.approx(130 / 11)
+
+
+PAGE = """\
+shardctl_messages_applied_total 12.0
+shardctl_messages_dead_lettered_total{reason="bad_json"} 2.0
+shardctl_messages_dead_lettered_total{reason="no_row"} 3.0
+shardctl_ready 0.0
+shardctl_redis_degraded 1.0
+shardctl_database_up 0.0
+"""
+
+
+def test_a_consumer_s_own_page_tells_what_is_wrong_with_it():
+    pages = {"/metrics": (200, PAGE), "/ready": (503, "not ready: the database doesn't answer\n")}
+    with (
+        http_server(lambda method, path, headers, form: pages[path]) as url,
+        http_server(lambda *_: (200, "<html>")) as other,
+    ):
+        asked = [
+            replace(S0, url=url),
+            LocalConsumer("gone", "s0", "http://127.0.0.1:1"),
+            LocalConsumer("odd", "s0", other),
+        ]
+        work = Rates().work(samples(asked))["s0"]
+    assert (work.applied, work.dead_lettered, work.replicas, work.ready) == (12, 5, 3, 0)
+    assert [trouble.partition(":")[0] for trouble in work.troubles] == [
+        "replica orders-s0-0 isn't ready (not ready",
+        "replica orders-s0-0 works without Redis",
+        "replica orders-s0-0 can't reach the database",
+        "replica gone doesn't answer",
+        "replica odd doesn't answer",
+    ]
+
+
+# -- the local fleet's file -----------------------------------------------------------------------------------------------
+
+
+def test_the_local_fleet_s_file_is_read_as_it_was_written(tmp_path):
+    told = LocalFile((S0,), {"s0": "sqlite:///a.db"})
+    told.write(tmp_path / "fleet.json")
+    assert localfile.read(tmp_path / "fleet.json") == told
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "has the fleet ended"),
+        ("", "isn't the file"),
+        ("[]", "isn't the file"),
+        ('{"consumers": [{}]}', "isn't the file"),
+    ],
+)
+def test_another_file_is_told_of(tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "f").write_text(content)
+    with pytest.raises(localfile.LocalFileError, match=told):
+        localfile.read(tmp_path / "f")
+
+
+# -- databases ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def databases(tmp_path):
+    return Databases(tmp_path)
+
+
+def looker(databases, patience=5.0, metrics=lambda _: {}, held=None):
+    return Looker(
+        Sources(lambda _: databases.urls, lambda of: lambda _: held or backlogs(of), metrics, local=True), patience
+    )
+
+
+def test_databases_tell_of_parked_keys_lanes_and_readers(databases):
+    for shard in ("s0", "s1"):
+        databases.present(shard)
+    databases.park("s0", 3, "k", messages=2)
+    databases.lane("s0", 9, LaneState.LEFT, 7)
+    databases.park("s0", 9, "left behind")
+    report = looker(databases).look(databases.fleet).report
+    s0, s1 = report.shards
+    assert (s0.parked_keys, s0.parked_messages, s1.parked_keys) == (1, 2, 0)
+    assert s0.lanes == {"arriving": 0, "due": 0, "active": 8, "left": 1}
+    assert (s0.troubles, report.unknown) == ((), {})
+
+
+def test_lanes_are_read_again_only_when_the_fence_tells_of_a_change(databases):
+    looks = looker(databases)
+    assert looks.look(databases.fleet).report.shards[0].lanes["left"] == 0
+    databases.lane("s0", 9, LaneState.LEFT, 7)  # by hand, without the fence
+    assert looks.look(databases.fleet).report.shards[0].lanes["left"] == 0
+    databases.leave("s0", 1)
+    assert looks.look(databases.fleet).report.shards[0].lanes["left"] == 2
+
+
+def test_a_silent_replica_is_told_of(databases):
+    databases.present("s0")
+    databases.present("s0", "r1", seen_time=datetime.now(UTC) - timedelta(seconds=60))
+    (told,) = looker(databases).look(databases.fleet).report.shards[0].troubles
+    assert re.fullmatch("replica r1 last said (59|6[0-9]) s ago that it is there", told)
+
+
+def test_a_database_that_is_not_there_hides_no_other(databases, tmp_path):
+    databases.urls["s1"] = f"sqlite:///{tmp_path / 'none.db'}"
+    report = looker(databases).look(databases.fleet).report
+    assert report.unknown.keys() == {"database of s1"}
+    assert "there is no such file" in report.unknown["database of s1"]
+    assert not (tmp_path / "none.db").exists()
+    assert (report.shards[0].parked_keys, report.shards[1].parked_keys) == (0, None)
+
+
+def test_a_database_that_hangs_is_given_up_and_no_password_is_told(databases):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        databases.urls["s1"] = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x"
+        report = looker(databases, patience=0.3).look(databases.fleet).report
+    assert report.unknown["database of s1"] == "no answer within 0.3 s"
+    databases.urls["s1"] = "postgresql://me:secret@127.0.0.1:1/x"
+    report = looker(databases).look(databases.fleet).report
+    assert "127.0.0.1" in report.unknown["database of s1"]
+    assert "secret" not in str(report)
+
+
+def test_heat_is_counted_in_the_inbox(databases):
+    row = {
+        "message_type": "a", "partition_key": "p", "message_id": "m", "publish_time": datetime.now(UTC), "outcome": "applied"
+    }  # fmt: skip
+    rows = [row | {"slot": slot, "idempotency_key": key} for slot, key in ((3, "a"), (3, "b"), (5, "c"))]
+    databases.execute("s0", insert(schema.inbox).values(rows))
+    assert heat(databases.urls["s0"]) == {3: 2 / 120, 5: 1 / 120}
+
+
+def test_a_rebalance_is_followed_through_the_file(databases, tmp_path):
+    path = tmp_path / "shards.yaml"
+    path.write_text(text(("0-7", "8-15"), slot_bits=BITS))
+    of_file = FleetFile(path)
+    assert not of_file.fleet().rebalancing
+    from status_kit import AFTER
+
+    path.write_text("shards: [")
+    assert not of_file.fleet().rebalancing
+    assert "shards.yaml" in of_file.fault
+    path.write_text(text(AFTER, slot_bits=BITS))
+    after = of_file.fleet()
+    assert (after.rebalancing, of_file.fault) == (True, "")
+    databases.add("s2", after)
+    databases.open_rebalance(after)
+    moving = looker(databases).look(after).report.moving
+    assert (moving.states, moving.survey.total) == ({"s0": "open", "s2": "open"}, 8)
+    assert moving.id
+
+
+# -- where to ask ---------------------------------------------------------------------------------------------------------
+
+
+def test_urls_come_from_options_then_the_environment_then_the_local_fleet(tmp_path):
+    LocalFile((), {"s0": "local0", "s1": "local1", "s2": "local2"}).write(tmp_path / "f")
+    environment = {"SHARDCTL_DATABASE_URL_S0": "env0", "SHARDCTL_DATABASE_URL_S1": "env1"}
+    found = database_urls(transitional(), {"s0": "given0"}, environment, tmp_path / "f")
+    assert found == {"s0": "given0", "s1": "env1", "s2": "local2"}
+    lacking = database_urls(transitional(), {}, {}, None)
+    assert lacking["s0"] == Unknown("no URL: set SHARDCTL_DATABASE_URL_<SHARD>, or give --database SHARD=URL")
+
+
+def test_a_shard_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="no shard 's9'"):
+        database_urls(settled(), {"s9": "x"}, {}, None)
+
+
+def test_without_anybody_to_ask_it_says_whom_to_name(monkeypatch):
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    found = sources({}, None, {})
+    assert not found.local
+    with pytest.raises(ShardctlError, match="--prometheus"):
+        found.metrics(settled())
+
+
+def test_consumers_are_those_that_the_file_lists_now(tmp_path):
+    path: Path = tmp_path / "f"
+    metrics = LocalMetrics(lambda: localfile.read(path).consumers)
+    LocalFile((S0,), {}).write(path)
+    assert metrics(settled())["s0"].names == {"orders-s0-0"}
+    LocalFile((replace(S0, name="orders-s0-1"),), {}).write(path)
+    assert metrics(settled())["s0"].names == {"orders-s0-1"}
