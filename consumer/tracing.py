@@ -1,7 +1,7 @@
 """A span for each write that its producer chose to trace, from the consumer's taking it up to its commit.
 
-Pub/Sub's client libraries carry a producer's trace context in an attribute of the message. A producer that doesn't trace sets none,
-and one that samples marks few. So what is exported follows the producers' choice, and the other messages cost one look.
+Pub/Sub's client libraries carry a producer's trace context in an attribute of the message. A producer that doesn't trace sets
+none, and one that samples marks few. So what is exported follows the producers' choice; the other messages cost one look.
 """
 
 from __future__ import annotations
