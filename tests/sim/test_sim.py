@@ -76,6 +76,7 @@ def test_cut_short_at_every_await(seed):
     check(itertools.chain(every_await(seed, steps), two_awaits(seed, steps, PAIRS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_a_mistake_is_found(mutant):
     chances = seeds(range(mutant.seeds), hand_over=mutant.hand_over)

@@ -91,6 +91,7 @@ def cases() -> Any:
 # --- what is rendered -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @cases()
 def test_built_in_kinds_pass_the_kubernetes_schemas(path: Path) -> None:
     built_in = [item for item in objects(load(path)) if _is_built_in(item)]

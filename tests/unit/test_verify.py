@@ -14,6 +14,8 @@ from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
 from shardctl.schema import LaneState, RebalanceState
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fleet(tmp_path):

@@ -9,6 +9,7 @@ from arrival_kit import HEAD, Database
 
 from shardctl.cli import main
 
+pytestmark = pytest.mark.slow
 TYPES = """
   step: {table: steps, key: id, routing_key: entity, operation: insert, on_poison: park, columns: {id: text, entity: text}}
 """

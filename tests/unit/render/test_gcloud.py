@@ -17,6 +17,7 @@ from shardctl.spec import Fleet
 from shardctl.templates import built_in
 from tests.unit.render.fleets import FLEET, fleet_of
 
+pytestmark = pytest.mark.slow
 FAKE = Path(__file__).with_name("fake_gcloud.py")
 
 

@@ -289,11 +289,13 @@ def run(promtool: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", STACKS)
 def test_prometheus_takes_the_rules(stack: str, promtool: str, tmp_path: Path) -> None:
     run(promtool, "check", "rules", rule_file([*rules(fleet_of(stack)).values()], tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stack", "case"), [(stack, case) for case in CASES for stack in case.stacks], ids=str)
 def test_an_alert_fires_when_it_should_and_not_else(stack: str, case: Case, promtool: str, tmp_path: Path) -> None:
     rule = rules(fleet_of(stack))[case.alert]
@@ -467,6 +469,7 @@ def test_alerts_and_dashboard_ask_only_for_what_is_exported(stack: str) -> None:
     assert asked >= OTHERS[stack] | KUBE_STATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", STACKS)
 def test_prometheus_takes_the_dashboards_queries(stack: str, promtool: str, tmp_path: Path) -> None:
     panels = dashboard(fleet_of(stack))["panels"]
