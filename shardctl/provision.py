@@ -26,6 +26,7 @@ Action = Literal["create", "update", "identical"]
 MUTABLE = (
     "ack_deadline_seconds",
     "message_retention_duration",
+    "retain_acked_messages",
     "retry_policy",
     "dead_letter_policy",
     "expiration_policy",
@@ -146,6 +147,7 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
                 sub.topic.id,
                 sub.filter,
                 settings.retention,
+                retain_acked_messages=settings.retain_acked,
                 push_config=_push_config(fleet, topology.push_endpoint(fleet, shard, sub)),
                 **policies,
             )

@@ -57,7 +57,7 @@ subscription() {
   found_ordering=${found%%"|"*}
   found=${found#*"|"}
   rest=$found
-  for _ in 1 2 3 4 5 6 7; do rest=${rest#*"|"}; done
+  for _ in 1 2 3 4 5 6 7 8; do rest=${rest#*"|"}; done
   found_endpoint=${rest%%"|"*}
   for _ in 1 2 3; do rest=${rest#*"|"}; done
   found_unwrapped=${rest%%"|"*}
@@ -76,7 +76,7 @@ subscription() {
   done_with update subscription "$name"
 }
 subscription_fields='value[separator="|"](topic,enableMessageOrdering,ackDeadlineSeconds,messageRetentionDuration,'
-subscription_fields=$subscription_fields'expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
+subscription_fields=$subscription_fields'retainAckedMessages,expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
 subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,'
 subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
 subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'

@@ -55,6 +55,7 @@ class Subscription:
     filter: str
     ack_deadline_seconds: int
     retention: str
+    retain_acked: bool
     dead_letter: DeadLetter | None
     push: Push | None
 
@@ -161,6 +162,7 @@ def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:
         of["filter"],
         of["ack_deadline_seconds"],
         of["retention"],
+        of["retain_acked"],
         policy
         and DeadLetter(
             topics[policy["topic_name"]],

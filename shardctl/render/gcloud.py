@@ -37,10 +37,11 @@ def _calls(fleet: Fleet, found: Cloud) -> Iterator[Sequence[str]]:
 
 def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
     """What `describe` prints of a subscription that is as wanted, then the flags that make it so."""
-    state = [str(sub.ack_deadline_seconds), sub.retention, ""]
+    state = [str(sub.ack_deadline_seconds), sub.retention, "True" if sub.retain_acked else "", ""]
     flags = [
         f"--ack-deadline={sub.ack_deadline_seconds}",
         f"--message-retention-duration={sub.retention}",
+        "--retain-acked-messages" if sub.retain_acked else "--no-retain-acked-messages",
         "--expiration-period=never",
     ]
     if sub.dead_letter is None:

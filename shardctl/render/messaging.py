@@ -50,11 +50,17 @@ def subscriptions(plan: Plan) -> Iterator[Object]:
                 sub.topic.id,
                 sub.filter,
                 retention=seconds_text(settings.retention),
+                retain_acked=settings.retain_acked,
                 dead_letter=dead_letter,
                 push=_push(plan, writer, sub),
             )
     if plan.whole:
-        kept = {"retention": seconds_text(topology.KEPT_FOR_PEOPLE), "dead_letter": None, "push": None}
+        kept = {
+            "retention": seconds_text(topology.KEPT_FOR_PEOPLE),
+            "retain_acked": False,
+            "dead_letter": None,
+            "push": None,
+        }
         for stray in topology.strays(fleet):
             yield subscription(None, stray.id, stray.topic.id, stray.filter, **kept)
         yield subscription(

@@ -80,6 +80,8 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
         "message_retention_duration": sub.retention,
         "expiration_policy": {"ttl": ""},  # never
     }
+    if sub.retain_acked:
+        fields["retain_acked_messages"] = True
     if sub.filter:
         fields["filter"] = _literal(sub.filter)
     if sub.push:

@@ -17,6 +17,13 @@ class Subscriptions(Model):
 
     ack_deadline: Annotated[timedelta, Between("10s", "600s")] = timedelta(seconds=60)
     retention: Annotated[timedelta, Between("10m", "31d")] = timedelta(days=7)
+    retain_acked: Annotated[
+        bool,
+        Field(
+            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be given again what it "
+            "lacks. Costs storage."
+        ),
+    ] = False
     retry_minimum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=10)
     retry_maximum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=600)
     max_delivery_attempts: Annotated[int, Field(ge=5, le=100)] = 5

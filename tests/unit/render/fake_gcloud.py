@@ -13,7 +13,7 @@ STATE = FOLDER / "state.json"
 SUBSCRIPTION = {"--ack-deadline", "--message-retention-duration", "--expiration-period", "--min-retry-delay",
                 "--max-retry-delay", "--dead-letter-topic", "--max-delivery-attempts", "--push-endpoint",
                 "--push-auth-service-account", "--push-auth-token-audience", "--push-no-wrapper",
-                "--push-no-wrapper-write-metadata"}  # fmt: skip
+                "--push-no-wrapper-write-metadata", "--retain-acked-messages", "--no-retain-acked-messages"}  # fmt: skip
 JOB = {"--location", "--schedule", "--time-zone", "--topic", "--message-body", "--description"}
 POLICY = {"--flatten", "--format"}
 GRANT = {"--role", "--member"}
@@ -71,7 +71,7 @@ def described(command, there):
             never = "" if flags["--expiration-period"] == "never" else flags["--expiration-period"]
             return "|".join((
                 flags["--topic"], str("--enable-message-ordering" in flags), flags["--ack-deadline"],
-                flags["--message-retention-duration"], never, flags.get("--min-retry-delay", ""),
+                flags["--message-retention-duration"], "True" if "--retain-acked-messages" in flags else "", never, flags.get("--min-retry-delay", ""),
                 flags.get("--max-retry-delay", ""), flags.get("--dead-letter-topic", ""),
                 flags.get("--max-delivery-attempts", ""), flags.get("--push-endpoint", ""),
                 flags.get("--push-auth-service-account", ""), flags.get("--push-auth-token-audience", ""),
@@ -96,6 +96,8 @@ def change(command, there, flags):
     }
     if not after.get("--push-endpoint"):  # the subscription is pulled from then on, and signs nothing
         after = {name: value for name, value in after.items() if not name.startswith("--push-")}
+    if "--no-retain-acked-messages" in flags:
+        after.pop("--retain-acked-messages", None)
     for flag, gone in cleared.items():
         if flag in flags:
             after = {name: value for name, value in after.items() if name not in (*gone, flag)}

@@ -129,6 +129,15 @@ def test_what_can_be_changed_is_changed_and_nothing_else(cloud: Cloud) -> None:
     assert cloud.done(fleet) == []
 
 
+def test_acked_messages_are_kept_while_the_file_says_so(cloud: Cloud) -> None:
+    keeping = fleet_of(FLEET + "\nsubscription: {retain_acked: true}\n")
+    changed = [f"update subscription orders-{shard.name}-g{shard.generation}" for shard in keeping.shards]
+    assert set(changed) <= set(cloud.done(keeping))
+    assert cloud.done(keeping) == []
+    assert set(changed) <= set(cloud.done(fleet_of()))
+    assert cloud.done(fleet_of()) == []
+
+
 def test_a_changed_body_updates_its_job(cloud: Cloud) -> None:
     assert cloud.done(fleet_of(FLEET.replace("sweep", "mop"))) == ["update job orders-nightly"]
     flags = cloud.state["scheduler jobs orders-nightly"]["flags"]

@@ -57,7 +57,7 @@ subscription() {
   found_ordering=${found%%"|"*}
   found=${found#*"|"}
   rest=$found
-  for _ in 1 2 3 4 5 6 7; do rest=${rest#*"|"}; done
+  for _ in 1 2 3 4 5 6 7 8; do rest=${rest#*"|"}; done
   found_endpoint=${rest%%"|"*}
   for _ in 1 2 3; do rest=${rest#*"|"}; done
   found_unwrapped=${rest%%"|"*}
@@ -76,7 +76,7 @@ subscription() {
   done_with update subscription "$name"
 }
 subscription_fields='value[separator="|"](topic,enableMessageOrdering,ackDeadlineSeconds,messageRetentionDuration,'
-subscription_fields=$subscription_fields'expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
+subscription_fields=$subscription_fields'retainAckedMessages,expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
 subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,'
 subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
 subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
@@ -165,10 +165,10 @@ job() {
 project=my-project
 topic Data_Writes.v2 shardctl-fleet=orders,team=payments
 topic Data_Writes.v2-dead shardctl-fleet=orders,team=payments
-subscription orders-strays projects/my-project/topics/Data_Writes.v2 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders,team=payments '60|2678400s|||||||||' --ack-deadline=60 --message-retention-duration=2678400s --expiration-period=never
-subscription orders-dead projects/my-project/topics/Data_Writes.v2-dead '' shardctl-fleet=orders,team=payments '60|2678400s|||||||||' --ack-deadline=60 --message-retention-duration=2678400s --expiration-period=never
-subscription orders-s0-g1 projects/my-project/topics/Data_Writes.v2 'hasPrefix(attributes.slot,"0")' shardctl-fleet=orders,team=payments '60|604800s||10s|600s|projects/my-project/topics/Data_Writes.v2-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/Data_Writes.v2-dead --max-delivery-attempts=5
-subscription orders-s1-g3 projects/my-project/topics/Data_Writes.v2 'hasPrefix(attributes.slot,"1")' shardctl-fleet=orders,team=payments '60|604800s||10s|600s|projects/my-project/topics/Data_Writes.v2-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/Data_Writes.v2-dead --max-delivery-attempts=5
+subscription orders-strays projects/my-project/topics/Data_Writes.v2 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders,team=payments '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-dead projects/my-project/topics/Data_Writes.v2-dead '' shardctl-fleet=orders,team=payments '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-s0-g1 projects/my-project/topics/Data_Writes.v2 'hasPrefix(attributes.slot,"0")' shardctl-fleet=orders,team=payments '60|604800s|||10s|600s|projects/my-project/topics/Data_Writes.v2-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/Data_Writes.v2-dead --max-delivery-attempts=5
+subscription orders-s1-g3 projects/my-project/topics/Data_Writes.v2 'hasPrefix(attributes.slot,"1")' shardctl-fleet=orders,team=payments '60|604800s|||10s|600s|projects/my-project/topics/Data_Writes.v2-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/Data_Writes.v2-dead --max-delivery-attempts=5
 account orders-s0@my-project.iam.gserviceaccount.com orders-s0 'Consumer of shard orders-s0'
 account orders-s1@my-project.iam.gserviceaccount.com orders-s1 'Consumer of shard orders-s1'
 topic_grant Data_Writes.v2-dead roles/pubsub.publisher serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com

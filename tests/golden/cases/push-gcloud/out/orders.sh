@@ -57,7 +57,7 @@ subscription() {
   found_ordering=${found%%"|"*}
   found=${found#*"|"}
   rest=$found
-  for _ in 1 2 3 4 5 6 7; do rest=${rest#*"|"}; done
+  for _ in 1 2 3 4 5 6 7 8; do rest=${rest#*"|"}; done
   found_endpoint=${rest%%"|"*}
   for _ in 1 2 3; do rest=${rest#*"|"}; done
   found_unwrapped=${rest%%"|"*}
@@ -76,7 +76,7 @@ subscription() {
   done_with update subscription "$name"
 }
 subscription_fields='value[separator="|"](topic,enableMessageOrdering,ackDeadlineSeconds,messageRetentionDuration,'
-subscription_fields=$subscription_fields'expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
+subscription_fields=$subscription_fields'retainAckedMessages,expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
 subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,'
 subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
 subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
@@ -165,9 +165,9 @@ job() {
 project=my-project
 topic data-writes shardctl-fleet=orders
 topic data-writes-dead shardctl-fleet=orders
-subscription orders-strays projects/my-project/topics/data-writes 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders '60|2678400s|||||||||' --ack-deadline=60 --message-retention-duration=2678400s --expiration-period=never
-subscription orders-dead projects/my-project/topics/data-writes-dead '' shardctl-fleet=orders '60|2678400s|||||||||' --ack-deadline=60 --message-retention-duration=2678400s --expiration-period=never
-subscription orders-s1-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1")' shardctl-fleet=orders '60|604800s||10s|600s|projects/my-project/topics/data-writes-dead|100|https://push.example.com/orders/s1/orders-s1-g1|pubsub-push@my-project.iam.gserviceaccount.com|orders-fleet|True' --ack-deadline=60 --message-retention-duration=604800s --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=100 --push-endpoint=https://push.example.com/orders/s1/orders-s1-g1 --push-auth-service-account=pubsub-push@my-project.iam.gserviceaccount.com --push-auth-token-audience=orders-fleet --push-no-wrapper --push-no-wrapper-write-metadata
+subscription orders-strays projects/my-project/topics/data-writes 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-dead projects/my-project/topics/data-writes-dead '' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-s1-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1")' shardctl-fleet=orders '60|604800s|||10s|600s|projects/my-project/topics/data-writes-dead|100|https://push.example.com/orders/s1/orders-s1-g1|pubsub-push@my-project.iam.gserviceaccount.com|orders-fleet|True' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=10s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=100 --push-endpoint=https://push.example.com/orders/s1/orders-s1-g1 --push-auth-service-account=pubsub-push@my-project.iam.gserviceaccount.com --push-auth-token-audience=orders-fleet --push-no-wrapper --push-no-wrapper-write-metadata
 account orders-s1@my-project.iam.gserviceaccount.com orders-s1 'Consumer of shard orders-s1'
 topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com
 account_grant pubsub-push@my-project.iam.gserviceaccount.com roles/iam.serviceAccountTokenCreator serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com
