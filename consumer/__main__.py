@@ -59,6 +59,7 @@ def main() -> int:
         settings = load(parser.parse_args().config)
         logs.configure(
             settings.config.consumer.log_level,
+            settings.config.project,
             fleet=settings.config.fleet,
             shard=settings.config.shard,
             replica=settings.replica,

@@ -15,6 +15,7 @@ from consumer.delivery import NO_SLOT, Delivery
 from consumer.errors import AgainError, LaterError
 from consumer.metrics import Metrics
 from consumer.store import Outcome
+from consumer.tracing import TRACEPARENT
 
 log = logging.getLogger(__name__)
 
@@ -214,4 +215,5 @@ def _about(action: str, delivery: Delivery) -> dict[str, object]:
         "message_id": delivery.message_id,
         "partition_key": delivery.partition_key,
         "message_type": delivery.message_type,
+        "traceparent": delivery.message.attributes.get(TRACEPARENT, ""),
     }

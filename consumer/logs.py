@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
@@ -12,13 +13,18 @@ import orjson
 FIELDS = ("action", "slot", "generation", "message_id", "partition_key", "message_type")
 
 
+_TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})", re.ASCII)
+
+
 class JsonFormatter(logging.Formatter):
-    def __init__(self, **labels: str) -> None:
+    """`project` is the one whose traces are named."""
+
+    def __init__(self, project: str = "", **labels: str) -> None:
         super().__init__()
-        self._labels = labels
+        self._project, self._labels = project, labels
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "severity": record.levelname,
             "message": record.getMessage(),
@@ -26,6 +32,10 @@ class JsonFormatter(logging.Formatter):
             **self._labels,
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if found := _TRACEPARENT.fullmatch(getattr(record, "traceparent", "")):
+            line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{found['trace']}"
+            line["logging.googleapis.com/spanId"] = found["span"]
+            line["logging.googleapis.com/trace_sampled"] = bool(int(found["flags"], 16) & 1)
         if record.exc_info:
             line["stack_trace"] = self.formatException(record.exc_info)
         try:
@@ -34,9 +44,9 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(line, default=str)
 
 
-def configure(level: str, **labels: str) -> None:
+def configure(level: str, project: str = "", **labels: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(**labels))
+    handler.setFormatter(JsonFormatter(project, **labels))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("google", "grpc", "sqlalchemy", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

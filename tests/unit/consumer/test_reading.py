@@ -228,6 +228,20 @@ def test_every_log_line_is_one_json_object(text):
     assert (read["severity"], read["action"], read["slot"], read["shard"]) == ("WARNING", "test", 7, "s0")
 
 
+@pytest.mark.parametrize(("flags", "sampled"), [("00", False), ("01", True)])
+def test_a_line_about_a_traced_write_stands_beside_its_trace(flags, sampled):
+    record = logging.LogRecord("consumer", logging.WARNING, "", 0, "set aside", (), None)
+    record.traceparent = f"00-{7:032x}-{8:016x}-{flags}"
+    read = json.loads(JsonFormatter("my-project").format(record))
+    assert read["logging.googleapis.com/trace"] == f"projects/my-project/traces/{7:032x}"
+    assert (read["logging.googleapis.com/spanId"], read["logging.googleapis.com/trace_sampled"]) == (
+        f"{8:016x}",
+        sampled,
+    )
+    record.traceparent = "nonsense"
+    assert not [name for name in json.loads(JsonFormatter("my-project").format(record)) if "trace" in name]
+
+
 def test_a_traceback_stays_in_its_line():
     try:
         _ = 1 / 0
