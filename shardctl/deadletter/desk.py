@@ -33,6 +33,7 @@ MAX_LETTERS = 50_000  # held at once: beyond, a person works through them in par
 HEARTBEAT_SECONDS = 30.0  # the service closes a stream that says nothing
 CLOSE_SECONDS = 2.0  # for what is on its way when the streams are closed
 LOOK_SECONDS = 0.05
+COUNT_SECONDS = 0.5  # between two questions how many there are
 MAX_IDS = 1_000  # ack ids a request, well inside its 512 KiB
 WAITING_RESPONSES = 8
 RETRY_SECONDS = 0.5
@@ -70,11 +71,13 @@ class Desk:
         self._calls: dict[str, Any] = {}
         self._readers = [Thread(target=self._read, args=(name,), daemon=True) for name in subscriptions]
         self._keeper = Thread(target=self._keep, daemon=True)
+        self._counter = Thread(target=self._count, daemon=True)
+        self._last_count: int | None = None
         self.whole = True  # whether reading ended because nothing more came, and not at the bound
         self.unreturned = 0  # letters that could not be handed back, and come when their lease ends
 
     def __enter__(self) -> Self:
-        for thread in (*self._readers, self._keeper):
+        for thread in (*self._readers, self._keeper, self._counter):
             thread.start()
         return self
 
@@ -97,7 +100,7 @@ class Desk:
             try:
                 arrived = self._arrived.get(timeout=LOOK_SECONDS)
             except Empty:
-                if self._nothing_left(seen) or time.monotonic() - quiet_since >= self._silence_seconds:
+                if self._nothing_left(seen, self._last_count) or time.monotonic() - quiet_since >= self._silence_seconds:
                     return
                 continue
             if isinstance(arrived, ShardctlError):
@@ -107,12 +110,18 @@ class Desk:
             yield name, messages
             quiet_since = time.monotonic()
             if seen >= self._max_letters:
-                self.whole = self._nothing_left(seen)
+                self.whole = self._nothing_left(seen, self._left())
                 return
 
-    def _nothing_left(self, seen: int) -> bool:
-        left = self._left()
+    @staticmethod
+    def _nothing_left(seen: int, left: int | None) -> bool:
         return left is not None and seen >= left
+
+    def _count(self) -> None:
+        """In a thread: Ctrl-C may come to nothing inside a call of gRPC, and the main thread is the one that gets it."""
+        while not self._read_enough.is_set():
+            self._last_count = self._left()
+            self._read_enough.wait(COUNT_SECONDS)
 
     def take_off(self, letters: Iterable[Held]) -> int:
         """Ack for good; how many acks were lost. Those come again, and a replay finds them done."""
