@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime local dev
 
-.PHONY: demo test chaos check fmt lint types bench lock golden release-golden docs clean
+.PHONY: demo test prove chaos check fmt lint types bench lock golden release-golden docs clean
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
@@ -12,10 +12,14 @@ demo: $(VENV)/.local            ## the whole fleet on this machine, under load, 
 check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minute
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
-test: $(VENV)/.dev              ## every test, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos --ignore tests/model
-	$(BIN)/pytest -q -rs -n 2 tests/model
-	$(BIN)/pytest -q -rs tests/e2e tests/chaos
+test: $(VENV)/.dev              ## every test but the long proofs, with real PostgreSQL, Redis and gRPC
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile --ignore tests/e2e $(addprefix --ignore tests/,$(PROOFS))
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile tests/e2e
+
+prove: $(VENV)/.dev             ## the long proofs: the model searched whole, thousands of schedules, a fleet in chaos
+	$(BIN)/pytest -q -rs -n 2 tests/model tests/sim
+	$(BIN)/pytest -q -rs tests/chaos
+PROOFS := chaos model sim
 
 chaos: $(VENV)/.dev             ## ten minutes of faults on the local fleet; SEED=n repeats one run
 	$(BIN)/python -m tests.chaos --minutes 10 $(if $(SEED),--seed $(SEED))
