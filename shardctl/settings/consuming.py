@@ -20,8 +20,8 @@ class Subscriptions(Model):
     retain_acked: Annotated[
         bool,
         Field(
-            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be given again what it "
-            "lacks. Costs storage."
+            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be given again what "
+            "it lacks. Costs storage."
         ),
     ] = False
     retry_minimum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=10)

@@ -71,7 +71,8 @@ def described(command, there):
             never = "" if flags["--expiration-period"] == "never" else flags["--expiration-period"]
             return "|".join((
                 flags["--topic"], str("--enable-message-ordering" in flags), flags["--ack-deadline"],
-                flags["--message-retention-duration"], "True" if "--retain-acked-messages" in flags else "", never, flags.get("--min-retry-delay", ""),
+                flags["--message-retention-duration"], "True" if "--retain-acked-messages" in flags else "", never,
+                flags.get("--min-retry-delay", ""),
                 flags.get("--max-retry-delay", ""), flags.get("--dead-letter-topic", ""),
                 flags.get("--max-delivery-attempts", ""), flags.get("--push-endpoint", ""),
                 flags.get("--push-auth-service-account", ""), flags.get("--push-auth-token-audience", ""),
