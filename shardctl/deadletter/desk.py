@@ -100,7 +100,10 @@ class Desk:
             try:
                 arrived = self._arrived.get(timeout=LOOK_SECONDS)
             except Empty:
-                if self._nothing_left(seen, self._last_count) or time.monotonic() - quiet_since >= self._silence_seconds:
+                if (
+                    self._nothing_left(seen, self._last_count)
+                    or time.monotonic() - quiet_since >= self._silence_seconds
+                ):
                     return
                 continue
             if isinstance(arrived, ShardctlError):
