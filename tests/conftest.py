@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from shardctl.local.servers import BinaryMissingError, MariaDBServer, PostgresServer, RedisServer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As whatever runs behind a shell's `&` has it, its children too: and then nobody could test what Ctrl-C does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 _numbers = itertools.count()
 
