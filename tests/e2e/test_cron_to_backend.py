@@ -25,7 +25,7 @@ message_types:
     http:
       url: %s/tick
       timeout: 1s
-      attempts: 4
+      attempts: 20
       retry_minimum: 1s
       retry_maximum: 1s
       breaker: {failures: 4, open: 1s}
