@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Never raises; only a bug leaves a traceback, in a file."""
     code = _run(arguments)
     for line in audit.end(code):
-        print(f"audit: {line}", file=sys.stderr)
+        if not (sys.stderr.isatty() and os.environ.get(audit.LOG_VARIABLE)):  # a person needn't read what the log has
+            print(f"audit: {line}", file=sys.stderr)
     return code
 
 

@@ -39,10 +39,8 @@ def init(
         raise ShardctlError(f"{file} is there already. --force writes over it; -f names another.") from error
     except OSError as error:
         raise ShardctlError(f"{file}: can't be written: {error.strerror}.") from error
-    more = " and tables" if modulo else ""
-    say(
-        f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit project, image{more}, then `shardctl validate`."
-    )
+    mine = "project, image and tables" if modulo else "project and image"
+    say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {mine}, then `shardctl validate`.")
     return EXIT_DONE
 
 
