@@ -9,22 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.provision import given_urls
+from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
 
 def adopt(
     file: FileOption = DEFAULT_FILE,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="SHARD=URL",
-            help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password "
-            "out of the process list.",
-        ),
-    ] = None,
+    database: DatabaseOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> int:

@@ -12,19 +12,21 @@ import typer
 from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SHARD=URL",
+        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
+        "of the process list.",
+    ),
+]
+
 
 def provision(
     file: FileOption = DEFAULT_FILE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")] = False,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="SHARD=URL",
-            help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password "
-            "out of the process list.",
-        ),
-    ] = None,
+    database: DatabaseOption = None,
     no_databases: Annotated[bool, typer.Option("--no-databases", help="Topics and subscriptions alone.")] = False,
     as_json: JsonOption = False,
 ) -> int:

@@ -9,19 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.provision import given_urls
+from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
-DatabaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--database",
-        metavar="SHARD=URL",
-        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
-        "of the process list.",
-    ),
-]
 PrometheusOption = Annotated[
     str | None,
     typer.Option(

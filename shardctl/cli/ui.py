@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from shardctl.cli.provision import given_urls
-from shardctl.cli.status import DatabaseOption, PrometheusOption
+from shardctl.cli.provision import DatabaseOption, given_urls
+from shardctl.cli.status import PrometheusOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
 from shardctl.errors import EXIT_DONE
 

@@ -6,11 +6,9 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-import typer
-
-from shardctl.cli.provision import given_urls
+from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
@@ -19,15 +17,7 @@ TOLD_AFTER_SECONDS = 5.0
 
 def verify(
     file: FileOption = DEFAULT_FILE,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="SHARD=URL",
-            help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password "
-            "out of the process list.",
-        ),
-    ] = None,
+    database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Check that every row lies where its slot is active, and that each slot is active exactly once."""

@@ -11,7 +11,6 @@ from shardctl.cli.deadletter import options
 from shardctl.cli.deadletter.options import (
     AllOption,
     ArchiveOption,
-    DatabaseOption,
     DryRunOption,
     KeyOption,
     LimitOption,
@@ -25,7 +24,7 @@ from shardctl.cli.deadletter.options import (
     WaitOption,
     YesOption,
 )
-from shardctl.cli.provision import given_urls
+from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption
 from shardctl.errors import UsageError
 

@@ -40,15 +40,6 @@ WaitOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
-DatabaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--database",
-        metavar="SHARD=URL",
-        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
-        "of the process list.",
-    ),
-]
 DEFAULT_WAIT = 5.0
 
 
