@@ -8,9 +8,9 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
 from consumer import outbox
 from consumer.delivery import Delivery
-from shardctl.deadletter import marks
-from shardctl.deadletter.marks import SHORTENED
-from shardctl.deadletter.place import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
+from shardctl import marks
+from shardctl.marks import SHORTENED
+from shardctl.message import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 from shardctl.shardconfig import ShardConfig
 
 SHORTENED_BYTES = 100  # what that attribute takes at most

@@ -16,6 +16,9 @@ from shardctl.spec import Fleet
 MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
 OPERATIONS = get_args(Operation)
 MAX_BODY_BYTES = 9 * 1024**2  # leaves room for attributes inside Pub/Sub's 10 MB request
+# Pub/Sub's own limits of one message.
+MAX_ATTRIBUTES, MAX_NAME_BYTES, MAX_VALUE_BYTES = 100, 256, 1024
+MAX_MESSAGE_BYTES = 9_999_000  # what the topic's name leaves of the 10 MB
 
 
 class InvalidWriteError(ValueError):

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from shardctl import barrier, topology
-from shardctl.deadletter import marks
+from shardctl import barrier, marks, topology
 from shardctl.deadletter.place import Place, Unfit, excess, is_key, place_of
 from shardctl.keyspace import digits_of, slot_of_digits
 from shardctl.spec import Fleet

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 
 import orjson
 
-from shardctl import barrier, topology
-from shardctl.deadletter import marks
+from shardctl import barrier, marks, topology
 from shardctl.keyspace import digits_of
-from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, slot_for
+from shardctl.message import (
+    MAX_ATTRIBUTES,
+    MAX_KEY_CHARACTERS,
+    MAX_MESSAGE_BYTES,
+    MAX_NAME_BYTES,
+    MAX_VALUE_BYTES,
+    OPERATIONS,
+    InvalidWriteError,
+    slot_for,
+)
 from shardctl.settings.messagetypes import MessageType
 from shardctl.spec import Fleet
-
-MAX_ATTRIBUTES, MAX_NAME_BYTES, MAX_VALUE_BYTES = 100, 256, 1024
-MAX_MESSAGE_BYTES = 9_999_000  # one message alone: what the topic's name leaves of the 10 MB
 
 
 @dataclass(frozen=True, slots=True)

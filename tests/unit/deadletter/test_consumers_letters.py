@@ -7,7 +7,7 @@ from consumer_kit import CONFIG, raw
 
 from consumer.deadletters import DeadLetterTopic
 from consumer.errors import NeverError
-from shardctl.deadletter import marks
+from shardctl import marks
 from shardctl.local.broker.protos import of
 from shardctl.local.broker.publishing import check_publish
 
