@@ -1,6 +1,7 @@
 # One image for both planes: `shardctl` for pipelines, `python -m consumer` for pods. Build it from this folder:
 #   docker build --tag europe-docker.pkg.dev/PROJECT/shardctl/consumer:VERSION .
-ARG BASE=python:3.12.11-slim-bookworm
+# The digest decides; the tag before it is for people. Dependabot raises both.
+ARG BASE=python:3.12.11-slim-bookworm@sha256:519591d6871b7bc437060736b9f7456b8731f1499a57e22e6c285135ae657bf7
 
 FROM ${BASE} AS build
 WORKDIR /src

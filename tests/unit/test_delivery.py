@@ -30,9 +30,9 @@ def of(stage: list[str], instruction: str) -> list[str]:
     return [line.removeprefix(f"{instruction} ").strip() for line in stage if line.startswith(f"{instruction} ")]
 
 
-def test_the_base_is_pinned_by_a_full_version() -> None:
+def test_the_base_is_pinned_by_its_digest() -> None:
     (base,) = of(LINES, "ARG")
-    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-\w+", base)
+    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
     assert [line.split()[0] for line in of(LINES, "FROM")] == ["${BASE}", "${BASE}"]
 
 
@@ -109,6 +109,40 @@ def test_the_workflow_holds_no_key_and_asks_for_little() -> None:
     assert workflow["jobs"]["apply"]["permissions"] == {"contents": "read", "id-token": "write"}
     assert "secrets." not in (ROOT / ".github/workflows/deploy.yaml").read_text()
     assert workflow["jobs"]["render"]["if"] == "vars.GKE_CLUSTER != ''"
+
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_and_tokens_may_read_alone(path: Path) -> None:
+    text = path.read_text()
+    used = [line for line in text.splitlines() if "uses:" in line]
+    assert used
+    for line in used:
+        assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+
+
+def test_one_action_has_one_pin() -> None:
+    pins = {match for path in WORKFLOWS for match in re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", path.read_text())}
+    names = [name for name, _ in pins]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_a_release_states_what_it_is_made_of_and_what_built_it() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text())["jobs"]
+    package, image = ([step for step in jobs[name]["steps"] if "uses" in step] for name in ("package", "image"))
+    attests = [step["with"] for step in package if step["uses"].startswith("actions/attest@")]
+    assert [attest.get("sbom-path") for attest in attests] == [None, "shardctl.spdx.json"]
+    (build,) = [step["with"] for step in image if step["uses"].startswith("docker/build-push-action@")]
+    assert build["sbom"] is True
+    assert build["provenance"] == "mode=max"
+
+
+def test_the_pins_are_raised_by_dependabot() -> None:
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "docker"}
 
 
 # --- the image's steps ------------------------------------------------------------------------------------------------
