@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from consumer.blame import fault_in
 from consumer.errors import AgainError, DataFaultError
 from consumer.rows import DIALECTS, Dialect
+from consumer.sqlstate import judge
 from shardctl.errors import UsageError
 from shardctl.settings.consuming import Batching
 
@@ -119,9 +119,10 @@ def translated() -> Iterator[None]:
         yield
     except DBAPIError as error:
         first_line = str(error.orig).partition("\n")[0]
-        if reason := fault_in(error):
+        reason, why = judge(error)
+        if reason:
             raise DataFaultError(reason, first_line) from error
-        raise AgainError(f"database: {first_line}") from error
+        raise AgainError(f"database: {first_line}" + (f" ({why})" if why else "")) from error
     except (SQLAlchemyError, OSError) as error:
         raise AgainError(f"database: {error}") from error
 

@@ -473,3 +473,33 @@ def test_provisioning_twice_makes_the_tables_once(mariadb_server):
     mariadb_server.drop_database("provision_tests")
     assert (first.action, again.action) == ("create", "identical")
     assert {"shardctl_inbox", "customers", "Everything"} <= set(first.fields)
+
+
+# --- what an operator repairs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "what", "repair"),
+    [
+        (
+            "ALTER TABLE customers PARTITION BY RANGE COLUMNS (customer_id) (PARTITION p VALUES LESS THAN ('0'))",
+            "no partition takes the row",
+            "ALTER TABLE customers ADD PARTITION (PARTITION q VALUES LESS THAN (MAXVALUE))",
+        ),
+        (
+            "ALTER TABLE customers ADD n TINYINT NOT NULL AUTO_INCREMENT UNIQUE, AUTO_INCREMENT = 120",
+            "AUTO_INCREMENT is at its end",
+            "ALTER TABLE customers MODIFY n BIGINT NOT NULL AUTO_INCREMENT",
+        ),
+    ],
+    ids=["no partition", "AUTO_INCREMENT at its end"],
+)
+def test_what_an_operator_can_repair_is_no_writes_fault(fresh, before, what, repair):
+    fresh.run(before)
+    batch = [customer(number, name="x") for number in range(20)]
+    with pytest.raises(AgainError, match=what):
+        fresh.store.apply(batch)
+    assert not any(write.fault for write in batch)
+    assert fresh.inbox() == []
+    fresh.run(repair)
+    assert fresh.settle(*batch).applied == 20

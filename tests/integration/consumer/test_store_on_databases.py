@@ -672,3 +672,46 @@ def test_sqlite_held_by_another_writer(tmp_path):
     blocker.execute("BEGIN IMMEDIATE")
     again_and_then_fine(shard, lambda: blocker.execute("ROLLBACK") and blocker.close())
     shard.close()
+
+
+# --- what an operator repairs ------------------------------------------------------------------------------------------
+
+
+def waits_for_an_operator(shard, what, repair):
+    """Every write is kept while the fault lasts, none is dead-lettered, and all are applied once it is repaired."""
+    batch = [customer(number, name="x") for number in range(20)]
+    with pytest.raises(AgainError, match=what):
+        shard.store.apply(batch)
+    assert not any(write.fault for write in batch)
+    assert shard.inbox() == []
+    repair()
+    assert shard.settle(*batch).applied == 20
+
+
+def test_a_sequence_at_its_end_is_no_writes_fault(fresh_postgres):
+    fresh_postgres.run("CREATE SEQUENCE numbers MAXVALUE 5")
+    fresh_postgres.run("ALTER TABLE customers ADD number bigint DEFAULT nextval('numbers')")
+    repair = "ALTER SEQUENCE numbers MAXVALUE 1000000"
+    waits_for_an_operator(fresh_postgres, "a sequence is at its end", lambda: fresh_postgres.run(repair))
+
+
+def test_a_partition_that_is_missing_is_no_writes_fault(fresh_postgres):
+    fresh_postgres.run("DROP TABLE customers")
+    fresh_postgres.run(
+        "CREATE TABLE customers (customer_id text PRIMARY KEY, name text, email text, credit bigint, slot integer) "
+        "PARTITION BY RANGE (customer_id)"
+    )
+    repair = "CREATE TABLE all_customers PARTITION OF customers DEFAULT"
+    waits_for_an_operator(fresh_postgres, "no partition takes the row", lambda: fresh_postgres.run(repair))
+
+
+def test_a_check_and_a_trigger_that_refuse_a_row_are_that_writes_fault(fresh_postgres):
+    fresh_postgres.run("ALTER TABLE customers ADD CONSTRAINT solvent CHECK (credit >= 0)")
+    fresh_postgres.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.name = 'bad' THEN RAISE check_violation; END IF; RETURN NEW; END $$"
+    )
+    fresh_postgres.run("CREATE TRIGGER t BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION refuse()")
+    batch = [customer(1, name="x"), customer(2, credit=-1), customer(3, name="bad")]
+    outcome = fresh_postgres.settle(*batch)
+    assert (outcome.applied, outcome.dead) == (1, 2)
