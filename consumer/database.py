@@ -39,8 +39,10 @@ def engine_of(url: URL, settings: Batching) -> Engine:
     if url.get_backend_name() in ("mysql", "mariadb"):
         return _mysql_engine(url, settings)
     statement_ms = int(settings.statement_timeout.total_seconds() * 1000)
+    # A row that a policy hides looks like one that isn't there: its delete would be acked, its update dead-lettered.
     options = (
-        f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC"
+        f"-c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout={statement_ms} -c timezone=UTC "
+        "-c row_security=off"
     )
     engine = create_engine(
         url,

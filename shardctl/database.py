@@ -22,6 +22,10 @@ LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as
 LOCK_TIMEOUT_SECONDS = 30  # no consumer keeps the fence for longer than its own statement timeout
 IDLE_SECONDS = 600  # one side of a copy waits while the other is checked
 STATEMENT_SECONDS = 3_600  # copying a large slot and checking a large table are single statements
+SEE_EVERY_ROW = (
+    "Let the user see every row: `ALTER ROLE … BYPASSRLS`, or make it the table's owner, or a member of the owner's role, where "
+    "the table doesn't FORCE ROW LEVEL SECURITY."
+)
 
 _DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 
@@ -93,7 +97,9 @@ def error_of(engine: Engine, error: BaseException) -> DatabaseError:
     cause = error.orig if isinstance(error, DBAPIError) else error
     hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
     where = engine.url.set(query=hosts).render_as_string(hide_password=True)
-    return DatabaseError(f"database {where}: {str(cause).strip().partition(chr(10))[0]}")
+    told = str(cause).strip().partition("\n")[0]
+    fix = f". {SEE_EVERY_ROW}" if "row-level security" in told else ""
+    return DatabaseError(f"database {where}: {told}{fix}")
 
 
 @contextmanager
@@ -129,6 +135,8 @@ def _postgresql() -> dict[str, Any]:
         "intervalstyle": "postgres",
         "bytea_output": "hex",
         "extra_float_digits": "1",
+        # Rows that a policy hides would be missed by copies, counts and deletions; so a policy is an error, as for pg_dump.
+        "row_security": "off",
     }
     return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,

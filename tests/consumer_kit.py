@@ -128,12 +128,13 @@ def write(
 class Shard:
     """A shard's database with all its tables, and stores on it."""
 
-    def __init__(self, url: str, **consumer: Any) -> None:
+    def __init__(self, url: str, *, create: bool = True, **consumer: Any) -> None:
         self.url = make_url(url)
         self.config = config(**consumer)
         self.dialect = database.dialect_of(self.url)
         self.engine = database.engine_of(self.url, self.config.consumer)
-        schema.create(self.engine, self.config.message_types, self.config.generations[0].slots, 1)
+        if create:
+            schema.create(self.engine, self.config.message_types, self.config.generations[0].slots, 1)
         self.store = self.new_store()
 
     def new_store(self) -> Store:
