@@ -6,6 +6,7 @@ with Publisher(load(Path("shards.yaml"))) as publisher:
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
 from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, PublisherOptions, PublishFlowControl
 
+from shardctl.backoff import backoff
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import digits_of
 from shardctl.message import Encoded, InvalidWriteError, Write, encode
@@ -33,7 +35,7 @@ BATCH_MAX_LATENCY_SECONDS = 0.02
 BULK_MAX_LATENCY_SECONDS = 0.5  # a request carries one slot alone: the longer the wait, the fewer the requests
 MAX_OUTSTANDING_WRITES = 10_000
 MAX_OUTSTANDING_BYTES = 64 * 1024**2
-MAX_PAUSE_SECONDS = 5.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
 RESUME_ATTEMPTS = 50
 
 _TRANSIENT = (
@@ -102,7 +104,10 @@ def connect(
             enable_open_telemetry_tracing=tracing,
             flow_control=PublishFlowControl(MAX_OUTSTANDING_WRITES, MAX_OUTSTANDING_BYTES, LimitExceededBehavior.BLOCK),
             retry=_BoundedRetry(
-                if_exception_type(*_TRANSIENT), initial=0.1, maximum=MAX_PAUSE_SECONDS, timeout=give_up_after_seconds
+                if_exception_type(*_TRANSIENT),
+                initial=FIRST_PAUSE_SECONDS,
+                maximum=MAX_PAUSE_SECONDS,
+                timeout=give_up_after_seconds,
             ),
         ),
     )
@@ -148,9 +153,10 @@ class Publisher:
         self._give_up_after_seconds = give_up_after_seconds
         self._now, self._sleep = now, sleep
         self._closed = False
-        self._changed = Condition()  # guards the two below
+        self._changed = Condition()  # guards the three below
         self._outstanding: Counter[int] = Counter()
         self._held: dict[int, BaseException] = {}
+        self._resuming: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -205,19 +211,40 @@ class Publisher:
         return future
 
     def resume(self, slot: int) -> None:
-        """Let a held slot publish again. Waits until each of its writes has failed; no effect on a slot that isn't held."""
+        """Let a held slot publish again, from any thread. Waits until each of its writes has failed.
+
+        No effect on a slot that isn't held. Of several threads that resume a slot at once, one does it and the others wait.
+        """
         with self._changed:
-            if slot not in self._held:
+            held = self._held.get(slot)
+            if held is None:
                 return
-            self._changed.wait_for(lambda: not self._outstanding[slot])
+            self._changed.wait_for(lambda: self._held.get(slot) is not held or self._may_resume(slot))
+            if self._held.get(slot) is not held:  # resumed meanwhile; a later failure is not the caller's to resume
+                return
+            self._resuming.add(slot)
+        resumed = False
+        try:
+            self._resume_in_client(slot)
+            resumed = True
+        finally:
+            with self._changed:
+                self._resuming.discard(slot)
+                if resumed:
+                    del self._held[slot]
+                self._changed.notify_all()
+
+    def _may_resume(self, slot: int) -> bool:
+        return not self._outstanding[slot] and slot not in self._resuming
+
+    def _resume_in_client(self, slot: int) -> None:
         for _ in range(RESUME_ATTEMPTS):
             try:
                 self._client.resume_publish(self._topic_path(slot), digits_of(slot, self._fleet.routing.slot_bits))
-                break
             except RuntimeError:  # a batch's writes may fail a moment before the client pauses their key
                 self._sleep(0.01)
-        with self._changed:
-            del self._held[slot]
+            else:
+                return
 
     def publish_all(self, writes: Iterable[Write]) -> Iterator[Outcome]:
         """Publish each write, in order, and tell what became of it, in the same order.
@@ -264,7 +291,7 @@ class Publisher:
 
     def _send_until_known(self, sent: _Sent) -> bool:
         """True when Pub/Sub took the write or refused it for what it is."""
-        pause, left = 0.1, self._give_up_after_seconds
+        failures, left = 0, self._give_up_after_seconds
         while True:
             sent.future = self._send(encode(self._fleet, sent.write, self._now()))
             error = sent.future.exception()
@@ -276,9 +303,10 @@ class Publisher:
                 return True
             if not isinstance(cause, _TRANSIENT) or left <= 0:
                 return False
+            failures += 1
+            pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())
             self._sleep(pause)
             left -= pause
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
             self.resume(sent.slot)
 
     def flush(self, timeout_seconds: float | None = None) -> bool:

@@ -1,7 +1,8 @@
 """The publisher over a client that fails on demand: nothing may overtake, and nothing may go missing."""
 
+import contextlib
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -130,6 +131,45 @@ def test_after_a_failure_nothing_overtakes(client, publisher):
 def test_resume_of_a_slot_that_isnt_held_does_nothing(client, publisher):
     publisher.resume(3)
     assert client.resumed == []
+
+
+def test_two_threads_may_resume_one_slot():
+    """The second waits for the first, and then has nothing left to do."""
+    resuming, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow(FakeClient):
+        def resume_publish(self, topic, ordering_key):
+            resuming.release()
+            assert go_on.wait(60)
+            super().resume_publish(topic, ordering_key)
+
+    client = Slow()
+    publisher = Publisher(FLEET, client)
+    client.failures = {body("k", 1): [api.Aborted("x")]}
+    slot = publisher.publish(write("k", 1)).exception().slot
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(publisher.resume, slot)
+        assert resuming.acquire(timeout=60)
+        second = threads.submit(publisher.resume, slot)
+        with contextlib.suppress(TimeoutError):
+            second.result(0.05)
+        go_on.set()
+        first.result(60)
+        second.result(60)
+    assert len(client.resumed) == 1
+    assert publisher.publish(write("k", 2)).result(60)
+
+
+def test_a_slot_whose_resume_fails_stays_held(client, publisher):
+    client.failures = {body("k", 1): [api.Aborted("x")]}
+    slot = publisher.publish(write("k", 1)).exception().slot
+    resume, client.resume_publish = client.resume_publish, lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        publisher.resume(slot)
+    assert isinstance(publisher.publish(write("k", 2)).exception(), SlotHeldError)
+    client.resume_publish = resume
+    publisher.resume(slot)
+    assert publisher.publish(write("k", 2)).result()
 
 
 def test_resume_waits_for_what_is_on_its_way(client, publisher):

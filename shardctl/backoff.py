@@ -1,0 +1,14 @@
+"""How long to wait before the next try. Pure."""
+
+from __future__ import annotations
+
+_MAX_DOUBLINGS = 30  # beyond which every `last_seconds` is reached, and a float soon overflows
+
+
+def backoff(failures: int, first_seconds: float, last_seconds: float, draw: float) -> float:
+    """Seconds to wait after so many failures in a row: doubled with each, from `first_seconds` (after one) to `last_seconds`.
+
+    `draw`, from 0 to 1, is the caller's random number: it decides over the upper half of the wait, so that many who failed
+    together don't come back together.
+    """
+    return (0.5 + draw / 2) * min(last_seconds, first_seconds * 2.0 ** min(max(failures - 1, 0), _MAX_DOUBLINGS))
