@@ -44,6 +44,7 @@ from consumer.sinks.sql import SqlSink
 from consumer.startup import Startup
 from consumer.store import Store
 from consumer.tracing import Traces
+from shardctl.background import Background
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 from shardctl.shardconfig import ShardConfig
 
@@ -142,19 +143,13 @@ async def serve(settings: Settings) -> None:
 async def _live(
     stop: asyncio.Event, startup: Startup, life: Steady | Turns, maintenance: Maintenance, health: Health
 ) -> None:
-    maintaining = asyncio.create_task(maintenance.run(stop))
-    beside = asyncio.gather(_beat(health), maintaining)
-    beside.add_done_callback(lambda _: stop.set())  # they only end by a bug
-    try:
+    async with Background(log, stop) as beside:
+        beside.need("heartbeat", _beat(health))
+        maintaining = beside.need("maintenance", maintenance.run(stop))
         await startup.wait(stop)
         await life.run(stop)
-        if not (beside.done() or (await asyncio.wait([maintaining], timeout=LEAST_SECONDS))[0]):
+        if not (await asyncio.wait([maintaining], timeout=LEAST_SECONDS))[0]:
             raise NotEndedError
-    finally:
-        ended = beside.done()
-        beside.cancel()
-    if ended:
-        await beside  # let the bug be seen
 
 
 def _intakes(settings: Settings, metrics: Metrics) -> Callable[[], Intake | PushIntake]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
-import threading
+import sys
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from consumer.metrics import Metrics
+from shardctl.background import start_thread
+from shardctl.trouble import Trouble
+
+log = logging.getLogger(__name__)
 
 STALLED_SECONDS = 30  # the event loop hasn't moved for so long: restarting is all that is left
 
@@ -36,7 +41,7 @@ class Health:
 
         self._server = _server_of(host)((host, port), Handler)
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        start_thread("health", self._server.serve_forever, log)
 
     def beat(self) -> None:
         self._last_beat = time.monotonic()
@@ -62,6 +67,13 @@ def _server_of(host: str) -> type[ThreadingHTTPServer]:
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         daemon_threads = True
+        trouble = Trouble("probes and metrics", log, "probe_failed")
+
+        def handle_error(self, *_: object) -> None:
+            """In place of a traceback on stderr for each scrape: many a line, and none that a collector of JSON can read."""
+            error = sys.exception()
+            if isinstance(error, Exception):
+                self.trouble.met(error, "a request was not answered", bug=not isinstance(error, OSError))
 
         def server_bind(self) -> None:
             if self.address_family == socket.AF_INET6:

@@ -22,6 +22,7 @@ from consumer.metrics import Metrics
 from consumer.parked import Key
 from consumer.redisgate import RedisGate
 from consumer.store import Released
+from shardctl.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -154,25 +155,17 @@ class Maintenance:
                 return
 
     async def _repeat(self, task: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        failures = 0
+        trouble = Trouble(task, log, "maintenance_failed")
         while not self._stop.is_set():
             await self._pause(random.uniform(0.5, 1.5) * seconds)
             try:
                 if not self._stop.is_set():
                     await work()
-                failures = 0
-            except Exception as error:
-                failures += 1
+            except Exception as error:  # noqa: BLE001 - reported, with its traceback where it is a bug
                 self._metrics.maintenance_failures.labels(task).inc()
-                expected = isinstance(error, AgainError)
-                log.log(
-                    logging.DEBUG if failures > 1 else logging.WARNING if expected else logging.ERROR,
-                    "%s failed (%s): it is tried again, and told once",
-                    task,
-                    error,
-                    exc_info=None if expected else error,
-                    extra={"action": "maintenance_failed"},
-                )
+                trouble.met(error, "it is tried again", bug=not isinstance(error, AgainError))
+            else:
+                trouble.over()
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

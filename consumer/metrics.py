@@ -91,4 +91,8 @@ class Metrics:
         self.leader = gauge(
             "leader", "1 while this replica leads its shard and writes; 0 where no leader is elected, too."
         )
+        self.leader_lease_failing = gauge(
+            "leader_lease_failing",
+            "1 while the leader's lease can't be asked for: the Kubernetes API or Redis doesn't answer, or refuses.",
+        )
         self.leader_transitions = counter("leader_transitions", "How often this replica came to lead.")

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 from consumer.errors import AgainError
 from consumer.metrics import Metrics
+from shardctl.backoff import backoff
+from shardctl.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +33,19 @@ class Startup:
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Returns when the database has answered, or at `stop`."""
-        pause = FIRST_RETRY_SECONDS
+        trouble = Trouble("the database", log, "database_not_answering")
         while not stop.is_set():
             try:
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._tell)
             except AgainError as error:
                 self._metrics.database_up.set(0)
                 self.waiting_for = f"the database can't be used yet: {error}"
-                log.warning("%s: asked again in %.1f s, no messages are taken until it answers", error, pause)
+                trouble.met(error, "it is asked again, and no messages are taken until it answers")
             else:
+                trouble.over("answers", "database_answers")
                 self._metrics.database_up.set(1)
                 self.waiting_for = None
                 return
+            pause = backoff(trouble.failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
-            pause = min(2 * pause, LAST_RETRY_SECONDS)

@@ -152,13 +152,23 @@ class KubernetesLease:
     def _object_of(self, answer: httpx.Response) -> Mapping[str, Any]:
         if not answer.is_success:
             self._ours = None
-            raise LeaseError(f"{self}: the Kubernetes API says {answer.status_code}: {_message(answer)}{_help(answer)}")
+            raise LeaseError(
+                f"{self}: the Kubernetes API says {answer.status_code}: {_message(answer)}{self._help(answer)}"
+            )
         try:
             found = answer.json()
             _record(found)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LeaseError(f"{self}: the Kubernetes API's answer isn't a Lease") from error
         return dict(found)
+
+    def _help(self, answer: httpx.Response) -> str:
+        if answer.status_code != httpx.codes.FORBIDDEN:
+            return ""
+        return (
+            f". The pod's account needs a Role with the rule: apiGroups [coordination.k8s.io], resources [leases], verbs "
+            f"[get, update] for {self._name} and [create]; `shardctl render --kind Role,RoleBinding` gives it"
+        )
 
     def _collection(self) -> str:
         return f"/apis/coordination.k8s.io/v1/namespaces/{self._account.namespace}/leases"
@@ -177,9 +187,3 @@ def _message(answer: httpx.Response) -> str:
         return str(answer.json()["message"])[:300]
     except (ValueError, TypeError, KeyError):
         return answer.text[:100]
-
-
-def _help(answer: httpx.Response) -> str:
-    if answer.status_code == httpx.codes.FORBIDDEN:
-        return " (`shardctl render` gives the Role and the RoleBinding that allow it)"
-    return ""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from consumer.leader.election import Election
+from shardctl.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class Leadership:
         self._leads = asyncio.Event()
         self.over = asyncio.Event()
         self.over.set()
-        self._trouble = "the lease has not been asked for yet"
+        self._unanswered_for = "the lease has not been asked for yet"
+        self._trouble = Trouble("the leader's lease", log, "lease_unanswered", clock)
 
     @property
     def leading(self) -> bool:
@@ -43,12 +45,17 @@ class Leadership:
     @property
     def trouble(self) -> str | None:
         """Why nobody knows who leads; None while the lease is answered for."""
-        if self._trouble and (
+        if self._unanswered_for and (
             not self._election.holder
             or self._election.silent_seconds(self._clock()) > self._election.times.lease_duration
         ):
-            return self._trouble
+            return self._unanswered_for
         return None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last try to take or renew the lease had no answer."""
+        return self._trouble.failures > 0
 
     async def won(self) -> asyncio.Event:
         """Wait until this replica leads; what is set once that is over."""
@@ -87,20 +94,17 @@ class Leadership:
             self._answered(holder, asked_at)
 
     def _unanswered(self, error: Exception) -> None:
-        trouble = str(error) or "the lease isn't answered for in time"
-        told, self._trouble = bool(self._trouble), trouble
-        log.log(
-            logging.DEBUG if told else logging.WARNING,
-            "%s: asked again, and told once",
-            trouble,
-            extra={"action": "lease_unanswered"},
-        )
+        if not isinstance(error, LeaseError):
+            error = LeaseError("no answer in time")
+        self._unanswered_for = str(error)
+        self._trouble.met(error, "it is asked for again, and while nobody holds it nobody writes")
         if self._election.expire(self._clock()):
             self._end("it could not renew its lease in time")
 
     def _answered(self, holder: str, asked_at: float) -> None:
         election, before = self._election, self._election.holder
-        self._trouble = ""
+        self._unanswered_for = ""
+        self._trouble.over("it is answered for again", "lease_answered")
         if holder == self._lease.identity:
             election.held(asked_at, self._clock(), holder)
         else:

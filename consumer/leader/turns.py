@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Protocol
@@ -14,6 +15,8 @@ from consumer.leader.leadership import Leadership
 from consumer.maintenance import NotEndedError
 from consumer.metrics import Metrics
 from consumer.replica import NotDrainedError
+from shardctl.backoff import backoff
+from shardctl.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Turns:
         self._work: Work | None = None
         self._undrained: NotDrainedError | NotEndedError | None = None
         metrics.leader.set(0)
+        metrics.leader_lease_failing.set_function(lambda: float(leadership.failing))
 
     @property
     def writing(self) -> bool:
@@ -109,7 +113,7 @@ class Turns:
 
     async def _begin(self, ended: asyncio.Event) -> bool:
         """Begin a term, however often the database must be asked. False where leading was over first."""
-        pause = FIRST_RETRY_SECONDS
+        trouble = Trouble("the term in the database", log, "term_not_begun")
         while not ended.is_set():
             beginning = asyncio.get_running_loop().run_in_executor(self._threads, self._term.begin)
             if not await _done_before(beginning, ended):
@@ -121,11 +125,12 @@ class Turns:
             try:
                 number = beginning.result()
             except AgainError as error:
-                log.warning("can't begin a term (%s): asked again in %.1f s, nothing is read until then", error, pause)
+                trouble.met(error, "it is begun as soon as that works, and nothing is read until then")
+                pause = backoff(trouble.failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), pause)
-                pause = min(2 * pause, LAST_RETRY_SECONDS)
             else:
+                trouble.over("it is begun", "term_begun")
                 log.info("leads in term %s: reads and writes from here on", number, extra={"action": "leading"})
                 return not ended.is_set()
         return False

@@ -13,6 +13,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty, Full, Queue
 from threading import Event, Lock, Thread
 from types import TracebackType
@@ -67,11 +68,10 @@ class Desk:
         self._seen: set[Held] = set()  # also those that were taken off: some come once more
         self._lock = Lock()
         self._read_enough, self._closing = Event(), Event()
-        self._arrived: Queue[tuple[str, list[Message]] | ShardctlError] = Queue(WAITING_RESPONSES)
+        self._arrived: Queue[tuple[str, list[Message]] | Exception] = Queue(WAITING_RESPONSES)
         self._calls: dict[str, Any] = {}
-        self._readers = [Thread(target=self._read, args=(name,), daemon=True) for name in subscriptions]
-        self._keeper = Thread(target=self._keep, daemon=True)
-        self._counter = Thread(target=self._count, daemon=True)
+        self._readers = [self._thread(partial(self._read, name)) for name in subscriptions]
+        self._keeper, self._counter = self._thread(self._keep), self._thread(self._count)
         self._last_count: int | None = None
         self.whole = True  # whether reading ended because nothing more came, and not at the bound
         self.unreturned = 0  # letters that could not be handed back, and come when their lease ends
@@ -106,7 +106,7 @@ class Desk:
                 ):
                     return
                 continue
-            if isinstance(arrived, ShardctlError):
+            if isinstance(arrived, Exception):
                 raise arrived
             name, messages = arrived
             seen += len(messages)
@@ -154,6 +154,17 @@ class Desk:
         for name, held in self._by_subscription(letters):
             for some in _parts(held):
                 self._give_back(name, some)
+
+    def _thread(self, work: Callable[[], None]) -> Thread:
+        """Not started. Its failure ends the reading: else a stream that nobody reads any more would look like an empty one."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - raised where the letters are read
+                self._put(error)
+
+        return Thread(target=run, daemon=True)
 
     def _end_streams(self) -> None:
         """What is on its way is taken in first, and so can be handed back: left unread it would wait for its lease's end."""
@@ -218,7 +229,7 @@ class Desk:
             if messages:
                 self._put((name, messages))
 
-    def _put(self, arrived: tuple[str, list[Message]] | ShardctlError) -> None:
+    def _put(self, arrived: tuple[str, list[Message]] | Exception) -> None:
         while not self._read_enough.is_set():
             with suppress(Full):
                 self._arrived.put(arrived, timeout=LOOK_SECONDS)

@@ -20,11 +20,12 @@ from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Bucket, Buckets
 from shardctl.oidc import KeysUnavailableError, TokenError, Verifier
 from shardctl.settings.gateway import Auth, Client, Gateway
+from shardctl.trouble import Trouble
 
 RELOAD_SECONDS = 2.0
 MAX_KEYS_BYTES = 4 * 1024**2
 
-_LINE = re.compile(r"\s*([!-~]{1,254})\s+([0-9a-fA-F]{64})\s*")
+_NAME, _DIGITS = re.compile(r"[!-~]{1,254}"), re.compile(r"[0-9a-fA-F]{64}")
 _BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -82,20 +83,20 @@ class ByKey:
 
     async def watch(self) -> None:
         """Read the file again and again; a Secret's new version comes as a new file. One at fault changes nothing."""
-        told = ""
+        trouble = Trouble("the clients' keys", log, "keys_refused")
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             try:
                 text = await asyncio.to_thread(_read, self._path)
                 if text == self._text:
+                    trouble.over("the file is as it was", "keys_accepted")
                     continue
                 names = keys_of(text, str(self._path))
             except UsageError as error:
-                if str(error) != told:
-                    log.warning("the clients' keys stay as they were: %s", error, extra={"action": "keys_refused"})
-                told = str(error)
+                trouble.met(error, "they stay as they were")
                 continue
-            self._text, self._names, told = text, names, ""
+            trouble.over("the file can be read again", "keys_accepted")
+            self._text, self._names = text, names
             log.info("%d clients' keys read", len(names), extra={"action": "keys_read"})
 
 
@@ -159,12 +160,12 @@ def keys_of(text: bytes, where: str) -> Mapping[bytes, tuple[str, bytes]]:
 def _of_lines(text: str) -> list[tuple[str, str]]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        parts = line.split()
+        if not parts or parts[0].startswith("#"):
             continue
-        match = _LINE.fullmatch(line)
-        if match is None:
+        if len(parts) != 2 or not _is_client(*parts):
             raise ValueError(f"line {number} isn't a name and a SHA-256")
-        found.append((match[1], match[2]))
+        found.append((parts[0], parts[1]))
     return found
 
 
@@ -174,9 +175,13 @@ def _of_json(text: bytes) -> list[tuple[str, str]]:
     except orjson.JSONDecodeError:
         raise ValueError("not JSON") from None
     for name, digits in data.items():
-        if not isinstance(digits, str) or not _LINE.fullmatch(f"{name} {digits}"):
+        if not isinstance(digits, str) or not _is_client(name, digits):
             raise ValueError(f"the value of {name!r:.60} isn't a SHA-256, or the name isn't one")
     return list(data.items())
+
+
+def _is_client(name: str, digits: str) -> bool:
+    return bool(_NAME.fullmatch(name) and _DIGITS.fullmatch(digits))
 
 
 def _read(path: Path) -> bytes:

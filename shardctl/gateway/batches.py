@@ -172,6 +172,17 @@ class _Batch:
 
     async def _answer(self) -> None:
         """Send results as they come. Nothing goes out before the first: a client may wait for leave to send its body."""
+        try:
+            await self._send_results()
+        except BaseException:  # the reading side would wait for ever for results to be fetched
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        self._gone = True
+        self._fetched.set()
+
+    async def _send_results(self) -> None:
         begun = False
         while not (self._ended and self._sent == self._read):
             await self._news.wait()
@@ -194,12 +205,10 @@ class _Batch:
         except RuntimeError as error:
             if not hung_up(error):
                 raise
-            self._gone = True
-            self._fetched.set()
+            self._give_up()
         except TimeoutError:  # the server closes the connection of an answer that isn't complete
             log.warning("a client doesn't fetch its results; it is hung up on", extra={"action": "hung_up"})
-            self._gone = True
-            self._fetched.set()
+            self._give_up()
 
     def _next_run(self) -> list[bytes]:
         run: list[bytes] = []

@@ -22,11 +22,16 @@ from shardctl.gateway.problems import Problem
 from shardctl.gateway.requests import Headers
 from shardctl.settings.gateway import Gateway
 from shardctl.spec import Fleet
+from shardctl.trouble import Trouble
 
 PROBE_PAUSE_SECONDS = 5.0
 REACHED_SECONDS = 15.0  # without an answer from Pub/Sub for so long, a gateway isn't ready
 
 log = logging.getLogger(__name__)
+
+
+class UnreachableError(Exception):
+    """Pub/Sub doesn't answer, or not to this gateway."""
 
 
 class Topics(Publishing, Protocol):
@@ -105,15 +110,16 @@ class Desk:
 
     async def watch(self) -> None:
         """Ask Pub/Sub now and then whether it is there, unless writes tell."""
+        trouble = Trouble("Pub/Sub", log, "unreachable", self.clock)
         while True:
             written = self.outbox.last_success
             if written is None or self.clock() - written > PROBE_PAUSE_SECONDS:
-                before, why_not = self._unreachable, await self._topics.probe()
+                why_not = await self._topics.probe()
                 if why_not is None:
                     self._reached = self.clock()
                     self._unreachable = "Pub/Sub hasn't answered for a while"
+                    trouble.over("answers again", "reachable")
                 else:
                     self._unreachable = why_not
-                    if before != why_not:
-                        log.warning("%s; writes will be answered with 503", why_not, extra={"action": "unreachable"})
+                    trouble.met(UnreachableError(why_not), "writes will be answered with 503")
             await asyncio.sleep(PROBE_PAUSE_SECONDS if self._reached is not None else 1)

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from shardctl.background import Background
+from shardctl.backoff import backoff
 from shardctl.gateway.metrics import Metrics
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError, TransientError
 
@@ -71,7 +73,7 @@ class Outbox:
         self._give_up_after_seconds = give_up_after_seconds
         self._slots: dict[int, _Slot] = {}
         self._turns: deque[_Slot] = deque()
-        self._requests: set[asyncio.Task[None]] = set()
+        self._requests = Background(log)
         self._looking = False
         self._for_room: deque[asyncio.Future[None]] = deque()
         self.writes = self.bytes = 0  # in flight
@@ -109,14 +111,9 @@ class Outbox:
     def _start(self) -> None:
         self._looking = False
         while self._turns and len(self._requests) < MAX_REQUESTS:
-            request = asyncio.create_task(self._deliver(self._turns.popleft()))
-            self._requests.add(request)
-            request.add_done_callback(self._ended)
+            self._requests.once("a publish request", self._deliver(self._turns.popleft()), self._look_on)
 
-    def _ended(self, request: asyncio.Task[None]) -> None:
-        self._requests.discard(request)
-        if not request.cancelled() and request.exception() is not None:
-            log.error("a publish request ended by a bug", exc_info=request.exception(), extra={"action": "bug"})
+    def _look_on(self) -> None:
         if self._turns:
             self._look()
 
@@ -162,7 +159,7 @@ class Outbox:
         """
         messages = b"".join([message for message, *_ in taken])
         deadline = taken[0][3] + self._give_up_after_seconds
-        pause = FIRST_PAUSE_SECONDS
+        failures = 0
         error: NotTakenError = NotTakenError("Pub/Sub took too long for what came before")
         while (left := deadline - self._clock()) > 0:
             begun = self._clock()
@@ -171,8 +168,9 @@ class Outbox:
             except TransientError as failed:
                 self._metrics.publish_failed.inc()
                 error = failed
-                await asyncio.sleep(min(pause, left) * random.uniform(0.5, 1))
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                failures += 1
+                pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())
+                await asyncio.sleep(min(pause, left))
             else:
                 self.last_success = self._clock()
                 self._metrics.published(len(taken), self.last_success - begun)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
+from shardctl.background import Background
 from shardctl.errors import UsageError
 from shardctl.gateway import logs
 from shardctl.gateway.app import application
@@ -58,18 +59,16 @@ async def _serve(fleet: Fleet, options: Options) -> None:
         desk = Desk(fleet, topics, _door(fleet, options))
         listening = _listen(options)
         logs.configure(desk.settings.log_level, fleet=fleet.fleet)
-        watching = [asyncio.create_task(desk.watch())]
-        if isinstance(desk.door, ByKey):
-            watching.append(asyncio.create_task(desk.door.watch()))
-        _spare_the_collector()
-        host, port = listening.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        log.info("serving http://%s:%d", shown, port, extra={"action": "started"})
-        await _Server(_config(desk), desk).serve([listening])
-        log.info("stopped", extra={"action": "stopped"})
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        async with Background(log) as beside:
+            beside.keep("the watch on Pub/Sub", desk.watch)
+            if isinstance(desk.door, ByKey):
+                beside.keep("the watch on the clients' keys", desk.door.watch)
+            _spare_the_collector()
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            log.info("serving http://%s:%d", shown, port, extra={"action": "started"})
+            await _Server(_config(desk), desk).serve([listening])
+            log.info("stopped", extra={"action": "stopped"})
     finally:
         await topics.close()
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What a message, a shard's configuration and a shard's database hold. A new entry is a decision: ARCHITECTURE.md lists them too.
+# What a message, a shard's configuration and a shard's database hold, and how a task's trouble is reported.
+# A new entry is a decision: ARCHITECTURE.md lists them too.
 VOCABULARY = {
     "shardctl.backends",
+    "shardctl.background",
+    "shardctl.backoff",
     "shardctl.barrier",
     "shardctl.databaseurl",
     "shardctl.errors",
@@ -25,6 +28,7 @@ VOCABULARY = {
     "shardctl.schema",
     "shardctl.settings",
     "shardctl.shardconfig",
+    "shardctl.trouble",
 }
 # What the vocabulary is built on; a consumer loads it, and no consumer module names it.
 FOUNDATION = {

@@ -47,11 +47,6 @@ def retry_after(text: str | None, now: datetime) -> float:
     return min(max(0.0, seconds), LONGEST_RETRY_AFTER_SECONDS)
 
 
-def backoff(failures: int, first_seconds: float, last_seconds: float, draw: float) -> float:
-    """Seconds before the next call after so many failures: doubling, and jittered by `draw`, 0 to 1, to the upper half."""
-    return (0.5 + draw / 2) * float(min(last_seconds, first_seconds * 2.0 ** min(failures - 1, 30)))
-
-
 def phrase(status: int) -> str:
     """`503 Service Unavailable`, in the standard's words and not the backend's, which may hold anything."""
     try:

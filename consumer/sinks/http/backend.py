@@ -26,6 +26,7 @@ from consumer.sinks.http.breaker import Breaker, Permit
 from consumer.sinks.http.calls import Answer, Caller, CallError
 from consumer.sinks.http.credentials import CredentialsError
 from consumer.sinks.http.progress import Progress
+from shardctl.backoff import backoff
 from shardctl.settings.http import HttpBackend
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ class Backend:
 
     def _pause(self, failures: int) -> float:
         first, last = self._settings.retry_minimum.total_seconds(), self._settings.retry_maximum.total_seconds()
-        return answers.backoff(failures, first, last, random.random())
+        return backoff(failures, first, last, random.random())
 
     def _count(self, outcome: str) -> None:
         self._metrics.http_calls.labels(self._type, outcome).inc()

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from consumer.sinks.http.credentials import Authorization, Trust
+from shardctl.background import Background
 from shardctl.settings.http import HttpBackend
 
 MAX_REDIRECTS = 3
@@ -20,6 +21,8 @@ MAX_ANSWER_BYTES = (
 )  # read so that the connection can be used again; what an answer says beyond its status is no matter
 IDLE_SECONDS = 3.0  # an idle connection is closed before the server does so under a new request: many keep them for 5 s
 _KEEP_METHOD = frozenset((301, 302, 307, 308))
+
+log = logging.getLogger(__name__)
 
 for _name in ("httpx", "httpcore"):  # they tell each call's URL, with its query, and at length its headers
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -50,7 +53,7 @@ class Caller:
         self._authorization = Authorization(settings.auth, secrets) if settings.auth else None
         self._client: httpx.AsyncClient | None = None
         self._context: ssl.SSLContext | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Background(log)
         self.credentials()
 
     @property
@@ -126,9 +129,7 @@ class Caller:
             await asyncio.sleep(self._timeout + 1)
             await client.aclose()
 
-        task = asyncio.get_running_loop().create_task(close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing.once("closing the client of old credentials", close())
 
     async def close(self) -> None:
         if self._client is not None:

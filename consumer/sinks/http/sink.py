@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -28,8 +29,11 @@ from consumer.sinks.base import json_object
 from consumer.sinks.http.backend import Backend, NotNowError
 from consumer.sinks.http.progress import Memory
 from shardctl import backends
+from shardctl.background import start_thread
 from shardctl.settings.consuming import Batching
 from shardctl.settings.messagetypes import MessageType
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 _End = NeverError | Delivery | None
@@ -191,6 +195,5 @@ class _Loop:
                 raise LaterError("this process ends")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
-                self._thread.start()
+                self._thread = start_thread("http", self._loop.run_forever, log)
             return self._loop

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from shardctl.background import Background
 from shardctl.local.broker import config
 from shardctl.local.broker.message import Message
 from shardctl.local.broker.protos import Proto, of
@@ -38,6 +39,7 @@ class Pushers:
     def __init__(self, registry: Registry, waiters: Waiters, clock: Clock, signer: Signer) -> None:
         self._registry, self._waiters, self._clock, self._signer = registry, waiters, clock, signer
         self._running: dict[str, tuple[Held, asyncio.Task[None]]] = {}
+        self._beside = Background(_log)
 
     def settle(self) -> None:
         """Begin with subscriptions that push from now on, end with those that don't any more. Call it again and again."""
@@ -53,14 +55,11 @@ class Pushers:
         for name, held in wanted.items():
             if name not in self._running:
                 pusher = Pusher(held, self._waiters, self._clock, self._signer)
-                self._running[name] = held, asyncio.create_task(pusher.run(), name=f"push {name}")
+                self._running[name] = held, self._beside.keep(f"push {name}", pusher.run)
 
     async def stop(self) -> None:
-        tasks = [task for _, task in self._running.values()]
         self._running.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._beside.close()
 
 
 class Pusher:
@@ -70,7 +69,6 @@ class Pusher:
         self._held, self._core, self._waiters = held, held.core, waiters
         self._clock, self._signer = clock, signer
         self._waiter = Waiter(Reader(ack_deadline_seconds=0, max_messages=MAX_OUTSTANDING, one_a_lane=True))
-        self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         import httpx
@@ -80,19 +78,20 @@ class Pusher:
         limits = httpx.Limits(max_connections=MAX_OUTSTANDING, max_keepalive_connections=MAX_OUTSTANDING)
         core.attach(reader)
         try:
-            async with httpx.AsyncClient(timeout=longest, limits=limits, trust_env=False) as client:
+            async with (
+                httpx.AsyncClient(timeout=longest, limits=limits, trust_env=False) as client,
+                Background(_log) as sending,
+            ):
                 with self._waiters.waiting(core, self._waiter):
                     while core.gone is None:
                         event.clear()
                         reader.ack_deadline_seconds = core.settings.ack_deadline_seconds + LEASE_MARGIN_SECONDS
                         for ack_id, message, attempt in core.take(reader, self._clock()):
-                            task = asyncio.create_task(self._send(client, ack_id, message, attempt))
-                            self._sending.add(task)
-                            task.add_done_callback(self._sending.discard)
+                            sending.once(
+                                f"a push of {self._held.config.name}", self._send(client, ack_id, message, attempt)
+                            )
                         await event.wait()
         finally:
-            for task in self._sending:
-                task.cancel()
             core.detach(reader)
             self._waiters.wake(core)
 

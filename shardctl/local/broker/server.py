@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import Self
 
 import grpc
 
+from shardctl.background import Background
 from shardctl.errors import ShardctlError
 from shardctl.local.broker.faults import NONE, Faults, Injector
 from shardctl.local.broker.push import Pushers
@@ -22,6 +22,7 @@ from shardctl.local.broker.tokens import KeysServer, Signer
 
 TICK_SECONDS = 0.05
 TRIM_SECONDS = 5.0
+LAST_RETRY_SECONDS = 1.0  # of an upkeep that fails: until it succeeds no lease expires
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Broker:
         self._signer = Signer()
         self._pushers = Pushers(self.registry, self._waiters, clock, self._signer)
         self._server: grpc.aio.Server | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._beside = Background(_log)
 
     @property
     def host(self) -> str:
@@ -92,13 +93,10 @@ class Broker:
             self.keys_url = self._keys.url
         await server.start()
         self._server = server
-        self._ticking = asyncio.create_task(self._tick())
+        self._beside.keep("the broker's upkeep", self._tick, TICK_SECONDS, LAST_RETRY_SECONDS)
 
     async def stop(self, grace_seconds: float = 0.2) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
+        await self._beside.close()
         await self._pushers.stop()
         if self._keys is not None:
             self._keys.close()
@@ -118,15 +116,12 @@ class Broker:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._clock()
-            try:
-                self.registry.tick(now)
-                if now - trimmed >= TRIM_SECONDS:
-                    trimmed = now
-                    self.registry.trim(now)
-                self._pushers.settle()
-                self._waiters.wake_all()
-            except Exception:  # noqa: BLE001 - ended silently, no lease would ever expire again
-                _log.exception("The broker's upkeep failed; leases may not expire until it succeeds.")
+            self.registry.tick(now)
+            if now - trimmed >= TRIM_SECONDS:
+                trimmed = now
+                self.registry.trim(now)
+            self._pushers.settle()
+            self._waiters.wake_all()
 
 
 async def serve(

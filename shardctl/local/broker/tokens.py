@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import threading
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from shardctl.background import start_thread
+
+_log = logging.getLogger(__name__)
 
 ISSUER = (
     "https://accounts.google.com"  # as the service's tokens say; only the keys differ, and where they are published
@@ -75,7 +79,7 @@ class KeysServer:
         self._server = ThreadingHTTPServer((address, port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://{address}:{self._server.server_address[1]}/keys"
-        threading.Thread(target=self._server.serve_forever, name="keys", daemon=True).start()
+        start_thread("keys", self._server.serve_forever, _log)
 
     def close(self) -> None:
         self._server.shutdown()

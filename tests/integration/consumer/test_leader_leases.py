@@ -200,7 +200,11 @@ def test_a_token_that_was_replaced_is_the_next_that_is_sent(api, tmp_path):
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [
-        pytest.param({"status": 403}, "403.*`shardctl render` gives the Role", id="not allowed"),
+        pytest.param(
+            {"status": 403},
+            r"403.*\[leases\], verbs \[get, update\] for .* and \[create\]; `shardctl render",
+            id="not allowed",
+        ),
         pytest.param({"status": 500}, "500: as the test wants it", id="server error"),
         pytest.param({"token": "another"}, "401", id="unknown token"),
     ],

@@ -12,7 +12,7 @@ from consumer_kit import raw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.sinks.http.answers import LONGEST_RETRY_AFTER_SECONDS, Meaning, backoff, meaning, phrase, retry_after
+from consumer.sinks.http.answers import LONGEST_RETRY_AFTER_SECONDS, Meaning, meaning, phrase, retry_after
 from consumer.sinks.http.credentials import Authorization, CredentialsError, SecretFiles, Trust
 from consumer.sinks.http.progress import Memory
 from consumer.sinks.http.request import content_type, encoded, headers
@@ -57,13 +57,6 @@ def test_retry_after(text, seconds):
 @given(st.text(max_size=40))
 def test_whatever_a_retry_after_holds_the_wait_is_bounded(text):
     assert 0 <= retry_after(text, NOW) <= LONGEST_RETRY_AFTER_SECONDS
-
-
-@given(failures=st.integers(1, 1_000), draw=st.floats(0, 1))
-def test_back_off_doubles_within_its_bounds_and_never_lets_all_come_at_once(failures, draw):
-    most = min(10.0, 1.0 * 2 ** min(failures - 1, 10))
-    assert most / 2 <= backoff(failures, 1.0, 10.0, draw) <= most
-    assert backoff(failures, 1.0, 10.0, 0.0) < backoff(failures, 1.0, 10.0, 1.0)
 
 
 def test_a_phrase_is_the_standards_own():

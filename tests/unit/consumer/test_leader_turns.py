@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import pytest
@@ -211,6 +212,30 @@ def test_nothing_is_read_until_the_database_has_begun_the_term():
         await bench.until(lambda: bench.log == ["begin"])
 
     play(scenario)
+
+
+def test_a_lease_that_is_refused_from_the_start_is_reported_and_each_new_reason_too(caplog):
+    caplog.set_level(logging.INFO)
+
+    def failing(bench):
+        return bench.metrics.registry.get_sample_value("shardctl_leader_lease_failing")
+
+    async def scenario(bench):
+        bench.lease.trouble = "403: no Role"
+        await bench.until(lambda: bench.turns.why_not_ready == "403: no Role")
+        assert failing(bench) == 1
+        await bench.until(lambda: bench.leadership._trouble.failures > 3)
+        bench.lease.trouble = "503: busy"
+        await bench.until(lambda: bench.turns.why_not_ready == "503: busy")
+        bench.lease.trouble = None
+        await bench.until(lambda: bench.turns.writing)
+        assert failing(bench) == 0
+
+    play(scenario)
+    told = [record for record in caplog.records if record.action in ("lease_unanswered", "lease_answered")]
+    assert [record.levelname for record in told] == ["WARNING", "WARNING", "INFO"]
+    assert "403: no Role" in told[0].getMessage()
+    assert "503: busy" in told[1].getMessage()
 
 
 def test_what_couldnt_be_drained_is_told_at_the_very_end_and_not_before():

@@ -139,6 +139,30 @@ def test_trouble_is_told_once_counted_and_outlasted(monkeypatch, caplog, error, 
     assert told == [level]
 
 
+def test_a_bug_is_reported_with_its_traceback_behind_trouble_that_was_expected(monkeypatch, caplog):
+    monkeypatch.setattr(maintenance, "PURGE_SECONDS", NO_TIME)
+    monkeypatch.setattr(maintenance, "RELEASE_SECONDS", 1_000.0)
+    caplog.set_level(logging.INFO)
+
+    async def scenario():
+        stop = asyncio.Event()
+
+        class Stops(Shard):
+            def purge(self, *_):
+                if not self.purges:
+                    stop.set()
+                return super().purge()
+
+        await maintainer(
+            Stops(purges=[AgainError("gone"), AgainError("gone"), KeyError("a bug"), KeyError("a bug")])
+        ).run(stop)
+
+    asyncio.run(scenario())
+    told = [(record.levelno, bool(record.exc_info)) for record in caplog.records if "maintenance" in record.action]
+    assert told == [(logging.WARNING, False), (logging.ERROR, True)]
+    assert [record.action for record in caplog.records][-1] == "recovered"
+
+
 def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
     monkeypatch.setattr(maintenance, "RELEASE_SECONDS", NO_TIME)
 

@@ -71,6 +71,26 @@ def test_who_has_no_key_is_not_let_in(tmp_path, header):
     assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize(
+    "bad", ["shop {}\u00a0", '{{"shop": "{}\u00a0"}}', '{{"shop {}": ""}}', '{{"a b": "{}"}}'], ids=repr
+)
+def test_a_line_at_fault_doesnt_end_the_reading_of_later_versions(tmp_path, monkeypatch, caplog, bad):
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.01)
+
+    async def run():
+        found, path = made(tmp_path, f"shop {digest('a')}")
+        watching = asyncio.create_task(found.watch())
+        path.write_text(bad.format(digest("b")), encoding="utf-8")
+        await _until(lambda: watching.done() or sha256(b"b").digest() in found._names or caplog.records)
+        path.write_text(f"shop {digest('c')}")
+        await _until(lambda: watching.done() or sha256(b"c").digest() in found._names)
+        assert not watching.done()
+        watching.cancel()
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
+
+
 def test_a_new_version_is_read_and_one_at_fault_changes_nothing(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.01)
 

@@ -1,0 +1,66 @@
+"""The process around the work: what ends it, and that it ends in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import types
+
+import pytest
+
+from consumer.__main__ import _live
+from consumer.maintenance import NotEndedError
+
+
+class Startup:
+    async def wait(self, stop):
+        pass
+
+
+class Life:
+    async def run(self, stop):
+        await stop.wait()
+
+
+class Maintenance:
+    """Ends at the stop, or by `error`; `hangs` in its last transaction."""
+
+    def __init__(self, error=None, *, hangs=False):
+        self.error, self.hangs = error, hangs
+
+    async def run(self, stop):
+        if self.error:
+            raise self.error
+        await stop.wait()
+        if self.hangs:
+            await asyncio.Event().wait()
+
+
+def live(maintenance, *, stop_at_once=True):
+    async def run():
+        stop = asyncio.Event()
+        if stop_at_once:
+            asyncio.get_running_loop().call_later(0.01, stop.set)
+        await _live(stop, Startup(), Life(), maintenance, types.SimpleNamespace(beat=lambda: None))
+
+    asyncio.run(run())
+
+
+def test_a_stop_leaves_no_line_of_an_error_behind(caplog):
+    """asyncio reports an exception that nobody looked at when its task is collected."""
+    caplog.set_level(logging.INFO)
+    live(Maintenance())
+    gc.collect()
+    assert caplog.records == []
+
+
+def test_a_bug_beside_the_work_stops_the_process_and_is_seen():
+    with pytest.raises(KeyError, match="a bug"):
+        live(Maintenance(KeyError("a bug")), stop_at_once=False)
+
+
+def test_maintenance_that_doesnt_end_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("consumer.__main__.LEAST_SECONDS", 0.01)
+    with pytest.raises(NotEndedError):
+        live(Maintenance(hangs=True))

@@ -1,0 +1,41 @@
+"""Reading dead letters with threads: what becomes of a thread's failure."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+from shardctl.deadletter.desk import Desk
+
+
+def client(streaming_pull):
+    return types.SimpleNamespace(transport=types.SimpleNamespace(streaming_pull=streaming_pull))
+
+
+def no_letters(requests, metadata):
+    """A stream that is open and says nothing until it is closed."""
+
+    class Call:
+        def __iter__(self):
+            for _ in requests:
+                pass
+            return iter(())
+
+        def cancel(self):
+            pass
+
+    return Call()
+
+
+def broken(*_, **__):
+    raise KeyError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("pull", "left"), [(broken, lambda: None), (no_letters, broken)], ids=["a reader", "the counter"]
+)
+def test_a_threads_failure_is_raised_where_letters_are_read(pull, left):
+    """A stream that nobody reads any more would look like one that is empty."""
+    with Desk(client(pull), "p", ["s"], left=left, silence_seconds=60) as desk, pytest.raises(KeyError, match="a bug"):
+        list(desk.read())

@@ -1,0 +1,37 @@
+"""A batch's two sides, the one that reads and the one that answers: neither outlives the other."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from gateway_kit import fleet
+
+from shardctl.gateway.auth import Caller
+from shardctl.gateway.batches import MAX_RESULTS_HELD, _Batch
+from shardctl.gateway.desk import Desk
+
+
+class Topics:
+    async def probe(self):
+        return None
+
+
+def test_a_bug_in_answering_ends_the_reading_too():
+    """It waits for results to be fetched, which nobody will do any more."""
+    body = b"not json\n" * (2 * MAX_RESULTS_HELD)
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    async def send(_):
+        raise ZeroDivisionError
+
+    async def run():
+        desk = Desk(fleet(), Topics(), None)
+        async with asyncio.timeout(60) as limit:
+            with pytest.raises(ZeroDivisionError):
+                await _Batch(desk, Caller("anybody"), receive, send).run()
+            assert not limit.expired()
+
+    asyncio.run(run())
