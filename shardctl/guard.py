@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from shardctl import topology
+from shardctl import atomicfile, topology
+from shardctl.atomicfile import FileError
 from shardctl.errors import UsageError
 from shardctl.keyspace import SlotSet
 from shardctl.model import Model
@@ -97,13 +98,11 @@ def write(file: Path, fleet: Fleet) -> None:
     """Raises GuardError."""
     text = json.dumps(lock_of(fleet).model_dump(mode="json", exclude_defaults=True), indent=2)
     path = path_of(file)
-    new = path.with_name(path.name + ".new")
     try:
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
+        atomicfile.write(path, f"{text}\n".encode())
+    except FileError as error:
         raise GuardError(
-            f"{path}: can't be written: {error.strerror}. The next command can't tell what is deployed."
+            f"{path}: can't be written: {error.reason}. The next command can't tell what is deployed."
         ) from error
 
 

@@ -26,19 +26,16 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> int:
     """Write a commented shards.yaml to start from."""
-    from shardctl import starter
+    from shardctl import atomicfile, starter
 
     if modulo is None:
         content = starter.text(shards)
     else:
         shards, content = modulo, _of_modulo(modulo, key, table)
     try:
-        with file.open("w" if force else "x", encoding="utf-8") as out:
-            out.write(content)
-    except FileExistsError as error:
+        atomicfile.write(file, content.encode(), new=not force)
+    except atomicfile.FileThereError as error:
         raise ShardctlError(f"{file} is there already. --force writes over it; -f names another.") from error
-    except OSError as error:
-        raise ShardctlError(f"{file}: can't be written: {error.strerror}.") from error
     mine = "project, image and tables" if modulo else "project and image"
     say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {mine}, then `shardctl validate`.")
     return EXIT_DONE

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self
 
 import orjson
 
+from shardctl.atomicfile import sync_folder
 from shardctl.deadletter.letter import Message
 from shardctl.errors import ShardctlError, UsageError
 
@@ -102,7 +103,7 @@ class Archive:
             size = os.fstat(self._file).st_size
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 self._write(b"\n")  # a run was killed in the middle of a line, which stays one that can't be read
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise ArchiveError(f"{path}: can't be written: {error.strerror}. Nothing was taken off.") from error
 
@@ -127,14 +128,6 @@ class Archive:
         left = memoryview(line)
         while left:
             left = left[os.write(self._file, left) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Spool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shardctl import topology
+from shardctl import atomicfile, topology
 from shardctl.local.processes import ConsumerProcess
 from shardctl.local.servers.process import Server, free_port
 from shardctl.render import config_text
@@ -118,7 +118,7 @@ class Consumers:
         self._drain_seconds[shard.name] = fleet.consumer_of(shard).drain_timeout.total_seconds()
         file = self.config_file(shard.name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(config_text(fleet, shard))
+        atomicfile.write(file, config_text(fleet, shard).encode())
 
     def _outdated(self, fleet: Fleet, shard: Shard) -> list[ConsumerProcess]:
         wanted = config_text(fleet, shard)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import grpc
 
-from shardctl import topology
+from shardctl import atomicfile, topology
 from shardctl.errors import ShardctlError
 from shardctl.local import broker as brokers
 from shardctl.local import secrets
@@ -257,9 +257,9 @@ class LocalFleet:
 
     def write_environment(self) -> Path:
         """The same as a file for a shell to source; it takes the place of an earlier one at once."""
-        path, draft = self.directory / "env", self.directory / "env.new"
-        draft.write_text("".join(f"export {name}={quote(value)}\n" for name, value in self.environment().items()))
-        draft.replace(path)
+        path = self.directory / "env"
+        lines = (f"export {name}={quote(value)}\n" for name, value in self.environment().items())
+        atomicfile.write(path, "".join(lines).encode())
         return path
 
     def consumer_environment(self, shard: str) -> dict[str, str]:

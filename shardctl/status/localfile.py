@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardctl import atomicfile
 from shardctl.errors import ShardctlError
 
 VARIABLE = "SHARDCTL_LOCAL_FLEET"  # names the file
@@ -33,14 +34,12 @@ class LocalFile:
     databases: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """In the place of an earlier one at once."""
+        """In the place of an earlier one at once. Raises FileError."""
         told = {
             "consumers": [{"name": each.name, "shard": each.shard, "url": each.url} for each in self.consumers],
             "databases": dict(self.databases),
         }
-        draft = path.with_name(f"{path.name}.new")
-        draft.write_text(json.dumps(told, indent=1) + "\n")
-        draft.replace(path)
+        atomicfile.write(path, f"{json.dumps(told, indent=1)}\n".encode())
 
 
 def read(path: Path) -> LocalFile:

@@ -16,7 +16,6 @@ from shardctl.cli.rebalance.work import (
     pubsub,
     refuse,
     refuse_changed,
-    replace,
     unless_yes,
     work_on,
 )
@@ -40,7 +39,7 @@ def finish(
     database: DatabaseOption = None,
 ) -> int:
     """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
-    from shardctl import guard, spec
+    from shardctl import atomicfile, guard, spec
     from shardctl.rebalance import closing
     from shardctl.rebalance.planning.edit import settled
     from shardctl.schema import RebalanceState
@@ -62,7 +61,7 @@ def finish(
         closing.close(fleet, work.databases, RebalanceState.DONE)
     refuse_changed(file, (before, text))
     guard.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
-    replace(file, text)
+    atomicfile.write(file, text)
     say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")
     for shard in fleet.shards:
         if not shard.slots.ranges:

@@ -70,7 +70,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> int:
     """Find the fewest slots to move, and write the next file. With no option: level the shards there are."""
-    from shardctl import spec
+    from shardctl import atomicfile, spec
     from shardctl.rebalance.planning.edit import edited
     from shardctl.rebalance.planning.plan import plan as planned
     from shardctl.rebalance.planning.request import Request
@@ -102,7 +102,7 @@ def plan(
         sys.stdout.buffer.write(text.encode())
         sys.stdout.flush()
     else:
-        _write(target, text)
+        atomicfile.write(target, text.encode())
         if as_json:
             print_json(told | {"file": str(target)})
         else:
@@ -127,13 +127,6 @@ def _refuse_others(target: Path, fleet: Fleet) -> None:
         ours = False
     if not ours:
         raise ShardctlError(f"{target} is there already and isn't a plan for this fleet. --force writes over it.")
-
-
-def _write(target: Path, text: str) -> None:
-    try:
-        target.write_bytes(text.encode())
-    except OSError as error:
-        raise ShardctlError(f"{target}: can't be written: {error.strerror}.") from error
 
 
 def _weights(options: Sequence[str]) -> dict[str, float]:

@@ -17,7 +17,6 @@ from shardctl.cli.rebalance.work import (
     pubsub,
     refuse,
     refuse_changed,
-    replace,
     unless_yes,
     work_on,
 )
@@ -39,7 +38,7 @@ def start(
     database: DatabaseOption = None,
 ) -> int:
     """Open a planned rebalance, and put the next file in the file's place. Safe to run again."""
-    from shardctl import guard
+    from shardctl import atomicfile, guard
     from shardctl.rebalance import opening, preflight
 
     before = file.read_bytes() if file.exists() else b""
@@ -64,8 +63,8 @@ def start(
     if source is not None:
         refuse_changed(file, (before, planned))
         if file.read_bytes() != planned:  # else another `start` has done it, or one that was killed right after this
-            replace(before_of(file), before)
-            replace(file, planned)
+            atomicfile.write(before_of(file), before)
+            atomicfile.write(file, planned)
         if source.exists() and source.read_bytes() == planned:
             source.unlink(missing_ok=True)
         say(f"{file} is now what {source} was; {before_of(file)} keeps what it was before.")

@@ -158,15 +158,3 @@ def refuse_changed(path: Path, known: Sequence[bytes]) -> None:
             f"{path} has changed since this command began, so it is left as it is. Look at `shardctl rebalance status`; then "
             "run again what it lacks."
         )
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises ShardctlError."""
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_bytes(data)
-        if path.exists():
-            new.chmod(path.stat().st_mode & 0o777)
-        new.replace(path)
-    except OSError as error:
-        raise ShardctlError(f"{path}: can't be written: {error.strerror}. Mend that, and run it again.") from error

@@ -1,0 +1,118 @@
+"""Files written whole or not at all: whoever reads one sees the old content or the new, whatever fails on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from shardctl.errors import ShardctlError
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class FileError(ShardctlError):
+    """A file can't be written; `reason` says why. What was there before is unchanged."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: can't be written: {reason}. What was there before is unchanged.")
+        self.path, self.reason = path, reason
+
+
+class FileThereError(FileError):
+    """The file was to be new, and is there already."""
+
+
+def write(path: Path, content: bytes, *, new: bool = False) -> None:
+    """Replace the file's content, durable on return. Raises FileError; ShardctlError where only the durability is in doubt.
+
+    A symbolic link stays, and the file that it leads to is replaced. An existing file keeps its mode, and its owner where we may
+    give it away. Devices and pipes, such as /dev/stdout, are written to directly. `new` refuses whatever is there, a link too.
+    """
+    target = path if new else Path(os.path.realpath(path))
+    try:
+        if not new and _is_special(path):
+            path.write_bytes(content)
+            return
+        _replace(target, content, new=new)
+    except FileExistsError as error:
+        raise FileThereError(path, "it is there already") from error
+    except OSError as error:
+        raise FileError(path, error.strerror or str(error)) from error
+    try:
+        sync_folder(target.parent)
+    except OSError as error:
+        raise ShardctlError(f"{path}: written, but a power failure may undo it: {error.strerror}.") from error
+
+
+def _is_special(path: Path) -> bool:
+    """Something other than a regular file, which a rename would do away with; a folder isn't meant, and gives its own error."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _replace(target: Path, content: bytes, *, new: bool) -> None:
+    """A full disk shows in a file beside the target, in the write or the fsync, before the rename."""
+    draft = target.with_name(f".shardctl-{secrets.token_hex(8)}.tmp")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except PermissionError as error:
+        raise PermissionError(error.errno, f"{error.strerror} to write a file beside it") from error
+    try:
+        try:
+            _keep_mode(target, handle)
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if new:
+            _link(draft, target)
+        else:
+            draft.replace(target)
+    finally:
+        with suppress(OSError):  # it is the target by now, or holds nothing that anybody needs
+            draft.unlink()
+
+
+def _keep_mode(target: Path, handle: int) -> None:
+    try:
+        before = target.stat()
+    except FileNotFoundError:
+        return
+    mine = os.fstat(handle)
+    if (mine.st_uid, mine.st_gid) != (before.st_uid, before.st_gid):
+        with suppress(PermissionError):
+            os.fchown(handle, before.st_uid, before.st_gid)
+    os.fchmod(handle, stat.S_IMODE(before.st_mode))
+
+
+def _link(draft: Path, target: Path) -> None:
+    """A rename would replace a file that somebody else has just made. Raises FileExistsError."""
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError from error
+        draft.replace(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system whose folders can't be synced
+            raise
+    finally:
+        os.close(handle)
