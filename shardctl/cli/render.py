@@ -125,21 +125,18 @@ def _print(found: Iterable[Document], *, parted: bool) -> int:
 
 
 def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
-    """Write the files whose bytes differ. Deletes nothing: a file left over from an earlier render is only named."""
+    """Write the files whose bytes differ, each whole. Deletes nothing: a file of an earlier render is only named.
+
+    An error leaves the files that were named before it done.
+    """
+    from shardctl import manifests
     from shardctl.check import unknown
 
     known = set()
     for document in found:
-        path, content = folder / document.path, document.text.encode()
+        path, change = manifests.write(document, folder)
         known.add(path)
-        try:
-            before = path.read_bytes() if path.exists() else None
-            if before != content:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-        except OSError as error:
-            raise ShardctlError(f"{path}: can't be written: {error.strerror}. Files named above are done.") from error
-        say(f"{'create' if before is None else 'identical' if before == content else 'update'} {path}")
+        say(f"{change} {path}")
     if everything:
         for path in unknown(folder, known):
             say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from shardctl import manifests
 from shardctl.errors import ShardctlError
 from shardctl.filters import MAX_FILTER_BYTES
 from shardctl.render import documents
@@ -25,9 +26,7 @@ def write(fleet: Fleet, folder: Path) -> int:
     """
     paths = []
     for document in documents(fleet):
-        path = folder / document.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document.text)
+        path, _ = manifests.write(document, folder)
         paths.append(path)
     return check(paths)
 
