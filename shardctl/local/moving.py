@@ -85,6 +85,7 @@ class Moving:
         with self._engines() as engines, self._pubsub() as (publisher, subscriber):
             known, reasons = preflight.look(engines)
             reasons += closing.not_handed_over(after, known)
+            reasons += closing.not_deletable(after, engines, known)
             if reasons:
                 raise ShardctlError("; ".join(reasons))
             self._wait_drained(old, closing.last_barrier_us(known))

@@ -20,7 +20,7 @@ from shardctl.rebalance.backlog import UNKNOWN, Backlog
 from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.preflight import Known
-from shardctl.rebalance.rows.removal import delete_slots
+from shardctl.rebalance.rows import removal
 from shardctl.schema import LaneState, RebalanceState
 from shardctl.spec import Fleet, Shard
 
@@ -137,6 +137,14 @@ def left_behind(shard: Shard, known: Known) -> SlotSet:
     return had - preflight.active_slots(known)
 
 
+def not_deletable(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
+    """Why rows that are left behind can't be deleted: what was fit when it began may have changed since."""
+    for shard in handover.participating(fleet):
+        if left_behind(shard, known[shard.name]).ranges:
+            for reason in removal.not_deletable(databases[shard.name], kinds_of(fleet, shard.name)):
+                yield f"shard {shard.name}: {reason}"
+
+
 def delete_rows(
     fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known], progress: Callable[[str, int], None]
 ) -> int:
@@ -152,7 +160,7 @@ def delete_rows(
         with writing(engine) as connection:
             lanes.retire(connection)
             journal.check_open(connection, rebalance)
-        total += delete_slots(
+        total += removal.delete_slots(
             engine,
             kinds_of(fleet, shard.name),
             frozenset(left_behind(shard, known[shard.name])),

@@ -50,6 +50,7 @@ def finish(
     with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
         known = work.known()
         refuse(list(closing.not_handed_over(fleet, known)))
+        refuse(list(closing.not_deletable(fleet, work.databases, known)))
         _verify(work)
         old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
         _tell_plan(work, known, [*old, *strays], file)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy import types as sa
 
 from shardctl import database
+from shardctl.rebalance.rows.obstacles import obstacles
 from shardctl.rebalance.rows.references import doubtful_references, faulty_references
 from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableError, look_at
 from shardctl.rebalance.rows.tables import named, remember, slot_tables
@@ -32,7 +33,10 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
                 told += _differences(one.dialect.name, table, other.dialect.name, there[name])
         for connection, tables in ((one, here), (other, there)):
             told += [reason for table in tables.values() for reason in _of_one_side(table)]
-            told += faulty_references(connection, tables.values())
+            if in_the_way := list(obstacles(connection, tuple(tables.values()))):
+                told += in_the_way
+            else:  # else not all rows may be seen
+                told += faulty_references(connection, tables.values())
         if not told:
             remember(source, wanted, here.values())
             remember(destination, wanted, there.values())

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 
-from shardctl.rebalance.rows.shape import ForeignKey, SlotTable, crossing, identity_of
+from shardctl.rebalance.rows.shape import ForeignKey, SlotTable, crossing
 from shardctl.rebalance.rows.values import MYSQL
 
 
 def faulty_references(connection: Connection, tables: Iterable[SlotTable]) -> Iterator[str]:
     """Why rows can't be moved under the foreign keys there are, each reason with the way out. Reads all rows under them."""
     by_identity = {table.identity: table for table in tables}
-    yield from _left_behind(connection, by_identity)
     for table in by_identity.values():
         for key in table.foreign_keys:
             parent = by_identity.get(key.table)
@@ -42,22 +41,6 @@ def doubtful_references(tables: Collection[SlotTable]) -> Iterator[str]:
                     f"table {table.name} refers to {key.table.rpartition('.')[2]}, whose rows aren't moved: each database must "
                     "have those that any slot refers to."
                 )
-
-
-def _left_behind(connection: Connection, by_identity: Mapping[str, SlotTable]) -> Iterator[str]:
-    inspector = inspect(connection)
-    spaces = {table.name.rpartition(".")[0] or None for table in by_identity.values()}
-    for space in sorted(spaces, key=str):
-        for (own_space, name), keys in inspector.get_multi_foreign_keys(schema=space).items():
-            if identity_of(inspector, own_space or "", name) in by_identity:
-                continue
-            for key in keys:
-                referred = identity_of(inspector, key["referred_schema"] or own_space or "", key["referred_table"])
-                if referred in by_identity:
-                    yield (
-                        f"table {name} refers to {by_identity[referred].name}, but its own rows don't belong to slots and would "
-                        "stay behind. Name it under slot_tables with a slot column, or drop its foreign key."
-                    )
 
 
 def _impossible_order(product: str, table: SlotTable, key: ForeignKey, by_identity: Mapping[str, SlotTable]) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, inspect, select
 
 from shardctl import database, schema
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import SlotSet
-from shardctl.rebalance.rows.shape import SlotTable, crossing
+from shardctl.rebalance.rows.effects import mark
+from shardctl.rebalance.rows.obstacles import obstacles
+from shardctl.rebalance.rows.shape import SlotTable, crossing, foreign_keys
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.values import MYSQL
 from shardctl.schema import LaneState
@@ -33,7 +35,8 @@ def delete_slots(
 ) -> int:
     """Delete all rows of these slots, shardctl's own included, in transactions of at most `rows_at_once`. How many there were.
 
-    Each transaction shares the fence and looks at the lanes: raises RemovalError where a slot is active, due or arriving here.
+    Each transaction shares the fence and looks at the lanes: raises RemovalError where a slot is active, due or arriving here,
+    and where a deletion may reach more than these rows.
     `check` may raise to forbid it, in the same transaction. Safe to run again.
     `progress` hears how many rows each transaction deleted. On SQLite, and in a table that refers to itself, a
     slot's rows go in one transaction.
@@ -51,9 +54,25 @@ def delete_slots(
     return total
 
 
+def delete_leftovers(connection: Connection, tables: Sequence[SlotTable], slot: int) -> None:
+    """Delete what a slot that comes back left here, in the caller's transaction. Raises RemovalError."""
+    deleted = 0
+    for table in reversed(tables):
+        _check_unreferred(connection, tables, table, [slot])
+        deleted += connection.exec_driver_sql(_delete(connection.dialect.name, table, [slot], None)).rowcount
+    if deleted:  # which is rare, and asking makes the slot's writes wait
+        _check_alone(connection, tables)
+
+
+def not_deletable(engine: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
+    """Why `delete_slots` would refuse, by what the tables are. Raises SlotTableError, DatabaseError."""
+    with database.snapshot(engine) as connection:
+        return list(obstacles(connection, slot_tables(connection, kinds)))
+
+
 def _empty(
     engine: Engine,
-    tables: Collection[SlotTable],
+    tables: Sequence[SlotTable],
     table: SlotTable,
     slots: list[int],
     limit: int | None,
@@ -65,8 +84,10 @@ def _empty(
         with database.writing(engine) as connection:
             _check_nobodys(connection, slots)
             check(connection)
+            mark(connection)
             _check_unreferred(connection, tables, table, slots)
             deleted = connection.exec_driver_sql(_delete(engine.dialect.name, table, slots, limit)).rowcount
+            _check_alone(connection, tables)
         if deleted:
             progress(deleted)
         total += deleted
@@ -96,6 +117,21 @@ def _check_nobodys(connection: Connection, slots: list[int]) -> None:
             f"slots {found} are active here, or on their way here: their rows aren't deleted. Look at "
             "`shardctl rebalance status`."
         )
+
+
+def _check_alone(connection: Connection, tables: Sequence[SlotTable]) -> None:
+    """Nothing else was deleted along.
+
+    Asked after the deletion: what came before it, a key that was added a moment ago too, is seen and undone with it.
+    """
+    if found := list(obstacles(connection, tables)):
+        raise RemovalError(f"no rows are deleted: {' '.join(found)}")
+    inspector = inspect(connection)
+    for table in tables:
+        if foreign_keys(inspector, table.name) != table.foreign_keys:
+            raise RemovalError(
+                f"table {table.name}: its foreign keys have changed since they were looked at. Run it again."
+            )
 
 
 def _check_unreferred(

@@ -13,7 +13,10 @@ from sqlalchemy import Connection, select
 
 from shardctl import schema
 from shardctl.errors import ShardctlError
+from shardctl.rebalance.rows.catalog import column_names
+from shardctl.rebalance.rows.effects import mark
 from shardctl.rebalance.rows.paired import Paired, pair
+from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.shape import SlotTable, SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.transfer import Digest, read_back, send
@@ -68,8 +71,8 @@ def copy_slot(
     commit is the caller's, who makes the lane active in it. What the slot had left at the destination is deleted first. Memory
     stays bounded, whatever the slot's size. `cancelled` is asked every thousand rows or so.
 
-    Raises CopyMismatchError where what is stored then differs from what was read, CopyError, SlotTableError, DatabaseError,
-    and CopyCancelledError.
+    Raises CopyMismatchError where what is stored then differs from what was read, CopyError, SlotTableError, RemovalError where
+    deleting leftovers might take more than them, DatabaseError, and CopyCancelledError.
     """
     _check_nobody_writes(source, slot, "at the source: wait until its barrier is met there")
     _check_nobody_writes(destination, slot, "at the destination: it has arrived already")
@@ -79,11 +82,10 @@ def copy_slot(
         if cancelled():
             raise CopyCancelledError(f"slot {slot}: stopped while its rows were copied. Nothing was handed over.")
 
+    mark(destination)
     if statement := _CHECK_LATER.get(destination.dialect.name):
         destination.exec_driver_sql(statement)
-    for each in reversed(pairs):
-        table = each.destination
-        destination.exec_driver_sql(f"DELETE FROM {table.sql} WHERE {table.slot_sql} = {slot:d}")  # noqa: S608
+    delete_leftovers(destination, [each.destination for each in pairs], slot)
     sent = []
     for each in pairs:
         try:
@@ -129,8 +131,5 @@ def prepare(source: Connection, destination: Connection, kinds: Mapping[str, Mes
 
 def _check_unchanged(connection: Connection, table: SlotTable) -> None:
     """A column that was added since would stay behind, and nobody would miss it."""
-    with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as found:  # noqa: S608
-        if frozenset(found.keys()) != table.every_column:
-            raise SlotTableError(
-                f"table {table.name}: its columns have changed since they were looked at. Run it again."
-            )
+    if column_names(connection, table) != table.every_column:
+        raise SlotTableError(f"table {table.name}: its columns have changed since they were looked at. Run it again.")

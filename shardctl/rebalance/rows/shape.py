@@ -126,17 +126,27 @@ def look_at(inspector: Inspector, of: Named) -> SlotTable | None:
             of.slot_column == first
             for first in (*(each[0] for each in unique), *(i["column_names"][0] for i in indexes))
         ),
-        foreign_keys=tuple(
-            ForeignKey(
-                tuple(key["constrained_columns"]),
-                identity_of(inspector, key["referred_schema"] or "", key["referred_table"]),
-                tuple(key["referred_columns"]),
-                key.get("options", {}).get("ondelete") or ("" if product == "sqlite" else "NO ACTION"),
-                bool(key.get("options", {}).get("deferrable")),
-            )
-            for key in inspector.get_foreign_keys(name, schema=space or None)
-        ),
+        foreign_keys=foreign_keys(inspector, of.name),
     )
+
+
+def foreign_keys(inspector: Inspector, table: str) -> tuple[ForeignKey, ...]:
+    """Those that a table has now, in an order of their own."""
+    space, _, name = table.rpartition(".")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what else MySQL says of a table
+        found = inspector.get_foreign_keys(name, schema=space or None)
+    keys = (
+        ForeignKey(
+            tuple(key["constrained_columns"]),
+            identity_of(inspector, key["referred_schema"] or "", key["referred_table"]),
+            tuple(key["referred_columns"]),
+            key.get("options", {}).get("ondelete") or ("" if inspector.dialect.name == "sqlite" else "NO ACTION"),
+            bool(key.get("options", {}).get("deferrable")),
+        )
+        for key in found
+    )
+    return tuple(sorted(keys, key=repr))
 
 
 def _column(dialect: Dialect, found: Any, native: str | None, *, rowid: bool) -> Column:

@@ -267,6 +267,25 @@ def test_finish_refuses_while_old_messages_are_left(site):
     assert site("finish", "--yes")[0] == 0  # what is left was published after the last barrier
 
 
+def test_finish_refuses_before_anything_is_deleted_where_more_than_moved_rows_would_go(site):
+    site("start", "--yes")
+    site.consume()
+    assert site("run", "--yes")[0] == 0
+    with writing(site.world.own["s0"]) as connection:  # since the rebalance was started
+        connection.exec_driver_sql("CREATE TABLE notes (row text REFERENCES a_rows ON DELETE CASCADE)")
+        connection.exec_driver_sql("INSERT INTO notes SELECT id FROM a_rows")
+        notes = connection.exec_driver_sql("SELECT count(*) FROM notes").scalar()
+    subscriptions = site.subscriptions()
+    code, _, err = site("finish", "--yes")
+    assert code == 1
+    assert "- shard s0: table notes refers to a_rows, but its own rows don't belong to slots" in err
+    assert site.subscriptions() == subscriptions
+    with writing(site.world.own["s0"]) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM notes").scalar() == notes
+        connection.exec_driver_sql("DROP TABLE notes")
+    assert site("finish", "--yes")[0] == 0
+
+
 def test_ctrl_c_stops_between_effects(site):
     site("start", "--yes")
     site.consume()

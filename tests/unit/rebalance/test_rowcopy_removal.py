@@ -120,6 +120,11 @@ def test_equal_databases_are_fit(sides):
             "table other refers to things, but its own rows don't belong to slots",
         ),
         (
+            [LINE_TABLE, "CREATE TRIGGER t AFTER DELETE ON things BEGIN DELETE FROM a_orders; END"],
+            [LINE_TABLE],
+            "table things: its trigger t would run when rows that have moved away are deleted",
+        ),
+        (
             [
                 LINE_TABLE.replace("{}", " REFERENCES a_orders (id)"),
                 "INSERT INTO a_orders (id, slot) VALUES ('o', 5)",
