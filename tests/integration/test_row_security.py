@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 from consumer_kit import Shard, write
@@ -12,7 +14,8 @@ from sqlalchemy.engine import make_url
 from consumer.errors import AgainError
 from shardctl import adopt, database
 from shardctl.keyspace import SlotRule, SlotSet
-from shardctl.rebalance.rows.removal import delete_slots
+from shardctl.rebalance.rows.fitness import unfit
+from shardctl.rebalance.rows.removal import RemovalError, delete_slots
 from shardctl.rebalance.rows.rowcopy import copy_slot
 from shardctl.rebalance.rows.tables import row_counts, slot_tables
 from shardctl.verifyrows import check_table
@@ -89,10 +92,28 @@ def deleting(source, _):
 @pytest.mark.parametrize("work", [copying, counting, verifying, surveying, giving_slots, deleting])
 def test_hidden_rows_are_an_error_that_names_the_table_and_the_fix(half_hidden, work):
     (side, other), engines = half_hidden
-    with pytest.raises(database.DatabaseError, match=r'policy for table "things"\. .*BYPASSRLS'):
+    with pytest.raises((database.DatabaseError, RemovalError), match=r"(?s)policy .*BYPASSRLS"):
         work(*engines)
     assert side.query("SELECT count(*) FROM things WHERE slot = 5") == [(10,)]
     assert other.query("SELECT count(*) FROM things") == [(0,)]
+
+
+RIGHTS = (
+    (f"ALTER ROLE {ROLE} BYPASSRLS", True),
+    (f"ALTER TABLE things OWNER TO {ROLE}", True),
+    ("ALTER TABLE things DISABLE ROW LEVEL SECURITY", True),
+    (f"ALTER TABLE things OWNER TO {ROLE}, FORCE ROW LEVEL SECURITY", False),
+    ("SELECT 1", False),
+)
+
+
+@pytest.mark.parametrize(("right", "fit"), RIGHTS, ids=["bypass", "owner", "disabled", "forced", "bound"])
+def test_preflight_refuses_a_user_whom_policies_bind(half_hidden, right, fit):
+    (side, _), engines = half_hidden
+    side.run(right)
+    reasons = unfit(*engines, KINDS)
+    assert len(reasons) == (0 if fit else 1)
+    assert all(re.match(r"table things: a row-level security policy binds .*BYPASSRLS", reason) for reason in reasons)
 
 
 def test_whoever_sees_every_row_moves_every_row(half_hidden):

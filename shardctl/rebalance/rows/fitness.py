@@ -32,7 +32,7 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
             if name in there:
                 told += _differences(one.dialect.name, table, other.dialect.name, there[name])
         for connection, tables in ((one, here), (other, there)):
-            told += [reason for table in tables.values() for reason in _of_one_side(table)]
+            told += [reason for table in tables.values() for reason in _of_one_side(connection.dialect.name, table)]
             if in_the_way := list(obstacles(connection, tuple(tables.values()))):
                 told += in_the_way
             else:  # else not all rows may be seen
@@ -84,6 +84,14 @@ def _differences(source: str, table: SlotTable, destination: str, other: SlotTab
         generated = name in (table.every_column & other.every_column)
         fault = "is generated at one side alone" if generated else f"is missing at the {side}"
         yield f"table {table.name}: column {name} {fault}. Make the table the same in both databases."
+    if source == destination:
+        made_here, made_there = dict(table.generated), dict(other.generated)
+        for name in sorted(made_here.keys() & made_there.keys()):
+            if made_here[name] != made_there[name]:
+                yield (
+                    f"table {table.name}: column {name} is generated as {made_there[name]} at the destination, and as "
+                    f"{made_here[name]} at the source. Make it the same in both databases."
+                )
     for name in sorted(here.keys() & there.keys()):
         column, to = here[name], there[name]
         what = f"table {table.name}, column {name}"
@@ -132,12 +140,17 @@ def _integer_bytes(of: sa.TypeEngine[object]) -> int:
     return names.get(type(of).__name__.upper(), 4)
 
 
-def _of_one_side(table: SlotTable) -> Iterator[str]:
+def _of_one_side(product: str, table: SlotTable) -> Iterator[str]:
     slot = table.slot_column
     if slot.kind is not Kind.INTEGER:
         yield f"table {table.name}: its slot column {slot.name} is {slot.native}. Make it an integer."
     in_keys = {column for key in table.unique for column in key}
     for column in table.columns:
+        if product == "postgresql" and column.native.rpartition(".")[2] in {"oid", "lo"}:
+            yield (
+                f"table {table.name}: column {column.name} is {column.native}, which names a large object of its own database, "
+                "and these aren't moved. Store the bytes in a bytea column."
+            )
         if column.numbered and column.name in in_keys and column.name not in table.named.given:
             yield (
                 f"table {table.name}: the database itself numbers column {column.name}, so rows of two shards have equal "

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection
 
 from shardctl.rebalance.rows.effects import effects
+from shardctl.rebalance.rows.hidden import hidden
 from shardctl.rebalance.rows.referrers import stray_keys
 from shardctl.rebalance.rows.shape import SlotTable
 
 
 def obstacles(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[str]:
-    """What deleting moved rows would reach beside, each reason with the way out. Reads no rows."""
+    """What the copy wouldn't see and what the deletion would reach beside, each reason with the way out. Reads no rows."""
+    yield from hidden(connection, tables)
     yield from stray_keys(connection, tables)
     yield from effects(connection, tables)

@@ -58,7 +58,10 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class SlotTable:
-    """`columns` are those that are moved, in the order of their names: not generated ones, nor `named.order`."""
+    """`columns` are those that are moved, in the order of their names: not generated ones, nor `named.order`.
+
+    `generated` has each generated column with what it is made from.
+    """
 
     named: Named
     identity: str
@@ -66,6 +69,7 @@ class SlotTable:
     slot_sql: str
     columns: tuple[Column, ...]
     every_column: frozenset[str]
+    generated: tuple[tuple[str, str], ...]
     unique: tuple[tuple[str, ...], ...]  # the primary key first, where there is one
     indexed: bool  # an index begins with the slot column
     foreign_keys: tuple[ForeignKey, ...]
@@ -121,6 +125,9 @@ def look_at(inspector: Inspector, of: Named) -> SlotTable | None:
         slot_sql=quoted(product, of.slot_column),
         columns=tuple(columns),
         every_column=frozenset(every),
+        generated=tuple(
+            (each, every[each]["computed"]["sqltext"]) for each in sorted(every) if "computed" in every[each]
+        ),
         unique=tuple(unique),
         indexed=any(
             of.slot_column == first
