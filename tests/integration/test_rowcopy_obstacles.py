@@ -362,6 +362,27 @@ def test_a_trigger_of_mariadb_asks_a_variable(sides):
     assert source.query("SELECT count(*) FROM notes") == [(20,)]
 
 
+@pytest.mark.parametrize("sides", [(one, one) for one in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True)
+def test_a_trigger_tells_a_moved_row_from_a_new_one(sides):
+    source, destination = sides
+    if destination.engine.dialect.name == "postgresql":
+        destination.run(
+            "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.a_text \\:= 'new'; RETURN NEW; END $$",
+            f"CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW WHEN ({MOVING} IS DISTINCT FROM 'on') "
+            "EXECUTE FUNCTION stamp()",
+        )
+    else:
+        destination.run(
+            "CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW SET NEW.a_text = "
+            "IF(@shardctl_moving IS NULL, 'new', NEW.a_text)"
+        )
+    destination.thing(slot=6, id="new", a_text="given")
+    source.thing(id="moved", a_text="given")
+    copy(source, destination)
+    query = "SELECT id, a_text FROM things ORDER BY id"
+    assert destination.query(query) == [("moved", "given"), ("new", "new")]
+
+
 def _plain(side):
     url = side.engine.url
     return {"host": url.host, "port": url.port, "user": url.username, "database": url.database}
