@@ -3,6 +3,9 @@
 Invariant, the root of order: the messages of a lane leave in the order in which they came, and none leaves while an earlier one
 of its lane is still in hand. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a batch.
 
+A batch that is blocked is split: its lanes are suspects and are tried again in smaller parts, one part at a time, so that lanes
+that really wait end up alone and take one worker at most. Meanwhile no batch waits long for a lock.
+
 Lanes wait each for itself: while slots move, what one generation holds back must not stand before what another may write.
 
 No call looks at every lane: with 65,536 of them, and a call for each response of the broker, that alone would fill a CPU.
@@ -18,24 +21,38 @@ from itertools import count
 
 from consumer.delivery import Delivery
 
+SPLIT = 8  # into so many parts: a batch of a thousand lanes is down to single ones after four tries
+FREE_LOCK_SECONDS = 0.5  # how long a batch waits for a lock while others are blocked
+FIRST_LOCK_SECONDS, LAST_LOCK_SECONDS = 0.1, 5.0  # and one of suspects: longer each time, the less the more there are
+
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """What waits of one lane. `entry` tells its live heap entry from those it left behind."""
+    """What waits of one lane. `entry` tells its live heap entry from those it left behind.
+
+    A suspect may go into batches of `most_lanes`, after `blocked` tries without success; 0 and 0 for any other.
+    """
 
     lane: int
     deliveries: deque[Delivery]
     since: float  # when the first of them came
     bytes: int = 0
     entry: int = 0
+    most_lanes: int = 0
+    blocked: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Messages of several lanes, in order within each lane. The lanes are in hand until the batch is `done` or `back`."""
+    """Messages of several lanes, in order within each lane. The lanes are in hand until the batch is `done`, `back` or `split`.
+
+    `lock_seconds`: for how long it should wait for a lock at most; None: as long as any statement may take.
+    """
 
     deliveries: list[Delivery]
     lanes: tuple[int, ...]
+    of_suspects: bool = False
+    lock_seconds: float | None = None
 
 
 class Batcher:
@@ -46,6 +63,10 @@ class Batcher:
         self._free: OrderedDict[int, _Queue] = OrderedDict()  # the lane that waits longest for its turn first
         self._in_hand: dict[int, _Queue] = {}  # lanes of batches out: what came for them meanwhile
         self._later: dict[int, _Queue] = {}  # lanes to be tried again, but not yet
+        self._suspects: OrderedDict[int, _Queue] = OrderedDict()  # those of them that may be tried
+        self._suspected: set[int] = set()  # all that were in a batch that was blocked, wherever they are
+        self._trying = False  # a batch of suspects is out
+        self._free_next = False  # the last batch was one of suspects
         entries = count(1)
         self._ages = _Moments(entries)  # when each free lane is old enough
         self._retries = _Moments(entries)  # when each later lane may be tried
@@ -53,11 +74,11 @@ class Batcher:
         self._free_bytes = 0
 
     def add(self, deliveries: Iterable[Delivery], now: float) -> None:
-        free, in_hand, later = self._free, self._in_hand, self._later
+        free, in_hand, later, suspects = self._free, self._in_hand, self._later, self._suspects
         for delivery in deliveries:
             lane = delivery.lane
             queue = free.get(lane)
-            if queue is None and (queue := in_hand.get(lane) or later.get(lane)) is None:
+            if queue is None and (queue := in_hand.get(lane) or later.get(lane) or suspects.get(lane)) is None:
                 queue = _Queue(lane, deque(), now)
                 self._set_free(queue, now + self._max_age)
             if not queue.deliveries:
@@ -73,34 +94,49 @@ class Batcher:
         self._free_what_may_be_tried(now)
         first_due = self._ages.first()
         enough = self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
-        if first_due is None or not (enough or first_due <= now):
-            return None
-        taken: list[Delivery] = []
-        lanes: list[int] = []
-        size = 0
-        while self._free and len(taken) < self._max_rows and size < self._max_bytes:
+        ready = first_due is not None and (enough or first_due <= now)
+        # In turns, so that with one worker, too, what is free isn't held up by what waits.
+        if self._suspects and not self._trying and not (ready and self._free_next):
+            return self._take_suspects()
+        return self._take_free() if ready else None
+
+    def _take_free(self) -> Batch:
+        self._free_next = False
+        cut = _Cut(self._max_rows, self._max_bytes)
+        while self._free and cut.has_room:
             lane, queue = self._free.popitem(last=False)
             queue.entry = 0
             self._in_hand[lane] = queue
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
-            lanes.append(lane)
-            while queue.deliveries and len(taken) < self._max_rows and size < self._max_bytes:
-                delivery = queue.deliveries.popleft()
-                queue.bytes -= delivery.size
-                size += delivery.size
-                taken.append(delivery)
-                if delivery.barrier is not None:
-                    break
-        return Batch(taken, tuple(lanes))
+            cut.take(queue)
+        return Batch(cut.deliveries, tuple(cut.lanes), lock_seconds=FREE_LOCK_SECONDS if self._suspected else None)
+
+    def _take_suspects(self) -> Batch:
+        self._trying = self._free_next = True
+        cut = _Cut(self._max_rows, self._max_bytes)
+        most, blocked = self._max_rows, 0
+        while self._suspects and cut.has_room:
+            lane, queue = next(iter(self._suspects.items()))
+            most, blocked = min(most, queue.most_lanes), max(blocked, queue.blocked)
+            if len(cut.lanes) >= most:
+                break
+            del self._suspects[lane]
+            self._in_hand[lane] = queue
+            cut.take(queue)
+        longer = min(LAST_LOCK_SECONDS, FIRST_LOCK_SECONDS * 2.0 ** min(blocked - 1, 10)) / len(self._suspected)
+        return Batch(cut.deliveries, tuple(cut.lanes), True, max(FIRST_LOCK_SECONDS, longer))
 
     def due_at(self, now: float) -> float | None:
         """When `take` will give something if nothing else comes; None when only new messages can make it so."""
+        if self._suspects and not self._trying:
+            return now
         moments = [moment for moment in (self._ages.first(), self._retries.first()) if moment is not None]
         return max(now, min(moments)) if moments else None
 
     def done(self, batch: Batch) -> None:
         """The batch is settled: what came for its lanes meanwhile may follow."""
+        self._trying = self._trying and not batch.of_suspects
         for lane in batch.lanes:
             self._let_go(lane, None)
 
@@ -109,6 +145,7 @@ class Batcher:
         returned: dict[int, list[Delivery]] = {}
         for delivery in unsettled:
             returned.setdefault(delivery.lane, []).append(delivery)
+        self._trying = self._trying and not batch.of_suspects
         for lane in batch.lanes:
             kept = returned.get(lane)
             if kept:
@@ -117,6 +154,17 @@ class Batcher:
                 queue.bytes += sum(delivery.size for delivery in kept)
             self._let_go(lane, not_before if kept else None)
 
+    def back_whole(self, batch: Batch, not_before: float) -> None:
+        self.back(batch, batch.deliveries, not_before)
+
+    def split(self, batch: Batch, not_before: float) -> None:
+        """Put all of a batch that was blocked `back`, to be tried again in smaller parts."""
+        for lane in batch.lanes:
+            queue = self._in_hand[lane]
+            queue.most_lanes, queue.blocked = max(1, len(batch.lanes) // SPLIT), queue.blocked + 1
+        self._suspected.update(batch.lanes)
+        self.back_whole(batch, not_before)
+
     @property
     def busy(self) -> bool:
         """Whether something is in hand, or may be taken as soon as it is old enough."""
@@ -124,18 +172,22 @@ class Batcher:
 
     def drain(self) -> list[Delivery]:
         """Take out everything that is not in hand, to hand it back to the broker."""
-        queues = [*self._free.values(), *self._later.values(), *self._in_hand.values()]
+        queues = [*self._free.values(), *self._later.values(), *self._suspects.values(), *self._in_hand.values()]
         left = [delivery for queue in queues for delivery in queue.deliveries]
         for queue in queues:
             queue.deliveries.clear()
             queue.bytes = queue.entry = 0
         self._free.clear()
         self._later.clear()
+        self._suspects.clear()
         self._free_rows = self._free_bytes = 0
         return left
 
     def _let_go(self, lane: int, not_before: float | None) -> None:
         queue = self._in_hand.pop(lane)
+        if not_before is None:
+            queue.most_lanes = queue.blocked = 0
+            self._suspected.discard(lane)
         if not queue.deliveries:
             return
         if not_before is None:
@@ -154,7 +206,37 @@ class Batcher:
         while (moment := self._retries.first()) is not None and moment <= now:
             queue = self._retries.pop()
             del self._later[queue.lane]
-            self._set_free(queue, moment)
+            if queue.most_lanes:
+                self._suspects[queue.lane] = queue
+            else:
+                self._set_free(queue, moment)
+
+
+class _Cut:
+    """A batch while messages are gathered for it."""
+
+    def __init__(self, max_rows: int, max_bytes: int) -> None:
+        self._max_rows, self._max_bytes = max_rows, max_bytes
+        self.deliveries: list[Delivery] = []
+        self.lanes: list[int] = []
+        self._bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.deliveries) < self._max_rows and self._bytes < self._max_bytes
+
+    def take(self, queue: _Queue) -> None:
+        """As much of a lane as there is room for, but nothing from behind a barrier."""
+        self.lanes.append(queue.lane)
+        waiting, taken, room = queue.deliveries, self.deliveries, self._max_rows - len(self.deliveries)
+        while waiting and room > 0 and self._bytes < self._max_bytes:
+            delivery = waiting.popleft()
+            room -= 1
+            queue.bytes -= delivery.size
+            self._bytes += delivery.size
+            taken.append(delivery)
+            if delivery.barrier is not None:
+                break
 
 
 class _Moments:

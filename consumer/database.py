@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from consumer.errors import AgainError, DataFaultError
+from consumer.errors import AgainError, BlockedError, DataFaultError
 from consumer.rows import DIALECTS, Dialect
 from consumer.sqlstate import judge
 from shardctl.errors import UsageError
@@ -116,23 +117,56 @@ def _sqlite_engine(url: URL, settings: Batching) -> Engine:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours: AgainError, or DataFaultError when the data is to blame."""
+    """Turn the driver's errors into ours: DataFaultError when the data is to blame, BlockedError when a statement can't finish
+    now, AgainError when nothing works.
+    """
     try:
         yield
     except DBAPIError as error:
         first_line = str(error.orig).partition("\n")[0]
-        reason, why = judge(error)
-        if reason:
-            raise DataFaultError(reason, first_line) from error
-        raise AgainError(f"database: {first_line}" + (f" ({why})" if why else "")) from error
+        verdict = judge(error)
+        if verdict.reason:
+            raise DataFaultError(verdict.reason, first_line) from error
+        again = BlockedError if verdict.alone else AgainError
+        raise again(f"database: {first_line}" + (f" ({verdict.why})" if verdict.why else "")) from error
     except (SQLAlchemyError, OSError) as error:
         raise AgainError(f"database: {error}") from error
 
 
 @contextmanager
-def transaction(engine: Engine, dialect: Dialect) -> Iterator[Connection]:
-    """One transaction with the consumer's errors: committed when the block ends, rolled back when it raises."""
+def needed_by_all() -> Iterator[None]:
+    """What every batch needs: where this is blocked, all of them are, and AgainError says so."""
+    try:
+        with translated():
+            yield
+    except BlockedError as error:
+        raise AgainError(str(error)) from error
+
+
+@contextmanager
+def transaction(engine: Engine, dialect: Dialect, lock_seconds: float | None = None) -> Iterator[Connection]:
+    """One transaction with the consumer's errors: committed when the block ends, rolled back when it raises.
+
+    With `lock_seconds`, a statement that waits longer for a lock is blocked.
+    """
     with translated(), engine.connect() as connection, connection.begin():
         for statement in dialect.begin:
             connection.exec_driver_sql(statement)
-        yield connection
+        with _waiting_for_locks(connection, dialect, lock_seconds):
+            yield connection
+
+
+@contextmanager
+def _waiting_for_locks(connection: Connection, dialect: Dialect, seconds: float | None) -> Iterator[None]:
+    if seconds is None or dialect.lock_limit is None:
+        yield
+        return
+    connection.exec_driver_sql(dialect.lock_limit.format(seconds=seconds, least=int(seconds), most=ceil(seconds)))
+    try:
+        yield
+    finally:
+        if dialect.usual_lock_limit and not connection.invalidated:
+            try:
+                connection.exec_driver_sql(dialect.usual_lock_limit)
+            except DBAPIError:
+                connection.invalidate()  # no other transaction may have this limit

@@ -21,7 +21,7 @@ class DeadLetterTopic:
         self._client, self._config = client, config
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
-        """Publish in order within each slot; durable on return. Raises AgainError; then some may have been published twice."""
+        """Publish in order within each slot; durable on return. Raises BlockedError; then some may have been published twice."""
         messages = [self._message(delivery) for delivery in deliveries]
         await outbox.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
 

@@ -17,6 +17,13 @@ class LaterError(AgainError):
         self.lanes = frozenset(lanes)
 
 
+class BlockedError(AgainError):
+    """The service answers, and something in this batch can't finish now, as a row that another transaction holds.
+
+    It doesn't say which lanes: those are found by trying the batch again in smaller parts. The other lanes go on.
+    """
+
+
 class NeverError(Exception):
     """The message can't succeed, whoever tries: it is set aside with `reason`, a stable word for metrics and filters."""
 

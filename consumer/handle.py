@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
-from consumer.errors import AgainError, LaterError
+from consumer.errors import AgainError, BlockedError, LaterError
 from consumer.metrics import Metrics
 from consumer.store import Outcome
 from consumer.tracing import TRACEPARENT
@@ -38,7 +39,7 @@ class Pace(Protocol):
 
 
 class Shard(Protocol):
-    def apply(self, deliveries: Sequence[Delivery]) -> Outcome: ...
+    def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome: ...
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]: ...
     def pass_barriers(self, barriers: Sequence[Delivery]) -> int: ...
 
@@ -103,7 +104,8 @@ class Handler:
             elsewhere = [d for d in deliveries if not (d.lane in locked or d.lane == NO_SLOT)]
             if self._pace and elsewhere:
                 await self._pace.give_back(len(elsewhere))
-            outcome, later = await self._write([delivery for delivery in mine if delivery.barrier is None])
+            writes = [delivery for delivery in mine if delivery.barrier is None]
+            outcome, later = await self._write(writes, batch.lock_seconds)
             if outcome.again:
                 await self._again.publish(outcome.again)
             held = [*outcome.held, *await self._pass_barriers(mine, outcome)]
@@ -125,7 +127,7 @@ class Handler:
         probable = await self._recent.probably_done(deliveries) if self._recent else []
         return await self._in_thread(self._shard.known, probable) if probable else set()
 
-    async def _write(self, mine: Sequence[Delivery]) -> tuple[Outcome, LaterError | None]:
+    async def _write(self, mine: Sequence[Delivery], lock_seconds: float | None) -> tuple[Outcome, LaterError | None]:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits.
 
         Lanes that must wait alone are among what is held; the others don't wait with them.
@@ -134,12 +136,13 @@ class Handler:
             [delivery for delivery in mine if delivery.slot == NO_SLOT and not delivery.dead_lettered]
         )
         ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
+        apply = functools.partial(self._shard.apply, lock_seconds=lock_seconds) if lock_seconds else self._shard.apply
         waiting: list[Delivery] = []
         later: LaterError | None = None
         while ordered:
             started = time.perf_counter()
             try:
-                outcome = await self._in_thread(self._shard.apply, ordered)
+                outcome = await self._in_thread(apply, ordered)
             except LaterError as error:
                 rest = [delivery for delivery in ordered if delivery.lane not in error.lanes]
                 if not error.lanes or not rest:
@@ -172,7 +175,7 @@ class Handler:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, call, deliveries)
         except AgainError as error:
-            self._metrics.database_up.set(float(isinstance(error, LaterError)))
+            self._metrics.database_up.set(float(isinstance(error, LaterError | BlockedError)))
             raise
         self._metrics.database_up.set(1)
         return result

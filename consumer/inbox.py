@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.errors import BlockedError
 from consumer.rows import Dialect
 from shardctl.schema import InboxOutcome, inbox
 from shardctl.settings.messagetypes import ColumnType
@@ -79,7 +79,7 @@ class Inbox:
         try:
             connection.exec_driver_sql(self._insert, (rows,))
         except IntegrityError as error:  # no fault of the data: another replica inserted one after we had looked
-            raise AgainError("another replica was quicker with the same messages") from error
+            raise BlockedError("another replica was quicker with the same messages") from error
         return None
 
     def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:

@@ -8,7 +8,7 @@ from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.errors import BlockedError
 from shardctl.keyspace import digits_of
 from shardctl.shardconfig import ShardConfig
 
@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one messag
 
 
 async def publish(client: PublisherAsyncClient, project: str, topic: str, messages: Sequence[PubsubMessage]) -> None:
-    """Raises AgainError; then some of the messages may have been published, and will be twice."""
+    """Raises BlockedError; then some of the messages may have been published, and will be twice."""
     by_ordering_key: dict[str, list[PubsubMessage]] = {}
     for message in messages:
         by_ordering_key.setdefault(message.ordering_key, []).append(message)
@@ -29,7 +29,7 @@ async def publish(client: PublisherAsyncClient, project: str, topic: str, messag
             for request in _requests(listed):
                 await client.publish(topic=path, messages=request, timeout=PUBLISH_TIMEOUT_SECONDS, retry=None)
     except (GoogleAPICallError, RetryError) as error:
-        raise AgainError(f"the topic {topic} takes nothing: {error}") from error
+        raise BlockedError(f"the topic {topic} takes nothing: {error}") from error
 
 
 def _requests(messages: Sequence[PubsubMessage]) -> Iterator[list[PubsubMessage]]:
@@ -60,7 +60,7 @@ class Again:
         self._client, self._config = client, config
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
-        """Raises AgainError; then some may be published twice, which the inbox finds out."""
+        """Raises BlockedError; then some may be published twice, which the inbox finds out."""
         by_topic: dict[str, list[PubsubMessage]] = {}
         for delivery in deliveries:
             by_topic.setdefault(self._topic_of(delivery.slot), []).append(self._message(delivery))

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery, check_slot
-from consumer.errors import AgainError, LaterError, NeverError
+from consumer.errors import AgainError, BlockedError, LaterError, NeverError
 from consumer.handle import Handler
 from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # A lane locked elsewhere is usually free within one batch; one that is due here may not be for seconds, and then its writes wait.
 FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 10.0
+WHOLE_TRIES = (
+    2  # of a batch that fails with everything else, before it is tried again in parts: one lane may be the cause
+)
 HELD_TRIES = 2  # from then on it is not just bad luck: the messages may be held for long
 LEFT_FOR_HANDING_BACK = 0.5  # of the drain timeout
 WORK_ON_SECONDS = 0.01  # between two looks whether all is written
@@ -78,7 +81,10 @@ class Replica:
         self._failing_since, self._kept_since = Since(clock), Since(clock)
         metrics.slot_failing_seconds.set_function(self._failing_since.longest_seconds)
         metrics.slot_held_seconds.set_function(self._kept_since.longest_seconds)
-        self._paused = False
+        self._outages = 0  # tries in a row that failed as everything would
+        self._prober: asyncio.Task[None] | None = None  # the worker that tries meanwhile; the others wait
+        self._probed = asyncio.Event()
+        self._probed.set()
 
     @property
     def failing(self) -> str | None:
@@ -128,9 +134,8 @@ class Replica:
         end = self._clock() + timeout
         await self._intake.stop_reading()
         await self._work_on(workers, end - timeout * LEFT_FOR_HANDING_BACK)
-        self._stopping.set()
+        self._end_work()
         waiting = self._batcher.drain()
-        self._work.set()
         _, unfinished = await asyncio.wait(workers, timeout=end - self._clock())
         for worker in unfinished:
             worker.cancel()
@@ -157,11 +162,20 @@ class Replica:
 
     async def _work_off(self) -> None:
         while not self._stopping.is_set():
+            if self._prober not in {None, asyncio.current_task()}:
+                await self._probed.wait()
+                continue
             batch = self._batcher.take(self._clock())
             if batch is None:
                 await self._wait_for_work()
                 continue
             await self._handle(batch)
+
+    def _end_work(self) -> None:
+        """Let the workers end after the batches that they have."""
+        self._stopping.set()
+        self._work.set()
+        self._probed.set()
 
     async def _wait_for_work(self) -> None:
         due = self._batcher.due_at(self._clock())
@@ -173,22 +187,22 @@ class Replica:
         try:
             with self._metrics.batch_seconds.time():
                 handled = await self._handler.handle(batch)
+        except (BlockedError, LaterError) as error:
+            self._go_on()
+            self._wait_alone(batch, error)
+            return
         except AgainError as error:
             await self._back_off(batch, error)
             return
         except NotLeaderError as error:
             log.warning("%s: everything is handed back", error, extra={"action": "not_leader"})
             self._batcher.back(batch, batch.deliveries, self._clock())
-            self._stopping.set()  # the workers end, and with the first of them `run`
-            self._work.set()
+            self._end_work()  # the workers end, and with the first of them `run`
             return
         except BaseException:
             self._batcher.back(batch, batch.deliveries, self._clock())
             raise
-        if self._paused:
-            log.info("working again: taking messages in", extra={"action": "recovered"})
-            self._paused = False
-            self._intake.resume()
+        self._go_on()
         waiting = handled.later.lanes if handled.later else frozenset()
         for lane in batch.lanes:
             if lane not in waiting:
@@ -223,40 +237,72 @@ class Replica:
                 delivery.keep()
         return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
 
+    def _wait_alone(self, batch: Batch, error: BlockedError | LaterError) -> None:
+        """Only some lanes must wait, and the others go on: else one write that can't finish would stop the shard."""
+        if isinstance(error, BlockedError) and len(batch.lanes) > 1:
+            self._failing_since.begin(batch.lanes)
+            self._metrics.batch_retries.labels("again").inc()
+            log.info("%s: %s slots are tried again in smaller parts", error, len(batch.lanes))
+            self._batcher.split(batch, self._clock())
+        else:
+            again = self._batcher.split if isinstance(error, BlockedError) else self._batcher.back_whole
+            again(batch, self._clock() + self._fail(batch.lanes, error))
+        self._work.set()
+
     async def _back_off(self, batch: Batch, error: AgainError) -> None:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart.
 
-        Where these messages alone must wait, the others go on: else one of them that never succeeds would stop the shard.
+        One worker tries; the others wait for it. A batch that fails again is tried in parts: it may be the only one that does,
+        and once others have worked, it is, and stops nobody.
         """
-        alone = isinstance(error, LaterError)
         wait = self._fail(batch.lanes, error)
-        if not alone:
-            self._paused = True
+        again = self._batcher.split if self._failures[batch.lanes[0]] > WHOLE_TRIES else self._batcher.back_whole
+        again(batch, self._clock() + wait)
+        if batch.of_suspects and self._prober is None:
+            self._work.set()
+            return
+        if self._prober is None:
+            self._prober = asyncio.current_task()
+            self._probed.clear()
             self._intake.pause()
-        self._batcher.back(batch, batch.deliveries, self._clock() + wait)
-        if not alone:
+            log.warning("nothing more is taken in until a batch works", extra={"action": "paused"})
+        if self._prober is asyncio.current_task():
+            self._outages += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait)
         self._work.set()
+
+    def _go_on(self) -> None:
+        """What all batches need works: end the pause, if there is one."""
+        self._outages = 0
+        if self._prober is not None:
+            log.info("working again: taking messages in", extra={"action": "recovered"})
+            self._prober = None
+            self._probed.set()
+            self._intake.resume()
 
     def _fail(self, lanes: Sequence[int], error: AgainError) -> float:
         """Note that these lanes' messages have to be tried again, and say so; how many seconds from now."""
         before = max(self._failures.get(lane, 0) for lane in lanes)
         self._failures.update(dict.fromkeys(lanes, before + 1))
         self._failing_since.begin(lanes)
-        if isinstance(error, LaterError):
+        alone = isinstance(error, BlockedError | LaterError)
+        if alone:
             self._alone.update(lanes)
         else:
+            before = max(before, self._outages)
             self._alone.difference_update(lanes)
             self._failure = str(error)
         wait = _backoff(before, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
         self._metrics.batch_retries.labels("again").inc()
-        log.warning(
+        log.log(
+            # A slot that waits for hours is worth a line ever more rarely; there may be many.
+            logging.INFO if alone and (before + 1) & before else logging.WARNING,
             "%s: the messages of %s slots are kept and tried again in %.1f s%s",
             error,
             len(lanes),
             wait,
-            "" if isinstance(error, LaterError) else "; nothing more is taken in until a batch works",
+            "; the others go on" if alone else "",
             extra={"action": "batch_retry"},
         )
         return wait

@@ -74,6 +74,16 @@ class Dialect(Protocol):
         """Inserts rows, or else updates or skips them, in one statement, and tells which."""
 
     @property
+    def lock_limit(self) -> str | None:
+        """Limits how long a statement of the transaction waits for a lock: a template of `seconds`, and `least` and
+        `most`, the whole ones beside it.
+        """
+
+    @property
+    def usual_lock_limit(self) -> str | None:
+        """Restores the session's own limit, where the end of the transaction doesn't."""
+
+    @property
     def check_deferred(self) -> str | None:
         """Makes deferred constraints speak up now."""
 
@@ -128,6 +138,8 @@ class PostgreSQL(_Standard):
     has_on_conflict: bool = True
     # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
+    lock_limit: str | None = "SET LOCAL lock_timeout = '{seconds}s'"
+    usual_lock_limit: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         types = {
@@ -154,6 +166,8 @@ class SQLite(_Standard):
     whole_digits: int | None = None
     has_on_conflict: bool = True
     check_deferred: str | None = None
+    lock_limit: str | None = None
+    usual_lock_limit: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         listed = ", ".join(f"json_extract(item.value, '$.\"{name}\"') AS {self.quote(name)}" for name, _ in columns)
@@ -176,6 +190,14 @@ class MySQL:
     # There is `ON DUPLICATE KEY UPDATE`, but it fires on any unique index, and so would overwrite another key's row.
     has_on_conflict: bool = False
     check_deferred: str | None = None
+    lock_limit: str | None = (
+        "SET @shardctl_row_limit = @@innodb_lock_wait_timeout, @shardctl_table_limit = @@lock_wait_timeout, "
+        "SESSION innodb_lock_wait_timeout = {most}, SESSION lock_wait_timeout = {most} "
+        "/*M! , SESSION innodb_lock_wait_timeout = {least} */"  # MariaDB takes 0, which MySQL refuses
+    )
+    usual_lock_limit: str | None = (
+        "SET SESSION innodb_lock_wait_timeout = @shardctl_row_limit, SESSION lock_wait_timeout = @shardctl_table_limit"
+    )
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         # Left to itself, a text would have the database's default character set.

@@ -1,5 +1,7 @@
 """What a database's error means for the write that met it: permanent, or to be tried again.
 
+Tried again, it is alone where the server works and others can be written: then the others don't wait with it.
+
 The rule: a write is permanently at fault only where its own values are refused. Whatever an operator can repair without touching
 the message is tried again, in order, until it is repaired: dead-lettering would empty a topic for a fault that is not the data's.
 What is not listed is tried again, too. Each line says why.
@@ -15,10 +17,14 @@ from sqlalchemy.exc import DBAPIError
 
 
 class Verdict(NamedTuple):
-    """`reason` is a stable word for what is wrong with the data; None where the write is tried again. `why` is for people."""
+    """`reason` is a stable word for what is wrong with the data; None where the write is tried again. `why` is for people.
+
+    `alone`: the server works, and only the writes that meet the error have to wait. Else it concerns them all.
+    """
 
     reason: str | None
     why: str = ""
+    alone: bool = False
 
 
 def _value(why: str) -> Verdict:
@@ -31,6 +37,10 @@ def _constraint(why: str) -> Verdict:
 
 def _again(why: str) -> Verdict:
     return Verdict(None, why)
+
+
+def _alone(why: str) -> Verdict:
+    return Verdict(None, why, alone=True)
 
 
 _UNKNOWN = _again("")
@@ -48,24 +58,25 @@ STATES: Mapping[str, Verdict] = {
     "P0003": _constraint("a trigger looks the row's values up and finds several rows"),
     "54000": _value("a value is over a limit of the server, such as the size of an index entry"),
     # --- what an operator repairs
-    "2200H": _again("a sequence is at its end: raise its MAXVALUE, or make its column and the sequence BIGINT"),
-    "27": _again("a trigger changes the row that is being written: repair the trigger"),
-    "P0": _again("a trigger failed without refusing the row: repair it, or the rows that it reads"),
-    "54": _again("a setting of the server or a trigger that calls itself, as max_stack_depth; no value of the write"),
-    "38": _again("a function failed without refusing the row: repair it"),
-    "39": _again("a function broke its contract with the server: repair it"),
-    "2F": _again("a function failed without refusing the row: repair it"),
-    "20": _again("a CASE in a trigger has no branch for the row: repair the trigger"),
-    "0A": _again("the table is a kind of object that can't be written to so"),
+    "2200H": _alone("a sequence is at its end: raise its MAXVALUE, or make its column and the sequence BIGINT"),
+    "27": _alone("a trigger changes the row that is being written: repair the trigger"),
+    "P0": _alone("a trigger failed without refusing the row: repair it, or the rows that it reads"),
+    "54": _alone("a setting of the server or a trigger that calls itself, as max_stack_depth; no value of the write"),
+    "38": _alone("a function failed without refusing the row: repair it"),
+    "39": _alone("a function broke its contract with the server: repair it"),
+    "2F": _alone("a function failed without refusing the row: repair it"),
+    "20": _alone("a CASE in a trigger has no branch for the row: repair the trigger"),
+    "0A": _alone("the table is a kind of object that can't be written to so"),
     "42": _again("a missing table, column, function or right: deploy or grant it"),
     "3D": _again("the database is missing"),
     "3F": _again("the schema is missing"),
     "28": _again("the user may not connect"),
     "25": _again("the server takes no writes now, or it ended the transaction"),
-    "40": _again("a deadlock or a conflict with another transaction"),
+    "40": _alone("a deadlock or a conflict with another transaction"),
     "53": _again("the server is out of disk, memory or connections"),
-    "55": _again("a lock or an object is in use"),
-    "57": _again("an operator or a time limit ended it"),
+    "55": _alone("a lock or an object is in use"),
+    "57": _again("an operator ended it"),
+    "57014": _alone("a time limit or a person ended the statement"),
     "58": _again("the server's disk or system failed"),
     "08": _again("the connection failed"),
     "F0": _again("the server's configuration is at fault"),
@@ -78,7 +89,7 @@ _USED_UP_FILES = frozenset(("varsup.c", "multixact.c", "md.c", "bufmgr.c"))
 _USED_UP = _again("transaction numbers or a table's blocks are used up: VACUUM, or partition the table")
 # A check violation without a constraint's name comes from partitioning, unless a function of the user's raised it.
 _FUNCTIONS_FILES = frozenset(("pl_exec.c", "plpy_elog.c", "plperl.c", "pltcl.c"))
-_NO_PARTITION = _again("no partition takes the row: create it")
+_NO_PARTITION = _alone("no partition takes the row: create it")
 
 # MySQL's and MariaDB's numbers, since many of these have the SQLSTATE HY000, and 23000 is also an ambiguous column's.
 NUMBERS: Mapping[int, Verdict] = {
@@ -98,16 +109,16 @@ NUMBERS: Mapping[int, Verdict] = {
     **dict.fromkeys((1643, 1644), _constraint("a trigger's SIGNAL, raised to refuse the row")),
     **dict.fromkeys((1172, 1329), _constraint("a trigger looks the row's values up and finds nothing, or several rows")),
     # --- what an operator repairs
-    **dict.fromkeys((1526, 1748), _again("no partition takes the row: create it")),
-    **dict.fromkeys((167, 1467), _again("AUTO_INCREMENT is at its end: make the column BIGINT")),
-    4084: _again("a sequence is at its end: raise its MAXVALUE"),
-    **dict.fromkeys((1242, 1442), _again("a trigger failed without refusing the row: repair it")),
-    **dict.fromkeys((1436, 1456), _again("a limit on stored programs: raise thread_stack or max_sp_recursion_depth")),
+    **dict.fromkeys((1526, 1748), _alone("no partition takes the row: create it")),
+    **dict.fromkeys((167, 1467), _alone("AUTO_INCREMENT is at its end: make the column BIGINT")),
+    4084: _alone("a sequence is at its end: raise its MAXVALUE"),
+    **dict.fromkeys((1242, 1442), _alone("a trigger failed without refusing the row: repair it")),
+    **dict.fromkeys((1436, 1456), _alone("a limit on stored programs: raise thread_stack or max_sp_recursion_depth")),
     **dict.fromkeys((1021, 1114), _again("the disk or the table is full")),
     **dict.fromkeys((1037, 1038, 1041, 1135), _again("the server is out of memory or threads")),
     **dict.fromkeys((1040, 1203, 1226), _again("too many connections")),
-    **dict.fromkeys((1205, 1213), _again("a lock that took too long, or a deadlock")),
-    **dict.fromkeys((1317, 1969, 3024), _again("an operator or a time limit ended it")),
+    **dict.fromkeys((1205, 1213, 3572, 1020), _alone("a lock that took too long, a deadlock or a conflict")),
+    **dict.fromkeys((1317, 1969, 3024), _alone("an operator or a time limit ended it")),
     **dict.fromkeys((1290, 1792, 1836), _again("the server takes no writes now")),
     **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1449), _again("a right is missing: grant it")),
     **dict.fromkeys((1049, 1052, 1054, 1146, 1267, 1305, 1356), _again("the tables are not as shards.yaml has them")),

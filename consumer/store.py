@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, DataFaultError, NeverError
+from consumer.errors import BlockedError, DataFaultError, NeverError
 from consumer.fence import Fence, Lanes
 from consumer.inbox import Inbox
 from consumer.leader.term import Term
@@ -71,31 +71,33 @@ class Store:
         self._inbox, self._parked = Inbox(dialect), Parked(dialect)
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self, lock_seconds: float | None = None) -> Iterator[Connection]:
         """One transaction of this replica as the one that may write."""
-        with database.transaction(self._engine, self._dialect) as connection:
+        with database.transaction(self._engine, self._dialect, lock_seconds) as connection:
             if self._term:
-                self._term.check(connection)
+                with database.needed_by_all():
+                    self._term.check(connection)
             yield connection
 
-    def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+    def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
 
         Those whose type parks are stored instead, and so is whatever comes for a parked key.
 
         When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
         fault set. So are those at fault that are new here and not yet dead-lettered: that comes first.
-        Raises AgainError when the database can't answer: then the whole may be tried again.
+        Raises AgainError when the database can't answer: then the whole may be tried again. Raises BlockedError when some
+        statement can't finish now, as one that would wait for a lock for longer than `lock_seconds`.
         """
         try:
-            with self._writing() as connection:
+            with self._writing(lock_seconds) as connection:
                 return self._write(connection, deliveries, self._sink.apply)
         except _PoisonFoundError as found:
             return Outcome(poison=found.poison)
         except DataFaultError:
-            return self._search(deliveries)
+            return self._search(deliveries, lock_seconds)
 
-    def _search(self, deliveries: Sequence[Delivery]) -> Outcome:
+    def _search(self, deliveries: Sequence[Delivery], lock_seconds: float | None) -> Outcome:
         poison: list[Delivery] = []
         stuck: set[Key] = set()  # keys of which nothing more is tried now: what follows may need what failed
 
@@ -116,18 +118,19 @@ class Store:
                 return apply_by_halves(connection, writes[:middle]) + apply_by_halves(connection, writes[middle:])
 
         try:
-            with self._writing() as connection:
+            with self._writing(lock_seconds) as connection:
                 outcome = self._write(connection, deliveries, apply_by_halves)
                 _commit_only_without(poison)
                 return outcome
         except _PoisonFoundError as found:
             return Outcome(poison=found.poison)
         except DataFaultError as fault:
-            # Each write passes by itself and the whole doesn't. Keeping everything is all that is left.
-            raise AgainError(f"database: no single message is to blame, yet: {fault}") from fault
+            # Each write passes by itself and the whole doesn't: smaller parts may.
+            raise BlockedError(f"database: no single message is to blame, yet: {fault}") from fault
 
     def _write(self, connection: Connection, deliveries: Sequence[Delivery], apply: Apply) -> Outcome:
-        here = self._fence.share(connection)
+        with database.needed_by_all():
+            here = self._fence.share(connection)
         owned = [delivery for delivery in deliveries if delivery.lane in here.active]
         elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
         fresh = self._inbox.add(connection, owned) if owned else []

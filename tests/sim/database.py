@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, NeverError
+from consumer.errors import AgainError, BlockedError, NeverError
 from consumer.store import Outcome
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
@@ -61,6 +61,8 @@ class Database:
         self.log: dict[str, list[int]] = {}
         self.arriving: set[int] = set()  # slots that aren't active here yet
         self.fail_commit = 0.0
+        self._locked: set[str] = set()  # routing keys whose row somebody else's transaction holds
+        self._row_waiters: list[Callable[[], None]] = []
         self._claims: dict[Identity, Transaction] = {}
         self._open: list[Transaction] = []
 
@@ -110,10 +112,45 @@ class Database:
         self._loop.after(self.statement_timeout_seconds, cancel)
         go_on()
 
-    def write(self, transaction: Transaction, writes: Sequence[Delivery], answer: Answer) -> None:
-        """Bring the writes about, unless the data of some is refused; answers with those."""
+    def write(
+        self, transaction: Transaction, writes: Sequence[Delivery], lock_seconds: float | None, answer: Answer
+    ) -> None:
+        """Bring the writes about, unless the data of some is refused; answers with those. Waits for rows that are locked."""
         if not self._may_work(transaction, answer):
             return
+        turn = transaction.operations
+
+        def go_on() -> None:
+            if not transaction.open:
+                answer(AgainError(GONE))
+            elif transaction.operations != turn:
+                pass
+            elif locked := next((write.partition_key for write in writes if write.partition_key in self._locked), None):
+                self._watcher.tell(transaction.process, "waits for the row of", locked)
+                self._row_waiters.append(go_on)
+            else:
+                self._write(transaction, writes, answer)
+
+        def give_up() -> None:
+            if transaction.open and transaction.operations == turn and go_on in self._row_waiters:
+                self._row_waiters.remove(go_on)
+                self.end(transaction)
+                answer(BlockedError("canceling statement due to lock timeout"))
+
+        self._loop.after(min(lock_seconds or self.statement_timeout_seconds, self.statement_timeout_seconds), give_up)
+        go_on()
+
+    def lock_row(self, key: str) -> None:
+        """A transaction that nobody ends holds the row of this key until `unlock_rows`."""
+        self._locked.add(key)
+
+    def unlock_rows(self) -> None:
+        self._locked.clear()
+        waiters, self._row_waiters = self._row_waiters, []
+        for waiter in waiters:
+            self._loop.after(0.0, waiter)
+
+    def _write(self, transaction: Transaction, writes: Sequence[Delivery], answer: Answer) -> None:
         refused = [write for write in writes if number_of(write) < 0]
         transaction.writes += [write for write in writes if number_of(write) >= 0]
         self._idle(transaction)
@@ -124,7 +161,7 @@ class Database:
             return
         if self._draw() < self.fail_commit:
             self.end(transaction)
-            answer(AgainError("commit failed"))
+            answer(BlockedError("deadlock detected") if self._draw() < 0.5 else AgainError("commit failed"))
             return
         dead = [delivery for delivery in transaction.recorded if delivery.fault]
         self._watcher.committed(transaction.process, transaction.writes, dead)
@@ -186,17 +223,19 @@ class SimStore:
     def __init__(self, loop: SimLoop, network: Network, database: Database) -> None:
         self._loop, self._network, self._database = loop, network, database
 
-    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+    async def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         process = self._loop.current()
         begun: list[Transaction] = []
         try:
-            return await self._apply(process, deliveries, begun)
+            return await self._apply(process, deliveries, begun, lock_seconds)
         except AgainError:
             for transaction in begun:  # the pool drops the connection, and the server will notice
                 self._loop.after(self._network.delay("database") * 3, self._database.end, transaction)
             raise
 
-    async def _apply(self, process: Process, deliveries: Sequence[Delivery], begun: list[Transaction]) -> Outcome:
+    async def _apply(
+        self, process: Process, deliveries: Sequence[Delivery], begun: list[Transaction], lock_seconds: float | None
+    ) -> Outcome:
         def begin_and_record(answer: Answer) -> None:
             transaction = self._database.begin(process)
             begun.append(transaction)
@@ -213,7 +252,9 @@ class SimStore:
             self._loop.after(0.0, self._database.end, transaction)
             return Outcome(poison=unset)
         writes = [delivery for delivery in new if delivery.fault is None]
-        refused: list[Delivery] = await self._request(lambda answer: self._database.write(transaction, writes, answer))
+        refused: list[Delivery] = await self._request(
+            lambda answer: self._database.write(transaction, writes, lock_seconds, answer)
+        )
         if refused:
             self._loop.after(0.0, self._database.end, transaction)
             for delivery in refused:

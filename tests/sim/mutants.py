@@ -124,6 +124,26 @@ class SharesSlots(Batcher):
         super().add(unsettled, not_before)
 
 
+class WaitsTogether(Batcher):
+    """A batch in which one slot is blocked stays together."""
+
+    def split(self, batch: Batch, not_before: float) -> None:
+        super().back_whole(batch, not_before)
+
+
+class PausesForOne(Replica):
+    """Nothing is taken in while one slot waits."""
+
+    def _wait_alone(self, batch: Batch, error: AgainError) -> None:
+        super()._wait_alone(batch, error)
+        self._intake.pause()
+
+    def _go_on(self) -> None:
+        super()._go_on()
+        if not self._failures:
+            self._intake.resume()
+
+
 class HandsBackFirst(Replica):
     """A drain that gives messages away while earlier ones of their slots are still being applied."""
 
@@ -171,6 +191,12 @@ def _with_batcher(kind: type[Batcher]) -> Parts:
 
 
 NO_LOCKS = Parts(locks=NoLocks)
+
+
+WAITING_MUTANTS = {
+    "what is blocked stays together": _with_batcher(WaitsTogether),
+    "nothing is taken in while one waits": Parts(replica=PausesForOne),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Oracle:
         self._misfortunes: dict[Process, float] = {}
         self.expected: dict[str, list[int]] = {}
         self.log: dict[str, int] = {}  # of each key: how many of the expected writes are committed
+        self.committed_at: dict[str, float] = {}  # by message id
         self._poison_before: dict[str, list[Message]] = {}
         poison: dict[int | None, list[Message]] = {}
         for message in messages:
@@ -60,6 +61,7 @@ class Oracle:
 
     def committed(self, process: Process, writes: Sequence[Delivery], dead: Sequence[Delivery]) -> None:
         for write in writes:
+            self.committed_at[write.message_id] = self._clock()
             self._check_next(process, write)
             self._check_poison_told(write.message_id)
             if write.slot in self.arriving:

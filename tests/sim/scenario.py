@@ -66,6 +66,7 @@ class Scenario:
     drawn: bool = False  # from the seed alone, and not the small scenario
     arriving: frozenset[int] = frozenset()
     in_flight_dies_with_sender: bool = True
+    locked: tuple[str, ...] = ()  # keys whose row somebody holds until it is calm
     real_store: bool = False  # on SQLite, instead of the model of it
     calm_at: float = 0.0  # from here on no fault comes, and everything must come to its end
 
@@ -163,7 +164,7 @@ def _faults(draw: random.Random, replicas: int, calm_at: float) -> list[Fault]:
 
 _KINDS = (
     "kill", "kill", "stop", "stop", "freeze", "freeze", "cut_streams", "flush_redis", "redis_down", "database_down",
-    "fail_over", "dead_letters_down", "pubsub_down",
+    "fail_over", "dead_letters_down", "pubsub_down", "lock_a_row",
 )  # fmt: skip
 
 
@@ -221,3 +222,24 @@ def two_awaits(seed: int, steps: list[int], count: int) -> Iterator[Scenario]:
             )
         ]
         yield small(seed, tuple(traps), in_flight_dies_with_sender=draw.random() < 0.5)
+
+
+def waiting(seed: int, locked_slots: int) -> Scenario:
+    """Somebody's transaction holds the rows of some of eight slots all the time. The others must not wait for it."""
+    keys = [key_of_slot(slot) for slot in range(8)]
+    messages = [message(number, keys[number % 8]) for number in range(160)]
+    return Scenario(
+        seed,
+        [Publication(0.05 * each.number, each) for each in messages],
+        settings={
+            "statement_timeout": f"{WAITING_STATEMENT_SECONDS}s",
+            "concurrency": 2,
+            "lease": "10s",
+            "lock_ttl": "1s",
+        },
+        locked=tuple(random.Random(f"{seed} locked").sample(keys, locked_slots)),
+        calm_at=40.0,
+    )
+
+
+WAITING_STATEMENT_SECONDS = 2

@@ -66,6 +66,12 @@ class SqlDatabase:
             connection.execute(schema.fence.update().values(version=schema.fence.c.version + 1))
             connection.execute(schema.slots.update().where(schema.slots.c.slot.in_(slots)).values(state=state))
 
+    def lock_row(self, key: str) -> None:
+        """SQLite knows no row locks."""
+
+    def unlock_rows(self) -> None:
+        """The same."""
+
     def fail_over(self) -> None:
         """Transactions take no time here, so none is cut off."""
 
@@ -108,7 +114,7 @@ class SqlStore:
         config, dialect = shard._config, SQLite()
         self._store = Store(shard.engine, dialect, Fence(dialect), SqlSink(dialect, config.message_types))
 
-    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+    async def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         process = self._loop.current()
 
         def serve(answer: Answer) -> None:

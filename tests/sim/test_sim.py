@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.sim.campaign import Failure, command, failures, first_failure, seeds
-from tests.sim.mutants import MUTANTS, NO_LOCKS
-from tests.sim.scenario import drawn, every_await, small, two_awaits
+from tests.sim.mutants import MUTANTS, NO_LOCKS, WAITING_MUTANTS
+from tests.sim.scenario import WAITING_STATEMENT_SECONDS, drawn, every_await, small, two_awaits, waiting
 from tests.sim.world import play
 
 SCHEDULES = 2_000
@@ -41,8 +41,28 @@ EVENTS = (
     "is killed", "freezes", "thaws", "is told to stop", "handed back", "cuts a stream", "lease ends early", "copy of",
     "lease of", "drops ack", "is flushed", "redis timeout", "redis down", "database timeout", "database answer lost",
     "deadletters answer lost", "deadletters down", "pubsub request lost", "pubsub timeout", "fails over",
-    "waits in the inbox", "refused", "unreadable", "no_slot", "unknown_type", "repeat", "still in hand",
+    "waits in the inbox", "waits for the row", "refused", "unreadable", "no_slot", "unknown_type", "repeat", "still in hand",
 )  # fmt: skip
+
+
+def late(scenario, parts=None):
+    """Writes of slots that nobody holds that were committed later than three statement timeouts after they were published."""
+    result = play(scenario, parts)
+    assert not result.violations, Failure(scenario, result, "").told()
+    committed = result.oracle.committed_at
+    free = [each for each in scenario.publications if each.message.key not in scenario.locked]
+    return [each.message for each in free if committed[each.message.id] - each.at > 3 * WAITING_STATEMENT_SECONDS]
+
+
+@pytest.mark.parametrize("locked_slots", [1, 4])
+def test_what_waits_for_a_forgotten_transaction_makes_no_other_slot_wait(locked_slots):
+    for seed in range(10):
+        assert late(waiting(seed, locked_slots)) == []
+
+
+@pytest.mark.parametrize("mutant", WAITING_MUTANTS.values(), ids=WAITING_MUTANTS.keys())
+def test_a_slot_that_makes_others_wait_is_found(mutant):
+    assert any(late(waiting(seed, 1), mutant) for seed in range(10))
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ PROJECT = "simulation"
 PATIENCE_SECONDS = 240.0  # from calm to an empty backlog
 EXIT_SECONDS = 60.0  # from SIGTERM to exit, of a replica that isn't frozen
 LOOK_SECONDS = 0.5
+LONG_LOCK = 5.0  # times as long as other faults last
 METRICS = Metrics()  # one for all: nothing here reads them, and making them is slow
 
 
@@ -114,6 +115,8 @@ class World:
             self._database = Database(self.loop, self.oracle, seed, timeout)
             self._database.arriving = set(scenario.arriving)
         self._database.fail_commit = scenario.fail_commit
+        for key in scenario.locked:
+            self._database.lock_row(key)
         self.oracle.arriving = self._database.arriving
         self.oracle.recorded = self._database.recorded
         self._subscriptions = self._config.generations[0].subscriptions
@@ -276,6 +279,14 @@ class World:
         self.oracle.tell("database", "fails over")
         self._database.fail_over()
 
+    def _lock_a_row(self, seconds: float) -> None:
+        """Somebody's transaction holds the row of a key, and much longer than any statement may last."""
+        keys = sorted({publication.message.key for publication in self._scenario.publications})
+        key = keys[int(self._draw() * len(keys))]
+        self.oracle.tell("database", f"the row of {key} is locked")
+        self._database.lock_row(key)
+        self.loop.after(seconds * LONG_LOCK, self._database.unlock_rows)
+
     def _redis_down(self, seconds: float) -> None:
         self._down("redis", seconds)
 
@@ -307,6 +318,7 @@ class World:
         self._scenario.habits.behave()
         self._database.fail_commit = self._redis.break_pipelines = 0.0
         self._database.activate()
+        self._database.unlock_rows()
         self._look(self.loop.time() + patience_seconds)
 
     def _look(self, until: float) -> None:

@@ -181,8 +181,8 @@ class ShardStore:
         self.fence = Fence(dialect)
         self.inner = Store(shard.consumers, dialect, self.fence, SqlSink(dialect, config.message_types))
 
-    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
-        return await self._ask(lambda: self.inner.apply(deliveries))
+    async def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
+        return await self._ask(lambda: self.inner.apply(deliveries, lock_seconds))
 
     async def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
         return await self._ask(lambda: self.inner.pass_barriers(barriers))

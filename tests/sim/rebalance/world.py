@@ -81,6 +81,9 @@ class _Databases:
     def disconnect(self, process: Process) -> None:
         """The same."""
 
+    def unlock_rows(self) -> None:
+        """The same: nobody waits for a row."""
+
     def activate(self) -> None:
         """Lanes are the executor's business."""
 

@@ -54,7 +54,9 @@ class AnySchedule(RuleBasedStateMachine):
         """Whoever sleeps until `due_at` gets a batch: no busy loop, no oversleeping."""
         due = self.batcher.due_at(self.now)
         if due is None:
-            assert not any(self.waiting[slot] for slot in self.waiting if slot not in self.in_hand)
+            assert self.batcher._trying or not any(
+                self.waiting[slot] for slot in self.waiting if slot not in self.in_hand
+            )
             return
         assert due >= self.now
         self.now = due
@@ -103,6 +105,11 @@ class AnySchedule(RuleBasedStateMachine):
         self.batcher.back(batch, unsettled, self.now + wait)
         self._put_back(batch, unsettled, self.now + wait)
 
+    @rule(batch=consumes(batches), wait=st.sampled_from([0.0, 1.0, 3.0]))
+    def split(self, batch, wait):
+        self.batcher.split(batch, self.now + wait)
+        self._put_back(batch, batch.deliveries, self.now + wait)
+
     def _put_back(self, batch, unsettled, not_before):
         for slot in batch.lanes:
             del self.in_hand[slot]
@@ -134,6 +141,7 @@ class AnySchedule(RuleBasedStateMachine):
         if not hasattr(self, "batcher"):
             return
         self.now += 100.0
+        self.batcher._trying = False  # of a batch that nobody gives back any more
         for _ in range(1 + sum(map(len, self.waiting.values()))):
             if batch := self.batcher.take(self.now):
                 self._took(batch)
@@ -191,6 +199,85 @@ def test_a_hot_slot_starves_nobody():
         seen += numbers(batch)
         batcher.done(batch)
     assert {100, 101} <= set(seen)
+
+
+def split_of(batcher, count):
+    """A batch of so many slots, a message each, that was blocked."""
+    batcher.add([delivery(number, number) for number in range(count)], 0.0)
+    batcher.split(batcher.take(0.0), 0.0)
+
+
+def test_a_blocked_batch_comes_back_in_parts_and_its_blocked_part_slot_by_slot():
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 24)
+    parts = [batcher.take(0.0)]
+    assert numbers(parts[0]) == [0, 1, 2]
+    batcher.split(parts[0], 0.0)
+    while batch := batcher.take(0.0):
+        parts.append(batch)
+        batcher.done(batch)
+    assert [numbers(part) for part in parts[1:8]] == [[first, first + 1, first + 2] for first in range(3, 24, 3)]
+    assert [numbers(part) for part in parts[8:]] == [[0], [1], [2]]
+
+
+def test_a_slot_that_waits_alone_takes_nobody_with_it():
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 1)
+    batcher.add([delivery(5, 5), delivery(6, 0)], 0.0)
+    assert [numbers(batcher.take(0.0)), numbers(batcher.take(0.0))] == [[0, 6], [5]]
+
+
+def test_what_is_blocked_takes_one_worker_at_most():
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 50)
+    part = batcher.take(0.0)
+    assert batcher.take(0.0) is None
+    assert batcher.due_at(0.0) is None
+    batcher.add([delivery(100, 100)], 0.0)
+    assert numbers(batcher.take(0.0)) == [100]
+    batcher.split(part, 0.0)
+    assert batcher.due_at(0.0) == 0.0
+
+
+def test_with_one_worker_too_what_is_free_gets_every_other_turn():
+    batcher = Batcher(1, 1_000_000, 0.0)
+    split_of(batcher, 1)
+    batcher.add([delivery(number, number) for number in range(10, 14)], 0.0)
+    turns = []
+    for _ in range(6):
+        batch = batcher.take(0.0)
+        turns += numbers(batch)
+        if batch.of_suspects:
+            batcher.split(batch, 0.0)
+        else:
+            batcher.done(batch)
+    assert turns == [0, 10, 0, 11, 0, 12]
+
+
+def test_a_slot_that_got_through_is_like_any_other():
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 2)
+    for _ in range(2):
+        batcher.done(batcher.take(0.0))
+    batcher.add([delivery(number, number) for number in range(4)], 0.0)
+    batch = batcher.take(0.0)
+    assert numbers(batch) == [0, 1, 2, 3]
+    assert batch.lock_seconds is None
+
+
+def test_while_something_is_blocked_nobody_waits_long_for_a_lock():
+    """Else the next rows of a forgotten transaction would take every worker, each for as long as a statement may last."""
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 1)
+    waits = []
+    for _ in range(8):
+        batch = batcher.take(0.0)
+        waits.append(batch.lock_seconds)
+        batcher.split(batch, 0.0)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    batcher.take(0.0)
+    batcher.add([delivery(5, 5)], 0.0)
+    assert batcher.take(0.0).lock_seconds == 0.5
 
 
 def test_what_comes_for_a_slot_in_hand_waits_and_follows():

@@ -11,7 +11,7 @@ import pytest
 from consumer_kit import config, raw
 
 from consumer import replica
-from consumer.errors import AgainError
+from consumer.errors import AgainError, BlockedError, LaterError
 from consumer.handle import Handled
 from consumer.metrics import Metrics
 from consumer.replica import NotDrainedError, Replica
@@ -21,7 +21,7 @@ from shardctl.keyspace import lane_of
 
 class FakeIntake:
     def __init__(self):
-        self.tasks, self.open, self.handed_back, self.closed = (), True, [], False
+        self.tasks, self.open, self.handed_back, self.closed, self.connected = (), True, [], False, True
 
     def start(self, deliver):
         self.deliver = deliver
@@ -130,9 +130,8 @@ def test_a_failed_batch_pauses_intake_until_one_works():
 
 
 def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch):
-    # So that the failing lane isn't tried again meanwhile: it would take those with it that come at that moment.
-    monkeypatch.setattr(replica, "FIRST_RETRY_SECONDS", 600.0)
-    monkeypatch.setattr(replica, "LAST_RETRY_SECONDS", 600.0)
+    monkeypatch.setattr(replica, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(replica, "LAST_RETRY_SECONDS", 0.01)
 
     async def handle(batch):
         if lane_of(1, 1) in batch.lanes:
@@ -146,7 +145,67 @@ def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch
                 bench.intake.deliver([message(2, str(number))])
                 await bench.until(lambda: str(number) in bench.settled)  # noqa: B023
                 assert bench.replica.failing
-            assert bench.intake.open  # what works goes on working
+            await bench.until(lambda: bench.intake.open)  # what works goes on working
+
+    asyncio.run(scenario())
+
+
+def test_an_outage_is_tried_by_one_worker():
+    tries, all_busy = [], asyncio.Event()
+
+    async def handle(batch):
+        tries.append(batch.lanes)
+        if len(tries) == 8:
+            all_busy.set()
+        await all_busy.wait()
+        raise AgainError("database down")
+
+    async def scenario():
+        async with Bench(handle, concurrency=8, batch_max_rows=1) as bench:
+            bench.intake.deliver([message(slot, str(slot)) for slot in range(50)])
+            await bench.until(lambda: len(tries) > 8)  # one more than were under way
+            assert len(tries) == 9
+            assert bench.replica.failing
+            assert not bench.intake.open
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_is_blocked_makes_only_the_slots_wait_that_are_the_cause():
+    tried = []
+
+    async def handle(batch):
+        tried.append(batch.lanes)
+        if lane_of(1, 1) in batch.lanes:
+            raise BlockedError("lock timeout")
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(slot, str(slot)) for slot in range(50)])
+            await bench.until(lambda: len(bench.settled) == 49)
+            await bench.until(lambda: tried.count((lane_of(1, 1),)) > 1)
+            assert bench.intake.open
+            assert bench.replica.why_not_ready is None
+            assert bench.metrics.registry.get_sample_value("shardctl_slot_failing_seconds") > 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [BlockedError("lock timeout"), LaterError("backend down", [lane_of(1, 1)])], ids=repr)
+def test_an_outage_ends_where_only_some_slots_wait(error):
+    """Else nothing would come in for the others, where what was taken in are those alone."""
+    failures = iter([AgainError("database down"), error])
+
+    async def handle(batch):
+        if lane_of(1, 1) in batch.lanes:
+            raise next(failures, error)
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(1, "stuck")])
+            await bench.until(lambda: not bench.intake.open)
+            await bench.until(lambda: bench.intake.open)
+            assert not bench.replica.failing
 
     asyncio.run(scenario())
 

@@ -158,3 +158,38 @@ def test_every_class_of_postgresql_that_a_write_can_meet_is_decided():
     assert len(classes) > 30
     decided = {state[:2] for state in sqlstate.STATES}
     assert classes - decided <= not_of_a_write
+
+
+@pytest.mark.parametrize(
+    ("error", "blocked"),
+    [
+        (psycopg.errors.LockNotAvailable(), True),
+        (psycopg.errors.QueryCanceled(), True),
+        (psycopg.errors.DeadlockDetected(), True),
+        (psycopg.errors.SerializationFailure(), True),
+        (psycopg.errors.AdminShutdown(), False),
+        (psycopg.errors.CannotConnectNow(), False),
+        (psycopg.errors.DiskFull(), False),
+        (psycopg.errors.TooManyConnections(), False),
+        (psycopg.errors.ReadOnlySqlTransaction(), False),
+        (psycopg.errors.UndefinedTable(), False),
+        (psycopg.OperationalError(), False),
+        (sqlite3.OperationalError("database is locked"), False),
+        (mysql(1205), True),
+        (mysql(1213, "40001"), True),
+        (mysql(1969, "70100"), True),
+        (mysql(3024), True),
+        (mysql(1040), False),
+        (mysql(1290), False),
+        (mysql(2006), False),
+        (mysql(2013), False),
+        (pymysql.err.OperationalError(), False),
+    ],
+    ids=repr,
+)
+def test_what_makes_a_statement_wait_and_what_all_of_them(error, blocked):
+    assert judge(DBAPIError("statement", {}, error)).alone == blocked
+
+
+def test_a_lost_connection_blocks_everything():
+    assert not judge(DBAPIError("statement", {}, mysql(1205), connection_invalidated=True)).alone
