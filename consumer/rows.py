@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from shardctl.settings.messagetypes import ColumnType
+from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS
 
 # What RFC 3339 allows, and a bare date or no offset besides: what every database reads, and reads as the same moment.
 _MOMENT = re.compile(
@@ -52,7 +53,7 @@ class Dialect(Protocol):
 
     @property
     def share_fence(self) -> str:
-        """Reads the fence's version and shares its row until the transaction ends."""
+        """Reads the fence's version and shares its row until the transaction ends. A second column: the session is ours still."""
 
     @property
     def begin(self) -> tuple[str, ...]:
@@ -183,7 +184,7 @@ class SQLite(_Standard):
 class MySQL:
     """MariaDB from 10.6 and MySQL from 8.0."""
 
-    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"
+    share_fence: str = f"SELECT version, {HOLDS_MYSQL_SETTINGS} FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"  # noqa: S608
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = False
     whole_digits: int | None = 35  # DECIMAL(65,30): MariaDB makes a larger one 999…, with a warning that nobody reads

@@ -8,26 +8,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from shardctl import databaseurl
 from shardctl.errors import ShardctlError
+from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, MYSQL, PRODUCTS, SETTINGS_ARE_LOST, Limits, open_engine
 
-CONNECT_TIMEOUT_SECONDS = 5  # a host
-LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take
-LOCK_TIMEOUT_SECONDS = 30  # no consumer keeps the fence for longer than its own statement timeout
-IDLE_SECONDS = 600  # one side of a copy waits while the other is checked
-STATEMENT_SECONDS = 3_600  # copying a large slot and checking a large table are single statements
+LIMITS = Limits(
+    "shardctl",
+    statement=timedelta(hours=1),  # copying a large slot and checking a large table are single statements
+    lock=timedelta(seconds=30),  # no consumer keeps the fence for longer than its own statement timeout
+    idle=timedelta(minutes=10),  # one side of a copy waits while the other is checked
+    answer=timedelta(hours=1),
+)
 SEE_EVERY_ROW = (
     "Let the user see every row: `ALTER ROLE … BYPASSRLS`, or make it the table's owner, or a member of the owner's role, where "
     "the table doesn't FORCE ROW LEVEL SECURITY."
 )
-
-_DIALECTS = ("postgresql", "mysql", "mariadb", "sqlite")
 
 
 class DatabaseError(ShardctlError):
@@ -44,15 +45,9 @@ def connect(url: str) -> Engine:
     except databaseurl.DatabaseUrlError as error:
         raise DatabaseError(f"the database URL can't be used: {error}") from error
     backend = parsed.get_backend_name()
-    if backend not in _DIALECTS:
-        raise DatabaseError(f"no support for {backend!r} databases; there is: {', '.join(_DIALECTS)}")
-    if backend == "sqlite":
-        engine = create_engine(parsed, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False})
-        event.listen(engine, "connect", _configure_sqlite)
-    else:
-        arguments = _postgresql() if backend == "postgresql" else _mysql()
-        # What others have committed is seen at once; no locks on gaps.
-        engine = create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
+    if backend not in PRODUCTS:
+        raise DatabaseError(f"no support for {backend!r} databases; there is: {', '.join(PRODUCTS)}")
+    engine = open_engine(parsed, LIMITS)
     event.listen(engine, "handle_error", _remember_engine)
     return engine
 
@@ -63,6 +58,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
     with _session(engine) as connection, connection.begin():
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # who reads first and writes then may be refused
+        _verify_session(connection)
         yield connection
 
 
@@ -72,6 +68,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
     with _session(engine) as connection, connection.begin():
         for statement in _SNAPSHOT[engine.dialect.name]:
             connection.exec_driver_sql(statement).close()
+        _verify_session(connection)
         try:
             yield connection
         finally:
@@ -92,14 +89,26 @@ _SNAPSHOT = {
 }
 
 
+def _verify_session(connection: Connection) -> None:
+    """Inside a transaction, where no proxy changes the session any more."""
+    if connection.dialect.name not in MYSQL:
+        return
+    if not connection.exec_driver_sql(f"SELECT {HOLDS_MYSQL_SETTINGS}").scalar():
+        connection.invalidate()
+        raise DatabaseError(f"database {_where(connection.engine)}: {SETTINGS_ARE_LOST}")
+
+
 def error_of(engine: Engine, error: BaseException) -> DatabaseError:
     """What to raise, from `error`. For what uses a driver without SQLAlchemy, too."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
-    where = engine.url.set(query=hosts).render_as_string(hide_password=True)
     told = str(cause).strip().partition("\n")[0]
     fix = f". {SEE_EVERY_ROW}" if "row-level security" in told else ""
-    return DatabaseError(f"database {where}: {told}{fix}")
+    return DatabaseError(f"database {_where(engine)}: {told}{fix}")
+
+
+def _where(engine: Engine) -> str:
+    hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
+    return engine.url.set(query=hosts).render_as_string(hide_password=True)
 
 
 @contextmanager
@@ -118,57 +127,3 @@ _REFUSED_BY = "refused_by"
 def _remember_engine(context: ExceptionContext) -> None:
     if context.sqlalchemy_exception is not None and context.engine is not None:
         setattr(context.sqlalchemy_exception, _REFUSED_BY, context.engine)
-
-
-def _postgresql() -> dict[str, Any]:
-    session = {
-        "statement_timeout": f"{STATEMENT_SECONDS}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
-        # The fence may be held alone: should this machine vanish, the server must notice.
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-        # Values are moved as text, whatever a role or a database has made its own way of writing them.
-        "timezone": "UTC",
-        "datestyle": "ISO",
-        "intervalstyle": "postgres",
-        "bytea_output": "hex",
-        "extra_float_digits": "1",
-        # Rows that a policy hides would be missed by copies, counts and deletions; so a policy is an error, as for pg_dump.
-        "row_security": "off",
-    }
-    return {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
-        "client_encoding": "utf8",
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": LOST_HOST_MS,
-        "application_name": "shardctl",
-    }
-
-
-def _mysql() -> dict[str, Any]:
-    session = {
-        "sql_mode": "'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'",  # what doesn't fit is an error instead of another value
-        "time_zone": "'+00:00'",
-        "innodb_lock_wait_timeout": LOCK_TIMEOUT_SECONDS,
-        "lock_wait_timeout": LOCK_TIMEOUT_SECONDS,
-        "wait_timeout": IDLE_SECONDS,
-        "net_write_timeout": IDLE_SECONDS,  # rows are read as they are needed, and the server waits for us
-    }
-    return {
-        "charset": "utf8mb4",
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "read_timeout": STATEMENT_SECONDS,
-        "write_timeout": STATEMENT_SECONDS,
-        "init_command": "SET SESSION " + ", ".join(f"{name} = {value}" for name, value in session.items()),
-    }
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # the driver would begin transactions behind our back
-    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {setting}")

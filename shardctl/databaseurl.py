@@ -3,6 +3,7 @@
     postgresql://user:password@h1:5432,h2:5433/name
     postgresql://user:password@/name?host=h1:5432&host=h2:5433
     postgresql://user:password@/name?host=h1,h2&port=5432,5433
+    postgresql://user:password@h1/name?prepare_threshold=5
 
 A password stands in it, so no error repeats any of it.
 """
@@ -58,10 +59,24 @@ def parse(text: str) -> URL:
         raise DatabaseUrlError("write user:password before the @ of the URL, in the password %2F for / and %40 for @")
     listed = several["hosts"].split(",") if several else []
     if url.get_backend_name() == "postgresql":
+        prepare_threshold(url)
         return _to_the_primary(url, listed)
     if listed:
         raise DatabaseUrlError("several hosts in one URL are for PostgreSQL alone")
     return url
+
+
+def prepare_threshold(url: URL) -> tuple[URL, int | None]:
+    """The URL without its `prepare_threshold`, and after how many uses a statement is prepared on the server; None is never.
+
+    Never is the default: behind a pooler that shares server sessions, one client's prepared statement can be another's.
+    """
+    text = url.query.get("prepare_threshold")
+    if text is None:
+        return url, None
+    if not isinstance(text, str) or not text.isdecimal():
+        raise DatabaseUrlError("prepare_threshold in the URL isn't a whole number. Leave it out behind a pooler")
+    return url.difference_update_query(["prepare_threshold"]), int(text)
 
 
 def _to_the_primary(url: URL, listed: Sequence[str]) -> URL:

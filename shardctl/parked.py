@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, create_engine, delete, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
-from shardctl import databaseurl
+from shardctl import database
 from shardctl.errors import ShardctlError
 from shardctl.schema import InboxOutcome, LaneState, fence, inbox, parked, parked_keys, slots
 
@@ -54,15 +53,14 @@ class ParkedMessage:
 def opened(shard: str, url: str) -> Iterator[Connection]:
     """One transaction on a shard's database. Raises ParkedError."""
     try:
-        engine = create_engine(databaseurl.parse(url))
-    except databaseurl.DatabaseUrlError as error:
-        raise ParkedError(f"shard {shard}: the database URL can't be used: {error}") from error
+        engine = database.connect(url)
+    except database.DatabaseError as error:
+        raise ParkedError(f"shard {shard}: {error}") from error
     try:
-        with engine.begin() as connection:
+        with database.writing(engine) as connection:
             yield connection
-    except SQLAlchemyError as error:
-        name = engine.url.render_as_string(hide_password=True)
-        raise ParkedError(f"database of shard {shard} at {name}: {error.__cause__ or error}") from error
+    except database.DatabaseError as error:
+        raise ParkedError(f"shard {shard}: {error}") from error
     finally:
         engine.dispose()
 

@@ -227,15 +227,14 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     While slots are on the move a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
-    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    from shardctl import databaseurl, schema
+    from shardctl import database, schema
 
     try:
-        engine = create_engine(databaseurl.parse(url))
-    except databaseurl.DatabaseUrlError as error:
-        raise ProvisionError(f"shard {shard.name}: the database URL can't be used: {error}") from error
+        engine = database.connect(url)
+    except database.DatabaseError as error:
+        raise ProvisionError(f"shard {shard.name}: {error}") from error
     name = f"{shard.name} at {engine.url.render_as_string(hide_password=True)}"
     try:
         before = _tables(engine)

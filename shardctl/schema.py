@@ -235,6 +235,8 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
 def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:
     """Create what is missing; a fresh database holds `owned` active. Safe to run again: what a database holds is left alone."""
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         metadata.create_all(connection)
         mapped = MetaData()
         for kind in kinds.values():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardctl.databaseurl import DatabaseUrlError, parse
+from shardctl.databaseurl import DatabaseUrlError, parse, prepare_threshold
 
 
 def arguments(text):
@@ -82,3 +82,16 @@ def test_what_is_wrong_is_told_without_the_password(text, named):
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(("query", "threshold"), [("", None), ("?prepare_threshold=5", 5), ("?prepare_threshold=0", 0)])
+def test_statements_are_prepared_on_the_server_only_where_the_url_asks_for_it(query, threshold):
+    without, found = prepare_threshold(parse(f"postgresql://u:p@h/db{query}"))
+    assert found == threshold
+    assert "prepare_threshold" not in without.query
+
+
+@pytest.mark.parametrize("value", ["never", "-1", "1.5", "5&prepare_threshold=6"])
+def test_a_prepare_threshold_that_is_no_number_is_refused(value):
+    with pytest.raises(DatabaseUrlError, match="prepare_threshold"):
+        parse(f"postgresql://u:secret@h/db?prepare_threshold={value}")

@@ -27,6 +27,7 @@ VOCABULARY = {
     "shardctl.oidc",
     "shardctl.schema",
     "shardctl.settings",
+    "shardctl.shard",
     "shardctl.shardconfig",
     "shardctl.trouble",
 }

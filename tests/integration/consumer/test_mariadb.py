@@ -13,6 +13,7 @@ from consumer_kit import FLEET, Shard, write
 
 from consumer import database
 from consumer.errors import AgainError, NeverError
+from shardctl import database as control
 from shardctl import schema, spec
 from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
@@ -503,3 +504,28 @@ def test_what_an_operator_can_repair_is_no_writes_fault(fresh, before, what, rep
     assert fresh.inbox() == []
     fresh.run(repair)
     assert fresh.settle(*batch).applied == 20
+
+
+@pytest.mark.parametrize("lost", ["sql_mode = 'TRADITIONAL'", "time_zone = '+09:00'", "autocommit = 1"])
+def test_a_session_that_lost_its_settings_is_left_before_it_writes(shard, lost):
+    """As behind a proxy that shares server sessions: another client's settings, or the server's own."""
+    sessions = [shard.engine.connect() for _ in range(shard.engine.pool.size())]
+    for session in sessions:
+        session.exec_driver_sql(f"SET SESSION {lost}")
+        session.close()
+    for _ in sessions:
+        with pytest.raises(AgainError, match=r"docs/poolers\.md"):
+            shard.store.apply([customer(1)])
+    assert shard.settle(customer(1)).applied == 1
+
+
+def test_the_control_plane_leaves_such_a_session_too(shard):
+    engine = control.connect(str(shard.url))
+    for way in (control.writing, control.snapshot):
+        with engine.connect() as session:
+            session.exec_driver_sql("SET SESSION sql_mode = 'TRADITIONAL'")
+        with pytest.raises(control.DatabaseError, match=r"docs/poolers\.md"), way(engine):
+            pass
+        with way(engine) as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()

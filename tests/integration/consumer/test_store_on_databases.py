@@ -178,8 +178,8 @@ def test_a_thread_that_was_held_up_doesnt_pass_its_old_slot_map_on():
     """Thread A reads version 1's map and is held up; B has read version 2; A's late note must not become B's answer."""
 
     class Result(list):
-        def scalar(self):
-            return self[0]
+        def first(self):
+            return tuple(self)
 
     class Connection:
         def __init__(self, version, slots, meanwhile=lambda: None):

@@ -22,12 +22,13 @@ from consumer.parked import Key
 from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Released, Store
-from shardctl import database, schema
+from shardctl import schema
 from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.schema import LaneState
 from shardctl.settings.messagetypes import MessageType
+from shardctl.shard.engine import configure_sqlite
 from shardctl.shardconfig import ShardConfig
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
@@ -69,7 +70,7 @@ def engines(name: str) -> Engines:
         create_engine(url, poolclass=QueuePool, connect_args={"check_same_thread": False}) for _ in range(2)
     )
     for engine in (consumers, executor):
-        event.listen(engine, "connect", database._configure_sqlite)
+        event.listen(engine, "connect", configure_sqlite)
 
     @event.listens_for(executor, "before_cursor_execute")
     def before(connection: Any, cursor: Any, statement: str, *_: Any) -> None:

@@ -1,0 +1,1 @@
+"""A shard's database as both planes reach it."""

@@ -1,0 +1,176 @@
+"""Engines on a shard's database, for both planes: the one place for session settings.
+
+A pooler that hands a server session to each transaction, such as PgBouncer with `pool_mode = transaction`, loses what a client
+keeps in its session, or gives it to another client. So on PostgreSQL nothing is kept there: each transaction sets what safety
+or meaning needs as its first act, in the round trip that its BEGIN takes anyway, and no statement is prepared under a name
+unless the URL asks for it by `prepare_threshold`. MySQL and MariaDB have no SET LOCAL. There the settings are the session's, and
+each transaction verifies that they still hold: see `HOLDS_MYSQL_SETTINGS`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, ExceptionContext
+
+from shardctl import databaseurl
+
+CONNECT_TIMEOUT_SECONDS = 5  # a host
+LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take
+PRODUCTS = ("postgresql", "mysql", "mariadb", "sqlite")
+MYSQL = ("mysql", "mariadb")
+
+_READ_ONLY_TRANSACTION = "25006"
+_MYSQL_READ_ONLY = (1290, 1792, 1836)
+
+# A boolean expression: the session is as `_mysql` made it. A proxy that shares server sessions may have swapped it for another.
+HOLDS_MYSQL_SETTINGS = (
+    "(find_in_set('TRADITIONAL', @@sql_mode) > 0 AND find_in_set('NO_AUTO_VALUE_ON_ZERO', @@sql_mode) > 0 "
+    "AND @@time_zone = '+00:00' AND @@autocommit = 0)"
+)
+SETTINGS_ARE_LOST = (
+    "the session's sql_mode, time_zone or autocommit is not what this client has set. A proxy in between shares server sessions "
+    "and doesn't track these: see docs/poolers.md"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a session may cost the server and others. MySQL and MariaDB count whole seconds, from one."""
+
+    application: str  # as the server lists its sessions
+    statement: timedelta
+    lock: timedelta
+    idle: timedelta  # in a transaction: whoever stops there is cut off
+    answer: timedelta  # a MySQL or MariaDB that says nothing for so long is given up
+
+
+def open_engine(url: URL, limits: Limits, connections: int | None = None) -> Engine:
+    """An engine whose transactions are bounded by `limits`, in UTC, and in READ COMMITTED. Connects when first used.
+
+    With `connections`, it never has more of them.
+    """
+    pool = {} if connections is None else {"pool_size": connections, "max_overflow": 0}
+    product = url.get_backend_name()
+    if product == "sqlite":
+        return _sqlite(url, limits)
+    engine = _postgresql(url, limits, pool) if product == "postgresql" else _mysql(url, limits, pool)
+    event.listen(engine, "handle_error", _leave_what_cant_write)
+    return engine
+
+
+def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
+    url, prepare_threshold = databaseurl.prepare_threshold(url)
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,  # after a fail-over, a dead connection is found before a transaction meets it
+        connect_args={
+            "autocommit": True,  # of the driver: it would send a BEGIN of its own
+            "prepare_threshold": prepare_threshold,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "client_encoding": "utf8",
+            "application_name": limits.application,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": LOST_HOST_MS,  # keepalives are silent while something sent is unanswered
+        },
+        **pool,
+    )
+    begin = postgresql_begin(limits)
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        connection.exec_driver_sql(begin).close()
+
+    return engine
+
+
+def postgresql_begin(limits: Limits) -> str:
+    """BEGIN and what holds until the end of this transaction, in one request: the driver sends a text without parameters whole.
+
+    DEFAULT is what the role, the database or the URL says; it undoes what another client of a pooler left in the session.
+    """
+    settings = {
+        "statement_timeout": _milliseconds(limits.statement),
+        "lock_timeout": _milliseconds(limits.lock),
+        "idle_in_transaction_session_timeout": _milliseconds(limits.idle),
+        # The fence may be held alone: should this machine vanish, the server must notice.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        # Values travel as text, whatever a role or a database has made its own way of writing them.
+        "timezone": "'UTC'",
+        "datestyle": "'ISO'",
+        "intervalstyle": "'postgres'",
+        "bytea_output": "'hex'",
+        "extra_float_digits": "1",
+        # A row that a policy hides looks like one that isn't there: so it is an error, as for pg_dump.
+        "row_security": "off",
+        # Which tables a name means, as whom, and whether a commit is on disk.
+        "search_path": "DEFAULT",
+        "role": "DEFAULT",
+        "synchronous_commit": "DEFAULT",
+    }
+    local = "; ".join(f"SET LOCAL {name} TO {value}" for name, value in settings.items())
+    # What others have committed is seen at once.
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}"
+
+
+def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
+    session = {
+        # What doesn't fit is an error instead of another value; a key of 0 stays 0.
+        "sql_mode": "'TRADITIONAL,NO_AUTO_VALUE_ON_ZERO'",
+        "time_zone": "'+00:00'",
+        "innodb_lock_wait_timeout": _seconds(limits.lock),
+        "lock_wait_timeout": _seconds(limits.lock),
+        "wait_timeout": _seconds(limits.idle),  # also ends a transaction whose client is stopped
+        "net_write_timeout": _seconds(limits.idle),  # rows are read as they are needed, and the server waits for us
+    }
+    listed = ", ".join(f"{name} = {value}" for name, value in session.items())
+    bound = f" /*M! , max_statement_time = {_seconds(limits.statement)} */"  # MariaDB's alone
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",  # what others have committed is seen at once; no locks on gaps
+        pool_pre_ping=True,  # a session may have been idle for too long
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": _seconds(limits.answer),  # the server's own limits come first
+            "write_timeout": _seconds(limits.answer),
+            "init_command": f"SET SESSION {listed}{bound}",
+        },
+        **pool,
+    )
+
+
+def _milliseconds(limit: timedelta) -> str:
+    return f"'{limit // timedelta(milliseconds=1)}ms'"
+
+
+def _seconds(limit: timedelta) -> int:
+    return max(1, limit // timedelta(seconds=1))
+
+
+def _sqlite(url: URL, limits: Limits) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": limits.lock.total_seconds(), "check_same_thread": False})
+    event.listen(engine, "connect", configure_sqlite)
+    return engine
+
+
+def configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # the driver would begin transactions behind our back
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _leave_what_cant_write(context: ExceptionContext) -> None:
+    """A server that was made a standby, or read-only, under our sessions: the next try asks every host for a writable one."""
+    error = context.original_exception
+    state, number = getattr(error, "sqlstate", None), next(iter(error.args), None)
+    if state == _READ_ONLY_TRANSACTION or number in _MYSQL_READ_ONLY:
+        context.is_disconnect = True  # which drops this connection, and its pool's others with it
