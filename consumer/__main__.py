@@ -99,7 +99,8 @@ async def serve(settings: Settings) -> None:
     threads = ThreadPoolExecutor(config.consumer.concurrency + 1, thread_name_prefix="store")
     read = functools.partial(read_anew, check=sink.check, config=config)
     presence = functools.partial(store.tell_presence, settings.replica, [each.number for each in config.generations])
-    startup = Startup(presence, threads, metrics)
+    check_keys = functools.partial(database.check_keys, engine, dialect, config.message_types)
+    startup = Startup((check_keys, presence), threads, metrics)
     outlets = DeadLetterTopic(publisher, config), Again(publisher, config)
     recent = RecentlyDone(redis, gate, prefix, time.time)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
@@ -16,7 +16,9 @@ from consumer.rows import DIALECTS, Dialect
 from consumer.sqlstate import judge
 from shardctl.errors import UsageError
 from shardctl.settings.consuming import Batching
+from shardctl.settings.messagetypes import MessageType
 from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
+from shardctl.shard.keys import given_out
 
 
 def dialect_of(url: URL) -> Dialect:
@@ -90,3 +92,10 @@ def _waiting_for_locks(connection: Connection, dialect: Dialect, seconds: float 
                 connection.exec_driver_sql(dialect.usual_lock_limit)
             except DBAPIError:
                 connection.invalidate()  # no other transaction may have this limit
+
+
+def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType]) -> None:
+    """Raises AgainError while the database gives out keys of mapped tables: a write's row could land under another key."""
+    with transaction(engine, dialect) as connection:
+        if faults := given_out(connection, kinds):
+            raise AgainError(" ".join(faults))

@@ -2,7 +2,7 @@
 
 Otherwise a replica that can't reach it, for a wrong password or a rule of the network, would take leases on messages that others
 could write, and would count as ready in a rollout as long as its slots are idle. Whoever moves slots, too, takes a ready replica
-for one that has told the database what it reads.
+for one that has told the database what it reads. Nor does a replica write to tables that would store a row under another key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from consumer.errors import AgainError
@@ -27,8 +27,9 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 5.0
 class Startup:
     """`waiting_for` says what the start waits for; None once it is over."""
 
-    def __init__(self, tell_presence: Callable[[], None], threads: Executor, metrics: Metrics) -> None:
-        self._tell, self._threads, self._metrics = tell_presence, threads, metrics
+    def __init__(self, steps: Sequence[Callable[[], None]], threads: Executor, metrics: Metrics) -> None:
+        """Each of the `steps`, in order, asks the database for something, and raises AgainError where it can't be had yet."""
+        self._steps, self._threads, self._metrics = steps, threads, metrics
         self.waiting_for: str | None = "the database has not answered yet"
 
     async def wait(self, stop: asyncio.Event) -> None:
@@ -36,7 +37,8 @@ class Startup:
         trouble = Trouble("the database", log, "database_not_answering")
         while not stop.is_set():
             try:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._tell)
+                for step in self._steps:
+                    await asyncio.get_running_loop().run_in_executor(self._threads, step)
             except AgainError as error:
                 self._metrics.database_up.set(0)
                 self.waiting_for = f"the database can't be used yet: {error}"

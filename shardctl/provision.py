@@ -230,6 +230,7 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl import database, schema
+    from shardctl.shard.keys import given_out
 
     try:
         engine = database.connect(url)
@@ -239,6 +240,10 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     try:
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
+        with engine.connect() as connection:
+            faults = given_out(connection, kinds)
+        if faults:
+            raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
         schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
         made = tuple(sorted(_tables(engine) - before))
     except SQLAlchemyError as error:

@@ -225,6 +225,7 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
             column,
             _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of],
             primary_key=column in kind.key,
+            autoincrement=False,  # keys come from the messages: see `shardctl.shard.keys`
         )
         for column, of in kind.columns.items()
     ]

@@ -14,6 +14,7 @@ from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableErr
 from shardctl.rebalance.rows.tables import named, remember, slot_tables
 from shardctl.rebalance.rows.values import MYSQL, Kind, meeting
 from shardctl.settings.messagetypes import MessageType
+from shardctl.shard.keys import given_out
 
 
 def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
@@ -32,6 +33,7 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
             if name in there:
                 told += _differences(one.dialect.name, table, other.dialect.name, there[name])
         for connection, tables in ((one, here), (other, there)):
+            told += given_out(connection, kinds)
             told += [reason for table in tables.values() for reason in _of_one_side(connection.dialect.name, table)]
             if in_the_way := list(obstacles(connection, tuple(tables.values()))):
                 told += in_the_way

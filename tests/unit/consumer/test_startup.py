@@ -18,7 +18,7 @@ def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
             if error := next(answers):
                 raise error
 
-        startup = Startup(tell_presence, InThisThread(), Metrics())
+        startup = Startup([tell_presence], InThisThread(), Metrics())
         await startup.wait(asyncio.Event())
         assert said == [
             "the database has not answered yet",
@@ -38,8 +38,24 @@ def test_it_ends_when_told_to_stop():
             stop.set()
             raise AgainError("refused")
 
-        startup = Startup(tell_presence, InThisThread(), Metrics())
+        startup = Startup([tell_presence], InThisThread(), Metrics())
         await startup.wait(stop)
         assert startup.waiting_for
+
+    asyncio.run(scenario())
+
+
+def test_a_step_that_fails_keeps_the_later_ones_from_being_tried():
+    async def scenario():
+        done, answers = [], iter([AgainError("a key that the database gives out"), None])
+
+        def check():
+            done.append("check")
+            if error := next(answers):
+                raise error
+
+        startup = Startup([check, lambda: done.append("presence")], InThisThread(), Metrics())
+        await startup.wait(asyncio.Event())
+        assert done == ["check", "check", "presence"]
 
     asyncio.run(scenario())
