@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from consumer import packet
 from consumer.errors import AgainError, BlockedError, DataFaultError
 from consumer.rows import DIALECTS, Dialect
 from consumer.sqlstate import judge
@@ -19,6 +21,8 @@ from shardctl.settings.consuming import Batching
 from shardctl.settings.messagetypes import MessageType
 from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
 from shardctl.shard.keys import given_out
+
+log = logging.getLogger(__name__)
 
 
 def dialect_of(url: URL) -> Dialect:
@@ -99,3 +103,24 @@ def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType
     with transaction(engine, dialect) as connection:
         if faults := given_out(connection, kinds):
             raise AgainError(" ".join(faults))
+
+
+def check_packets(engine: Engine, dialect: Dialect) -> None:
+    """Raises AgainError where the server takes too little in one request; says so where it may not take every message."""
+    with transaction(engine, dialect) as connection:
+        room = packet.room(connection)
+    if room is None or room >= packet.ANY_MESSAGE_BYTES:
+        return
+    if room < packet.LEAST_BYTES:
+        raise AgainError(
+            f"the server's max_allowed_packet is {room:,}: set it to at least {packet.LEAST_BYTES:,}, better "
+            f"{packet.ANY_MESSAGE_BYTES:,}"
+        )
+    log.warning(
+        "the server's max_allowed_packet is %s: a write that takes more in a request will be dead-lettered as %s. "
+        "%s is enough for every message",
+        f"{room:,}",
+        packet.TOO_LARGE,
+        f"{packet.ANY_MESSAGE_BYTES:,}",
+        extra={"action": "small_packets"},
+    )

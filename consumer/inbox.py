@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from consumer import packet
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError
 from consumer.rows import Dialect
@@ -68,7 +70,9 @@ class Inbox:
             }
             for (slot, key), delivery in first.items()
         ]
-        new = self._new(connection, orjson.dumps(rows).decode(), len(rows))
+        new: set[tuple[int, str]] | None = None
+        for part, text in packet.parts(connection, (self._insert,), rows, _text):
+            new = self._new(connection, text, len(part))  # several parts are for MySQL alone, which says None of each
         return [delivery for identity, delivery in first.items() if new is None or identity in new]
 
     def _new(self, connection: Connection, rows: str, count: int) -> set[tuple[int, str]] | None:
@@ -85,9 +89,14 @@ class Inbox:
     def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """The messages that are recorded and committed."""
         rows = [{"slot": delivery.slot, "idempotency_key": delivery.idempotency_key} for delivery in deliveries]
-        found = connection.exec_driver_sql(self._find, (orjson.dumps(rows).decode(),)).all()
-        there = set(map(tuple, found))
+        there: set[tuple[Any, ...]] = set()
+        for _, text in packet.parts(connection, (self._find,), rows, _text):
+            there.update(map(tuple, connection.exec_driver_sql(self._find, (text,))))
         return {delivery for delivery in deliveries if (delivery.slot, delivery.idempotency_key) in there}
+
+
+def _text(rows: Sequence[dict[str, Any]]) -> str:
+    return orjson.dumps(rows).decode()
 
 
 def _storable(text: str) -> str:

@@ -23,8 +23,9 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 
+from consumer import packet
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
+from consumer.errors import DataFaultError, NeverError
 from consumer.rows import Dialect
 from shardctl.keyspace import SlotSet
 from shardctl.schema import InboxOutcome, inbox, parked, parked_keys
@@ -69,6 +70,14 @@ class Parked:
             tuple_(parked_keys.c.slot, parked_keys.c.partition_key).in_(sorted(map(tuple, found)))
         )
         return {(slot, key) for slot, key in connection.execute(query.with_for_update(read=True))}
+
+    def too_large(self, connection: Connection, delivery: Delivery) -> DataFaultError | None:
+        """Why the message can't be stored here; None where it can."""
+        row = _row(delivery)
+        values = [value for value in row.values() if isinstance(value, str | bytes)]
+        if packet.fits(connection, "", *values):
+            return None
+        return packet.too_large(connection, *values)
 
     def park(self, connection: Connection, deliveries: Sequence[Delivery], held: Collection[Key]) -> list[Delivery]:
         """Store messages in order. The first of a key that isn't in `held` makes its row there, with its fault; these firsts."""

@@ -123,6 +123,7 @@ NUMBERS: Mapping[int, Verdict] = {
     **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1449), _again("a right is missing: grant it")),
     **dict.fromkeys((1049, 1052, 1054, 1146, 1267, 1305, 1356), _again("the tables are not as shards.yaml has them")),
     **dict.fromkeys((1034, 1194, 1712), _again("a table or an index is damaged")),
+    1153: _again("a request over max_allowed_packet, which `consumer.packet` should have kept from being sent"),
     **dict.fromkeys((2006, 2013, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1927), _again("the connection failed")),
 }  # fmt: skip
 

@@ -138,6 +138,7 @@ class Store:
         # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
         held = self._parked.held(connection, fresh) if fresh else set()
         writes, dead, waiting = _sorted_out(fresh, held)
+        _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
         stale = apply(connection, writes) if writes else 0
         newly_parked = tuple(self._parked.park(connection, waiting, held)) if waiting else ()
         repeated = len(owned) - len(fresh)
@@ -152,6 +153,13 @@ class Store:
             parked=len(waiting),
             newly_parked=newly_parked,
         )
+
+    def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
+        """Whether the database can't even store it. It is dead-lettered then, whatever its type says."""
+        fault = self._parked.too_large(connection, delivery)
+        if fault:
+            delivery.parks, delivery.fault = False, NeverError(fault.reason, fault.detail)
+        return fault is not None
 
     def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
         """What becomes of messages whose lanes aren't active here: see `shardctl.lanes` and docs/handover.md."""

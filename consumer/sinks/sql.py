@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import orjson
 from sqlalchemy import Connection
 
+from consumer import packet
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError
 from consumer.rows import Dialect
@@ -30,17 +32,18 @@ class SqlSink:
         for statement_group in group(writes, self._kinds):
             kind = self._kinds[statement_group.shape[0]]
             operation = statement_group.shape[1]
-            rows = statement_group.rows.values()
-            text = self._text(rows, kind)
-            missed = len(rows)
-            for statement in self._statements_of(statement_group.shape):
-                missed -= connection.exec_driver_sql(statement, (text,)).rowcount
-            if missed and operation == "update":
-                stale += self._explain_missed(connection, kind, text, len(rows), missed)
-            elif missed and operation == "upsert":
-                if missed < 0:
-                    raise AgainError(f"{kind.table} has several rows of one key: make {kind.key} its primary key")
-                stale += missed
+            writing = self._statements_of(statement_group.shape)
+            written = functools.partial(self._text, kind=kind)
+            for rows, text in packet.parts(connection, writing, [*statement_group.rows.values()], written):
+                missed = len(rows)
+                for statement in writing:
+                    missed -= connection.exec_driver_sql(statement, (text,)).rowcount
+                if missed and operation == "update":
+                    stale += self._explain_missed(connection, kind, text, len(rows), missed)
+                elif missed and operation == "upsert":
+                    if missed < 0:
+                        raise AgainError(f"{kind.table} has several rows of one key: make {kind.key} its primary key")
+                    stale += missed
         return stale
 
     def _text(self, writes: Iterable[Delivery], kind: MessageType) -> str:

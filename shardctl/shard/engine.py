@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardctl import databaseurl
 
@@ -23,6 +24,7 @@ CONNECT_TIMEOUT_SECONDS = 5  # a host
 LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take
 PRODUCTS = ("postgresql", "mysql", "mariadb", "sqlite")
 MYSQL = ("mysql", "mariadb")
+MAX_PACKET = "max_allowed_packet"  # in `Connection.info`: the server's limit, in bytes, for what this session sends
 
 _READ_ONLY_TRANSACTION = "25006"
 _MYSQL_READ_ONLY = (1290, 1792, 1836)
@@ -133,7 +135,7 @@ def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
     }
     listed = ", ".join(f"{name} = {value}" for name, value in session.items())
     bound = f" /*M! , max_statement_time = {_seconds(limits.statement)} */"  # MariaDB's alone
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="READ COMMITTED",  # what others have committed is seen at once; no locks on gaps
         pool_pre_ping=True,  # a session may have been idle for too long
@@ -146,6 +148,14 @@ def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
         },
         **pool,
     )
+
+    @event.listens_for(engine, "connect")
+    def _(driver: Any, record: ConnectionPoolEntry) -> None:
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT @@max_allowed_packet")
+            record.info[MAX_PACKET] = cursor.fetchone()[0]
+
+    return engine
 
 
 def _milliseconds(limit: timedelta) -> str:
