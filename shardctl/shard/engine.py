@@ -67,6 +67,10 @@ def open_engine(url: URL, limits: Limits, connections: int | None = None) -> Eng
 
 def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
     url, prepare_threshold = databaseurl.prepare_threshold(url)
+    hosts = url.query.get("host") or ""
+    if isinstance(hosts, str) and "," not in hosts:
+        # Asked below instead: libpq believes what a pooler remembers of its first session, however long ago that was.
+        url = url.update_query_dict({"target_session_attrs": "any"})
     engine = create_engine(
         url,
         pool_pre_ping=True,  # after a fail-over, a dead connection is found before a transaction meets it
@@ -84,6 +88,13 @@ def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
         **pool,
     )
     begin = postgresql_begin(limits)
+
+    @event.listens_for(engine, "connect")
+    def _(driver: Any, _: Any) -> None:
+        if driver.execute("SHOW transaction_read_only").fetchone()[0] == "on":
+            raise engine.dialect.loaded_dbapi.OperationalError(
+                "session is read-only: the server is a standby, or takes no writes"
+            )
 
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:

@@ -7,7 +7,7 @@ see of the sessions that psycopg and libpq keep by default, `test_prepared_state
 from __future__ import annotations
 
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -23,6 +23,8 @@ from consumer import database
 from consumer.errors import AgainError
 from shardctl import database as control
 from shardctl import spec
+from shardctl.local.servers import PostgresServer
+from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
 from shardctl.yamlfile import parse
 
@@ -177,6 +179,36 @@ def test_a_server_that_only_reads_is_tried_again(shard):
         shard.store.apply([write("customer", {"customer_id": "1"})])
     spoil_every_session(shard, "RESET default_transaction_read_only")
     assert shard.settle(write("customer", {"customer_id": "1"})).applied == 1
+
+
+def test_a_pooler_that_met_its_server_as_a_standby_is_no_hindrance_once_it_takes_writes(tmp_path):
+    """PgBouncer answers new clients with what its first session said, and libpq would refuse that for ever."""
+    server = PostgresServer(tmp_path / "postgres", durable=False)
+    server.start()
+    url = server.create_database("moody")
+
+    def only_reads(value):
+        with closing(psycopg.connect(plain(url), autocommit=True)) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+
+    only_reads("on")
+    pooler = PgBouncer(make_url(url))
+    engine = control.connect(pooler.url(url))
+    with pytest.raises(control.DatabaseError, match="read-only"), control.snapshot(engine):
+        pass
+    only_reads("off")
+
+    def writes():
+        with suppress(control.DatabaseError), control.writing(engine) as connection:
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (n integer)")
+            return True
+
+    assert wait_until(writes, 10)
+    engine.dispose()
+    pooler.stop()
+    server.delete()
 
 
 # --- the control plane ----------------------------------------------------------------------------------------------------
