@@ -9,6 +9,7 @@ What is not listed is tried again, too. Each line says why.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -145,6 +146,21 @@ SQLITE_CODES: Mapping[int, Verdict] = {
     sqlite3.SQLITE_SCHEMA: _again("the tables changed meanwhile"),
     sqlite3.SQLITE_ERROR: _again("a missing table or column"),
 }  # fmt: skip
+
+
+def column_without_value(error: DBAPIError) -> str | None:
+    """The NOT NULL column without a default to which the statement gave nothing, or a NULL. None for other errors."""
+    diagnostics = getattr(error.orig, "diag", None)
+    if getattr(error.orig, "sqlstate", None) == "23502":
+        column: str | None = getattr(diagnostics, "column_name", None)
+        return column
+    found = _WITHOUT_VALUE.search(str(error.orig))
+    return found and (found["mysql"] or found["sqlite"])
+
+
+_WITHOUT_VALUE = re.compile(
+    r"Field '(?P<mysql>[^']+)' doesn't have a default value|NOT NULL constraint failed: \S+\.(?P<sqlite>\S+)"
+)
 
 
 def judge(error: DBAPIError) -> Verdict:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from consumer import packet
 from consumer.delivery import Delivery
@@ -14,6 +15,7 @@ from consumer.errors import AgainError, DataFaultError
 from consumer.rows import Dialect
 from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
+from consumer.sqlstate import column_without_value
 from shardctl.settings.messagetypes import MessageType
 
 
@@ -37,7 +39,7 @@ class SqlSink:
             for rows, text in packet.parts(connection, writing, [*statement_group.rows.values()], written):
                 missed = len(rows)
                 for statement in writing:
-                    missed -= connection.exec_driver_sql(statement, (text,)).rowcount
+                    missed -= _write(connection, statement, text, kind)
                 if missed and operation == "update":
                     stale += self._explain_missed(connection, kind, text, len(rows), missed)
                 elif missed and operation == "upsert":
@@ -69,6 +71,20 @@ class SqlSink:
         if found is None:
             found = self._statements[shape] = statements.writing(self._dialect, self._kinds[shape[0]], shape)
         return found
+
+
+def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:
+    """How many rows it touched. A column that no message can give a value is no message's fault: AgainError."""
+    try:
+        return connection.exec_driver_sql(statement, (text,)).rowcount
+    except DBAPIError as error:
+        column = column_without_value(error)
+        if column is None or column in kind.columns or column == kind.slot_column:
+            raise
+        raise AgainError(
+            f"{kind.table}.{column} is NOT NULL, has no default, and isn't among the type's columns in shards.yaml: "
+            "give it a default, or add it there"
+        ) from error
 
 
 def _with_slot(write: Delivery, slot_column: str) -> bytes:

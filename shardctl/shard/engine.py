@@ -110,7 +110,8 @@ def postgresql_begin(limits: Limits) -> str:
     """
     settings = {
         "statement_timeout": _milliseconds(limits.statement),
-        "lock_timeout": _milliseconds(limits.lock),
+        # One that is no shorter than the statement's would say nothing.
+        "lock_timeout": _milliseconds(limits.lock) if limits.lock < limits.statement else "0",
         "idle_in_transaction_session_timeout": _milliseconds(limits.idle),
         # The fence may be held alone: should this machine vanish, the server must notice.
         "tcp_keepalives_idle": "10",

@@ -715,3 +715,27 @@ def test_a_check_and_a_trigger_that_refuse_a_row_are_that_writes_fault(fresh_pos
     batch = [customer(1, name="x"), customer(2, credit=-1), customer(3, name="bad")]
     outcome = fresh_postgres.settle(*batch)
     assert (outcome.applied, outcome.dead) == (1, 2)
+
+
+def test_a_column_that_no_message_can_set_is_no_writes_fault(shard):
+    """Somebody added it to the table, NOT NULL and without a default, and didn't tell shards.yaml."""
+    table = shard.dialect.quote("customers")
+    shard.clear()
+    if shard.dialect.quote("x") == '"x"' and not shard.dialect.reads_json_as_written:
+        shard.run("DROP TABLE customers")
+        columns = "customer_id text PRIMARY KEY, name text, email text, credit bigint, slot integer"
+        shard.run(f"CREATE TABLE customers ({columns}, added integer NOT NULL)")
+        repair = ["DROP TABLE customers", f"CREATE TABLE customers ({columns}, added integer NOT NULL DEFAULT 0)"]
+    else:
+        shard.run(f"ALTER TABLE {table} ADD added integer NOT NULL")
+        repair = [f"ALTER TABLE {table} ALTER added SET DEFAULT 0"]
+    try:
+        waits_for_an_operator(shard, "added is NOT NULL", lambda: [shard.run(statement) for statement in repair])
+    finally:
+        shard.run(f"ALTER TABLE {table} DROP COLUMN added")
+
+
+def test_a_value_that_a_message_leaves_out_is_its_fault(fresh_postgres):
+    fresh_postgres.run("ALTER TABLE customers ALTER name SET NOT NULL")
+    outcome = fresh_postgres.settle(customer(1, name="x"), customer(2))
+    assert (outcome.applied, outcome.dead) == (1, 1)
