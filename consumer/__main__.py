@@ -14,11 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from consumer import database, logs, pubsub
+from consumer import database, logs, pubsub, redisgate
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import read_anew
 from consumer.fence import Fence
@@ -82,7 +78,7 @@ async def serve(settings: Settings) -> None:
     http = sink_for(config, metrics, stop.is_set)
     sink = sink_of(SqlSink(dialect, config.message_types), config.message_types, http)
     engine = database.engine_of(settings.database_url, config.consumer)
-    redis = _redis(settings)
+    redis = redisgate.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000)
     new_intake, publisher = _intakes(settings, metrics), pubsub.publisher(settings.pubsub_endpoint)
 
     identity = identity_of(settings.replica)
@@ -175,16 +171,6 @@ def _health(settings: Settings, metrics: Metrics, why_not_ready: Callable[[], st
 
 def _subscriptions(config: ShardConfig) -> str:
     return ", ".join(name for generation in config.generations for name in generation.subscriptions)
-
-
-def _redis(settings: Settings) -> Redis:
-    timeout_seconds = settings.config.consumer.redis_timeout_ms / 1000
-    return Redis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),  # a batch doesn't wait for Redis to come back
-    )
 
 
 def _obey_signals(stop: asyncio.Event) -> None:

@@ -1,4 +1,10 @@
-"""Redis may be gone at any time, and nothing may wait for it or fail with it: one place that says so."""
+"""Redis may be gone at any time, and nothing may wait for it or fail with it: one place that says so.
+
+Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So
+`connect` makes clients that close a connection on every error that it brings, whatever Redis says: READONLY, MOVED, LOADING,
+CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next try opens a new connection, and reaches whoever has the address by then. Where
+the error was about something else, that costs a handshake.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +13,14 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from consumer.metrics import Metrics
+from shardctl.backoff import backoff
+from shardctl.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +29,26 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 10.0
 Answer = TypeVar("Answer")
 
 
+def connect(url: str, timeout_seconds: float) -> Redis:
+    """A client that waits no longer than this for an answer, and tries once: a batch doesn't wait for Redis to come back."""
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        # The client closes the connection on these errors, and, without retries, does nothing more. By itself it would do so only
+        # for few of them. All, since Redis 6 reports a script's READONLY as an error of no class, with the word inside its text.
+        retry_on_error=[RedisError],
+    )
+
+
 class RedisGate:
     """Asks Redis while it answers. After a failure it is left alone for a while, longer each time, up to ten seconds."""
 
     def __init__(self, clock: Callable[[], float], metrics: Metrics) -> None:
         self._clock, self._metrics = clock, metrics
         self._shut_until: float | None = None
-        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._trouble = Trouble("Redis", log, "redis_lost", clock)
 
     @property
     def shut(self) -> bool:
@@ -44,20 +68,14 @@ class RedisGate:
         return answer
 
     def _close(self, error: Exception) -> None:
-        if not self.shut:
-            log.warning(
-                "Redis is out of reach (%s): going on without slot locks, safe by the inbox; "
-                "replicas may repeat each other's work",
-                error,
-                extra={"action": "redis_lost"},
-            )
-            self._metrics.redis_degraded.set(1)
-        self._shut_until = self._clock() + self._retry_seconds * random.uniform(0.5, 1.0)
-        self._retry_seconds = min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
+        self._trouble.met(
+            error, "going on without slot locks, safe by the inbox; replicas may repeat each other's work"
+        )
+        self._metrics.redis_degraded.set(1)
+        wait = backoff(self._trouble.failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
+        self._shut_until = self._clock() + wait
 
     def _open(self) -> None:
-        if self.shut:
-            log.info("Redis answers again: taking slot locks", extra={"action": "redis_back"})
-            self._metrics.redis_degraded.set(0)
+        self._trouble.over("answers again, slot locks are taken", "redis_back")
+        self._metrics.redis_degraded.set(0)
         self._shut_until = None
-        self._retry_seconds = FIRST_RETRY_SECONDS
