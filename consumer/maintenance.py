@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import secrets
@@ -19,6 +20,7 @@ from consumer.delivery import Delivery
 from consumer.errors import AgainError
 from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
+from consumer.pace import Pace
 from consumer.parked import Key
 from consumer.redisgate import RedisGate
 from consumer.store import Released
@@ -31,13 +33,20 @@ Result = TypeVar("Result")
 RELEASE_SECONDS = 1.0  # between two looks for a released key
 PRESENCE_SECONDS = 3.0  # between two words that this replica is here
 PURGE_SECONDS = 60.0  # between two purges of the whole shard
-PURGE_ROWS = 1_000  # a transaction
-# A purge rests so many times as long as its last transaction took: it takes a fortieth of a connection's time. Where that isn't
-# enough to end within PURGE_SECONDS it rests half as long, and so on: in the end as much must go as comes.
-LONGEST_REST, SHORTEST_REST = 39.0, 1.0
+TURN_SECONDS = (
+    300.0  # longer than a chunk and the rest after it; a replica that is killed keeps the others from purging so long
+)
+REPLICA_SECONDS = (
+    86_400  # without a word for so long, a replica is dead; those who wait for readers count on the last minute alone
+)
 
-# Stay the one replica that purges.
-RENEW_TURN = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+# Take the turn to purge, or keep it; whether it is ours afterwards.
+TURN = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
 
 
 class NotEndedError(Exception):
@@ -51,6 +60,7 @@ class Shard(Protocol):
     def released_keys(self) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
     def purge(self, older_than_seconds: int, rows: int) -> int: ...
+    def forget_replicas(self, silent_seconds: int) -> int: ...
 
 
 class Maintenance:
@@ -69,16 +79,15 @@ class Maintenance:
         tell_presence: Callable[[], None] = lambda: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._shard, self._read, self._redis, self._gate = shard, read, redis, gate
+        self._shard, self._read, self._gate = shard, read, gate
         self._tell_presence, self._may_write = tell_presence, may_write
         self._threads, self._metrics = threads, metrics
         self._retention_seconds = int(retention.total_seconds())
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
-        self._turn_ms = int(PURGE_SECONDS * 1000)
-        self._renew = redis.register_script(RENEW_TURN)
+        self._take_turn = redis.register_script(TURN)
+        self._pace = Pace(PURGE_SECONDS)
         self._stop = asyncio.Event()
         self._free = asyncio.Lock()
-        self._rest = LONGEST_REST
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then it ends with the transaction under way."""
@@ -136,23 +145,41 @@ class Maintenance:
         return released.more
 
     async def purge(self) -> None:
-        """Forget old inbox rows in chunks, if it is this replica's turn. Without Redis nobody's turn comes: it can wait."""
-        if not await self._gate.ask(lambda: self._redis.set(self._turn, self._token, nx=True, px=self._turn_ms)):
+        """Forget dead replicas and old inbox rows, if it is this replica's turn. Without Redis nobody's turn comes: it can wait.
+
+        The turn only spares work: two that purge at once pass over each other's rows.
+        """
+        if not await self._have_turn(TURN_SECONDS):
             return
-        began = time.monotonic()
+        await self._in_thread(lambda: self._shard.forget_replicas(REPLICA_SECONDS))
+        self._pace.begin(time.monotonic())
         while not self._stop.is_set():
-            started = time.perf_counter()
-            gone = await self._in_thread(lambda: self._shard.purge(self._retention_seconds, PURGE_ROWS))
-            took = time.perf_counter() - started
+            rows = self._pace.rows
+            try:
+                gone, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
+            except AgainError:
+                self._pace.failed(time.monotonic())
+                raise
             self._metrics.purged.inc(gone)
-            if gone < PURGE_ROWS:
-                self._rest = LONGEST_REST
+            if gone < rows:
+                self._pace.finished(seconds)
+                await self._have_turn(PURGE_SECONDS)  # until the next pass, which may be another replica's
                 return
-            if time.monotonic() - began > PURGE_SECONDS:
-                began, self._rest = time.monotonic(), max(SHORTEST_REST, self._rest / 2)
-            await self._pause(self._rest * took)
-            if not await self._gate.ask(lambda: self._renew(keys=[self._turn], args=[self._token, self._turn_ms])):
+            await self._pause(self._pace.purged(seconds, time.monotonic()))
+            if await self._have_turn(TURN_SECONDS) is False:
                 return
+
+    def _purge_chunk(self, rows: int) -> tuple[int, float]:
+        """How many rows went, and in how many seconds: without the wait for a thread."""
+        began = time.monotonic()
+        return self._shard.purge(self._retention_seconds, rows), time.monotonic() - began
+
+    async def _have_turn(self, seconds: float) -> bool | None:
+        """Take the turn for so long, unless another has it; None where Redis doesn't answer."""
+        mine = await self._gate.ask(
+            lambda: self._take_turn(keys=[self._turn], args=[self._token, int(seconds * 1_000)])
+        )
+        return None if mine is None else bool(mine)
 
     async def _repeat(self, task: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         trouble = Trouble(task, log, "maintenance_failed")

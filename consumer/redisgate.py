@@ -2,8 +2,8 @@
 
 Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So
 `connect` makes clients that close a connection on every error that it brings, whatever Redis says: READONLY, MOVED, LOADING,
-CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next try opens a new connection, and reaches whoever has the address by then. Where
-the error was about something else, that costs a handshake.
+CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next try opens a new connection, and reaches whoever has the address by then.
+Where the error was about something else, that costs a handshake.
 """
 
 from __future__ import annotations

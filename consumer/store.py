@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from consumer import database
 from consumer.delivery import Delivery
@@ -205,6 +206,13 @@ class Store:
             change = update(replicas).where(mine).values(generations=told, seen_time=func.now())
             if connection.execute(change).rowcount == 0:
                 connection.execute(insert(replicas).values(replica=replica, generations=told))
+
+    def forget_replicas(self, silent_seconds: int) -> int:
+        """Forget replicas that have not said for so long, by the database's own clock, that they are there; how many."""
+        with self._writing() as connection:
+            now = connection.execute(select(func.now())).scalar_one()
+            silent = replicas.c.seen_time < now - timedelta(seconds=silent_seconds)
+            return connection.execute(delete(replicas).where(silent)).rowcount
 
     def _apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """All of the writes or none of them."""

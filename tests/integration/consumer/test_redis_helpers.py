@@ -11,11 +11,11 @@ import pytest
 from consumer_kit import InThisThread, raw
 from redis.asyncio import Redis
 
-from consumer import maintenance
 from consumer.batch import Batch
 from consumer.handle import Handler
 from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
+from consumer.pace import MOST_ROWS
 from consumer.ratelimit import RateLimit
 from consumer.recent import BITS, BUCKET_SECONDS, RecentlyDone
 from consumer.redisgate import RedisGate
@@ -254,6 +254,9 @@ class Inbox:
         self.meanwhile()
         return gone
 
+    def forget_replicas(self, silent_seconds):
+        pass
+
     def released_keys(self):
         return []
 
@@ -264,7 +267,7 @@ def maintainer(shard, client, gate, threads):
 
 def test_one_replica_purges_in_chunks_until_nothing_old_is_left(redis_url, monkeypatch):
     async def scenario(clients, gates, clock):
-        inbox = Inbox(10 * maintenance.PURGE_ROWS + 5)
+        inbox = Inbox(10 * MOST_ROWS + 5)
         with ThreadPoolExecutor(2) as threads:
             one, other = (maintainer(inbox, client, gate, threads) for client, gate in zip(clients, gates, strict=True))
             await asyncio.gather(one.purge(), other.purge())
@@ -284,7 +287,7 @@ def test_who_lost_its_turn_stops_purging(redis_url):
     async def scenario(clients, gates, clock):
         loop = asyncio.get_running_loop()
         steal = lambda: asyncio.run_coroutine_threadsafe(clients[1].set("{f:s}:purge", "another"), loop).result()  # noqa: E731
-        inbox = Inbox(10 * maintenance.PURGE_ROWS, meanwhile=steal)
+        inbox = Inbox(10 * MOST_ROWS, meanwhile=steal)
         with ThreadPoolExecutor(1) as threads:
             await maintainer(inbox, clients[0], gates[0], threads).purge()
         assert inbox.chunks == 1

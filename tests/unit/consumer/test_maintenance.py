@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 from consumer_kit import InThisThread
 
-from consumer import maintenance
+from consumer import maintenance, pace
 from consumer.errors import AgainError, NeverError
 from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
@@ -44,6 +44,7 @@ class Shard:
     def __init__(self, stories=(), purges=()):
         self.stories = {key: list(story) for key, story in dict(stories).items()}
         self.purges, self.released, self.purged = list(purges), [], 0
+        self.chunks, self.forgotten = [], []
 
     def released_keys(self):
         return [key for key, story in self.stories.items() if story]
@@ -53,9 +54,13 @@ class Shard:
         self.released.append(key)
         return self._next(self.stories[key])
 
-    def purge(self, *_):
+    def purge(self, *about):
         self.purged += 1
+        self.chunks += about[1:]
         return self._next(self.purges) or 0
+
+    def forget_replicas(self, silent_seconds):
+        self.forgotten.append(silent_seconds)
 
     def _next(self, story):
         what = story.pop(0) if story else None
@@ -93,21 +98,27 @@ def test_with_the_database_gone_it_doesnt_ask_for_every_key():
     assert len(shard.released) == 2
 
 
-def test_a_purge_rests_between_its_chunks_and_less_while_it_falls_behind(monkeypatch):
-    rows = maintenance.PURGE_ROWS
+def test_a_purge_rests_between_its_chunks_and_ends_when_nothing_old_is_left():
     rests = []
 
     class Watched(Maintenance):
         async def _pause(self, seconds):
-            rests.append(self._rest)
+            rests.append(seconds)
 
-    monkeypatch.setattr(maintenance, "PURGE_SECONDS", 0.0)  # so each chunk ends too late
-    shard = Shard(purges=[rows] * 8 + [1])
+    shard = Shard(purges=[pace.MOST_ROWS] * 8 + [1])
     watched = Watched(shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), InThisThread(), Metrics())
     asyncio.run(watched.purge())
-    assert shard.purged == 9
-    assert rests == [19.5, 9.75, 4.875, 2.4375, 1.21875, 1, 1, 1]
-    assert watched._rest == maintenance.LONGEST_REST  # it caught up
+    assert (shard.purged, len(rests)) == (9, 8)
+    assert shard.forgotten == [maintenance.REPLICA_SECONDS]
+
+
+def test_a_chunk_that_fails_is_smaller_the_next_time():
+    shard = Shard(purges=[AgainError("over the time limit")] * 3)
+    maintaining = maintainer(shard)
+    for _ in range(3):
+        with pytest.raises(AgainError):
+            asyncio.run(maintaining.purge())
+    assert shard.chunks == [1_000, 125, 15]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +213,7 @@ def test_release_and_purge_share_one_thread(monkeypatch):
                 return super().release(key, read)
 
         with Watched(4) as threads:
-            monkeypatch.setattr(maintenance, "LONGEST_REST", 1.0)
-            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [maintenance.PURGE_ROWS] * 3), threads)
+            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [pace.MOST_ROWS] * 3), threads)
             both = asyncio.gather(maintaining.release(), maintaining.purge())
             asyncio.get_running_loop().call_later(0.1, release_goes_on.set)
             await both
