@@ -29,9 +29,10 @@ from shardctl.local.servers import PostgresServer, RedisServer
 from shardctl.yamlfile import parse
 
 FILL = """
-INSERT INTO shardctl_inbox (slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome, applied_time)
-SELECT n % 1024, 'old-' || n, 'customer', 'customer-' || n, 'm' || n, now() - interval '90 days', 'applied',
-       now() - interval '90 days' + n * interval '1 millisecond'
+INSERT INTO shardctl_inbox
+       (slot, identity, fingerprint, message_type, partition_key, message_id, publish_time, outcome, applied_time)
+SELECT n % 1024, decode(md5('old-' || n), 'hex'), 0, 'customer', 'customer-' || n, 'm' || n, now() - interval '90 days',
+       'applied', now() - interval '90 days' + n * interval '1 millisecond'
 FROM generate_series(1, {rows}) AS n
 """
 

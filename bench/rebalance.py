@@ -40,7 +40,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from shardctl import spec, topology
+from shardctl import identity, spec, topology
 from shardctl.local import history, pauses
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
@@ -227,12 +227,16 @@ class Rows:
                     for slot in shard.slots:
                         lines = (f"{key_of(n)}\tname {n}\t{n}\t0\t0\t{slot}\n" for n in self.by_slot[slot])
                         copy.write("".join(lines))
-                columns = "slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome, applied_time"
+                columns = (
+                    "slot, identity, fingerprint, message_type, "
+                    "partition_key, message_id, publish_time, outcome, applied_time"
+                )
                 with connection.cursor().copy(f"COPY shardctl_inbox ({columns}) FROM STDIN") as copy:
                     for slot in shard.slots:
+                        keys = ((n, key_of(n)) for n in self.by_slot[slot])
                         lines = (
-                            f"{slot}\t{key_of(n)}#0\tcustomer\t{key_of(n)}\t{n}\t{past}\tapplied\t{now}\n"
-                            for n in self.by_slot[slot]
+                            f"{slot}\t\\\\x{identity_of(key, 0).hex()}\t0\tcustomer\t{key}\t{n}\t{past}\tapplied\t{now}\n"
+                            for n, key in keys
                         )
                         copy.write("".join(lines))
             connection.execute("VACUUM ANALYZE customers")
@@ -274,6 +278,10 @@ def slot_of(key):
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) >> (256 - SLOT_BITS)
 
 
+def identity_of(key, revision):
+    return identity.of_key("", "customer", f"{key}#{revision}")
+
+
 class Judge:
     """Reads every row back, in plain SQL. `writes` are those that were published, each once, in order."""
 
@@ -284,6 +292,10 @@ class Judge:
         for write in writes:
             self._told[write.body["customer_id"]].append(str(write.body["revision"]))
         self._published = len(writes)
+        self._entities = {identity_of(key, 0).hex(): key for key in map(key_of, range(rows.count))}
+        for write in writes:
+            key = write.body["customer_id"]
+            self._entities[identity_of(key, write.body["revision"]).hex()] = key
         self.found = Counter()
 
     def judge(self, databases):
@@ -302,12 +314,13 @@ class Judge:
             for line in _lines(connection, f"SELECT {columns} FROM customers"):
                 self._judge_row(shard, line)
                 rows.append(line[0])
-            for slot, key, outcome in _lines(connection, "SELECT slot, idempotency_key, outcome FROM shardctl_inbox"):
-                entity, _, revision = key.partition("#")
-                self.found["writes nobody made"] += revision not in self._told.get(entity, ("0",))
-                self.found["writes misplaced"] += self._misplaced(shard, entity, slot)
+            query = "SELECT slot, encode(identity, 'hex'), outcome FROM shardctl_inbox"
+            for slot, its_identity, outcome in _lines(connection, query):
+                entity = self._entities.get(its_identity)
+                self.found["writes nobody made"] += entity is None
+                self.found["writes misplaced"] += entity is not None and self._misplaced(shard, entity, slot)
                 self.found["writes set aside"] += outcome != "applied"
-                inbox.append(key)
+                inbox.append(its_identity)
         return rows, inbox
 
     def _judge_row(self, shard, line):

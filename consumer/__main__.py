@@ -97,7 +97,7 @@ async def serve(settings: Settings) -> None:
     presence = functools.partial(store.tell_presence, settings.replica, [each.number for each in config.generations])
     check_keys = functools.partial(database.check_keys, engine, dialect, config.message_types)
     check_packets = functools.partial(database.check_packets, engine, dialect)
-    startup = Startup((check_packets, check_keys, presence), threads, metrics)
+    startup = Startup((store.check_tables, check_packets, check_keys, presence), threads, metrics)
     outlets = DeadLetterTopic(publisher, config), Again(publisher, config)
     recent = RecentlyDone(redis, gate, prefix, time.time)
 

@@ -8,7 +8,7 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
 from consumer import outbox
 from consumer.delivery import Delivery
-from shardctl import marks
+from shardctl import identity, marks
 from shardctl.marks import SHORTENED
 from shardctl.message import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 from shardctl.shardconfig import ShardConfig
@@ -47,8 +47,8 @@ class DeadLetterTopic:
             marks.SUBSCRIPTION: delivery.subscription.rpartition("/")[2],
             **more,
         }
-        # A replay must meet the same inbox row, so the key goes along even where it was the message id.
-        own[self._config.attributes.idempotency_key] = delivery.idempotency_key
+        if delivery.keyless:  # a replay must meet the same inbox row
+            own[identity.COPY_OF] = delivery.idempotency_key
         original = {
             name: value for name, value in outbox.publishable(delivery.message.attributes).items() if name not in own
         }

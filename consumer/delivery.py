@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.errors import NeverError
-from shardctl import barrier
+from shardctl import barrier, identity
 from shardctl.keyspace import lane_of, slot_of_digits
 from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
 from shardctl.settings.messagetypes import Operation
@@ -24,7 +24,8 @@ class Delivery:
 
     `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
     `body` and `row` are the sink's, set when it accepts the write. `dead_lettered` is set once the dead-letter topic has it.
-    `lane` is the slot in the generation of the subscription that it came by.
+    `lane` is the slot in the generation of the subscription that it came by. `identity` and `fingerprint` are those of
+    `shardctl.identity`; a `keyless` write has the id of the message that carried it first as its `idempotency_key`.
     """
 
     ack_id: str
@@ -39,6 +40,9 @@ class Delivery:
     message_type: str = ""
     operation: Operation = "upsert"
     idempotency_key: str = ""
+    identity: bytes = b""
+    fingerprint: int = 0
+    keyless: bool = False
     body: dict[str, Any] = field(default_factory=dict)
     row: tuple[Any, ...] = ()
     fault: NeverError | None = None
@@ -73,11 +77,31 @@ def decode(received: Any, subscription: str, generation: int, config: ShardConfi
         generation=generation,
         attempt=received.delivery_attempt,
     )
+    _identify(delivery, message.attributes, config)
     try:
         _read_attributes(delivery, message.attributes, config)
     except NeverError as fault:
         delivery.fault = fault
     return delivery
+
+
+def _identify(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
+    """Which write it is, by what its producer gave: nothing here depends on what this shard makes of the message."""
+    names, value = config.attributes, attributes.get
+    key = value(names.idempotency_key, "")
+    if _is_key(key):
+        delivery.idempotency_key = key
+        delivery.identity = identity.of_key(value(names.caller, ""), value(names.message_type, ""), key)
+    else:
+        delivery.keyless = True
+        delivery.idempotency_key = value(identity.COPY_OF) or delivery.message_id
+        delivery.identity = identity.of_message(delivery.idempotency_key)
+    says = value(names.operation, ""), value(names.partition_key, "")
+    delivery.fingerprint = identity.fingerprint(*says, delivery.message.data)
+
+
+def _is_key(text: str) -> bool:
+    return 0 < len(text) <= MAX_KEY_CHARACTERS and "\x00" not in text
 
 
 def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
@@ -86,17 +110,15 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     slot = slot_of_digits(digits, config.slot_bits)
     delivery.partition_key = key = attributes.get(names.partition_key, "")
     delivery.message_type = attributes.get(names.message_type, "")
-    delivery.idempotency_key = attributes.get(names.idempotency_key) or delivery.message_id
     if slot is None:
         raise NeverError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
     delivery.slot, delivery.lane = slot, lane_of(slot, delivery.generation)
     if barrier.REBALANCE in attributes:
         delivery.barrier = _barrier(delivery, attributes, config)
         return
-    if not key or len(key) > MAX_KEY_CHARACTERS or "\x00" in key:
+    if not _is_key(key):
         raise NeverError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
-    if len(delivery.idempotency_key) > MAX_KEY_CHARACTERS or "\x00" in delivery.idempotency_key:
-        delivery.idempotency_key = delivery.message_id  # so that setting it aside can be recorded
+    if delivery.keyless and attributes.get(names.idempotency_key):
         raise NeverError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
     kind = config.message_types.get(delivery.message_type)
     if kind is None:

@@ -2,11 +2,15 @@
 
 This is where exactly-once rests. Not on the Redis lock, not on a clock, not on Pub/Sub's promises: two replicas that apply the
 same message at once meet on the inbox's primary key, the second waits for the first to end, and then finds nothing new.
+
+Invariant: a message is taken for one that came before only where both have the same identity and the same fingerprint. One of the
+same identity that says something else is reported as `key_reused`; see `shardctl.identity`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -17,14 +21,17 @@ from sqlalchemy.exc import IntegrityError
 
 from consumer import packet
 from consumer.delivery import Delivery
-from consumer.errors import BlockedError
+from consumer.errors import BlockedError, NeverError
 from consumer.rows import Dialect
+from shardctl import identity
+from shardctl.marks import KEY_REUSED
 from shardctl.schema import InboxOutcome, inbox
 from shardctl.settings.messagetypes import ColumnType
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
     ("slot", "integer"),
-    ("idempotency_key", "text"),
+    ("identity", "text"),
+    ("fingerprint", "bigint"),
     ("message_type", "text"),
     ("partition_key", "text"),
     ("message_id", "text"),
@@ -32,67 +39,145 @@ _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
     ("outcome", "text"),
 )
 
+Place = tuple[int, bytes]  # slot and identity: the inbox's key
+Known = dict[Place, int | None]  # the fingerprints of rows that are there
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """`fresh` messages were not there before. Those in `reused` have the identity of another write; their fault says so."""
+
+    fresh: Sequence[Delivery] = ()
+    reused: Sequence[Delivery] = ()
+
+
+NOTHING_ADDED = Added()
+
 
 class Inbox:
     def __init__(self, dialect: Dialect) -> None:
         self._has_on_conflict = dialect.has_on_conflict
         self._offset = "Z" if dialect.reads_json_as_written else ""
         table, names = dialect.quote(inbox.name), ", ".join(dialect.quote(name) for name, _ in _COLUMNS)
+        bytes_of_it = dialect.bytes_of("r.identity")
+        values = ", ".join(bytes_of_it if name == "identity" else dialect.quote(name) for name, _ in _COLUMNS)
         # Sorted, so that two replicas with the same messages wait for each other instead of deadlocking.
         self._insert = (
-            f"INSERT INTO {table} ({names}) SELECT {names} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
-            "WHERE true ORDER BY slot, idempotency_key"
+            f"INSERT INTO {table} ({names}) SELECT {values} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
+            "WHERE true ORDER BY r.slot, r.identity"
         )
         if dialect.has_on_conflict:
-            self._insert += " ON CONFLICT DO NOTHING RETURNING slot, idempotency_key"
-        same = "t.slot = r.slot AND t.idempotency_key = r.idempotency_key"
-        self._find = f"SELECT r.slot, r.idempotency_key FROM {table} AS t, {dialect.source(_COLUMNS[:2])} WHERE {same}"  # noqa: S608
+            self._insert += " ON CONFLICT DO NOTHING RETURNING slot, identity"
+        self._find = (
+            f"SELECT t.slot, t.identity, t.fingerprint FROM {table} AS t, {dialect.source(_COLUMNS[:2])} "  # noqa: S608
+            f"WHERE t.slot = r.slot AND t.identity = {bytes_of_it}"
+        )
 
-    def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Record the messages; those that were not there before, in the order given. A message that comes twice counts once."""
-        first: dict[tuple[int, str], Delivery] = {}
+    def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> Added:
+        """Record the messages, in the order given. A message that comes twice counts once.
+
+        One statement where all are new; what was there before is looked up only where the insert has found some.
+        """
+        first: dict[Place, Delivery] = {}
         for delivery in deliveries:
-            first.setdefault((delivery.slot, delivery.idempotency_key), delivery)
-        if not self._has_on_conflict:
-            known = self.known(connection, list(first.values()))
-            first = {identity: delivery for identity, delivery in first.items() if delivery not in known}
-        if not first:
-            return []
+            first.setdefault(_place(delivery), delivery)
+        known: Known = {} if self._has_on_conflict else self._look_up(connection, first)
+        new = {place: delivery for place, delivery in first.items() if place not in known} if known else first
+        if new:
+            fresh = self._insert_new(connection, new)
+            if len(fresh) < len(new):
+                known |= self._look_up(connection, (place for place in new if place not in fresh))
+                new = {place: delivery for place, delivery in new.items() if place in fresh}
+        fresh_ones = list(new.values())
+        if len(fresh_ones) == len(deliveries):
+            return Added(fresh_ones)
+        known |= {place: delivery.fingerprint for place, delivery in new.items()}
+        return Added(fresh_ones, self._reused(connection, deliveries, known))
+
+    def _insert_new(self, connection: Connection, new: dict[Place, Delivery]) -> dict[Place, Delivery]:
+        """Insert rows; those that were not there."""
         rows = [
             {
                 "slot": slot,
-                "idempotency_key": key,
+                "identity": its_identity.hex(),
+                "fingerprint": delivery.fingerprint,
                 "message_type": _storable(delivery.message_type)[:100],
                 "partition_key": _storable(delivery.partition_key),
                 "message_id": delivery.message_id,
                 "publish_time": _timestamp(delivery.publish_time_us) + self._offset,
                 "outcome": InboxOutcome.DEAD if delivery.fault else InboxOutcome.APPLIED,
             }
-            for (slot, key), delivery in first.items()
+            for (slot, its_identity), delivery in new.items()
         ]
-        new: set[tuple[int, str]] | None = None
-        for part, text in packet.parts(connection, (self._insert,), rows, _text):
-            new = self._new(connection, text, len(part))  # several parts are for MySQL alone, which says None of each
-        return [delivery for identity, delivery in first.items() if new is None or identity in new]
+        fresh: dict[Place, Delivery] = {}
+        for part, text in packet.parts(connection, (self._insert,), rows, _text):  # several parts are for MySQL alone
+            fresh = self._insert_part(connection, text, len(part), new)
+        return fresh
 
-    def _new(self, connection: Connection, rows: str, count: int) -> set[tuple[int, str]] | None:
-        """Insert the rows and say which were not there; None means all."""
+    def _insert_part(
+        self, connection: Connection, text: str, count: int, new: dict[Place, Delivery]
+    ) -> dict[Place, Delivery]:
         if self._has_on_conflict:
-            fresh = connection.exec_driver_sql(self._insert, (rows,)).all()
-            return None if len(fresh) == count else {(slot, key) for slot, key in fresh}
+            fresh = connection.exec_driver_sql(self._insert, (text,)).all()
+            return new if len(fresh) == count else {place: new[place] for place in map(_read_place, fresh)}
         try:
-            connection.exec_driver_sql(self._insert, (rows,))
+            connection.exec_driver_sql(self._insert, (text,))
         except IntegrityError as error:  # no fault of the data: another replica inserted one after we had looked
             raise BlockedError("another replica was quicker with the same messages") from error
-        return None
+        return new
+
+    def _reused(self, connection: Connection, deliveries: Sequence[Delivery], known: Known) -> list[Delivery]:
+        """Messages that say something else than the write whose identity they have, unless that was recorded before."""
+        others = [delivery for delivery in deliveries if not _same(delivery, known)]
+        if not others:
+            return []
+        refusals = {delivery: (delivery.slot, identity.of_refusal(delivery.message_id)) for delivery in others}
+        recorded = self._look_up(connection, refusals.values())
+        reused = [delivery for delivery in others if refusals[delivery] not in recorded]
+        for delivery in reused:
+            refuse(delivery)
+        return reused
 
     def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """The messages that are recorded and committed."""
-        rows = [{"slot": delivery.slot, "idempotency_key": delivery.idempotency_key} for delivery in deliveries]
-        there: set[tuple[Any, ...]] = set()
+        known = self._look_up(connection, map(_place, deliveries))
+        return {delivery for delivery in deliveries if _place(delivery) in known and _same(delivery, known)}
+
+    def _look_up(self, connection: Connection, places: Iterable[Place]) -> Known:
+        rows = [{"slot": slot, "identity": its_identity.hex()} for slot, its_identity in places]
+        known: Known = {}
         for _, text in packet.parts(connection, (self._find,), rows, _text):
-            there.update(map(tuple, connection.exec_driver_sql(self._find, (text,))))
-        return {delivery for delivery in deliveries if (delivery.slot, delivery.idempotency_key) in there}
+            known |= {_read_place(row): row[2] for row in connection.exec_driver_sql(self._find, (text,))}
+        return known
+
+
+def _place(delivery: Delivery) -> Place:
+    return delivery.slot, delivery.identity
+
+
+def _read_place(row: Sequence[Any]) -> Place:
+    return row[0], bytes(row[1])
+
+
+def _same(delivery: Delivery, known: Known) -> bool:
+    """Whether the row that is there is this write's. Raises BlockedError where it was deleted after the insert had met it."""
+    try:
+        its_fingerprint = known[_place(delivery)]
+    except KeyError:
+        raise BlockedError("a message's inbox row was deleted in this moment") from None
+    return its_fingerprint is None or its_fingerprint == delivery.fingerprint
+
+
+def refuse(delivery: Delivery) -> None:
+    """From here on it is a message at fault, with a row of its own, so that a redelivery doesn't report it once more.
+
+    It doesn't park its key: no later write may need what nobody can apply under this key.
+    """
+    name = f"{'message id' if delivery.keyless else 'idempotency key'} {delivery.idempotency_key!r}"
+    delivery.fault = NeverError(
+        KEY_REUSED, f"{name} was used before, by this caller and type, with another operation, routing key or body"
+    )
+    delivery.identity, delivery.parks = identity.of_refusal(delivery.message_id), False
 
 
 def _text(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError
+from shardctl import identity
 from shardctl.keyspace import digits_of
 from shardctl.shardconfig import ShardConfig
 
@@ -53,7 +54,7 @@ def publishable(attributes: Mapping[str, str]) -> dict[str, str]:
 class Again:
     """Publishes messages once more on their own topics, for the generation that owns their slots now.
 
-    Under the idempotency key that they were met with, so that one that was applied after all is known there.
+    A copy has the identity of the message that was met, so that one that was applied after all is known there.
     """
 
     def __init__(self, client: PublisherAsyncClient, config: ShardConfig) -> None:
@@ -72,7 +73,7 @@ class Again:
         return topics[slot * len(topics) >> self._config.slot_bits]
 
     def _message(self, delivery: Delivery) -> PubsubMessage:
-        own = {self._config.attributes.idempotency_key: delivery.idempotency_key}
+        own = {identity.COPY_OF: delivery.idempotency_key} if delivery.keyless else {}
         return PubsubMessage(
             data=delivery.message.data,
             attributes={**publishable(delivery.message.attributes), **own},

@@ -40,7 +40,7 @@ KEYS_LOOKED_AT = 1_000  # released keys a look
 _KEY: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("partition_key", "text"))
 _SET_OUTCOME = (
     update(inbox)
-    .where(inbox.c.slot == bindparam("of_slot"), inbox.c.idempotency_key == bindparam("of_key"))
+    .where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
     .values(outcome=bindparam("becomes"))
 )
 
@@ -152,7 +152,7 @@ class Parked:
 
     def _settle(self, connection: Connection, deliveries: Sequence[Delivery], outcome: InboxOutcome) -> None:
         # Each row found by its key: MySQL may look through the whole inbox for a join, and wait for rows of others there.
-        rows = [{"of_slot": d.slot, "of_key": d.idempotency_key} for d in deliveries]
+        rows = [{"of_slot": d.slot, "of_identity": d.identity} for d in deliveries]
         connection.execute(_SET_OUTCOME, [{"becomes": outcome, **row} for row in rows])
 
 
@@ -179,6 +179,7 @@ def _row(delivery: Delivery) -> dict[str, Any]:
         "message_type": delivery.message_type,
         "operation": delivery.operation,
         "idempotency_key": delivery.idempotency_key,
+        "identity": delivery.identity,
         "message_id": delivery.message_id,
         "publish_time_us": delivery.publish_time_us,
         "attributes": orjson.dumps(dict(delivery.message.attributes)).decode(),
@@ -190,5 +191,5 @@ def _delivery(row: Any) -> Delivery:
     message = SimpleNamespace(data=bytes(row.body), attributes=orjson.loads(row.attributes), ordering_key="")
     return Delivery(
         "", "", message, row.message_id, row.publish_time_us, len(row.body), 0.0, row.slot, row.partition_key,
-        row.message_type, row.operation, row.idempotency_key, parks=True,
+        row.message_type, row.operation, row.idempotency_key, bytes(row.identity), parks=True,
     )  # fmt: skip

@@ -66,5 +66,5 @@ class RecentlyDone:
 
 
 def _bits(deliveries: Sequence[Delivery]) -> bytes:
-    bits = [crc32(f"{each.slot}:{each.idempotency_key}".encode()) % BITS for each in deliveries]
+    bits = [crc32(each.identity) % BITS for each in deliveries]
     return pack(f"<{len(bits)}I", *bits)

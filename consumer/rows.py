@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from shardctl.settings.messagetypes import ColumnType
-from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS
+from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
 
 # What RFC 3339 allows, and a bare date or no offset besides: what every database reads, and reads as the same moment.
 _MOMENT = re.compile(
@@ -91,6 +91,9 @@ class Dialect(Protocol):
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
 
+    def bytes_of(self, digits: str) -> str:
+        """The bytes that an expression gives as hexadecimal digits."""
+
     def same(self, column: str, of: ColumnType) -> str:
         """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
 
@@ -150,6 +153,9 @@ class PostgreSQL(_Standard):
         listed = ", ".join(f"{self.quote(name)} {types[of]}" for name, of in columns)
         return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
 
+    def bytes_of(self, digits: str) -> str:
+        return f"decode({digits}, 'hex')"
+
     def purge(self, older_than_seconds: int, rows: int) -> str:
         old = f"applied_time < now() - interval '{older_than_seconds} seconds' AND outcome <> 'parked'"
         oldest = (
@@ -173,6 +179,9 @@ class SQLite(_Standard):
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         listed = ", ".join(f"json_extract(item.value, '$.\"{name}\"') AS {self.quote(name)}" for name, _ in columns)
         return f"(SELECT {listed} FROM json_each(?) AS item WHERE true) AS r"  # noqa: S608
+
+    def bytes_of(self, digits: str) -> str:
+        return f"{UNHEX}({digits})"
 
     def purge(self, older_than_seconds: int, rows: int) -> str:
         old = f"applied_time < datetime('now', '-{older_than_seconds} seconds') AND outcome <> 'parked'"
@@ -228,6 +237,9 @@ class MySQL:
 
     def quote(self, identifier: str) -> str:
         return quoted(identifier, "`")
+
+    def bytes_of(self, digits: str) -> str:
+        return f"unhex({digits})"
 
     def purge(self, older_than_seconds: int, rows: int) -> str:
         old = f"applied_time < utc_timestamp() - INTERVAL {older_than_seconds} SECOND AND outcome <> 'parked'"

@@ -1,4 +1,4 @@
-"""Before the first message: this replica must have told the database that it is here.
+"""Before the first message: the database has the tables of this version, and this replica has told it that it is here.
 
 Otherwise a replica that can't reach it, for a wrong password or a rule of the network, would take leases on messages that others
 could write, and would count as ready in a rollout as long as its slots are idle. Whoever moves slots, too, takes a ready replica

@@ -11,14 +11,14 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import BlockedError, DataFaultError, NeverError
+from consumer.errors import AgainError, BlockedError, DataFaultError, NeverError
 from consumer.fence import Fence, Lanes
-from consumer.inbox import Inbox
+from consumer.inbox import NOTHING_ADDED, Inbox
 from consumer.leader.term import Term
 from consumer.parked import Key, Parked, key_of
 from consumer.rows import Dialect
 from consumer.sinks.base import Sink
-from shardctl import lanes
+from shardctl import lanes, schema
 from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
 
 
@@ -134,8 +134,9 @@ class Store:
             here = self._fence.share(connection)
         owned = [delivery for delivery in deliveries if delivery.lane in here.active]
         elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
-        fresh = self._inbox.add(connection, owned) if owned else []
-        _commit_only_without([delivery for delivery in fresh if _to_be_set_aside(delivery)])
+        added = self._inbox.add(connection, owned) if owned else NOTHING_ADDED
+        fresh = added.fresh
+        _commit_only_without([*added.reused, *(delivery for delivery in fresh if _to_be_set_aside(delivery))])
         # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
         held = self._parked.held(connection, fresh) if fresh else set()
         writes, dead, waiting = _sorted_out(fresh, held)
@@ -198,6 +199,12 @@ class Store:
             for generation, of_slots in times.items():
                 lanes.leave(connection, of_slots, generation)
             return sum(map(len, times.values()))
+
+    def check_tables(self) -> None:
+        """Raises AgainError while the inbox is missing or of another version."""
+        with database.translated(), self._engine.connect() as connection:
+            if fault := schema.fault_of_inbox(connection):
+                raise AgainError(fault)
 
     def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
         """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""

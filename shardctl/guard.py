@@ -121,6 +121,8 @@ def check(file: Path, fleet: Fleet) -> None:
 def contradictions(lock: Lock, fleet: Fleet) -> Iterator[str]:
     """Why what the lock tells of can't be followed by the file, each with the safe way. Pure."""
     new = lock_of(fleet)
+    # A part of a message that the lock doesn't know is one that this version added.
+    lock = lock.model_copy(update={"attributes": {**new.attributes, **lock.attributes}})
     for name in ("fleet", "topic", "slot_bits", "topic_bits", "attributes"):
         if getattr(lock, name) != getattr(new, name):
             yield (

@@ -43,7 +43,8 @@ class ParkedMessage:
     message_id: str
     message_type: str
     operation: str
-    idempotency_key: str
+    idempotency_key: str  # or the id of the message that carried it first
+    identity: bytes
     publish_time: datetime
     attributes: dict[str, str]
     body: bytes
@@ -103,6 +104,7 @@ def messages(connection: Connection, of: ParkedKey) -> tuple[ParkedMessage, ...]
             row.message_type,
             row.operation,
             row.idempotency_key,
+            bytes(row.identity),
             datetime.fromtimestamp(row.publish_time_us / 1_000_000, UTC),
             json.loads(row.attributes),
             bytes(row.body),
@@ -123,11 +125,11 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
     """
     if not _take(connection, of):
         return 0
-    first = select(parked.c.position, parked.c.idempotency_key).where(_its_messages(of)).order_by(parked.c.position)
+    first = select(parked.c.position, parked.c.identity).where(_its_messages(of)).order_by(parked.c.position)
     doomed = connection.execute(first if every else first.limit(1)).all()
     for at in range(0, len(doomed), 500):
         some = doomed[at : at + 500]
-        is_one = inbox.c.idempotency_key.in_([row.idempotency_key for row in some])
+        is_one = inbox.c.identity.in_([row.identity for row in some])
         connection.execute(update(inbox).where(inbox.c.slot == of.slot, is_one).values(outcome=InboxOutcome.DEAD))
         connection.execute(delete(parked).where(parked.c.position.in_([row.position for row in some])))
     if connection.scalar(select(parked.c.position).where(_its_messages(of)).limit(1)) is None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Condition
 from typing import Any, Protocol, Self
-from uuid import uuid4
 
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry, if_exception_type
@@ -25,6 +24,7 @@ from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, P
 
 from shardctl.backoff import backoff
 from shardctl.errors import ShardctlError
+from shardctl.identity import new_key
 from shardctl.keyspace import digits_of
 from shardctl.message import Encoded, InvalidWriteError, Write, encode
 from shardctl.spec import Fleet
@@ -130,7 +130,7 @@ class _Sent:
 
 
 class Publisher:
-    """Publishes from any thread. A write without an idempotency key gets a random one, so that a retry isn't a second write.
+    """Publishes from any thread. A write without an idempotency key gets a UUIDv7, so that a retry isn't a second write.
 
     Order: writes of a slot reach the topic in the order of the calls. When one fails, every write of its slot that is
     waiting fails too, and so does each later one, until `resume(slot)`: the caller then retries the failed ones in order.
@@ -170,7 +170,7 @@ class Publisher:
         Blocks while 10,000 writes or 64 MiB are on their way.
         """
         if write.idempotency_key is None:
-            write = replace(write, idempotency_key=uuid4().hex)
+            write = replace(write, idempotency_key=new_key())
         return self._send(encode(self._fleet, write, self._now()))
 
     def _send(self, encoded: Encoded) -> Future[str]:
@@ -262,7 +262,7 @@ class Publisher:
 
     def _begin(self, write: Write) -> _Sent | Outcome:
         if write.idempotency_key is None:
-            write = replace(write, idempotency_key=uuid4().hex)  # kept through every retry
+            write = replace(write, idempotency_key=new_key())  # kept through every retry
         try:
             encoded = encode(self._fleet, write, self._now())
         except InvalidWriteError as error:

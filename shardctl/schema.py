@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Connection,
     DateTime,
     Dialect,
     Engine,
@@ -30,12 +31,14 @@ from sqlalchemy import (
     TypeDecorator,
     func,
     insert,
+    inspect,
     select,
 )
 from sqlalchemy import types as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine
 
+from shardctl import identity
 from shardctl.keyspace import SlotSet
 from shardctl.settings.messagetypes import ColumnType, MessageType
 
@@ -154,12 +157,17 @@ replicas = Table(
     **_MYSQL_OPTIONS,
 )
 
-# Keyed by slot first, so that a slot's rows lie together and move together.
+# A write's identity: see `shardctl.identity`. On PostgreSQL a uuid would take 1 byte less, which alignment takes back.
+_IDENTITY = LargeBinary(identity.BYTES).with_variant(mysql.BINARY(identity.BYTES), *_MYSQL)
+
+# Keyed by slot first: a slot's rows lie together, move together and are deleted together, without a second index. Identities of
+# time-ordered keys grow, so new rows still go to one page of the index a slot: the last of its slot.
 inbox = Table(
     "shardctl_inbox",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("idempotency_key", KeyText, primary_key=True),
+    Column("identity", _IDENTITY, primary_key=True),
+    Column("fingerprint", sa.BigInteger),  # NULL in rows that 0.1.0 wrote: they equal every write of their identity
     Column("message_type", String(100), nullable=False),
     Column("partition_key", Text, nullable=False),
     Column("message_id", String(64), nullable=False),
@@ -193,6 +201,7 @@ parked = Table(
     Column("message_type", String(100), nullable=False),
     Column("operation", String(16), nullable=False),
     Column("idempotency_key", KeyText, nullable=False),
+    Column("identity", _IDENTITY, nullable=False),  # of its row in the inbox
     Column("message_id", String(64), nullable=False),
     Column("publish_time_us", sa.BigInteger, nullable=False),
     Column("attributes", _LONG_TEXT, nullable=False),  # JSON
@@ -213,6 +222,19 @@ _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
 }
 # MySQL can't index a text without a length. This collation tells all texts apart but those that differ in blanks at the end.
 _KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+
+
+def fault_of_inbox(connection: Connection) -> str | None:
+    """Why this version can't work with the inbox that is there, and what to do; None where it can.
+
+    What 0.1.0 made is rewritten by `shardctl.upgrade`; meanwhile there is no inbox.
+    """
+    inspector = inspect(connection)
+    if not inspector.has_table(inbox.name):
+        return "there is no inbox, or it is being upgraded: run `shardctl provision`"
+    if any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
+        return None
+    return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
 
 
 def table_of(kind: MessageType, into: MetaData) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
+from names_kit import known, name_of
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -59,13 +60,23 @@ class Database:
         return Store(self.engine, self.dialect, Fence(self.dialect), self.sink)
 
     def arrive(
-        self, kind: str, body: Any, key: str, operation: str = "", *, ident: str = "", slot: int = -1, attempt: int = 0
+        self,
+        kind: str,
+        body: Any,
+        key: str,
+        operation: str = "",
+        *,
+        ident: str = "",
+        slot: int = -1,
+        attempt: int = 0,
+        caller: str = "",
+        **more: str,
     ):
         """A delivery as a replica queues it: read, with its fault where it has one."""
         number = next(_numbers)
         attributes = {
             "slot": digits_of(slot if slot >= 0 else slot_of(key, 6), 6), "partition_key": key, "message_type": kind,
-            "operation": operation, "idempotency_key": ident,
+            "operation": operation, "idempotency_key": ident, "caller": caller, **more,
         }  # fmt: skip
         message = PubsubMessage(
             data=body if isinstance(body, bytes) else orjson.dumps(body),
@@ -75,6 +86,7 @@ class Database:
         )
         received = ReceivedMessage(ack_id=f"a{number}", message=message, delivery_attempt=attempt)
         delivery = decode(ReceivedMessage.pb(received), "projects/p/subscriptions/s", 1, self.config, 0.0)
+        known(delivery)
         if delivery.fault is None:
             try:
                 self.sink.check(delivery)
@@ -127,7 +139,7 @@ class Database:
     def inbox(self) -> dict[str, str]:
         """Outcomes by idempotency key."""
         with self.engine.connect() as connection:
-            return {row.idempotency_key: row.outcome for row in connection.execute(schema.inbox.select())}
+            return {name_of(row.identity): row.outcome for row in connection.execute(schema.inbox.select())}
 
     def clear(self) -> None:
         own = ("shardctl_inbox", "shardctl_parked", "shardctl_parked_keys")

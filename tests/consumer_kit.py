@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from google.pubsub_v1 import PubsubMessage
+from names_kit import keyed, keyless, known, name_of
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 
@@ -17,7 +18,7 @@ from consumer.errors import NeverError
 from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Store
-from shardctl import schema, shardconfig, spec
+from shardctl import identity, schema, shardconfig, spec
 from shardctl.keyspace import lane_of, slot_of
 from shardctl.shardconfig import ShardConfig
 from shardctl.yamlfile import parse
@@ -103,10 +104,15 @@ def raw(
     number = next(_numbers)
     slot = slot_of(key, SLOT_BITS) if slot is None else slot
     message = PubsubMessage.pb(PubsubMessage(data=data, attributes={"message_type": kind}, message_id=f"m{number}"))
-    return Delivery(
+    name = ident or f"m{number}"
+    its_identity = keyed(kind, name) if ident else keyless(name)
+    made = Delivery(
         f"ack{number}", "projects/test-project/subscriptions/shop-s0-g1", message, f"m{number}", 1_700_000_000_123_456,
-        len(data), 0.0, slot, key, kind, operation, ident or f"m{number}", generation=1, lane=lane_of(slot, 1),
+        len(data), 0.0, slot, key, kind, operation, name, its_identity, identity.fingerprint(operation, key, data),
+        ident is None, generation=1, lane=lane_of(slot, 1),
     )  # fmt: skip
+    known(made)
+    return made
 
 
 def write(
@@ -163,9 +169,10 @@ class Shard:
         return sorted(self.rows(f"SELECT * FROM {name}"), key=repr)
 
     def inbox(self) -> list[tuple[Any, ...]]:
+        """Outcomes by idempotency key, or message id."""
         with self.engine.connect() as connection:
-            found = connection.execute(select(schema.inbox.c.idempotency_key, schema.inbox.c.outcome))
-            return sorted(map(tuple, found))
+            found = connection.execute(select(schema.inbox.c.identity, schema.inbox.c.outcome))
+            return sorted((name_of(its_identity), outcome) for its_identity, outcome in found)
 
     def clear(self) -> None:
         with self.engine.begin() as connection:

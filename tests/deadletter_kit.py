@@ -8,6 +8,7 @@ import threading
 import orjson
 from arrival_kit import Database
 from google.pubsub_v1 import PubsubMessage
+from names_kit import known
 
 from consumer import pubsub
 from consumer.deadletters import DeadLetterTopic
@@ -194,6 +195,7 @@ class _Shard(Database):
 
     def settle(self, deliveries, set_aside):
         for each in deliveries:
+            known(each)
             if each.fault is None and each.barrier is None:
                 try:
                     self.sink.check(each)

@@ -29,7 +29,7 @@ class Call:
 
     @property
     def key(self) -> str:
-        return self.headers["idempotency-key"]
+        return self.headers["x-shardctl-idempotency-key"]
 
 
 @dataclass

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from names_kit import keyed
 from sqlalchemy import MetaData, select, text, update
 from sqlalchemy import insert as insert_into
 
@@ -74,7 +75,10 @@ class Side:
 
     def record(self, slot: int, *keys: str) -> None:
         common = {"message_type": "thing", "partition_key": "a", "message_id": "m", "outcome": "applied"}
-        rows = [{**common, "slot": slot, "idempotency_key": key, "publish_time": MOMENT} for key in keys]
+        rows = [
+            {**common, "slot": slot, "identity": keyed("thing", key), "fingerprint": -1, "publish_time": MOMENT}
+            for key in keys
+        ]
         self.put(schema.inbox, *rows)
 
     def park(self, slot: int, key: str, *bodies: bytes, with_key: bool = True) -> None:
@@ -86,7 +90,9 @@ class Side:
             "publish_time_us": 1_700_000_000_123_456, "attributes": '{"ü": "🦓"}',
         }  # fmt: skip
         for number, body in enumerate(bodies):
-            self.put(schema.parked, {**common, "idempotency_key": f"{key}/{number}", "body": body})
+            name = f"{key}/{number}"
+            its_own = {"idempotency_key": name, "identity": keyed("thing", name), "body": body}
+            self.put(schema.parked, {**common, **its_own})
 
     def lane(self, slot: int, state: LaneState, generation: int = 1) -> None:
         self.put(schema.slots, {"slot": slot, "generation": generation, "state": state})

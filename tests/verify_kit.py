@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
+from names_kit import keyed
 from sqlalchemy import MetaData, delete, insert, text, update
 
 from shardctl import database, schema, spec, verify
@@ -80,8 +81,8 @@ class Fleet:
 
     def record(self, shard, slot, key) -> None:
         row = {
-            "slot": slot, "idempotency_key": key, "message_type": "thing", "partition_key": "p", "message_id": "m",
-            "publish_time": MOMENT, "outcome": "applied",
+            "slot": slot, "identity": keyed("thing", key), "fingerprint": 1, "message_type": "thing", "partition_key": "p",
+            "message_id": "m", "publish_time": MOMENT, "outcome": "applied",
         }  # fmt: skip
         self._execute(shard, insert(schema.inbox).values(row))
 
@@ -93,7 +94,8 @@ class Fleet:
             self._number += 1
             row = {
                 "slot": slot, "partition_key": key, "message_type": "thing", "operation": "upsert",
-                "idempotency_key": f"i{self._number}", "message_id": "m", "publish_time_us": 1, "attributes": "{}", "body": b"{",
+                "idempotency_key": f"i{self._number}", "identity": keyed("thing", f"i{self._number}"), "message_id": "m",
+                "publish_time_us": 1, "attributes": "{}", "body": b"{",
             }  # fmt: skip
             self._execute(shard, insert(schema.parked).values(row))
 

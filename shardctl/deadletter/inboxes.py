@@ -31,7 +31,7 @@ from shardctl import database, topology
 from shardctl.database import DatabaseError
 from shardctl.deadletter import later
 from shardctl.deadletter.later import by_slot, slot_of
-from shardctl.deadletter.letter import Letter, Origin, digest, note_of
+from shardctl.deadletter.letter import Letter, Origin, note_of
 from shardctl.schema import InboxOutcome, LaneState, fence, inbox, slots
 from shardctl.spec import Fleet
 
@@ -178,9 +178,9 @@ class Inboxes:
             verdicts[letter.identity] = verdict
             if verdict is not GO:
                 continue
-            row = (slot_of(letter), letter.idempotency_key)
+            row = (slot_of(letter), letter.write_identity)
             if known.get(row) == InboxOutcome.DEAD:
-                dead.append({"of_slot": row[0], "of_key": row[1]})
+                dead.append({"of_slot": row[0], "of_identity": row[1]})
                 del known[row]  # a second letter of the same write finds nothing to let go of
             if (slot_of(letter), note_of(letter)) not in known:
                 known[slot_of(letter), note_of(letter)] = InboxOutcome.REPLAYED
@@ -191,10 +191,10 @@ class Inboxes:
             connection.execute(insert(inbox), notes)
         return verdicts
 
-    def _verdict(self, letter: Letter, shard: str, known: Mapping[tuple[int, str], str]) -> Verdict:
+    def _verdict(self, letter: Letter, shard: str, known: Mapping[tuple[int, bytes], str]) -> Verdict:
         """By its inbox row, and where there is none, by why there is none."""
         slot = slot_of(letter)
-        outcome = known.get((slot, letter.idempotency_key))
+        outcome = known.get((slot, letter.write_identity))
         if outcome == InboxOutcome.APPLIED:
             return DONE
         if outcome == InboxOutcome.PARKED:
@@ -241,22 +241,22 @@ def _in_one(
 
 _DELETE_DEAD = delete(inbox).where(
     inbox.c.slot == bindparam("of_slot"),
-    inbox.c.idempotency_key == bindparam("of_key"),
+    inbox.c.identity == bindparam("of_identity"),
     inbox.c.outcome == InboxOutcome.DEAD,
 )
 
 
-def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = False) -> dict[tuple[int, str], str]:
-    """Outcomes of the letters' writes and of their notes, by slot and key. Taken `alone`, they can't change meanwhile."""
-    found: dict[tuple[int, str], str] = {}
+def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = False) -> dict[tuple[int, bytes], str]:
+    """Outcomes of the letters' writes and of their notes, by slot and identity. Taken `alone`, they can't change meanwhile."""
+    found: dict[tuple[int, bytes], str] = {}
     for slot, some in by_slot(letters):
-        keys = {key for letter in some for key in (letter.idempotency_key, note_of(letter))}
-        query = select(inbox.c.idempotency_key, inbox.c.outcome).where(
-            inbox.c.slot == slot, inbox.c.idempotency_key.in_(sorted(keys))
+        wanted = {row for letter in some for row in (letter.write_identity, note_of(letter))}
+        query = select(inbox.c.identity, inbox.c.outcome).where(
+            inbox.c.slot == slot, inbox.c.identity.in_(sorted(wanted))
         )
         if alone:  # in one order for all, so that two desks wait instead of deadlocking
-            query = query.order_by(inbox.c.idempotency_key).with_for_update()
-        found |= {(slot, row.idempotency_key): row.outcome for row in connection.execute(query)}
+            query = query.order_by(inbox.c.identity).with_for_update()
+        found |= {(slot, bytes(row.identity)): row.outcome for row in connection.execute(query)}
     return found
 
 
@@ -264,10 +264,11 @@ def _note(letter: Letter) -> dict[str, Any]:
     """An inbox row under the letter's own id. Its message id names the write, its publish time is when that was written."""
     return {
         "slot": slot_of(letter),
-        "idempotency_key": note_of(letter),
+        "identity": note_of(letter),
+        "fingerprint": 0,
         "message_type": letter.type[:100],
         "partition_key": letter.key,
-        "message_id": digest(letter.idempotency_key),
+        "message_id": letter.write_identity.hex(),
         "publish_time": datetime.fromtimestamp(letter.written_us / 1_000_000, UTC),
         "outcome": InboxOutcome.REPLAYED,
     }

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, cast, func, select
 from sqlalchemy.dialects import mysql
 
-from shardctl.deadletter.letter import Letter, digest
+from shardctl import identity
+from shardctl.deadletter.letter import Letter
 from shardctl.schema import InboxOutcome, inbox
 from shardctl.spec import Fleet
 
@@ -63,20 +64,20 @@ def _newest_of(fleet: Fleet, newest: Mapping[tuple[str, str], int], letter: Lett
 
 
 def maybe_applied(connection: Connection, letters: Sequence[Letter]) -> list[Letter]:
-    """Of letters whose key in the inbox nobody knows, those that are probably recorded there.
+    """Of letters whose identity in the inbox nobody knows, those that are probably recorded there.
 
-    The key was their message's id, which the copy that Pub/Sub made doesn't tell.
+    They were recorded under their message's id, which the copy that Pub/Sub made doesn't tell.
     """
     found = []
     for letter in letters:
         first = _moment(letter.written_us)
-        query = select(inbox.c.idempotency_key, inbox.c.message_id).where(
+        query = select(inbox.c.identity, inbox.c.message_id).where(
             inbox.c.slot == slot_of(letter),
             inbox.c.partition_key == letter.key,
             inbox.c.message_type == letter.type,
             inbox.c.publish_time.between(first, first + timedelta(microseconds=letter.precision_us - 1)),
         )
-        if any(row.idempotency_key == row.message_id for row in connection.execute(query)):
+        if any(row.identity == identity.of_message(row.message_id) for row in connection.execute(query)):
             found.append(letter)
     return found
 
@@ -108,7 +109,7 @@ def _later(
 ) -> dict[tuple[str, str], int]:
     """As `_newest`, of one letter's key, with replayed writes at the time when they were written."""
     query = (
-        select(inbox.c.idempotency_key, inbox.c.partition_key, inbox.c.message_type, inbox.c.publish_time)
+        select(inbox.c.identity, inbox.c.partition_key, inbox.c.message_type, inbox.c.publish_time)
         .where(
             _applied(slot),
             inbox.c.partition_key == letter.key,
@@ -119,7 +120,7 @@ def _later(
     )
     found: dict[tuple[str, str], int] = {}
     for row in connection.execute(query):
-        written = replayed.get(digest(row.idempotency_key), _us(row.publish_time))
+        written = replayed.get(row.identity.hex(), _us(row.publish_time))
         found[row.partition_key, row.message_type] = max(written, found.get((row.partition_key, row.message_type), 0))
     return found
 

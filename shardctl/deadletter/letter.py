@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from shardctl import barrier, marks, topology
+from shardctl import barrier, identity, marks, topology
 from shardctl.deadletter.place import Place, Unfit, excess, is_key, place_of
 from shardctl.keyspace import digits_of, slot_of_digits
 from shardctl.spec import Fleet
 
 GIVEN_UP = "max_delivery_attempts"  # the reason of Pub/Sub's own policy
 UNKNOWN = "unknown"  # neither a consumer nor Pub/Sub put it there
+NOTE = "shardctl-letter:"  # what the name of a letter's note begins with, here as in 0.1.0
 KEPT_DETAIL = 300  # characters: thousands of letters are held at once
 _LAST_MOMENT_US = 253_370_764_800 * 1_000_000  # 9999-01-01
 
@@ -48,8 +49,10 @@ class Letter:
     """What is known of a letter without its body.
 
     `shard` is where it failed; of a stray, where it belongs. `written_us` is when the write was published first, known to
-    `precision_us`. `has_own_key` is false where Pub/Sub has set it aside and nobody can tell which key it was applied under;
-    `idempotency_key` is then made up, the same each time. `failed_slot` is the slot whose inbox says that it is dead.
+    `precision_us`. A `keyless` write is known by the id of the message that carried it first, which is its `idempotency_key`
+    here. `has_own_key` is false where Pub/Sub has set it aside and nobody can tell that id; it is then made up, the same each
+    time. `write_identity` is what the inbox knows the write by (see `shardctl.identity`). `failed_slot` is the slot whose inbox
+    says that it is dead.
     """
 
     subscription: str
@@ -68,6 +71,8 @@ class Letter:
     precision_us: int
     idempotency_key: str
     has_own_key: bool
+    keyless: bool
+    write_identity: bytes
     failed_slot: int | None
     size: int
     place: Place | None
@@ -97,7 +102,7 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
     origin = _origin(attributes, stray=stray)
     written_us, precision_us = _written(origin, message)
     original_id = attributes.get(marks.MESSAGE_ID, "") if origin == Origin.CONSUMER else message.id if stray else ""
-    idempotency_key, has_own_key = _idempotency_key(fleet, origin, message, original_id)
+    known_by = _known_by(fleet, origin, message, original_id)
     place = place_of(fleet, attributes, message.data)
     reason, detail = _reason(fleet, origin, subscription, attributes)
     type_name = attributes.get(names.message_type, "")
@@ -117,8 +122,10 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
         original_id=original_id,
         written_us=written_us,
         precision_us=precision_us,
-        idempotency_key=idempotency_key,
-        has_own_key=has_own_key,
+        idempotency_key=known_by.name,
+        has_own_key=known_by.surely,
+        keyless=known_by.keyless,
+        write_identity=known_by.identity,
         failed_slot=_number(attributes.get(marks.SLOT, "")) if origin == Origin.CONSUMER else None,
         size=len(message.data) + sum(len(name) + len(value) for name, value in attributes.items()),
         place=place if isinstance(place, Place) else None,
@@ -132,13 +139,15 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
 
 
 def copy_of(fleet: Fleet, letter: Letter, message: Message) -> Message:
-    """The write as it is published again: its own attributes under the slot of its key, and its own idempotency key."""
+    """The write as it is published again: its own attributes under the slot of its key, and its own identity."""
     if letter.place is None:
         raise ValueError(f"letter {letter.id} belongs nowhere")
     names = fleet.routing.attributes
     attributes = marks.original(message.attributes)
     attributes[names.slot] = letter.place.digits
-    attributes[names.idempotency_key] = letter.idempotency_key
+    if letter.keyless:
+        attributes.pop(names.idempotency_key, None)  # one that no consumer takes for a key
+        attributes[identity.COPY_OF] = letter.idempotency_key
     return Message("", 0, letter.place.digits, attributes, message.data)
 
 
@@ -172,14 +181,25 @@ def _written(origin: Origin, message: Message) -> tuple[int, int]:
     return message.publish_time_us, 1
 
 
-def _idempotency_key(fleet: Fleet, origin: Origin, message: Message, original_id: str) -> tuple[str, bool]:
-    """The key that the write had, or would have had, in the inbox; and whether that is known for sure."""
-    told = message.attributes.get(fleet.routing.attributes.idempotency_key, "")
-    if is_key(told):
-        return told, True
-    if original_id and is_key(original_id):
-        return original_id, True
-    return f"letter-{message.id[:200]}", origin == Origin.UNKNOWN
+@dataclass(frozen=True, slots=True)
+class _KnownBy:
+    """By what the inbox knows a write, or would know it, and whether that is known for sure. As `consumer.delivery` has it."""
+
+    name: str
+    identity: bytes
+    keyless: bool
+    surely: bool = True
+
+
+def _known_by(fleet: Fleet, origin: Origin, message: Message, original_id: str) -> _KnownBy:
+    names, attributes = fleet.routing.attributes, message.attributes
+    key = attributes.get(names.idempotency_key, "")
+    if is_key(key):
+        its_identity = identity.of_key(attributes.get(names.caller, ""), attributes.get(names.message_type, ""), key)
+        return _KnownBy(key, its_identity, keyless=False)
+    first_id = attributes.get(identity.COPY_OF) or original_id
+    name = first_id or f"letter-{message.id[:200]}"
+    return _KnownBy(name, identity.of_message(name), keyless=True, surely=bool(first_id) or origin == Origin.UNKNOWN)
 
 
 def _reason(fleet: Fleet, origin: Origin, subscription: str, attributes: Mapping[str, str]) -> tuple[str, str]:
@@ -237,17 +257,12 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def note_of(letter: Letter) -> str:
-    """The inbox key under which a shard's database notes that this letter is being replayed.
+def note_of(letter: Letter) -> bytes:
+    """The identity under which a shard's database notes that this letter is being replayed.
 
     A broker that begins anew may give an id twice, but not with the same write.
     """
-    return f"shardctl-letter:{digest(f'{letter.id} {letter.idempotency_key}')}"
-
-
-def digest(text: str) -> str:
-    """64 hexadecimal digits."""
-    return sha256(text.encode()).hexdigest()
+    return identity.of_note(f"{NOTE}{sha256(f'{letter.id} {letter.idempotency_key}'.encode()).hexdigest()}")
 
 
 def slot_shown(fleet: Fleet, letter: Letter) -> str:

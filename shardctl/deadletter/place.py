@@ -63,6 +63,12 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
         )
     if missing := attributes.get(marks.SHORTENED):
         raise _UnfitError("shortened", f"it isn't whole ({missing}): have the write published anew, and drop this")
+    if attributes.get(marks.REASON) == marks.KEY_REUSED:
+        raise _UnfitError(
+            marks.KEY_REUSED,
+            "its idempotency key belongs to another write, so a copy would be refused again: have the write published anew under "
+            "a key of its own, and drop this",
+        )
     name = attributes.get(names.message_type, "")
     kind = fleet.message_types.get(name)
     if kind is None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, text
 
+from shardctl import identity
 from shardctl.local import history
 from shardctl.message import Write
 from shardctl.schema import InboxOutcome
@@ -107,6 +108,7 @@ class _Truth:
 
     rows: dict[Row, _Expected] = field(default_factory=dict)
     placed: dict[str, tuple[str, int]] = field(default_factory=dict)  # idempotency key → shard and slot
+    keys: dict[bytes, str] = field(default_factory=dict)  # of each write, by what the inbox knows it by
 
 
 def verify(fleet: Fleet, writes: Iterable[Write], databases: Mapping[str, str]) -> Verdict:
@@ -162,6 +164,7 @@ def _replay(fleet: Fleet, writes: Iterable[Write]) -> _Truth:
         slot = _slot(fleet, kind, write)
         owner = _owner(fleet, slot, write.type)
         truth.placed[write.idempotency_key] = (owner, slot)
+        truth.keys[identity.of_key("", write.type, write.idempotency_key)] = write.idempotency_key
         key = (kind.table, tuple(_plain(write.body[column], kind.columns[column]) for column in kind.key))
         row = truth.rows.setdefault(key, _Expected(owner, slot, kind, ""))
         row.last = f"{write.operation or kind.operation} {write.idempotency_key}"
@@ -230,10 +233,12 @@ def _read_records(
 ) -> int:
     """Collect where each write is recorded; how many of this shard's records say `applied`."""
     applied = 0
-    for slot, key, outcome in connection.execute(text("SELECT slot, idempotency_key, outcome FROM shardctl_inbox")):
+    for slot, its_identity, outcome in connection.execute(text("SELECT slot, identity, outcome FROM shardctl_inbox")):
         if outcome == InboxOutcome.REPLAYED:
             continue  # a letter's, not a write's
-        if key not in truth.placed:
+        key = truth.keys.get(bytes(its_identity))
+        if key is None:
+            key = bytes(its_identity).hex()
             findings.append(Finding(Difference.PHANTOM, shard, f"write {key} in slot {slot}: nobody published it"))
         else:
             records[key].append((shard, slot))

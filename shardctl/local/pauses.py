@@ -15,7 +15,7 @@ from typing import Any
 EARLIER_SECONDS = 5.0  # what is published before a time may be committed in it
 
 _WRITES = (
-    "SELECT slot, idempotency_key, extract(epoch FROM publish_time)::float8, "
+    "SELECT slot, identity, extract(epoch FROM publish_time)::float8, "
     "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM shardctl_inbox WHERE publish_time >= :since"
 )
 _BEGINNINGS = (
@@ -91,11 +91,11 @@ def effect(
 
 def commits(databases: Mapping[str, str], since: datetime) -> list[Commit] | None:
     """Every write that was published since then, once; None where the databases can't tell."""
-    first: dict[tuple[int, str], Commit] = {}
-    for slot, key, published, committed in _asked(databases, _WRITES, since=since):
-        known = first.get((slot, key))
+    first: dict[tuple[int, bytes], Commit] = {}
+    for slot, its_identity, published, committed in _asked(databases, _WRITES, since=since):
+        known = first.get((slot, its_identity))
         if known is None or committed < known.committed:
-            first[slot, key] = Commit(slot, published, committed)
+            first[slot, its_identity] = Commit(slot, published, committed)
     return list(first.values()) if _tell(databases) else None
 
 

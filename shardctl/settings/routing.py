@@ -24,6 +24,7 @@ class Attributes(Model):
     operation: AttributeName = "operation"
     timestamp: AttributeName = "timestamp"
     idempotency_key: AttributeName = "idempotency_key"
+    caller: AttributeName = "caller"
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -46,6 +47,7 @@ ATTRIBUTE_PRESETS: Mapping[str, Mapping[str, str]] = {
         "message_type": "ce-type",
         "timestamp": "ce-time",
         "idempotency_key": "ce-id",
+        "caller": "ce-source",  # an id is one source's own
     },
 }
 

@@ -25,6 +25,7 @@ LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as
 PRODUCTS = ("postgresql", "mysql", "mariadb", "sqlite")
 MYSQL = ("mysql", "mariadb")
 MAX_PACKET = "max_allowed_packet"  # in `Connection.info`: the server's limit, in bytes, for what this session sends
+UNHEX = "shardctl_unhex"  # a function of SQLite's sessions; it has one of its own from 3.41
 
 _READ_ONLY_TRANSACTION = "25006"
 _MYSQL_READ_ONLY = (1290, 1792, 1836)
@@ -185,6 +186,7 @@ def _sqlite(url: URL, limits: Limits) -> Engine:
 
 
 def configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.create_function(UNHEX, 1, bytes.fromhex, deterministic=True)
     connection.isolation_level = None  # the driver would begin transactions behind our back
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")

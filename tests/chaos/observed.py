@@ -77,7 +77,7 @@ def _read(url: str) -> Database:
             [Row(*row) for row in rows("entity, number, value, slot, position", "journal")],
             [Row(*row) for row in rows("entity, number, value, slot", "counter")],
             [Line(*row) for row in rows("entity, number, position", "counter_log")],
-            [Record(*row) for row in rows("slot, idempotency_key, outcome", "shardctl_inbox")],
+            [Record(slot, name.hex(), how) for slot, name, how in rows("slot, identity, outcome", "shardctl_inbox")],
             dict(rows("entity, effects", "witness")),
         )
     engine.dispose()

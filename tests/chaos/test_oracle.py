@@ -76,9 +76,15 @@ def test_a_write_that_was_never_acknowledged_may_be_there_or_not():
     assert world.findings() == []
 
 
+def _stored(row, name):
+    return bytes.fromhex(row.key) if name == "identity" else getattr(row, name)
+
+
 def test_rows_are_read_from_every_database(tmp_path):
     urls = {shard: f"sqlite:///{tmp_path / shard}.db" for shard in LAYOUT.shards}
     world = World()
+    for database in world.databases.values():
+        database.inbox[:] = [replace(record, key=record.key.encode().hex()) for record in database.inbox]
     for shard, url in urls.items():
         engine = create_engine(url)
         with engine.begin() as connection:
@@ -86,12 +92,12 @@ def test_rows_are_read_from_every_database(tmp_path):
                 ("journal", "entity, number, value, slot, position", world.databases[shard].journal),
                 ("counter", "entity, number, value, slot, position", world.databases[shard].counter),
                 ("counter_log", "entity, number, position", world.databases[shard].log),
-                ("shardctl_inbox", "slot, idempotency_key, outcome", world.databases[shard].inbox),
+                ("shardctl_inbox", "slot, identity, outcome", world.databases[shard].inbox),
                 ("witness", "entity, effects", [Witness(*each) for each in world.databases[shard].effects.items()]),
             ):
                 connection.execute(text(f"CREATE TABLE {table} ({columns})"))
-                names = [name.strip().replace("idempotency_key", "key") for name in columns.split(",")]
-                values = [{name: getattr(row, name) for name in names} for row in rows]
+                names = [name.strip() for name in columns.split(",")]
+                values = [{name: _stored(row, name) for name in names} for row in rows]
                 connection.execute(
                     text(f"INSERT INTO {table} VALUES ({', '.join(f':{name}' for name in names)})"), values
                 )

@@ -8,6 +8,7 @@ import json
 import pytest
 from deadletter_kit import BrokerThread, Town
 
+from shardctl import identity
 from shardctl.cli import main
 from shardctl.keyspace import slot_of
 
@@ -299,8 +300,8 @@ def test_letters_that_pubsub_gave_up_on(sqlite_town, desk):
     e2 = next(each for each in town.letters() if each.attributes["partition_key"] == B)
     moment = e2.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"].replace("T", " ").replace("Z", "")
     town.shards["s0"].run(
-        "INSERT INTO shardctl_inbox (slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome) "
-        f"VALUES ({slot_of(B, 6)}, '77', 'entry', '{B}', '77', '{moment}456', 'applied')"
+        "INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome) "
+        f"VALUES ({slot_of(B, 6)}, X'{identity.of_message('77').hex()}', 'entry', '{B}', '77', '{moment}456', 'applied')"
     )
     code, told, _ = desk("replay", "--all", "--yes")
     assert (code, told["replayed"], [each["code"] for each in told["left"]]) == (1, 2, ["maybe_applied"])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from deadletter_kit import FLEET, TYPES
+from names_kit import keyed, name_of
 from sqlalchemy import insert, select, update
 
 from shardctl import database, lanes, schema, spec
@@ -66,8 +67,8 @@ def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None,
 
 def record(engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours=1), plus_us=0, slot=SLOT):
     row = {
-        "slot": slot, "idempotency_key": ident, "message_type": kind, "partition_key": key, "message_id": "m", "outcome": outcome,
-        "publish_time": NOW - ago + timedelta(microseconds=plus_us),
+        "slot": slot, "identity": keyed(kind, ident), "message_type": kind, "partition_key": key, "message_id": "m",
+        "outcome": outcome, "publish_time": NOW - ago + timedelta(microseconds=plus_us),
     }  # fmt: skip
     with database.writing(engine) as connection:
         connection.execute(insert(schema.inbox).values(row))
@@ -75,8 +76,8 @@ def record(engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours
 
 def known(engine):
     with database.snapshot(engine) as connection:
-        rows = connection.execute(select(schema.inbox.c.idempotency_key, schema.inbox.c.outcome))
-        return {row.idempotency_key: row.outcome for row in rows}
+        rows = connection.execute(select(schema.inbox.c.identity, schema.inbox.c.outcome))
+        return {name_of(row.identity): row.outcome for row in rows}
 
 
 def codes(verdicts):
@@ -92,12 +93,12 @@ def test_only_what_is_dead_is_let_go_of_and_only_once(url, engine):
         assert codes(asked.survey(letters)) == wanted
         assert known(engine) == {"i0": "dead", "i1": "applied", "i2": "parked"}
         assert codes(asked.let_go(letters)) == wanted
-    assert known(engine) == {note_of(letters[0]): "replayed", "i1": "applied", "i2": "parked"}
+    assert known(engine) == {note_of(letters[0]).hex(): "replayed", "i1": "applied", "i2": "parked"}
     with inboxes(url) as asked:  # a second run, before the copy was applied, and one after it failed again
         assert codes(asked.let_go(letters[:1])) == ["replay"]
         record(engine, "i0", "dead")
         assert codes(asked.let_go(letters[:1])) == ["replay"]
-    assert known(engine) == {note_of(letters[0]): "replayed", "i1": "applied", "i2": "parked"}
+    assert known(engine) == {note_of(letters[0]).hex(): "replayed", "i1": "applied", "i2": "parked"}
 
 
 def test_a_second_letter_of_one_write_stays_until_it_took_effect(url, engine):
@@ -226,7 +227,7 @@ def test_many_desks_on_the_same_letters(url, engine):
     for each in desks:
         each.join(60)
     assert found == [["replay"] * 40] * 4
-    assert known(engine) == {note_of(each): "replayed" for each in letters}
+    assert known(engine) == {note_of(each).hex(): "replayed" for each in letters}
 
 
 def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path):

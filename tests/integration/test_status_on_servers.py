@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, update
 
 from consumer.health import Health
 from consumer.metrics import Metrics
-from shardctl import schema, spec, yamlfile
+from shardctl import identity, schema, spec, yamlfile
 from shardctl.database import connect, writing
 from shardctl.local.servers.process import Server, wait_until
 from shardctl.provision import provision_database
@@ -57,7 +57,7 @@ def test_a_database_tells_of_its_lanes_keys_and_replicas(fleet, url):
         connection.execute(insert(schema.parked_keys), [parked | {"slot": 3}, parked | {"slot": 4}])
         connection.execute(update(slots).where(slots.c.slot == 4).values(state=LaneState.LEFT))
         now = connection.scalar(schema.func.now())
-        rows = [inbox | {"slot": 5, "idempotency_key": key, "publish_time": now} for key in "xyz"]
+        rows = [inbox | {"slot": 5, "identity": identity.of_message(key), "publish_time": now} for key in "xyz"]
         connection.execute(insert(schema.inbox), rows)
     facts = databases.look(url)
     assert (facts.parked_keys, facts.parked_messages) == (1, 0)

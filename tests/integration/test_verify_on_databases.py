@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from names_kit import keyed
 from verify_kit import Fleet, key_in
 
 from shardctl.schema import LaneState
@@ -63,7 +64,7 @@ def test_planted_faults_are_found(fleet):
         ("s1", "", "3", 0, ""),
         ("s0", "", "30", 0, ""),
         ("s1", "things", "5", 1, key_in(5)),
-        ("s1", "shardctl_inbox", "6", 1, "k1"),
+        ("s1", "shardctl_inbox", "6", 1, keyed("thing", "k1").hex()),
         ("s0", "things", "9", 1, key_in(8)),
         ("s0", "numbered", "9", 1, "1000000000000, 1"),
         ("s2", "timed", "7", 1, "t7"),

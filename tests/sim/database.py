@@ -11,13 +11,15 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from consumer import inbox
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, BlockedError, NeverError
 from consumer.store import Outcome
+from shardctl import identity
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 
-Identity = tuple[int, str]  # slot and idempotency key
+Identity = tuple[int, bytes]  # slot, and what the inbox knows the write by
 APPLIED, DEAD = "applied", "dead"
 ANSWER_SECONDS = 5.0  # after the statement timeout a client believes the connection dead
 GONE = "the transaction is gone: the connection was lost"
@@ -31,7 +33,7 @@ class Watcher(Protocol):
 
 
 def identity_of(delivery: Delivery) -> Identity:
-    return (delivery.slot, delivery.idempotency_key)
+    return (delivery.slot, delivery.identity)
 
 
 def number_of(write: Delivery) -> int:
@@ -58,6 +60,7 @@ class Database:
         self._draw = random.Random(f"{seed} database").random
         self.statement_timeout_seconds = statement_timeout_seconds
         self.inbox: dict[Identity, str] = {}
+        self.fingerprints: dict[Identity, int] = {}  # of what is in the inbox
         self.log: dict[str, list[int]] = {}
         self.arriving: set[int] = set()  # slots that aren't active here yet
         self.fail_commit = 0.0
@@ -167,6 +170,7 @@ class Database:
         self._watcher.committed(transaction.process, transaction.writes, dead)
         for delivery in transaction.recorded:
             self.inbox[identity_of(delivery)] = DEAD if delivery.fault else APPLIED
+            self.fingerprints[identity_of(delivery)] = delivery.fingerprint
         for write in transaction.writes:
             self.log.setdefault(write.partition_key, []).append(number_of(write))
         self.end(transaction)
@@ -248,6 +252,7 @@ class SimStore:
         held = tuple(delivery for delivery in deliveries if delivery.slot in transaction.arriving)
         new = [delivery for delivery in _first(owned) if identity_of(delivery) in fresh]
         unset = tuple(delivery for delivery in new if delivery.fault and not delivery.dead_lettered)
+        unset = (*self._reused(transaction, owned), *unset)
         if unset:
             self._loop.after(0.0, self._database.end, transaction)
             return Outcome(poison=unset)
@@ -262,6 +267,19 @@ class SimStore:
             return Outcome(poison=tuple(refused))
         await self._commit(transaction)
         return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), held=held)
+
+    def _reused(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those whose identity is another write's, unless that was recorded before."""
+        known = self._database.fingerprints | {identity_of(each): each.fingerprint for each in transaction.recorded}
+        found = [
+            each
+            for each in deliveries
+            if known.get(identity_of(each), each.fingerprint) != each.fingerprint
+            and (each.slot, identity.of_refusal(each.message_id)) not in known
+        ]
+        for each in found:
+            inbox.refuse(each)
+        return found
 
     def _record(self, transaction: Transaction, deliveries: Sequence[Delivery], answer: Answer) -> None:
         self._database.record(transaction, deliveries, answer)

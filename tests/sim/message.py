@@ -9,6 +9,7 @@ from typing import Any
 
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
 
+from shardctl import identity
 from shardctl.keyspace import digits_of, slot_of
 
 PubsubMessagePb, ReceivedMessagePb = PubsubMessage.pb(), ReceivedMessage.pb()
@@ -23,6 +24,15 @@ class Poison(StrEnum):
     UNREADABLE = "unreadable"  # the sink, before any transaction
     UNKNOWN_TYPE = "unknown_type"  # the decoder
     NO_SLOT = "no_slot"  # the decoder; such a message has no order and no inbox row
+    KEY_REUSED = "key_reused"  # the store: its idempotency key stands for an earlier write
+
+
+class Twin(StrEnum):
+    """What makes a write another one than the earlier one whose key, or message id, it has as its key."""
+
+    CALLER = "caller"
+    TYPE = "type"
+    MESSAGE_ID = "message_id"  # the earlier one has no key, and this is its bare id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +41,10 @@ class Message:
     key: str
     lane: str  # the ordering key
     slot: int | None
-    idempotency_key: str
+    identity: bytes
     poison: Poison | None
     repeats: bool  # the producer published this write before, under another message id
+    given: str  # the idempotency key, if it has one
     body: Any  # the protobuf PubsubMessage
 
     @property
@@ -47,18 +58,34 @@ class Message:
         return f"{self.id}({self.key}{', ' + self.poison if self.poison else ''}{', repeat' if self.repeats else ''})"
 
 
-def message(number: int, key: str, *, poison: Poison | None = None, repeats: Message | None = None) -> Message:
-    """A write of `key`, or a repeat of one, as the publisher would send it."""
+def message(
+    number: int,
+    key: str,
+    *,
+    poison: Poison | None = None,
+    repeats: Message | None = None,
+    of: Message | None = None,
+    twin: Twin | None = None,
+) -> Message:
+    """A write of `key`, or a repeat of one, as its producer would send it. Every other one has an idempotency key.
+
+    With `of` it has the key of that earlier write, and is refused for it unless it is a `twin`.
+    """
     slot = slot_of(key, SLOT_BITS)
     lane = digits_of(slot, SLOT_BITS)
-    given = repeats.idempotency_key if repeats else ""
-    identity = f"{repeats.number if repeats else number}"
-    entry = {"id": f"{key}-{identity}", "number": -1 if poison is Poison.REFUSED else int(identity)}
+    given = repeats.given if repeats else f"w{number}" if number % 2 else ""
+    if of:
+        given = of.given or of.id
+    which = repeats.number if repeats else number
+    entry = {"id": f"{key}-{which}", "number": -1 if poison is Poison.REFUSED else which}
+    kind = "twin" if twin is Twin.TYPE else "other" if poison is Poison.UNKNOWN_TYPE else "entry"
+    caller = "somebody" if twin is Twin.CALLER else ""
     attributes = {
         "slot": "none" if poison is Poison.NO_SLOT else lane,
         "partition_key": key,
-        "message_type": "other" if poison is Poison.UNKNOWN_TYPE else "entry",
+        "message_type": kind,
         "operation": "insert",
+        "caller": caller,
     }
     if given:
         attributes["idempotency_key"] = given
@@ -74,9 +101,10 @@ def message(number: int, key: str, *, poison: Poison | None = None, repeats: Mes
         key,
         lane,
         None if poison is Poison.NO_SLOT else slot,
-        given or f"m{number}",
+        identity.of_key(caller, kind, given) if given else identity.of_message(f"m{number}"),
         poison,
         repeats is not None,
+        given,
         body,
     )
 

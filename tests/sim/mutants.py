@@ -14,6 +14,8 @@ from consumer.handle import Handled, Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.replica import Replica
+from consumer.store import Outcome
+from shardctl import identity
 from tests.sim.database import SimStore, Transaction, identity_of
 from tests.sim.network import Answer
 from tests.sim.world import Parts
@@ -77,6 +79,54 @@ class SkipsInbox(SimStore):
         super()._record(
             transaction, deliveries, lambda fresh: answer(fresh if isinstance(fresh, Exception) else everything)
         )
+
+
+class _Identifies(SimStore):
+    """Knows a write by less, or more, than it should."""
+
+    def rule(self, delivery: Delivery) -> bytes:
+        raise NotImplementedError
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
+        for delivery in deliveries:
+            if delivery.fault is None:
+                delivery.identity = self.rule(delivery)
+        return await super().apply(deliveries)
+
+
+class TakesOneCallersKeyForAnothers(_Identifies):
+    def rule(self, delivery: Delivery) -> bytes:
+        if delivery.keyless:
+            return delivery.identity
+        return identity.of_key("", delivery.message_type, delivery.idempotency_key)
+
+
+class TakesOneTypesKeyForAnothers(_Identifies):
+    def rule(self, delivery: Delivery) -> bytes:
+        if delivery.keyless:
+            return delivery.identity
+        caller = delivery.message.attributes.get("caller", "")
+        return identity.of_key(caller, "", delivery.idempotency_key)
+
+
+class TakesAKeyForAMessageId(_Identifies):
+    def rule(self, delivery: Delivery) -> bytes:
+        caller = delivery.message.attributes.get("caller", "")
+        return identity.of_key(caller, delivery.message_type, delivery.idempotency_key)
+
+
+class DropsReusedKeys(SimStore):
+    """Whatever has the identity of a recorded write counts as a second copy of it."""
+
+    def _reused(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return []
+
+
+class ForgetsTheKey(_Identifies):
+    """A producer's retry has a message id of its own."""
+
+    def rule(self, delivery: Delivery) -> bytes:
+        return identity.of_message(delivery.message_id)
 
 
 class RecordsFirst(SimStore):
@@ -213,6 +263,11 @@ MUTANTS = {
     "forgets failed batches": Mutant(Parts(handler=ForgetsFailedBatches), 50),
     "dead-letters in the background": Mutant(Parts(handler=DeadLettersInBackground), 50),
     "skips the inbox": Mutant(Parts(store=SkipsInbox), 50),
+    "takes one caller's key for another's": Mutant(Parts(store=TakesOneCallersKeyForAnothers), 100),
+    "takes one type's key for another's": Mutant(Parts(store=TakesOneTypesKeyForAnothers), 100),
+    "takes a key for a message id": Mutant(Parts(store=TakesAKeyForAMessageId), 100),
+    "drops a reused key's write": Mutant(Parts(store=DropsReusedKeys), 100),
+    "forgets the key": Mutant(Parts(store=ForgetsTheKey), 100),
     "records first, applies later": Mutant(Parts(store=RecordsFirst), 100),
     "applies first, records later": Mutant(Parts(store=AppliesFirst), 100),
     "puts a failed batch back last": Mutant(_with_batcher(PutsBackLast), 50),

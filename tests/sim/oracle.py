@@ -93,7 +93,7 @@ class Oracle:
     def acked(self, process: Process, message: Message) -> None:
         if message.poison and message.id not in self.dead_letters:
             self.violate(f"{process} acked {message}, which is not on the dead-letter topic")
-        elif message.slot is not None and self.recorded((message.slot, message.idempotency_key)) is None:
+        elif message.slot is not None and self.recorded((message.slot, message.identity)) is None:
             self.violate(f"{process} acked {message}, which is not durable")
 
     def dead_lettered(self, process: Process, message_id: str) -> None:

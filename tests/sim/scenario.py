@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.sim.broker import Habits
-from tests.sim.message import Message, Poison, key_of_slot, message
+from tests.sim.message import Message, Poison, Twin, key_of_slot, message
 from tests.sim.network import Weather
 
 FROZEN_SECONDS = 14.0  # longer than a lease and a lock live
@@ -79,7 +79,7 @@ def drawn(seed: int) -> Scenario:
     replicas = draw.choice((1, 2, 2, 3))
     scenario = Scenario(
         seed,
-        _publications(draw, slots, calm_at),
+        _publications(draw, random.Random(f"{seed} keys"), slots, calm_at),
         replicas,
         subscriptions=draw.choice((1, 1, 2)),
         settings=_settings(draw),
@@ -104,25 +104,43 @@ def drawn(seed: int) -> Scenario:
     return scenario
 
 
-def _publications(draw: random.Random, slots: list[int], calm_at: float) -> list[Publication]:
+def _publications(draw: random.Random, draw_key: random.Random, slots: list[int], calm_at: float) -> list[Publication]:
     keys = [key_of_slot(slot, which) for slot in slots for which in range(draw.choice((1, 1, 2)))]
     poison_rate = draw.choice((0.0, 0.0, 0.1, 0.3))
     repeat_rate = draw.choice((0.0, 0.0, 0.2))
+    reuse_rate = draw_key.choice((0.0, 0.0, 0.2))
     count = draw.choice((3, 6, 12, 12, 25))
     times = sorted(draw.choice((0.0, draw.random(), draw.random() * calm_at)) for _ in range(count))
     found: list[Publication] = []
     sound: list[Message] = []
+    twinned: set[str] = set()
     for number, at in enumerate(times):
-        if sound and draw.random() < repeat_rate:
-            earlier = draw.choice(sound)
+        if sound and draw_key.random() < reuse_rate:
+            earlier = draw_key.choice(sound)
+            twin = _twin(draw_key, earlier) if earlier.id not in twinned else None
+            if earlier.given or twin:
+                twinned |= {earlier.id} if twin else set()
+                poison = None if twin else Poison.KEY_REUSED
+                found.append(Publication(at, message(number, earlier.key, poison=poison, of=earlier, twin=twin)))
+                continue
+        if sound and draw.random() < repeat_rate and (keyed := [each for each in sound if each.given]):
+            earlier = draw.choice(keyed)
             found.append(Publication(at, message(number, earlier.key, repeats=earlier)))
             continue
-        poison = draw.choice(list(Poison)) if draw.random() < poison_rate else None
+        poison = draw.choice(_BY_THEMSELVES) if draw.random() < poison_rate else None
         new = message(number, draw.choice(keys), poison=poison)
         found.append(Publication(at, new))
         if not poison:
             sound.append(new)
     return found
+
+
+_BY_THEMSELVES = [poison for poison in Poison if poison is not Poison.KEY_REUSED]
+
+
+def _twin(draw: random.Random, of: Message) -> Twin | None:
+    """How another write comes by the key of an earlier one; None: by an error of its producer's."""
+    return draw.choice((None, Twin.CALLER, Twin.TYPE)) if of.given else Twin.MESSAGE_ID
 
 
 def _settings(draw: random.Random) -> dict[str, object]:

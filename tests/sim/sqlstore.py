@@ -44,7 +44,7 @@ class SqlDatabase:
         self._mark(self.arriving, LaneState.DUE)
 
     def recorded(self, identity: Identity) -> str | None:
-        query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND idempotency_key = :key")
+        query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND identity = :key")
         with self.engine.connect() as connection:
             return connection.scalar(query, {"slot": identity[0], "key": identity[1]})
 

@@ -41,7 +41,8 @@ EVENTS = (
     "is killed", "freezes", "thaws", "is told to stop", "handed back", "cuts a stream", "lease ends early", "copy of",
     "lease of", "drops ack", "is flushed", "redis timeout", "redis down", "database timeout", "database answer lost",
     "deadletters answer lost", "deadletters down", "pubsub request lost", "pubsub timeout", "fails over",
-    "waits in the inbox", "waits for the row", "refused", "unreadable", "no_slot", "unknown_type", "repeat", "still in hand",
+    "waits in the inbox", "waits for the row", "refused", "unreadable", "no_slot", "unknown_type", "key_reused", "repeat",
+    "still in hand",
 )  # fmt: skip
 
 

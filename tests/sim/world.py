@@ -381,6 +381,10 @@ image: example.com/consumer:1.0
 routing: {{slot_bits: {SLOT_BITS}, topic_bits: {subscriptions - 1}}}
 consumer: {settings}
 message_types:
+  twin:
+    table: entries
+    key: id
+    columns: {{id: text, number: integer}}
   entry:
     table: entries
     key: id

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from fleets import fleet
 from sqlalchemy import insert, update
 
-from shardctl import schema
+from shardctl import identity, schema
 from shardctl.database import connect, writing
 from shardctl.provision import provision_database
 from shardctl.rebalance import journal
@@ -104,7 +104,8 @@ class Databases:
     def park_message(self, shard, slot, key, idempotency_key) -> None:
         row = {
             "slot": slot, "partition_key": key, "message_type": "a", "operation": "upsert", "message_id": "1",
-            "idempotency_key": idempotency_key, "publish_time_us": 1, "attributes": "{}", "body": b'{"id": "<b>"}',
+            "idempotency_key": idempotency_key, "identity": identity.of_key("", "a", idempotency_key),
+            "publish_time_us": 1, "attributes": "{}", "body": b'{"id": "<b>"}',
         }  # fmt: skip
         self.execute(shard, insert(schema.parked).values(row))
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from shardctl import spec, yamlfile
+from shardctl import identity, spec, yamlfile
 from shardctl.local.load import Stream
 from shardctl.local.oracle import Difference, verify
 from shardctl.message import Write, encode
@@ -33,6 +33,10 @@ shards:
   - {name: old, slots: 0-31, types: [reading]}
   - {name: new, slots: 32-63, types: [reading]}
 """
+
+
+def identity_of(write):
+    return identity.of_key("", write.type, write.idempotency_key)
 
 
 class World:
@@ -77,13 +81,13 @@ class World:
                     f"ON CONFLICT ({', '.join(kind.key)}) DO UPDATE SET {assigned}",
                     row,
                 )
-        self.record(owner, slot, write.idempotency_key)
+        self.record(owner, slot, write)
 
-    def record(self, shard, slot, key, outcome="applied"):
+    def record(self, shard, slot, write, outcome="applied"):
         self.databases[shard].execute(
-            "INSERT INTO shardctl_inbox (slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome) "
+            "INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome) "
             "VALUES (?, ?, '', '', '', '2026-01-01', ?)",
-            (slot, key, outcome),
+            (slot, identity_of(write), outcome),
         )
 
     def verify(self):
@@ -129,7 +133,7 @@ def test_a_perfect_outcome_is_verified_and_counted(world):
 def test_a_lost_write_is_named_even_when_a_later_one_hides_it(world):
     write = next(write for write in world.writes if write is not world.last_of(write.type))
     _, owner = world.home(write)
-    world.databases[owner].execute("DELETE FROM shardctl_inbox WHERE idempotency_key = ?", (write.idempotency_key,))
+    world.databases[owner].execute("DELETE FROM shardctl_inbox WHERE identity = ?", (identity_of(write),))
     verdict = world.verify()
     assert not verdict.ok
     assert found(verdict) == {(Difference.LOST, owner)}
@@ -152,7 +156,7 @@ def test_a_lost_delete_is_named(world):
         Write("customer", {"customer_id": write.body["customer_id"]}, operation="delete", idempotency_key="gone")
     )
     slot, owner = world.home(write)
-    world.record(owner, slot, "gone")
+    world.record(owner, slot, world.writes[-1])
     (finding,) = world.verify().findings
     assert (finding.difference, finding.shard) == (Difference.LOST, owner)
     assert "still there after delete gone" in finding.what
@@ -162,22 +166,22 @@ def test_a_write_doubled_on_another_shard_is_named_on_both(world):
     write = world.last_of("customer")
     slot, owner = world.home(write)
     other = "s1" if owner == "s0" else "s0"
-    world.record(other, slot, write.idempotency_key)
+    world.record(other, slot, write)
     assert found(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, other)}
 
 
 def test_a_write_doubled_in_another_slot_of_its_shard_is_named(world):
     write = world.last_of("customer")
     slot, owner = world.home(write)
-    world.record(owner, (slot + 1) % 32 + (slot // 32) * 32, write.idempotency_key)
+    world.record(owner, (slot + 1) % 32 + (slot // 32) * 32, write)
     assert found(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, owner)}
 
 
 def test_a_duplicate_taken_for_a_new_write_is_named(world):
-    world.record("s0", 1, "message-4711")
+    world.record("s0", 1, Write("customer", {}, idempotency_key="message-4711"))
     (finding,) = world.verify().findings
     assert (finding.difference, finding.shard) == (Difference.PHANTOM, "s0")
-    assert "message-4711" in finding.what
+    assert identity.of_key("", "customer", "message-4711").hex() in finding.what
 
 
 WRONG = {
@@ -208,7 +212,7 @@ def test_an_earlier_write_that_came_last_is_a_wrong_value(world):
     write = world.last_of("customer", ("upsert",))
     world.writes.append(Write("customer", {**write.body, "name": "New"}, operation="upsert", idempotency_key="newest"))
     slot, owner = world.home(write)
-    world.record(owner, slot, "newest")
+    world.record(owner, slot, world.writes[-1])
     (finding,) = world.verify().findings
     assert finding.difference is Difference.WRONG_VALUE
     assert f"{write.body['name']!r}, not 'New'" in finding.what
@@ -241,7 +245,7 @@ def test_a_write_set_aside_is_named(world):
     write = world.last_of("reading")
     _, owner = world.home(write)
     world.databases[owner].execute(
-        "UPDATE shardctl_inbox SET outcome = 'dead' WHERE idempotency_key = ?", (write.idempotency_key,)
+        "UPDATE shardctl_inbox SET outcome = 'dead' WHERE identity = ?", (identity_of(write),)
     )
     verdict = world.verify()
     assert found(verdict) == {(Difference.SET_ASIDE, owner)}

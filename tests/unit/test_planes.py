@@ -20,6 +20,7 @@ VOCABULARY = {
     "shardctl.databaseurl",
     "shardctl.errors",
     "shardctl.faults",
+    "shardctl.identity",
     "shardctl.keyspace",
     "shardctl.lanes",
     "shardctl.marks",

@@ -74,7 +74,7 @@ def test_rows_of_a_slot_that_is_not_active_here(fleet, run):
     code, out, err = run()
     assert code == 1
     assert f"shard s1, table things, slot 5: rows of slots that aren't active here: 1 row, such as {key_in(5)}" in out
-    assert "shard s1, table shardctl_inbox, slot 6: rows of slots that aren't active here: 2 rows, such as k1" in out
+    assert "shard s1, table shardctl_inbox, slot 6: rows of slots that aren't active here: 2 rows, such as " in out
     assert "2 faults." in err
 
 

@@ -36,7 +36,7 @@ class Memory:
     """
 
     def __init__(self, most: int = MAX_WRITES, longest_seconds: float = LONGEST_SECONDS) -> None:
-        self._known: OrderedDict[tuple[int, str], Progress] = OrderedDict()
+        self._known: OrderedDict[tuple[int, bytes, int], Progress] = OrderedDict()
         self._most, self._longest_seconds = most, longest_seconds
 
     def __len__(self) -> int:
@@ -61,6 +61,6 @@ class Memory:
         self._known.pop(_identity(delivery), None)
 
 
-def _identity(delivery: Delivery) -> tuple[int, str]:
+def _identity(delivery: Delivery) -> tuple[int, bytes, int]:
     """As the inbox has it."""
-    return delivery.slot, delivery.idempotency_key
+    return delivery.slot, delivery.identity, delivery.fingerprint

@@ -19,11 +19,12 @@ _CLIENT_PREFIX = "googclient_"  # Google's client libraries put theirs before th
 def headers(delivery: Delivery) -> dict[str, str]:
     return {
         "Content-Type": content_type(delivery.message.data),
-        "Idempotency-Key": encoded(delivery.idempotency_key),
+        "Idempotency-Key": delivery.identity.hex(),  # a key alone may be another caller's or another type's too
         "X-Shardctl-Type": encoded(delivery.message_type),
         "X-Shardctl-Operation": delivery.operation,
         "X-Shardctl-Key": encoded(delivery.partition_key),
         "X-Shardctl-Message-Id": encoded(delivery.message_id),
+        "X-Shardctl-Idempotency-Key": encoded(delivery.idempotency_key),
         **_trace(delivery),
     }
 

@@ -169,4 +169,13 @@ def _bucket(value: Any, unit: TimeUnit, slot_bits: int) -> int | None:
 
 def key_of(row: Sequence[Any]) -> str:
     """A row's key for a person to read."""
-    return ", ".join(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in row)
+    return ", ".join(_shown(value) for value in row)
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()  # MySQL's texts
+    except UnicodeDecodeError:
+        return value.hex()

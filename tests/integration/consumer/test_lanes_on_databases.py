@@ -173,7 +173,7 @@ def test_a_fault_that_was_set_aside_before_the_slot_came_isnt_again(shard):
     expect(shard, LaneState.DUE)
     leave(shard, PUBLISHED_US + 1)
     again = customer(2)
-    again.idempotency_key, again.fault = faulty.idempotency_key, faulty.fault
+    again.identity, again.fingerprint, again.fault = faulty.identity, faulty.fingerprint, faulty.fault
     outcome = shard.store.apply([again])
     assert (outcome.poison, outcome.duplicates) == ((), 1)
 

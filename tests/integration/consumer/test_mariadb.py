@@ -460,8 +460,8 @@ def test_old_messages_are_forgotten_the_oldest_first_and_parked_ones_never(shard
     shard.settle(*batch)
     for number in range(4):
         then = f"utc_timestamp() - INTERVAL {60 - number} MINUTE"
-        shard.run(f"UPDATE shardctl_inbox SET applied_time = {then} WHERE idempotency_key = 'k{number}'")
-    shard.run("UPDATE shardctl_inbox SET outcome = 'parked' WHERE idempotency_key = 'k0'")
+        shard.run(f"UPDATE shardctl_inbox SET applied_time = {then} WHERE partition_key = '{number}'")
+    shard.run("UPDATE shardctl_inbox SET outcome = 'parked' WHERE partition_key = '0'")
     assert shard.store.purge(3_000, 2) == 2
     assert shard.store.purge(3_000, 2) == 1
     assert [key for key, _ in shard.inbox()] == ["k0", "k4"]

@@ -334,7 +334,7 @@ def test_a_release_waits_for_a_writer_and_applies_what_it_stored(server_shard):
     shard.run("UPDATE shardctl_parked_keys SET released = true")
     late = step(shard, "k", 2)
     with shard.engine.connect() as writer, writer.begin():
-        fresh = shard.store._inbox.add(writer, [late])
+        fresh = shard.store._inbox.add(writer, [late]).fresh
         held = shard.store._parked.held(writer, fresh)
         assert held == {(late.slot, "k")}
         shard.store._parked.park(writer, fresh, held)

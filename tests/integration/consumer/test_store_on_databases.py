@@ -21,6 +21,7 @@ from consumer import database
 from consumer.errors import AgainError, NeverError
 from consumer.fence import Fence
 from consumer.rows import SQLite
+from shardctl import identity
 
 pytestmark = pytest.mark.slow
 
@@ -89,8 +90,8 @@ def test_overlapping_batches_count_each_message_once(shard):
     assert (outcome.applied, outcome.duplicates) == (3, 3)
 
 
-def test_of_one_idempotency_key_twice_in_a_batch_the_first_counts(shard):
-    outcome = shard.store.apply([customer(1, name="first", ident="k"), customer(1, name="second", ident="k")])
+def test_of_one_write_twice_in_a_batch_the_first_counts(shard):
+    outcome = shard.store.apply([customer(1, name="first", ident="k"), customer(1, name="first", ident="k")])
     assert (outcome.applied, outcome.duplicates) == (1, 1)
     assert names(shard) == {"1": "first"}
 
@@ -307,7 +308,7 @@ def test_a_foreign_key_also_a_deferred_one_that_speaks_up_at_commit_is_pinned_on
 def test_faults_that_every_database_knows(shard, before, poison, reason):
     poison.fault = None  # parameters are made once, and shared by both databases
     for number, each in enumerate((*before, poison)):
-        each.idempotency_key = f"k{number}"
+        each.identity = identity.of_message(f"k{number}")
     others = [customer(number, "insert") for number in range(10, 15)]
     batch = [*others[:2], *before, poison, *others[2:]]
     assert shard.store.apply(batch).poison == (poison,)

@@ -157,7 +157,10 @@ class NewKeys(Handler):
     async def _write(self, mine: Sequence[Delivery]) -> Outcome:
         outcome = await super()._write(mine)
         for each in outcome.again:
-            each.idempotency_key = f"{each.idempotency_key}-again"
+            message = type(each.message)()
+            message.CopyFrom(each.message)
+            message.attributes["idempotency_key"] = f"{each.idempotency_key}-again"
+            each.message, each.keyless = message, False
         return outcome
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from shardctl import identity
 from shardctl.spec import Fleet
 from tests.sim.loop import Process
 from tests.sim.oracle import Oracle
@@ -56,8 +57,11 @@ class MovingOracle(Oracle):
                 self.violate(f"{who} published {message} again, though its producers keep order")
 
     @staticmethod
-    def _identity_of(message: Posted) -> str:
-        return str(message.body.attributes.get("idempotency_key") or message.id)
+    def _identity_of(message: Posted) -> bytes:
+        attributes = message.body.attributes
+        if key := attributes.get("idempotency_key"):
+            return identity.of_key("", attributes["message_type"], key)
+        return identity.of_message(attributes.get(identity.COPY_OF) or message.id)
 
     def acked_on(self, subscription: str, process: Process, message: Posted) -> None:
         write = message.write
@@ -69,9 +73,9 @@ class MovingOracle(Oracle):
         if write.poison and write.kind == ENTRY and self._is_dead_lettered(write):
             return True
         return any(
-            shard.recorded(write.slot, identity) is not None
+            shard.recorded(write.slot, its_identity) is not None
             for shard in self._databases.values()
-            for identity in self._identities[write.number]
+            for its_identity in self._identities[write.number]
         )
 
     def dead_lettered(self, process: Process, message_id: str) -> None:
@@ -148,9 +152,9 @@ class MovingOracle(Oracle):
                 return write
         return None
 
-    def dropped(self, slot: int, identity: str) -> Write:
+    def dropped(self, slot: int, its_identity: bytes) -> Write:
         """A person took the head of a parked key away."""
-        (write,) = (w for w in self._writes.values() if w.slot == slot and identity in self._identities[w.number])
+        (write,) = (w for w in self._writes.values() if w.slot == slot and its_identity in self._identities[w.number])
         self.tell("person", "drops", write)
         if not write.poison:
             self.violate(f"{write} heads its parked key, and is sound")

@@ -125,8 +125,8 @@ class ShardDatabase:
         """Of the rows of a slot, or of all."""
         return sorted(row_id for table in TABLES for row_id in self._column(f"id FROM {table}", slot))
 
-    def recorded(self, slot: int, key: str) -> str | None:
-        found = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND idempotency_key = ?", slot, key)
+    def recorded(self, slot: int, identity: bytes) -> str | None:
+        found = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND identity = ?", slot, identity)
         return found[0][0] if found else None
 
     def slots_with_rows(self) -> set[int]:

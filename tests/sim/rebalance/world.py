@@ -251,7 +251,7 @@ class MovingWorld(World):
                     if not key.released:
                         head = parked.messages(connection, key)[0]
                         if parked.drop(connection, key):
-                            self.oracle.dropped(key.slot, head.idempotency_key)
+                            self.oracle.dropped(key.slot, head.identity)
         self.loop.after(2.0 if self._calm else self._scenario.person_seconds, self._look_at_parked)
 
     def _start_executor(self, command: str | None = None) -> None:

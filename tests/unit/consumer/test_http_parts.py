@@ -16,6 +16,7 @@ from consumer.sinks.http.answers import LONGEST_RETRY_AFTER_SECONDS, Meaning, me
 from consumer.sinks.http.credentials import Authorization, CredentialsError, SecretFiles, Trust
 from consumer.sinks.http.progress import Memory
 from consumer.sinks.http.request import content_type, encoded, headers
+from shardctl import identity
 from shardctl.settings.http import HttpAuth
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -77,12 +78,20 @@ def test_headers_hold_what_a_message_holds_and_nothing_breaks_out():
     delivery.message.attributes["googclient_tracestate"] = "a=b,c=d"
     found = headers(delivery)
     assert found["X-Shardctl-Key"] == "k%0D%0AX-Evil:%201"
-    assert found["Idempotency-Key"] == "50%25"
+    assert found["Idempotency-Key"] == identity.of_key("", "call", "50%").hex()
+    assert found["X-Shardctl-Idempotency-Key"] == "50%25"
     assert found["traceparent"] == f"00-{'c' * 32}-{'d' * 16}-00"
     assert found["tracestate"] == "a=b,c=d"
     delivery.message.attributes["googclient_traceparent"] = "no trace"
     delivery.message.attributes["googclient_tracestate"] = "a\nb"
     assert not {"traceparent", "tracestate"} & headers(delivery).keys()
+
+
+def test_a_backend_is_given_one_key_for_each_write():
+    """The same key of another type, or of another caller, is another write to the backend too."""
+    sent = [raw("call", b"{}", "k", ident="i"), raw("raw", b"{}", "k", ident="i"), raw("call", b"{}", "k", ident="i")]
+    sent[2].identity = identity.of_key("somebody", "call", "i")
+    assert len({headers(each)["Idempotency-Key"] for each in sent}) == 3
 
 
 def test_a_body_is_json_where_it_is():

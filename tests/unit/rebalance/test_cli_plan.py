@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import create_engine, insert
 
-from shardctl import schema, spec, starter
+from shardctl import identity, schema, spec, starter
 from shardctl.cli import main
 
 TEXT = starter.text(3)
@@ -40,7 +40,7 @@ def databases(tmp_path, monkeypatch):
         rows = [
             {
                 "slot": slot,
-                "idempotency_key": f"{slot}-{number}-{age}",
+                "identity": identity.of_message(f"{slot}-{number}-{age}"),
                 "message_type": "order",
                 "partition_key": "k",
                 "message_id": "m",

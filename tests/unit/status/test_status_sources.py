@@ -12,7 +12,7 @@ from fleets import text
 from sqlalchemy import insert
 from status_kit import BITS, Databases, backlogs, http_server, settled, transitional
 
-from shardctl import schema
+from shardctl import identity, schema
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.rebalance.backlog import UnknownError
 from shardctl.schema import LaneState
@@ -225,7 +225,7 @@ def test_heat_is_counted_in_the_inbox(databases):
     row = {
         "message_type": "a", "partition_key": "p", "message_id": "m", "publish_time": datetime.now(UTC), "outcome": "applied"
     }  # fmt: skip
-    rows = [row | {"slot": slot, "idempotency_key": key} for slot, key in ((3, "a"), (3, "b"), (5, "c"))]
+    rows = [row | {"slot": slot, "identity": identity.of_message(key)} for slot, key in ((3, "a"), (3, "b"), (5, "c"))]
     databases.execute("s0", insert(schema.inbox).values(rows))
     assert heat(databases.urls["s0"]) == {3: 2 / 120, 5: 1 / 120}
 
