@@ -33,11 +33,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. `types` is empty where it may write all; `bucket` is None where it may write without end."""
+    """Who sent a request. `types` is empty where it may write all; `bucket` is None where it may write without end.
+
+    `client` is the name that a key or a token proves, and empty where nobody is asked: idempotency keys are each client's own.
+    """
 
     name: str
     types: frozenset[str] = frozenset()
     bucket: Bucket | None = None
+    client: str = ""
 
     def may_write(self, message_type: str) -> bool:
         return not self.types or message_type in self.types
@@ -217,4 +221,4 @@ def _names_in(claims: Mapping[str, Any]) -> list[str]:
 
 def _caller(name: str, client: Client, settings: Gateway, buckets: Buckets) -> Caller:
     rate = client.rate_limit or settings.rate_limit
-    return Caller(name, frozenset(client.types), buckets.of(name, rate))
+    return Caller(name, frozenset(client.types), buckets.of(name, rate), name)

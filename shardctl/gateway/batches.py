@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from shardctl.gateway.auth import Caller
 from shardctl.gateway.desk import Desk
-from shardctl.gateway.encoding import LINE, MessageKind
+from shardctl.gateway.encoding import LINE, Message, MessageKind
 from shardctl.gateway.fields import FieldError, body_as_written, pointer
 from shardctl.gateway.outbox import STREAMS_SHARE
 from shardctl.gateway.problems import Problem
@@ -67,7 +67,7 @@ class _Batch:
         self._desk, self._caller = desk, caller
         self._receive, self._send = receive, send
         self._results: dict[int, bytes] = {}
-        self._about: dict[int, tuple[int, int, MessageKind]] = {}  # line, slot and type of what is under way
+        self._about: dict[int, tuple[int, MessageKind, Message]] = {}  # line, type and message of what is under way
         self._read = self._sent = 0
         self._failed: set[int] = set()  # slots in which nothing more may go out
         self._gone = False  # the client
@@ -126,7 +126,9 @@ class _Batch:
             kind = desk.kind(data["type"])
             desk.check_leave(self._caller, kind)
             text = body_as_written(line, data)
-            message = desk.encoder.encode(kind, data["body"], text, now, data, LINE)
+            message = desk.encoder.encode(kind, data["body"], text, now, data, LINE, self._caller.client)
+            if message.slot not in self._failed:
+                desk.check_claim(message.claim)
         except LineError as error:
             where = {"pointer": pointer(error.field)} if error.field else {"pointer": "#"}
             self._refuse(number, Problem(HTTPStatus.BAD_REQUEST, str(error), errors=({"detail": str(error), **where},)))
@@ -138,7 +140,7 @@ class _Batch:
             if message.slot in self._failed:
                 self._refuse(number, Problem.not_taken(NotTakenError.behind()))
                 return
-            self._about[self._read] = (number, message.slot, kind)
+            self._about[self._read] = (number, kind, message)
             desk.outbox.put(message.slot, message.wire, self, self._read)
             self._read += 1
 
@@ -151,16 +153,18 @@ class _Batch:
 
     def settle(self, number: int, message_id: str | None, error: NotTakenError | None) -> None:
         """The outbox tells what became of a write."""
-        line, slot, kind = self._about.pop(number)
+        line, kind, message = self._about.pop(number)
         if message_id is not None:
             self._desk.metrics.accepted[kind.name].inc()
             self._keep(
-                number, b'{"line":%d,"status":202,"id":%b,%b\n' % (line, orjson.dumps(message_id), kind.told(slot))
+                number,
+                b'{"line":%d,"status":202,"id":%b,%b\n' % (line, orjson.dumps(message_id), kind.told(message.slot)),
             )
             return
         error = error or NotTakenError("Pub/Sub gave no id")
+        self._desk.not_taken(message.claim, error)
         if not isinstance(error, PublishRefusedError):
-            self._failed.add(slot)
+            self._failed.add(message.slot)
         problem = Problem.not_taken(error)
         self._desk.metrics.refused(problem.status)
         self._keep(number, _line({"line": line, **_told(problem)}))

@@ -14,11 +14,13 @@ from typing import Protocol
 from starlette.types import Scope
 
 from shardctl.gateway.auth import Caller, Door
+from shardctl.gateway.claims import Claim, Claims
 from shardctl.gateway.encoding import Encoder, MessageKind
 from shardctl.gateway.metrics import Metrics
 from shardctl.gateway.outbox import Outbox
 from shardctl.gateway.outbox import Topics as Publishing
 from shardctl.gateway.problems import Problem
+from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 from shardctl.gateway.requests import Headers
 from shardctl.settings.gateway import Gateway
 from shardctl.spec import Fleet
@@ -51,6 +53,7 @@ class Desk:
         self.fleet, self.door, self.clock, self.now = fleet, door, clock, now
         self.settings = fleet.gateway or Gateway()
         self.encoder = Encoder(fleet)
+        self.claims = Claims()
         self.metrics = Metrics(fleet.message_types)
         self.outbox = Outbox(
             topics,
@@ -85,6 +88,16 @@ class Desk:
         """Raises Problem."""
         if not caller.may_write(kind.name):
             raise Problem(HTTPStatus.FORBIDDEN, f"{caller.name} may not write type {kind.name}")
+
+    def check_claim(self, claim: Claim | None) -> None:
+        """Raises Problem where the idempotency key stands for another write. The last thing to ask before it is sent."""
+        if claim is not None and not self.claims.take(claim):
+            raise Problem.key_reused(claim)
+
+    def not_taken(self, claim: Claim | None, error: NotTakenError) -> None:
+        """Give up the key of a write that Pub/Sub has not got, for sure."""
+        if claim is not None and (isinstance(error, PublishRefusedError) or not error.sent):
+            self.claims.give_up(claim)
 
     def why_not_ready(self) -> str | None:
         if self.stopping.is_set():

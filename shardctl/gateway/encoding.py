@@ -1,18 +1,19 @@
-"""From a request to a message: checked, routed and written as it travels. Pure but for the random key of a write without one.
+"""From a request to a message: checked, routed and written as it travels. Pure but for the key that a write without one gets.
 
 What is published is what `shardctl.message.encode` makes of the same write; a test holds the two against each other.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
+from shardctl import identity
 from shardctl.gateway import fields, wire
+from shardctl.gateway.claims import Claim
 from shardctl.gateway.fields import FieldError, pointer
 from shardctl.keyspace import digits_of
 from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, check_key, slot_for
@@ -20,10 +21,11 @@ from shardctl.spec import Fleet
 
 
 class Message(NamedTuple):
-    """A write ready to go: `wire` is one message of a PublishRequest."""
+    """A write ready to go: `wire` is one message of a PublishRequest. `claim` is what its client's idempotency key stands for."""
 
     slot: int
     wire: bytes
+    claim: Claim | None
 
 
 class Places(NamedTuple):
@@ -73,6 +75,7 @@ class Encoder:
         self._key = wire.Attribute(names.partition_key)
         self._timestamp = wire.Attribute(names.timestamp)
         self._idempotency_key = wire.Attribute(names.idempotency_key)
+        self._caller = wire.Attribute(names.caller)
         self._slots: dict[int, bytes] = {}  # ordering key and slot, by slot
         self._now: tuple[datetime, bytes] = (datetime.min.replace(tzinfo=UTC), b"")
 
@@ -84,10 +87,12 @@ class Encoder:
         now: datetime,
         of: Mapping[str, Any],
         places: Places = REQUEST,
+        client: str = "",
     ) -> Message:
         """The message of a write; `data` is `body` as it came, `of` may hold key, operation, timestamp and idempotency_key.
 
-        Raises FieldError. A write without an idempotency key gets a random one, so that publishing it again isn't a second write.
+        Raises FieldError. A write without an idempotency key gets one, so that publishing it again isn't a second write. `client`
+        is who sends it, where somebody vouches for that: it goes along as the write's caller.
         """
         operation = of.get("operation")
         if operation is None:
@@ -107,7 +112,7 @@ class Encoder:
         _check_key("the routing key", key, where)
         idempotency_key = of.get("idempotency_key")
         if idempotency_key is None:
-            idempotency_key = os.urandom(16).hex()
+            idempotency_key = identity.new_key()
         else:
             _check_key("the idempotency key", idempotency_key, places.idempotency_key)
         try:
@@ -115,14 +120,19 @@ class Encoder:
         except InvalidWriteError as error:
             by_time = kind.type.time_bucket
             raise _at(("pointer", pointer(by_time.field)) if by_time else where, str(error)) from error
-        described = b"%b%b%b%b%b" % (
+        described = b"%b%b%b%b%b%b" % (
             self._slots.get(slot) or self._of_slot(slot),
             shared,
             self._time(of.get("timestamp"), now, places),
             self._key(key),
             self._idempotency_key(idempotency_key),
+            self._caller(client) if client else b"",
         )
-        return Message(slot, wire.message(described, data))
+        claim = None
+        if of.get("idempotency_key") is not None:
+            says = identity.fingerprint(operation, key, data)
+            claim = Claim(identity.of_key(client, kind.name, idempotency_key), says, places.idempotency_key)
+        return Message(slot, wire.message(described, data), claim)
 
     def _key_in(self, kind: MessageKind, value: object) -> str:
         if type(value) is str:

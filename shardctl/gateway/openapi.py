@@ -113,7 +113,7 @@ def _write(name: str, settings: Gateway) -> Schema:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             "202": {"description": "Pub/Sub has it.", "content": _json("Accepted")},
-            **_problems("400", "404", "408", "413", "415", "429", "503"),
+            **_problems("400", "404", "408", "413", "415", "422", "429", "503"),
             **_unless_open(settings),
         },
         **_security(settings),
@@ -198,6 +198,7 @@ _WHY = {
     "408": "The body didn't come in time.",
     "413": "The write is too large.",
     "415": "The body is of another kind.",
+    "422": "The idempotency key was sent before with another operation, routing key or body.",
     "429": "Too fast: try again after Retry-After.",
     "503": "Pub/Sub hasn't confirmed the write: try again with the same Idempotency-Key.",
 }

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import orjson
 
+from shardctl.gateway.claims import Claim
 from shardctl.gateway.fields import FieldError
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 
@@ -45,6 +46,15 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
             return cls.later(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         again = "It may have arrived nevertheless: send it again with the same Idempotency-Key."
         return cls.later(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}. {again}")
+
+    @classmethod
+    def key_reused(cls, claim: Claim) -> Self:
+        """As Stripe and the IETF's draft of the Idempotency-Key header have it."""
+        kind, name = claim.where
+        detail = (
+            "this idempotency key was sent before with another operation, routing key or body: each write needs its own"
+        )
+        return cls(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=({"detail": detail, kind: name},))
 
     @classmethod
     def later(cls, status: int, detail: str, seconds: float = RETRY_AFTER_SECONDS) -> Self:

@@ -35,6 +35,8 @@ class SingleWrite:
         headers = Headers(scope)
         try:
             kind, message = await self._read(scope, headers, receive)
+            claim = message.claim
+            desk.check_claim(claim)
             receipt = Awaited()
             desk.outbox.put(message.slot, message.wire, receipt)
             message_id = await receipt.message_id
@@ -42,6 +44,7 @@ class SingleWrite:
             desk.metrics.abandoned.inc()
             return
         except NotTakenError as error:
+            desk.not_taken(claim, error)
             await answer(send, desk, headers, Problem.not_taken(error))
             return
         except Problem as problem:
@@ -70,7 +73,7 @@ class SingleWrite:
             of["idempotency_key"] = headers.key_given()
             text = await body_of(receive, headers, desk.settings.max_body_bytes)
             body = json_object(text)
-            return kind, desk.encoder.encode(kind, body, as_written(text, body), desk.now(), of)
+            return kind, desk.encoder.encode(kind, body, as_written(text, body), desk.now(), of, client=caller.client)
         except FieldError as error:
             raise Problem.of_field(error) from None
 

@@ -120,7 +120,7 @@ def test_a_batch_tells_of_each_line_in_order(gateway, broker):
         {"type": "nobody", "body": {}},
         {**good, "key": 5},
         {"type": "order", "body": {"order_id": "x" * 15_000}},
-        {**good, "operation": "delete"},
+        {**good, "operation": "delete", "idempotency_key": "j"},
     )
     assert [(each["line"], each["status"]) for each in found] == [
         (1, 202), (3, 400), (4, 400), (5, 404), (6, 400), (7, 413), (8, 202),
