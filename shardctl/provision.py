@@ -221,8 +221,12 @@ def _execute(step: Step, publisher: Any, subscriber: Any) -> None:
         raise ProvisionError(f"{step.name}: made by someone else in this moment. Run it again.") from error
 
 
-def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
+def provision_database(
+    fleet: Fleet, shard: Shard, url: str, upgraded: Callable[[str, int], None] = lambda _, __: None
+) -> Step:
     """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
+
+    What 0.1.0 made is upgraded first: `upgraded` hears of each table, and of how many of its rows are done.
 
     While slots are on the move a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
@@ -232,6 +236,7 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
     from shardctl import database, schema
     from shardctl.shard.keys import given_out
 
+    was_old = _upgrade(shard, url, upgraded)
     try:
         engine = database.connect(url)
     except database.DatabaseError as error:
@@ -250,7 +255,33 @@ def provision_database(fleet: Fleet, shard: Shard, url: str) -> Step:
         raise ProvisionError(f"database of shard {name}: {error.__cause__ or error}") from error
     finally:
         engine.dispose()
+    if was_old:
+        return Step("update", "database", name, (schema.inbox.name, schema.parked.name, *made))
     return Step("create" if made else "identical", "database", name, made)
+
+
+def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
+    """Bring tables of 0.1.0 to this version; whether there were any."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from shardctl import database, upgrade
+
+    try:
+        engine = database.connect(url)
+    except database.DatabaseError as error:
+        raise ProvisionError(f"shard {shard.name}: {error}") from error
+    try:
+        if not upgrade.is_due(engine):
+            return False
+        upgrade.upgrade(engine, upgraded)
+    except SQLAlchemyError as error:
+        name = engine.url.render_as_string(hide_password=True)
+        raise ProvisionError(f"database of shard {shard.name} at {name}: {error.__cause__ or error}") from error
+    except (database.DatabaseError, upgrade.UpgradeError) as error:
+        raise ProvisionError(f"shard {shard.name}: {error}") from error
+    finally:
+        engine.dispose()
+    return True
 
 
 def database_url_variable(shard: Shard) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import typer
 
 from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
+
+SAID_ROWS = 50_000
 
 DatabaseOption = Annotated[
     list[str] | None,
@@ -92,7 +95,12 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
     from shardctl.provision import provision_database
 
     for shard in fleet.shards:
-        done(provision_database(fleet, shard, urls[shard.name]))
+        done(provision_database(fleet, shard, urls[shard.name], functools.partial(_say_upgraded, shard.name)))
+
+
+def _say_upgraded(shard: str, table: str, rows: int) -> None:
+    if rows % SAID_ROWS == 0:
+        say(f"shard {shard}: {table} of shardctl 0.1.0: {rows:,} rows upgraded")
 
 
 def _lock(file: Any, fleet: Any) -> None:

@@ -1,0 +1,304 @@
+"""Tables that 0.1.0 made, brought to this version: what it recorded is known, wherever the upgrade was cut off."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from arrival_kit import Database
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import make_url
+
+from consumer import database as consumers
+from consumer.errors import AgainError
+from consumer.fence import Fence
+from consumer.sinks.sql import SqlSink
+from consumer.store import Store
+from shardctl import database, identity, schema, upgrade
+from shardctl.provision import ProvisionError, provision_database
+from shardctl.schema import KeyText
+from shardctl.settings.consuming import Batching
+from shardctl.spec import of_file
+from shardctl.yamlfile import parse
+
+pytestmark = pytest.mark.slow
+MOMENT = datetime(2026, 5, 4, 3, 2, 1, 123_456, tzinfo=UTC)
+TYPES = """
+  step: {table: steps, key: id, routing_key: owner, operation: insert, on_poison: park, columns: {id: text, owner: text}}
+"""
+FLEET = """
+fleet: shop
+project: test-project
+image: consumer:1
+routing: {slot_bits: 6}
+message_types:
+  step: {table: steps, key: id, routing_key: owner, operation: insert, on_poison: park, columns: {id: text, owner: text}}
+shards:
+  - {name: s0, slots: 0-63}
+"""
+OLD = MetaData()
+INBOX = Table(
+    "shardctl_inbox",
+    OLD,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("idempotency_key", KeyText, primary_key=True),
+    Column("message_type", String(100), nullable=False),
+    Column("partition_key", Text, nullable=False),
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time", schema.inbox.c.publish_time.type, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("shardctl_inbox_applied", "applied_time"),
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
+)
+PARKED = Table(
+    "shardctl_parked",
+    OLD,
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("slot", Integer, nullable=False),
+    Column("partition_key", KeyText, nullable=False),
+    Column("message_type", String(100), nullable=False),
+    Column("operation", String(16), nullable=False),
+    Column("idempotency_key", KeyText, nullable=False),
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time_us", BigInteger, nullable=False),
+    Column("attributes", schema.parked.c.attributes.type, nullable=False),
+    Column("body", schema.parked.c.body.type, nullable=False),
+    Index("shardctl_parked_by_key", "slot", "partition_key", "position"),
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
+)
+
+
+def row(slot, key, message_id, outcome="applied", kind="step"):
+    return {
+        "slot": slot, "idempotency_key": key, "message_type": kind, "partition_key": "ü", "message_id": message_id,
+        "publish_time": MOMENT, "outcome": outcome,
+    }  # fmt: skip
+
+
+NOTE = f"shardctl-letter:{'ab' * 32}"
+ROWS = [
+    row(1, "mine", "11"),
+    row(1, "Mine", "12"),
+    row(2, "13", "13"),  # without a key
+    row(2, "14", "99", "dead"),  # a copy that a consumer published again, or a key of digits
+    row(3, "15", "15", "parked"),
+    row(3, "held", "16", "parked"),
+    row(4, NOTE, "cd" * 32, "replayed"),
+]
+WANTED = {
+    (1, identity.of_key("", "step", "mine")): "applied",
+    (1, identity.of_key("", "step", "Mine")): "applied",
+    (2, identity.of_message("13")): "applied",
+    (2, identity.of_key("", "step", "13")): "applied",
+    (2, identity.of_message("14")): "dead",
+    (2, identity.of_key("", "step", "14")): "dead",
+    (3, identity.of_message("15")): "parked",
+    (3, identity.of_key("", "step", "15")): "applied",
+    (3, identity.of_key("", "step", "held")): "parked",
+    (4, identity.of_note(NOTE)): "replayed",
+}
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/s0.db"
+        return
+    server = request.getfixturevalue(f"{request.param}_server")
+    yield server.create_database("upgrade_tests")
+    server.drop_database("upgrade_tests")
+
+
+@pytest.fixture
+def engine(url):
+    """As 0.1.0 left it."""
+    made = database.connect(url)
+    fill(made)
+    yield made
+    made.dispose()
+
+
+def fill(engine, rows=ROWS):
+    with database.writing(engine) as connection:
+        others = [table for table in schema.metadata.sorted_tables if table.name not in OLD.tables]
+        schema.metadata.create_all(connection, others)
+        OLD.create_all(connection)
+        connection.execute(insert(schema.fence).values(id=1, version=1))
+        connection.execute(insert(schema.slots), [{"slot": n, "generation": 1, "state": "active"} for n in range(64)])
+        connection.execute(insert(INBOX), rows)
+        for number, key in ((15, "15"), (16, "held")):
+            connection.execute(
+                insert(PARKED).values(
+                    slot=3, partition_key="ü", message_type="step", operation="insert", idempotency_key=key,
+                    message_id=str(number), publish_time_us=number, attributes="{}", body=b'{"id":"1","owner":"x"}',
+                )
+            )  # fmt: skip
+
+
+def read(engine):
+    with database.snapshot(engine) as connection:
+        found = connection.execute(select(schema.inbox)).all()
+        parked = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()
+    assert {each.fingerprint for each in found} == {None}
+    assert {each.partition_key for each in found} == {"ü"}
+    times = {each.publish_time.replace(tzinfo=UTC) for each in found}
+    assert times == {MOMENT}
+    return {(each.slot, bytes(each.identity)): each.outcome for each in found}, [
+        (each.idempotency_key, bytes(each.identity), each.partition_key) for each in parked
+    ]
+
+
+PARKED_WANTED = [("15", identity.of_message("15"), "ü"), ("held", identity.of_key("", "step", "held"), "ü")]
+
+
+def tables(engine):
+    return {
+        name for name in inspect(engine).get_table_names() if name.startswith(("shardctl_inbox", "shardctl_parked"))
+    }
+
+
+def provision(url):
+    fleet = of_file(parse(FLEET, "test"))
+    return provision_database(fleet, fleet.shards[0], url)
+
+
+def test_what_0_1_0_recorded_is_known(engine, url):
+    step = provision(url)
+    assert (step.action, {"shardctl_inbox", "shardctl_parked"} <= set(step.fields)) == ("update", True)
+    assert read(engine) == (WANTED, PARKED_WANTED)
+    assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}
+    assert provision(url).action == "identical"
+    indexes = {
+        index["name"] for name in ("shardctl_inbox", "shardctl_parked") for index in inspect(engine).get_indexes(name)
+    }
+    assert {"shardctl_inbox_applied", "shardctl_parked_by_key"} <= indexes
+
+
+def test_a_consumer_takes_old_writes_for_duplicates_and_parks_behind_old_ones(engine, url):
+    provision(url)
+    shard = Database(url, TYPES)
+    held = shard.arrive("step", {"id": "9", "owner": "x"}, "x", ident="mine", slot=1)
+    held.fault = None
+    assert shard.settle(held).duplicates == 1
+    with database.writing(engine) as connection:
+        connection.execute(insert(schema.parked).values(**parked_row("new")))
+        last = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()[-1]
+    assert last.idempotency_key == "new"
+    shard.close()
+
+
+def parked_row(key):
+    return {
+        "slot": 3, "partition_key": "ü", "message_type": "step", "operation": "insert", "idempotency_key": key,
+        "identity": identity.of_key("", "step", key), "message_id": "17", "publish_time_us": 17, "attributes": "{}",
+        "body": b"{}",
+    }  # fmt: skip
+
+
+def test_it_may_be_cut_off_before_any_statement_and_run_again(url, monkeypatch):
+    monkeypatch.setattr(upgrade, "ROWS_AT_ONCE", 2)
+    engine = database.connect(url)
+    cut_at, finished = 1, False
+    while not finished:
+        with database.writing(engine) as connection:
+            for name in tables(engine):
+                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
+            for table in schema.metadata.sorted_tables:
+                table.drop(connection, checkfirst=True)
+        fill(engine)
+        with _Cut(engine, cut_at) as cut:
+            upgrade.upgrade(engine)
+        finished = not cut.happened
+        upgrade.upgrade(engine)
+        assert read(engine) == (WANTED, PARKED_WANTED), cut_at
+        assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}, cut_at
+        cut_at += 1
+    assert cut_at > 20
+    engine.dispose()
+
+
+class _CutOffError(Exception):
+    pass
+
+
+class _Cut:
+    """Ends the upgrade before the statement of that number that changes something."""
+
+    def __init__(self, engine, at):
+        self._engine, self._at, self._seen, self.happened = engine, at, 0, False
+
+    def __enter__(self):
+        event.listen(self._engine, "before_cursor_execute", self._count)
+        return self
+
+    def __exit__(self, kind, error, _):
+        event.remove(self._engine, "before_cursor_execute", self._count)
+        self.happened = isinstance(error, _CutOffError)
+        return self.happened
+
+    def _count(self, _connection, _cursor, statement, *_):
+        if statement.lstrip().upper().startswith(("INSERT", "DELETE", "ALTER", "CREATE", "DROP")):
+            self._seen += 1
+            if self._seen == self._at:
+                raise _CutOffError
+
+
+def test_it_is_refused_while_consumers_of_0_1_0_run(engine, url):
+    with database.writing(engine) as connection:
+        connection.execute(insert(schema.replicas).values(replica="pod-a", generations="1"))
+    with pytest.raises(ProvisionError, match=r"consumers of that version run: pod-a\. Scale them to 0"):
+        provision(url)
+    assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}
+    assert upgrade.is_due(engine)
+    with database.writing(engine) as connection:
+        connection.execute(update(schema.replicas).values(seen_time=MOMENT))
+    provision(url)
+    assert not upgrade.is_due(engine)
+
+
+def test_tables_that_0_1_0_made_again_meanwhile_are_not_taken_for_upgraded(engine, url):
+    with database.writing(engine) as connection:
+        connection.execute(text("ALTER TABLE shardctl_inbox RENAME TO shardctl_inbox_0_1"))
+        for index in ("shardctl_inbox_applied",):
+            if engine.dialect.name in ("postgresql", "sqlite"):
+                connection.execute(text(f"DROP INDEX {index}"))
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("ALTER INDEX shardctl_inbox_pkey RENAME TO shardctl_inbox_0_1_pkey"))
+        INBOX.create(connection)
+    with pytest.raises(ProvisionError, match=r"another shardctl_inbox of 0\.1\.0"):
+        provision(url)
+
+
+def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, url):
+    parsed = make_url(url)
+    reading, dialect = consumers.engine_of(parsed, Batching()), consumers.dialect_of(parsed)
+    store = Store(reading, dialect, Fence(dialect), SqlSink(dialect, {}))
+    with pytest.raises(AgainError, match=r"its inbox is of shardctl 0\.1\.0: run `shardctl provision`"):
+        store.check_tables()
+    with database.writing(engine) as connection:
+        connection.execute(text("ALTER TABLE shardctl_inbox RENAME TO shardctl_inbox_0_1"))
+    with pytest.raises(AgainError, match="there is no inbox, or it is being upgraded"):
+        store.check_tables()
+    provision(url)
+    store.check_tables()
+    reading.dispose()
