@@ -22,6 +22,7 @@ class Poison(StrEnum):
 
     REFUSED = "refused"  # by the database
     UNREADABLE = "unreadable"
+    KEY_REUSED = "key_reused"  # its idempotency key stands for an earlier write
 
 
 class Order(StrEnum):
@@ -34,7 +35,10 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Write:
-    """`keyed`: under an idempotency key of the producer's, else under the id of its message."""
+    """`keyed`: under an idempotency key of the producer's, else under the id of its message.
+
+    `key_of` is the number of an earlier write whose idempotency key it has: as another `caller`, or by an error.
+    """
 
     number: int  # in order of publishing
     key: str
@@ -42,6 +46,8 @@ class Write:
     kind: str = ENTRY
     poison: Poison | None = None
     keyed: bool = True
+    key_of: int | None = None
+    caller: str = ""
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -51,7 +57,10 @@ class Write:
             "message_type": self.kind,
             "operation": "insert",
         }
-        return {**found, "idempotency_key": f"w{self.number}"} if self.keyed else found
+        if self.caller:
+            found["caller"] = self.caller
+        key = self.number if self.key_of is None else self.key_of
+        return {**found, "idempotency_key": f"w{key}"} if self.keyed else found
 
     @property
     def data(self) -> bytes:

@@ -193,6 +193,10 @@ def _deleting(*tables: str) -> Callable[[Connection, HandOver], None]:
     return delete
 
 
+def _forgets_fingerprints(connection: Connection, of: HandOver) -> None:
+    connection.exec_driver_sql(f"UPDATE shardctl_inbox SET fingerprint = NULL WHERE slot = {of.slot}")
+
+
 class KeepsLeftovers(Executor):
     """Parked messages that the slot left behind when it was here last are taken for present ones."""
 
@@ -349,6 +353,7 @@ MUTANTS = {
     "acks before publishing again": Mutant(Parts(handler=AcksBeforePublishingAgain), 25, _small_and_broken),
     "publishes again under a new key": Mutant(Parts(handler=NewKeys), 25, _small_and_broken),
     "leaves the inbox behind": Mutant(_with_copy(_deleting("shardctl_inbox")), 10),
+    "leaves fingerprints behind": Mutant(_with_copy(_forgets_fingerprints), 100),
     "leaves what is parked behind": Mutant(_with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, small),
     "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10),
     "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, _there_and_back),

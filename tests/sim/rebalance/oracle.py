@@ -8,7 +8,7 @@ from shardctl import identity
 from shardctl.spec import Fleet
 from tests.sim.loop import Process
 from tests.sim.oracle import Oracle
-from tests.sim.rebalance.message import ENTRY, NOTE, Order, Posted, Write
+from tests.sim.rebalance.message import ENTRY, NOTE, Order, Poison, Posted, Write
 from tests.sim.rebalance.shard import ShardDatabase, active
 from tests.sim.rebalance.topic import Topic
 
@@ -60,7 +60,7 @@ class MovingOracle(Oracle):
     def _identity_of(message: Posted) -> bytes:
         attributes = message.body.attributes
         if key := attributes.get("idempotency_key"):
-            return identity.of_key("", attributes["message_type"], key)
+            return identity.of_key(attributes.get("caller", ""), attributes["message_type"], key)
         return identity.of_message(attributes.get(identity.COPY_OF) or message.id)
 
     def acked_on(self, subscription: str, process: Process, message: Posted) -> None:
@@ -72,6 +72,8 @@ class MovingOracle(Oracle):
     def _settled(self, write: Write) -> bool:
         if write.poison and write.kind == ENTRY and self._is_dead_lettered(write):
             return True
+        if write.poison is Poison.KEY_REUSED:
+            return False  # what is recorded under its identity is another write
         return any(
             shard.recorded(write.slot, its_identity) is not None
             for shard in self._databases.values()

@@ -116,7 +116,7 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     scenario = Scenario(
         seed,
         _owners(draw),
-        _publications(draw, calm_at),
+        _publications(draw, random.Random(f"{seed} keys"), orders, calm_at),
         orders,
         script=draw.choice(_SCRIPTS),
         after_crash=draw.choice((None, None, *_OTHERWISE)),
@@ -176,19 +176,26 @@ def _owners(draw: random.Random) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
-def _publications(draw: random.Random, calm_at: float) -> list[Publication]:
+def _publications(
+    draw: random.Random, draw_key: random.Random, orders: Mapping[int, Order], calm_at: float
+) -> list[Publication]:
     keys = [(key, draw.choice((ENTRY, ENTRY, NOTE))) for slot in SLOTS for key in KEYS[slot][: draw.choice((1, 1, 2))]]
     poison_rate = draw.choice((0.0, 0.0, 0.05, 0.2))
     repeat_rate = draw.choice((0.0, 0.1, 0.3))
     times = sorted(draw.random() * draw.choice((4.0, 8.0, calm_at)) for _ in range(draw.choice((8, 20, 20, 40))))
+    reuse_rate = draw_key.choice((0.0, 0.1, 0.3))
     found: list[Publication] = []
     keyed: list[Write] = []
     number = 0
     for at in times:
+        if keyed and draw_key.random() < reuse_rate:
+            found.append(Publication(at, _reuse(draw_key, number, draw_key.choice(keyed), orders)))
+            number += 1
+            continue
         if keyed and draw.random() < repeat_rate:
             found.append(Publication(at, draw.choice(keyed[-6:])))
             continue
-        poison = draw.choice(tuple(Poison)) if draw.random() < poison_rate else None
+        poison = draw.choice((Poison.REFUSED, Poison.UNREADABLE)) if draw.random() < poison_rate else None
         key, kind = draw.choice(keys)
         write = Write(number, key, _slot_of(key), kind, poison, keyed=draw.random() < 0.7)
         number += 1
@@ -196,6 +203,13 @@ def _publications(draw: random.Random, calm_at: float) -> list[Publication]:
         if write.keyed:
             keyed.append(write)
     return found
+
+
+def _reuse(draw: random.Random, number: int, of: Write, orders: Mapping[int, Order]) -> Write:
+    """Another caller's write under the key of an earlier one; or an error, where it is sure to come behind that one."""
+    if draw.random() < 0.5 and of.kind == ENTRY and orders[of.slot] is Order.KEPT:
+        return Write(number, of.key, of.slot, of.kind, Poison.KEY_REUSED, key_of=of.number)
+    return Write(number, of.key, of.slot, of.kind, key_of=of.number, caller=f"c{number}")
 
 
 def _slot_of(key: str) -> int:
