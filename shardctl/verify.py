@@ -94,6 +94,9 @@ def _check_shard(fleet: Fleet, shard: Shard, connection: Connection, found: _Fou
         what = f"the database has no table {', '.join(missing)}"
         found.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or mend the database's URL."))
         return ShardCheck(shard.name, None)
+    if fault := schema.fault_of_inbox(connection):
+        found.faults.append(Fault(shard.name, fault, ""))
+        return ShardCheck(shard.name, None)
     held = found.lanes[shard.name] = tuple(lanes.read(connection).values())
     active = SlotSet.of(lane.slot for lane in held if lane.state == LaneState.ACTIVE)
     is_open = select(schema.rebalances.c.id).where(schema.rebalances.c.state == RebalanceState.OPEN)

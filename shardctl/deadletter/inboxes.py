@@ -32,7 +32,7 @@ from shardctl.database import DatabaseError
 from shardctl.deadletter import later
 from shardctl.deadletter.later import by_slot, slot_of
 from shardctl.deadletter.letter import Letter, Origin, note_of
-from shardctl.schema import InboxOutcome, LaneState, fence, inbox, slots
+from shardctl.schema import InboxOutcome, LaneState, fault_of_inbox, fence, inbox, slots
 from shardctl.spec import Fleet
 
 LETTERS_AT_ONCE = 2_000  # a transaction
@@ -231,6 +231,8 @@ def _in_one(
 ) -> dict[Identity, Verdict]:
     wanted = sorted({slot_of(letter) for letter in letters})
     with session(engine) as connection:
+        if fault := fault_of_inbox(connection):
+            raise DatabaseError(f"shard {shard}: {fault}")
         # Shared, so that no slot leaves meanwhile; a view that only reads has no need.
         shared = select(fence.c.version)
         connection.execute(shared if session is database.snapshot else shared.with_for_update(read=True))

@@ -22,7 +22,7 @@ from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
-from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
+from shardctl.schema import LaneState, RebalanceState, fault_of_inbox, rebalances, replicas
 from shardctl.spec import Fleet, Shard
 
 MAX_LAG = 10_000
@@ -63,6 +63,8 @@ def _known(engine: Engine) -> Known:
     with snapshot(engine) as connection:
         if not engine.dialect.has_table(connection, rebalances.name):
             return Known({}, {}, {}, empty=True)
+        if fault := fault_of_inbox(connection):
+            raise DatabaseError(fault)
         readers: dict[int, timedelta] = {}
         now = connection.scalar(select(func.now()))
         for row in connection.execute(select(replicas.c.generations, replicas.c.seen_time)):

@@ -31,8 +31,12 @@ from consumer.errors import AgainError
 from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
-from shardctl import database, identity, schema, upgrade
+from shardctl import database, identity, schema, upgrade, verify
+from shardctl.deadletter.inboxes import Allowed, Inboxes
+from shardctl.deadletter.letter import Message
+from shardctl.deadletter.letter import read as read_letter
 from shardctl.provision import ProvisionError, provision_database
+from shardctl.rebalance import preflight
 from shardctl.schema import KeyText
 from shardctl.settings.consuming import Batching
 from shardctl.spec import of_file
@@ -302,3 +306,20 @@ def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, ur
     provision(url)
     store.check_tables()
     reading.dispose()
+
+
+def test_the_tools_say_what_to_do_with_old_tables(engine, url):
+    fleet = of_file(parse(FLEET, "test"))
+    assert "its inbox is of shardctl 0.1.0" in verify.verify(fleet, {"s0": engine}).faults[0].what
+    _, faults = preflight.look({"s0": engine})
+    assert "shard s0: its inbox is of shardctl 0.1.0: run `shardctl provision`" in faults[0]
+    attributes = {
+        "slot": "0" * 6, "partition_key": next(k for k in map(str, range(9_999)) if fleet.routing.rule.slot_of(k) == 0),
+        "message_type": "step", "idempotency_key": "k",
+    }  # fmt: skip
+    letter = read_letter(fleet, "shop-dead", Message("1", 1, "", attributes, b"{}"), stray=False)
+    with (
+        Inboxes(fleet, {"s0": url}, Allowed()) as inboxes,
+        pytest.raises(database.DatabaseError, match="run `shardctl prov"),
+    ):
+        inboxes.survey([letter])

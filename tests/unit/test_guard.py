@@ -69,6 +69,12 @@ def test_attribute_names_are_fixed_for_life():
     assert one(before, after).startswith('attributes was {"slot": "slot"')
 
 
+def test_a_part_of_a_message_that_an_earlier_version_did_not_know_is_no_edit():
+    lock = guard.lock_of(fleet(BEFORE))
+    del lock.attributes["caller"]
+    assert not list(guard.contradictions(lock, fleet(BEFORE)))
+
+
 def test_slots_that_move_by_hand():
     faults = told(fleet(BEFORE), fleet(("0-500", "501-1023")))
     assert faults[0].startswith("the slots of shard s0, generation 1, were 0-511 and are 0-500")
