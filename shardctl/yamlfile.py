@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class YamlFile:
     path: str
     data: Any
     root: yaml.Node | None
+    _by_key: dict[int, dict[str, yaml.Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def line_of(self, path: Sequence[str | int]) -> int | None:
         """The line, counted from 1, of the value at `path` or of its nearest parent that the file holds."""
@@ -51,13 +52,20 @@ class YamlFile:
         for part in path:
             child: yaml.Node | None = None
             if isinstance(node, yaml.MappingNode):
-                child = next((value for key, value in node.value if key.value == str(part)), None)
+                child = self._values_of(node).get(str(part))
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
                 child = node.value[part]
             if child is None:
                 break
             node = child
         return node
+
+    def _values_of(self, mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
+        """Made once a mapping: a file may have a fault in each of many thousand keys."""
+        found = self._by_key.get(id(mapping))
+        if found is None:
+            found = self._by_key[id(mapping)] = {key.value: value for key, value in reversed(mapping.value)}
+        return found
 
 
 def read(path: Path) -> YamlFile:

@@ -240,20 +240,26 @@ class _CutError(Exception):
 
 
 async def lines_of(receive: Receive, most: int, desk: Desk) -> AsyncIterator[list[bytes | None]]:
-    """The body's lines, many at a time; None stands for one of over `most` bytes, which is never held. Raises _CutError."""
-    rest, dropping = b"", False
+    """The body's lines, many at a time; None stands for one of over `most` bytes, which is never held. Raises _CutError.
+
+    The line under way is kept apart from what comes, so that each byte is looked at once, in however small parts it comes.
+    """
+    begun, dropping = bytearray(), False
     while True:
         event = await _next(receive, desk)
-        *lines, rest = (rest + event["body"]).split(b"\n")
-        found: list[bytes | None] = [line if len(line) <= most else None for line in lines]
-        if dropping and found:
-            found[0], dropping = None, False
-        if len(rest) > most:
-            dropping = True
+        first, *others = event["body"].split(b"\n")
+        dropping = dropping or len(begun) + len(first) > most
+        begun += first
+        found: list[bytes | None] = []
+        if others:
+            *whole, last = others
+            found = [None if dropping else bytes(begun)]
+            found += (line if len(line) <= most else None for line in whole)
+            begun, dropping = bytearray(last), len(last) > most
         if dropping:
-            rest = b""
+            begun.clear()
         if not event["more_body"]:
-            yield [*found, None] if dropping else [*found, rest]
+            yield [*found, None if dropping else bytes(begun)]
             return
         yield found
 

@@ -106,9 +106,11 @@ def _digits_of(value: object) -> orjson.Fragment:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FieldError(pointer(twice), f"{_shown(twice)} is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise FieldError(pointer(name), f"{_shown(name)} is given twice")
+            seen.add(name)
     return found
 
 
