@@ -8,6 +8,7 @@ from typing import Any
 
 from consumer.errors import NeverError
 from shardctl import barrier, identity
+from shardctl.barrier import Barrier
 from shardctl.keyspace import lane_of, slot_of_digits
 from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
 from shardctl.settings.messagetypes import Operation
@@ -51,9 +52,8 @@ class Delivery:
     generation: int = 0
     lane: int = NO_SLOT
     attempt: int = 0  # how often Pub/Sub has tried to deliver it, counted from 1; 0 where Pub/Sub doesn't tell
-    barrier: str | None = (
-        None  # no write, but a rebalance's barrier: the rebalance's id; "" where it isn't meant for this lane
-    )
+    barrier: Barrier | None = None  # no write, but what says that it is a rebalance's barrier
+    ends_lane: bool = False  # a barrier that names this lane; whether it counts is for the database to say
 
     def keep(self) -> None:
         """Make this fit to be held for long: a message that came in a response keeps the memory of the whole response alive."""
@@ -113,13 +113,19 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     if slot is None:
         raise NeverError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
     delivery.slot, delivery.lane = slot, lane_of(slot, delivery.generation)
-    if barrier.REBALANCE in attributes:
-        delivery.barrier = _barrier(delivery, attributes, config)
+    marker = barrier.read(attributes)
+    if marker and not (key or delivery.message.data):
+        delivery.barrier = marker
+        # The executor gives it the slot's ordering key. A copy without one could overtake what was published before it.
+        in_order = delivery.message.ordering_key == digits
+        delivery.ends_lane = in_order and (marker.shard, marker.generation) == (config.shard, delivery.generation)
         return
     if not _is_key(key):
         raise NeverError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
     if delivery.keyless and attributes.get(names.idempotency_key):
         raise NeverError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
+    if marker:  # acked as a barrier, it would be lost without a trace
+        raise NeverError("reserved_attribute", f"a write may not have the attribute {barrier.REBALANCE}")
     kind = config.message_types.get(delivery.message_type)
     if kind is None:
         raise NeverError("unknown_type", f"type {delivery.message_type!r} isn't one this shard takes")
@@ -128,12 +134,6 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     if operation not in OPERATIONS:
         raise NeverError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
     delivery.operation = operation
-
-
-def _barrier(delivery: Delivery, attributes: Any, config: ShardConfig) -> str:
-    found = barrier.read(attributes)
-    ends_this_lane = found and (found.shard, found.generation) == (config.shard, delivery.generation)
-    return found.rebalance if found and ends_this_lane else ""
 
 
 def check_slot(delivery: Delivery, config: ShardConfig) -> None:

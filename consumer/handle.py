@@ -15,12 +15,15 @@ from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
 from consumer.errors import AgainError, BlockedError, LaterError
 from consumer.metrics import Metrics
-from consumer.store import Outcome
+from consumer.store import Outcome, Passed
 from consumer.tracing import TRACEPARENT
+from shardctl import barrier
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+REFUSALS_TOLD_SECONDS = 60.0
 
 
 class Locks(Protocol):
@@ -41,7 +44,7 @@ class Pace(Protocol):
 class Shard(Protocol):
     def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome: ...
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]: ...
-    def pass_barriers(self, barriers: Sequence[Delivery]) -> int: ...
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed: ...
 
 
 class Outlet(Protocol):
@@ -88,6 +91,7 @@ class Handler:
         self._dead_letters, self._again = dead_letters, again
         self._threads, self._metrics, self._clock = threads, metrics, clock
         self._recent, self._pace, self._traces = recent, pace, traces
+        self._refusals_told_at = float("-inf")
         metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
 
     async def handle(self, batch: Batch) -> Handled:
@@ -166,10 +170,24 @@ class Handler:
         """Pass the barriers before which all is committed; the others, which wait with what is held of their lanes."""
         barriers = [delivery for delivery in mine if delivery.barrier is not None]
         waiting = {delivery.lane for delivery in outcome.held} if barriers else set()
-        met = [delivery for delivery in barriers if delivery.barrier and delivery.lane not in waiting]
+        met = [delivery for delivery in barriers if delivery.ends_lane and delivery.lane not in waiting]
         if met:
-            self._metrics.barriers.inc(await self._in_thread(self._shard.pass_barriers, met))
+            passed = await self._in_thread(self._shard.pass_barriers, met)
+            self._metrics.barriers.inc(passed.lanes)
+            self._refuse(passed.refused)
         return [delivery for delivery in barriers if delivery.lane in waiting]
+
+    def _refuse(self, barriers: Sequence[Delivery]) -> None:
+        """Report barriers that nobody awaits: rarely, since whoever can publish can send any number of them."""
+        self._metrics.barriers_refused.inc(len(barriers))
+        if barriers and self._clock() >= self._refusals_told_at + REFUSALS_TOLD_SECONDS:
+            self._refusals_told_at = self._clock()
+            log.warning(
+                "a barrier was refused and changes nothing: this database doesn't await it. Find out who publishes messages with "
+                "the attribute %s; `shardctl rebalance run` of this version publishes only what is awaited",
+                barrier.REBALANCE,
+                extra=_about("barrier_refused", barriers[0]),
+            )
 
     async def _in_thread(self, call: Callable[[Sequence[Delivery]], Result], deliveries: Sequence[Delivery]) -> Result:
         try:

@@ -51,6 +51,9 @@ class Metrics:
             "messages_published_again", "Messages that came after the barrier they should have come before."
         )
         self.barriers = counter("barriers_passed", "Slots let go because a rebalance's barrier was met.")
+        self.barriers_refused = counter(
+            "barriers_refused", "Barriers of an active slot that its database doesn't await: forged, copied, or late."
+        )
         self.batch_retries = counter("batch_retries", "Batches tried again.", ("cause",))
         self.batch_retries.labels("again")  # there from the start, or a rate over it would miss the first
         self.batch_rows = histogram("batch_rows", "Messages a transaction.", ROW_BUCKETS)

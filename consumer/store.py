@@ -19,7 +19,8 @@ from consumer.parked import Key, Parked, key_of
 from consumer.rows import Dialect
 from consumer.sinks.base import Sink
 from shardctl import lanes, schema
-from shardctl.schema import LaneState, RebalanceState, rebalances, replicas
+from shardctl.lanes import Lane, Met
+from shardctl.schema import LaneState, replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,14 @@ class Released:
     applied: int
     fault: NeverError | None = None
     more: bool = False  # there is more of it to apply
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How many lanes barriers ended. `refused` are those of active lanes that the database doesn't await."""
+
+    lanes: int = 0
+    refused: tuple[Delivery, ...] = ()
 
 
 _NOTHING = Outcome()
@@ -184,27 +193,35 @@ class Store:
         again = tuple(delivery for delivery in overtaken if delivery not in done)
         return Outcome(held=tuple(held), passed_on=passed_on + len(done), again=again)
 
-    def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
-        """Let go of the lanes that these barriers end, everything before them being committed; how many are for us.
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
+        """Let go of the lanes whose barriers these are, everything before them being committed. Raises AgainError.
 
-        Barriers of a rebalance that isn't open here change nothing, nor does a second copy of one. Raises AgainError.
+        Anybody may publish what looks like one, so the database is asked whether it awaits it; only then is the fence taken. What
+        isn't awaited changes nothing, and holds nobody up.
         """
+        let_go = 0
+        refused: list[Delivery] = []
+        by_generation: dict[int, list[Delivery]] = {}
+        for delivery in barriers:
+            by_generation.setdefault(delivery.generation, []).append(delivery)
         with self._writing() as connection:
-            is_open = rebalances.c.state == RebalanceState.OPEN
-            opened = set(connection.scalars(select(rebalances.c.id).where(is_open)))
-            times: dict[int, dict[int, int]] = {}
-            for each in barriers:
-                if each.barrier in opened:
-                    times.setdefault(each.generation, {}).setdefault(each.slot, each.publish_time_us)
-            for generation, of_slots in times.items():
-                lanes.leave(connection, of_slots, generation)
-            return sum(map(len, times.values()))
+            for generation, these in by_generation.items():
+                met = [Met(each.slot, each.barrier.token, each.publish_time_us) for each in these if each.barrier]
+                awaited = lanes.awaited_among(connection, met, generation)
+                if awaited:
+                    let_go += len(lanes.leave(connection, met, generation))
+                others = [each for each in these if each.slot not in awaited]
+                held = lanes.read(connection, {each.slot for each in others}) if others else {}
+                refused += (each for each in others if _is_active(held.get(each.lane)))
+        return Passed(let_go, tuple(refused))
 
     def check_tables(self) -> None:
-        """Raises AgainError while the inbox is missing or of another version."""
+        """Raises AgainError while a table of shardctl's is missing, or the inbox is of another version."""
         with database.translated(), self._engine.connect() as connection:
-            if fault := schema.fault_of_inbox(connection):
-                raise AgainError(fault)
+            missing = schema.missing_tables(connection)
+            fault = schema.fault_of_inbox(connection)
+        if fault or missing:
+            raise AgainError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
 
     def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
         """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""
@@ -325,3 +342,7 @@ def _to_be_set_aside(delivery: Delivery) -> bool:
 def _commit_only_without(poison: Sequence[Delivery]) -> None:
     if poison:
         raise _PoisonFoundError(poison)
+
+
+def _is_active(lane: Lane | None) -> bool:
+    return lane is not None and lane.state == LaneState.ACTIVE

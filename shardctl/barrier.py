@@ -1,4 +1,8 @@
-"""The barrier: a marker on one slot that parts what the old generation writes from what the new one writes."""
+"""The barrier: a marker on one slot that parts what the old generation writes from what the new one writes.
+
+Whoever may publish can send one, so a barrier is a hint and never an order: it ends a lane only where the lane's own database
+awaits it, with the token that it carries. See `shardctl.lanes`.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,19 @@ from shardctl.spec import Fleet, Shard
 REBALANCE = "shardctl-barrier"
 SHARD = "shardctl-shard"
 GENERATION = "shardctl-generation"
+TOKEN = "shardctl-token"  # noqa: S105 - the name of an attribute
+MAX_DIGITS = 9  # of a generation
 OWN_TYPE = "shardctl-barrier"  # passes every filter that doesn't name its types
 
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Ends a slot's lane in `generation` of `shard`, if `rebalance` is open there."""
+    """Ends a slot's lane in `generation` of `shard`, where `rebalance` is open and the database awaits `token`."""
 
     rebalance: str
     shard: str
     generation: int
+    token: str
 
 
 def encode(fleet: Fleet, shard: Shard, slot: int, barrier: Barrier) -> Encoded:
@@ -34,6 +41,7 @@ def encode(fleet: Fleet, shard: Shard, slot: int, barrier: Barrier) -> Encoded:
         REBALANCE: barrier.rebalance,
         SHARD: barrier.shard,
         GENERATION: str(barrier.generation),
+        TOKEN: barrier.token,
     }
     return Encoded(slot, digits, b"", attributes)
 
@@ -44,4 +52,5 @@ def read(attributes: Mapping[str, str]) -> Barrier | None:
     if not rebalance:
         return None
     generation = attributes.get(GENERATION, "")
-    return Barrier(rebalance, attributes.get(SHARD, ""), int(generation) if generation.isdecimal() else 0)
+    number = int(generation) if generation.isdecimal() and len(generation) <= MAX_DIGITS else 0
+    return Barrier(rebalance, attributes.get(SHARD, ""), number, attributes.get(TOKEN, ""))

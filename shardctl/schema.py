@@ -135,11 +135,23 @@ slots = Table(
     **_MYSQL_OPTIONS,
 )
 
+# The barriers that the executor of a rebalance awaits in this database, each on the lane that it ends. A barrier that has no row
+# here ends nothing, whatever it says. See `shardctl.lanes`, which alone changes them.
+barriers = Table(
+    "shardctl_barriers",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("rebalance", String(64), nullable=False),
+    Column("token", String(64), nullable=False),  # random; nobody knows it before the barrier is published
+    **_MYSQL_OPTIONS,
+)
+
 # The rebalances that this database took part in; one at most is open. See `shardctl.rebalance.journal`.
 rebalances = Table(
     "shardctl_rebalances",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", String(64), primary_key=True),  # random, the same in every database that takes part
     Column("state", String(16), nullable=False),  # see RebalanceState
     Column("plan", _LONG_TEXT, nullable=False),  # JSON
     Column("opened_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -235,6 +247,11 @@ def fault_of_inbox(connection: Connection) -> str | None:
     if any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
         return None
     return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+
+
+def missing_tables(connection: Connection) -> tuple[str, ...]:
+    """The tables of shardctl's that an older version didn't make. `shardctl provision` makes them."""
+    return tuple(name for name in metadata.tables if not connection.dialect.has_table(connection, name))
 
 
 def table_of(kind: MessageType, into: MetaData) -> Table:

@@ -12,6 +12,7 @@
  *   MSGS       messages of one key, published in the order 1, 2, 3
  *   TWICE      bit m is set: message m may be published a second time, whenever, with the same idempotency key
  *   BARRIERS   how often the barrier of one rebalance may be published
+ *   HOSTILE    how many barriers somebody else may publish, whenever; each names the lane that the open rebalance wants to end
  *   LANES      2: one rebalance; 3: a second may follow when the first is aborted or done
  *   DBS        bit g is set: lane g is in database 1, else in 0. With two lanes: 2 is a slot that moves, 0 one that stays
  *   OLD, NEW   replicas that read lane 0, and each later lane (where order is broken there is no limit)
@@ -29,6 +30,9 @@
 #endif
 #ifndef BARRIERS
 #define BARRIERS 1
+#endif
+#ifndef HOSTILE
+#define HOSTILE 0
 #endif
 #ifndef LANES
 #define LANES 2
@@ -48,6 +52,7 @@
 #define BIT(x) (1 << (x))
 #define ALL (BIT(MSGS + 1) - 2) /* messages are numbered from 1; bit 0 is a row that the slot no longer has */
 #define BARRIER 8               /* what BARRIER + h in the topic is: a barrier of rebalance h */
+#define FORGED (BARRIER + REBALANCES) /* one that no executor published, so its token is wrong */
 
 /* A lane's state, in the order they come. NONE: it has no row. */
 #define NONE 0
@@ -69,12 +74,18 @@ bool closed_new[REBALANCES]; /* aborted or done, in the same journal */
 bool closed_old[REBALANCES]; /* aborted or done, in the journal of the database that the slot moves from */
 byte barriers[REBALANCES];   /* copies published */
 
+/* Whether the source's database awaits the barrier: a row there, with a token that only who has read the row knows. */
+#define NOT_AWAITED 0
+#define AWAITED 1
+#define MET 2 /* the row is gone; an executor that was stopped may still publish what it knows */
+byte awaited[REBALANCES];
+
 byte produced; /* messages published once */
 byte repeated; /* messages published a second time */
 bool calm;
 byte home; /* what no process looks at: the database whose rows count */
 
-hidden byte e, what, found; /* scratch inside one d_step, not part of a state */
+hidden byte e, what, whose, found; /* scratch inside one d_step, not part of a state */
 
 #define TO (rebalance + 1) /* the lane that the slot moves to */
 #define SOURCE(h) ((h) == rebalance -> source : 0)
@@ -142,17 +153,27 @@ inline write(g, m) {
 	inbox[DB(g)] = inbox[DB(g)] | BIT(m)
 }
 
-/* A barrier counts for the lane that it names, while that is active and the rebalance isn't closed in the lane's database. */
-#ifdef MUTANT_any_barrier
-#define PASSES(g, h) (lane[g] == ACTIVE && !closed_old[h])
+/* A barrier counts for the lane that it names, while that is active, the rebalance isn't closed in the lane's database, and that
+ * database awaits it by the token that it carries. */
+#if defined(MUTANT_forged_barrier)
+#define COUNTS(h, forged) true
+#elif defined(MUTANT_no_token)
+#define COUNTS(h, forged) (awaited[h] == AWAITED)
 #else
-#define PASSES(g, h) (lane[g] == ACTIVE && g == SOURCE(h) && !closed_old[h])
+#define COUNTS(h, forged) (awaited[h] == AWAITED && !(forged))
+#endif
+
+#ifdef MUTANT_any_barrier
+#define PASSES(g, h, forged) (lane[g] == ACTIVE && !closed_old[h])
+#else
+#define PASSES(g, h, forged) (lane[g] == ACTIVE && g == SOURCE(h) && !closed_old[h] && COUNTS(h, forged))
 #endif
 
 /* With the fence alone. A slot that stays in its database is its next lane's in the same transaction. */
 inline pass(g, h, t) {
 	lane[g] = LEFT;
 	barrier_time[g] = t;
+	awaited[h] = MET;
 	if
 	:: lane[(h) + 1] == DUE && DB((h) + 1) == DB(g) -> lane[(h) + 1] = ACTIVE
 	:: else
@@ -182,10 +203,11 @@ inline pass(g, h, t) {
 #endif
 
 #ifdef MUTANT_barrier_before_due
-#define MAY_PUBLISH_BARRIER(h) (lane[(h) + 1] >= ARRIVING)
+#define MAY_AWAIT(h) (lane[(h) + 1] >= ARRIVING)
 #else
-#define MAY_PUBLISH_BARRIER(h) (lane[(h) + 1] >= DUE)
+#define MAY_AWAIT(h) (lane[(h) + 1] >= DUE)
 #endif
+#define MAY_PUBLISH_BARRIER(h) (awaited[h] != NOT_AWAITED)
 
 #define FINISHED (lane[TO] == ACTIVE && lane[0] == NONE && (TO == 1 || lane[1] == NONE))
 
@@ -238,6 +260,14 @@ inline copy() {
 	all_remembered()
 }
 
+/* In the source's database, which it asks whether the lane is active and the rebalance open. That the next lane is due it saw
+ * before, in the other database. */
+#define AWAIT_BARRIER(h)                                                                                    \
+	d_step {                                                                                            \
+		awaited[h] == NOT_AWAITED && MAY_AWAIT(h) && lane[SOURCE(h)] == ACTIVE && !closed_old[h] -> \
+			awaited[h] = AWAITED                                                                \
+	}
+
 /* It may be published late, by an executor that was stopped in between. */
 #define PUBLISH_BARRIER(h)                                                                                  \
 	d_step {                                                                                            \
@@ -278,7 +308,15 @@ end:
 	:: d_step { reads[TO] && lane[TO] == NONE && !closed_new[rebalance] -> lane[TO] = ARRIVING }
 
 	/* the slot */
-	:: d_step { lane[TO] == ARRIVING && MAY_BECOME_DUE -> lane[TO] = DUE }
+	:: d_step {
+		lane[TO] == ARRIVING && MAY_BECOME_DUE ->
+			lane[TO] = DUE;
+			if
+			:: DB(source) == DB(TO) -> awaited[rebalance] = AWAITED /* one transaction */
+			:: else
+			fi
+	}
+	:: AWAIT_BARRIER(0)
 	:: PUBLISH_BARRIER(0)
 #ifdef MUTANT_activate_before_copy
 	:: d_step {
@@ -303,6 +341,7 @@ end:
 	:: d_step { MAY_CLOSE_OLD && !closed_old[rebalance] -> closed_old[rebalance] = true }
 
 #if LANES == 3
+	:: AWAIT_BARRIER(1)
 	:: PUBLISH_BARRIER(1)
 	:: DELETE_SUBSCRIPTION(1)
 	:: DELETE_LANE(1)
@@ -364,6 +403,17 @@ end:
 	od
 }
 
+#if HOSTILE
+byte forged; /* barriers that no executor published */
+
+proctype Hostile() {
+end:
+	do
+	:: d_step { !calm && forged < HOSTILE -> publish_forged(); forged++ }
+	od
+}
+#endif
+
 proctype Judge() {
 	calm = true;
 end:
@@ -384,6 +434,9 @@ init {
 		run Executor();
 		run Producer();
 		run Judge();
+#if HOSTILE
+		run Hostile();
+#endif
 		run_replicas()
 	}
 }

@@ -7,9 +7,9 @@
  */
 
 #if defined(SKEW) || defined(MUTANT_left_too_soon) || defined(MUTANT_stale_map)
-#define LENGTH (3 * MSGS + REBALANCES * BARRIERS)
+#define LENGTH (3 * MSGS + REBALANCES * BARRIERS + HOSTILE)
 #else
-#define LENGTH (2 * MSGS + REBALANCES * BARRIERS)
+#define LENGTH (2 * MSGS + REBALANCES * BARRIERS + HOSTILE)
 #endif
 #define REPLICAS (OLD + NEW * REBALANCES)
 
@@ -56,6 +56,11 @@ inline publish_barrier(h) {
 	barriers[h]++;
 	publish(BARRIER + h)
 }
+
+inline publish_forged() { publish(FORGED) }
+
+/* The rebalance whose barrier an entry says that it is. */
+#define REBALANCE(what) ((what) == FORGED -> rebalance : (what) - BARRIER)
 
 inline place_replicas(g, x) {
 	e = (g == 0 -> 0 : OLD + NEW * (g - 1));
@@ -109,8 +114,9 @@ inline handle(r, g) {
 	what = topic[pos[r]];
 	if
 	:: what >= BARRIER ->
+		whose = REBALANCE(what);
 		if
-		:: PASSES(g, what - BARRIER) -> pass(g, what - BARRIER, pos[r])
+		:: PASSES(g, whose, what == FORGED) -> pass(g, whose, pos[r])
 		:: else
 		fi
 	:: what < BARRIER && HANDLES(g) && !KNOWN(g, what) -> write(g, what)
@@ -167,7 +173,7 @@ end:
 	:: d_step { !calm && pos[r] <= acked[g] && pos[r] > created[g] -> pos[r]--; sort_replicas() }
 #ifdef MUTANT_left_too_soon
 	:: d_step { /* the barrier overtakes what the replica has in hand */
-		reads[g] && pos[r] + 1 < published && topic[pos[r] + 1] >= BARRIER && PASSES(g, topic[pos[r] + 1] - BARRIER) ->
+		reads[g] && pos[r] + 1 < published && topic[pos[r] + 1] >= BARRIER && PASSES(g, topic[pos[r] + 1] - BARRIER, false) ->
 			pass(g, topic[pos[r] + 1] - BARRIER, pos[r] + 1)
 	}
 #endif

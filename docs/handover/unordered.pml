@@ -2,7 +2,7 @@
  * Pub/Sub where order is broken: any entry is delivered at any time, and again.
  *
  * So entries need names, not places: copies 0 and 1 of a message are its producer's, the others were published again; barriers
- * follow. Of publish times only how they compare with the barriers' matters, so the clock ticks with each barrier. Publishing
+ * follow, then forged ones. Of publish times only how they compare with the barriers' matters, so the clock ticks with each barrier. Publishing
  * again what is already there with the same time can't be told from a redelivery, and is one here.
  *
  * A replica does one message at a time and remembers nothing, so one `Replica` stands for any number, and for their crashes.
@@ -17,9 +17,10 @@
 #endif
 #define COPY(m, c) (((m) - 1) * COPIES + (c))
 #define DATA (MSGS * COPIES)
-#define ENTRIES (MSGS * COPIES + REBALANCES * BARRIERS)
+#define FORGERIES (DATA + REBALANCES * BARRIERS)
+#define ENTRIES (MSGS * COPIES + REBALANCES * BARRIERS + HOSTILE)
 #define MESSAGE(x) ((x) / COPIES + 1)
-#define REBALANCE(x) (((x) - DATA) / BARRIERS)
+#define REBALANCE(x) ((x) >= FORGERIES -> rebalance : ((x) - DATA) / BARRIERS)
 
 byte time[ENTRIES]; /* 0: not published */
 byte now = 1;
@@ -56,7 +57,7 @@ inline publish_data(m, copy, clock) {
 	publish(COPY(m, copy), now);
 	if
 	:: clock == EARLY -> time[COPY(m, copy)] = 1
-	:: clock == LATE -> time[COPY(m, copy)] = 1 + BARRIERS
+	:: clock == LATE -> time[COPY(m, copy)] = 1 + BARRIERS + HOSTILE
 	:: else
 	fi
 }
@@ -65,6 +66,11 @@ inline publish_barrier(h) {
 	now++;
 	publish(DATA + (h) * BARRIERS + barriers[h], now);
 	barriers[h]++
+}
+
+inline publish_forged() {
+	now++;
+	publish(FORGERIES + forged, now)
 }
 
 inline subscribe(g) { reads[g] = true }
@@ -88,8 +94,9 @@ inline look_for(m) {
 inline handle(g, x) {
 	if
 	:: x >= DATA ->
+		whose = REBALANCE(x);
 		if
-		:: PASSES(g, REBALANCE(x)) -> pass(g, REBALANCE(x), time[x])
+		:: PASSES(g, whose, x >= FORGERIES) -> pass(g, whose, time[x])
 		:: else
 		fi
 	:: x < DATA && HANDLES(g) && !DONE(g, x) -> what = MESSAGE(x); write(g, what)

@@ -58,6 +58,11 @@ def place_of(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place 
 def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
     names = fleet.routing.attributes
     if barrier.read(attributes) is not None:
+        if data or attributes.get(names.partition_key):
+            raise _UnfitError(
+                "reserved_attribute",
+                f"a write may not have the attribute {barrier.REBALANCE}: publish it anew without, and drop this",
+            )
         raise _UnfitError(
             "barrier", "it is a rebalance's marker, which `shardctl rebalance run` publishes again: drop it"
         )

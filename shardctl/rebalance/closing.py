@@ -33,20 +33,20 @@ def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
     """From its return on no slot becomes due any more, whoever runs."""
     for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
-            journal.stop(connection, journal.id_of(fleet))
+            journal.stop(connection, fleet)
 
 
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
     for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
-            journal.close(connection, journal.id_of(fleet), state)
+            journal.close(connection, fleet, state)
 
 
 def not_handed_over(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
     """Why it can't be finished yet."""
-    mine, views = journal.id_of(fleet), {name: each.lanes for name, each in known.items()}
+    views = {name: each.lanes for name, each in known.items()}
     for name, each in known.items():
-        if mine not in each.entries:
+        if journal.entry_of(fleet, each.entries) is None:
             yield f"shard {name}: the rebalance was never opened there. `shardctl rebalance start` opens it."
     standings = [(of, handover.standing(of, views)) for of in handover.hand_overs(fleet)]
     left = SlotSet.of(of.slot for of, standing in standings if standing.stage != Stage.ARRIVED)
@@ -152,11 +152,12 @@ def delete_rows(
 
     Each transaction asks whether the rebalance is still open: raises JournalError where it isn't.
     """
-    rebalance, total = journal.id_of(fleet), 0
+    total = 0
     for shard in handover.participating(fleet):
-        engine = databases[shard.name]
-        if known[shard.name].entries[rebalance].state == RebalanceState.DONE:
+        engine, entry = databases[shard.name], journal.entry_of(fleet, known[shard.name].entries)
+        if entry is None or entry.state == RebalanceState.DONE:
             continue  # by a run of this that was killed before it could settle the file
+        rebalance = entry.id
         with writing(engine) as connection:
             lanes.retire(connection)
             journal.check_open(connection, rebalance)
@@ -164,7 +165,7 @@ def delete_rows(
             engine,
             kinds_of(fleet, shard.name),
             frozenset(left_behind(shard, known[shard.name])),
-            check=lambda connection: journal.check_open(connection, rebalance),
+            check=partial(journal.check_open, rebalance=rebalance),
             progress=partial(progress, shard.name),
         )
         with writing(engine) as connection:  # last: what is left when this is killed is known by its lanes

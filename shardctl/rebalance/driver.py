@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from shardctl.message import Encoded
+from shardctl.rebalance import journal
 from shardctl.rebalance.copying import row_copy, warm_up
 from shardctl.rebalance.run import PARALLEL, Progress, Run
 from shardctl.rebalance.tally import Tally
@@ -61,11 +62,15 @@ def drive(
     Raises what `Run.step` raises.
     """
     stopping = interrupted or Event()
+    rebalance = journal.find(fleet, databases)
+    if rebalance is None:
+        raise journal.JournalError("the rebalance isn't open in any database: `shardctl rebalance start` opens it.")
     warm_up(fleet, databases, parallel)
     with ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool:
         run = Run(
             fleet,
             databases,
+            rebalance=rebalance,
             publish=publish,
             copy=row_copy(fleet, stopping.is_set),
             clock=time.monotonic,

@@ -1,25 +1,31 @@
 """The rebalance as each participating database knows it: open, aborted or done. One is open at most.
 
+Its id is random, and only the databases have it: nobody who knows the file can guess it. What it changes tells which one is a
+file's, so whoever works with the same file, and a command that is run again, finds the same rebalance.
+
 Whoever changes it takes the fence alone, so that what a lane's change has read of it still holds when that commits.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from shardctl import lanes
+from shardctl.database import snapshot
 from shardctl.errors import ShardctlError
 from shardctl.rebalance.handover import participating
 from shardctl.schema import RebalanceState, rebalances
 from shardctl.spec import Fleet
 
 _SHARD, _STOPPING = "shard", "stopping"
+ID_BYTES = 16
 
 
 class JournalError(ShardctlError):
@@ -28,13 +34,18 @@ class JournalError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`plan` is the rebalance as `describe` tells it. `stopping`: an abort is under way, so no more slots become due."""
+    """`plan`: what it changes, and in which shard's database. `stopping`: an abort is under way; no more slots become due."""
 
     id: str
     state: RebalanceState
     plan: dict[str, Any]
     opened_time: datetime
     closed_time: datetime | None
+
+    @property
+    def change(self) -> dict[str, Any]:
+        """What it changes: as `describe` told it when it was opened."""
+        return {name: value for name, value in self.plan.items() if name not in (_SHARD, _STOPPING)}
 
     @property
     def stopping(self) -> bool:
@@ -59,9 +70,34 @@ def describe(fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def id_of(fleet: Fleet) -> str:
-    """The same for the same change of the same fleet, whoever asks."""
-    return sha256(json.dumps(describe(fleet), sort_keys=True).encode()).hexdigest()[:16]
+def entry_of(fleet: Fleet, entries: Mapping[str, Entry]) -> Entry | None:
+    """The rebalance of a transitional file, among those that a database took part in."""
+    mine = describe(fleet)
+    return next((entry for entry in entries.values() if entry.change == mine), None)
+
+
+def id_of(fleet: Fleet, entries: Iterable[Mapping[str, Entry]]) -> str | None:
+    """The id of a file's rebalance by what its databases tell; None where none of them has opened it. Raises JournalError."""
+    ids = {entry.id for each in entries if (entry := entry_of(fleet, each))}
+    if len(ids) > 1:
+        raise _disagreement(ids)
+    return next(iter(ids), None)
+
+
+def find(fleet: Fleet, databases: Mapping[str, Engine]) -> str | None:
+    """The same, read from the databases of the shards that take part. Raises JournalError, DatabaseError."""
+    found = []
+    for shard in participating(fleet):
+        with snapshot(databases[shard.name]) as connection:
+            found.append(read(connection))
+    return id_of(fleet, found)
+
+
+def _disagreement(ids: Iterable[str]) -> JournalError:
+    return JournalError(
+        f"the databases have this rebalance under different ids: {', '.join(sorted(ids))}. One of them was restored from a "
+        "backup, or a URL names another fleet's database: find out which before you do anything else."
+    )
 
 
 def read(connection: Connection) -> dict[str, Entry]:
@@ -72,27 +108,35 @@ def read(connection: Connection) -> dict[str, Entry]:
     }
 
 
-def begin(connection: Connection, fleet: Fleet, shard: str) -> None:
-    """Open the rebalance in `shard`'s database; one that was aborted goes on. Raises JournalError."""
+def begin(connection: Connection, fleet: Fleet, shard: str, rebalance: str | None = None) -> str:
+    """Open the rebalance in `shard`'s database, or go on with an aborted one; its id. Raises JournalError.
+
+    `rebalance` is the id that it has in another database: the first that is asked makes one.
+    """
     lanes.take_fence_alone(connection)
-    mine, entries = id_of(fleet), read(connection)
+    entries = read(connection)
+    entry_here = entry_of(fleet, entries)
     for entry in entries.values():
-        if entry.state == RebalanceState.OPEN and entry.id != mine:
+        if entry.state == RebalanceState.OPEN and entry is not entry_here:
             raise JournalError(f"shard {shard}: {told(entry)}. {WAY_OUT}")
-    entry_here = entries.get(mine)
     if entry_here is None:
+        new = rebalance or secrets.token_hex(ID_BYTES)
         plan = json.dumps({**describe(fleet), _SHARD: shard})
-        connection.execute(insert(rebalances).values(id=mine, state=RebalanceState.OPEN, plan=plan))
-        return
+        connection.execute(insert(rebalances).values(id=new, state=RebalanceState.OPEN, plan=plan))
+        return new
     if entry_here.plan[_SHARD] != shard:
         raise JournalError(
             f"shards {entry_here.plan[_SHARD]} and {shard} share one database. Give each its own, then start again."
         )
     if entry_here.state == RebalanceState.DONE:
         raise JournalError(
-            f"shard {shard}: rebalance {mine} is done. Go on from the settled file that `shardctl rebalance finish` wrote."
+            f"shard {shard}: rebalance {entry_here.id} is done. Go on from the settled file that `shardctl rebalance finish` "
+            "wrote."
         )
+    if rebalance not in (None, entry_here.id):
+        raise _disagreement({entry_here.id, rebalance or ""})
     _change(connection, entry_here, RebalanceState.OPEN, stopping=False)
+    return entry_here.id
 
 
 def check_going(connection: Connection, rebalance: str) -> None:
@@ -118,22 +162,32 @@ def check_open(connection: Connection, rebalance: str) -> None:
         )
 
 
-def stop(connection: Connection, rebalance: str) -> None:
+def hold_open(connection: Connection, rebalance: str) -> None:
+    """Until the transaction ends the rebalance stays open, and no lane changes; of executors one at a time gets here.
+
+    Writers don't notice. Raises JournalError.
+    """
+    lanes.share_fence(connection)
+    connection.execute(select(rebalances.c.id).where(rebalances.c.id == rebalance).with_for_update())
+    check_open(connection, rebalance)
+
+
+def stop(connection: Connection, fleet: Fleet) -> None:
     """From the commit on no slot becomes due here. Barriers that are out stay valid."""
     lanes.take_fence_alone(connection)
-    entry = read(connection).get(rebalance)
+    entry = entry_of(fleet, read(connection))
     if entry is not None and entry.state == RebalanceState.OPEN:
         _change(connection, entry, RebalanceState.OPEN, stopping=True)
 
 
-def close(connection: Connection, rebalance: str, state: RebalanceState) -> None:
+def close(connection: Connection, fleet: Fleet, state: RebalanceState) -> None:
     """One that is done stays so; one that was opened again since its abort began isn't aborted. Raises JournalError."""
     lanes.take_fence_alone(connection)
-    entry = read(connection).get(rebalance)
+    entry = entry_of(fleet, read(connection))
     if entry is None or entry.state == RebalanceState.DONE:
         return
     if state == RebalanceState.ABORTED and entry.state == RebalanceState.OPEN and not entry.stopping:
-        raise JournalError(f"rebalance {rebalance} was started again meanwhile, so it isn't aborted.")
+        raise JournalError(f"rebalance {entry.id} was started again meanwhile, so it isn't aborted.")
     _change(connection, entry, state, stopping=False)
 
 

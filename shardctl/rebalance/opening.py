@@ -28,16 +28,17 @@ def open_rebalance(
 ) -> None:
     """Safe to run again, after it was killed anywhere. Raises JournalError, ProvisionError, DatabaseError.
 
-    The journal comes first, so that two of them can't be opened. A generation's lanes are announced when its subscriptions are
-    there: what its consumers meet before that they hold.
+    The journal comes first, so that two of them can't be opened. Every database gets the id that one of them has already. A
+    generation's lanes are announced when its subscriptions are there: what its consumers meet before that they hold.
     """
     shards = sorted(
         handover.participating(fleet), key=lambda shard: shard.name
     )  # two that open at once meet at the first
+    rebalance = journal.find(fleet, databases)
     for shard in shards:
         with writing(databases[shard.name]) as connection:
-            journal.begin(connection, fleet, shard.name)
-        done(f"journal opened in the database of {shard.name}")
+            rebalance = journal.begin(connection, fleet, shard.name, rebalance)
+        done(f"journal of rebalance {rebalance} opened in the database of {shard.name}")
     provision.provision_pubsub(
         fleet, publisher, subscriber, done=lambda step: done(str(step)) if step.action != "identical" else None
     )

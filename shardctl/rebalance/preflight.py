@@ -22,7 +22,7 @@ from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
-from shardctl.schema import LaneState, RebalanceState, fault_of_inbox, rebalances, replicas
+from shardctl.schema import LaneState, RebalanceState, fault_of_inbox, missing_tables, rebalances, replicas
 from shardctl.spec import Fleet, Shard
 
 MAX_LAG = 10_000
@@ -46,6 +46,7 @@ class Known:
     entries: Mapping[str, Entry]
     readers: Mapping[int, timedelta]
     empty: bool = False  # there are no tables of ours
+    lacks: tuple[str, ...] = ()  # tables of ours that an older version didn't make
 
 
 def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
@@ -65,13 +66,14 @@ def _known(engine: Engine) -> Known:
             return Known({}, {}, {}, empty=True)
         if fault := fault_of_inbox(connection):
             raise DatabaseError(fault)
+        lacks = missing_tables(connection)
         readers: dict[int, timedelta] = {}
         now = connection.scalar(select(func.now()))
         for row in connection.execute(select(replicas.c.generations, replicas.c.seen_time)):
             ago = _utc(now) - _utc(row.seen_time)
             for generation in map(int, filter(None, row.generations.split(","))):
                 readers[generation] = min(ago, readers.get(generation, ago))
-        return Known(read_lanes(connection), journal.read(connection), readers)
+        return Known(read_lanes(connection), journal.read(connection), readers, lacks=lacks)
 
 
 def _utc(moment: Any) -> datetime:
@@ -100,12 +102,12 @@ def shared_databases(databases: Mapping[str, Engine]) -> Iterator[str]:
 
 
 def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
-    mine = journal.id_of(fleet)
     for name, each in known.items():
+        mine = journal.entry_of(fleet, each.entries)
         for entry in each.entries.values():
-            if entry.state == RebalanceState.OPEN and entry.id != mine:
+            if entry.state == RebalanceState.OPEN and entry is not mine:
                 yield f"shard {name}: {journal.told(entry)}. {journal.WAY_OUT}"
-            if entry.state == RebalanceState.DONE and entry.id == mine:
+            if entry.state == RebalanceState.DONE and entry is mine:
                 yield (
                     f"shard {name}: this rebalance is done. `shardctl rebalance finish` ends what is left of it and writes "
                     "the settled file."
@@ -114,9 +116,8 @@ def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
 
 def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
     """For `run`: the journal must be open everywhere, and no abort under way."""
-    mine = journal.id_of(fleet)
     for name, each in known.items():
-        entry = each.entries.get(mine)
+        entry = journal.entry_of(fleet, each.entries)
         if entry is None:
             yield f"shard {name}: the rebalance isn't open there. `shardctl rebalance start` opens it; it may run again."
         elif entry.state == RebalanceState.ABORTED:
@@ -126,6 +127,16 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
             )
         elif entry.stopping:
             yield f"shard {name}: an abort is under way. `shardctl rebalance abort` again brings it to its end."
+
+
+def lacking_tables(known: Mapping[str, Known]) -> Iterator[str]:
+    """For `run` and `abort` of what an older version of this program has started; `start` makes them."""
+    for name, each in known.items():
+        if each.lacks:
+            yield (
+                f"shard {name}: its database lacks {', '.join(each.lacks)}, which this version needs. `shardctl provision` makes "
+                "what is missing."
+            )
 
 
 def odd_slots(fleet: Fleet, known: Mapping[str, Known], *, announced: bool) -> Iterator[str]:

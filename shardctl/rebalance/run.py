@@ -2,9 +2,10 @@
 
 One step looks at where each slot stands and does whatever can be done next:
 1. waiting slots become due, a few ahead of their turn: from then on the new side holds what comes;
-2. a second later a barrier is published on each, and again while it isn't met;
-3. the old side meets it and lets go of the slot. One that stays in its database is the new generation's in the same transaction;
-4. of one that moves, the rows are copied and checked, and the new side gets it, in one transaction.
+2. the database of the old side is told to await each one's barrier, and by which token to know it;
+3. a second after 1 the barrier is published, and again while it isn't met;
+4. the old side meets it and lets go of the slot. One that stays in its database is the new generation's in the same transaction;
+5. of one that moves, the rows are copied and checked, and the new side gets it, in one transaction.
 
 Nothing is remembered but the times: a run that was killed anywhere, or several at once, find out by looking.
 """
@@ -26,7 +27,7 @@ from shardctl.message import Encoded
 from shardctl.rebalance import journal
 from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over, is_transient
 from shardctl.rebalance.handover import HandOver, Place, Stage, Standing
-from shardctl.rebalance.survey import InHand, Survey
+from shardctl.rebalance.survey import InHand, Survey, stays
 from shardctl.rebalance.tally import Tally
 from shardctl.rebalance.window import Window
 from shardctl.spec import Fleet
@@ -65,6 +66,8 @@ class Progress:
 class Run:
     """`step` until it has ended; safe to drop at any moment. `databases`: an engine for each participating shard.
 
+    `rebalance` is its id, as `journal.find` tells it.
+
     `clock` gives the seconds that `step` is called with. With `onward` false no more slots are begun, and what has begun is
     brought to its end. While `hold` gives a reason, no more are begun either.
     """
@@ -74,6 +77,7 @@ class Run:
         fleet: Fleet,
         databases: Mapping[str, Engine],
         *,
+        rebalance: str,
         publish: Publish,
         copy: Copy,
         clock: Callable[[], float],
@@ -91,7 +95,7 @@ class Run:
         self._windows = {True: staying, False: Window(parallel, parallel)}  # by whether the slot stays in its database
         self._trouble: dict[str, str] = {}
         self._begin_after = float("-inf")
-        self.rebalance = journal.id_of(fleet)
+        self.rebalance = rebalance
         self.tally = Tally()
 
     def step(self, now: float) -> Progress:
@@ -102,6 +106,7 @@ class Run:
         self._look(now)
         self._copy_what_has_left(now)
         self._collect_copies()
+        self._await_barriers(now)
         self._publish_barriers(now)
         self._begin_more(now)
         return self._progress()
@@ -142,26 +147,55 @@ class Run:
                 self.tally.rows += rows
                 self.tally.pauses.append(now - (each.left_since or now))
 
+    def _await_barriers(self, now: float) -> None:
+        """Of slots that are due and whose source has yet to be asked, and once more of those whose barriers aren't met."""
+        by_source: dict[Place, list[InHand]] = {}
+        for each in self._in_hand(Stage.DUE):
+            asked = each.token is not None and not self._is_late(each, now)
+            if each.standing.source and not asked and now >= each.not_before:
+                by_source.setdefault(each.standing.source, []).append(each)
+        for source, these in by_source.items():
+            try:
+                with writing(self._databases[source.shard]) as connection:
+                    journal.hold_open(connection, self.rebalance)
+                    slots = [each.of.slot for each in these]
+                    tokens = lanes.await_barriers(connection, slots, source.generation, self.rebalance)
+            except DatabaseError as error:
+                self._not_now(source.shard, error)
+                for each in these:
+                    each.not_before = self._clock() + RETRY_SECONDS
+            else:
+                self._trouble.pop(source.shard, None)
+                for each in these:  # one without a token has left, as the next look will tell
+                    each.token = tokens.get(each.of.slot)
+
     def _publish_barriers(self, now: float) -> None:
         out = {kind: sum(e.stays == kind and not e.settling for e in self._in_hand()) for kind in (True, False)}
         if all(each.settling or each.sent is not None for each in self._in_hand(Stage.DUE)):
             self._trouble.pop("barriers", None)
         for each in self._in_hand(Stage.DUE):
+            if each.token is None:
+                continue
             if each.published is not None:
                 self._windows[each.stays].late(each.published, now)
                 if self._refused(each):
                     each.sent, each.repeated = None, now + RETRY_SECONDS - AGAIN_SECONDS
-                if now >= each.repeated + AGAIN_SECONDS:
+                if self._is_late(each, now):
                     self._publish(each, now)
             elif now >= each.due_since + SETTLE_SECONDS and out[each.stays] < self._windows[each.stays].size:
                 out[each.stays] += 1
                 each.published = now
                 self._publish(each, now)
 
+    @staticmethod
+    def _is_late(each: InHand, now: float) -> bool:
+        return each.published is not None and now >= each.repeated + AGAIN_SECONDS
+
     def _publish(self, each: InHand, now: float) -> None:
         source = each.standing.source
         assert source is not None  # of a slot that is due
-        marker = Barrier(self.rebalance, source.shard, source.generation)
+        assert each.token is not None  # nobody may know it before it is awaited
+        marker = Barrier(self.rebalance, source.shard, source.generation, each.token)
         message = barrier.encode(self._fleet, self._fleet.shard(source.shard), each.of.slot, marker)
         each.sent, each.repeated = self._publish_message(message), now
         self.tally.barriers += 1
@@ -200,16 +234,20 @@ class Run:
         for each in of:
             by_place.setdefault(each[0].to, []).append(each)
         for place, these in by_place.items():
+            tokens: dict[tuple[Place, int], str] = {}
             try:
                 with writing(self._databases[place.shard]) as connection:
                     lanes.make_due(connection, [each.slot for each, _ in these], place.generation)
                     journal.check_going(connection, self.rebalance)
+                    for source, slots in _staying(these).items():
+                        awaited = lanes.await_barriers(connection, slots, source.generation, self.rebalance)
+                        tokens |= {(source, slot): token for slot, token in awaited.items()}
             except DatabaseError as error:
                 self._survey.put_back(these)  # if it was done all the same, doing it again changes nothing
                 self._not_now(place.shard, error)
             else:
                 self._trouble.pop(place.shard, None)
-                self._survey.take(these, self._clock())
+                self._survey.take(these, self._clock(), tokens)
 
     def _not_now(self, what: str, error: DatabaseError) -> None:
         """Leave it for a while, where trying again may help."""
@@ -237,3 +275,12 @@ class Run:
             trouble=(*self._trouble.values(), *survey.unreachable.values()),
             ended=survey.complete and not hand and not (self._onward and waiting),
         )
+
+
+def _staying(found: list[tuple[HandOver, Standing]]) -> dict[Place, list[int]]:
+    """The slots that stay in their database, by where they are there."""
+    slots: dict[Place, list[int]] = {}
+    for of, standing in found:
+        if standing.source and stays(of, standing):
+            slots.setdefault(standing.source, []).append(of.slot)
+    return slots

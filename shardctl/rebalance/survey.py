@@ -23,6 +23,7 @@ class InHand:
     of: HandOver
     standing: Standing
     due_since: float
+    token: str | None = None  # of its barrier, once the source's database awaits that
     published: float | None = None  # when its barrier went out first
     repeated: float = 0.0  # when it went out last
     sent: Future[Any] | None = None
@@ -73,10 +74,16 @@ class Survey:
             return []
         return [each for each in list(self.hand.values()) if self._moved_on(each, self._standing(each.of))]
 
-    def take(self, ofs: Iterable[tuple[HandOver, Standing]], now: float) -> None:
-        """These have become due. Their lanes are read at the next look, also where nobody else has changed any."""
+    def take(
+        self, ofs: Iterable[tuple[HandOver, Standing]], now: float, tokens: Mapping[tuple[Place, int], str]
+    ) -> None:
+        """These have become due. Their lanes are read at the next look, also where nobody else has changed any.
+
+        `tokens` has those of the barriers that are awaited already, by source and slot.
+        """
         for of, standing in ofs:
-            self.hand[of] = InHand(of, Standing(Stage.DUE, standing.source), now)
+            token = tokens.get((standing.source, of.slot)) if standing.source else None
+            self.hand[of] = InHand(of, Standing(Stage.DUE, standing.source), now, token)
             self._views.doubt(place.shard for place in (of.to, standing.source) if place)
 
     def put_back(self, ofs: Sequence[tuple[HandOver, Standing]]) -> None:

@@ -152,9 +152,9 @@ def _odd(shard: ShardStatus) -> bool:
 def _moving(moving: Moving) -> Iterator[str]:
     states = ", ".join(f"{name} {state}" for name, state in moving.states.items())
     if moving.survey is None:
-        yield f"rebalance {moving.id} ({states or 'nothing known'})"
+        yield f"rebalance {moving.id or 'not known'} ({states or 'nothing known'})"
         return
-    yield f"rebalance {moving.id} ({states}): {_progress(moving.survey)}"
+    yield f"rebalance {moving.id or 'not opened'} ({states}): {_progress(moving.survey)}"
     for (source, destination), slots in moving.survey.moves.items():
         yield f"  to move from {source} to {destination}: {len(slots):,} slots"
     for fault in moving.survey.broken[:5]:

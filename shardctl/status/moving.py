@@ -18,9 +18,12 @@ from shardctl.spec import Fleet, Shard
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """`states` has how the journal of each participating shard stands; `survey` is None where a database doesn't answer."""
+    """`id` is None where no database has opened it. `states` has how the journal of each participating shard stands.
 
-    id: str
+    `survey` is None where a database doesn't answer.
+    """
+
+    id: str | None
     states: Mapping[str, str]
     survey: Survey | None
 
@@ -42,16 +45,21 @@ def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Movi
     """The rebalance that the file tells of, and why it isn't known how far that is."""
     if not fleet.rebalancing:
         return None, ""
-    mine, taking_part = journal.id_of(fleet), [shard.name for shard in handover.participating(fleet)]
-    states = {name: _state(known[name], mine) for name in taking_part if name in known}
+    taking_part = [shard.name for shard in handover.participating(fleet)]
+    states = {name: state_of(fleet, known[name]) for name in taking_part if name in known}
+    try:
+        mine = journal.id_of(fleet, [known[name].entries for name in states])
+    except journal.JournalError as error:
+        return Moving(None, states, None), str(error)
     silent = [name for name in taking_part if name not in known]
     if silent:
         return Moving(mine, states, None), f"the databases of {', '.join(silent)} tell nothing"
     return Moving(mine, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
 
 
-def _state(known: Known, mine: str) -> str:
-    entry = known.entries.get(mine)
+def state_of(fleet: Fleet, known: Known) -> str:
+    """How the journal of one database stands."""
+    entry = journal.entry_of(fleet, known.entries)
     if entry is None:
         return "not opened"
     return "aborting" if entry.stopping else str(entry.state)

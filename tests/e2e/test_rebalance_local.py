@@ -1,5 +1,6 @@
 """A fleet on this machine follows what its file says: settings, and slots that move, under load."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,12 +13,19 @@ import psycopg
 import pytest
 import yaml
 
-from shardctl import spec, yamlfile
+from shardctl import barrier, spec, yamlfile
+from shardctl.barrier import Barrier
+from shardctl.keyspace import slot_of
 from shardctl.local.changes import CantApplyError
 from shardctl.local.feed import Feed
+from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Stream
+from shardctl.local.moving import Moving
 from shardctl.local.oracle import verify
+from shardctl.local.servers import BinaryMissingError
 from shardctl.local.servers.process import wait_until
+from shardctl.message import Write
+from shardctl.rebalance.driver import BarrierPublisher
 from tests.e2e.conftest import FLEET
 from tests.e2e.test_up import Up
 
@@ -158,3 +166,34 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
 def inbox_rows(url: str) -> int:
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         return connection.execute("SELECT count(*) FROM shardctl_inbox").fetchone()[0]
+
+
+def test_forged_barriers_on_slots_that_are_arriving_lose_no_write(tmp_path):
+    """Of the open rebalance, in order, with all that the journals tell: whatever is acked afterwards is in a database."""
+    fleet = spec.of_file(yamlfile.parse(SMALL, "shards.yaml"))
+    with contextlib.ExitStack() as ending:
+        try:
+            local = ending.enter_context(LocalFleet(fleet, tmp_path))
+        except BinaryMissingError as missing:
+            pytest.skip(str(missing))
+        moving = Moving.adding(local, "s2")
+        moving.open()
+        moving.roll()
+        with psycopg.connect(local.databases["s0"].replace("+psycopg", "")) as connection:
+            ((rebalance,),) = connection.execute("SELECT id FROM shardctl_rebalances WHERE state = 'open'").fetchall()
+        with local.as_emulator():
+            publisher = BarrierPublisher(fleet)
+        for shard in fleet.shards:
+            for slot in moving.moved & frozenset(shard.slots):
+                forged = Barrier(rebalance, shard.name, shard.generation, "guess")
+                publisher(barrier.encode(fleet, shard, slot, forged)).result()
+        publisher.close()
+        keys = [key for key in map(str, range(400)) if slot_of(key, fleet.routing.slot_bits) in moving.moved]
+        local.publish([Write("customer", {"customer_id": key, "name": "x"}) for key in keys])
+        local.wait_drained(60)
+        there = set()
+        for url in local.databases.values():
+            with psycopg.connect(url.replace("+psycopg", "")) as connection:
+                there |= {key for (key,) in connection.execute("SELECT customer_id FROM customers").fetchall()}
+        assert len(keys) > 50
+        assert there == set(keys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.sim.campaign import Failure
@@ -69,6 +71,13 @@ def test_the_executor_killed_at_every_effect(seed):
 @pytest.mark.parametrize("seed", SWEPT)
 def test_replicas_cut_short_between_awaits(seed):
     check(every_await(seed, play(small(seed)).lives, AWAIT_STRIDE))
+
+
+def test_somebody_publishes_barriers_of_their_own():
+    """They know the journals and every token that was ever published; whatever they send changes nothing."""
+    scenarios = [dataclasses.replace(small(seed), hostile=True) for seed in range(3)]
+    check(scenarios)
+    assert play(scenarios[0]).oracle.told().count("hostile  publishes") > 10
 
 
 @pytest.mark.slow

@@ -77,11 +77,12 @@ class Databases:
         engine.dispose()
 
     def open_rebalance(self, of) -> None:
+        rebalance = None
         for shard in of.shards:
             if shard.previous is not None:
                 engine = connect(self.urls[shard.name])
                 with writing(engine) as connection:
-                    journal.begin(connection, of, shard.name)
+                    rebalance = journal.begin(connection, of, shard.name, rebalance)
                 engine.dispose()
 
     def lane(self, shard, slot, state, generation=1) -> None:

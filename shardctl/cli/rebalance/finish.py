@@ -14,6 +14,7 @@ from shardctl.cli.rebalance.work import (
     backlogs_of,
     old_subscriptions,
     pubsub,
+    rebalance_of,
     refuse,
     refuse_changed,
     unless_yes,
@@ -54,7 +55,7 @@ def finish(
         _verify(work)
         old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
         _tell_plan(work, known, [*old, *strays], file)
-        if (end := unless_yes(yes, "shardctl rebalance finish", work)) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance finish", work, known)) is not None:
             return end
         closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=print)
         rows = closing.delete_rows(fleet, work.databases, known, _Deleting())
@@ -114,12 +115,12 @@ def _subscriptions(
 
 def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], file: Path) -> None:
     from shardctl.database import snapshot
-    from shardctl.rebalance import closing, handover, journal
+    from shardctl.rebalance import closing, handover
     from shardctl.rebalance.copying import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
 
     fleet = work.fleet
-    print(f"rebalance {journal.id_of(fleet)}: every slot is where {file} says. To be deleted:")
+    print(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")
     for name in subscriptions:
         print(f"  subscription {name}")
     for shard in handover.participating(fleet):

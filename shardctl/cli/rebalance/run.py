@@ -23,6 +23,7 @@ from shardctl.cli.rebalance.work import (
     odd_slots,
     old_subscriptions,
     pubsub,
+    rebalance_of,
     refuse,
     unless_yes,
     work_on,
@@ -60,14 +61,15 @@ def run(
     with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
         known = work.known()
         refuse([*preflight.not_started(fleet, known), *preflight.other_rebalances(fleet, known)])
+        refuse(list(preflight.lacking_tables(known)))
         reasons = odd_slots(work, known, announced=True)
         reasons += preflight.unfit_tables(fleet, work.databases, known)
         reasons += preflight.lacking_subscriptions(fleet, publisher, subscriber, every=True)
         reasons += preflight.absent_consumers(fleet, known)
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)
-        _tell_plan(fleet, known, say if as_json else print)
-        if (end := unless_yes(yes, "shardctl rebalance run", work)) is not None:
+        _tell_plan(work, known, say if as_json else print)
+        if (end := unless_yes(yes, "shardctl rebalance run", work, known)) is not None:
             return end
         progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag)
     if as_json:
@@ -94,19 +96,20 @@ def abort(
 ) -> int:
     """Begin no more slots, bring those that have begun to their end, and close the rebalance half done."""
     from shardctl import spec
-    from shardctl.rebalance import closing, journal, opening
+    from shardctl.rebalance import closing, journal, opening, preflight
     from shardctl.schema import RebalanceState
 
     fleet = spec.load(file)
     with work_on(fleet, database) as work:
         known = work.known()
-        mine = journal.id_of(fleet)
-        if not any(mine in each.entries and each.entries[mine].state == RebalanceState.OPEN for each in known.values()):
-            refuse([f"rebalance {mine} of {file} isn't open in any database, so there is nothing to abort."])
+        mine = [journal.entry_of(fleet, each.entries) for each in known.values()]
+        if not any(entry and entry.state == RebalanceState.OPEN for entry in mine):
+            refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
+        refuse(list(preflight.lacking_tables(known)))
         tell: Callable[[str], None] = say if as_json else print
-        _tell_plan(fleet, known, tell)
+        _tell_plan(work, known, tell)
         tell("  none that waits will begin; those that are under way are brought to their end")
-        if (end := unless_yes(yes, "shardctl rebalance abort", work)) is not None:
+        if (end := unless_yes(yes, "shardctl rebalance abort", work, known)) is not None:
             return end
         opening.announce(fleet, work.databases)
         closing.stop(fleet, work.databases)
@@ -198,12 +201,13 @@ def _ctrl_c() -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tell_plan(fleet: Fleet, known: dict[str, Known], tell: Callable[[str], None]) -> None:
-    from shardctl.rebalance import journal
+def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None]) -> None:
     from shardctl.rebalance.standing import survey
 
-    found = survey(fleet, known)
-    tell(f"rebalance {journal.id_of(fleet)}: {found.total:,} slots, {found.stages['arrived']:,} of them handed over")
+    found = survey(work.fleet, known)
+    tell(
+        f"rebalance {rebalance_of(work, known)}: {found.total:,} slots, {found.stages['arrived']:,} of them handed over"
+    )
     tell(f"  {found.to_flip:,} stay in their database and change generation, without a pause to copy")
     for (source, destination), slots in found.moves.items():
         tell(f"  {len(slots):,} move from {source} to {destination}: {slots}")

@@ -15,6 +15,7 @@ from shardctl.cli.rebalance.work import (
     lag_reasons,
     odd_slots,
     pubsub,
+    rebalance_of,
     refuse,
     refuse_changed,
     unless_yes,
@@ -52,8 +53,8 @@ def start(
         reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)
         reasons += lag_reasons(wanted, max_lag)
         refuse(reasons)
-        _tell_plan(work, file, source)
-        if (end := unless_yes(yes, "shardctl rebalance start", work)) is not None:
+        _tell_plan(work, rebalance_of(work, known), file, source)
+        if (end := unless_yes(yes, "shardctl rebalance start", work, known)) is not None:
             return end
         opening.make_tables(wanted, work.urls)
         refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))
@@ -102,12 +103,12 @@ def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
     return wanted, path
 
 
-def _tell_plan(work: Work, file: Path, source: Path | None) -> None:
+def _tell_plan(work: Work, rebalance: str | None, file: Path, source: Path | None) -> None:
     from shardctl import topology
-    from shardctl.rebalance import handover, journal
+    from shardctl.rebalance import handover
 
     fleet = work.fleet
-    print(f"rebalance {journal.id_of(fleet)}:")
+    print(f"rebalance {rebalance or '(new)'}:")
     for shard in handover.participating(fleet):
         subscriptions = (
             ", ".join(sub.id for sub in topology.subscriptions(fleet, shard)) or "none: it gives all its slots away"

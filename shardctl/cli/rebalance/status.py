@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shardctl.cli.rebalance.progress import duration
-from shardctl.cli.rebalance.work import DatabaseOption, Work, work_on
+from shardctl.cli.rebalance.work import DatabaseOption, Work, rebalance_of, work_on
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
 from shardctl.errors import EXIT_DONE
 
@@ -31,7 +31,7 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
     if as_json:
         print_json(report)
         return EXIT_DONE
-    print(f"rebalance {report['rebalance']}")
+    print(f"rebalance {report['rebalance'] or 'not opened'}")
     rows = [
         (name, shard["journal"], *(f"{shard['slots'].get(stage, 0):,}" for stage in STAGES))
         for name, shard in report["shards"].items()
@@ -53,16 +53,17 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
 
 
 def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
-    from shardctl.rebalance import journal
     from shardctl.rebalance.standing import survey
+    from shardctl.status.moving import state_of
 
-    mine, found = journal.id_of(work.fleet), survey(work.fleet, known, int(time.time() * 1e6))
+    found = survey(work.fleet, known, int(time.time() * 1e6))
     return {
-        "rebalance": mine,
+        "rebalance": rebalance_of(work, known),
         "slots": found.total,
         "stages": found.stages,
         "shards": {
-            name: {"journal": _journal(known[name], mine), "slots": counts} for name, counts in found.by_shard.items()
+            name: {"journal": state_of(work.fleet, known[name]), "slots": counts}
+            for name, counts in found.by_shard.items()
         },
         "moves": [
             {
@@ -78,13 +79,6 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
         "broken": list(found.broken),
         "seconds_left": found.seconds_left,
     }
-
-
-def _journal(known: Known, mine: str) -> str:
-    entry = known.entries.get(mine)
-    if entry is None:
-        return "not opened"
-    return "aborting" if entry.stopping else str(entry.state)
 
 
 def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:

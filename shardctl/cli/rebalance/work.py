@@ -134,7 +134,14 @@ def refuse(reasons: Sequence[str]) -> None:
         raise PreflightError(reasons)
 
 
-def unless_yes(yes: bool, command: str, work: Work) -> int | None:
+def rebalance_of(work: Work, known: Mapping[str, Known]) -> str | None:
+    """The id of the file's rebalance; None where no database has opened it. Raises JournalError where they disagree."""
+    from shardctl.rebalance import journal
+
+    return journal.id_of(work.fleet, [each.entries for each in known.values()])
+
+
+def unless_yes(yes: bool, command: str, work: Work, known: Mapping[str, Known]) -> int | None:
     """The exit code of a command that was only to tell what it would do; else its action begins."""
     if yes:
         from shardctl import audit
@@ -143,7 +150,7 @@ def unless_yes(yes: bool, command: str, work: Work) -> int | None:
         audit.begin(
             command.removeprefix("shardctl "),
             work.fleet.fleet,
-            rebalance=journal.id_of(work.fleet),
+            rebalance=rebalance_of(work, known),
             shards=journal.describe(work.fleet)["shards"],
         )
         return None

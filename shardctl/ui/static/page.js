@@ -94,7 +94,7 @@ function showRebalance(moving) {
   if (!moving) return;
   const bar = $("rebalance-bar");
   bar.hidden = moving.stages === null;
-  if (moving.stages === null) return say($("rebalance-told"), `Rebalance ${moving.id}: its databases don't all answer.`);
+  if (moving.stages === null) return say($("rebalance-told"), `Rebalance ${moving.id ?? "not opened"}: its databases don't all answer.`);
   const left = moving.seconds_left ? `, about ${duration(moving.seconds_left)} left` : "";
   const others = Object.entries(moving.stages).filter(([stage, slots]) => slots && stage !== "arrived").map(([stage, slots]) => `${count(slots)} ${stage}`);
   say($("rebalance-told"), `${count(moving.stages.arrived)} of ${count(moving.slots)} slots handed over${others.length ? ` (${others.join(", ")})` : ""}${left}.`);
@@ -102,7 +102,7 @@ function showRebalance(moving) {
   bar.value = moving.stages.arrived;
   const moves = moving.moves.map((move) => `still to move from ${move.from} to ${move.to}: ${count(move.slot_count)} slots`);
   const states = Object.entries(moving.states).map(([shard, state]) => `${shard} ${state}`).join(", ");
-  $("rebalance-moves").replaceChildren(...[`${moving.id}: ${states}`, ...moves, ...moving.broken].map((told) => el("li", {}, told)));
+  $("rebalance-moves").replaceChildren(...[`${moving.id ?? "not opened"}: ${states}`, ...moves, ...moving.broken].map((told) => el("li", {}, told)));
 }
 
 async function lookAtHeat() {

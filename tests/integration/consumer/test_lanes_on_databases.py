@@ -5,13 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from consumer_kit import Shard, write
+from consumer_kit import SLOT_BITS, Shard, write
 from sqlalchemy import insert, text
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
+from consumer.errors import AgainError, NeverError
+from consumer.store import Passed
 from shardctl import lanes, schema
+from shardctl.barrier import Barrier
 from shardctl.keyspace import SlotSet, lane_of
+from shardctl.lanes import Met
 from shardctl.schema import LaneState, RebalanceState
 
 pytestmark = pytest.mark.slow
@@ -43,9 +46,9 @@ def customer(generation=1, **columns) -> Delivery:
 SLOT = customer().slot
 
 
-def barrier(generation=1, rebalance="r1", time_us=PUBLISHED_US) -> Delivery:
+def barrier(token, generation=1, rebalance="r1", time_us=PUBLISHED_US) -> Delivery:
     made = customer(generation)
-    made.barrier, made.publish_time_us = rebalance, time_us
+    made.barrier, made.ends_lane, made.publish_time_us = Barrier(rebalance, "s0", generation, token), True, time_us
     return made
 
 
@@ -56,6 +59,12 @@ def change(shard, what, *arguments):
 
 def open_rebalance(shard, state=RebalanceState.OPEN):
     change(shard, lambda c: c.execute(insert(schema.rebalances).values(id="r1", state=state, plan="{}")))
+
+
+def awaited(shard, slot=SLOT, generation=1) -> str:
+    """The token of a barrier that the database awaits."""
+    with shard.engine.begin() as connection:
+        return lanes.await_barriers(connection, [slot], generation, "r1")[slot]
 
 
 def standing(shard) -> dict[int, tuple[str, int | None]]:
@@ -73,7 +82,8 @@ def expect(shard, state):
 
 
 def leave(shard, time_us):
-    change(shard, lanes.leave, {SLOT: time_us}, 1)
+    open_rebalance(shard)
+    change(shard, lanes.leave, [Met(SLOT, awaited(shard), time_us)], 1)
 
 
 # --- barriers ---------------------------------------------------------------------------------------------------------
@@ -81,7 +91,7 @@ def leave(shard, time_us):
 
 def test_a_barrier_lets_the_slot_go_with_its_publish_time(shard):
     open_rebalance(shard)
-    assert shard.store.pass_barriers([barrier()]) == 1
+    assert shard.store.pass_barriers([barrier(awaited(shard))]) == Passed(1)
     assert standing(shard) == {1: (LaneState.LEFT, PUBLISHED_US)}
     assert shard.store.apply([customer(name="late")]).applied == 0
 
@@ -89,38 +99,87 @@ def test_a_barrier_lets_the_slot_go_with_its_publish_time(shard):
 def test_a_slot_that_stays_is_the_next_generations_in_the_same_transaction(shard):
     open_rebalance(shard)
     expect(shard, LaneState.DUE)
-    shard.store.pass_barriers([barrier()])
+    shard.store.pass_barriers([barrier(awaited(shard))])
     assert standing(shard) == {1: (LaneState.LEFT, PUBLISHED_US), 2: (LaneState.ACTIVE, PUBLISHED_US)}
     assert shard.store.apply([customer(2, name="new")]).applied == 1
 
 
 def test_a_second_barrier_changes_nothing(shard):
     open_rebalance(shard)
-    shard.store.pass_barriers([barrier()])
-    shard.store.pass_barriers([barrier(time_us=PUBLISHED_US + 9)])
+    token = awaited(shard)
+    shard.store.pass_barriers([barrier(token)])
+    assert shard.store.pass_barriers([barrier(token, time_us=PUBLISHED_US + 9)]) == Passed()
     assert standing(shard)[1] == (LaneState.LEFT, PUBLISHED_US)
 
 
-def test_a_slot_that_is_only_announced_doesnt_come_by_a_stray_barrier(shard):
+def test_a_barrier_that_nobody_awaits_changes_nothing_and_doesnt_take_the_fence(shard):
+    """However right the rest of what it says is: the slot's next lane may be arriving still."""
     open_rebalance(shard)
     expect(shard, LaneState.ARRIVING)
-    shard.store.pass_barriers([barrier()])
-    assert standing(shard)[2] == (LaneState.ARRIVING, None)
+    before = shard.rows("SELECT version FROM shardctl_fence")
+    forged = barrier("")
+    assert shard.store.pass_barriers([forged]) == Passed(0, (forged,))
+    assert standing(shard) == {1: (LaneState.ACTIVE, None), 2: (LaneState.ARRIVING, None)}
+    assert shard.rows("SELECT version FROM shardctl_fence") == before
+    assert shard.store.apply([customer(name="after")]).applied == 1
 
 
-@pytest.mark.parametrize("state", [None, RebalanceState.ABORTED, RebalanceState.DONE])
-def test_a_barrier_of_a_rebalance_that_isnt_open_here_changes_nothing(shard, state):
-    if state:
-        open_rebalance(shard, state)
-    assert shard.store.pass_barriers([barrier()]) == 0
+def test_the_token_of_another_slot_or_generation_ends_nothing(shard):
+    open_rebalance(shard)
+    other = next(slot for slot in range(1 << SLOT_BITS) if slot != SLOT)
+    copied, mine = awaited(shard, other), awaited(shard)
+    assert copied != mine
+    for forged in (barrier(copied), barrier(""), barrier(mine.upper()), barrier(mine[:-1])):
+        assert shard.store.pass_barriers([forged]) == Passed(0, (forged,))
+    assert shard.store.pass_barriers([barrier(mine, generation=2)]) == Passed()
     assert standing(shard) == {1: (LaneState.ACTIVE, None)}
+
+
+def test_a_forged_barrier_doesnt_hide_the_real_one_beside_it(shard):
+    open_rebalance(shard)
+    assert shard.store.pass_barriers([barrier("forged"), barrier(awaited(shard))]).lanes == 1
+
+
+@pytest.mark.parametrize("state", [RebalanceState.ABORTED, RebalanceState.DONE])
+def test_a_barrier_of_a_rebalance_that_isnt_open_here_changes_nothing(shard, state):
+    open_rebalance(shard, state)
+    forged = barrier(awaited(shard))
+    assert shard.store.pass_barriers([forged]) == Passed(0, (forged,))
+    assert standing(shard) == {1: (LaneState.ACTIVE, None)}
+
+
+def test_awaiting_it_again_gives_the_same_token_and_another_rebalance_gets_another(shard):
+    open_rebalance(shard)
+    token = awaited(shard)
+    assert awaited(shard) == token
+    with shard.engine.begin() as connection:
+        found = lanes.await_barriers(connection, [SLOT], 1, "r2")
+    assert found.keys() == {SLOT}
+    assert found[SLOT] != token
+
+
+def test_nobody_awaits_the_barrier_of_a_lane_that_isnt_active(shard):
+    open_rebalance(shard)
+    shard.store.pass_barriers([barrier(awaited(shard))])
+    with shard.engine.begin() as connection:
+        assert lanes.await_barriers(connection, [SLOT], 1, "r1") == {}
+    assert shard.rows("SELECT * FROM shardctl_barriers") == []
+
+
+def test_a_database_of_an_older_version_is_told_of(shard):
+    shard.store.check_tables()
+    shard.run("DROP TABLE shardctl_barriers")
+    with pytest.raises(AgainError, match="lacks shardctl_barriers: run `shardctl provision`"):
+        shard.store.check_tables()
+    schema.create(shard.engine, shard.config.message_types, SlotSet(), 1)
+    shard.store.check_tables()
 
 
 def test_a_replica_notices_at_once_that_another_has_passed_the_barrier(shard):
     open_rebalance(shard)
     other = shard.new_store()
     assert other.apply([customer(name="before")]).applied == 1
-    shard.store.pass_barriers([barrier()])
+    shard.store.pass_barriers([barrier(awaited(shard))])
     assert other.apply([customer(name="after")]).applied == 0
 
 

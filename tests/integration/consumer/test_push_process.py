@@ -14,20 +14,22 @@ from datetime import timedelta
 import grpc
 import orjson
 import pytest
-from consumer_kit import SLOT_BITS, Shard, config
+from consumer_kit import FLEET, SLOT_BITS, Shard, config
 from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient, Subscription
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from sqlalchemy import insert
 from test_consumer_process import Consumer, customers, until
 
-from shardctl import lanes, schema
+from shardctl import barrier, lanes, schema, spec
+from shardctl.barrier import Barrier
 from shardctl.keyspace import SlotSet, digits_of, slot_of
 from shardctl.local.broker import Broker
 from shardctl.local.broker.tokens import Signer
 from shardctl.local.servers.process import free_port
 from shardctl.settings.delivery import Delivery
 from shardctl.shardconfig import Generation
+from shardctl.yamlfile import parse
 
 pytestmark = pytest.mark.slow
 BASE = "projects/test-project"
@@ -223,6 +225,7 @@ def test_while_slots_move_each_generation_has_its_own_path(bench, shard):
         connection.execute(insert(schema.rebalances).values(id="r1", state="open", plan="{}"))
         lanes.announce(connection, SlotSet.of([slot]), 2)
         lanes.make_due(connection, [slot], 2)
+        (token,) = lanes.await_barriers(connection, [slot], 1, "r1").values()
     broker = bench.pubsub(generations=(1, 2))
     all_slots = config().generations[0].slots
     bench.start(
@@ -231,11 +234,10 @@ def test_while_slots_move_each_generation_has_its_own_path(bench, shard):
         )
     )
     broker.publish({"customer_id": "1", "name": "before"}, "1")
-    broker.publish(
-        {},
-        "1",
-        **{"shardctl-barrier": "r1", "shardctl-shard": "s0", "shardctl-generation": "1", "message_type": "barrier"},
-    )
+    fleet = spec.of_file(parse(FLEET, "test"))
+    marker = barrier.encode(fleet, fleet.shards[0], slot, Barrier("r1", "s0", 1, token))
+    message = PubsubMessage(attributes=marker.attributes, ordering_key=marker.ordering_key)
+    broker.publisher.publish(topic=TOPIC, messages=[message])
     broker.publish({"customer_id": "1", "name": "after"}, "1")
     broker.drained("shop-s0-g1")
     broker.drained("shop-s0-g2")

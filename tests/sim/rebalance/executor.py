@@ -134,9 +134,13 @@ class Executor(Hooks):
             known = await self._call(lambda: _known(self._engines))
             _refuse([*preflight.not_started(self._fleet, known), *preflight.other_rebalances(self._fleet, known)])
             _refuse([*preflight.odd_slots(self._fleet, known, announced=True)])
+        rebalance = await self._call(lambda: journal.find(self._fleet, self._engines))
+        if rebalance is None:
+            raise RefusedError("isn't open")
         run = self.run_class(
             self._fleet,
             self._engines,
+            rebalance=rebalance,
             publish=self._publish,
             copy=self.row_copy(self._fleet),
             clock=world.loop.time,
@@ -158,10 +162,10 @@ class Executor(Hooks):
 
     async def abort(self) -> None:
         known = await self._call(lambda: _known(self._engines))
-        mine = journal.id_of(self._fleet)
-        if not any(mine in each.entries for each in known.values()):
+        mine = [journal.entry_of(self._fleet, each.entries) for each in known.values()]
+        if not any(mine):
             raise RefusedError("isn't open")
-        if all(mine in each.entries and each.entries[mine].state != RebalanceState.OPEN for each in known.values()):
+        if all(entry and entry.state != RebalanceState.OPEN for entry in mine):
             return
         await self._call(lambda: closing.stop(self._fleet, self._engines))
         await self.run(onward=False)

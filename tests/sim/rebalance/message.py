@@ -94,6 +94,8 @@ class Posted:
 def posted(number: int, write: Write | None, lane: str, time_us: int, data: bytes, sent: Mapping[str, str]) -> Posted:
     """As the service hands it out: with an id and a publish time of its own."""
     body = PubsubMessagePb(data=data, attributes=dict(sent), message_id=f"m{number}")
+    if write is None:
+        body.ordering_key = sent["slot"]
     body.publish_time.seconds, rest = divmod(time_us, 1_000_000)
     body.publish_time.nanos = rest * 1_000
     slot = int(sent["slot"], 2)

@@ -14,12 +14,12 @@ from consumer.batch import Batch
 from consumer.delivery import Delivery
 from consumer.fence import Fence, Lanes
 from consumer.handle import Handled, Handler
-from consumer.store import Outcome, Store
+from consumer.store import Outcome, Passed, Store
 from shardctl import lanes
-from shardctl.barrier import REBALANCE
 from shardctl.database import snapshot, writing
+from shardctl.lanes import Met
 from shardctl.message import Encoded
-from shardctl.rebalance import closing, copying
+from shardctl.rebalance import closing, copying, journal
 from shardctl.rebalance.handover import HandOver, Stage
 from shardctl.rebalance.run import Progress, Run
 from shardctl.rebalance.survey import InHand
@@ -29,6 +29,7 @@ from tests.sim.rebalance.executor import Executor
 from tests.sim.rebalance.scenario import FORWARD, Scenario, drawn, small
 from tests.sim.rebalance.shard import ShardStore
 from tests.sim.rebalance.world import Parts
+from tests.sim.scenario import Fault
 
 # -- what the consumer may do wrong --------------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ class PublishesAllAgain(Store):
 class LetsGoTwice(Store):
     """A second barrier moves the time at which the lane was left."""
 
-    def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         passed = super().pass_barriers(barriers)
         with self._engine.begin() as connection:
             for each in barriers:
@@ -126,13 +127,41 @@ class LetsGoTwice(Store):
         return passed
 
 
+class AwaitsWhateverComes(Store):
+    """Any barrier of a rebalance that is open ends the lane that it names."""
+
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
+        with self._writing() as connection:
+            for each in barriers:
+                entry = journal.read(connection).get(each.barrier.rebalance)
+                if entry and entry.state == RebalanceState.OPEN:
+                    lanes.await_barriers(connection, [each.slot], each.generation, entry.id)
+                    _end_lane(connection, each)
+        return Passed()
+
+
+class AsksForNoToken(Store):
+    """So does a barrier that is awaited, whoever published it, and however long ago."""
+
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
+        with self._writing() as connection:
+            for each in barriers:
+                _end_lane(connection, each)
+        return Passed()
+
+
+def _end_lane(connection: Connection, delivery: Delivery) -> None:
+    awaited = lanes._awaited(connection, [delivery.slot], delivery.generation)
+    if row := awaited.get(delivery.slot):
+        lanes.leave(connection, [Met(delivery.slot, row.token, delivery.publish_time_us)], delivery.generation)
+
+
 class PassesAnyBarrier(Handler):
     """Whatever shard and generation it is meant for."""
 
     async def _pass_barriers(self, mine: Sequence[Delivery], outcome: Outcome) -> list[Delivery]:
         for each in mine:
-            if each.barrier is not None:
-                each.barrier = each.message.attributes[REBALANCE]
+            each.ends_lane = each.barrier is not None
         return await super()._pass_barriers(mine, outcome)
 
 
@@ -319,6 +348,15 @@ def _small_and_broken(seed: int) -> Scenario:
     return small(seed, broken_order=True)
 
 
+def _hostile(seed: int) -> Scenario:
+    return dataclasses.replace(small(seed), hostile=True)
+
+
+def _hostile_and_slow(seed: int) -> Scenario:
+    """What is forged while the slot is arriving is met once it is due: the replica of the old lane was frozen meanwhile."""
+    return dataclasses.replace(small(seed), hostile=True, faults=[Fault(2.7, "freeze", 2.0, 0)], run_at=3.2)
+
+
 def _there_and_back(seed: int) -> Scenario:
     return dataclasses.replace(small(seed), script=("start", "run", "abort", "back", *FORWARD))
 
@@ -347,6 +385,8 @@ MUTANTS = {
     "reads a stale map": Mutant(_with_fence(StaleMap), 25),
     "acks all after its barrier": Mutant(_with_store(AcksAllAfterLeft), 25, _small_and_broken),
     "publishes all again": Mutant(_with_store(PublishesAllAgain), 10),
+    "awaits whatever comes": Mutant(_with_store(AwaitsWhateverComes), 5, _hostile),
+    "asks for no token": Mutant(_with_store(AsksForNoToken), 40, _hostile_and_slow),
     "passes any barrier": Mutant(Parts(handler=PassesAnyBarrier), 10, _early),
     "lets go twice": Mutant(dataclasses.replace(TWICE, store=_with_store(LetsGoTwice).store), 60, _redelivering),
     "passes barriers first": Mutant(Parts(handler=PassesBarriersFirst), 15),

@@ -51,6 +51,7 @@ class Scenario:
     fail_commit: float = 0.0
     break_pipelines: float = 0.0
     in_flight_dies_with_sender: bool = True
+    hostile: bool = False  # somebody publishes barriers of their own
     drawn: bool = False
     calm_at: float = 0.0
 
@@ -145,6 +146,7 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     scenario.faults = _faults(draw, replicas, calm_at)
     if draw.random() < 0.4:
         scenario.traps = [_trap(draw, replicas) for _ in range(draw.randint(1, 3))]
+    scenario.hostile = draw.random() < 0.3
     return scenario
 
 

@@ -21,7 +21,7 @@ from consumer.fence import Fence
 from consumer.parked import Key
 from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
-from consumer.store import Outcome, Released, Store
+from consumer.store import Outcome, Passed, Released, Store
 from shardctl import schema
 from shardctl.keyspace import SlotSet
 from shardctl.lanes import Lane
@@ -138,6 +138,9 @@ class ShardDatabase:
     def rebalance_states(self) -> list[str]:
         return self._column("state FROM shardctl_rebalances")
 
+    def rebalance_ids(self) -> list[str]:
+        return self._column("id FROM shardctl_rebalances")
+
     def parked(self) -> list[tuple[int, str, str]]:
         """Slot, routing key and idempotency key of each parked message, in order."""
         return self._ask("SELECT slot, partition_key, idempotency_key FROM shardctl_parked ORDER BY position")
@@ -185,7 +188,7 @@ class ShardStore:
     async def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         return await self._ask(lambda: self.inner.apply(deliveries, lock_seconds))
 
-    async def pass_barriers(self, barriers: Sequence[Delivery]) -> int:
+    async def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         return await self._ask(lambda: self.inner.pass_barriers(barriers))
 
     async def released_keys(self) -> list[Key]:

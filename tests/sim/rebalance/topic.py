@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from google.api_core.exceptions import NotFound, ServiceUnavailable
 
-from shardctl import provision, topology
+from shardctl import barrier, provision, topology
 from shardctl.keyspace import SlotSet
 from shardctl.rebalance.backlog import Backlog
 from shardctl.spec import Fleet
@@ -65,6 +65,7 @@ class Topic:
         self._late: dict[str, list[Posted]] = {}  # on their way into a subscription, by path
         self._arrives: dict[tuple[str, str], float] = {}  # when the last one of a lane gets into a subscription
         self.brokers = Brokers()
+        self.tokens: list[str] = []  # of the barriers that were published, in order
         self.again = 0  # messages that consumers have published once more
 
     def now_us(self) -> int:
@@ -121,6 +122,8 @@ class Topic:
         self._times[lane] = time_us
         self._count += 1
         message = posted(self._count, write, lane, time_us, data, attributes)
+        if write is None:
+            self.tokens.append(attributes[barrier.TOKEN])
         self._watcher.published(message, who)
         for path, broker in self.brokers.items():
             if slot not in self._slots[path]:

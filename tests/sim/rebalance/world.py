@@ -21,7 +21,8 @@ from consumer.redisgate import RedisGate
 from consumer.replica import NotDrainedError, Replica
 from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
-from shardctl import parked, topology
+from shardctl import barrier, parked, topology
+from shardctl.barrier import Barrier
 from shardctl.errors import ShardctlError
 from shardctl.rebalance.planning.way_back import fleet_back
 from shardctl.shardconfig import ShardConfig, slice_of
@@ -113,6 +114,7 @@ class MovingWorld(World):
         self._reads: dict[Life, ShardConfig] = {}
         self._calm = self._closing = False
         self._draw = random.Random(f"{seed} world").random
+        self._hostile = random.Random(f"{seed} hostile")
         self._script = ["next", *scenario.script]
         self._changed_mind = False
         self._executors: dict[Process, Executor] = {}
@@ -137,6 +139,8 @@ class MovingWorld(World):
             loop.after(fault.at, self._strike, fault)
         loop.after(0.3, self._start_executor)
         loop.after(scenario.person_seconds, self._look_at_parked)
+        if scenario.hostile:
+            loop.after(0.0, self._forge)
         last = max((publication.at for publication in scenario.publications), default=0.0)
         loop.after(max(scenario.calm_at, last), self._calm_down)
         loop.run(until=max(scenario.calm_at, last) + PATIENCE_SECONDS * 2)
@@ -173,6 +177,20 @@ class MovingWorld(World):
 
     def _publish(self, write: Write) -> None:
         self.topic.publish(write, write.data, write.attributes, "producer")
+
+    def _forge(self) -> None:
+        """Somebody who may publish, and can read the topic and the journals, ends whatever lane they can."""
+        name = self._hostile.choice(SHARDS)
+        lanes = sorted(self.oracle.active[name].items())
+        ids = [row_id for shard in self.databases.values() for row_id in shard.rebalance_ids()]
+        if lanes and ids:
+            slot, generation = self._hostile.choice(lanes)
+            token = self._hostile.choice(("", "guess", *self.topic.tokens))
+            marker = Barrier(self._hostile.choice(ids), name, generation, token)
+            forged = barrier.encode(self.fleet, self.fleet.shards[0], slot, marker)
+            self.topic.publish(None, forged.data, forged.attributes, "hostile")
+        if not self._calm:
+            self.loop.after(self._hostile.random() * 0.3, self._forge)
 
     def _write_of(self, data: bytes) -> Write:
         """What a message that a consumer publishes again carries."""

@@ -12,15 +12,16 @@ from consumer.delivery import NO_SLOT
 from consumer.errors import AgainError, NeverError
 from consumer.handle import Handler
 from consumer.metrics import Metrics
-from consumer.store import Outcome
+from consumer.store import Outcome, Passed
+from shardctl.barrier import Barrier
 from shardctl.keyspace import slot_of_lane
 
 
 class Seams:
     """Locks, shard, dead letters and acks in one, with a diary."""
 
-    def __init__(self, *, locked_elsewhere=(), held=(), poison=(), failures=(), again=()):
-        self.diary, self.again = [], set(again)
+    def __init__(self, *, locked_elsewhere=(), held=(), poison=(), failures=(), again=(), awaits=True):
+        self.diary, self.again, self.awaits = [], set(again), awaits
         self.locked_elsewhere, self.held = set(locked_elsewhere), set(held)
         self.poison, self.failures = list(poison), set(failures)
 
@@ -54,7 +55,9 @@ class Seams:
 
     def pass_barriers(self, barriers):
         self._note("pass", *[each.slot for each in barriers])
-        return len(barriers)
+        if self.awaits:
+            return Passed(len(barriers))
+        return Passed(0, tuple(barriers))
 
     async def publish(self, deliveries):
         self._note("set aside", *[each.idempotency_key for each in deliveries])
@@ -134,9 +137,9 @@ def test_poison_is_set_aside_before_anything_behind_it_commits():
     ]  # fmt: skip
 
 
-def barrier(slot, rebalance="r1"):
+def barrier(slot, *, ends_lane=True):
     [made] = messages(slot)
-    made.barrier, made.idempotency_key = rebalance, f"barrier {slot}"
+    made.barrier, made.ends_lane, made.idempotency_key = Barrier("r1", "s0", 1, "token"), ends_lane, f"barrier {slot}"
     return made
 
 
@@ -165,8 +168,26 @@ def test_a_barrier_isnt_acked_where_it_couldnt_be_passed():
 
 def test_a_barrier_that_isnt_meant_for_this_lane_is_acked_alone():
     seams = Seams()
-    handle(seams, [barrier(1, rebalance="")])
+    handle(seams, [barrier(1, ends_lane=False)])
     assert [what for what, *_ in seams.diary] == ["lock", "ack", "release"]
+
+
+def test_barriers_that_nobody_awaits_are_acked_counted_and_reported_once_a_minute(caplog):
+    seams, metrics, now = Seams(awaits=False), Metrics(), [1_000.0]
+    handler = Handler(seams, seams, seams, Again(seams), seams, InThisThread(), metrics, lambda: now[0])
+
+    def meet():
+        asyncio.run(handler.handle(batch_of([barrier(1), barrier(2)])))
+        return [record for record in caplog.records if record.__dict__.get("action") == "barrier_refused"]
+
+    assert len(meet()) == 1
+    now[0] += 59
+    assert len(meet()) == 1
+    now[0] += 1
+    assert len(meet()) == 2
+    assert ("ack", "barrier 1", "barrier 2") in seams.diary
+    assert metrics.registry.get_sample_value("shardctl_barriers_refused_total") == 6
+    assert metrics.registry.get_sample_value("shardctl_barriers_passed_total") == 0
 
 
 def test_what_was_overtaken_by_its_barrier_is_published_again_before_it_is_acked():

@@ -30,9 +30,13 @@ SLOT = digits_of(slot_of("1", SLOT_BITS), SLOT_BITS)
 GOOD = {"slot": SLOT, "partition_key": "1", "message_type": "customer"}
 
 
-def received(attributes, data=b"{}"):
+def received(attributes, data=b"{}", ordering_key=""):
     message = PubsubMessage(
-        data=data, attributes=attributes, message_id="m1", publish_time={"seconds": 5, "nanos": 7_999}
+        data=data,
+        attributes=attributes,
+        ordering_key=ordering_key,
+        message_id="m1",
+        publish_time={"seconds": 5, "nanos": 7_999},
     )
     return ReceivedMessage.pb(ReceivedMessage(ack_id="a1", message=message))
 
@@ -56,6 +60,8 @@ def received(attributes, data=b"{}"):
         pytest.param({"message_type": "nobody"}, "unknown_type", id="type unknown"),
         pytest.param({"operation": "UPSERT"}, "bad_operation", id="operation in capitals"),
         pytest.param({"operation": "drop table"}, "bad_operation", id="operation unknown"),
+        pytest.param({"shardctl-barrier": "r1"}, "reserved_attribute", id="write that says it is a barrier"),
+        pytest.param({"shardctl-barrier": "r1", "idempotency_key": "k" * 256}, "bad_key", id="and has a long key"),
     ],
 )
 def test_what_cant_be_read_carries_its_fault(attributes, reason):
@@ -71,6 +77,29 @@ def test_a_good_message_is_read():
     assert delivery.fault is None
     assert (delivery.slot, delivery.partition_key, delivery.operation) == (slot_of("1", SLOT_BITS), "1", "delete")
     assert (delivery.idempotency_key, delivery.message_id, delivery.publish_time_us) == ("i1", "m1", 5_000_007)
+
+
+MARKER = {"slot": SLOT, "message_type": "shardctl-barrier", "shardctl-barrier": "r1"} | {
+    "shardctl-shard": "s0", "shardctl-generation": "1", "shardctl-token": "t"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key", "ends_lane"),
+    [
+        pytest.param({}, SLOT, True, id="of this lane"),
+        pytest.param({"shardctl-shard": "s1"}, SLOT, False, id="of another shard"),
+        pytest.param({"shardctl-generation": "2"}, SLOT, False, id="of another generation"),
+        pytest.param({"shardctl-generation": "9" * 5_000}, SLOT, False, id="of a generation without end"),
+        pytest.param({"shardctl-generation": "-1"}, SLOT, False, id="of no generation"),
+        pytest.param({}, "", False, id="a copy without order"),
+    ],
+)
+def test_a_barrier_is_no_write_and_may_end_the_lane_that_it_names(attributes, key, ends_lane):
+    delivery = decode(received(MARKER | attributes, b"", key), "s", 1, CONFIG, 1.0)
+    assert delivery.fault is None
+    assert delivery.barrier.token == "t"
+    assert delivery.ends_lane == ends_lane
 
 
 def test_without_an_idempotency_key_the_message_id_is_it():

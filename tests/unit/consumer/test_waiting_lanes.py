@@ -12,7 +12,8 @@ from consumer.errors import LaterError
 from consumer.handle import Handled, Handler
 from consumer.metrics import Metrics
 from consumer.replica import Replica
-from consumer.store import Outcome
+from consumer.store import Outcome, Passed
+from shardctl.barrier import Barrier
 from shardctl.keyspace import lane_of
 
 
@@ -37,7 +38,7 @@ class Seams:
 
     def pass_barriers(self, barriers):
         self.diary.append(("pass", *(each.slot for each in barriers)))
-        return len(barriers)
+        return Passed(len(barriers))
 
     async def publish(self, deliveries):
         raise AssertionError
@@ -48,7 +49,7 @@ class Seams:
 
 def message(slot, ident, barrier=None):
     made = raw("customer", b"{}", "k", slot=slot, ident=ident)
-    made.barrier = barrier
+    made.barrier, made.ends_lane = barrier, barrier is not None
     return made
 
 
@@ -72,7 +73,8 @@ def test_the_rest_of_a_batch_commits_and_the_waiting_lanes_are_kept_whole_and_in
 
 def test_a_barrier_behind_a_waiting_write_is_not_passed():
     seams = Seams(1)
-    batch = [message(1, "1a"), message(1, "barrier 1", "r"), message(2, "2a"), message(2, "barrier 2", "r")]
+    marker = Barrier("r", "s0", 1, "token")
+    batch = [message(1, "1a"), message(1, "barrier 1", marker), message(2, "2a"), message(2, "barrier 2", marker)]
     handled = handle(seams, batch, Metrics())
     assert [each.idempotency_key for each in handled.kept] == ["1a", "barrier 1"]
     assert ("pass", 2) in seams.diary

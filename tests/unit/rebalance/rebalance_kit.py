@@ -12,11 +12,12 @@ from sqlalchemy import event, insert, select
 from shardctl import barrier, lanes, schema
 from shardctl.database import connect, writing
 from shardctl.keyspace import digits_of, slot_of
+from shardctl.lanes import Met
 from shardctl.local.broker import Broker
 from shardctl.provision import provision_database
 from shardctl.rebalance import copying, handover, journal
 from shardctl.rebalance.run import Run
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.schema import LaneState
 
 BITS = 4
 BEFORE = ("0-7", "8-15")
@@ -125,10 +126,11 @@ class World:
     # -- what start does -----------------------------------------------------------------------------------------------
 
     def announce(self):
+        rebalance = None
         for shard in handover.participating(self.after):
             provision_database(self.after, shard, self.url(shard.name))
             with writing(self.own[shard.name]) as connection:
-                journal.begin(connection, self.after, shard.name)
+                rebalance = journal.begin(connection, self.after, shard.name, rebalance)
                 lanes.announce(connection, shard.slots, shard.generation)
 
     # -- Pub/Sub and the consumers -----------------------------------------------------------------------------------------
@@ -161,9 +163,14 @@ class World:
                 continue
             assert encoded.ordering_key == digits_of(encoded.slot, BITS)
             with writing(self.own[met.shard]) as connection:
-                entry = journal.read(connection).get(met.rebalance)
-                if entry is not None and entry.state == RebalanceState.OPEN:
-                    lanes.leave(connection, {encoded.slot: time_us}, met.generation)
+                lanes.leave(connection, [Met(encoded.slot, met.token, time_us)], met.generation)
+
+    def leave(self, shard, slot, time_us):
+        """As if another executor's barrier had come."""
+        with writing(self.own[shard]) as connection:
+            rebalance = journal.entry_of(self.after, journal.read(connection)).id
+            tokens = lanes.await_barriers(connection, [slot], 1, rebalance)
+            assert lanes.leave(connection, [Met(slot, tokens[slot], time_us)], 1) == {slot}
 
     # -- the executor ------------------------------------------------------------------------------------------------------
 
@@ -171,6 +178,7 @@ class World:
         return Run(
             self.after,
             {shard.name: self.databases[shard.name] for shard in handover.participating(self.after)},
+            rebalance=journal.find(self.after, self.own),
             publish=self.publish,
             copy=copying.row_copy(self.after),
             clock=lambda: self.now,

@@ -18,6 +18,7 @@ from sqlalchemy import insert
 from shardctl import barrier, guard, lanes, spec
 from shardctl.cli import main
 from shardctl.database import writing
+from shardctl.lanes import Met
 from shardctl.provision import provision_pubsub
 from shardctl.rebalance import closing, driver, journal, opening
 from shardctl.schema import LaneState, RebalanceState, replicas
@@ -76,7 +77,7 @@ class Site:
         met = barrier.read(message.attributes)
         time_us = int(message.publish_time.timestamp() * 1e6)
         with writing(self.world.own[met.shard]) as connection:
-            lanes.leave(connection, {int(message.ordering_key, 2): time_us}, met.generation)
+            lanes.leave(connection, [Met(int(message.ordering_key, 2), met.token, time_us)], met.generation)
 
     def subscriptions(self):
         found = self.subscriber.list_subscriptions(project=f"projects/{self.project}")

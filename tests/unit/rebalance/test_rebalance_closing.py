@@ -115,8 +115,8 @@ def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     world = announced
     for engine in world.own.values():
         with writing(engine) as connection:
-            journal.stop(connection, journal.id_of(world.after))
-            journal.close(connection, journal.id_of(world.after), RebalanceState.ABORTED)
+            journal.stop(connection, world.after)
+            journal.close(connection, world.after, RebalanceState.ABORTED)
     world.after = way_back.fleet_back(world.after)
     world.announce()
     world.to_its_end(world.run())
@@ -131,7 +131,7 @@ def test_a_finish_that_wakes_up_after_the_next_rebalance_has_begun_touches_nothi
     asleep, before = look(world), world.lanes()
     for engine in world.own.values():
         with writing(engine) as connection:
-            journal.close(connection, journal.id_of(world.after), RebalanceState.DONE)
+            journal.close(connection, world.after, RebalanceState.DONE)
     with pytest.raises(journal.JournalError, match="isn't open any more"):
         closing.delete_rows(world.after, world.databases, asleep, lambda *_: None)
     assert world.lanes() == before
@@ -149,13 +149,12 @@ def test_an_abort_that_wakes_up_after_it_was_started_again_closes_nothing(announ
 
 def test_a_rebalance_is_closed_everywhere(world):
     closing.close(world.after, world.databases, RebalanceState.DONE)
-    mine = journal.id_of(world.after)
-    assert {each.entries[mine].state for each in look(world).values()} == {RebalanceState.DONE}
+    assert {journal.entry_of(world.after, each.entries).state for each in look(world).values()} == {RebalanceState.DONE}
 
 
 def test_stopping_leaves_it_open(world):
     closing.stop(world.after, world.databases)
-    entries = [each.entries[journal.id_of(world.after)] for each in look(world).values()]
+    entries = [journal.entry_of(world.after, each.entries) for each in look(world).values()]
     assert all(entry.stopping and entry.state == RebalanceState.OPEN for entry in entries)
 
 

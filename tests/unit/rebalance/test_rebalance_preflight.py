@@ -8,6 +8,7 @@ from sqlalchemy import insert, text
 
 from shardctl.database import connect, writing
 from shardctl.keyspace import SlotSet
+from shardctl.provision import provision_database
 from shardctl.rebalance import journal, preflight
 from shardctl.rebalance.backlog import Backlog
 from shardctl.schema import RebalanceState, replicas
@@ -63,7 +64,7 @@ def test_another_rebalance_is_open(announced):
 
 def test_this_one_is_done(announced):
     with writing(announced.own["s1"]) as connection:
-        journal.close(connection, journal.id_of(after()), RebalanceState.DONE)
+        journal.close(connection, after(), RebalanceState.DONE)
     assert "`shardctl rebalance finish`" in one(preflight.other_rebalances(after(), look(announced)))
 
 
@@ -77,9 +78,17 @@ def test_it_was_not_started(fresh):
     assert all("`shardctl rebalance start`" in reason for reason in reasons)
 
 
-def aborted(connection, mine):
-    journal.stop(connection, mine)
-    journal.close(connection, mine, RebalanceState.ABORTED)
+def test_a_database_that_an_older_version_made_the_tables_of(announced):
+    assert not list(preflight.lacking_tables(look(announced)))
+    do(announced, "s1", "DROP TABLE shardctl_barriers")
+    assert "s1: its database lacks shardctl_barriers" in one(preflight.lacking_tables(look(announced)))
+    provision_database(announced.after, announced.after.shard("s1"), announced.url("s1"))
+    assert not list(preflight.lacking_tables(look(announced)))
+
+
+def aborted(connection, fleet):
+    journal.stop(connection, fleet)
+    journal.close(connection, fleet, RebalanceState.ABORTED)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def aborted(connection, mine):
 )
 def test_it_is_not_going_on(announced, change, way_out):
     with writing(announced.own["s1"]) as connection:
-        change(connection, journal.id_of(after()))
+        change(connection, after())
     assert way_out in one(preflight.not_started(after(), look(announced)))
 
 

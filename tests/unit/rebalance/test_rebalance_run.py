@@ -1,10 +1,13 @@
 """The steps of a run: their order, what each waits for, and that being killed anywhere, or being two, changes nothing."""
 
+import itertools
+from collections import deque
+
 import pytest
 from rebalance_kit import KEYS, ROWS, CrashError
-from sqlalchemy import update
+from sqlalchemy import delete, select, update
 
-from shardctl import lanes, schema
+from shardctl import barrier, lanes, schema
 from shardctl.database import writing
 from shardctl.rebalance import copying, journal
 from shardctl.rebalance.handover import Stage
@@ -137,8 +140,7 @@ def test_what_another_run_has_done_is_seen_when_a_slot_is_taken_in_hand(world):
         world.now += 0.3
     with writing(world.own["s2"]) as connection:
         lanes.make_due(connection, [7], 1)
-    with writing(world.own["s0"]) as connection:
-        lanes.leave(connection, {7: 5}, 1)
+    world.leave("s0", 7, 5)
     run.step(world.now)
     world.deaf = set()
     assert world.to_its_end(run, steps=60)[0].complete
@@ -255,8 +257,8 @@ def test_nobody_begins_more_once_the_rebalance_is_aborted(world):
     run = world.run()
     for engine in world.own.values():
         with writing(engine) as connection:
-            journal.stop(connection, run.rebalance)
-            journal.close(connection, run.rebalance, RebalanceState.ABORTED)
+            journal.stop(connection, world.after)
+            journal.close(connection, world.after, RebalanceState.ABORTED)
     with pytest.raises(journal.JournalError, match="aborted"):
         run.step(world.now)
     assert LaneState.DUE not in world.states().values()
@@ -266,7 +268,7 @@ def test_nobody_begins_more_while_an_abort_is_under_way(world):
     run = world.run()
     for engine in world.own.values():
         with writing(engine) as connection:
-            journal.stop(connection, run.rebalance)
+            journal.stop(connection, world.after)
     with pytest.raises(journal.JournalError, match="being aborted"):
         run.step(world.now)
     assert LaneState.DUE not in world.states().values()
@@ -299,8 +301,8 @@ def test_the_way_back_of_an_aborted_rebalance(world):
     world.to_its_end(world.run(onward=False))
     for engine in world.own.values():
         with writing(engine) as connection:
-            journal.stop(connection, run.rebalance)
-            journal.close(connection, run.rebalance, RebalanceState.ABORTED)
+            journal.stop(connection, world.after)
+            journal.close(connection, world.after, RebalanceState.ABORTED)
     world.after = way_back.fleet_back(world.after)
     world.announce()
     (said,) = world.to_its_end(world.run())
@@ -358,3 +360,108 @@ def test_a_run_that_wakes_up_after_it_was_all_closed_comes_to_an_end(announced):
     assert not said.complete
     assert said.failed
     assert not world.published
+
+
+def awaited(world):
+    """The barriers that some database awaits, by slot: where, the lane's generation, and the token."""
+    found = {}
+    for name, engine in world.own.items():
+        with engine.connect() as connection:
+            for slot, generation, token in connection.execute(
+                select(schema.barriers.c.slot, schema.barriers.c.generation, schema.barriers.c.token)
+            ):
+                assert slot not in found
+                found[slot] = (name, generation, token)
+    return found
+
+
+def test_a_barrier_is_awaited_by_its_lanes_database_once_the_slot_is_due_and_before_it_is_published(world):
+    run = world.run()
+    asked = []
+    run._publish_message = lambda message: (asked.append((message, awaited(world))), world.publish(message))[1]
+    for _ in range(10):
+        due = {slot for (_, slot), state in world.states().items() if state == LaneState.DUE}
+        assert awaited(world).keys() <= due
+        run.step(world.now)
+        world.now += 0.3
+    assert len(asked) == 16
+    for message, rows in asked:
+        marker = barrier.read(message.attributes)
+        assert rows[message.slot] == (marker.shard, marker.generation, marker.token)
+        assert len(marker.token) == 2 * lanes.TOKEN_BYTES
+    assert len({barrier.read(message.attributes).token for message, _ in asked}) == 16
+
+
+def test_no_row_is_left_of_barriers_that_were_met(done):
+    assert not awaited(done)
+
+
+def test_whatever_somebody_publishes_nothing_ends_while_it_is_arriving(world):
+    """With the right rebalance, shard and generation, and with the token of a slot whose turn has come."""
+    run = world.run(parallel=1)
+    world.deaf = set(range(16))
+    while not run.tally.barriers:
+        run.step(world.now)
+        world.now += 0.3
+    tokens = {slot: token for slot, (_, _, token) in awaited(world).items()}
+    arriving = {key: state for key, state in world.states().items() if state == LaneState.ARRIVING}
+    assert arriving
+    assert tokens
+    for (_, slot), token in itertools.product(arriving, ("", *tokens.values())):
+        for name, generation in (("s0", 1), ("s1", 1)):
+            marker = barrier.Barrier(run.rebalance, name, generation, token)
+            forged = barrier.encode(world.after, world.after.shard(name), slot, marker)
+            world.messages.append((forged, world.time_us))
+    still = {slot for _, slot in arriving}
+    world.messages = deque((message, at) for message, at in world.messages if message.slot in still)
+    world.deaf = set()
+    before = world.lanes()
+    world.consume()
+    assert world.lanes() == before
+    assert world.to_its_end(run)[0].complete
+    assert world.active() == world.wanted()
+
+
+def test_two_executors_await_and_publish_the_same_barriers(world):
+    runs = [world.run(), world.run()]
+    world.deaf = set(range(16))
+    for _ in range(10):
+        for run in runs:
+            run.step(world.now)
+        world.now += 0.3
+    by_slot = {}
+    for message in world.published:
+        by_slot.setdefault(message.slot, set()).add(barrier.read(message.attributes).token)
+    assert len(world.published) == 32
+    assert {len(tokens) for tokens in by_slot.values()} == {1}
+
+
+def test_nothing_is_awaited_any_more_where_somebody_has_closed_the_rebalance(world):
+    run = world.run()
+    run._await_barriers = lambda _: None  # it falls asleep after the slots became due
+    run.step(world.now)
+    del run._await_barriers
+    for engine in world.own.values():
+        with writing(engine) as connection:
+            connection.execute(update(schema.rebalances).values(state=RebalanceState.ABORTED))
+    before = awaited(world)
+    with pytest.raises(journal.JournalError, match="isn't open any more"):
+        run.step(world.now + 0.3)
+    assert awaited(world) == before
+
+
+def test_a_barrier_that_isnt_met_is_awaited_again(world):
+    """The source may have been restored to a time before it awaited it."""
+    world.deaf = {6}
+    run = world.run()
+    for _ in range(20):
+        run.step(world.now)
+        world.consume()
+        world.now += 0.3
+    with writing(world.own["s0"]) as connection:
+        connection.execute(delete(schema.barriers).where(schema.barriers.c.slot == 6))
+    world.deaf = set()
+    world.consume()
+    assert world.states()["s2", 6] == LaneState.DUE
+    world.now += AGAIN_SECONDS
+    assert world.to_its_end(run)[0].complete

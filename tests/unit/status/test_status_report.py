@@ -123,7 +123,7 @@ def test_a_replica_that_nobody_expects_is_not_missed(seconds, names):
 
 
 def moving_databases(fleet):
-    mine = journal.id_of(fleet)
+    mine = "0123456789abcdef"
     entries = {mine: Entry(mine, RebalanceState.OPEN, journal.describe(fleet), NOW, None)}
     arriving = [Lane(slot, 2, LaneState.ARRIVING) for slot in range(5)]
     s0 = known(range(6), entries=entries, readers=READ | {2: timedelta(0)}, more=[
