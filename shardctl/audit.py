@@ -1,24 +1,30 @@
-"""One line for each thing an operator does: who, what, to which fleet, by which plan, and how it ended.
+"""Two lines for each thing an operator does: that it begins, and how it ended. Who, what, to which fleet, by which plan.
 
-An action begins when its plan is confirmed and its first effect is next; commands that only look leave no line. The line goes to
-stderr, where pipelines keep it, and to the file that `SHARDCTL_AUDIT_LOG` names, if it does: JSON, one object a line.
+An action begins when its plan is confirmed and its first effect is next; commands that only look leave no line. Lines go to
+stderr, where pipelines keep them, and to the file that `SHARDCTL_AUDIT_LOG` names, if it does: JSON, one object a line. A line
+`begun` without another one of its `id` means that the process was killed, or the machine, and what was done until then is done.
 """
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
+import secrets
 import socket
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, ShardctlError
 
 LOG_VARIABLE, ACTOR_VARIABLE = "SHARDCTL_AUDIT_LOG", "SHARDCTL_ACTOR"
+BEGUN, FAILED = "begun", "failed"
+MAX_ERROR_CHARACTERS = 500
 _RESULTS = {
     EXIT_DONE: "done",
     EXIT_REFUSED: "refused",
@@ -36,18 +42,21 @@ class Action:
     fleet: str
     plan: Mapping[str, Any]
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def line(self, code: int, ended: datetime) -> str:
+    def line(self, result: str, at: datetime, error: str = "") -> str:
+        """`error` is what ended it, if something did."""
         told = {
-            "time": ended.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "id": self.id,
             "actor": actor(),
             "action": self.name,
             "fleet": self.fleet,
             "plan": dict(self.plan),
-            "result": _RESULTS.get(code, str(code)),
-            "seconds": round((ended - self.began).total_seconds(), 3),
+            "result": result,
+            "seconds": round((at - self.began).total_seconds(), 3),
         }
-        return json.dumps(told, ensure_ascii=False)
+        return json.dumps(told | ({"error": error[:MAX_ERROR_CHARACTERS]} if error else {}), ensure_ascii=False)
 
 
 _under_way: list[Action] = []
@@ -55,29 +64,54 @@ _under_way: list[Action] = []
 
 def begin(name: str, fleet: str, **plan: Any) -> None:
     """Its first effect is next. Raises ShardctlError where the log can't be written: then nothing has been done yet."""
-    path = os.environ.get(LOG_VARIABLE)
-    if path:
+    action = Action(name, fleet, plan)
+    line = action.line(BEGUN, action.began)
+    try:
+        _log(line)
+    except OSError as error:
+        raise ShardctlError(f"{_cannot_log(error)}. Nothing was done.") from error
+    _under_way.append(action)
+    _tell(f"audit: {line}")
+
+
+def end(code: int, error: str = "") -> None:
+    """What was begun has ended with this exit code; `error` says why, if an error or a signal ended it."""
+    result = FAILED if code == EXIT_REFUSED and error else _RESULTS.get(code, str(code))
+    for action in _under_way:
+        line = action.line(result, datetime.now(UTC), error)
         try:
-            Path(path).open("a", encoding="utf-8").close()
-        except OSError as error:
-            raise ShardctlError(
-                f"{LOG_VARIABLE}={path}: can't be written: {error.strerror}. Nothing was done."
-            ) from error
-    _under_way.append(Action(name, fleet, plan))
-
-
-def end(code: int) -> list[str]:
-    """The lines of what was begun, now that it ended with this exit code; they are in the log."""
-    lines = [action.line(code, datetime.now(UTC)) for action in _under_way]
+            _log(line)
+        except OSError as fault:
+            _tell(f"warning: {_cannot_log(fault)}", always=True)
+        _tell(f"audit: {line}")
     _under_way.clear()
+
+
+def _log(line: str) -> None:
+    """Durable on return, and in one piece: others may write to the same log."""
     path = os.environ.get(LOG_VARIABLE)
-    if path and lines:
-        try:
-            with Path(path).open("a", encoding="utf-8") as log:
-                log.write("".join(f"{line}\n" for line in lines))
-        except OSError as error:
-            lines.append(f"{LOG_VARIABLE}={path}: can't be written: {error.strerror}")
-    return lines
+    if not path:
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        data = f"{line}\n".encode(errors="backslashreplace")
+        if os.write(handle, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with suppress(OSError):  # a pipe or a device
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_log(error: OSError) -> str:
+    return f"{LOG_VARIABLE}={os.environ.get(LOG_VARIABLE)}: can't be written: {error.strerror}"
+
+
+def _tell(line: str, *, always: bool = False) -> None:
+    """On stderr, except on a terminal where the log has it: a person need not read it twice."""
+    if always or not (sys.stderr.isatty() and os.environ.get(LOG_VARIABLE)):
+        with suppress(OSError):  # a stderr that takes nothing must not stop what was begun
+            print(line, file=sys.stderr, flush=True)
 
 
 def actor() -> str:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from shardctl import audit
-from shardctl.cli import deadletter, rebalance
+from shardctl.cli import deadletter, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
 from shardctl.cli.broker import broker
 from shardctl.cli.diff import diff
@@ -28,6 +28,8 @@ from shardctl.cli.route import route
 from shardctl.cli.schema import schema
 from shardctl.cli.simulate import simulate
 from shardctl.cli.status import status
+from shardctl.cli.stdout import StdoutError
+from shardctl.cli.terminal import say
 from shardctl.cli.ui import ui
 from shardctl.cli.validate import validate
 from shardctl.cli.verify import verify
@@ -90,14 +92,23 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Never raises; only a bug leaves a traceback, in a file."""
-    code = _run(arguments)
-    for line in audit.end(code):
-        if not (sys.stderr.isatty() and os.environ.get(audit.LOG_VARIABLE)):  # a person needn't read what the log has
-            print(f"audit: {line}", file=sys.stderr)
+    if sys.stderr is None:  # closed by the caller: print would fall back to stdout, which is for data
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
+    if sys.stdout is None:
+        say("error: stdout is closed, so nothing can be printed. Nothing was done.")
+        return EXIT_REFUSED
+    with signals.as_interrupts() as received, stdout.checked():
+        try:
+            code, why = _run(arguments)
+        except KeyboardInterrupt:  # a second one, while the first was reported
+            code, why = EXIT_INTERRUPTED, ""
+        received.close()
+        audit.end(code, why or (received.first if code == EXIT_INTERRUPTED else ""))
     return code
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None) -> tuple[int, str]:
+    """The exit code, and the error that ended the command, if one did."""
     try:
         try:
             app(arguments, prog_name="shardctl")
@@ -105,36 +116,38 @@ def _run(arguments: list[str] | None) -> int:
             code = end.code if isinstance(end.code, int) else EXIT_DONE
             sys.stdout.flush()
             if code == EXIT_INTERRUPTED:
-                print("interrupted", file=sys.stderr)
-            return code
+                say("interrupted")
+            return code, ""
     except ShardctlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        if not isinstance(error, StdoutError) or error.wanted:
+            say(f"error: {error}")
+        return error.exit_code, str(error)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has had enough, as in `| head`. Python flushes again at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_REFUSED
+        say("interrupted")
+        return EXIT_INTERRUPTED, ""
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is our fault
         _report_bug(error)
-        return EXIT_BUG
-    return EXIT_DONE
+        return EXIT_BUG, f"{type(error).__name__}: {error}"
+    return EXIT_DONE, ""
 
 
 def _report_bug(error: Exception) -> None:
     told = "".join(traceback.format_exception(error))
-    print(f"bug: {type(error).__name__}: {error}", file=sys.stderr)
-    if os.environ.get("SHARDCTL_DEBUG") == "1":
-        print(told, file=sys.stderr, end="")
-        where = "the traceback above"
-    else:
+    say(f"bug: {type(error).__name__}: {error}")
+    where = None if os.environ.get("SHARDCTL_DEBUG") == "1" else _bug_file(told)
+    if where is None:
+        say(told.rstrip("\n"))
+    say(
+        "This is a bug in shardctl, not your mistake. Please report it with the command you ran and "
+        f"{where or 'the traceback above'}; look it over first, since it may hold names from your files."
+    )
+
+
+def _bug_file(told: str) -> str | None:
+    """The name of a file that keeps the traceback; None where there is no room for one."""
+    try:
         with NamedTemporaryFile("w", prefix="shardctl-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
             file.write(f"{sys.argv}\n{sys.version}\n{told}")
-        where = file.name
-    print(
-        f"This is a bug in shardctl, not your mistake. Please report it with the command you ran and {where}; "
-        "look it over first, since it may hold names from your files.",
-        file=sys.stderr,
-    )
+    except OSError:
+        return None
+    return file.name

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -57,10 +55,10 @@ def demo(
     if rebalance:
         from shardctl.local import movedemo
 
-        with _ended_by_sigterm(), MoveStages() as stages:
+        with MoveStages() as stages:
             moved = movedemo.run(fleet, movedemo.Plan(directory, load, entities, seed, keep), stages)
         return tell_move(moved, as_json=as_json)
-    with _ended_by_sigterm(), Stages() as stages:
+    with Stages() as stages:
         report = show.run(fleet, show.Plan(directory, writes, entities, seed, keep), stages)
     return tell_outcome(report, as_json=as_json)
 
@@ -99,7 +97,7 @@ def up(
         )
     feed = None
     try:
-        with _ended_by_sigterm(), local:
+        with local:
             _tell_how_to_use(local, file)
             if load:
                 stream = Stream(fleet, None, entities, seed)
@@ -122,21 +120,6 @@ def up(
 def _keep_grpc_quiet() -> None:
     """Before gRPC is imported: it would warn of each process we start, though a child that execs is no danger to it."""
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, and the end of the terminal, end things in order, as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_how_to_use(local: Any, file: Path) -> None:

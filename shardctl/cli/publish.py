@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Self
 
 import typer
 
+from shardctl.cli import signals
 from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError, UsageError
 
@@ -147,19 +147,19 @@ def _opened(source: str) -> AbstractContextManager[Any]:
 
 
 class _Stopping:
-    """Ctrl-C ends the reading, and what was read is still published; a second one ends the command at once."""
+    """A signal ends the reading, and what was read is still published; a second one ends the command at once."""
 
     def __init__(self) -> None:
         self.stopped = False
         self._reading = False
-        self._before: Any = None
+        self._handling = signals.handled_by(self._interrupt)
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        self._handling.__exit__(None, None, None)
 
     def _interrupt(self, *_: object) -> None:
         again, self.stopped = self.stopped, True

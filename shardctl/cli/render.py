@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, print_diff, say
-from shardctl.errors import EXIT_DONE, EXIT_REFUSED, ShardctlError, UsageError
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
     from shardctl.render import Document
@@ -111,16 +110,8 @@ def _check(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
 
 
 def _print(found: Iterable[Document], *, parted: bool) -> int:
-    out = sys.stdout.buffer
-    try:
-        for document in found:
-            out.write(b"---\n" * parted + document.text.encode())
-        out.flush()
-    except BrokenPipeError:
-        # The reader has had enough, as in `| head`. Python flushes again at exit, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        raise ShardctlError(f"stdout: can't be written: {error.strerror}. What was printed is incomplete.") from error
+    for document in found:
+        sys.stdout.buffer.write(b"---\n" * parted + document.text.encode())
     return EXIT_DONE
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,9 @@ NO_CREDENTIALS = (
 
 
 def say(line: str) -> None:
-    """Talk: to a person, never part of the data."""
-    print(line, file=sys.stderr)
+    """Talk: to a person, never part of the data. A stderr that takes nothing stops no command."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def print_json(data: Any) -> None:

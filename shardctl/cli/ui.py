@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import signal
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -53,23 +51,9 @@ def ui(
         say("Open that address: what follows # lets you in, and holds until Ctrl-C.")
 
     try:
-        with _ended_by_sigterm(), contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
+        with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
             server.serve(View(looker, of_file), token, host, listening, ready)
     finally:
         listening.close()
         looker.close()
     return EXIT_DONE
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Uvicorn ends in order, and raises the signal again."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from shardctl import audit
-from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_REFUSED, ShardctlError
+from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 from shardctl.status.asking import Asker
 from shardctl.ui import aside, letters
 from shardctl.ui.guard import Guard
@@ -68,19 +67,24 @@ def application(view: View, token: str, host: str) -> ASGIApp:
         return await act("deadletter replay", {"strays": told["strays"], "ids": [told["id"]]}, work)
 
     async def act(name: str, plan: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-        """One at a time, with a line for the audit."""
+        """One at a time, with its lines for the audit."""
         async with acting:
             audit.begin(name, view.fleet().fleet, by="ui", **plan)
-            code = EXIT_BUG
+            code, why = EXIT_BUG, ""
             try:
                 told = await _in_thread(work)
                 code = EXIT_DONE
-            except (Problem, ShardctlError):
+            except Problem:
                 code = EXIT_REFUSED
                 raise
+            except ShardctlError as error:
+                code, why = EXIT_REFUSED, str(error)
+                raise
+            except asyncio.CancelledError:
+                code = EXIT_INTERRUPTED
+                raise
             finally:
-                for line in audit.end(code):
-                    print(f"audit: {line}", file=sys.stderr, flush=True)
+                audit.end(code, why)
             return told
 
     routes = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,23 +23,22 @@ class Session:
 
 @contextmanager
 def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session]:
-    """Everything that is held is handed back at the end, also on Ctrl-C and SIGTERM."""
+    """Everything that is held is handed back at the end, also when a signal ends the command."""
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.deadletter import pubsub
     from shardctl.deadletter.desk import Desk
 
-    with _ended_by_sigterm():
-        try:
-            with pubsub.clients() as (publisher, subscriber):
-                names = pubsub.subscriptions(fleet, subscriber, strays=strays)
-                counted = _counted(fleet.project, names)
-                exact = counted if os.environ.get("PUBSUB_EMULATOR_HOST") else lambda: None
-                desk = Desk(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds)
-                with desk:
-                    yield Session(desk, pubsub.Outlet(publisher, fleet.project), counted)
-        except DefaultCredentialsError as error:
-            raise ShardctlError(NO_CREDENTIALS) from error
+    try:
+        with pubsub.clients() as (publisher, subscriber):
+            names = pubsub.subscriptions(fleet, subscriber, strays=strays)
+            counted = _counted(fleet.project, names)
+            exact = counted if os.environ.get("PUBSUB_EMULATOR_HOST") else lambda: None
+            desk = Desk(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds)
+            with desk:
+                yield Session(desk, pubsub.Outlet(publisher, fleet.project), counted)
+    except DefaultCredentialsError as error:
+        raise ShardctlError(NO_CREDENTIALS) from error
     if desk.unreturned:
         say(f"{desk.unreturned:,} letters couldn't be handed back: they are seen again within {desk.lease_seconds} s.")
 
@@ -91,19 +89,3 @@ def say_missed(session: Session, seen: int) -> None:
             f"{seen:,} of {total:,} messages were seen. Others have the rest under lease, or it was counted before it was gone: "
             "run it again in a minute."
         )
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    except ValueError:  # not in the main thread
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardctl.cli import signals
 from shardctl.cli.rebalance.progress import ProgressView
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
@@ -145,7 +145,7 @@ def _drive(
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     try:
-        with _ctrl_c() as interrupted, ProgressView() as view, ThreadPoolExecutor(1) as asking:
+        with _asked_to_end() as interrupted, ProgressView() as view, ThreadPoolExecutor(1) as asking:
             progress, tally = driver.drive(
                 work.fleet,
                 work.databases,
@@ -186,19 +186,11 @@ class _LagGate:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Event]:
-    """The first Ctrl-C asks for an end between two effects; a second one ends at once, which is safe too."""
+def _asked_to_end() -> Iterator[Event]:
+    """The first signal asks for an end between two effects; a second one ends at once, which is safe too."""
     asked = Event()
-
-    def note(*_: Any) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
+    with signals.noted_by(asked.set):
         yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None]) -> None:

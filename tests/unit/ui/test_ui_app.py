@@ -123,14 +123,15 @@ def test_a_confirmed_key_goes_on(databases, page):
     assert released(databases) == [True]
 
 
-def test_each_replay_leaves_a_line(databases, page, capsys):
+def test_each_replay_leaves_its_lines(databases, page, capsys):
     databases.park("s0", 3, "k")
     shown = confirmation(page)
     replay(page, shown | {"messages": 7})
     replay(page, shown)
     lines = [json.loads(line.removeprefix("audit: ")) for line in capsys.readouterr().err.splitlines()]
     assert [(line["action"], line["result"]) for line in lines] == [
-        ("deadletter replay --parked", "refused"), ("deadletter replay --parked", "done")
+        ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "refused"),
+        ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "done"),
     ]  # fmt: skip
     assert lines[0]["plan"] == {"by": "ui", "shard": "s0", "keys": ["k"]}
 

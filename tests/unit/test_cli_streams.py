@@ -1,0 +1,96 @@
+"""What a command does when stdout or stderr takes nothing: never exit 0 for data that is lost, never a traceback."""
+
+import os
+import sys
+
+import pytest
+
+from shardctl import starter
+from shardctl.cli import main
+
+COMMANDS = [
+    "--help",
+    "--version",
+    "schema",
+    "validate",
+    "validate --json",
+    "route x",
+    "render",
+    "render --format gcloud",
+    "simulate --rate 10",
+    "rebalance plan --add s3 -o -",
+    "rebalance status --json",
+    "init --help",
+]
+
+
+@pytest.fixture
+def fleet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = starter.text(3)
+    (tmp_path / "shards.yaml").write_text(text)
+    return text
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    """Puts a file in the place of stdout or stderr."""
+    files = []
+
+    def put(name, path_or_handle):
+        file = open(path_or_handle, "w", buffering=1 if name == "stderr" else -1)  # noqa: PTH123, SIM115
+        files.append(file)
+        monkeypatch.setattr(sys, name, file)
+
+    yield put
+    for file in files:
+        file.close()  # raises where it still holds what the disk didn't take
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_is_an_error(fleet, stream, capsys, command):
+    stream("stdout", "/dev/full")
+    assert main(command.split()) == 1
+    err = capsys.readouterr().err
+    assert "error: stdout: can't be written: No space left on device. What was printed is incomplete." in err
+    assert "bug" not in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_that_has_had_enough_gets_no_complaint(fleet, stream, capsys, command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream("stdout", writer)
+    assert main(command.split()) == 1
+    err = capsys.readouterr().err
+    assert "error" not in err
+    assert "bug" not in err
+
+
+def test_a_closed_stdout_is_refused_before_anything_is_done(fleet, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["init", "-f", "new.yaml"]) == 1
+    assert "stdout is closed" in capsys.readouterr().err
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_a_full_stderr_stops_no_command(fleet, tmp_path, stream, capsys):
+    stream("stderr", os.open("/dev/full", os.O_WRONLY))
+    assert main(["init", "-f", "new.yaml"]) == 0
+    assert (tmp_path / "new.yaml").read_text() == fleet
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # lets it be closed
+
+
+def test_a_closed_stderr_puts_no_talk_among_the_data(fleet, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["validate", "--json"]) == 0
+    assert capsys.readouterr().out.startswith("{")
+
+
+def test_a_bug_is_told_where_no_file_can_keep_its_traceback(fleet, monkeypatch, capsys):
+    monkeypatch.setattr("shardctl.starter.text", lambda _: 1 / 0)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
+    assert main(["init", "-f", "new.yaml"]) == 3
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "the traceback above" in err
