@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, NotFound, RetryError
+from google.api_core.exceptions import (
+    Aborted,
+    AlreadyExists,
+    GoogleAPICallError,
+    NotFound,
+    RetryError,
+    ServiceUnavailable,
+    Unknown,
+)
+from google.api_core.retry import Retry, if_exception_type
 from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy, Subscription, Topic
 
@@ -20,6 +29,8 @@ from shardctl.keyspace import SlotSet
 from shardctl.spec import Fleet, Shard
 
 TIMEOUT_SECONDS = 30.0
+# Reads come first. The library would try some of them for ten minutes where nobody listens.
+_AGAIN = Retry(if_exception_type(Aborted, ServiceUnavailable, Unknown), timeout=60.0)
 
 Action = Literal["create", "update", "identical"]
 # What Pub/Sub lets one change later, as field masks name it.
@@ -178,7 +189,7 @@ def _duration(value: timedelta) -> Duration:
 
 def _get(call: Callable[..., Any], **request: str) -> Any:
     try:
-        return call(request=request, timeout=TIMEOUT_SECONDS)
+        return call(request=request, retry=_AGAIN, timeout=TIMEOUT_SECONDS)
     except NotFound:
         return None
 

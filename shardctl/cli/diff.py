@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _pubsub(fleet: Fleet) -> PubSubDrift:
     from shardctl.cli.provision import pubsub_clients
     from shardctl.drift import pubsub_drift
 
-    with pubsub_clients() as (publisher, subscriber):
+    with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
         return pubsub_drift(fleet, publisher, subscriber)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 SAID_ROWS = 50_000
@@ -82,7 +82,7 @@ def pubsub_clients() -> Iterator[tuple[Any, Any]]:
 def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
     from shardctl.provision import provision_pubsub
 
-    with pubsub_clients() as (publisher, subscriber):
+    with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
         provision_pubsub(fleet, publisher, subscriber, dry_run=dry_run, done=done)
     if not os.environ.get("PUBSUB_EMULATOR_HOST") and not dry_run:
         say(

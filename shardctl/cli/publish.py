@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 import typer
 
 from shardctl.cli import signals
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError, UsageError
 
 MAX_REFUSALS_SHOWN = 100
@@ -34,8 +34,9 @@ def publish(
         lines = _Lines(stopping.until_interrupted(raw))
         tally = _Tally()
         outcomes = _checked(fleet, lines) if dry_run else _published(fleet, lines, tally.count)
-        with _progress(source) as advance:
+        with _progress(source) as advance, waiting("lines to read, or for Pub/Sub to confirm them") as moved:
             for number, refused in outcomes:
+                moved()
                 tally.count(number, refused)
                 advance(lines.bytes_read)
     what = "would be published" if dry_run else "published"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ import typer
 FileOption = Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The fleet's description.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 DEFAULT_FILE = Path("shards.yaml")
+WAITING_SECONDS = 5.0  # of silence
 NO_CREDENTIALS = (
     "no Google Cloud credentials. Run `gcloud auth application-default login`, or set PUBSUB_EMULATOR_HOST."
 )
@@ -64,3 +67,31 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
             for header, cell, width in zip(headers, row, widths, strict=True)
         )
         print("  ".join(cells).rstrip())
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[], None]]:
+    """While the block takes long, say now and then what is waited for, so that no wait is silent.
+
+    Yields a function to call when something has come: the wait begins anew.
+    """
+    over, since = Event(), [time.monotonic()]
+
+    def tell() -> None:
+        told = since[0]
+        while not over.wait(max(0.0, max(told, since[0]) + WAITING_SECONDS - time.monotonic())):
+            now = time.monotonic()
+            if now - max(told, since[0]) >= WAITING_SECONDS:
+                say(f"still waiting for {what}, {now - since[0]:.0f} s …")
+                told = now
+
+    def moved() -> None:
+        since[0] = time.monotonic()
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield moved
+    finally:
+        over.set()
+        teller.join()

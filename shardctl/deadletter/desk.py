@@ -4,6 +4,9 @@ Nothing is acked but by `take_off`. What is held is leased again and again by a 
 everything still held is handed back at once. A desk that is killed leaves its letters to the lease's end.
 
 Streams are read rather than single pulls: of an ordering key, a pull gives nothing more while some of it is out.
+
+A stream says nothing both where nothing is left and where nobody answers. So silence counts only when no stream has failed
+meanwhile, and each subscription has answered a call after it: what can't be asked is an error, never an empty desk.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from google.api_core.exceptions import GoogleAPICallError, RetryError, from_grpc_error
+from google.api_core.exceptions import GoogleAPICallError, InvalidArgument, NotFound, RetryError, from_grpc_error
 from google.pubsub_v1 import StreamingPullRequest
 
 from shardctl.deadletter.letter import Message
@@ -30,6 +33,9 @@ from shardctl.errors import ShardctlError
 LEASE_SECONDS = 60  # of a desk that was killed, nobody sees the letters for so long
 RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing
 SILENCE_SECONDS = 5.0  # without a message: then nothing is left, or others have it
+TROUBLE_SECONDS = 10.0  # of streams that fail again and again, before that is an error
+STEADY_SECONDS = 2.0  # without a failure: then the next one is another trouble
+PROBE_ID = "shardctl-probe"  # no ack id: that the service refuses it, or ignores it, is an answer
 MAX_LETTERS = 50_000  # held at once: beyond, a person works through them in parts
 HEARTBEAT_SECONDS = 30.0  # the service closes a stream that says nothing
 CLOSE_SECONDS = 2.0  # for what is on its way when the streams are closed
@@ -47,6 +53,10 @@ class GoneError(ShardctlError):
     """A subscription isn't there."""
 
 
+class _TroubleError(PubsubError):
+    """A stream failed in a way that may pass."""
+
+
 class Desk:
     """Reads subscriptions of `project` by name. `left` asks how many messages they hold, out or not; None: nobody can tell."""
 
@@ -60,7 +70,9 @@ class Desk:
         silence_seconds: float = SILENCE_SECONDS,
         lease_seconds: int = LEASE_SECONDS,
         max_letters: int = MAX_LETTERS,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._tell = tell  # of what is waited for
         self._client, self._project = client, project
         self._left, self._silence_seconds = left, silence_seconds
         self.lease_seconds, self._max_letters = lease_seconds, max_letters
@@ -70,6 +82,7 @@ class Desk:
         self._read_enough, self._closing = Event(), Event()
         self._arrived: Queue[tuple[str, list[Message]] | Exception] = Queue(WAITING_RESPONSES)
         self._calls: dict[str, Any] = {}
+        self._subscriptions = tuple(subscriptions)
         self._readers = [self._thread(partial(self._read, name)) for name in subscriptions]
         self._keeper, self._counter = self._thread(self._keep), self._thread(self._count)
         self._last_count: int | None = None
@@ -95,16 +108,26 @@ class Desk:
             self._end_streams()
 
     def _until_silence(self) -> Iterator[tuple[str, list[Message]]]:
-        quiet_since, seen = time.monotonic(), 0
+        quiet_since, seen, trouble = time.monotonic(), 0, _Failures(self._tell)
+        probe: Thread | None = None
         while True:
             try:
                 arrived = self._arrived.get(timeout=LOOK_SECONDS)
             except Empty:
-                if (
-                    self._nothing_left(seen, self._last_count)
-                    or time.monotonic() - quiet_since >= self._silence_seconds
-                ):
+                if self._nothing_left(seen, self._last_count):
                     return
+                if time.monotonic() - quiet_since < self._silence_seconds:
+                    continue
+                if probe is None:  # in a thread: Ctrl-C may come to nothing inside a call of gRPC
+                    probe = self._thread(self._ask)
+                    probe.start()
+                elif not probe.is_alive() and self._arrived.empty():  # what it raised would have arrived
+                    return
+                continue
+            probe = None  # what it was to prove doesn't hold any more
+            if isinstance(arrived, _TroubleError):
+                trouble.count(arrived)
+                quiet_since = time.monotonic()
                 continue
             if isinstance(arrived, Exception):
                 raise arrived
@@ -119,6 +142,22 @@ class Desk:
     @staticmethod
     def _nothing_left(seen: int, left: int | None) -> bool:
         return left is not None and seen >= left
+
+    def _ask(self) -> None:
+        """A round trip for each subscription. Raises PubsubError and GoneError."""
+        for name in self._subscriptions:
+            try:
+                self._client.modify_ack_deadline(
+                    subscription=self._path(name),
+                    ack_ids=[PROBE_ID],
+                    ack_deadline_seconds=self.lease_seconds,
+                    retry=None,
+                    timeout=_TIMEOUT_SECONDS,
+                )
+            except InvalidArgument:
+                continue  # the service knows the subscription, and not the id
+            except (GoogleAPICallError, RetryError) as error:
+                raise _told(name, error) from error
 
     def _count(self) -> None:
         """In a thread: Ctrl-C may come to nothing inside a call of gRPC, and the main thread is the one that gets it."""
@@ -218,6 +257,7 @@ class Desk:
                 if not isinstance(failure, TRANSIENT):
                     self._put(_told(name, failure))
                     return
+                self._put(_TroubleError(_told(name, failure)))
             self._read_enough.wait(RETRY_SECONDS)
 
     def _stream(self, name: str) -> None:
@@ -271,6 +311,24 @@ class Desk:
         yield from found.items()
 
 
+class _Failures:
+    """Transient failures that follow each other closely are one trouble, which is an error when it lasts."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._since = self._last = float("-inf")
+
+    def count(self, trouble: _TroubleError) -> None:
+        """Raises the trouble when it lasts too long."""
+        now = time.monotonic()
+        if now - self._last > STEADY_SECONDS:
+            self._since = now
+            self._tell(f"{trouble} Trying again for {TROUBLE_SECONDS:.0f} s.")
+        self._last = now
+        if now - self._since >= TROUBLE_SECONDS:
+            raise trouble
+
+
 def _message(message: Any) -> Message:
     published = message.publish_time
     return Message(
@@ -287,7 +345,7 @@ def _parts(held: Sequence[str]) -> Iterator[Sequence[str]]:
         yield held[start : start + MAX_IDS]
 
 
-def _told(name: str, failure: GoogleAPICallError) -> ShardctlError:
-    if failure.code == 404:
+def _told(name: str, failure: GoogleAPICallError | RetryError) -> ShardctlError:
+    if isinstance(failure, NotFound):
         return GoneError(f"the subscription {name} isn't there. `shardctl provision` makes what is missing.")
-    return PubsubError(f"the subscription {name} can't be read: {failure.message}")
+    return PubsubError(f"the subscription {name} can't be read: {failure.message}.")

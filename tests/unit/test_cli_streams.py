@@ -2,11 +2,12 @@
 
 import os
 import sys
+from threading import Event
 
 import pytest
 
 from shardctl import starter
-from shardctl.cli import main
+from shardctl.cli import main, terminal
 
 COMMANDS = [
     "--help",
@@ -94,3 +95,12 @@ def test_a_bug_is_told_where_no_file_can_keep_its_traceback(fleet, monkeypatch, 
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
     assert "the traceback above" in err
+
+
+def test_a_long_wait_is_not_silent(monkeypatch):
+    heard, lines = Event(), []
+    monkeypatch.setattr(terminal, "WAITING_SECONDS", 0.01)
+    monkeypatch.setattr(terminal, "say", lambda line: (lines.append(line), heard.set()))
+    with terminal.waiting("Pub/Sub"):
+        assert heard.wait(60)
+    assert lines[0].startswith("still waiting for Pub/Sub, ")

@@ -49,6 +49,7 @@ def list_letters(
                 "summary": screen.tally_json(tally),
                 "seen": seen,
                 "backlog": total,
+                "backlog_unknown": desk.counted.why or None,
             }
         )
     elif tally.letters:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from shardctl.cli.terminal import NO_CREDENTIALS, say
+from shardctl.cli.terminal import NO_CREDENTIALS, say, waiting
 from shardctl.errors import ShardctlError
 
 MAX_SPOOL_BYTES = 8 * 1024**3
@@ -18,7 +18,7 @@ MAX_SPOOL_BYTES = 8 * 1024**3
 class Session:
     desk: Any
     outlet: Any
-    counted: Callable[[], int | None]  # messages in the subscriptions, as far as anybody knows
+    counted: Count
 
 
 @contextmanager
@@ -31,10 +31,11 @@ def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session
 
     try:
         with pubsub.clients() as (publisher, subscriber):
-            names = pubsub.subscriptions(fleet, subscriber, strays=strays)
-            counted = _counted(fleet.project, names)
+            with waiting(f"Pub/Sub, project {fleet.project}"):
+                names = pubsub.subscriptions(fleet, subscriber, strays=strays)
+            counted = Count(fleet.project, names)
             exact = counted if os.environ.get("PUBSUB_EMULATOR_HOST") else lambda: None
-            desk = Desk(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds)
+            desk = Desk(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds, tell=say)
             with desk:
                 yield Session(desk, pubsub.Outlet(publisher, fleet.project), counted)
     except DefaultCredentialsError as error:
@@ -57,30 +58,37 @@ def outlet_alone(fleet: Any) -> Iterator[Any]:
         raise ShardctlError(NO_CREDENTIALS) from error
 
 
-def _counted(project: str, names: Sequence[str]) -> Callable[[], int | None]:
-    """Asks until nobody can tell; then never again."""
-    from shardctl.rebalance import backlog
+class Count:
+    """How many messages the subscriptions hold, out or not. Asks until that is unknown, and says `why`; then never again."""
 
-    nobody_knows = False
+    def __init__(self, project: str, names: Sequence[str]) -> None:
+        self._project, self._names = project, names
+        self.why = ""
 
-    def counted() -> int | None:
-        nonlocal nobody_knows
-        if nobody_knows:
+    def __call__(self) -> int | None:
+        from shardctl.rebalance import backlog
+
+        if self.why:
             return None
         try:
-            found = backlog.source(project)(names)
-            total = [found[name].messages for name in names]
-        except (backlog.UnknownError, KeyError):
-            nobody_knows = True
+            found = backlog.source(self._project)(self._names)
+        except backlog.UnknownError as error:
+            self.why = str(error)
             return None
-        return None if None in total else sum(each or 0 for each in total)
-
-    return counted
+        counts = [found[name].messages if name in found else None for name in self._names]
+        if None in counts:
+            self.why = "not every subscription is counted"
+            return None
+        return sum(count or 0 for count in counts)
 
 
 def say_missed(session: Session, seen: int) -> None:
     """Whether there is more than was seen, and who may have it."""
     total = session.counted()
+    if total is None:
+        say(
+            f"How many there are in all is unknown: {session.counted.why}. What others have under lease isn't seen here."
+        )
     if not session.desk.whole:
         more = f" of {total:,}" if total is not None else ""
         say(f"Stopped after {seen:,} letters{more}: deal with these, and run it again for the rest.")

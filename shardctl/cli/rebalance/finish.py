@@ -20,7 +20,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say, waiting
 from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def finish(
         refuse(list(closing.not_handed_over(fleet, known)))
         refuse(list(closing.not_deletable(fleet, work.databases, known)))
         _verify(work)
-        old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
+        with waiting(f"Pub/Sub, project {fleet.project}"):
+            old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
         _tell_plan(work, known, [*old, *strays], file)
         if (end := unless_yes(yes, "shardctl rebalance finish", work, known)) is not None:
             return end

@@ -28,7 +28,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def run(
         refuse(list(preflight.lacking_tables(known)))
         reasons = odd_slots(work, known, announced=True)
         reasons += preflight.unfit_tables(fleet, work.databases, known)
-        reasons += preflight.lacking_subscriptions(fleet, publisher, subscriber, every=True)
+        with waiting(f"Pub/Sub, project {fleet.project}"):
+            reasons += preflight.lacking_subscriptions(fleet, publisher, subscriber, every=True)
         reasons += preflight.absent_consumers(fleet, known)
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)

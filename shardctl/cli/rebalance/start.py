@@ -21,7 +21,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say, waiting
 from shardctl.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def start(
         reasons = list(preflight.other_rebalances(wanted, known))
         reasons += odd_slots(work, known, announced=False)
         reasons += preflight.unfit_tables(wanted, work.databases, known)
-        reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)
-        reasons += lag_reasons(wanted, max_lag)
+        with waiting(f"Pub/Sub, project {wanted.project}"):
+            reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)
+            reasons += lag_reasons(wanted, max_lag)
         refuse(reasons)
         _tell_plan(work, rebalance_of(work, known), file, source)
         if (end := unless_yes(yes, "shardctl rebalance start", work, known)) is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardctl.cli.provision import given_urls
-from shardctl.cli.terminal import NO_CREDENTIALS, say
+from shardctl.cli.terminal import NO_CREDENTIALS, say, waiting
 from shardctl.errors import EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class Work:
         """What the databases tell. Raises PreflightError where one doesn't answer."""
         from shardctl.rebalance import preflight
 
-        found, told = preflight.look(self.databases)
+        with waiting(f"the databases of {', '.join(self.databases)}"):
+            found, told = preflight.look(self.databases)
         if told:
             raise preflight.PreflightError(told)
         return found
