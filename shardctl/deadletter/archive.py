@@ -138,9 +138,15 @@ class Spool:
         self.bytes = 0
 
     def add(self, line: bytes) -> tuple[int, int]:
-        """Where the line lies from now on."""
-        at = self._file.seek(0, os.SEEK_END)
-        self._file.write(line)
+        """Where the line lies from now on. Raises ArchiveError."""
+        try:
+            at = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+        except OSError as error:
+            raise ArchiveError(
+                f"no room in the temporary folder for the letters that are held: {error.strerror}. Nothing was taken off. Give "
+                "TMPDIR another folder, or choose fewer letters."
+            ) from error
         self.bytes += len(line)
         return at, len(line)
 

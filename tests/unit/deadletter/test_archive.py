@@ -76,3 +76,8 @@ def test_a_torn_line_stays_apart_from_what_comes_behind_it(tmp_path):
 def test_an_archive_that_can_not_be(tmp_path, path):
     with pytest.raises(ArchiveError, match="can't be written"):
         Archive(tmp_path / path)
+
+
+def test_a_full_temporary_folder_is_an_error():
+    with open("/dev/full", "r+b", buffering=0) as file, pytest.raises(ArchiveError, match="No space left on device"):  # noqa: PTH123
+        Spool(file).add(b"line\n")
