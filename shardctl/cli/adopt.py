@@ -39,6 +39,10 @@ def adopt(
             if (each := work.survey(engines[shard.name], shard.name, kind, fleet.routing.rule, shard.slots))
         ]
         _tell(found, as_json=as_json)
+        _tell_absent(found, tables)
+        if not found:
+            say("error: none of the tables is there, so nothing was looked at. Is each URL the right database?")
+            return EXIT_REFUSED
         if not all(each.fit for each in found):
             say(
                 "error: not as it is. `elsewhere` counts rows on a shard whose slots don't hold them: is routing.modulo what "
@@ -92,6 +96,13 @@ def _tell(found: list[Any], *, as_json: bool) -> None:
         for each in found
     ]
     print_table(("shard", "table", "slot column", *numbers), rows, right=numbers)
+
+
+def _tell_absent(found: list[Any], tables: list[Any]) -> None:
+    there = {(each.shard, each.table) for each in found}
+    for shard, kind in tables:
+        if (shard.name, kind.table) not in there:
+            say(f"shard {shard.name} has no table {kind.table}: nothing of it was looked at.")
 
 
 def _tell_rest(work: Any, found: list[Any], engines: dict[str, Any], tables: list[Any]) -> None:

@@ -110,3 +110,23 @@ def slots(path):
     with sqlite3.connect(path) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
         return dict(connection.execute("SELECT user_id, slot FROM users")) if "slot" in columns else None
+
+
+@pytest.mark.parametrize("mode", [[], ["--yes"], ["--json"]], ids=["look", "yes", "json"])
+def test_adopt_where_no_table_is_looked_at_nothing(run, databases, tmp_path, mode):
+    for number in range(3):
+        with sqlite3.connect(tmp_path / f"{number}.db") as connection:
+            connection.execute("DROP TABLE users")
+    code, _, err = run("adopt", *mode, *databases)
+    assert code == 1
+    assert "shard s0 has no table users: nothing of it was looked at." in err
+    assert "none of the tables is there" in err
+    assert "every row" not in err
+
+
+def test_adopt_names_a_table_that_is_not_there(run, databases, tmp_path):
+    with sqlite3.connect(tmp_path / "1.db") as connection:
+        connection.execute("DROP TABLE users")
+    code, _, err = run("adopt", "--yes", *databases)
+    assert code == 0
+    assert "shard s1 has no table users: nothing of it was looked at." in err
