@@ -149,7 +149,7 @@ def test_drop_of_all(run, shard):
         (("replay", "k", "--reason", "x", "--parked"), 2, "give a KEY, or --all"),
         (("list", "--parked", "--shard", "s9"), 2, "no shard 's9'"),
         (("list", "--parked", "--database", "s0"), 2, "SHARD=URL"),
-        (("list", "--parked", "--database", "s0=postgresql://u:hunter2@127.0.0.1:1/x"), 1, "database of shard s0"),
+        (("list", "--parked", "--database", "s0=postgresql://u:hunter2@127.0.0.1:1/x"), 1, "shard s0: database "),
         (("list", "--parked", "--database", "s0=nonsense"), 1, "database URL can't be used"),
         (("list", "--parked", "--database", "s0=sqlite://"), 1, "no such table"),
     ],
