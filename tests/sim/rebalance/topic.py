@@ -195,10 +195,10 @@ class Admin:
         self._slots = {sub.id: sub.slots for shard in fleet.shards for sub in topology.every_subscription(fleet, shard)}
         self._wanted = {wanted.name: wanted for wanted in provision.wanted_subscriptions(fleet)}
 
-    def get_topic(self, request: Mapping[str, str], timeout: float) -> Any:
+    def get_topic(self, request: Mapping[str, str], timeout: float, retry: Any = None) -> Any:
         return request["topic"]
 
-    def get_subscription(self, request: Mapping[str, str], timeout: float) -> Any:
+    def get_subscription(self, request: Mapping[str, str], timeout: float, retry: Any = None) -> Any:
         path = request["subscription"]
         if path.rpartition("/")[2] in self._slots:  # else of dead letters or strays, which are no concern here
             _ = self._topic.brokers[path]
