@@ -6,40 +6,13 @@ written. Each database has its own table function for this; the statements aroun
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from shardctl.settings.messagetypes import ColumnType
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
-
-# What RFC 3339 allows, and a bare date or no offset besides: what every database reads, and reads as the same moment.
-_MOMENT = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?P<fraction>\.\d{1,12})?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
-)
-MICROSECOND = timedelta(microseconds=1)
-
-
-def moment_of(text: str) -> datetime | None:
-    """The moment that a timestamp names, rounded to microseconds as databases do; UTC where it gives no offset.
-
-    None where it isn't a timestamp that every database takes.
-    """
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        return None
-    fraction = match["fraction"]
-    try:
-        if fraction is None or len(fraction) <= len(".123456"):
-            moment = datetime.fromisoformat(text)
-        else:
-            whole = datetime.fromisoformat(text.replace(fraction, ""))
-            moment = whole + round(float(fraction) * 1_000_000) * MICROSECOND
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
+from shardctl.values import LIMITS, Limits, moment_of
 
 
 def utc_text(text: str | None) -> str | None:
@@ -67,8 +40,8 @@ class Dialect(Protocol):
         """
 
     @property
-    def whole_digits(self) -> int | None:
-        """How many digits a decimal may have before its point, where one with more would be cut to fit in silence."""
+    def limits(self) -> Limits:
+        """What it keeps exactly."""
 
     @property
     def has_on_conflict(self) -> bool:
@@ -87,6 +60,13 @@ class Dialect(Protocol):
     @property
     def check_deferred(self) -> str | None:
         """Makes deferred constraints speak up now."""
+
+    @property
+    def column_places(self) -> str | None:
+        """Yields each column of a table, with how many places it rounds a decimal to; None where nothing is rounded.
+
+        Its parameter is the table's name, as `quote` writes it for PostgreSQL and as the file has it for MySQL.
+        """
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
@@ -138,8 +118,14 @@ class PostgreSQL(_Standard):
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = True
-    whole_digits: int | None = None
+    limits: Limits = LIMITS["postgresql"]
     has_on_conflict: bool = True
+    # A numeric's scale is in its type's modifier: eleven bits with a sign.
+    column_places: str | None = (
+        "SELECT attname, CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN 0 "
+        "WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0 THEN (((atttypmod - 4) & 2047) # 1024) - 1024 END "
+        "FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+    )
     # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
     lock_limit: str | None = "SET LOCAL lock_timeout = '{seconds}s'"
@@ -170,7 +156,8 @@ class SQLite(_Standard):
     share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
     begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
     reads_json_as_written: bool = False
-    whole_digits: int | None = None
+    limits: Limits = LIMITS["sqlite"]
+    column_places: str | None = None  # a column's declared type rounds nothing
     has_on_conflict: bool = True
     check_deferred: str | None = None
     lock_limit: str | None = None
@@ -196,7 +183,12 @@ class MySQL:
     share_fence: str = f"SELECT version, {HOLDS_MYSQL_SETTINGS} FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"  # noqa: S608
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = False
-    whole_digits: int | None = 35  # DECIMAL(65,30): MariaDB makes a larger one 999…, with a warning that nobody reads
+    limits: Limits = LIMITS["mariadb"]
+    column_places: str | None = (
+        "SELECT column_name, CASE WHEN data_type = 'decimal' OR data_type LIKE '%%int' THEN numeric_scale END "
+        "FROM information_schema.columns WHERE CONCAT(table_schema, '.', table_name) = "
+        "IF(LOCATE('.', %s), %s, CONCAT(DATABASE(), '.', %s))"
+    )
     # There is `ON DUPLICATE KEY UPDATE`, but it fires on any unique index, and so would overwrite another key's row.
     has_on_conflict: bool = False
     check_deferred: str | None = None

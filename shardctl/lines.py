@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import orjson
 
+from shardctl.jsontext import JsonBody, JsonError, check_depth, exact, is_plain, text_of
 from shardctl.message import Write
 
 FIELDS = ("type", "body", "key", "operation", "idempotency_key", "timestamp")
@@ -47,10 +49,22 @@ def fields_of(line: bytes) -> dict[str, Any]:
     return data
 
 
+def body_text(line: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The text of the field `body`, every digit as it came. `fields` is what `fields_of` read from `line`. Raises LineError."""
+    try:
+        check_depth(line, fields["body"])
+        if is_plain(line, fields):
+            return orjson.dumps(fields["body"])
+        return text_of(exact(line)["body"])
+    except JsonError as error:
+        raise LineError(str(error), error.where[-1] if error.where else None) from None
+
+
 def write_of(line: bytes) -> Write:
-    """A line as a Write. Raises LineError."""
+    """A line as a Write, whose body is published as it came. Raises LineError."""
     fields = fields_of(line)
-    return Write(**{**fields, "timestamp": time_of(fields.get("timestamp"))})
+    body = JsonBody(body_text(line, fields))
+    return Write(**{**fields, "body": body, "timestamp": time_of(fields.get("timestamp"))})
 
 
 def time_of(text: str | None) -> datetime | None:

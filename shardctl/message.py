@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-import orjson
-
+from shardctl import bodies
+from shardctl.bodies import BodyError, Rules, routing_key_in
+from shardctl.jsontext import JsonBody, JsonError, read_object, written
 from shardctl.keyspace import SlotRule, digits_of, slot_of_time
+from shardctl.settings.databases import DatabaseKind
 from shardctl.settings.messagetypes import MessageType, Operation
 from shardctl.spec import Fleet
+from shardctl.values import strictest
 
 MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
 OPERATIONS = get_args(Operation)
@@ -27,7 +30,10 @@ class InvalidWriteError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One insert, upsert, update or delete of one entity. `key` and `operation` default to what the type says."""
+    """One insert, upsert, update or delete of one entity. `key` and `operation` default to what the type says.
+
+    `body` may hold whole numbers of any size, Decimal, times and UUIDs; a `JsonBody` travels as the text that it came as.
+    """
 
     type: str
     body: Mapping[str, Any]
@@ -77,16 +83,14 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     kind = fleet.message_types.get(write.type)
     if kind is None:
         raise InvalidWriteError(f"type {write.type!r} isn't among message_types: {', '.join(fleet.message_types)}")
-    key = write.key if write.key is not None else _key_in(write.body, kind.routing_field)
-    check_key("the routing key", key)
+    key, body, data = _read(fleet, kind, write)
     if write.idempotency_key is not None:
         check_key("the idempotency key", write.idempotency_key)
     if write.operation is not None and write.operation not in OPERATIONS:
         raise InvalidWriteError(f"the operation {write.operation!r} isn't one of {', '.join(OPERATIONS)}")
     if write.timestamp is not None and write.timestamp.tzinfo is None:
         raise InvalidWriteError("the timestamp has no time zone: end it with Z for UTC")
-    data = _json_of(kind, write)
-    slot = slot_for(kind, key, write.body, fleet.routing.rule)
+    slot = slot_for(kind, key, body, fleet.routing.rule)
     digits = digits_of(slot, fleet.routing.slot_bits)
     names = fleet.routing.attributes
     attributes = {
@@ -101,30 +105,47 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     return Encoded(slot, digits, data, attributes)
 
 
-def _json_of(kind: MessageType, write: Write) -> bytes:
-    missing = [column for column in kind.key if write.body.get(column) is None]
-    if missing:
-        raise InvalidWriteError(f"the body lacks the key column {missing[0]!r} of table {kind.table}")
-    unknown = [column for column in write.body if kind.columns and column not in kind.columns]
-    if unknown:
-        raise InvalidWriteError(f"the body has {unknown[0]!r}, which isn't a column of type {write.type!r}")
+def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[str, Any], bytes]:
+    """The write's routing key, and its body as a consumer reads it and as it travels. Raises InvalidWriteError."""
+    operation = write.operation or kind.operation
     try:
-        data = orjson.dumps(dict(write.body))
-    except (TypeError, orjson.JSONEncodeError) as error:
-        raise InvalidWriteError(f"the body isn't JSON: {error}") from error
-    if len(data) > MAX_BODY_BYTES:
-        raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
-    return data
+        data = written(write.body)
+        if len(data) > MAX_BODY_BYTES:
+            raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
+        body = write.body.data if isinstance(write.body, JsonBody) else read_object(data)
+        key = _key_in(body, data, kind.routing_field) if write.key is None else write.key
+        check_key("the routing key", key)
+        rules = _rules_of(kind, fleet.databases)
+        rules.check(body, data, operation)
+        bodies.check_key(kind, body, data, key)
+    except JsonError as error:
+        raise InvalidWriteError(f"{'.'.join(error.where)}: {error}" if error.where else str(error)) from None
+    except BodyError as error:
+        raise InvalidWriteError(str(error)) from None
+    return key, body, data
 
 
-def _key_in(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+# By a type's identity: models aren't hashable, and building the rules anew would cost as much as the write. The entry keeps the
+# type alive, so no other one takes its place.
+_known_rules: dict[tuple[int, tuple[DatabaseKind, ...]], tuple[MessageType, Rules]] = {}
+_MAX_KNOWN_RULES = 1_000
+
+
+def _rules_of(kind: MessageType, databases: tuple[DatabaseKind, ...]) -> Rules:
+    known = _known_rules.get((id(kind), databases))
+    if known is None:
+        if len(_known_rules) >= _MAX_KNOWN_RULES:
+            _known_rules.clear()
+        known = _known_rules[id(kind), databases] = (kind, Rules(kind, strictest(databases), at_the_door=True))
+    return known[1]
+
+
+def _key_in(body: Mapping[str, Any], data: bytes, name: str) -> str:
+    key = routing_key_in(name, body, data)
+    if key is not None and (type(body[name]) is not float or key.lstrip("-").isdecimal()):
+        return key
     raise InvalidWriteError(
-        f"the body's {name!r} gives no routing key: text or a whole number is wanted, not {value!r}"
+        f"the body's {name!r} gives no routing key: text or a whole number is wanted, not {body.get(name)!r}"
     )
 
 

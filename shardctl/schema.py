@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeEngine
 
 from shardctl import identity
 from shardctl.keyspace import SlotSet
-from shardctl.settings.messagetypes import ColumnType, MessageType
+from shardctl.settings.messagetypes import MAX_PRECISION, MAX_SCALE, ColumnType, MessageType
 
 
 class LaneState(StrEnum):
@@ -227,7 +227,7 @@ _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
     "integer": Integer(),
     "bigint": sa.BigInteger(),
     "number": sa.Double(),
-    "decimal": Numeric().with_variant(mysql.DECIMAL(38, 10), *_MYSQL),
+    "decimal": Numeric().with_variant(mysql.DECIMAL(MAX_PRECISION, MAX_SCALE), *_MYSQL),  # the widest there is
     "boolean": Boolean(),
     "timestamp": _MOMENT,
     "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
@@ -254,6 +254,13 @@ def missing_tables(connection: Connection) -> tuple[str, ...]:
     return tuple(name for name in metadata.tables if not connection.dialect.has_table(connection, name))
 
 
+def _column_type(kind: MessageType, column: str) -> TypeEngine[Any]:
+    if column in kind.precisions:
+        return Numeric(*kind.precisions[column])
+    of = kind.types[column]
+    return _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of]
+
+
 def table_of(kind: MessageType, into: MetaData) -> Table:
     """The mapped table of a message type, as `shardctl provision` creates it where it doesn't exist."""
     schema, _, name = kind.table.rpartition(".")
@@ -262,11 +269,11 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
     columns: list[Column[Any]] = [
         Column(
             column,
-            _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of],
+            _column_type(kind, column),
             primary_key=column in kind.key,
             autoincrement=False,  # keys come from the messages: see `shardctl.shard.keys`
         )
-        for column, of in kind.columns.items()
+        for column in kind.columns
     ]
     columns.append(Column(kind.slot_column, Integer, nullable=False, index=True))
     return Table(name, into, *columns, schema=schema or None, **_MYSQL_OPTIONS)

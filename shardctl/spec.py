@@ -45,6 +45,7 @@ from shardctl.settings.cluster import (
     WorkloadSetting,
 )
 from shardctl.settings.consuming import Batching, Redis, Subscriptions
+from shardctl.settings.databases import DEFAULT_KINDS, DatabaseKinds
 from shardctl.settings.delivery import Delivery, DeliverySetting
 from shardctl.settings.gateway import Gateway
 from shardctl.settings.leader import Leader, LeaderSetting
@@ -171,6 +172,7 @@ class Fleet(Model):
     labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}
     routing: Routing = Routing()
     message_types: Annotated[dict[TypeName, MessageType], Field(min_length=1)]
+    databases: DatabaseKinds = DEFAULT_KINDS
     subscription: Subscriptions = Subscriptions()
     redis: Redis = Redis()
     consumer: Batching = Batching()

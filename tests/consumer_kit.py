@@ -116,15 +116,21 @@ def raw(
 
 
 def write(
-    kind: str, body: dict[str, Any] | bytes, operation: str = "upsert", *, key: str | None = None, **more: Any
+    kind: str,
+    body: dict[str, Any] | bytes,
+    operation: str = "upsert",
+    *,
+    key: str | None = None,
+    on: str = "postgresql",
+    **more: Any,
 ) -> Delivery:
-    """A delivery that the sink has read, as the replica hands it on; what it can't read carries its fault."""
+    """A delivery that the sink of a database has read, as the replica hands it on; what it can't read carries its fault."""
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     if key is None:
         key = str(orjson.loads(data)[CONFIG.message_types[kind].routing_field])
     made = raw(kind, data, key, operation, **more)
     try:
-        SqlSink(database.DIALECTS["sqlite"], CONFIG.message_types).check(made)
+        SqlSink(database.DIALECTS[on], CONFIG.message_types).check(made)
         check_slot(made, CONFIG)
     except NeverError as fault:
         made.fault = fault

@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import orjson
 from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
 from consumer.errors import NeverError
+from shardctl import bodies
+from shardctl.settings.messagetypes import MessageType
 
 
 class Sink(Protocol):
@@ -31,9 +32,19 @@ class Sink(Protocol):
 def json_object(delivery: Delivery) -> dict[str, Any]:
     """The body as a JSON object. Raises NeverError."""
     try:
-        body = orjson.loads(delivery.message.data)
-    except orjson.JSONDecodeError as error:
-        raise NeverError("bad_json", str(error)) from error
-    if not isinstance(body, dict):
-        raise NeverError("bad_json", "the body must be a JSON object")
-    return body
+        return bodies.read(delivery.message.data)
+    except bodies.BodyError as error:
+        raise NeverError(error.reason, str(error)) from error
+
+
+def check_key(delivery: Delivery, kind: MessageType) -> None:
+    """Raise NeverError where the body is a JSON object that names another routing key than the message."""
+    data = delivery.message.data
+    try:
+        body = bodies.read(data)
+    except bodies.BodyError:
+        return  # no row: what it is, its sink knows
+    try:
+        bodies.check_key(kind, body, data, delivery.partition_key)
+    except bodies.BodyError as error:
+        raise NeverError(error.reason, str(error)) from error

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from consumer.delivery import Delivery
 from consumer.errors import AgainError, DataFaultError, NeverError
-from consumer.sinks.base import Sink, json_object
+from consumer.sinks.base import Sink, check_key, json_object
 from shardctl.errors import UsageError
 from shardctl.settings.messagetypes import MessageType
 
@@ -45,7 +45,9 @@ class CustomSink:
         self._ended_transaction = f"the sink {path} ended the transaction that it was given: it must not"
 
     def check(self, delivery: Delivery) -> None:
-        if self._kinds[delivery.message_type].time_bucket:
+        kind = self._kinds[delivery.message_type]
+        check_key(delivery, kind)
+        if kind.time_bucket:
             delivery.body = json_object(delivery)  # the slot follows from a field of it
         try:
             self._sink.check(delivery)

@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from consumer.delivery import Delivery
-from consumer.rows import moment_of
-from shardctl.settings.messagetypes import MessageType, Operation
+from shardctl.settings.messagetypes import MessageType, Operation, type_of
+from shardctl.values import moment_of
 
 # What decides a write's statement: its type, its operation, and the columns it sets.
 Shape = tuple[str, Operation, frozenset[str]]
@@ -83,7 +83,7 @@ def _version(write: Delivery, kinds: dict[str, MessageType]) -> Any:
     kind = kinds[write.message_type]
     column = kind.version_column or ""
     value = write.body[column]
-    match kind.columns[column]:
+    match type_of(kind.columns[column]):
         case "integer" | "bigint":
             return value
         case "number":

@@ -15,7 +15,9 @@ from consumer.errors import AgainError, DataFaultError
 from consumer.rows import Dialect
 from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
+from consumer.sinks.places import Places
 from consumer.sqlstate import column_without_value
+from shardctl.bodies import Rules
 from shardctl.settings.messagetypes import MessageType
 
 
@@ -24,10 +26,12 @@ class SqlSink:
 
     def __init__(self, dialect: Dialect, kinds: dict[str, MessageType]) -> None:
         self._dialect, self._kinds = dialect, kinds
+        self._rules = {name: Rules(kind, dialect.limits) for name, kind in kinds.items() if kind.table}
+        self._places = Places(dialect)
         self._statements: dict[Shape, tuple[str, ...]] = {}
 
     def check(self, delivery: Delivery) -> None:
-        values.read(delivery, self._kinds[delivery.message_type])
+        values.read(delivery, self._rules[delivery.message_type])
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         stale = 0
@@ -35,7 +39,9 @@ class SqlSink:
             kind = self._kinds[statement_group.shape[0]]
             operation = statement_group.shape[1]
             writing = self._statements_of(statement_group.shape)
-            written = functools.partial(self._text, kind=kind)
+            rules = self._rules[statement_group.shape[0]]
+            self._places.check(connection, rules, statement_group.rows.values())
+            written = functools.partial(self._text, rules=rules)
             for rows, text in packet.parts(connection, writing, [*statement_group.rows.values()], written):
                 missed = len(rows)
                 for statement in writing:
@@ -48,10 +54,10 @@ class SqlSink:
                     stale += missed
         return stale
 
-    def _text(self, writes: Iterable[Delivery], kind: MessageType) -> str:
+    def _text(self, writes: Iterable[Delivery], rules: Rules) -> str:
         if self._dialect.reads_json_as_written:
-            return (b"[" + b",".join(_with_slot(write, kind.slot_column) for write in writes) + b"]").decode()
-        return orjson.dumps([values.plain(write, kind, self._dialect.whole_digits) for write in writes]).decode()
+            return (b"[" + b",".join(_with_slot(write, rules.kind.slot_column) for write in writes) + b"]").decode()
+        return orjson.dumps([values.plain(write, rules) for write in writes]).decode()
 
     def _explain_missed(self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int) -> int:
         """Updates that touched no row: stale when the row is there, else a fault.

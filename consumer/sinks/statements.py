@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from consumer.rows import Dialect
 from consumer.sinks.grouping import Shape
-from shardctl.settings.messagetypes import MessageType
+from shardctl.settings.messagetypes import MessageType, type_of
 
 
 def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...]:
@@ -15,7 +15,7 @@ def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...
     quote, operation = dialect.quote, shape[1]
     table, version = quote(kind.table), kind.version_column
     given = [column for column in kind.columns if column in shape[2]]
-    columns = [*((column, kind.columns[column]) for column in given), (kind.slot_column, "integer")]
+    columns = [*((column, type_of(kind.columns[column])) for column in given), (kind.slot_column, "integer")]
     names = [quote(column) for column, _ in columns]
     source = dialect.source(columns)
     newer = (
@@ -47,10 +47,10 @@ def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...
 
 def finding(dialect: Dialect, kind: MessageType) -> str:
     """Yields the keys, as the table holds them, of the rows that are there."""
-    columns = [(column, kind.columns[column]) for column in kind.key]
+    columns = [(column, type_of(kind.columns[column])) for column in kind.key]
     listed = ", ".join(f"t.{dialect.quote(column)}" for column in kind.key)
     return f"SELECT {listed} FROM {dialect.quote(kind.table)} AS t, {dialect.source(columns)} WHERE {_same_row(dialect, kind)}"  # noqa: S608
 
 
 def _same_row(dialect: Dialect, kind: MessageType) -> str:
-    return " AND ".join(dialect.same(dialect.quote(column), kind.columns[column]) for column in kind.key)
+    return " AND ".join(dialect.same(dialect.quote(column), type_of(kind.columns[column])) for column in kind.key)

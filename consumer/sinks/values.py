@@ -1,134 +1,88 @@
-"""What a body may hold, how its key compares, and its values in the plainest form."""
+"""How a body's key compares, and its values in the plainest form. What a body may hold, `shardctl.values` says."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, NeverError
-from consumer.rows import moment_of, utc_text
+from consumer.errors import NeverError
+from consumer.rows import utc_text
 from consumer.sinks.base import json_object
-from shardctl.settings.messagetypes import ColumnType, MessageType
+from shardctl.bodies import BodyError, Rules, check_key
+from shardctl.jsontext import digits_of, exact, is_plain, text_of
+from shardctl.settings.messagetypes import ColumnType
+from shardctl.values import moment_of
 
 
-def read(delivery: Delivery, kind: MessageType) -> None:
-    """Set the delivery's `body` and `row`. Raises NeverError where no database could take them."""
+def read(delivery: Delivery, rules: Rules) -> None:
+    """Set the delivery's `body` and `row`. Raises NeverError where the database can't take them as they are."""
+    kind, data = rules.kind, delivery.message.data
     body = json_object(delivery)
-    if not body.keys() <= kind.columns.keys():
-        unknown = min(body.keys() - kind.columns.keys())
-        raise NeverError("unknown_column", f"{unknown!r} isn't a column of type {delivery.message_type!r}")
-    for column, value in body.items():
-        if value is not None and not _FITS[kind.columns[column]](value):
-            raise NeverError("bad_value", f"{column!r} must be {kind.columns[column]}, not {_shown(value)}")
-    if None in (row := tuple(body.get(column) for column in kind.key)):
-        raise NeverError("missing_key", f"the body must give the key of {kind.table}: {', '.join(kind.key)}")
-    if kind.version_column and delivery.operation != "delete" and body.get(kind.version_column) is None:
-        raise NeverError(
-            "missing_version", f"the body must give a number for the version column {kind.version_column!r}"
-        )
+    try:
+        rules.check(body, data, delivery.operation)
+        check_key(kind, body, data, delivery.partition_key)
+    except BodyError as error:
+        raise NeverError(error.reason, str(error)) from error
     delivery.body = body
-    delivery.row = row if _ROWS_AS_GIVEN.issuperset(map(kind.columns.get, kind.key)) else _row(delivery, kind)
+    for column in kind.key:
+        if kind.columns[column] not in _AS_GIVEN:
+            delivery.row = tuple(_comparable(delivery, name, rules.types[name]) for name in kind.key)
+            return
+    delivery.row = tuple([body[column] for column in kind.key])
 
 
-def plain(write: Delivery, kind: MessageType, whole_digits: int | None) -> dict[str, Any]:
-    """The row with its slot, in values that every database's JSON functions read alike; see `Dialect`.
-
-    Raises DataFaultError for a decimal with more than `whole_digits` before its point.
-    """
-    row: dict[str, Any] = {kind.slot_column: write.slot}
-    exact: dict[str, Any] | None = None  # a float has lost what the body's text holds
+def plain(write: Delivery, rules: Rules) -> dict[str, Any]:
+    """The row with its slot, in values that every database's JSON functions read alike; see `Dialect`."""
+    row: dict[str, Any] = {rules.kind.slot_column: write.slot}
+    written: Any = None  # what the text holds, where its digits matter
     for column, value in write.body.items():
-        of = kind.columns[column]
+        of = rules.types[column]
         if value is None or of not in _NOT_PLAIN:
             row[column] = value
         elif of == "timestamp":
             row[column] = utc_text(value)
-        elif of == "json":
-            row[column] = _json_text(value)
         else:
-            if type(value) is float:
-                exact = exact or json.loads(write.message.data, parse_float=str, parse_int=str)
-                value = exact[column]  # noqa: PLW2901
-            row[column] = digits = str(value)
-            if whole_digits is not None and (amount := Decimal(digits)) and amount.adjusted() >= whole_digits:
-                raise DataFaultError("bad_value", f"{column!r} has over {whole_digits} digits before its point")
+            if type(value) in _MAY_LOSE_DIGITS and written is None:
+                data = write.message.data
+                written = write.body if of == "json" and is_plain(data, write.body) else exact(data)
+            part = value if written is None else written[column]
+            row[column] = text_of(part).decode() if of == "json" else _plain_decimal(str(part))
     return row
 
 
 _NOT_PLAIN: frozenset[ColumnType] = frozenset(("timestamp", "json", "decimal"))
+_MAY_LOSE_DIGITS = frozenset((float, dict, list))
 
 
-def _json_text(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except RecursionError as error:
-        raise DataFaultError("bad_value", "the body is nested too deeply") from error
+def _plain_decimal(digits: str) -> str:
+    """Without an exponent, and a whole number without a point: SQLite would read either as a double."""
+    if "e" in digits or "E" in digits:
+        number = Decimal(digits)
+        digits = format(number, "f") if number else "0"
+    whole, _, fraction = digits.partition(".")
+    return digits if fraction.strip("0") else f"{whole}0" if whole in _BARE_SIGNS else whole
+
+
+_BARE_SIGNS = ("", "-", "+")
 
 
 # Key columns whose values are equal exactly where the database's are.
-_ROWS_AS_GIVEN: frozenset[ColumnType | None] = frozenset(("text", "integer", "bigint", "boolean"))
+_AS_GIVEN: frozenset[str] = frozenset(("text", "integer", "bigint", "boolean"))
 
 
-def _row(delivery: Delivery, kind: MessageType) -> tuple[Any, ...]:
-    """The key as the database compares it, whichever way it was written: 1.0 and 1, or one moment in two time zones.
+def _comparable(delivery: Delivery, column: str, of: ColumnType) -> Any:
+    """The value as the database compares it, whichever way it was written: 1.0 and 1, or one moment in two time zones.
 
     Taking two rows for one would lose a write.
     """
-    exact = delivery.body
-    if any(type(exact[column]) is float and kind.columns[column] == "decimal" for column in kind.key):
-        exact = json.loads(delivery.message.data, parse_float=Decimal)
-
-    def canonical(column: str) -> Any:
-        value = exact[column]
-        match kind.columns[column]:
-            case "number":
-                return float(value)
-            case "decimal":
-                return Decimal(value)
-            case "timestamp":
-                return moment_of(value)
-            case _:
-                return value
-
-    return tuple(map(canonical, kind.key))
-
-
-def _is_text(value: object) -> bool:
-    return (
-        type(value) is str and "\x00" not in value
-    )  # PostgreSQL can't hold a NUL, and SQLite would cut the text there
-
-
-def _is_decimal(value: object) -> bool:
-    if type(value) is not str:
-        return type(value) in (int, float)
-    try:
-        return Decimal(value).is_finite() and value.isascii() and "_" not in value
-    except InvalidOperation:
-        return False
-
-
-def _is_timestamp(value: object) -> bool:
-    return type(value) is str and moment_of(value) is not None
-
-
-# What a body may hold for a column of each type, whatever the database: SQLite would take anything. `type` instead of
-# `isinstance`, since True is no number here.
-_FITS: dict[ColumnType, Callable[[Any], bool]] = {
-    "text": _is_text,
-    "integer": lambda value: type(value) is int and -(1 << 31) <= value < 1 << 31,
-    "bigint": lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63,
-    "number": lambda value: type(value) in (int, float),
-    "decimal": _is_decimal,
-    "boolean": lambda value: type(value) is bool,
-    "timestamp": _is_timestamp,
-    "json": lambda _: True,
-}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    value = delivery.body[column]
+    match of:
+        case "number":
+            return float(value)
+        case "decimal":
+            return Decimal(digits_of(column, delivery.body, delivery.message.data))
+        case "timestamp":
+            return moment_of(value)
+        case _:
+            return value

@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 from shardctl.gateway.auth import Caller
 from shardctl.gateway.desk import Desk
 from shardctl.gateway.encoding import LINE, Message, MessageKind
-from shardctl.gateway.fields import FieldError, body_as_written, pointer
+from shardctl.gateway.fields import FieldError, pointer
 from shardctl.gateway.outbox import STREAMS_SHARE
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 from shardctl.gateway.requests import BODY_SECONDS, Headers, hung_up, query_of
 from shardctl.gateway.writes import answer
-from shardctl.lines import LineError, fields_of
+from shardctl.lines import LineError, body_text, fields_of
 
 MEDIA_TYPE = "application/x-ndjson"
 MAX_RESULTS_HELD = 50_000  # of lines read whose result the client hasn't fetched: about 5 MB
@@ -125,7 +125,7 @@ class _Batch:
             data = fields_of(line)
             kind = desk.kind(data["type"])
             desk.check_leave(self._caller, kind)
-            text = body_as_written(line, data)
+            text = body_text(line, data)
             message = desk.encoder.encode(kind, data["body"], text, now, data, LINE, self._caller.client)
             if message.slot not in self._failed:
                 desk.check_claim(message.claim)

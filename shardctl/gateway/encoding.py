@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shardctl import identity
-from shardctl.gateway import fields, wire
+from shardctl import bodies, identity
+from shardctl.bodies import BodyError, Rules, routing_key_in
+from shardctl.gateway import wire
 from shardctl.gateway.claims import Claim
 from shardctl.gateway.fields import FieldError, pointer
 from shardctl.keyspace import digits_of
 from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, check_key, slot_for
 from shardctl.spec import Fleet
+from shardctl.values import strictest
 
 
 class Message(NamedTuple):
@@ -48,7 +50,7 @@ class MessageKind:
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.name, self.type = name, fleet.message_types[name]
-        self.checks = fields.checks_of(self.type)
+        self.rules = Rules(self.type, strictest(fleet.databases), at_the_door=True)
         self.routing_field = self.type.routing_field
         attributes = fleet.routing.attributes
         self.shared = {
@@ -100,15 +102,21 @@ class Encoder:
         shared = kind.shared.get(operation)
         if shared is None:
             raise _at(places.operation, f"the operation {operation!r:.40} isn't one of {', '.join(OPERATIONS)}")
-        if kind.checks:
-            fields.check(kind.type, kind.checks, body, operation)
         key, in_body, where = of.get("key"), body.get(kind.routing_field), ("pointer", pointer(kind.routing_field))
-        if key is None:
-            key = self._key_in(kind, in_body)
-        else:
-            if type(in_body) is str:  # what the document says of the field holds, whether it routes this write or not
-                _check_key("the routing key", in_body, where)
-            where = places.key
+        try:
+            kind.rules.check(body, data, operation)
+            if key is None:
+                key = self._key_in(kind, body, data)
+            else:
+                if (
+                    type(in_body) is str
+                ):  # what the document says of the field holds, whether it routes this write or not
+                    _check_key("the routing key", in_body, where)
+                where = places.key
+                _check_key("the routing key", key, where)
+                bodies.check_key(kind.type, body, data, key)
+        except BodyError as error:
+            raise FieldError.of_body(error) from None
         _check_key("the routing key", key, where)
         idempotency_key = of.get("idempotency_key")
         if idempotency_key is None:
@@ -134,11 +142,10 @@ class Encoder:
             claim = Claim(identity.of_key(client, kind.name, idempotency_key), says, places.idempotency_key)
         return Message(slot, wire.message(described, data), claim)
 
-    def _key_in(self, kind: MessageKind, value: object) -> str:
-        if type(value) is str:
-            return value
-        if type(value) is int:
-            return str(value)
+    def _key_in(self, kind: MessageKind, body: Mapping[str, Any], data: bytes) -> str:
+        key = routing_key_in(kind.routing_field, body, data)
+        if key is not None and (type(body[kind.routing_field]) is not float or key.lstrip("-").isdecimal()):
+            return key
         raise FieldError(
             pointer(kind.routing_field),
             f"{kind.routing_field!r} gives no routing key: text or a whole number is wanted, or else `key`",

@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from shardctl.bodies import Rules
 from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS
 from shardctl.settings.gateway import Gateway
 from shardctl.settings.messagetypes import ColumnType, MessageType
 from shardctl.spec import Fleet
+from shardctl.values import Limits, Room, strictest
 
 Schema = dict[str, Any]
 
 _KEY_PATTERN = r"^[^\u0000-\u001f]+$"
+_PADDED_KEY_PATTERN = r"^[^\u0000-\u001f]*[^\u0000- ]$"
 _HEADER_PATTERN = r'^(?! *"" *$)[ -~]*[!-~][ -~]*$'
 _TIME = {"type": "string", "format": "date-time", "description": "RFC 3339, with Z or an offset."}
 
 
 def document(fleet: Fleet) -> Schema:
-    settings = fleet.gateway or Gateway()
+    settings, limits = fleet.gateway or Gateway(), strictest(fleet.databases)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -28,12 +31,15 @@ def document(fleet: Fleet) -> Schema:
             "description": "Each write is answered with 202 once Pub/Sub has it, and takes effect later, once.",
         },
         "paths": {
-            **{f"/v1/writes/{name}": {"post": _write(name, settings)} for name in fleet.message_types},
+            **{
+                f"/v1/writes/{name}": {"post": _write(name, kind, settings)}
+                for name, kind in fleet.message_types.items()
+            },
             "/v1/writes": {"post": _batch(settings)},
         },
         "components": {
             "schemas": {
-                **{_component(name): body_of(kind) for name, kind in fleet.message_types.items()},
+                **{_component(name): body_of(kind, limits) for name, kind in fleet.message_types.items()},
                 "Accepted": _ACCEPTED,
                 "Problem": _PROBLEM,
                 "Line": _line(fleet),
@@ -44,7 +50,7 @@ def document(fleet: Fleet) -> Schema:
     }
 
 
-def body_of(kind: MessageType) -> Schema:
+def body_of(kind: MessageType, limits: Limits) -> Schema:
     """What a body of that type may hold."""
     if not kind.columns:
         field = kind.routing_field
@@ -52,38 +58,57 @@ def body_of(kind: MessageType) -> Schema:
     required = [*kind.key]
     if kind.version_column and kind.version_column not in required:
         required.append(kind.version_column)
-    properties = {column: _column(of, nullable=column not in required) for column, of in kind.columns.items()}
+    rules = Rules(kind, limits, at_the_door=True)
+    properties = {
+        column: _column(of, rules.room(column), nullable=column not in required) for column, of in kind.types.items()
+    }
     if kind.time_bucket is not None:
         field = kind.time_bucket.field
-        properties[field] = _column(kind.columns[field], nullable=False)
+        properties[field] = _column(kind.types[field], rules.room(field), nullable=False)
         required = list(dict.fromkeys([*required, field]))
+    for column in kind.key:
+        if kind.types[column] == "text" and limits.pads_keys:
+            properties[column]["pattern"] = r"^[^\u0000]*[^\u0000 ]$"
     routed = kind.routing_field
-    if kind.columns[routed] == "text":
+    if kind.types[routed] == "text":
         properties[routed] = {
             "type": "string",
             "minLength": 1,
             "maxLength": MAX_KEY_CHARACTERS,
-            "pattern": _KEY_PATTERN,
+            "pattern": _PADDED_KEY_PATTERN if limits.pads_keys and routed in kind.key else _KEY_PATTERN,
         }
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _column(of: ColumnType, *, nullable: bool) -> Schema:
+def _column(of: ColumnType, room: Room, *, nullable: bool) -> Schema:
     found: Schema = dict(_COLUMNS[of])
+    if of == "decimal":
+        found |= {"pattern": _pattern_of(room), "description": f"With at most {room}."}
     if nullable and "type" in found:
         kinds = found["type"] if isinstance(found["type"], list) else [found["type"]]
         found["type"] = [*kinds, "null"]
     return found
 
 
+def _pattern_of(room: Room) -> str:
+    """Of a decimal as text. No exponent: what fits would depend on it."""
+    whole, places = min(room.whole_digits, _MOST_REPEATS), min(room.places, _MOST_REPEATS)
+    if room.significant_digits is not None:
+        whole = places = room.significant_digits // 2
+    return (
+        rf"^[-+]?0*[0-9]{{1,{whole}}}(\.[0-9]{{0,{places}}}0*)?$" if whole else rf"^[-+]?0+(\.[0-9]{{0,{places}}}0*)?$"
+    )
+
+
+_MOST_REPEATS = 1_000  # of a part of a pattern that every reader takes
 _COLUMNS: Mapping[ColumnType, Schema] = {
     "text": {"type": "string", "pattern": r"^[^\u0000]*$"},
     "integer": {"type": "integer", "minimum": -(1 << 31), "maximum": (1 << 31) - 1, "format": "int32"},
     "bigint": {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 63) - 1, "format": "int64"},
     "number": {"type": "number"},
-    "decimal": {"type": ["number", "string"], "pattern": r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?$"},
+    "decimal": {"type": ["number", "string"]},
     "boolean": {"type": "boolean"},
-    "timestamp": {"type": "string", "format": "date-time"},
+    "timestamp": {"type": "string", "format": "date-time", "pattern": r"(Z|[-+](0[0-9]|1[0-5]):[0-5][0-9])$"},
     "json": {},
 }
 _KEY_VALUE: Schema = {
@@ -95,18 +120,26 @@ _KEY_VALUE: Schema = {
 }
 
 
-def _write(name: str, settings: Gateway) -> Schema:
+def _key_parameter() -> Schema:
+    return _parameter(
+        "key",
+        "query",
+        {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": _KEY_PATTERN},
+    )
+
+
+def _parameter(name: str, place: str, schema: Schema) -> Schema:
+    return {"name": name, "in": place, "required": False, "description": _MEANS[name], "schema": schema}
+
+
+def _write(name: str, kind: MessageType, settings: Gateway) -> Schema:
     body = {"$ref": f"#/components/schemas/{_component(name)}"}
     return {
         "operationId": f"write_{_component(name)}",
         "summary": f"Take one write of type {name}",
         "parameters": [
             _parameter("Idempotency-Key", "header", {"type": "string", "maxLength": 255, "pattern": _HEADER_PATTERN}),
-            _parameter(
-                "key",
-                "query",
-                {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": _KEY_PATTERN},
-            ),
+            *([] if kind.routing_field in kind.key else [_key_parameter()]),  # there it can only repeat the body
             _parameter("operation", "query", {"type": "string", "enum": list(OPERATIONS)}),
             _parameter("timestamp", "query", _TIME),
         ],
@@ -161,10 +194,6 @@ def _line(fleet: Fleet) -> Schema:
 def _component(name: str) -> str:
     """A type's name as OpenAPI lets components be called; no two become one."""
     return name.replace("_", "__").replace("/", "_.")
-
-
-def _parameter(name: str, place: str, schema: Schema) -> Schema:
-    return {"name": name, "in": place, "required": False, "description": _MEANS[name], "schema": schema}
 
 
 _MEANS = {

@@ -11,10 +11,11 @@ from starlette.types import Receive, Scope, Send
 
 from shardctl.gateway.desk import Desk
 from shardctl.gateway.encoding import Message, MessageKind
-from shardctl.gateway.fields import FieldError, as_written
+from shardctl.gateway.fields import FieldError
 from shardctl.gateway.problems import MEDIA_TYPE, Problem
 from shardctl.gateway.pubsub import NotTakenError
 from shardctl.gateway.requests import ClientGoneError, Headers, body_of, query_of, respond
+from shardctl.jsontext import JsonBody, JsonError
 
 WRITES = "/v1/writes/"
 PARAMETERS = ("key", "operation", "timestamp")
@@ -72,8 +73,10 @@ class SingleWrite:
             of: dict[str, Any] = query_of(scope, PARAMETERS)
             of["idempotency_key"] = headers.key_given()
             text = await body_of(receive, headers, desk.settings.max_body_bytes)
-            body = json_object(text)
-            return kind, desk.encoder.encode(kind, body, as_written(text, body), desk.now(), of, client=caller.client)
+            body = JsonBody(text)
+            return kind, desk.encoder.encode(kind, body.data, body.text, desk.now(), of, client=caller.client)
+        except JsonError as error:
+            raise Problem.of_field(FieldError.of_body(error)) from None
         except FieldError as error:
             raise Problem.of_field(error) from None
 
@@ -93,17 +96,6 @@ class Awaited:
             self.message_id.set_result(message_id)
         else:
             self.message_id.set_exception(error or NotTakenError("Pub/Sub gave no id"))
-
-
-def json_object(text: bytes) -> dict[str, Any]:
-    """Raises FieldError."""
-    try:
-        body = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise FieldError("#", f"the body isn't JSON: {error}") from None
-    if type(body) is not dict:
-        raise FieldError("#", "the body must be a JSON object")
-    return body
 
 
 async def answer(send: Send, desk: Desk, headers: Headers, problem: Problem) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shardctl.settings.messagetypes import ColumnType
 from shardctl.spec import Fleet, Shard
 
 COLUMN = "shardctl_history"
@@ -47,7 +46,7 @@ def recorded(fleet: Fleet) -> Fleet:
     )
 
 
-Columns = dict[str, ColumnType]
+Columns = dict[str, str]
 
 
 def _with_columns(fleet: Fleet, changed: Callable[[Columns], Columns]) -> Fleet:

@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from shardctl.message import Write
-from shardctl.settings.messagetypes import ColumnType, MessageType, Operation
+from shardctl.settings.messagetypes import ColumnType, MessageType, Operation, type_of
 from shardctl.spec import Fleet
 
 DUPLICATE_RATE = 0.02
@@ -96,10 +96,10 @@ class Stream:
             entity.fixed[kind.routing_field] = entity.name
         for column in kind.columns:
             if column in kind.key:
-                entity.fixed[column] = _identity(entity, kind.columns[column], number // len(types))
+                entity.fixed[column] = _identity(entity, type_of(kind.columns[column]), number // len(types))
             elif column in fixed:
                 friend = self._entity_with_key(column) if kind.columns[column] == "text" else None
-                entity.fixed[column] = friend or _PLAIN[kind.columns[column]](self._draw)
+                entity.fixed[column] = friend or self._drawn(column, kind)
         self._known.append(entity)
         return entity
 
@@ -130,14 +130,22 @@ class Stream:
         return "update" if draw < DELETE + UPDATE and has_more else "upsert"
 
     def _value(self, entity: _Entity, column: str, kind: MessageType) -> Any:
-        of = kind.columns[column]
+        of = type_of(kind.columns[column])
         if _counts(column, kind):
             return entity.revision if of != "text" else str(entity.revision)
         friend = self._entity_with_key(column) if of == "text" else None
         if friend:
             return friend
-        told = _TELLING.get((column, of))
-        return told(self._draw) if told else _PLAIN[of](self._draw)
+        told = _TELLING.get((column, of)) if column not in kind.precisions else None
+        return told(self._draw) if told else self._drawn(column, kind)
+
+    def _drawn(self, column: str, kind: MessageType) -> Any:
+        if column in kind.precisions:
+            precision, scale = kind.precisions[column]
+            places = min(scale, 2)
+            number = self._draw.randrange(10 ** (min(precision - scale, 3) + places))
+            return f"{number / 10**places:.{places}f}"
+        return _PLAIN[type_of(kind.columns[column])](self._draw)
 
     def _entity_with_key(self, column: str) -> str | None:
         """A column named like another type's key refers to one of its entities: an order to its customer."""

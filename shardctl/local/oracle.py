@@ -22,7 +22,7 @@ from shardctl import identity
 from shardctl.local import history
 from shardctl.message import Write
 from shardctl.schema import InboxOutcome
-from shardctl.settings.messagetypes import MessageType
+from shardctl.settings.messagetypes import MessageType, type_of
 from shardctl.spec import Fleet, Shard
 
 APPLIED = "applied"
@@ -165,10 +165,10 @@ def _replay(fleet: Fleet, writes: Iterable[Write]) -> _Truth:
         owner = _owner(fleet, slot, write.type)
         truth.placed[write.idempotency_key] = (owner, slot)
         truth.keys[identity.of_key("", write.type, write.idempotency_key)] = write.idempotency_key
-        key = (kind.table, tuple(_plain(write.body[column], kind.columns[column]) for column in kind.key))
+        key = (kind.table, tuple(_plain(write.body[column], type_of(kind.columns[column])) for column in kind.key))
         row = truth.rows.setdefault(key, _Expected(owner, slot, kind, ""))
         row.last = f"{write.operation or kind.operation} {write.idempotency_key}"
-        given = {column: _plain(value, kind.columns[column]) for column, value in write.body.items()}
+        given = {column: _plain(value, type_of(kind.columns[column])) for column, value in write.body.items()}
         match write.operation or kind.operation:
             case "delete":
                 row.values, row.revisions = None, []
@@ -253,12 +253,12 @@ def _read_rows(fleet: Fleet, shard: Shard, connection: Connection) -> Iterator[t
     quote, dialect = connection.dialect.identifier_preparer.quote, connection.dialect.name
     kinds = {kind.table: kind for name, kind in fleet.message_types.items() if _takes(shard, name)}
     for kind in kinds.values():
-        columns = [*kind.columns, kind.slot_column]
+        columns, types = [*kind.columns, kind.slot_column], kind.types
         listed = ", ".join(quote(column) for column in columns)
         table = ".".join(quote(part) for part in kind.table.split("."))
         for found in connection.execute(text(f"SELECT {listed} FROM {table}")):  # noqa: S608 - names from the spec
             values = {
-                column: _plain(_parsed(value, kind.columns.get(column), dialect), kind.columns.get(column))
+                column: _plain(_parsed(value, types.get(column), dialect), types.get(column))
                 for column, value in zip(columns, found, strict=True)
             }
             yield (kind.table, tuple(values[column] for column in kind.key)), kind, values

@@ -24,7 +24,7 @@ CONFIG_FILE = "gateway.json"
 
 # Of the fleet, what the gateway goes by: a change of anything else doesn't roll its pods.
 _SLICE: Any = {
-    **dict.fromkeys(("fleet", "project", "image", "topic", "routing", "message_types"), True),
+    **dict.fromkeys(("fleet", "project", "image", "topic", "routing", "message_types", "databases"), True),
     "shards": {"__all__": {"name", "slots", "types", "except_types", "generation", "previous"}},
 }
 _OF_THE_CLUSTER = {"autoscaling", "resources", "pre_stop", "from_namespaces"}

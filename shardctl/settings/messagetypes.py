@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -14,14 +16,64 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from shardctl.keyspace import TimeUnit
 from shardctl.model import Model
-from shardctl.scalars import Identifier, SinkPath, TableName, one_or_many
+from shardctl.scalars import Identifier, SinkPath, TableName, Text, one_or_many
 from shardctl.settings.http import HttpBackend
 
 ColumnType = Literal["text", "integer", "bigint", "number", "decimal", "boolean", "timestamp", "json"]
 Operation = Literal["insert", "upsert", "update", "delete"]
+
+MAX_PRECISION, MAX_SCALE = 65, 30  # MariaDB's and MySQL's, the smallest among the databases
+_NUMERIC = re.compile(r"numeric\(([0-9]{1,2})(?:, ?([0-9]{1,2}))?\)")
+
+
+def _column(value: Any, handler: Callable[[Any], Any]) -> str:
+    match = _NUMERIC.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return str(handler(value))
+    precision, scale = int(match[1]), int(match[2] or 0)
+    if not 1 <= precision <= MAX_PRECISION or scale > min(precision, MAX_SCALE):
+        raise ValueError(
+            f"{value} can't be: a precision is 1 to {MAX_PRECISION} digits, and a scale at most {MAX_SCALE} of them"
+        )
+    return f"numeric({precision},{scale})"
+
+
+def type_of(column: str) -> ColumnType:
+    """What a column of `columns` holds."""
+    return "decimal" if column.startswith("numeric(") else cast("ColumnType", column)
+
+
+class _ColumnText(Text):
+    """A ColumnType, or `numeric(p,s)`: a decimal whose digits the file states."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
+        known = core_schema.literal_schema(list(get_args(ColumnType)))
+        return core_schema.no_info_wrap_validator_function(
+            _column, known, serialization=core_schema.to_string_ser_schema()
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return {
+            "anyOf": [
+                {"type": "string", "enum": list(get_args(ColumnType))},
+                {"type": "string", "pattern": rf"^{_NUMERIC.pattern}$"},
+            ]
+        }
+
+
+_NAMED = get_args(ColumnType)
+Column = Annotated[
+    str,
+    _ColumnText(
+        f"{'|'.join(_NAMED)}|{_NUMERIC.pattern}",
+        f"one of {', '.join(f'`{name}`' for name in _NAMED)}, or `numeric(p,s)`: p digits, s of them behind the point",
+        20,
+    ),
+]
 
 
 _NAME_SCHEMA = TypeAdapter(Identifier).json_schema()
@@ -59,7 +111,7 @@ class MessageType(Model):
         ),
     ] = ()
     columns: Annotated[
-        dict[Identifier, ColumnType],
+        dict[Identifier, Column],
         Field(description="Every column a body may set. `shardctl provision` creates the table from these."),
     ] = {}
     sink: Annotated[
@@ -138,6 +190,17 @@ class MessageType(Model):
         """A type without a table: read again from its JSON, an empty name would be refused."""
         written = write(self)
         return written if self.table else {name: written[name] for name in written if written[name]}
+
+    @property
+    def types(self) -> dict[str, ColumnType]:
+        """What each column holds; `precisions` says with how many digits."""
+        return {name: type_of(column) for name, column in self.columns.items()}
+
+    @property
+    def precisions(self) -> dict[str, tuple[int, int]]:
+        """Precision and scale of each column whose digits are stated."""
+        found = {name: _NUMERIC.fullmatch(column) for name, column in self.columns.items()}
+        return {name: (int(match[1]), int(match[2] or 0)) for name, match in found.items() if match}
 
     @property
     def routing_field(self) -> str:

@@ -77,7 +77,7 @@ def message(
     if of:
         given = of.given or of.id
     which = repeats.number if repeats else number
-    entry = {"id": f"{key}-{which}", "number": -1 if poison is Poison.REFUSED else which}
+    entry = {"id": f"{key}-{which}", "owner": key, "number": -1 if poison is Poison.REFUSED else which}
     kind = "twin" if twin is Twin.TYPE else "other" if poison is Poison.UNKNOWN_TYPE else "entry"
     caller = "somebody" if twin is Twin.CALLER else ""
     attributes = {

@@ -21,7 +21,9 @@ from tests.sim.database import Identity, Watcher, identity_of
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 
-TABLE = "CREATE TABLE entries (id TEXT PRIMARY KEY, number INTEGER CHECK (number >= 0), slot INTEGER NOT NULL)"
+TABLE = (
+    "CREATE TABLE entries (id TEXT PRIMARY KEY, owner TEXT, number INTEGER CHECK (number >= 0), slot INTEGER NOT NULL)"
+)
 
 
 class SqlDatabase:

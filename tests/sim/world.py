@@ -384,11 +384,13 @@ message_types:
   twin:
     table: entries
     key: id
-    columns: {{id: text, number: integer}}
+    routing_key: owner
+    columns: {{id: text, owner: text, number: integer}}
   entry:
     table: entries
     key: id
-    columns: {{id: text, number: integer}}
+    routing_key: owner
+    columns: {{id: text, owner: text, number: integer}}
 shards:
   - name: s0
     slots: "0-{(1 << SLOT_BITS) - 1}"

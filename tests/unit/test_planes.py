@@ -17,10 +17,12 @@ VOCABULARY = {
     "shardctl.background",
     "shardctl.backoff",
     "shardctl.barrier",
+    "shardctl.bodies",
     "shardctl.databaseurl",
     "shardctl.errors",
     "shardctl.faults",
     "shardctl.identity",
+    "shardctl.jsontext",
     "shardctl.keyspace",
     "shardctl.lanes",
     "shardctl.marks",
@@ -31,6 +33,7 @@ VOCABULARY = {
     "shardctl.shard",
     "shardctl.shardconfig",
     "shardctl.trouble",
+    "shardctl.values",
 }
 # What the vocabulary is built on; a consumer loads it, and no consumer module names it.
 FOUNDATION = {

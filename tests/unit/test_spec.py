@@ -10,6 +10,7 @@ from fleets import HEAD, TYPE, fleet, text
 
 from shardctl import spec, starter, yamlfile
 from shardctl.faults import MAX_FAULTS_SHOWN, SpecError
+from shardctl.settings.messagetypes import MessageType
 
 GOOD = text(["0-1023"])
 
@@ -227,3 +228,28 @@ def test_init_writes_a_fleet(shards):
     if shards <= 64:
         assert topology.strays(found)[0].blind == ()
     assert max(len(shard.slots) for shard in found.shards) <= 1.5 * 1024 / shards
+
+
+@pytest.mark.parametrize(
+    ("written", "column"),
+    [
+        ("numeric(10,2)", "numeric(10,2)"),
+        ("numeric(10, 2)", "numeric(10,2)"),
+        ("numeric(65,30)", "numeric(65,30)"),
+        ("numeric(5)", "numeric(5,0)"),
+    ],
+)
+def test_a_decimals_digits_can_be_stated(written, column):
+    kind = spec.of_file(yamlfile.parse(text_with_column(written))).message_types["a"]
+    assert (kind.columns["amount"], kind.types["amount"]) == (column, "decimal")
+    assert MessageType.model_validate_json(kind.model_dump_json()) == kind
+
+
+@pytest.mark.parametrize("written", ["numeric(66,2)", "numeric(10,11)", "numeric(40,31)", "numeric(0,0)"])
+def test_digits_that_no_database_has_are_refused(written):
+    with pytest.raises(SpecError, match="a precision is 1 to 65 digits"):
+        spec.of_file(yamlfile.parse(text_with_column(written)))
+
+
+def text_with_column(written):
+    return GOOD.replace("amount: bigint", f'amount: "{written}"')

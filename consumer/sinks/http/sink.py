@@ -25,7 +25,7 @@ from sqlalchemy import Connection, RootTransaction
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, LaterError, NeverError
 from consumer.metrics import Metrics
-from consumer.sinks.base import json_object
+from consumer.sinks.base import check_key, json_object
 from consumer.sinks.http.backend import Backend, NotNowError
 from consumer.sinks.http.progress import Memory
 from shardctl import backends
@@ -65,7 +65,9 @@ class HttpSink:
         self._here = threading.local()
 
     def check(self, delivery: Delivery) -> None:
-        if self._kinds[delivery.message_type].time_bucket:
+        kind = self._kinds[delivery.message_type]
+        check_key(delivery, kind)
+        if kind.time_bucket:
             delivery.body = json_object(delivery)  # the slot follows from a field of it
         most = self._settings[delivery.message_type].max_body_bytes
         if len(delivery.message.data) > most:

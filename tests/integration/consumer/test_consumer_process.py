@@ -178,9 +178,10 @@ def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, sha
         "bad_operation": broker.publish({"customer_id": "1"}, operation="x"),
         "bad_key": broker.publish({"customer_id": "1"}, partition_key="\x00"),
         "bad_slot": broker.publish({"customer_id": "1"}, slot=None),
-        "wrong_slot": broker.publish({"customer_id": "1"}, partition_key="another"),
+        "wrong_slot": broker.publish({"customer_id": "another"}, partition_key="another"),
+        "wrong_key": broker.publish({"customer_id": "2"}),
         "constraint": broker.publish({"customer_id": "1"}, operation="insert"),
-        "no_row": broker.publish({"customer_id": "nobody", "name": "x"}, operation="update"),
+        "no_row": broker.publish({"customer_id": "nobody", "name": "x"}, "nobody", operation="update"),
     }
     broker.publish({"customer_id": "1", "name": "last"}, "1")
     until(lambda: broker.backlog() == 0, what="an empty backlog")
@@ -207,7 +208,7 @@ def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, sha
 def test_stopped_in_the_middle_the_next_one_carries_on_at_once(start, broker, shard):
     first = start(max_outstanding_messages=100, batch_max_rows=10)
     for number in range(400):
-        broker.publish({"customer_id": str(number % 7), "name": str(number)}, "1", operation="upsert")
+        broker.publish({"customer_id": str(number % 7), "name": str(number)}, str(number % 7), operation="upsert")
     code, _ = first.terminate(20)
     assert code == 0
     second = start("second")

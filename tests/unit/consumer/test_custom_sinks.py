@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from consumer.delivery import check_slot
 from consumer.errors import NeverError
+from consumer.rows import DIALECTS
 from consumer.sinks import custom
 from consumer.sinks.router import Router, share_out, sink_of
 from consumer.sinks.sql import SqlSink
@@ -106,7 +107,7 @@ def module(monkeypatch):
 
 
 def test_without_types_of_ones_own_the_sql_sink_stands_alone():
-    sql = SqlSink(None, KINDS)
+    sql = SqlSink(DIALECTS["sqlite"], KINDS)
     assert sink_of(sql, {"row": KINDS["row"]}) is sql
 
 

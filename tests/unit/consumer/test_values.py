@@ -7,10 +7,15 @@ from decimal import Decimal
 import pytest
 from consumer_kit import CONFIG, raw, write
 
-from consumer.errors import DataFaultError, NeverError
+from consumer.errors import NeverError
 from consumer.sinks import values
+from shardctl.bodies import Rules
+from shardctl.values import LIMITS
 
-KINDS = CONFIG.message_types
+RULES = {
+    database: {name: Rules(kind, limits) for name, kind in CONFIG.message_types.items()}
+    for database, limits in LIMITS.items()
+}
 
 
 @pytest.mark.parametrize(
@@ -49,13 +54,23 @@ KINDS = CONFIG.message_types
         pytest.param("mixed", b'{"Id": 1, "aTime": "20260102T030405Z"}', "bad_value", id="basic format"),
         pytest.param("mixed", b'{"Id": 1, "aTime": "2026-02-30T00:00:00Z"}', "bad_value", id="no such day"),
         pytest.param("mixed", b'{"Id": 1, "aTime": "0001-01-01T00:00:00+05:00"}', "bad_value", id="before the year 1"),
+        pytest.param("customer", b'{"customer_id": "1", "name": "a", "name": "b"}', "bad_json", id="given twice"),
+        pytest.param("mixed", b'{"Id": 1, "aJson": {"a": 1, "\\u0061": 2}}', "bad_json", id="given twice inside"),
+        pytest.param("mixed", b'{"Id": 1, "aText": ' + b"[" * 1_020 + b"]" * 1_020 + b"}", "bad_json", id="1,020 deep"),
+        pytest.param("mixed", b'{"Id": 1, "aNumber": 1e-400}', "bad_value", id="too small for a double"),
+        pytest.param("mixed", b'{"Id": 1, "aJson": {"a": "\\u0000"}}', "bad_value", id="NUL in JSON"),
+        pytest.param("mixed", b'{"Id": 1, "aJson": [{"\\u0000": 1}]}', "bad_value", id="NUL in a name"),
+        pytest.param("mixed", b'{"Id": 1, "aJson": [1e-16384]}', "bad_value", id="too small for jsonb"),
+        pytest.param("mixed", b'{"Id": 1, "aTime": "2026-01-01T00:00:00+16:00"}', "bad_value", id="no such offset"),
+        pytest.param("mixed", b'{"Id": 1, "aText": "2"}', "wrong_key", id="another key"),
+        pytest.param("customer", b'{"customer_id": "01"}', "wrong_key", id="another spelling of the key"),
         pytest.param("document", b'{"id": "1", "title": "x"}', "missing_version", id="no version"),
         pytest.param("document", b'{"id": "1", "revision": null}', "missing_version", id="version null"),
     ],
 )
 def test_a_body_that_cant_land_is_refused_before_any_transaction(kind, data, reason):
     with pytest.raises(NeverError) as refused:
-        values.read(raw(kind, data, "1"), KINDS[kind])
+        values.read(raw(kind, data, "1"), RULES["postgresql"][kind])
     assert refused.value.reason == reason
 
 
@@ -107,18 +122,62 @@ def test_keys_beyond_a_doubles_digits_stay_apart():
     ],
 )
 def test_plain_rows_keep_what_was_written(written, plain):
-    delivery = write("mixed", f'{{"Id": 1, {written}}}'.encode(), key="k")
-    values.read(delivery, KINDS["mixed"])
-    assert values.plain(delivery, KINDS["mixed"], None) == {"slot": delivery.slot, "Id": 1} | plain
+    delivery = write("mixed", f'{{"Id": 1, {written}}}'.encode(), key="x")
+    values.read(delivery, RULES["mariadb"]["mixed"])
+    assert values.plain(delivery, RULES["mariadb"]["mixed"]) == {"slot": delivery.slot, "Id": 1} | plain
 
 
 @pytest.mark.parametrize(
-    ("digits", "fits"), [("9" * 35, True), ("1" + "0" * 35, False), ("-1e35", False), ("1e-999", True), ("0e999", True)]
+    ("database", "digits", "fits"),
+    [
+        ("mariadb", "9" * 35, True),
+        ("mariadb", "1" + "0" * 35, False),
+        ("mariadb", "-1e35", False),
+        ("mariadb", "0e999", True),
+        ("mariadb", "1e-30", True),
+        ("mariadb", "1e-31", False),
+        ("mariadb", "0." + "1" * 31, False),
+        ("mariadb", "0.1" + "0" * 31, True),
+        ("postgresql", "1e131071", True),
+        ("postgresql", "1e131072", False),
+        ("postgresql", "1e-16383", True),
+        ("postgresql", "1e-16384", False),
+        ("postgresql", "1e999999", False),
+        ("postgresql", "0e-20000", False),
+        ("sqlite", "123456789012345", True),
+        ("sqlite", "1234567890.12345", True),
+        ("sqlite", "1234567890.123456", False),
+        ("sqlite", "9223372036854775807", True),
+        ("sqlite", "9223372036854775808", False),
+        ("sqlite", "1e400", False),
+    ],
 )
-def test_a_decimal_that_would_be_cut_is_refused(digits, fits):
-    delivery = write("mixed", f'{{"Id": 1, "aDecimal": "{digits}"}}'.encode(), key="k")
-    if fits:
-        assert values.plain(delivery, KINDS["mixed"], 35)["aDecimal"] == digits
-    else:
-        with pytest.raises(DataFaultError):
-            values.plain(delivery, KINDS["mixed"], 35)
+def test_a_decimal_that_the_database_would_cut_is_refused(database, digits, fits):
+    for written in (f'"{digits}"', digits) if "e400" not in digits and "e1310" not in digits else (f'"{digits}"',):
+        delivery = raw("mixed", f'{{"Id": 1, "aDecimal": {written}}}'.encode(), "k")
+        if fits:
+            values.read(delivery, RULES[database]["mixed"])
+        else:
+            with pytest.raises(NeverError) as refused:
+                values.read(delivery, RULES[database]["mixed"])
+            assert refused.value.reason in ("bad_value", "bad_json")
+
+
+@pytest.mark.parametrize(
+    ("digits", "plain"),
+    [("0e999", "0"), ("1.5e3", "1500"), ("1e-3", "0.001"), ("7.00", "7"), ("-.5", "-.5"), ("+.0", "+0"), ("-5.", "-5")],
+)
+def test_a_plain_decimal_has_no_exponent(digits, plain):
+    """SQLite reads a number with a point or an exponent as a double, and a whole one of 64 bits as it is."""
+    delivery = raw("mixed", f'{{"Id": 1, "aDecimal": "{digits}"}}'.encode(), "k")
+    values.read(delivery, RULES["sqlite"]["mixed"])
+    assert values.plain(delivery, RULES["sqlite"]["mixed"])["aDecimal"] == plain
+
+
+def test_numbers_inside_json_keep_their_digits():
+    written = '{"a":[12345678901234567890.123456789,18446744073709551616,1.10]}'
+    delivery = raw("mixed", f'{{"Id": 1, "aDecimal": 1.10, "aJson": {written}}}'.encode(), "k")
+    values.read(delivery, RULES["mariadb"]["mixed"])
+    assert values.plain(delivery, RULES["mariadb"]["mixed"]) == {
+        "slot": delivery.slot, "Id": 1, "aDecimal": "1.10", "aJson": written,
+    }  # fmt: skip

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardctl.gateway.encoding import LINE, REQUEST, Encoder
-from shardctl.gateway.fields import FITS, FieldError, as_written, body_as_written
-from shardctl.lines import fields_of
+from shardctl.gateway.fields import FieldError
 from shardctl.message import Write, encode
 from shardctl.settings.routing import ATTRIBUTE_PRESETS, Attributes
 
@@ -35,12 +34,14 @@ KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 
 @given(
     KEYS,
-    st.none() | KEYS,
+    st.booleans(),
     st.sampled_from([None, "insert", "upsert", "update", "delete"]),
     KEYS,
     st.none() | st.datetimes(timezones=st.just(UTC)),
 )
-def test_a_write_travels_as_the_library_sends_it(order_id, key, operation, idempotency_key, timestamp):
+def test_a_write_travels_as_the_library_sends_it(order_id, names_key, operation, idempotency_key, timestamp):
+    order_id = order_id.rstrip(" ") or "k"  # MariaDB couldn't tell two keys apart that differ in those alone
+    key = order_id if names_key else None
     body = {"order_id": order_id, "lines": [{"sku": 1.5}]}
     wanted = encode(FLEET, Write("order", body, key, operation, idempotency_key, timestamp), NOW)
     of = {"key": key, "operation": operation, "idempotency_key": idempotency_key}
@@ -93,6 +94,12 @@ FAULTS = [
     ("order", ORDER, {"operation": "merge"}, "operation"),
     ("order", ORDER, {"operation": ""}, "operation"),
     ("order", {"order_id": "a\n"}, {"key": "k"}, "#/order_id"),
+    ("order", ORDER, {"key": "o-2"}, "#/order_id"),
+    ("order", {"order_id": "k "}, {}, "#/order_id"),
+    ("order", {**ORDER, "amount": "1e999999"}, {}, "#/amount"),
+    ("order", {**ORDER, "lines": ["\x00"]}, {}, "#/lines"),
+    ("counter", COUNTER, {"key": "007"}, "#/id"),
+    ("stock/level", {"sku": 5}, {"key": "6"}, "#/sku"),
     ("order", ORDER, {"timestamp": "soon"}, "timestamp"),
     ("order", ORDER, {"timestamp": "2026-05-04T00:00:00"}, "timestamp"),
     ("order", ORDER, {"timestamp": "0001-01-01T00:00:00+05:00"}, "timestamp"),
@@ -127,40 +134,3 @@ def test_a_line_names_its_own_fields():
 
 def test_a_delete_needs_no_version():
     assert encoded("counter", {"id": 1, "day": 1}, operation="delete")[3]["operation"] == "delete"
-
-
-VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=12),
-    st.sampled_from(["1.50", "1e5", "NaN", "Infinity", "1_0", "²", "2026-05-04", "2026-05-04T01:02:03Z",
-                     "2026-02-30", "2026-05-04T01:02:03.1234567+02:00", "0001-01-01T00:00+05:00", "a\x00"]),
-)  # fmt: skip
-
-
-@given(VALUES)
-def test_what_the_door_takes_the_consumer_takes(value):
-    from consumer.sinks import values
-
-    assert {of: test(value) for of, test in FITS.items()} == {of: test(value) for of, test in values._FITS.items()}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b'{"a":1.10}', b'{"a": 123456789012345678901234567890}', b' {"a":1e5}\r\n', b'{"a":0.1000000000000000055}', b'{"a":"x"}'],
-)  # fmt: skip
-def test_every_digit_of_a_number_stays(text):
-    assert as_written(text, orjson.loads(text)) == text.strip()
-    line = b'{"type":"t","body":' + text.strip() + b"}"
-    assert body_as_written(line, fields_of(line)).replace(b" ", b"") == text.strip().replace(b" ", b"")
-
-
-@pytest.mark.parametrize("text", [b'{"a":1,"a":2}', b'{"a":{"b":1, "b":1}}', b'[{"x":1,"y":2,"x":3}]'])
-def test_a_name_given_twice_is_refused(text):
-    with pytest.raises(FieldError, match="twice"):
-        as_written(text, orjson.loads(text))
-
-
-@pytest.mark.parametrize("blank", [b"", b" "])
-def test_deep_nesting_is_refused(blank):
-    text = b'{"a":' + blank + b"[" * 900 + b"]" * 900 + b"}"
-    with pytest.raises(FieldError, match="deep"):
-        as_written(text, orjson.loads(text))

@@ -54,6 +54,7 @@ def test_it_goes_to_the_topic_of_its_slot() -> None:
 
 def test_key_and_operation_can_be_given() -> None:
     text = CONFIG_CONNECTOR.replace("    type: order\n", "    type: order\n    key: other\n    operation: delete\n")
+    text = text.replace("order_id: sweep", "order_id: other")
     (job,) = jobs(text)
     attributes = job["spec"]["pubsubTarget"]["attributes"]
     assert (attributes["partition_key"], attributes["operation"]) == ("other", "delete")
@@ -76,6 +77,7 @@ def test_a_schedule_is_the_fleets_and_not_a_shards() -> None:
     [
         ("type: order", "type: parcel", "schedules[0].type: 'parcel' isn't among message_types. Fix: declare it, or use"),
         ("order_id: sweep", "id: sweep", "schedules[0].body: the body's 'order_id' gives no routing key"),
+        ("    type: order\n", "    type: order\n    key: other\n", "'sweep', and the routing key is 'other'"),
         ('note: "it', 'nota: "it', "schedules[0].body: the body has 'nota', which isn't a column"),
         ("30 4 * * mon-fri", "60 4 * * *", "schedules[0].cron: the minute is '60', and runs from 0 to 59."),
         ("30 4 * * mon-fri", "0 4 * *", "isn't a cron line of five fields"),
