@@ -168,7 +168,7 @@ def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, sha
             broker.publish(
                 {"customer_id": key, "name": f"{round_number}"}, key, idempotency_key=f"{key}/{round_number}"
             )
-    broker.publish({"customer_id": "1", "name": "again"}, "1", idempotency_key="1/0")
+    broker.publish({"customer_id": "1", "name": "0"}, "1", idempotency_key="1/0")
     bad = {
         "bad_json": broker.publish(b"{", color="red"),
         "unknown_column": broker.publish({"customer_id": "1", "nmae": "x"}),

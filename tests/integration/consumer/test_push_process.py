@@ -168,7 +168,7 @@ def test_pushed_writes_land_once_in_order_though_the_consumer_is_killed_meanwhil
                 broker.publish({"customer_id": key, "name": f"{number}"}, key, idempotency_key=f"{key}/{number}")
 
     publish(range(6))
-    broker.publish({"customer_id": "1", "name": "again"}, "1", idempotency_key="1/0")  # another message, the same write
+    broker.publish({"customer_id": "1", "name": "0"}, "1", idempotency_key="1/0")  # another message, the same write
     broker.publish({}, "1", data=b"{", colour="red")
     until(lambda: len(shard.inbox()) > 20, what="some writes")
     first.process.kill()
