@@ -49,8 +49,9 @@ class DeadLetterTopic:
         }
         if delivery.keyless:  # a replay must meet the same inbox row
             own[identity.COPY_OF] = delivery.idempotency_key
+        # Without what only Pub/Sub and consumers may say of a letter: the producer may have written it.
         original = {
-            name: value for name, value in outbox.publishable(delivery.message.attributes).items() if name not in own
+            name: value for name, value in marks.original(delivery.message.attributes).items() if name not in own
         }
         if len(original) + len(own) > MAX_ATTRIBUTES:
             original, own = self._fewer(original, own)

@@ -31,6 +31,11 @@ def by_consumer(attributes: Mapping[str, str]) -> bool:
     return all(name in attributes for name in (REASON, SHARD, SLOT, MESSAGE_ID, PUBLISH_TIME_US, SUBSCRIPTION))
 
 
+def of_others(attributes: Mapping[str, str]) -> dict[str, str]:
+    """The attributes of a letter that no consumer wrote: what stands there in a consumer's name is its producer's invention."""
+    return {name: value for name, value in attributes.items() if name not in OURS}
+
+
 def original(attributes: Mapping[str, str]) -> dict[str, str]:
     """The attributes that a message had before it was set aside."""
     return {

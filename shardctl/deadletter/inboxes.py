@@ -11,6 +11,9 @@ and not yet recorded it, whose late `dead` would swallow the copy. The second is
 Why no write is lost: a consumer inserts `dead` only after it has published a letter of its own for it, and a letter is taken off
 only when the write was applied, or after a copy was published behind the deletion of a `dead` row. If another `dead` comes after
 that deletion, the letter of whoever inserted it is still there.
+
+A row counts for a letter only where it has the fingerprint of the letter's write, or none, as rows of 0.1.0 have. So a letter
+that uses another write's idempotency key neither lets go of that write's row nor passes for applied.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from shardctl import database, topology
+from shardctl import database, marks, topology
 from shardctl.database import DatabaseError
 from shardctl.deadletter import later
 from shardctl.deadletter.later import by_slot, slot_of
 from shardctl.deadletter.letter import Letter, Origin, note_of
+from shardctl.deadletter.place import KEY_REUSED
 from shardctl.schema import InboxOutcome, LaneState, fault_of_inbox, fence, inbox, slots
 from shardctl.spec import Fleet
 
@@ -47,6 +51,17 @@ Session = Callable[[Engine], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True, slots=True)
+class _Row:
+    """An inbox row: what became of the write, and what it said where that is known."""
+
+    outcome: str
+    fingerprint: int | None
+
+
+Known = dict[tuple[int, bytes], _Row]  # by slot and identity
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """`replay`, `applied`, or a word for why not, and the same for a person. Some pass by themselves: trying later helps."""
 
@@ -57,6 +72,7 @@ class Verdict:
 
 GO = Verdict(REPLAY)
 DONE = Verdict(APPLIED, "it had taken effect already")
+REUSED = Verdict(marks.KEY_REUSED, KEY_REUSED)
 Work = Callable[[Connection, str, Sequence[Letter]], dict[Identity, Verdict]]
 
 
@@ -179,11 +195,11 @@ class Inboxes:
             if verdict is not GO:
                 continue
             row = (slot_of(letter), letter.write_identity)
-            if known.get(row) == InboxOutcome.DEAD:
+            if row in known and known[row].outcome == InboxOutcome.DEAD:
                 dead.append({"of_slot": row[0], "of_identity": row[1]})
                 del known[row]  # a second letter of the same write finds nothing to let go of
             if (slot_of(letter), note_of(letter)) not in known:
-                known[slot_of(letter), note_of(letter)] = InboxOutcome.REPLAYED
+                known[slot_of(letter), note_of(letter)] = _Row(InboxOutcome.REPLAYED, 0)
                 notes.append(_note(letter))
         if dead:
             connection.execute(_DELETE_DEAD, dead)
@@ -191,15 +207,13 @@ class Inboxes:
             connection.execute(insert(inbox), notes)
         return verdicts
 
-    def _verdict(self, letter: Letter, shard: str, known: Mapping[tuple[int, bytes], str]) -> Verdict:
+    def _verdict(self, letter: Letter, shard: str, known: Known) -> Verdict:
         """By its inbox row, and where there is none, by why there is none."""
         slot = slot_of(letter)
-        outcome = known.get((slot, letter.write_identity))
-        if outcome == InboxOutcome.APPLIED:
-            return DONE
-        if outcome == InboxOutcome.PARKED:
-            return Verdict("parked", f"its key is parked: `shardctl deadletter show --parked {letter.key}`")
-        if outcome == InboxOutcome.DEAD or (slot, note_of(letter)) in known or self._allowed.unrecorded:
+        row = known.get((slot, letter.write_identity))
+        if row and (why_not := _recorded(row, letter)):
+            return why_not
+        if row or (slot, note_of(letter)) in known or self._allowed.unrecorded:
             return GO
         if (forgotten := self._forgotten(letter, shard)) is not None:
             return forgotten
@@ -226,6 +240,17 @@ class Inboxes:
         )
 
 
+def _recorded(row: _Row, letter: Letter) -> Verdict | None:
+    """Why a letter whose identity is recorded isn't replayed. None where the row is that of a dead write, and this one's."""
+    if row.fingerprint not in (None, letter.fingerprint):
+        return REUSED
+    if row.outcome == InboxOutcome.APPLIED:
+        return DONE
+    if row.outcome == InboxOutcome.PARKED:
+        return Verdict("parked", f"its key is parked: `shardctl deadletter show --parked {letter.key}`")
+    return None
+
+
 def _in_one(
     engine: Engine, shard: str, letters: Sequence[Letter], session: Session, work: Work
 ) -> dict[Identity, Verdict]:
@@ -248,18 +273,18 @@ _DELETE_DEAD = delete(inbox).where(
 )
 
 
-def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = False) -> dict[tuple[int, bytes], str]:
-    """Outcomes of the letters' writes and of their notes, by slot and identity. Taken `alone`, they can't change meanwhile."""
-    found: dict[tuple[int, bytes], str] = {}
+def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = False) -> Known:
+    """The inbox rows of the letters' writes and of their notes. Taken `alone`, they can't change meanwhile."""
+    known: Known = {}
     for slot, some in by_slot(letters):
         wanted = {row for letter in some for row in (letter.write_identity, note_of(letter))}
-        query = select(inbox.c.identity, inbox.c.outcome).where(
+        query = select(inbox.c.identity, inbox.c.outcome, inbox.c.fingerprint).where(
             inbox.c.slot == slot, inbox.c.identity.in_(sorted(wanted))
         )
         if alone:  # in one order for all, so that two desks wait instead of deadlocking
             query = query.order_by(inbox.c.identity).with_for_update()
-        found |= {(slot, bytes(row.identity)): row.outcome for row in connection.execute(query)}
-    return found
+        known |= {(slot, bytes(key)): _Row(outcome, mark) for key, outcome, mark in connection.execute(query)}
+    return known
 
 
 def _note(letter: Letter) -> dict[str, Any]:

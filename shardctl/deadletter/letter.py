@@ -51,8 +51,8 @@ class Letter:
     `shard` is where it failed; of a stray, where it belongs. `written_us` is when the write was published first, known to
     `precision_us`. A `keyless` write is known by the id of the message that carried it first, which is its `idempotency_key`
     here. `has_own_key` is false where Pub/Sub has set it aside and nobody can tell that id; it is then made up, the same each
-    time. `write_identity` is what the inbox knows the write by (see `shardctl.identity`). `failed_slot` is the slot whose inbox
-    says that it is dead.
+    time. `write_identity` is what the inbox knows the write by, and `fingerprint` what the write says: see `shardctl.identity`.
+    `failed_slot` is the slot whose inbox says that it is dead.
     """
 
     subscription: str
@@ -73,6 +73,7 @@ class Letter:
     has_own_key: bool
     keyless: bool
     write_identity: bytes
+    fingerprint: int
     failed_slot: int | None
     size: int
     place: Place | None
@@ -98,8 +99,8 @@ class Letter:
 
 def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> Letter:
     """What a message of the subscription with that name tells."""
-    names, attributes = fleet.routing.attributes, message.attributes
-    origin = _origin(attributes, stray=stray)
+    names, origin = fleet.routing.attributes, _origin(message.attributes, stray=stray)
+    attributes = message.attributes if origin == Origin.CONSUMER else marks.of_others(message.attributes)
     written_us, precision_us = _written(origin, message)
     original_id = attributes.get(marks.MESSAGE_ID, "") if origin == Origin.CONSUMER else message.id if stray else ""
     known_by = _known_by(fleet, origin, message, original_id)
@@ -126,6 +127,9 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
         has_own_key=known_by.surely,
         keyless=known_by.keyless,
         write_identity=known_by.identity,
+        fingerprint=identity.fingerprint(
+            attributes.get(names.operation, ""), attributes.get(names.partition_key, ""), message.data
+        ),
         failed_slot=_number(attributes.get(marks.SLOT, "")) if origin == Origin.CONSUMER else None,
         size=len(message.data) + sum(len(name) + len(value) for name, value in attributes.items()),
         place=place if isinstance(place, Place) else None,
@@ -158,10 +162,11 @@ def _unfit(letter: Letter, why: Unfit) -> Letter:
 def _origin(attributes: Mapping[str, str], *, stray: bool) -> Origin:
     if stray:
         return Origin.STRAY
-    # First: what looks like both is taken for the one that asks for more before it is replayed.
-    if marks.by_consumer(attributes):
-        return Origin.CONSUMER
-    return Origin.PUBSUB if marks.SOURCE_SUBSCRIPTION in attributes else Origin.UNKNOWN
+    # First: Pub/Sub sets its attributes itself, and sends along what a producer wrote in a consumer's name. No consumer's letter
+    # has Pub/Sub's.
+    if marks.SOURCE_SUBSCRIPTION in attributes:
+        return Origin.PUBSUB
+    return Origin.CONSUMER if marks.by_consumer(attributes) else Origin.UNKNOWN
 
 
 def _written(origin: Origin, message: Message) -> tuple[int, int]:

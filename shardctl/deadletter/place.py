@@ -41,6 +41,12 @@ class Unfit:
     why: str
 
 
+KEY_REUSED = (
+    "its idempotency key belongs to another write, so a copy would be refused again: have the write published anew under a key "
+    "of its own, and drop this"
+)
+
+
 class _UnfitError(Exception):
     def __init__(self, code: str, why: str) -> None:
         super().__init__(why)
@@ -69,11 +75,7 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
     if missing := attributes.get(marks.SHORTENED):
         raise _UnfitError("shortened", f"it isn't whole ({missing}): have the write published anew, and drop this")
     if attributes.get(marks.REASON) == marks.KEY_REUSED:
-        raise _UnfitError(
-            marks.KEY_REUSED,
-            "its idempotency key belongs to another write, so a copy would be refused again: have the write published anew under "
-            "a key of its own, and drop this",
-        )
+        raise _UnfitError(marks.KEY_REUSED, KEY_REUSED)
     name = attributes.get(names.message_type, "")
     kind = fleet.message_types.get(name)
     if kind is None:

@@ -65,10 +65,12 @@ def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None,
     return read(FLEET_SPEC, "shop-dead", message, stray=False)
 
 
-def record(engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours=1), plus_us=0, slot=SLOT):
+def record(
+    engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours=1), plus_us=0, slot=SLOT, fingerprint=None
+):
     row = {
         "slot": slot, "identity": keyed(kind, ident), "message_type": kind, "partition_key": key, "message_id": "m",
-        "outcome": outcome, "publish_time": NOW - ago + timedelta(microseconds=plus_us),
+        "fingerprint": fingerprint, "outcome": outcome, "publish_time": NOW - ago + timedelta(microseconds=plus_us),
     }  # fmt: skip
     with database.writing(engine) as connection:
         connection.execute(insert(schema.inbox).values(row))
@@ -99,6 +101,16 @@ def test_only_what_is_dead_is_let_go_of_and_only_once(url, engine):
         record(engine, "i0", "dead")
         assert codes(asked.let_go(letters[:1])) == ["replay"]
     assert known(engine) == {note_of(letters[0]).hex(): "replayed", "i1": "applied", "i2": "parked"}
+
+
+def test_a_letter_that_uses_another_writes_key_touches_nothing_of_it(url, engine):
+    """Neither is the other's row let go of, nor is the letter dropped because the other took effect."""
+    letters = [letter(number) for number in range(3)]
+    for each, outcome, says in zip(letters, ("dead", "applied", "dead"), (7, 7, None), strict=True):
+        record(engine, each.idempotency_key, outcome, fingerprint=says)
+    with inboxes(url) as asked:
+        assert codes(asked.let_go(letters)) == ["key_reused", "key_reused", "replay"]
+    assert known(engine) == {"i0": "dead", "i1": "applied", note_of(letters[2]).hex(): "replayed"}
 
 
 def test_a_second_letter_of_one_write_stays_until_it_took_effect(url, engine):

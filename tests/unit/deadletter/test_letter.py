@@ -35,8 +35,24 @@ def test_a_strangers():
     assert (found.origin, found.reason, found.shard, found.place) == (Origin.UNKNOWN, "unknown", "", None)
 
 
-def test_a_message_that_looks_like_both_is_taken_for_the_one_that_asks_for_more():
-    assert letter(WRITE | OURS | PUBSUBS).origin == Origin.CONSUMER
+def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
+    """Pub/Sub's policy sends a message as it was, behind attributes of its own that no publisher can keep from being set."""
+    forged = letter(WRITE | OURS | PUBSUBS | {"shardctl-shortened": "x", "shardctl-reason": "key_reused"})
+    honest = letter(WRITE | PUBSUBS)
+    told = (
+        "origin",
+        "reason",
+        "shard",
+        "original_id",
+        "idempotency_key",
+        "failed_slot",
+        "place",
+        "unfit",
+        "written_us",
+    )
+    assert [getattr(forged, name) for name in told] == [getattr(honest, name) for name in told]
+    stray = letter(WRITE | OURS, stray=True, subscription="shop-strays")
+    assert stray.place == letter(WRITE, stray=True, subscription="shop-strays").place
     assert letter(WRITE | PUBSUBS | {"shardctl-reason": "x"}).origin == Origin.PUBSUB
 
 
@@ -67,8 +83,6 @@ def test_why_a_stray_is_one(attributes, reason):
         (WRITE | {"message_type": "timed"}, b"{}", "bad_time"),
         (WRITE | {"message_type": "timed"}, b"[1]", "bad_time"),
         (WRITE | {"message_type": "timed"}, b"\xff", "bad_time"),
-        (WRITE | OURS | {"idempotency_key": "i", "shardctl-reason": "key_reused"}, b"{}", "key_reused"),
-        (WRITE | {"shardctl-shortened": "1 of 2 bytes"}, b"{", "shortened"),
         (WRITE | {"shardctl-barrier": "r", "partition_key": ""}, b"", "barrier"),
         (WRITE | {"shardctl-barrier": "r", "shardctl-shard": "s0"}, b"", "reserved_attribute"),
         (WRITE | {"shardctl-barrier": "r", "partition_key": ""}, b"{}", "reserved_attribute"),
@@ -80,6 +94,18 @@ def test_what_can_not_be_published_again(attributes, data, code):
     found = letter(attributes, data, stray=True)
     assert found.place is None
     assert found.unfit.code == code
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"idempotency_key": "i", "shardctl-reason": "key_reused"}, "key_reused"),
+        ({"shardctl-shortened": "1 of 2 bytes"}, "shortened"),
+    ],
+)
+def test_what_can_not_be_published_again_by_its_consumers_word(attributes, code):
+    found = letter(WRITE | OURS | attributes)
+    assert (found.place, found.unfit.code) == (None, code)
 
 
 def test_a_time_bucket_gives_the_slot():
@@ -98,9 +124,7 @@ def test_a_key_that_no_inbox_takes_was_the_messages_id(told):
 
 
 def test_a_copy_is_the_write_as_it_was_in_its_own_slot():
-    message = Message(
-        "99", US, "x", WRITE | OURS | PUBSUBS | {"slot": "9", "color": "red", "googclient_x": "1"}, b"\x00"
-    )
+    message = Message("99", US, "x", WRITE | OURS | {"slot": "9", "color": "red", "googclient_x": "1"}, b"\x00")
     copy = copy_of(FLEET, read(FLEET, "shop-dead", message, stray=False), message)
     assert copy.attributes == WRITE | {"color": "red", COPY_OF: "17"}
     assert (copy.ordering_key, copy.data) == (f"{SLOT:06b}", b"\x00")
