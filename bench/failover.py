@@ -106,7 +106,8 @@ class Pair(LocalFleet):
 
     def database_url(self, shard):
         ports = f"host={HOST}:{self.postgres.port}&host={HOST}:{self.standby.port}"
-        return f"postgresql+psycopg://{SUPERUSER}@/{self._database_name(self.spec.shard(shard))}?{ports}"
+        user = f"{SUPERUSER}:{self.postgres.password}"
+        return f"postgresql+psycopg://{user}@/{self._database_name(self.spec.shard(shard))}?{ports}"
 
     def stop(self):
         super().stop()
@@ -196,9 +197,7 @@ class Scene:
         return now
 
     def _sql(self, query):
-        with psycopg.connect(
-            host=HOST, port=self.primary.port, user=SUPERUSER, dbname="bench_s0", sslmode="disable"
-        ) as connection:
+        with psycopg.connect(self.primary.url("bench_s0").replace("+psycopg", ""), sslmode="disable") as connection:
             return connection.execute(query).fetchall()
 
     @staticmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardctl.errors import ShardctlError
 
+PRIVATE = 0o600  # the mode of a file that holds a secret
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -26,18 +27,19 @@ class FileThereError(FileError):
     """The file was to be new, and is there already."""
 
 
-def write(path: Path, content: bytes, *, new: bool = False) -> None:
+def write(path: Path, content: bytes, *, new: bool = False, private: bool = False) -> None:
     """Replace the file's content, durable on return. Raises FileError; ShardctlError where only the durability is in doubt.
 
     A symbolic link stays, and the file that it leads to is replaced. An existing file keeps its mode, and its owner where we may
     give it away. Devices and pipes, such as /dev/stdout, are written to directly. `new` refuses whatever is there, a link too.
+    `private` is for secrets: only our user may read the file, whoever could read an earlier one.
     """
     target = path if new else Path(os.path.realpath(path))
     try:
         if not new and _is_special(path):
             path.write_bytes(content)
             return
-        _replace(target, content, new=new)
+        _replace(target, content, new=new, private=private)
     except FileExistsError as error:
         raise FileThereError(path, "it is there already") from error
     except OSError as error:
@@ -57,16 +59,17 @@ def _is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _replace(target: Path, content: bytes, *, new: bool) -> None:
+def _replace(target: Path, content: bytes, *, new: bool, private: bool) -> None:
     """A full disk shows in a file beside the target, in the write or the fsync, before the rename."""
     draft = target.with_name(f".shardctl-{secrets.token_hex(8)}.tmp")
     try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE if private else 0o666)
     except PermissionError as error:
         raise PermissionError(error.errno, f"{error.strerror} to write a file beside it") from error
     try:
         try:
-            _keep_mode(target, handle)
+            if not private:
+                _keep_mode(target, handle)
             left = memoryview(content)
             while left:
                 left = left[os.write(handle, left) :]

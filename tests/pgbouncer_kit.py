@@ -35,8 +35,10 @@ class PgBouncer:
             "ignore_startup_parameters": ignores,
             "logfile": self._folder / "log",
         }
-        text = f"[databases]\n* = host={server.host} port={server.port} user={server.username}\n[pgbouncer]\n"
+        place = f"host={server.host} port={server.port} user={server.username} password={server.password}"
+        text = f"[databases]\n* = {place}\n[pgbouncer]\n"
         file = self._folder / "pgbouncer.ini"
+        file.touch(0o600)
         file.write_text(text + "".join(f"{name} = {value}\n" for name, value in settings.items()))
         command = [program(), "--quiet", str(file)]
         if self._account:

@@ -127,7 +127,10 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
     import json
     from shlex import quote
 
+    from sqlalchemy.engine import make_url
+
     from shardctl.local.load import Stream
+    from shardctl.local.servers.process import HOST
 
     settings = local.write_environment()
     write = next(iter(Stream(local.spec, None, 1))).write
@@ -136,9 +139,14 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
     say("")
     say(f"publish   . {quote(str(settings))} && echo {quote(example)} | shardctl publish{given}")
     say(f"broker    {local.broker.host}")
-    say(f"redis     {local.redis.url}")
-    for shard, url in local.databases.items():
-        say(f"{shard:<9} {url.replace('+psycopg', '')}")
+    say(f"redis     redis://{HOST}:{local.redis.port}/0")
+    for shard, text in local.databases.items():
+        url = make_url(text)
+        place = f"{url.username}@{url.host}:{url.port}" if url.host else ""
+        say(f"{shard:<9} {url.get_backend_name()}://{place}/{url.database}")
+    say(
+        f"passwords {settings}    (yours alone to read; after `. {quote(str(settings))}`, psql and redis-cli know them)"
+    )
     say(f"logs      {local.directory / 'consumers'}")
     say(f"look      . {quote(str(settings))} && shardctl status{given}    (or shardctl ui)")
     say("Ctrl-C stops it.")

@@ -24,6 +24,8 @@ from shardctl.local.changes import CantApplyError, why_not
 from shardctl.local.consumers import Consumers, at_once, settle_port
 from shardctl.local.processes import BrokerProcess, ConsumerProcess
 from shardctl.local.servers import PostgresServer, RedisServer
+from shardctl.local.servers.account import unprivileged
+from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST
 from shardctl.local.standins import on_this_machine
 from shardctl.message import Write
@@ -55,16 +57,17 @@ class NotDrainedError(ShardctlError):
 
 
 def new_folder(directory: Path) -> Path:
-    """A folder for one run, named by its time."""
+    """A folder for one run, named by its time. Other users can't look into it; root's servers pass through it to their data."""
     folder = directory / f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o711 if unprivileged() else 0o700, parents=True)
     return folder
 
 
 class LocalFleet:
     """`with LocalFleet(fleet, folder) as local: local.publish(writes); local.wait_drained()`.
 
-    Every process ends with the `with` block, or when this process dies. All servers listen on loopback alone.
+    Every process ends with the `with` block, or when this process dies. All servers listen on loopback alone. Other users of the
+    machine come that far: PostgreSQL and Redis ask them for passwords, which only files and environments of ours hold.
 
     `directory` takes the databases, the logs and each consumer's configuration; all but the databases is left there, and the
     databases too with `keep`. `replicas` replaces `local.replicas` of the spec. Tests may use its parts one by one:
@@ -256,10 +259,18 @@ class LocalFleet:
         return self.directory / "fleet.json"
 
     def write_environment(self) -> Path:
-        """The same as a file for a shell to source; it takes the place of an earlier one at once."""
-        path = self.directory / "env"
-        lines = (f"export {name}={quote(value)}\n" for name, value in self.environment().items())
-        atomicfile.write(path, "".join(lines).encode())
+        """The same as a file for a shell to source; it takes the place of an earlier one at once.
+
+        In that shell `psql` and `redis-cli` find the passwords, too. Only our user can read them.
+        """
+        path, passwords = self.directory / "env", self.directory / "pgpass"
+        exported = {**self.environment(), "REDISCLI_AUTH": self.redis.password}
+        if self.postgres is not None:
+            line = f"{HOST}:{self.postgres.port}:*:{SUPERUSER}:{self.postgres.password}\n"
+            atomicfile.write(passwords, line.encode(), private=True)
+            exported["PGPASSFILE"] = str(passwords)
+        lines = (f"export {name}={quote(value)}\n" for name, value in exported.items())
+        atomicfile.write(path, "".join(lines).encode(), private=True)
         return path
 
     def consumer_environment(self, shard: str) -> dict[str, str]:
@@ -324,7 +335,7 @@ class LocalFleet:
 
     def _make_database(self, shard: Shard) -> None:
         if self.postgres is None:
-            (self.directory / "sqlite").mkdir(parents=True, exist_ok=True)
+            (self.directory / "sqlite").mkdir(mode=0o700, parents=True, exist_ok=True)
         else:
             self.postgres.create_database(self._database_name(shard))
 

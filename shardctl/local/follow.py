@@ -61,8 +61,8 @@ class Follower:
             tell(f"{self._next.path} isn't prepared for: {error}")
             return
         if new:
-            each = ", ".join(f"{name} at {self._local.database_url(name)}" for name in new)
-            tell(f"{self._next.path} adds {each}. In your shell: . {self._local.write_environment()}")
+            names = ", ".join(new)
+            tell(f"{self._next.path} adds {names}, with databases. In your shell: . {self._local.write_environment()}")
 
     def _apply(self, tell: Tell) -> None:
         file = self._file.path

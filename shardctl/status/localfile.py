@@ -28,7 +28,7 @@ class LocalConsumer:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """`databases` are URLs by shard; local ones have no password."""
+    """`databases` are URLs by shard, with their passwords: the file is for our user alone."""
 
     consumers: tuple[LocalConsumer, ...]
     databases: Mapping[str, str]
@@ -39,7 +39,7 @@ class LocalFile:
             "consumers": [{"name": each.name, "shard": each.shard, "url": each.url} for each in self.consumers],
             "databases": dict(self.databases),
         }
-        atomicfile.write(path, f"{json.dumps(told, indent=1)}\n".encode())
+        atomicfile.write(path, f"{json.dumps(told, indent=1)}\n".encode(), private=True)
 
 
 def read(path: Path) -> LocalFile:

@@ -21,7 +21,7 @@ from shardctl.local.oracle import verify
 from shardctl.local.processes import ConsumerProcess
 from shardctl.local.servers.account import temporary_folder, unprivileged
 from shardctl.local.servers.install import SUPERUSER
-from shardctl.local.servers.process import HOST, wait_until
+from shardctl.local.servers.process import wait_until
 from shardctl.message import Write
 
 MEBIBYTE = 1 << 20
@@ -63,16 +63,14 @@ class HurtFleet(LocalFleet):
         name = self._database_name(shard)
         self.postgres.create_database(name)
         with self.admin("postgres") as sql:
-            sql.execute(f"CREATE ROLE {self.role} LOGIN")
+            sql.execute(f"CREATE ROLE {self.role} LOGIN PASSWORD '{self.postgres.password}'")
             sql.execute(f"ALTER DATABASE {name} OWNER TO {self.role}")
 
     def database_url(self, shard: str) -> str:
-        return super().database_url(shard).replace(f"{SUPERUSER}@", f"{self.role}@")
+        return super().database_url(shard).replace(f"{SUPERUSER}:", f"{self.role}:")
 
     def admin(self, database: str = "hurt_s0") -> psycopg.Connection:
-        return psycopg.connect(
-            host=HOST, port=self.postgres.port, user=SUPERUSER, dbname=database, sslmode="disable", autocommit=True
-        )
+        return psycopg.connect(self.postgres.url(database).replace("+psycopg", ""), sslmode="disable", autocommit=True)
 
 
 class Stage:
@@ -231,8 +229,8 @@ class Stage:
 
     # -- Redis and the broker ----------------------------------------------------------------------------------------
 
-    def redis(self, *command: str, password: str | None = None) -> None:
-        with Redis.from_url(self.local.redis.url, password=password) as client:
+    def redis(self, *command: str) -> None:
+        with Redis.from_url(self.local.redis.admin_url) as client:
             client.execute_command(*command)
 
     def publish_raw(self, data: bytes, key: str, idempotency_key: str) -> None:

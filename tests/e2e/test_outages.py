@@ -154,9 +154,9 @@ def redis_down_at_start(stage):
 
 def redis_refuses(stage):
     stage.redis("CONFIG", "SET", "requirepass", "other")
-    stage.redis("CLIENT", "KILL", "TYPE", "normal", password="other")
+    stage.redis("CLIENT", "KILL", "TYPE", "normal")
     stage.degraded(2)
-    stage.redis("CONFIG", "SET", "requirepass", "", password="other")
+    stage.redis("CONFIG", "SET", "requirepass", stage.local.redis.password)
     stage.degraded(0)
 
 
@@ -320,11 +320,11 @@ class Pair(HurtFleet):
 
     def database_url(self, shard):
         ports = f"host={HOST}:{self.postgres.port}&host={HOST}:{self.standby.port}"
-        return f"postgresql+psycopg://{self.role}@/{self._database_name(self.spec.shard(shard))}?{ports}"
+        return f"postgresql+psycopg://{self.role}:{self.postgres.password}@/{self._database_name(self.spec.shard(shard))}?{ports}"
 
     def consumer_environment(self, shard):
         places = f"{HOST}:{self.standby.port},{HOST}:{self.postgres.port}"  # the standby first: order doesn't matter
-        url = f"postgresql://{self.role}@{places}/hurt_s0"
+        url = f"postgresql://{self.role}:{self.postgres.password}@{places}/hurt_s0"
         return {**super().consumer_environment(shard), "DATABASE_URL": url}
 
     def stop(self):

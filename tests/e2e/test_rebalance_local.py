@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
+from sqlalchemy.engine import make_url
 
 from shardctl import barrier, spec, yamlfile
 from shardctl.barrier import Barrier
@@ -136,7 +137,8 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     feed = Feed(fleet, terminals.environment()["PUBSUB_EMULATOR_HOST"], Stream(fleet, None, 300), writes_per_second=100)
     feed.start()
     terminals.run("rebalance", "plan", "--add", "s2")
-    assert up.says(r"shards\.next\.yaml adds s2 at postgresql"), up.log.read_text()
+    assert up.says(r"shards\.next\.yaml adds s2, with databases"), up.log.read_text()
+    assert not any(make_url(url).password in up.log.read_text() for url in terminals.databases().values())
     terminals.run("rebalance", "start", "--yes")
     assert up.says(r"shards\.yaml changed and is applied: consumers of s2, s0, s1"), up.log.read_text()
 

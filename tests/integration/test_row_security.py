@@ -32,13 +32,13 @@ def mover(postgres_server):
     """A user whom policies bind, unless a test changes that."""
     with psycopg.connect(postgres_server.url().replace("+psycopg", ""), autocommit=True) as connection:
         if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (ROLE,)).rowcount:
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN")
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{postgres_server.password}'")
         connection.execute(f"ALTER ROLE {ROLE} NOBYPASSRLS")
     return ROLE
 
 
 def as_mover(url):
-    return str(make_url(url).set(username=ROLE))
+    return make_url(url).set(username=ROLE).render_as_string(hide_password=False)
 
 
 def opened_to_mover(side):

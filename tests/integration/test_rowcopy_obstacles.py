@@ -141,7 +141,7 @@ def other_mariadb(mariadb_server):
 
 
 def notes_in(name, side, rule="ON DELETE CASCADE"):
-    own = make_url(str(side.engine.url)).database
+    own = side.engine.url.database
     return (
         f"CREATE TABLE `{name}`.notes (id int PRIMARY KEY AUTO_INCREMENT, thing varchar(255) COLLATE utf8mb4_bin, "
         f"CONSTRAINT to_thing FOREIGN KEY (thing) REFERENCES `{own}`.things (id) {rule})"
@@ -166,8 +166,9 @@ def test_a_key_from_another_database_is_refused(sides, other_mariadb):
 def account(mariadb_server):
     """A user of MariaDB, made with the rights that are asked for; a connection of the administrator's to change them."""
     url = make_url(mariadb_server.url("mysql"))
-    with pymysql.connect(host=url.host, port=url.port, user="root", autocommit=True) as admin, admin.cursor() as cursor:
-        cursor.execute("CREATE USER mover@'127.0.0.1'")
+    administrator = {"user": url.username, "password": url.password, "autocommit": True}
+    with pymysql.connect(host=url.host, port=url.port, **administrator) as admin, admin.cursor() as cursor:
+        cursor.execute("CREATE USER mover@'127.0.0.1' IDENTIFIED BY %s", (url.password,))
         yield cursor.execute
         cursor.execute("DROP USER mover@'127.0.0.1'")
 
@@ -177,7 +178,7 @@ def test_a_user_who_may_not_see_keys_or_triggers_is_refused(sides, other_mariadb
     """What can't be seen is not taken to be absent."""
     source, _destination = sides
     filled(source).run(notes_in(other_mariadb, source))
-    names = [make_url(str(side.engine.url)).database for side in sides]
+    names = [side.engine.url.database for side in sides]
     for name in names:
         account(f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{name.replace('_', chr(92) + '_')}`.* TO mover@'127.0.0.1'")
     engines = [database.connect(side.engine.url.set(username="mover").render_as_string(False)) for side in sides]
@@ -385,4 +386,6 @@ def test_a_trigger_tells_a_moved_row_from_a_new_one(sides):
 
 def _plain(side):
     url = side.engine.url
-    return {"host": url.host, "port": url.port, "user": url.username, "database": url.database}
+    return {
+        "host": url.host, "port": url.port, "user": url.username, "password": url.password, "database": url.database,
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg
+import pymysql
 import pytest
 import redis
 from sqlalchemy import create_engine, text
@@ -206,8 +207,43 @@ def test_servers_live_side_by_side(tmp_path, postgres, redis_here):
 def test_redis_answers_and_keeps_nothing_on_disk(redis_here):
     with client(redis_here) as connection:
         connection.set("key", "value")
-        assert connection.config_get("save") == {"save": ""} or connection.config_get("save") == {b"save": b""}
+    with redis.Redis.from_url(redis_here.admin_url) as administrator:
+        assert administrator.config_get("save") in ({"save": ""}, {b"save": b""})
     assert [path.name for path in redis_here.data_dir.iterdir()] == ["server.log"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "CONFIG SET dir /tmp",
+        "CONFIG GET dir",
+        "MODULE LIST",
+        "REPLICAOF 127.0.0.1 1",
+        "DEBUG SLEEP 0",
+        "ACL LIST",
+        "SAVE",
+    ],
+)
+def test_redis_is_not_to_be_administered_by_whoever_uses_it(redis_here, command):
+    with client(redis_here) as connection, pytest.raises(redis.ResponseError, match=r"no permissions|not allowed"):
+        connection.execute_command(*command.split())
+
+
+def test_redis_and_mariadb_refuse_whoever_has_no_password(redis_here, mariadb_server):
+    with redis.Redis(port=redis_here.port, retry=None) as connection, pytest.raises(redis.AuthenticationError):
+        connection.ping()
+    for user in ("root", "", "mysql", "mariadb.sys"):
+        with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+            pymysql.connect(host=HOST, port=mariadb_server.port, user=user)
+
+
+def test_a_cluster_without_a_kept_password_is_not_started(postgres):
+    """One that an earlier release made trusts every user of the machine."""
+    postgres.start()
+    postgres.stop()
+    (postgres.data_dir / "password").unlink()
+    with pytest.raises(ServerError, match="no file `password`"):
+        postgres.start()
 
 
 @pytest.mark.parametrize("end", ["restart", "kill"])

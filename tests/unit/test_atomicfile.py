@@ -263,3 +263,11 @@ def test_no_other_module_writes_files():
     found = {str(path.relative_to(ROOT)) for path in modules if list(writes(path.read_text()))}
     assert found <= OTHERS
     assert OTHERS - found == set(), "these no longer write: take them off the list"
+
+
+def test_a_private_file_is_for_its_owner_alone_also_where_an_earlier_one_was_not(tmp_path):
+    path = tmp_path / "env"
+    for _ in range(2):
+        atomicfile.write(path, b"secret", private=True)
+        assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (0o600, b"secret")
+        path.chmod(0o644)

@@ -101,7 +101,7 @@ def test_what_was_refused_is_tried_again_when_the_file_is_saved_again(scene):
 def test_a_plan_beside_the_file_gets_databases_for_its_new_shards(scene):
     scene.save(FLEET | {"shards": MOVING}, next_file(scene.file))
     told, did = scene.look()
-    assert told == [f"{next_file(scene.file)} adds s2 at url-of-s2. In your shell: . run/env"]
+    assert told == [f"{next_file(scene.file)} adds s2, with databases. In your shell: . run/env"]
     assert did == [("prepare", 3), "environment"]
     assert scene.look() == ([], [])
 

@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: started by root, it runs under an account that is there already.
+"""No server runs as root: started by root, PostgreSQL and Redis run under an account that is there already.
 
 Everything it must reach is put where that account can go. Folders that aren't ours are never loosened.
 """
@@ -55,7 +55,7 @@ class Account:
 
 
 def unprivileged() -> Account | None:
-    """Who PostgreSQL runs as: None, meaning ourselves, unless we are root.
+    """Who servers run as: None, meaning ourselves, unless we are root.
 
     Only accounts with an entry in the user database serve: initdb asks for its user's name.
     """
@@ -65,7 +65,7 @@ def unprivileged() -> Account | None:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return Account(name, entry.pw_uid, entry.pw_gid)
-    raise ServerError("PostgreSQL can't run as root and there is no account postgres or nobody: run as another user")
+    raise ServerError("servers don't run as root, and there is no account postgres or nobody: run as another user")
 
 
 def temporary_folder(account: Account | None, prefix: str) -> Path:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shardctl import atomicfile
 from shardctl.local.servers.account import Account, temporary_folder, unprivileged
 from shardctl.local.servers.guard import remove_when_we_end
 from shardctl.local.servers.process import BinaryMissingError, ServerError
 
 BIN_VARIABLE = "SHARDCTL_POSTGRES_BIN"
 SUPERUSER = "postgres"
+PASSWORD = secrets.token_hex(16)  # of each cluster that this process makes
 _DEBIAN = Path("/usr/lib/postgresql")
 _NEEDED = ("initdb", "postgres", "pg_basebackup")
 
@@ -37,25 +41,26 @@ class Installation:
         """A command under the account that its files belong to."""
         return self.account.command(program, *arguments) if self.account else [program, *arguments]
 
-    def run(self, program: str, *arguments: str) -> None:
+    def run(self, program: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         """Runs one of its programs to the end."""
-        self._run(str(self.bin_dir / program), *arguments)
+        self._run(str(self.bin_dir / program), *arguments, environment=environment)
 
     def create_cluster(self, folder: Path) -> None:
-        """Fills an empty folder of the account's with a new cluster: trust on loopback, UTF-8, C locale.
+        """Fills an empty folder of the account's with a new cluster: whose superuser has `PASSWORD`, UTF-8, C locale.
 
         initdb runs once a process; further clusters are copies of its outcome.
         """
         self._run("cp", "-R", f"{_template(self)}/.", str(folder))
 
-    def base_backup(self, source: str, folder: Path) -> None:
+    def base_backup(self, source: str, password: str, folder: Path) -> None:
         """Fills an empty folder of the account's with a copy of the server at `source`, set up to follow it."""
         options = ("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
-        self.run("pg_basebackup", *options, "-d", source, "-D", str(folder))
+        self.run("pg_basebackup", *options, "-d", source, "-D", str(folder), environment={"PGPASSWORD": password})
         with (folder / "postgresql.auto.conf").open("a") as settings:
             settings.write("synchronous_standby_names = ''\n")  # copied too: a copy would wait for its source's replica
 
-    def _run(self, *command: str) -> None:
+    def _run(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        options = self.spawn_options()
         done = subprocess.run(
             self.command(*command),
             stdin=subprocess.DEVNULL,
@@ -63,7 +68,7 @@ class Installation:
             text=True,
             cwd="/",
             check=False,
-            **self.spawn_options(),
+            env={**options["env"], **(environment or {})},
         )
         if done.returncode:
             raise ServerError(f"{' '.join(command)} failed: {done.stderr.strip() or done.returncode}")
@@ -129,8 +134,14 @@ def _reachable(bin_dir: Path, account: Account | None) -> Path:
 @functools.cache
 def _template(installation: Installation) -> Path:
     """A new cluster's data folder, to be copied. Two threads may both make one: the copies don't care."""
-    folder = temporary_folder(installation.account, "shardctl-postgres-template-")
+    account = installation.account
+    folder = temporary_folder(account, "shardctl-postgres-template-")
     remove_when_we_end(folder)
-    settings = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", f"--username={SUPERUSER}")
-    installation.run("initdb", *settings, "-D", str(folder))
-    return folder
+    password, cluster = folder / "password", folder / "cluster"
+    atomicfile.write(password, PASSWORD.encode(), private=True)
+    if account is not None:
+        os.chown(password, account.uid, account.gid)
+    settings = ("--encoding=UTF8", "--locale=C", "--no-sync", f"--username={SUPERUSER}")
+    installation.run("initdb", "--auth=scram-sha-256", f"--pwfile={password}", *settings, "-D", str(cluster))
+    password.unlink()
+    return cluster

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from shardctl import atomicfile
 from shardctl.local.servers.process import HOST, BinaryMissingError, Server, ServerError
+
+if TYPE_CHECKING:
+    import pymysql
 
 BINARY_VARIABLE = "SHARDCTL_MARIADB_BIN"
 _SETTINGS = {"innodb-buffer-pool-size": "128M", "max-allowed-packet": "256M"}
@@ -18,7 +24,7 @@ _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")  # often not 
 
 
 class MariaDBServer(Server):
-    """One server, empty at first; its administrator `root` needs no password on loopback.
+    """One server, empty at first. Its administrator `root` has a random password, which is this object's alone.
 
     `durable=False` gives up what survives a crash of the *machine*, for speed. `settings` are the server's options, and win
     over ours.
@@ -30,10 +36,11 @@ class MariaDBServer(Server):
         self, data_dir: Path, port: int = 0, *, durable: bool = True, settings: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(data_dir, port)
+        self._password = secrets.token_hex(16)
         self._settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), **(settings or {})}
 
     def url(self, database: str) -> str:
-        return f"mysql+pymysql://root@{HOST}:{self.port}/{database}?charset=utf8mb4"
+        return f"mysql+pymysql://root:{self._password}@{HOST}:{self.port}/{database}?charset=utf8mb4"
 
     def create_database(self, name: str) -> str:
         """Make a database where it is missing; its URL."""
@@ -50,6 +57,7 @@ class MariaDBServer(Server):
         for folder in (self._datadir, self._tmpdir):
             shutil.rmtree(folder, ignore_errors=True)
         self.log_file.unlink(missing_ok=True)
+        self._init_file.unlink(missing_ok=True)
 
     @property
     def _datadir(self) -> Path:
@@ -60,10 +68,23 @@ class MariaDBServer(Server):
         """Its own: a server that starts deletes the temporary tables it finds there, another running server's too."""
         return self.data_dir / "tmp"
 
+    @property
+    def _init_file(self) -> Path:
+        """What the server executes before it takes connections."""
+        return self.data_dir / "init.sql"
+
     def _prepare(self) -> None:
         self._tmpdir.mkdir(exist_ok=True)
         if not self._datadir.exists():
             self._make_datadir()
+        user = f"root@'{HOST}'"
+        statements = (
+            "DELETE FROM mysql.global_priv",  # the installation's, whom every user of the machine may be
+            "FLUSH PRIVILEGES",
+            f"CREATE OR REPLACE USER {user} IDENTIFIED BY '{self._password}'",
+            f"GRANT ALL ON *.* TO {user} WITH GRANT OPTION",
+        )
+        atomicfile.write(self._init_file, "".join(f"{each};\n" for each in statements).encode(), private=True)
 
     def _make_datadir(self) -> None:
         """Whole or not at all: a start cut short leaves nothing that looks like a cluster."""
@@ -98,6 +119,7 @@ class MariaDBServer(Server):
             f"--port={self.port}",
             "--socket=socket",  # in the data folder: a socket's path may be 107 bytes long, a checkout's is often longer
             "--pid-file=pid",
+            f"--init-file={self._init_file}",
             "--skip-name-resolve",
             *(f"--{name}={value}" for name, value in self._settings.items()),
             *_as_ourselves(),
@@ -107,7 +129,7 @@ class MariaDBServer(Server):
         import pymysql
 
         try:
-            connection = pymysql.connect(host=HOST, port=self.port, user="root", connect_timeout=1)
+            connection = self._connect(connect_timeout=1)
         except pymysql.err.Error:
             return False
         with connection, connection.cursor() as cursor:
@@ -116,13 +138,13 @@ class MariaDBServer(Server):
         return found is not None and Path(found[0]) == self._datadir
 
     def _execute(self, statement: str) -> None:
+        with self._connect(autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def _connect(self, **options: Any) -> pymysql.Connection[pymysql.cursors.Cursor]:
         import pymysql
 
-        with (
-            pymysql.connect(host=HOST, port=self.port, user="root", autocommit=True) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(statement)
+        return pymysql.connect(host=HOST, port=self.port, user="root", password=self._password, **options)
 
 
 def find_program(name: str) -> Path:

@@ -16,8 +16,9 @@ import psycopg
 from psycopg.errors import DuplicateDatabase
 from psycopg.sql import SQL, Identifier, Literal
 
+from shardctl import atomicfile
 from shardctl.local.servers.account import temporary_folder
-from shardctl.local.servers.install import SUPERUSER, Installation, find_installation
+from shardctl.local.servers.install import PASSWORD, SUPERUSER, Installation, find_installation
 from shardctl.local.servers.process import HOST, Server, ServerError, StartError, wait_until
 
 _SETTINGS = {
@@ -36,6 +37,9 @@ _DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 
 class PostgresServer(Server):
     """Its cluster lies in `data_dir/pgdata`, made at the first start and kept by later ones.
+
+    Every user of the machine may try to connect, and the superuser may run programs. So it has a random password, kept beside
+    the cluster in the file `password` for our user alone.
 
     `durable=False` gives up what survives a crash of the *machine*, for speed. `settings` are postgresql.conf's and
     win over ours. Run by root, the server works under another account; where that one can't reach `data_dir`,
@@ -57,9 +61,17 @@ class PostgresServer(Server):
     def pgdata(self) -> Path:
         return (self.data_dir / "pgdata").resolve()
 
+    @property
+    def password(self) -> str:
+        """Of the superuser."""
+        try:
+            return self._password_file.read_text()
+        except FileNotFoundError:
+            return PASSWORD  # of the cluster that the first start makes
+
     def url(self, database: str = "postgres") -> str:
-        """For SQLAlchemy; there is no password."""
-        return f"postgresql+psycopg://{SUPERUSER}@{HOST}:{self.port}/{database}"
+        """For SQLAlchemy, with the password."""
+        return f"postgresql+psycopg://{SUPERUSER}:{self.password}@{HOST}:{self.port}/{database}"
 
     def stop(self, timeout_seconds: float = 30.0, *, mode: OneOf["fast", "immediate"] = "fast") -> None:
         """Mode fast ends sessions and writes a checkpoint; immediate leaves recovery to the next start."""
@@ -85,7 +97,8 @@ class PostgresServer(Server):
         standby = PostgresServer(data_dir, port, settings=self._settings)
         name = f"replica_{standby.port}"
         source = f"host={HOST} port={self.port} user={SUPERUSER} application_name={name} sslmode=disable"
-        standby._make_pgdata(lambda folder: self._installation.base_backup(source, folder))
+        password = self.password
+        standby._make_pgdata(lambda folder: self._installation.base_backup(source, password, folder), password)
         standby.start()
         with self._connect() as connection:
             if synchronous:
@@ -112,10 +125,15 @@ class PostgresServer(Server):
         for name in ("pgdata", "pgdata.new"):
             _remove(self.data_dir / name)
         self.log_file.unlink(missing_ok=True)
+        self._password_file.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
         if not (self.data_dir / "pgdata").exists():
-            self._make_pgdata(self._installation.create_cluster)
+            self._make_pgdata(self._installation.create_cluster, PASSWORD)
+        elif not self._password_file.exists():
+            raise ServerError(
+                f"{self.data_dir} holds no file `password`: its cluster is an earlier release's. Delete it"
+            )
 
     def _command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
@@ -142,6 +160,7 @@ class PostgresServer(Server):
                 host=HOST,
                 port=self.port,
                 user=SUPERUSER,
+                password=self.password,
                 dbname="postgres",
                 sslmode="disable",
                 connect_timeout=timeout_seconds,
@@ -150,7 +169,11 @@ class PostgresServer(Server):
         except psycopg.OperationalError as fault:
             raise ServerError(f"postgres at {HOST}:{self.port} takes no connection: {fault}") from fault
 
-    def _make_pgdata(self, fill: Callable[[Path], None]) -> None:
+    @property
+    def _password_file(self) -> Path:
+        return self.data_dir / "password"
+
+    def _make_pgdata(self, fill: Callable[[Path], None], password: str) -> None:
         """A new `pgdata`, whole or not at all: a start cut short leaves nothing that looks like a cluster."""
         final, draft = self.data_dir / "pgdata", self.data_dir / "pgdata.new"
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -164,6 +187,7 @@ class PostgresServer(Server):
         else:
             draft.symlink_to(temporary_folder(account, "shardctl-postgres-data-"))
         fill(draft.resolve())
+        atomicfile.write(self._password_file, password.encode(), private=True)
         draft.rename(final)
 
 

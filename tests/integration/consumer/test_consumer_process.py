@@ -231,7 +231,10 @@ def test_it_ends_in_time_while_the_database_stands_still(start, broker, shard, t
     """A thread that waits for the database can't be interrupted; the process must end all the same."""
     with PostgresServer(tmp_path / "own", durable=False) as server:
         own = Shard(server.create_database("own"))
-        consumer = start(environment={"DATABASE_URL": own.url.render_as_string()}, drain_timeout=timedelta(seconds=1))
+        consumer = start(
+            environment={"DATABASE_URL": own.url.render_as_string(hide_password=False)},
+            drain_timeout=timedelta(seconds=1),
+        )
         broker.publish({"customer_id": "1", "name": "x"})
         until(lambda: own.rows("SELECT count(*) FROM customers") == [(1,)])
         own.close()

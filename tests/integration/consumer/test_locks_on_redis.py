@@ -152,13 +152,15 @@ def test_redis_isnt_there_yet_at_the_start(own_redis):
 )
 def test_a_redis_that_refuses_is_done_without(own_redis, refuse, allow):
     async def play(mine, _other, clock, redis):
-        await redis.execute_command(*refuse)
+        async with Redis.from_url(own_redis.admin_url) as admin:
+            await admin.execute_command(*refuse)
         await redis.connection_pool.disconnect()
         assert await mine.take([1]) == {1}
         assert mine._gate.shut
         await mine.release([1])
         if allow:
-            await redis.execute_command(*allow)
+            async with Redis.from_url(own_redis.admin_url) as admin:
+                await admin.execute_command(*allow)
             clock.now += 20
             assert await mine.take([1]) == {1}
             assert not mine._gate.shut

@@ -54,7 +54,12 @@ def admin(shard):
     """A session beside the consumer's, each statement a transaction."""
     return closing(
         pymysql.connect(
-            host=shard.url.host, port=shard.url.port, user="root", database=shard.url.database, autocommit=True
+            host=shard.url.host,
+            port=shard.url.port,
+            user=shard.url.username,
+            password=shard.url.password,
+            database=shard.url.database,
+            autocommit=True,
         )
     )
 
@@ -339,7 +344,7 @@ def test_a_missing_column(fresh):
 
 
 def test_a_right_that_is_missing(fresh, mariadb_server):
-    mariadb_server._execute("CREATE OR REPLACE USER few@'127.0.0.1'")
+    mariadb_server._execute(f"CREATE OR REPLACE USER few@'127.0.0.1' IDENTIFIED BY '{fresh.url.password}'")
     mariadb_server._execute(f"GRANT SELECT ON {fresh.url.database}.* TO few@'127.0.0.1'")
     good, fresh.store._engine = (
         fresh.store._engine,
@@ -349,7 +354,7 @@ def test_a_right_that_is_missing(fresh, mariadb_server):
 
 
 def test_a_server_that_only_reads_is_left_for_the_one_its_name_leads_to_now(fresh, mariadb_server):
-    mariadb_server._execute("CREATE OR REPLACE USER plain@'127.0.0.1'")
+    mariadb_server._execute(f"CREATE OR REPLACE USER plain@'127.0.0.1' IDENTIFIED BY '{fresh.url.password}'")
     mariadb_server._execute(f"GRANT ALL ON {fresh.url.database}.* TO plain@'127.0.0.1'")
     fresh.store._engine = database.engine_of(fresh.url.set(username="plain"), fresh.config.consumer)
     fresh.store.apply([write("profile", {"customer_id": "1"})])
@@ -364,10 +369,13 @@ def test_a_server_that_only_reads_is_left_for_the_one_its_name_leads_to_now(fres
 
 
 def test_no_connection_left(fresh, mariadb_server):
-    mariadb_server._execute("CREATE OR REPLACE USER one@'127.0.0.1' WITH MAX_USER_CONNECTIONS 1")
+    secret = fresh.url.password
+    mariadb_server._execute(
+        f"CREATE OR REPLACE USER one@'127.0.0.1' IDENTIFIED BY '{secret}' WITH MAX_USER_CONNECTIONS 1"
+    )
     mariadb_server._execute("GRANT ALL ON *.* TO one@'127.0.0.1'")
     fresh.store._engine = database.engine_of(fresh.url.set(username="one"), fresh.config.consumer)
-    keeper = pymysql.connect(host=fresh.url.host, port=fresh.url.port, user="one")
+    keeper = pymysql.connect(host=fresh.url.host, port=fresh.url.port, user="one", password=secret)
     again_and_then_fine(fresh, keeper.close)
     fresh.store._engine.dispose()
 
@@ -523,7 +531,7 @@ def test_a_session_that_lost_its_settings_is_left_before_it_writes(shard, lost):
 
 
 def test_the_control_plane_leaves_such_a_session_too(shard):
-    engine = control.connect(str(shard.url))
+    engine = control.connect(shard.url.render_as_string(hide_password=False))
     for way in (control.writing, control.snapshot):
         with engine.connect() as session:
             session.exec_driver_sql("SET SESSION sql_mode = 'TRADITIONAL'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from consumer_kit import raw
@@ -36,12 +37,12 @@ class Clock:
 class Address:
     """A TCP forwarder: `target` is where the next connection goes. Those that are open stay where they are."""
 
-    def __init__(self, target):
-        self.target, self._writers = target, []
+    def __init__(self, target, password):
+        self.target, self._password, self._writers = target, password, []
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        self.url = f"redis://:{self._password}@127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
         return self
 
     async def __aexit__(self, *_):
@@ -62,6 +63,17 @@ async def _pipe(reader, writer):
     writer.close()
 
 
+async def follow(replica, primary):
+    """What `replica` is connected to copies the primary's keys from now on, and nothing goes to disk."""
+    administrator = urlsplit(primary.admin_url)
+    await replica.config_set("masteruser", administrator.username)
+    await replica.config_set("masterauth", administrator.password)
+    await replica.config_set("repl-diskless-load", "swapdb")
+    async with Redis.from_url(primary.admin_url) as source:
+        await source.config_set("repl-diskless-sync", "yes")
+    await replica.replicaof("127.0.0.1", primary.port)
+
+
 class Pair:
     """A primary and its replica, and the address of whichever is the primary."""
 
@@ -70,9 +82,9 @@ class Pair:
 
     async def fail_over(self):
         """The replica is promoted, the old primary follows it and keeps its clients, and the address moves."""
-        async with Redis.from_url(self._first.url) as old, Redis.from_url(self._second.url) as new:
+        async with Redis.from_url(self._first.admin_url) as old, Redis.from_url(self._second.admin_url) as new:
             await new.replicaof("NO", "ONE")
-            await old.replicaof("127.0.0.1", self._second.port)
+            await follow(old, self._second)
         self.address.target = self._second.port
 
 
@@ -88,11 +100,12 @@ def servers(tmp_path_factory):
 def play(servers, scenario):
     async def run():
         first, second = servers
-        async with Redis.from_url(first.url) as one, Redis.from_url(second.url) as two:
+        async with Redis.from_url(first.admin_url) as one, Redis.from_url(second.admin_url) as two:
             await one.replicaof("NO", "ONE")
             await one.flushall()
-            await two.replicaof("127.0.0.1", first.port)
-        async with Address(first.port) as address, redisgate.connect(address.url, 10.0) as redis:
+            await follow(two, first)
+            await two.config_set("requirepass", first.password)
+        async with Address(first.port, first.password) as address, redisgate.connect(address.url, 10.0) as redis:
             await scenario(Pair(address, first, second), redis)
 
     asyncio.run(run())
@@ -120,7 +133,7 @@ def test_a_leader_is_found_again(servers):
             assert tries < asked + TRIES + 2
             await asyncio.sleep(0.01)
         assert leadership.leading
-        async with Redis.from_url(f"redis://127.0.0.1:{pair.address.target}/0") as new:
+        async with Redis.from_url(pair.address.url) as new:
             assert await new.get("{f:s}:leader") == b"me"
         keeping.cancel()
 
@@ -158,7 +171,7 @@ def test_what_replicas_share_is_shared_again(servers, use):
             clock.now += redisgate.LAST_RETRY_SECONDS
         await calls[0]()
         assert not gate.shut
-        async with Redis.from_url(f"redis://127.0.0.1:{pair.address.target}/0") as new:
+        async with Redis.from_url(pair.address.url) as new:
             assert await new.keys("{f:s}:*")
 
     play(servers, scenario)

@@ -169,7 +169,7 @@ def test_a_change_of_slots_waits_for_the_writes_under_way(fresh_postgres):
     shard = fresh_postgres
     with shard.engine.connect() as reader, reader.begin():
         shard.store._fence.share(reader)
-        with psycopg.connect(shard.url.set(drivername="postgresql").render_as_string(), autocommit=True) as mover:
+        with psycopg.connect(shard.url.set(drivername="postgresql").render_as_string(False), autocommit=True) as mover:
             mover.execute("SET lock_timeout = '50ms'")
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 mover.execute("UPDATE shardctl_fence SET version = version + 1")
@@ -542,7 +542,7 @@ def again_and_then_fine(shard, trouble_ends):
 
 
 def as_postgres(shard):
-    return psycopg.connect(shard.url.set(drivername="postgresql").render_as_string(), autocommit=True)
+    return psycopg.connect(shard.url.set(drivername="postgresql").render_as_string(False), autocommit=True)
 
 
 def test_nobody_listens(fresh_postgres):
@@ -626,7 +626,7 @@ def test_a_database_that_only_reads(fresh_postgres):
 def test_no_connection_left(fresh_postgres):
     shard = fresh_postgres
     with as_postgres(shard) as keeper:
-        keeper.execute("CREATE ROLE few LOGIN CONNECTION LIMIT 0")
+        keeper.execute(f"CREATE ROLE few LOGIN CONNECTION LIMIT 0 PASSWORD '{shard.url.password}'")
         keeper.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO few")
         good = shard.store._engine
         shard.store._engine = database.engine_of(shard.url.set(username="few"), shard.config.consumer)
