@@ -4,6 +4,8 @@
     postgresql://user:password@/name?host=h1:5432&host=h2:5433
     postgresql://user:password@/name?host=h1,h2&port=5432,5433
     postgresql://user:password@h1/name?prepare_threshold=5
+    postgresql://user:password@h1/name?sslmode=verify-full&sslrootcert=/path/ca.crt
+    mysql://user:password@h1/name?ssl_ca=/path/ca.crt
 
 A password stands in it, so no error repeats any of it.
 """
@@ -25,6 +27,10 @@ _DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mysql+pymysql",
 }
+
+# What SQLAlchemy makes PyMySQL's argument `ssl` of; with an authority, the certificate and the name in it are verified.
+_MYSQL_TLS = frozenset({"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname"})
+_MYSQL_VERIFIES = frozenset({"ssl_verify_cert", "ssl_verify_identity"})
 
 # As SQLAlchemy reads a URL, but for the comma.
 _SEVERAL_HOSTS = re.compile(
@@ -63,7 +69,7 @@ def parse(text: str) -> URL:
         return _to_the_primary(url, listed)
     if listed:
         raise DatabaseUrlError("several hosts in one URL are for PostgreSQL alone")
-    return url
+    return _verifying(url) if url.get_backend_name() in {"mysql", "mariadb"} else url
 
 
 def prepare_threshold(url: URL) -> tuple[URL, int | None]:
@@ -77,6 +83,33 @@ def prepare_threshold(url: URL) -> tuple[URL, int | None]:
     if not isinstance(text, str) or not text.isdecimal():
         raise DatabaseUrlError("prepare_threshold in the URL isn't a whole number. Leave it out behind a pooler")
     return url.difference_update_query(["prepare_threshold"]), int(text)
+
+
+def _verifying(url: URL) -> URL:
+    """The URL of MySQL or MariaDB, where it asks for TLS, so that the server is verified by what the URL says.
+
+    Left alone, PyMySQL connects without TLS for `ssl_disabled=false`, a text like any other, trusts every server where a client's
+    certificate is named and no authority, and forgets the authority that SQLAlchemy passes on where it reads
+    `ssl_verify_identity`.
+    """
+    asked = {name for name in url.query if name.startswith(("ssl", "tls"))}
+    if not asked:
+        return url
+    if asked - _MYSQL_TLS - _MYSQL_VERIFIES or not all(isinstance(url.query[name], str) for name in asked):
+        listed = ", ".join(sorted(_MYSQL_TLS))
+        raise DatabaseUrlError(
+            f"of TLS, a URL of MySQL or MariaDB takes {listed} and no other, each once: see docs/tls.md"
+        )
+    if not asked & {"ssl_ca", "ssl_capath"}:
+        raise DatabaseUrlError(
+            "TLS without ssl_ca trusts any server: name the authority's certificate: see docs/tls.md"
+        )
+    if any(url.query[name] not in {"true", "1"} for name in asked & _MYSQL_VERIFIES):
+        raise DatabaseUrlError(
+            "ssl_verify_cert and ssl_verify_identity are true wherever ssl_ca is given: leave them out"
+        )
+    identity = {"ssl_check_hostname": "true"} if "ssl_verify_identity" in asked else {}
+    return url.difference_update_query(_MYSQL_VERIFIES).update_query_dict(identity)
 
 
 def _to_the_primary(url: URL, listed: Sequence[str]) -> URL:

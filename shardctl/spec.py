@@ -21,9 +21,11 @@ from shardctl.scalars import (
     Label,
     LabelKey,
     LabelValue,
+    ObjectName,
     ProjectId,
     ProjectNumber,
     Region,
+    SecretKey,
     ShortName,
     Slots,
     TimeZone,
@@ -182,6 +184,13 @@ class Fleet(Model):
     workload: WorkloadSetting = Workload()
     placement: Placement = Placement()
     secrets: SecretsSetting = Secrets()
+    certificates: Annotated[
+        dict[ObjectName, Annotated[tuple[SecretKey, ...], Field(min_length=1), BeforeValidator(as_tuple)]],
+        Field(
+            description="Secrets with certificates and keys for TLS, by name, each with the keys to mount into every consumer: "
+            "`/var/run/secrets/shardctl/NAME/KEY` is what a URL names."
+        ),
+    ] = {}
     network_policy: Annotated[
         NetworkPolicy | None, Field(description="Rendered when given, if only as `{}`; without it nothing is closed.")
     ] = None

@@ -92,10 +92,13 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
 
 
 def _mounted(fleet: Fleet, shard: Shard) -> list[Mapping[str, Any]]:
-    """The Secrets that the pods read as files, where the consumer looks for them."""
+    """The Secrets that the pods read as files, where the consumer and its URLs look for them."""
+    files = {secret: set(keys) for secret, keys in fleet.certificates.items()}
+    for secret, keys in secrets(fleet, shard).items():
+        files.setdefault(secret, set()).update(keys)
     return [
-        {"volume": f"secret-{number}", "secret": secret, "files": keys, "path": f"{SECRETS_DIRECTORY}/{secret}"}
-        for number, (secret, keys) in enumerate(secrets(fleet, shard).items())
+        {"volume": f"secret-{number}", "secret": secret, "files": sorted(keys), "path": f"{SECRETS_DIRECTORY}/{secret}"}
+        for number, (secret, keys) in enumerate(sorted(files.items()))
     ]
 
 

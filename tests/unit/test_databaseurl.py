@@ -74,6 +74,18 @@ def test_a_password_may_hold_anything(written, password, hosts):
         pytest.param("mysql://u/x:hunter2@h/db", "%2F", id="/ in MySQL's user"),
         pytest.param("postgresql://u@h/db?password=hunter2", "before the @", id="password in the query"),
         pytest.param("mysql://u:hunter2@h1,h2/db", "PostgreSQL alone", id="several hosts of MySQL"),
+        pytest.param("mysql://u:hunter2@h/db?ssl_cert=c&ssl_key=k", "without ssl_ca", id="TLS of MySQL, no authority"),
+        pytest.param(
+            "mysql://u:hunter2@h/db?ssl_verify_identity=true", "without ssl_ca", id="identity by no authority"
+        ),
+        pytest.param("mysql://u:hunter2@h/db?ssl_ca=c&ssl_verify_cert=false", "leave them out", id="not verified"),
+        pytest.param("mysql://u:hunter2@h/db?ssl_ca=c&ssl_ca=d", "each once", id="two authorities"),
+        pytest.param("mysql://u:hunter2@h/db?ssl_ca=c&ssl_disabled=false", "no other", id="TLS disabled by any text"),
+        pytest.param("mysql://u:hunter2@h/db?ssl_mode=VERIFY_CA", "no other", id="a word of MySQL's own client"),
+        pytest.param("mysql://u:hunter2@h/db?ssl=true", "no other", id="TLS by whatever means"),
+        pytest.param(
+            "mysql://u:x@h/db?ssl_ca=c&ssl_key=k&ssl_key_password=hunter2", "no other", id="password of a key"
+        ),
     ],
 )
 def test_what_is_wrong_is_told_without_the_password(text, named):
@@ -82,6 +94,22 @@ def test_what_is_wrong_is_told_without_the_password(text, named):
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("", None),
+        ("?ssl_ca=/ca", {"ca": "/ca"}),
+        ("?ssl_ca=/ca&ssl_cert=/c&ssl_key=/k", {"ca": "/ca", "cert": "/c", "key": "/k"}),
+        ("?ssl_ca=/ca&ssl_check_hostname=false", {"ca": "/ca", "check_hostname": False}),
+        ("?ssl_ca=/ca&ssl_verify_identity=true&ssl_verify_cert=1", {"ca": "/ca", "check_hostname": True}),
+    ],
+)
+def test_mysql_verifies_by_the_authority_that_the_url_names(query, told):
+    found = arguments(f"mysql://u:p@h/db{query}")
+    assert found.get("ssl") == told
+    assert not any(name.startswith("ssl_") for name in found)
 
 
 @pytest.mark.parametrize(("query", "threshold"), [("", None), ("?prepare_threshold=5", 5), ("?prepare_threshold=0", 0)])

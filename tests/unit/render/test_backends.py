@@ -48,6 +48,22 @@ def test_a_secret_is_mounted_once_read_only_where_a_type_of_the_shard_needs_it()
     assert not any("secret" in each for each in pod_of(of_shard("Deployment", "rows"))["volumes"])
 
 
+def test_certificates_are_mounted_into_every_consumer_beside_what_its_types_need():
+    text = FLEET + "certificates: {login: [tls.key], authority: [ca.crt]}\n"
+    found = {
+        shard: {
+            volume["secret"]["secretName"]: [item["path"] for item in volume["secret"]["items"]]
+            for volume in pod_of(of_shard("Deployment", shard, text=text))["volumes"]
+            if "secret" in volume
+        }
+        for shard in ("both", "rows")
+    }
+    assert found == {
+        "both": {"authority": ["ca.crt"], "login": ["ca.crt", "password", "tls.key", "username"]},
+        "rows": {"authority": ["ca.crt"], "login": ["tls.key"]},
+    }
+
+
 def reach(shard, **given):
     rules = of_shard("NetworkPolicy", shard, **given)["spec"]["egress"]
     return [([each["port"] for each in rule["ports"]], rule.get("to")) for rule in rules]
