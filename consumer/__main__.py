@@ -39,6 +39,7 @@ from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
 from consumer.startup import Startup
 from consumer.store import Store
+from consumer.suspects import Suspects
 from consumer.tracing import Traces
 from shardctl.background import Background
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
@@ -79,13 +80,13 @@ async def serve(settings: Settings) -> None:
     sink = sink_of(SqlSink(dialect, config.message_types), config.message_types, http)
     engine = database.engine_of(settings.database_url, config.consumer)
     redis = redisgate.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000)
-    new_intake, publisher = _intakes(settings, metrics), pubsub.publisher(settings.pubsub_endpoint)
 
     identity = identity_of(settings.replica)
     term = None if config.leader.kind == "none" else Term(engine, dialect, identity)
     store = Store(engine, dialect, Fence(dialect), sink, term)
     gate = RedisGate(time.monotonic, metrics)
     prefix = f"{config.fleet}:{config.shard}"
+    new_intake = _intakes(settings, metrics, Suspects(redis, gate, prefix))
     locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
     pace = (
         RateLimit(redis, gate, prefix, config.consumer.rate_limit, config.replicas, time.monotonic, stop)
@@ -98,7 +99,7 @@ async def serve(settings: Settings) -> None:
     check_keys = functools.partial(database.check_keys, engine, dialect, config.message_types)
     check_packets = functools.partial(database.check_packets, engine, dialect)
     startup = Startup((store.check_tables, check_packets, check_keys, presence), threads, metrics)
-    outlets = DeadLetterTopic(publisher, config), Again(publisher, config)
+    outlets = _outlets(settings)
     recent = RecentlyDone(redis, gate, prefix, time.time)
 
     traces = Traces(config, config.tracing.endpoint, settings.replica) if config.tracing else None
@@ -150,7 +151,7 @@ async def _live(
             raise NotEndedError
 
 
-def _intakes(settings: Settings, metrics: Metrics) -> Callable[[], Intake | PushIntake]:
+def _intakes(settings: Settings, metrics: Metrics, suspects: Suspects) -> Callable[[], Intake | PushIntake]:
     """What makes an intake, each time that this replica comes to read. Raises UsageError."""
     config = settings.config
     if config.delivery.kind == "push":
@@ -159,7 +160,12 @@ def _intakes(settings: Settings, metrics: Metrics) -> Callable[[], Intake | Push
         door = endpoint_of(config, settings.host, settings.push_port, settings.push_keys_url, metrics)
         return lambda: PushIntake(config, door, time.monotonic, metrics)
     subscriber = pubsub.subscriber(settings.pubsub_endpoint)
-    return lambda: Intake(subscriber, config, time.monotonic, metrics)
+    return lambda: Intake(subscriber, config, time.monotonic, metrics, suspects=suspects)
+
+
+def _outlets(settings: Settings) -> tuple[DeadLetterTopic, Again]:
+    publisher = pubsub.publisher(settings.pubsub_endpoint)
+    return DeadLetterTopic(publisher, settings.config), Again(publisher, settings.config)
 
 
 def _health(settings: Settings, metrics: Metrics, why_not_ready: Callable[[], str | None]) -> Health:

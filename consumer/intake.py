@@ -1,5 +1,8 @@
 """Streaming pull in batches, leases, acks. The only module that acks.
 
+Before it opens a stream, and when messages come that a process died of, or may have, it pulls in small rounds instead: see
+`consumer.slowstart`. A stream's bounds can't change, and what is on its way to the client counts as outstanding.
+
 Reads `StreamingPull` through the generated client: the callback subscriber costs ten times the CPU a message, and acks or
 re-leases behind its user's back.
 """
@@ -11,15 +14,17 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
-from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
-from google.pubsub_v1 import StreamingPullRequest, SubscriberAsyncClient
+from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound, RetryError
+from google.pubsub_v1 import PullRequest, StreamingPullRequest, SubscriberAsyncClient
 
 from consumer.delivery import Delivery, decode
+from consumer.errors import NeverError
 from consumer.metrics import Metrics
+from consumer.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
 from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
@@ -31,10 +36,23 @@ SETTLE_SECONDS = 0.2  # a stream that was refused has ended by then
 CLOSE_SECONDS = 1.0  # for what is on its way when the streams are closed
 MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
 ACK_TRIES = 4
+PULL_SECONDS = 100  # longer than the service lets an empty pull wait
+QUIET_SECONDS = 2.0  # a part of a round of which nothing is settled for so long waits for something, and kills nobody
+
+
+class Suspects(Protocol):
+    """What outlives a process that dies of a message."""
+
+    async def deaths(self, message_id: str) -> int: ...
+    async def begin(self, message_id: str) -> None: ...
+    async def survived(self, message_id: str) -> None: ...
 
 
 class Intake:
-    """One stream a subscription, each with its own bounds, so that a held-up stream never starves another."""
+    """One stream a subscription, each with its own bounds, so that a held-up stream never starves another.
+
+    With `slow_start`, each begins with rounds of few messages.
+    """
 
     def __init__(
         self,
@@ -42,8 +60,14 @@ class Intake:
         config: ShardConfig,
         clock: Callable[[], float],
         metrics: Metrics,
+        *,
+        slow_start: bool = True,
+        suspects: Suspects | None = None,
     ) -> None:
         self._client, self._config, self._clock, self._metrics = client, config, clock, metrics
+        self._slow_start, self._suspects = slow_start, suspects
+        self._round = asyncio.Lock()  # one at a time over all streams
+        self._settled = asyncio.Event()  # set, and another in its place, whenever something is settled
         self._lease_seconds = int(config.consumer.lease.total_seconds())
         newest = max(generation.number for generation in config.generations)
         self._streams = [
@@ -92,8 +116,8 @@ class Intake:
         """
         self._closing.set()
         self._paused.set()
-        for stream in self._streams:
-            stream.room.set()
+        self._leave_streams()
+        self._tell_settled()
         await asyncio.wait(self._reading, timeout=CLOSE_SECONDS)
         for task in self._reading:
             task.cancel()
@@ -132,6 +156,11 @@ class Intake:
             self._held.pop(delivery.ack_id, None)
             self._by_path[delivery.subscription].release(delivery)
         self._measure()
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     async def _send_ack(self, path: str, ids: list[str]) -> None:
         for attempt in range(1, ACK_TRIES + 1):
@@ -153,29 +182,148 @@ class Intake:
         )
 
     async def _read(self, stream: _Stream) -> None:
+        if self._slow_start:
+            await self._pull_in_rounds(stream)
         failures = 0
         while True:
             try:
                 responses = await self._client.streaming_pull(requests=self._requests(stream), timeout=None, retry=None)
                 try:
-                    async for response in responses:
-                        stream.connected, failures = True, 0
-                        # The raw protobuf: wrapping each message would cost more than all else here.
-                        self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
-                        if not self._closing.is_set():
-                            await stream.room.wait()
-                            await self._paused.wait()
+                    await self._until_left(stream, self._take_responses(stream, responses))
+                    failures = 0
                 finally:
                     responses.cancel()  # also while nothing is read: the service must not go on sending
             except (GoogleAPICallError, RetryError) as error:
+                failures = 1 if stream.connected else failures + 1
                 stream.connected = False
-                failures += 1
                 self._tell_of_end(stream, error)
             stream.connected = False
             stream.opened += 1
             if self._closing.is_set():
                 return
-            await asyncio.sleep(_backoff(failures))
+            if stream.leave.is_set():
+                await self._clear_up(stream)
+                await self._pull_in_rounds(stream)
+            else:
+                await asyncio.sleep(_backoff(failures))
+
+    async def _take_responses(self, stream: _Stream, responses: Any) -> None:
+        async for response in responses:
+            stream.connected = True
+            # The raw protobuf: wrapping each message would cost more than all else here.
+            self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
+            if not stream.leave.is_set():
+                await stream.room.wait()
+                await self._paused.wait()
+
+    async def _until_left(self, stream: _Stream, taking: Coroutine[Any, Any, None]) -> None:
+        """Take a stream's responses until it ends; one that is left has a little time to end by itself."""
+        tasks = reading, _ = asyncio.create_task(taking), asyncio.create_task(stream.leave.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                await asyncio.wait([reading], timeout=CLOSE_SECONDS)
+            if reading.done():
+                reading.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leave_streams(self) -> None:
+        """End every stream, after what is on its way here."""
+        for stream in self._streams:
+            stream.leave.set()
+            stream.room.set()
+
+    async def _clear_up(self, stream: _Stream) -> None:
+        """Bring what the stream gave to its end, and only then what has failed before."""
+        apart, stream.apart = stream.apart, []
+        async with self._round:
+            last = {delivery.ack_id for delivery in apart}
+            await self._wait_settled([delivery for ack_id, delivery in self._held.items() if ack_id not in last])
+            await self._try_in_parts(apart)
+        stream.leave.clear()
+
+    async def _pull_in_rounds(self, stream: _Stream) -> None:
+        """Take messages in with unary pulls, which give no more than they are asked for, until the stream may be opened."""
+        window, failures = Window(stream.max_messages), 0
+        while not (window.wide or self._closing.is_set()):
+            await stream.room.wait()
+            await self._paused.wait()
+            try:
+                deliveries = self._held_of(stream, await self._pull(stream, window.messages))
+            except (GoogleAPICallError, RetryError) as error:
+                stream.connected = False
+                failures += 1
+                self._tell_of_end(stream, error)
+                await asyncio.sleep(_backoff(failures))
+                continue
+            stream.connected, failures = not self._closing.is_set(), 0
+            if deliveries:
+                await self._extend(deliveries)  # the subscription's own deadline may be minutes
+                async with self._round:
+                    await self._try_in_parts(deliveries)
+                window.survived(deliveries)
+        log.info("%s: reading as much as may be", stream.path, extra={"action": "wide_open"})
+
+    async def _pull(self, stream: _Stream, messages: int) -> Any:
+        """Up to so many messages, once there are any; none when the time is over or the streams are being closed."""
+        request = PullRequest(subscription=stream.path, max_messages=messages)
+        pulling = asyncio.ensure_future(self._client.pull(request=request, timeout=PULL_SECONDS, retry=None))
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({pulling, closing}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not pulling.done():
+                stream.connected = True  # one that was refused has ended by then
+                await asyncio.wait({pulling, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not pulling.done():
+                await asyncio.wait({pulling}, timeout=SETTLE_SECONDS)  # what it may have got is on its way here
+            return pulling.result()._pb.received_messages if pulling.done() else ()  # noqa: SLF001
+        except DeadlineExceeded:
+            return ()
+        finally:
+            pulling.cancel()
+            closing.cancel()
+
+    async def _try_in_parts(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand a round's messages on, each part once the one before it is settled. When it is time to stop, the rest stays
+        leased and comes again elsewhere.
+        """
+        for part in parts(deliveries):
+            if self._closing.is_set():
+                return
+            if self._suspects and part[0].attempt >= SUSPECT:
+                await self._try_alone(part[0], self._suspects)
+            else:
+                self._deliver(part)
+                await self._wait_settled(part)
+
+    async def _try_alone(self, delivery: Delivery, suspects: Suspects) -> None:
+        """One of which several processes died is set aside, before the service does so with what waits behind it."""
+        if await suspects.deaths(delivery.message_id) >= DEATHS:
+            delivery.fault = delivery.fault or NeverError(
+                "crashes_consumer", f"{DEATHS} processes died while they handled this message alone"
+            )
+        else:
+            await suspects.begin(delivery.message_id)
+        self._deliver([delivery])
+        await self._wait_settled([delivery])
+        await suspects.survived(delivery.message_id)
+
+    async def _wait_settled(self, deliveries: Sequence[Delivery]) -> None:
+        """Until Pub/Sub knows that these are done with, or nothing happens to them any more."""
+        left = {delivery.ack_id for delivery in deliveries}
+        while left := left & self._held.keys():
+            try:
+                await asyncio.wait_for(self._settled.wait(), QUIET_SECONDS)
+            except TimeoutError:
+                if self._paused.is_set():
+                    return
+            if self._closing.is_set():
+                return
+        if self._acking:
+            await asyncio.wait(set(self._acking), timeout=QUIET_SECONDS)
 
     def _tell_of_end(self, stream: _Stream, error: Exception) -> None:
         gone = isinstance(error, NotFound)
@@ -206,15 +354,24 @@ class Intake:
         # The call may have failed meanwhile; nobody tells this generator, so it looks whether another was opened or is about to.
         await asyncio.sleep(SETTLE_SECONDS)
         stream.connected = stream.connected or stream.opened == opened
-        while stream.opened == opened and not self._closing.is_set():
+        while stream.opened == opened and not stream.leave.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), HEARTBEAT_SECONDS)
+                await asyncio.wait_for(stream.leave.wait(), HEARTBEAT_SECONDS)
                 return  # which half-closes the stream: the service ends it after what it has sent
             yield StreamingPullRequest()
 
     def _take_in(self, stream: _Stream, received: Any) -> None:
+        deliveries = self._held_of(stream, received)
+        if self._slow_start and not stream.leave.is_set() and any(each.attempt >= AGAIN for each in deliveries):
+            log.info("messages come that weren't finished before: reading slowly", extra={"action": "slow_start"})
+            self._leave_streams()
+        if deliveries:
+            self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
+
+    def _held_of(self, stream: _Stream, received: Any) -> list[Delivery]:
+        """What has come, decoded and under lease."""
         if not received:
-            return
+            return []
         now = self._clock()
         deliveries = [decode(message, stream.path, stream.generation, self._config, now) for message in received]
         for delivery in deliveries:
@@ -222,7 +379,7 @@ class Intake:
         stream.hold(deliveries)
         self._metrics.received.inc(len(deliveries))
         self._measure()
-        self._deliver(deliveries)
+        return deliveries
 
     async def _renew_leases(self) -> None:
         """Extend what is still held well before its lease ends. Most messages are settled long before."""
@@ -270,6 +427,22 @@ class _Stream:
         self.opened = 0  # grows with each stream opened and each ended
         self.room = asyncio.Event()
         self.room.set()
+        self.leave = asyncio.Event()  # set: the stream is to end after what is on its way
+        self.apart: list[
+            Delivery
+        ] = []  # what came since then and was tried before, with what stands behind it in its lane
+
+    def without_apart(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that may be tried at once; the others go to `apart`."""
+        lanes = {delivery.lane for delivery in self.apart}
+        at_once: list[Delivery] = []
+        for delivery in deliveries:
+            if delivery.attempt >= AGAIN or delivery.lane in lanes:
+                lanes.add(delivery.lane)
+                self.apart.append(delivery)
+            else:
+                at_once.append(delivery)
+        return at_once
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
         self.messages += len(deliveries)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,6 +25,8 @@ from tests.sim.loop import Process, SimLoop
 from tests.sim.message import Message
 from tests.sim.network import Answer, Network
 
+PULL_LEASE_SECONDS = 10.0
+
 
 class Watcher(Protocol):
     """Told what the broker sees."""
@@ -32,6 +34,7 @@ class Watcher(Protocol):
     def tell(self, who: object, what: str, *about: object) -> None: ...
     def acked(self, process: Process, message: Message) -> None: ...
     def lease_ended(self, lease: Lease, now: float) -> None: ...
+    def buried(self, message: Message) -> None: ...
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Habits:
     copy: float = 0.0  # of a message just given: it comes once more, later ones behind it
     give_up_key: float = 0.5  # at a nack by a reader that has closed its stream
     hand_over: float = 0.0  # of a key to a new stream of the same client id, while it is out at the old one
+    max_attempts: int = 0  # then a message goes to the dead-letter topic; 0: it is delivered for ever
     lose_buffer: float = 0.5  # at the cut of a stream: what the reader's side had not read yet
 
     def behave(self) -> None:
@@ -77,6 +81,7 @@ class Lane:
         self.cursor = 0
         self.acked: set[int] = set()
         self.leases: dict[int, Lease] = {}
+        self.failures: Counter[int] = Counter()  # by message, its leases that ended without an ack
         self.reader: Stream | None = None  # who has the key while anything of it is out
         self.licensed = False  # something of it may be out at another: handed over, or given up
 
@@ -91,7 +96,10 @@ class Lane:
 class Stream:
     """One StreamingPull, both ends of it. `buffer` is what has reached the reader's side of the network."""
 
-    def __init__(self, process: Process, client: str, lease_seconds: float, max_messages: int) -> None:
+    def __init__(
+        self, process: Process, client: str, lease_seconds: float, max_messages: int, *, once: bool = False
+    ) -> None:
+        self.once = once  # a unary pull: it ends with its first response
         self.process, self.client, self.lease_seconds, self.max_messages = process, client, lease_seconds, max_messages
         self.open = True
         self.buffer: deque[list[Lease] | Exception | None] = deque()
@@ -182,6 +190,8 @@ class Broker:
         for lane in lanes:
             left |= self._give(lane, responses)
         for stream, leases in responses.items():
+            if stream.once:
+                self.streams.remove(stream)
             stream.arrives = max(stream.arrives, self._loop.time() + self._network.delay("pubsub"))
             self._loop.at(stream.arrives, self._arrive, stream, leases)
         if left:
@@ -232,7 +242,17 @@ class Broker:
             self._loop.at(lease.deadline, self._expire, lease)
             return
         self._watcher.lease_ended(lease, now)
+        self._count_failures(lease)
         self._come_again(lease, "lease of")
+
+    def _count_failures(self, lease: Lease) -> None:
+        """At its worst: whatever of the key is out fails with it, and after the last attempt is dead-lettered."""
+        lane = lease.lane
+        for index in [each for each in lane.leases if each >= lease.index]:
+            lane.failures[index] += 1
+            if 0 < self.habits.max_attempts <= lane.failures[index]:
+                lane.acked.add(index)
+                self._watcher.buried(lane.messages[index])
 
     def _come_again(self, lease: Lease, why: str) -> None:
         lane = lease.lane
@@ -322,6 +342,25 @@ class Subscriber:
             raise
         return Responses(self.loop, broker, stream, self.loop.create_task(_pump(requests), name="pump"))
 
+    async def pull(self, *, request: Any, timeout: float, retry: Any = None) -> Any:
+        broker = self.brokers[request.subscription]
+        stream = Stream(self.loop.current(), "", PULL_LEASE_SECONDS, request.max_messages, once=True)
+
+        def serve(answer: Answer) -> None:
+            broker.open_stream(stream)
+            answer(None)
+
+        try:
+            await self.network.request("pubsub", serve, 5.0, _failure)
+            reading = anext(Responses(self.loop, broker, stream, self.loop.create_task(_nothing(), name="pump")))
+            return await asyncio.wait_for(reading, timeout)
+        except TimeoutError as error:
+            raise DeadlineExceeded("timeout") from error
+        except StopAsyncIteration as error:
+            raise ServiceUnavailable("cut") from error
+        finally:
+            broker.close_stream(stream)
+
     async def acknowledge(
         self, *, subscription: str, ack_ids: Sequence[str], timeout: float, retry: Any = None
     ) -> None:
@@ -354,6 +393,10 @@ async def _pump(requests: AsyncIterator[Any]) -> None:
         pass
 
 
+async def _nothing() -> None:
+    """What the process says on a unary pull."""
+
+
 class Responses:
     """The reader's end of a stream, as gRPC gives it: cancelling a read ends the call; letting go of it does not."""
 
@@ -380,7 +423,11 @@ class Responses:
         if isinstance(item, list):
             for lease in item:
                 lease.read_at = self._loop.time()
-            received = [lease.message.received(lease.ack_id) for lease in item]
+            counts = self._broker.habits.max_attempts > 0
+            received = [
+                lease.message.received(lease.ack_id, lease.lane.failures[lease.index] + 1 if counts else 0)
+                for lease in item
+            ]
             return SimpleNamespace(_pb=SimpleNamespace(received_messages=received))
         self.cancel()
         if item is None:

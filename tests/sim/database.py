@@ -66,6 +66,8 @@ class Database:
         self.fail_commit = 0.0
         self._locked: set[str] = set()  # routing keys whose row somebody else's transaction holds
         self._row_waiters: list[Callable[[], None]] = []
+        self.deadly: frozenset[int] = frozenset()  # numbers of messages that kill whoever writes them
+        self.kill: Callable[[Process], None] = lambda _: None
         self._claims: dict[Identity, Transaction] = {}
         self._open: list[Transaction] = []
 
@@ -120,6 +122,9 @@ class Database:
     ) -> None:
         """Bring the writes about, unless the data of some is refused; answers with those. Waits for rows that are locked."""
         if not self._may_work(transaction, answer):
+            return
+        if any(number_of(write) in self.deadly for write in writes):
+            self.kill(transaction.process)
             return
         turn = transaction.operations
 

@@ -23,6 +23,7 @@ class Poison(StrEnum):
     REFUSED = "refused"  # the database
     UNREADABLE = "unreadable"  # the sink, before any transaction
     UNKNOWN_TYPE = "unknown_type"  # the decoder
+    DEADLY = "deadly"  # nobody: it kills the process that writes it
     NO_SLOT = "no_slot"  # the decoder; such a message has no order and no inbox row
     KEY_REUSED = "key_reused"  # the store: its idempotency key stands for an earlier write
 
@@ -51,8 +52,8 @@ class Message:
     def id(self) -> str:
         return f"m{self.number}"
 
-    def received(self, ack_id: str) -> Any:
-        return ReceivedMessagePb(ack_id=ack_id, message=self.body)
+    def received(self, ack_id: str, attempt: int = 0) -> Any:
+        return ReceivedMessagePb(ack_id=ack_id, message=self.body, delivery_attempt=attempt)
 
     def __repr__(self) -> str:
         return f"{self.id}({self.key}{', ' + self.poison if self.poison else ''}{', repeat' if self.repeats else ''})"

@@ -102,6 +102,13 @@ class Oracle:
         if not self._messages[message_id].poison:
             self.violate(f"{process} dead-lettered {message_id}, which is sound")
 
+    def buried(self, message: Message) -> None:
+        """By the broker, after its last attempt."""
+        self.tell("broker", "dead-letters", message)
+        self.dead_letters[message.id] = self.dead_letters.get(message.id, 0) + 1
+        if not message.poison:
+            self.violate(f"{message}, which is sound, became a dead letter after too many attempts")
+
     def lease_ended(self, lease: Lease, now: float) -> None:
         process = lease.stream.process
         excused_since = lease.deadline - lease.seconds - EXCUSE_SECONDS

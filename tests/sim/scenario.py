@@ -67,6 +67,7 @@ class Scenario:
     arriving: frozenset[int] = frozenset()
     in_flight_dies_with_sender: bool = True
     locked: tuple[str, ...] = ()  # keys whose row somebody holds until it is calm
+    slow_start: bool = False
     real_store: bool = False  # on SQLite, instead of the model of it
     calm_at: float = 0.0  # from here on no fault comes, and everything must come to its end
 
@@ -87,6 +88,7 @@ def drawn(seed: int) -> Scenario:
         calm_at=calm_at,
         drawn=True,
         in_flight_dies_with_sender=draw.random() < 0.5,
+        slow_start=draw.random() < 0.5,
     )
     for service in SERVICES:
         if draw.random() < 0.4:
@@ -135,7 +137,7 @@ def _publications(draw: random.Random, draw_key: random.Random, slots: list[int]
     return found
 
 
-_BY_THEMSELVES = [poison for poison in Poison if poison is not Poison.KEY_REUSED]
+_BY_THEMSELVES = [poison for poison in Poison if poison not in (Poison.KEY_REUSED, Poison.DEADLY)]
 
 
 def _twin(draw: random.Random, of: Message) -> Twin | None:
@@ -261,3 +263,21 @@ def waiting(seed: int, locked_slots: int) -> Scenario:
 
 
 WAITING_STATEMENT_SECONDS = 2
+
+
+def crashing(seed: int) -> Scenario:
+    """Some of many messages that are there from the start kill every process that writes them."""
+    draw = random.Random(f"{seed} crashing")
+    keys = [key_of_slot(slot) for slot in range(8)]
+    deadly = set(draw.sample(range(240), 3))
+    messages = [
+        message(number, draw.choice(keys), poison=Poison.DEADLY if number in deadly else None) for number in range(240)
+    ]
+    return Scenario(
+        seed,
+        [Publication(0.0, each) for each in messages],
+        settings={"lease": "10s", "lock_ttl": "1s", "drain_timeout": "5s", "batch_max_rows": 8},
+        habits=Habits(forget_ack=0.0, max_attempts=5),
+        slow_start=True,
+        calm_at=60.0,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine, make_url, text
 
@@ -67,6 +67,9 @@ class SqlDatabase:
         with self.engine.begin() as connection:
             connection.execute(schema.fence.update().values(version=schema.fence.c.version + 1))
             connection.execute(schema.slots.update().where(schema.slots.c.slot.in_(slots)).values(state=state))
+
+    deadly: frozenset[int] = frozenset()
+    kill: Callable[[Process], None]
 
     def lock_row(self, key: str) -> None:
         """SQLite knows no row locks."""

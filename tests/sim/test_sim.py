@@ -12,7 +12,7 @@ import pytest
 
 from tests.sim.campaign import Failure, command, failures, first_failure, seeds
 from tests.sim.mutants import MUTANTS, NO_LOCKS, WAITING_MUTANTS
-from tests.sim.scenario import WAITING_STATEMENT_SECONDS, drawn, every_await, small, two_awaits, waiting
+from tests.sim.scenario import WAITING_STATEMENT_SECONDS, crashing, drawn, every_await, small, two_awaits, waiting
 from tests.sim.world import play
 
 SCHEDULES = 2_000
@@ -64,6 +64,21 @@ def test_what_waits_for_a_forgotten_transaction_makes_no_other_slot_wait(locked_
 @pytest.mark.parametrize("mutant", WAITING_MUTANTS.values(), ids=WAITING_MUTANTS.keys())
 def test_a_slot_that_makes_others_wait_is_found(mutant):
     assert any(late(waiting(seed, 1), mutant) for seed in range(10))
+
+
+def test_what_kills_its_process_alone_becomes_a_dead_letter():
+    for seed in range(10):
+        scenario = crashing(seed)
+        result = play(scenario)
+        assert not result.violations, Failure(scenario, result, "").told()
+
+
+def test_a_fast_start_costs_sound_writes_their_attempts():
+    """The scenario proves something: where everything is taken in at once, sound writes become dead letters."""
+    scenarios = [crashing(seed) for seed in range(10)]
+    for scenario in scenarios:
+        scenario.slow_start = False
+    assert any(play(scenario).violations for scenario in scenarios)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,7 @@ from shardctl.shardconfig import ShardConfig, slice_of
 from tests.sim.broker import Broker, Subscriber
 from tests.sim.database import Database, SimStore
 from tests.sim.loop import Process, SimLoop
-from tests.sim.message import SLOT_BITS, Message
+from tests.sim.message import SLOT_BITS, Message, Poison
 from tests.sim.network import Answer, Network
 from tests.sim.oracle import Oracle
 from tests.sim.redis import RedisClient, RedisServer
@@ -115,6 +116,8 @@ class World:
             self._database = Database(self.loop, self.oracle, seed, timeout)
             self._database.arriving = set(scenario.arriving)
         self._database.fail_commit = scenario.fail_commit
+        deadly = [each.message.number for each in scenario.publications if each.message.poison is Poison.DEADLY]
+        self._database.deadly, self._database.kill = frozenset(deadly), self._die
         for key in scenario.locked:
             self._database.lock_row(key)
         self.oracle.arriving = self._database.arriving
@@ -128,6 +131,7 @@ class World:
             broker.habits = scenario.habits
         self._lives: list[Life | None] = [None] * scenario.replicas
         self._ever: list[Life] = []
+        self._suspects = Suspects()
         self._calm = self._closing = False
         self._draw = random.Random(f"{seed} world").random
 
@@ -188,7 +192,9 @@ class World:
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
         locks = parts.locks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
         subscriber = Subscriber(self.loop, self._network, self._brokers)
-        intake = parts.intake(subscriber, config, clock, METRICS)
+        intake = parts.intake(
+            subscriber, config, clock, METRICS, slow_start=self._scenario.slow_start, suspects=self._suspects
+        )
         publisher = _DeadLetterPublisher(self.loop, self._network, self.oracle)
         store = (SqlStore if self._scenario.real_store else parts.store)(self.loop, self._network, self._database)
         letters, again = DeadLetterTopic(publisher, config), Again(publisher, config)
@@ -242,6 +248,11 @@ class World:
 
     def _kill(self, life: Life, seconds: float) -> None:
         self._end(life, "is killed", restart_after=min(seconds, 4.0))
+
+    def _die(self, process: Process) -> None:
+        life = next((life for life in self._lives if life and life.process is process), None)
+        if life:
+            self._end(life, "is killed by a message", restart_after=2.0)
 
     def _freeze(self, life: Life, seconds: float) -> None:
         self.oracle.misfortune(life.process, "freezes")
@@ -334,6 +345,22 @@ class World:
         elif self.loop.time() > until:
             self.oracle.violate(f"{PATIENCE_SECONDS:.0f} s of calm, and still not acked: {self._backlog()}")
         self.loop.after(LOOK_SECONDS, self._look, until)
+
+
+class Suspects:
+    """Stands where `consumer.suspects` does, and forgets nothing."""
+
+    def __init__(self) -> None:
+        self._deaths: Counter[str] = Counter()
+
+    async def deaths(self, message_id: str) -> int:
+        return self._deaths[message_id]
+
+    async def begin(self, message_id: str) -> None:
+        self._deaths[message_id] += 1
+
+    async def survived(self, message_id: str) -> None:
+        del self._deaths[message_id]
 
 
 class _DeadLetterPublisher:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from consumer_kit import SLOT_BITS, config
-from google.pubsub_v1 import PubsubMessage, Subscription
+from google.pubsub_v1 import DeadLetterPolicy, PubsubMessage, Subscription
 
 from consumer import pubsub
 from consumer.intake import Intake
@@ -40,6 +40,13 @@ class Bench:
             request=Subscription(name=PATH, topic=TOPIC, enable_message_ordering=True, ack_deadline_seconds=10)
         )
 
+    async def retry_counted(self):
+        """From here on the subscription tells how often it has tried to deliver a message."""
+        await self.publisher.create_topic(name=f"{TOPIC}-dead")
+        policy = DeadLetterPolicy(dead_letter_topic=f"{TOPIC}-dead", max_delivery_attempts=5)
+        changed = Subscription(name=PATH, topic=TOPIC, dead_letter_policy=policy)
+        await self.subscriber.update_subscription(subscription=changed, update_mask={"paths": ["dead_letter_policy"]})
+
     async def publish(self, count, slot=0, size=0):
         key = digits_of(slot, SLOT_BITS)
         messages = [
@@ -49,9 +56,9 @@ class Bench:
         for start in range(0, count, 500):
             await self.publisher.publish(topic=TOPIC, messages=messages[start : start + 500])
 
-    def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, **consumer):
+    def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, *, slow_start=False, **consumer):
         got = []
-        made = Intake(self.subscriber, reading(subscriptions, **consumer), clock, self.metrics)
+        made = Intake(self.subscriber, reading(subscriptions, **consumer), clock, self.metrics, slow_start=slow_start)
         made.start(got.extend)
         return made, got
 
@@ -280,5 +287,56 @@ def test_closing_is_over_in_time_with_the_broker_gone():
             await intake.hand_back(got[5:])
             await intake.close(0.3)
             assert time.monotonic() - started < 2
+
+    run(scenario)
+
+
+def test_a_slow_start_takes_few_at_first_and_then_as_much_as_may_be():
+    async def scenario():
+        async with bench() as made:
+            await made.publish(1_000)
+            intake, got = made.intake(slow_start=True)
+            sizes = []
+            while len(got) < 127:
+                await until(lambda: intake._held)
+                held = list(intake._held.values())
+                sizes.append(len(held))
+                await intake.ack(held)
+            assert sizes == [1, 2, 4, 8, 16, 32, 64]
+            await until(lambda: len(got) == 1_000)
+            assert numbers(got) == list(range(1_000))
+            await close(intake)
+
+    run(scenario)
+
+
+def test_what_comes_again_on_a_stream_is_tried_after_all_else_and_then_the_stream_is_opened_anew():
+    async def scenario():
+        async with bench() as made:
+            await made.retry_counted()
+            await made.publish(127)
+            intake, got = made.intake(slow_start=True)
+            (stream,) = intake._streams
+            while len(got) < 127 or intake._held:
+                await intake.ack(list(intake._held.values()))
+                await asyncio.sleep(0.005)
+            await made.publish(1, slot=1)
+            await made.publish(1, slot=2)
+            await until(lambda: len(got) == 129)
+            first, other = got[-2:]
+            await made.subscriber.modify_ack_deadline(subscription=PATH, ack_ids=[first.ack_id], ack_deadline_seconds=0)
+            await until(stream.leave.is_set)
+            assert len(got) == 129  # not while the other one is outstanding
+            await intake.ack([other])
+            await until(lambda: len(got) == 130)
+            assert (got[-1].message_id, got[-1].attempt) == (first.message_id, 2)
+            await intake.ack(got[-1:])
+            await until(lambda: not stream.leave.is_set())
+            await made.publish(200)
+            while len(got) < 330 or intake._held:
+                await intake.ack(list(intake._held.values()))
+                await asyncio.sleep(0.005)
+            assert not made.core.entries
+            await close(intake)
 
     run(scenario)

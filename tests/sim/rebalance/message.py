@@ -84,7 +84,7 @@ class Posted:
     body: Any  # the protobuf PubsubMessage
     note: str = ""
 
-    def received(self, ack_id: str) -> Any:
+    def received(self, ack_id: str, attempt: int = 0) -> Any:
         return ReceivedMessagePb(ack_id=ack_id, message=self.body)
 
     def __repr__(self) -> str:

@@ -232,7 +232,9 @@ class MovingWorld(World):
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
         locks = SlotLocks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
-        intake = parts.intake(Subscriber(self.loop, self._network, self._brokers), config, clock, METRICS)
+        intake = parts.intake(
+            Subscriber(self.loop, self._network, self._brokers), config, clock, METRICS, slow_start=False
+        )
         publisher = Publisher(self.loop, self._network, self.oracle, self.topic, self._write_of)
         store = parts.store(
             self.loop, self._network, self.databases[name], config, self.observe,
