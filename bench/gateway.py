@@ -48,7 +48,7 @@ message_types:
     table: orders
     key: order_id
     columns: {{order_id: text, customer_id: text, status: text, amount: decimal, placed_at: timestamp}}
-gateway: {{}}
+gateway: {{auth: none}}
 shards:
   - {{name: s0, slots: 0-{middle}}}
   - {{name: s1, slots: {after}-{last}}}

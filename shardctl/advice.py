@@ -1,4 +1,4 @@
-"""What a valid fleet may still regret: sentences for `shardctl validate`. Pure."""
+"""What a valid fleet may still regret, or leaves open: sentences for `shardctl validate`. Pure."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def advice(fleet: Fleet) -> tuple[str, ...]:
         *_on_push(fleet),
         *backends.advice(fleet),
     )
+
+
+def warnings(fleet: Fleet) -> tuple[str, ...]:
+    """What a valid fleet leaves open to others."""
+    gateway = fleet.gateway
+    if gateway is None or gateway.auth.kind != "none":
+        return ()
+    limits = "" if gateway.rate_limit else ", and without a limit (gateway.rate_limit)"
+    reach = "from any namespace"
+    if fleet.network_policy is not None and gateway.from_namespaces:
+        reach = f"from the namespaces {', '.join(gateway.from_namespaces)}"
+    warning = (
+        f"gateway.auth is none: whoever reaches Service {fleet.fleet}-gateway, {reach}, can write every message type as anybody"
+        f"{limits}. Give auth with kind: keys or kind: oidc, unless something before the gateway decides who may write."
+    )
+    return (warning,)
 
 
 def _on_capacity(fleet: Fleet) -> Iterator[str]:

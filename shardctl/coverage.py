@@ -103,6 +103,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *_bad_slots(fleet),
         *_bad_settings(fleet),
         *_bad_delivery(fleet),
+        *_bad_clients(fleet),
         *schedules.faults(fleet),
         *backends.faults(fleet),
         *credentials.faults(fleet),
@@ -126,6 +127,16 @@ def _bad_names(fleet: Fleet) -> Iterator[Fault]:
         seen.setdefault(shard.name, number)
     if fleet.fleet.startswith("goog"):
         yield Fault(("fleet",), "Pub/Sub refuses names that begin with 'goog'.", "rename the fleet.")
+
+
+def _bad_clients(fleet: Fleet) -> Iterator[Fault]:
+    for name, client in fleet.gateway.auth.clients.items() if fleet.gateway else ():
+        if unknown := [kind for kind in client.types if kind not in fleet.message_types]:
+            yield Fault(
+                ("gateway", "auth", "clients", name, "types"),
+                f"there is no message type {', '.join(unknown)}.",
+                f"the types are {', '.join(fleet.message_types)}.",
+            )
 
 
 def _bad_slots(fleet: Fleet) -> Iterator[Fault]:

@@ -29,7 +29,7 @@ MAX_KEYS_BYTES = 1024**2
 MIN_RSA_BITS = 2048
 FETCH_TIMEOUT_SECONDS = 5.0
 KEYS_FRESH_SECONDS = 3_600.0  # then they are fetched again
-KEYS_STALE_SECONDS = 86_400.0  # so long they are used while the issuer can't be reached
+GRACE_SECONDS = 82_800.0  # so much longer they are used while the issuer can't be reached
 REFETCH_PAUSE_SECONDS = 10.0  # between two fetches that a token with an unknown key asks for
 FAILURE_PAUSE_SECONDS = 1.0  # after a failed fetch
 MAX_REMEMBERED = 4_096  # verified tokens
@@ -67,14 +67,20 @@ class Verifier:
         audience: str,
         jwks_url: str,
         *,
+        grace_seconds: float = GRACE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuers = frozenset(issuers)
         self._audience = audience
         self._clock = clock
-        self._keys = _Keys(jwks_url, clock)
+        self._keys = _Keys(jwks_url, grace_seconds, clock)
         self._generation = 0  # of the keys that the remembered tokens were verified with
         self._remembered: OrderedDict[bytes, tuple[float, Mapping[str, Any]]] = OrderedDict()
+
+    @property
+    def keys_failing(self) -> str | None:
+        """Why the issuer's keys can't be fetched again, though they should be; None where they are fresh."""
+        return self._keys.failing
 
     async def claims(self, token: str) -> Mapping[str, Any]:
         """What the token says, which is not to be changed. Raises TokenError or KeysUnavailableError."""
@@ -143,8 +149,8 @@ def _moment(claims: Mapping[str, Any], name: str) -> float | None:
 class _Keys:
     """The issuer's keys. At most one fetch at a time; `generation` grows when what was fetched differs."""
 
-    def __init__(self, url: str, clock: Callable[[], float]) -> None:
-        self._url, self._clock = url, clock
+    def __init__(self, url: str, grace_seconds: float, clock: Callable[[], float]) -> None:
+        self._url, self._stale_seconds, self._clock = url, KEYS_FRESH_SECONDS + grace_seconds, clock
         self._keys: dict[str | None, jwt.PyJWK] | None = None
         self._text = b""
         self._fetched_at = self._tried_at = -math.inf
@@ -152,12 +158,16 @@ class _Keys:
         self._fetching = asyncio.Lock()
         self.generation = 0
 
+    @property
+    def failing(self) -> str | None:
+        return self._failed if self._clock() - self._fetched_at >= KEYS_FRESH_SECONDS else None
+
     async def refresh(self) -> None:
         """See to it that there are keys, and that they aren't old."""
         age = self._clock() - self._fetched_at
         if age < KEYS_FRESH_SECONDS:
             return
-        if self._keys is not None and age < KEYS_STALE_SECONDS:
+        if self._keys is not None and age < self._stale_seconds:
             if not self._fetching.locked() and self._pause_over(REFETCH_PAUSE_SECONDS):
                 await self._fetch(REFETCH_PAUSE_SECONDS)  # whether it succeeds or not, the keys at hand will do
             return

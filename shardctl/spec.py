@@ -203,9 +203,9 @@ class Fleet(Model):
         Tracing | None, Field(description="Spans for the writes that producers trace; off when left out.")
     ] = None
     traffic: TrafficSetting = Traffic()
-    gateway: Annotated[
-        Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given, if only as `{}`.")
-    ] = None
+    gateway: Annotated[Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given.")] = (
+        None
+    )
     delivery: DeliverySetting = Delivery()
     leader: LeaderSetting = Leader()
     provisioner: Annotated[

@@ -41,5 +41,7 @@ gateway:
 
 
 def fleet(gateway: str = "{}", **settings: Any) -> Fleet:
-    """`gateway` is YAML in one line; `settings` replace the fleet's own."""
+    """`gateway` is YAML in one line, by default with `auth: none`; `settings` replace the fleet's own."""
+    if "auth:" not in gateway:
+        gateway = gateway.replace("{", "{auth: none, ", 1)
     return spec.of_file(parse(FLEET.rstrip() + f" {gateway}\n", "test")).model_copy(update=settings)

@@ -11,12 +11,14 @@ from shardctl.errors import EXIT_DONE
 def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> int:
     """Check the file, prove that every message goes to exactly one shard, and give advice."""
     from shardctl import guard, spec
-    from shardctl.advice import advice
+    from shardctl.advice import advice, warnings
 
     fleet = spec.load(file)
     guard.check(file, fleet)
     report = _report(fleet)
-    report["advice"] = list(advice(fleet))
+    report["warnings"], report["advice"] = list(warnings(fleet)), list(advice(fleet))
+    for sentence in report["warnings"]:
+        say(f"WARNING: {sentence}")
     if as_json:
         print_json(report)
         return EXIT_DONE

@@ -1,31 +1,33 @@
-"""Who writes, and what they may write: nobody is asked, or a key, or an issuer's token."""
+"""Who writes, and what they may write: nobody is asked, or a key, or an issuer's token.
+
+Where `clients` names clients, no other one may write. What can't be confirmed is valid for a grace period and then refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
-
 from shardctl.errors import UsageError
+from shardctl.gateway import keys
+from shardctl.gateway.keys import KeysFile
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Bucket, Buckets
 from shardctl.oidc import KeysUnavailableError, TokenError, Verifier
-from shardctl.settings.gateway import Auth, Client, Gateway
+from shardctl.settings.gateway import ANY_OTHER, Auth, Client, Gateway
 from shardctl.trouble import Trouble
 
 RELOAD_SECONDS = 2.0
-MAX_KEYS_BYTES = 4 * 1024**2
+NAMES_SHOWN = 20
 
-_NAME, _DIGITS = re.compile(r"[!-~]{1,254}"), re.compile(r"[0-9a-fA-F]{64}")
 _BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -50,11 +52,17 @@ class Caller:
 class Door(Protocol):
     """Tells who sent a request by its Authorization header and its address. Raises Problem."""
 
+    @property
+    def failing(self) -> bool:
+        """Whether what confirms keys or tokens can't be read now."""
+
     async def caller(self, authorization: bytes | None, address: str) -> Caller: ...
 
 
 class Open:
     """Anybody, told apart by address."""
+
+    failing = False
 
     def __init__(self, settings: Gateway, buckets: Buckets) -> None:
         self._rate_limit, self._buckets = settings.rate_limit, buckets
@@ -69,39 +77,82 @@ _ANYBODY = Caller("anybody")
 
 
 class ByKey:
-    """A key of each client's own, of which only the SHA-256 is known here. The file is read anew when it changes."""
+    """A key of each client's own, of which only the SHA-256 is known here. The file is read anew when it changes.
 
-    def __init__(self, path: Path, settings: Gateway, buckets: Buckets) -> None:
-        """Raises UsageError where the file can't be read or isn't such a file."""
+    `clock` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Gateway,
+        buckets: Buckets,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises UsageError where the file can't be read whole, or has no key of a client that `clients` names."""
         self._path, self._settings, self._buckets = path, settings, buckets
-        self._text = _read(path)
-        self._names = keys_of(self._text, str(path))
+        self._file = keys.whole(keys.read(path), path)
+        if unknown := _without_key(settings, self._file):
+            raise UsageError(f"gateway.auth.clients: {_told(unknown, self._file, path)}")
+        self._ring = keys.Keyring(self._file, settings.auth.grace_time.total_seconds(), clock)
+        self._warn_of_others()
 
     async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
-        digest = sha256(_bearer(authorization).encode()).digest()
-        found = self._names.get(digest)
-        # Looking up a digest tells nothing of the key; the comparison says outright that no time depends on it.
-        if found is None or not hmac.compare_digest(found[1], digest):
+        # Looking up a digest tells nothing of the key.
+        try:
+            name = self._ring.name_of(sha256(_bearer(authorization).encode()).digest())
+        except keys.UnconfirmedKeyError:
+            raise Problem.later(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the key can't be confirmed: the gateway can't read its file of keys"
+            ) from None
+        if name is None:
             raise _unknown("the key isn't one of this gateway's")
-        return _caller(found[0], self._settings.auth.clients.get(found[0], _MAY_ALL), self._settings, self._buckets)
+        client = _client(self._settings, name)
+        if client is None:
+            raise Problem(HTTPStatus.FORBIDDEN, f"the key is good, but gateway.auth.clients doesn't name {name}")
+        return _caller(name, client, self._settings, self._buckets)
 
     async def watch(self) -> None:
-        """Read the file again and again; a Secret's new version comes as a new file. One at fault changes nothing."""
+        """Read the file again and again; a Secret's new version comes as a new file."""
         trouble = Trouble("the clients' keys", log, "keys_refused")
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
-            try:
-                text = await asyncio.to_thread(_read, self._path)
-                if text == self._text:
-                    trouble.over("the file is as it was", "keys_accepted")
-                    continue
-                names = keys_of(text, str(self._path))
-            except UsageError as error:
-                trouble.met(error, "they stay as they were")
-                continue
-            trouble.over("the file can be read again", "keys_accepted")
-            self._text, self._names = text, names
-            log.info("%d clients' keys read", len(names), extra={"action": "keys_read"})
+            file = await asyncio.to_thread(keys.read, self._path)
+            self._ring.take(file)
+            if file.faults:
+                trouble.met(keys.KeysError(f"{self._path}: {'; '.join(file.faults)}"), self._consequence())
+            else:
+                trouble.over("the file is whole again", "keys_accepted")
+            if file != self._file:
+                self._file = file
+                log.info("%d clients' keys read", len(file.names), extra={"action": "keys_read"})
+                if not file.faults:
+                    self._warn_of_others()
+
+    @property
+    def failing(self) -> bool:
+        return bool(self._file.faults)
+
+    def _consequence(self) -> str:
+        grace = self._settings.auth.grace_time.total_seconds()
+        names = _listed(self._ring.unconfirmed)
+        return f"keys that it doesn't confirm are refused {grace:g} s after it became so: {names or 'none so far'}"
+
+    def _warn_of_others(self) -> None:
+        """Say which clients can't write, though one of the two files knows them."""
+        if unknown := _without_key(self._settings, self._file):
+            log.warning(
+                "gateway.auth.clients: %s",
+                _told(unknown, self._file, self._path),
+                extra={"action": "client_without_key"},
+            )
+        if refused := [name for name in self._file.clients if _client(self._settings, name) is None]:
+            log.warning(
+                "%s: gateway.auth.clients doesn't name %s, so their writes are answered with 403",
+                self._path,
+                _listed(refused),
+                extra={"action": "client_not_named"},
+            )
 
 
 class ByToken:
@@ -109,6 +160,11 @@ class ByToken:
 
     def __init__(self, verifier: Verifier, settings: Gateway, buckets: Buckets) -> None:
         self._verifier, self._settings, self._buckets = verifier, settings, buckets
+        self._trouble = Trouble("the issuer's keys", log, "keys_unavailable")
+
+    @property
+    def failing(self) -> bool:
+        return self._verifier.keys_failing is not None
 
     async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
         try:
@@ -116,16 +172,20 @@ class ByToken:
         except TokenError as error:
             raise _unknown(str(error)) from None
         except KeysUnavailableError as error:
-            log.warning("%s", error, extra={"action": "keys_unavailable"})
+            self._trouble.met(error, "writes are answered with 503")
             raise Problem.later(HTTPStatus.SERVICE_UNAVAILABLE, "the token's issuer can't be reached") from None
+        if (failing := self._verifier.keys_failing) is not None:
+            grace = self._settings.auth.grace_time
+            self._trouble.met(
+                KeysUnavailableError(failing), f"the old ones are used until they are {grace} out of date"
+            )
+        else:
+            self._trouble.over()
         for name in _names_in(claims):
             client = self._settings.auth.clients.get(name)
             if client is not None:
                 return _caller(name, client, self._settings, self._buckets)
         raise Problem(HTTPStatus.FORBIDDEN, "the token is good, but its subject may not write here")
-
-
-_MAY_ALL = Client()
 
 
 def door(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> Open | ByKey | ByToken:
@@ -134,66 +194,39 @@ def door(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> Open | 
     if auth.kind == "none":
         return Open(settings, buckets)
     if auth.kind == "oidc":
-        return ByToken(Verifier(auth.issuer, auth.audience or "", auth.jwks_url), settings, buckets)
+        verifier = Verifier(
+            auth.issuer, auth.audience or "", auth.jwks_url, grace_seconds=auth.grace_time.total_seconds()
+        )
+        return ByToken(verifier, settings, buckets)
     if keys_file is None:
         raise UsageError("gateway.auth is keys: name the file that holds them with --keys FILE, a line a client.")
     return ByKey(keys_file, settings, buckets)
 
 
-def keys_of(text: bytes, where: str) -> Mapping[bytes, tuple[str, bytes]]:
-    """Names by digest, from lines `name sha256` or a JSON object. Raises UsageError that never repeats what it read."""
-    try:
-        written = text.decode()
-        pairs = _of_json(text) if written.lstrip().startswith("{") else _of_lines(written)
-    except ValueError as error:
-        raise UsageError(
-            f"{where}: {error}. Write a line for each client, its name and the SHA-256 of its key in hexadecimal "
-            "digits, or a JSON object of the same."
-        ) from None
-    if not pairs:
-        raise UsageError(f"{where}: holds no client's key, so nobody could write.")
-    found: dict[bytes, tuple[str, bytes]] = {}
-    for name, digits in pairs:
-        digest = bytes.fromhex(digits)
-        if digest in found:
-            raise UsageError(f"{where}: {found[digest][0]} and {name} have the same key.")
-        found[digest] = (name, digest)
-    return found
+_MAY_ALL = Client()
 
 
-def _of_lines(text: str) -> list[tuple[str, str]]:
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        parts = line.split()
-        if not parts or parts[0].startswith("#"):
-            continue
-        if len(parts) != 2 or not _is_client(*parts):
-            raise ValueError(f"line {number} isn't a name and a SHA-256")
-        found.append((parts[0], parts[1]))
-    return found
+def _client(settings: Gateway, name: str) -> Client | None:
+    """What a client that has a key may do; None where it may not write."""
+    clients = settings.auth.clients
+    return clients.get(name, clients.get(ANY_OTHER)) if clients else _MAY_ALL
 
 
-def _of_json(text: bytes) -> list[tuple[str, str]]:
-    try:
-        data = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise ValueError("not JSON") from None
-    for name, digits in data.items():
-        if not isinstance(digits, str) or not _is_client(name, digits):
-            raise ValueError(f"the value of {name!r:.60} isn't a SHA-256, or the name isn't one")
-    return list(data.items())
+def _without_key(settings: Gateway, file: KeysFile) -> list[str]:
+    return sorted(settings.auth.clients.keys() - file.clients - {ANY_OTHER})
 
 
-def _is_client(name: str, digits: str) -> bool:
-    return bool(_NAME.fullmatch(name) and _DIGITS.fullmatch(digits))
+def _told(unknown: Sequence[str], file: KeysFile, path: Path) -> str:
+    return (
+        f"{path} has no key of {_listed(unknown)}. It has keys of {_listed(file.clients) or 'nobody'}. Correct the name, add its "
+        f"key, or write `NAME {keys.REVOKED}` there for a client that shall have none."
+    )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_KEYS_BYTES)
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror}.") from error
+def _listed(names: Iterable[str]) -> str:
+    first = sorted(names)
+    more = f" and {len(first) - NAMES_SHOWN} more" if len(first) > NAMES_SHOWN else ""
+    return ", ".join(first[:NAMES_SHOWN]) + more
 
 
 def _bearer(authorization: bytes | None) -> str:

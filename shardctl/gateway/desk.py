@@ -22,7 +22,7 @@ from shardctl.gateway.outbox import Topics as Publishing
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 from shardctl.gateway.requests import Headers
-from shardctl.settings.gateway import Gateway
+from shardctl.settings.gateway import OPEN
 from shardctl.spec import Fleet
 from shardctl.trouble import Trouble
 
@@ -51,7 +51,7 @@ class Desk:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.fleet, self.door, self.clock, self.now = fleet, door, clock, now
-        self.settings = fleet.gateway or Gateway()
+        self.settings = fleet.gateway or OPEN
         self.encoder = Encoder(fleet)
         self.claims = Claims()
         self.metrics = Metrics(fleet.message_types)
@@ -70,6 +70,7 @@ class Desk:
         self._unreachable: str | None = "Pub/Sub hasn't answered yet"
         self.metrics.in_flight.set_function(lambda: self.outbox.writes)
         self.metrics.in_flight_bytes.set_function(lambda: self.outbox.bytes)
+        self.metrics.keys_failing.set_function(lambda: float(self.door.failing))
         self.metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller:

@@ -40,6 +40,9 @@ class Metrics:
         self.abandoned = counter("requests_abandoned", "Requests whose client went away before the answer.")
         self.in_flight = gauge("writes_in_flight", "Writes taken in and not yet confirmed.")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of the writes in flight.")
+        self.keys_failing = gauge(
+            "keys_failing", "1 while the clients' keys can't be read whole, or the issuer's keys can't be had."
+        )
         self.ready = gauge("ready", "1 while the gateway is ready.")
 
     def refused(self, status: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shardctl.bodies import Rules
 from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS
-from shardctl.settings.gateway import Gateway
+from shardctl.settings.gateway import OPEN, Gateway
 from shardctl.settings.messagetypes import ColumnType, MessageType
 from shardctl.spec import Fleet
 from shardctl.values import Limits, Room, strictest
@@ -22,7 +22,7 @@ _TIME = {"type": "string", "format": "date-time", "description": "RFC 3339, with
 
 
 def document(fleet: Fleet) -> Schema:
-    settings, limits = fleet.gateway or Gateway(), strictest(fleet.databases)
+    settings, limits = fleet.gateway or OPEN, strictest(fleet.databases)
     return {
         "openapi": "3.1.0",
         "info": {

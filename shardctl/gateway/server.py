@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
@@ -24,7 +25,7 @@ from shardctl.gateway.auth import ByKey, Door, door
 from shardctl.gateway.desk import Desk
 from shardctl.gateway.pubsub import connect
 from shardctl.gateway.ratelimit import Buckets
-from shardctl.settings.gateway import Gateway
+from shardctl.settings.gateway import OPEN
 from shardctl.spec import Fleet
 
 KEEP_ALIVE_SECONDS = (
@@ -54,6 +55,7 @@ def run(fleet: Fleet, options: Options) -> None:
 
 
 async def _serve(fleet: Fleet, options: Options) -> None:
+    _refuse_the_open_door(fleet, options)
     topics = connect(fleet, os.environ.get("PUBSUB_EMULATOR_HOST"))
     try:
         desk = Desk(fleet, topics, _door(fleet, options))
@@ -64,6 +66,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
             if isinstance(desk.door, ByKey):
                 beside.keep("the watch on the clients' keys", desk.door.watch)
             _spare_the_collector()
+            _warn_of_the_open_door(fleet, options)
             host, port = listening.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             log.info("serving http://%s:%d", shown, port, extra={"action": "started"})
@@ -71,6 +74,31 @@ async def _serve(fleet: Fleet, options: Options) -> None:
             log.info("stopped", extra={"action": "stopped"})
     finally:
         await topics.close()
+
+
+def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
+    """Raise UsageError where other machines could write and nobody has said that they may."""
+    if fleet.gateway is None and not _is_loopback(options.host):
+        raise UsageError(
+            f"shards.yaml has no gateway, and --host {options.host} can be reached from other machines: anybody could write. "
+            "Say who may write with gateway.auth (`auth: none` is everybody), or listen on 127.0.0.1."
+        )
+
+
+def _warn_of_the_open_door(fleet: Fleet, options: Options) -> None:
+    if fleet.gateway is not None and fleet.gateway.auth.kind == "none" and not _is_loopback(options.host):
+        log.warning(
+            "gateway.auth is none: whoever reaches %s can write",
+            options.host or "this machine",
+            extra={"action": "open_door"},
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _spare_the_collector() -> None:
@@ -81,7 +109,7 @@ def _spare_the_collector() -> None:
 
 
 def _door(fleet: Fleet, options: Options) -> Door:
-    return door(fleet.gateway or Gateway(), options.keys_file, Buckets(time.monotonic))
+    return door(fleet.gateway or OPEN, options.keys_file, Buckets(time.monotonic))
 
 
 def _listen(options: Options) -> socket.socket:

@@ -34,6 +34,7 @@ def alerts(fleet: Fleet) -> Iterator[Alert]:
     yield from _work(fleet, series)
     yield from _slots(fleet, series)
     yield from _pods(fleet, series)
+    yield from _gateway(fleet, series)
 
 
 def _backlogs(fleet: Fleet, series: Series) -> Iterator[Alert]:
@@ -194,3 +195,17 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
             f"No consumer of {fleet.fleet} is scraped: none runs, or scraping is broken. The other alerts on consumers are "
             "blind meanwhile.",
         )
+
+
+def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    if fleet.gateway is None or fleet.gateway.auth.kind == "none":
+        return
+    yield Alert(
+        "ShardctlGatewayKeys",
+        "critical",
+        f"max({series.gateways('shardctl_gateway_keys_failing')}) > 0",
+        MINUTE,
+        f"The gateway of {fleet.fleet} can't confirm its clients' keys",
+        f"A replica of {fleet.fleet}-gateway can't read its file of keys whole, or can't reach the tokens' issuer. Keys that it "
+        f"can't confirm are refused {seconds(fleet.gateway.auth.grace_time)} s after that began, and their clients can't write.",
+    )

@@ -14,7 +14,7 @@ from shardctl.errors import UsageError
 from shardctl.render.limits import METADATA_SERVER, Rule
 from shardctl.render.objects import Object, Plan, account_id, object_name, seconds, seconds_text
 from shardctl.settings.cluster import Reach
-from shardctl.settings.gateway import Gateway
+from shardctl.settings.gateway import OPEN, Gateway
 from shardctl.spec import Fleet
 from shardctl.templates import Lines
 
@@ -61,7 +61,7 @@ def refuse_shared_name(fleet: Fleet) -> None:
 def config_text(fleet: Fleet) -> str:
     """The fleet's slice as the gateway's ConfigMap holds it: a `shards.yaml` in JSON, defaults left out, keys sorted."""
     settings = fleet.model_dump(mode="json", include=_SLICE, exclude_defaults=True)
-    gateway = fleet.gateway or Gateway()
+    gateway = fleet.gateway or OPEN
     settings["gateway"] = gateway.model_dump(mode="json", exclude=_OF_THE_CLUSTER, exclude_defaults=True)
     return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 

@@ -36,6 +36,10 @@ class Series:
         """A metric of the consumers: `shardctl_…`."""
         return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-consumer"}}'
 
+    def gateways(self, name: str) -> str:
+        """A metric of the gateway: `shardctl_gateway_…`."""
+        return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-gateway"}}'
+
     def rate(self, name: str, window: str = "5m", by: str = "shard") -> str:
         return f"sum by ({by}) (rate({self.own(name)}[{window}]))"
 

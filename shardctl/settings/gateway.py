@@ -1,11 +1,11 @@
-"""`gateway` of `shards.yaml`: the HTTP API that takes writes in."""
+"""`gateway` of `shards.yaml`: the HTTP API that takes writes in. What isn't written there is refused, never allowed."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from shardctl.model import Model, OrJust
 from shardctl.scalars import Between, Label, SecretKey, Text, TypeName, as_tuple, one_or_many
@@ -28,6 +28,9 @@ Audience = Annotated[str, Text(r"[!-~]+", "a URL or a name, without blanks", 500
 ClientName = Annotated[str, Text(r"[!-~]+", "a client's name, without blanks", 254)]
 WritesASecond = Annotated[int, Field(ge=1, le=1_000_000)]
 
+ANY_OTHER = "*"  # under `clients`: every client that has a key and isn't named
+_GRACE = {"none": timedelta(), "keys": timedelta(seconds=60), "oidc": timedelta(hours=1)}
+
 
 class KeysSecret(SecretRef):
     """The Secret whose key holds a line for each client: its name and the SHA-256 of its key."""
@@ -43,12 +46,19 @@ class Client(Model):
     ] = ()
     rate_limit: Annotated[WritesASecond | None, Field(description="Instead of the gateway's `rate_limit`.")] = None
 
+    @field_validator("types", mode="before")
+    @classmethod
+    def _names_a_type(cls, value: object) -> object:
+        if value in ([], ()):
+            raise ValueError("an empty list would let it write no type: name one, or leave `types` out for all")
+        return value
+
 
 class Auth(Model):
     kind: Annotated[
         Literal["none", "keys", "oidc"],
         Field(description="Who may write: anybody who reaches the port; who has a key; who has an issuer's token."),
-    ] = "none"
+    ]
     secret: Annotated[KeysSecret | None, Field(description="keys: where the clients' keys are.")] = None
     issuer: Annotated[
         tuple[Issuer, ...],
@@ -60,10 +70,24 @@ class Auth(Model):
     clients: Annotated[
         dict[ClientName, Client],
         Field(
-            description="What each client may do. With keys, by the names in the Secret, and who isn't here may write "
-            "everything. With oidc, by the token's verified email or its subject, and who isn't here may write nothing."
+            min_length=1,
+            description='What each client may do; no other client may write. With keys, by the names in the Secret: `"*"` is '
+            "every client that isn't named, and without `clients` each key may write everything. With oidc, by the token's "
+            "verified email or its subject.",
         ),
     ] = {}
+    grace: Annotated[
+        timedelta | None,
+        Between("0s", "24h"),
+        Field(
+            description="How long keys stay valid that can't be confirmed. keys: since the file can't be read whole (by default "
+            "60s). oidc: since the issuer's keys became an hour old, while it can't be reached (by default 1h)."
+        ),
+    ] = None
+
+    @property
+    def grace_time(self) -> timedelta:
+        return _GRACE[self.kind] if self.grace is None else self.grace
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -75,6 +99,10 @@ class Auth(Model):
             raise ValueError("kind oidc needs clients; without them, everybody who has an account could write")
         if self.kind == "none" and self.clients:
             raise ValueError("clients need kind: keys or kind: oidc, which tell them apart")
+        if self.kind == "oidc" and ANY_OTHER in self.clients:
+            raise ValueError(f"kind oidc takes no client {ANY_OTHER!r}: everybody who has an account could write")
+        if self.kind == "none" and self.grace is not None:
+            raise ValueError("grace needs kind: keys or kind: oidc, whose keys it is for")
         return self
 
 
@@ -84,7 +112,7 @@ AuthSetting = Annotated[Auth, OrJust("kind", ("none",))]
 class Gateway(Model):
     autoscaling: AutoscalingSetting = Autoscaling()
     resources: Resources = Resources()
-    auth: AuthSetting = Auth()
+    auth: AuthSetting
     rate_limit: Annotated[
         WritesASecond | None,
         Field(description="Writes a second of one client at one replica; without `auth`, of one address."),
@@ -114,6 +142,16 @@ class Gateway(Model):
     ] = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _says_who_may_write(cls, data: object) -> object:
+        if isinstance(data, dict) and "auth" not in data:
+            raise ValueError(
+                "auth is missing: who may write? Give auth with kind: keys or kind: oidc, or write `auth: none` where anybody "
+                "who reaches the gateway may write"
+            )
+        return data
+
     @model_validator(mode="after")
     def _no_backlog_to_watch(self) -> Self:
         if self.autoscaling.kind == "keda":
@@ -125,3 +163,6 @@ class Gateway(Model):
         if self.max_in_flight_bytes < 2 * self.max_body_bytes:
             raise ValueError("max_in_flight_bytes must be at least twice max_body_bytes")
         return self
+
+
+OPEN = Gateway(auth=Auth(kind="none"))  # where the file has no gateway: for this machine alone

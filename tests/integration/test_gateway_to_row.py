@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_request_becomes_a_row_once(tmp_path, database_url, redis_url):
-    fleet = spec.of_file(parse(FLEET + "gateway: {}\n", "test"))
+    fleet = spec.of_file(parse(FLEET + "gateway: {auth: none}\n", "test"))
     shard = Shard(database_url)
     file, log = tmp_path / "shard.json", tmp_path / "consumer.log"
     file.write_text(shard.config.model_dump_json())

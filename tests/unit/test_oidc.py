@@ -173,9 +173,22 @@ def test_keys_at_hand_do_while_the_issuer_is_away(claims, clock, issuer):
     assert claims(token(iat=None, exp=clock() + 60))
     with pytest.raises(KeysUnavailableError):  # this one may be newer than the keys at hand
         claims(token("k2", iat=None, exp=clock() + 60))
-    clock.ahead = oidc.KEYS_STALE_SECONDS + 1
+    clock.ahead = oidc.KEYS_FRESH_SECONDS + oidc.GRACE_SECONDS + 1
     with pytest.raises(KeysUnavailableError):
         claims(token(iat=None, exp=clock() + 60))
+
+
+def test_how_long_old_keys_do_can_be_chosen(clock, issuer):
+    verifier = Verifier(ISSUERS, "aud", issuer.url, grace_seconds=60, clock=clock)
+    assert asyncio.run(verifier.claims(token()))
+    issuer.status = 503
+    assert verifier.keys_failing is None
+    clock.ahead = oidc.KEYS_FRESH_SECONDS + 50
+    assert asyncio.run(verifier.claims(token(iat=None, exp=clock() + 60)))
+    assert "503" in verifier.keys_failing
+    clock.ahead = oidc.KEYS_FRESH_SECONDS + 61
+    with pytest.raises(KeysUnavailableError):
+        asyncio.run(verifier.claims(token(iat=None, exp=clock() + 60)))
 
 
 def test_many_at_once_fetch_once(issuer):

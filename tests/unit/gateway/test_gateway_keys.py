@@ -1,4 +1,4 @@
-"""The file of clients' keys: read, refused in words without repeating it, read anew."""
+"""The file of clients' keys: read, refused in words without repeating it, read anew; and who may write by it."""
 
 import asyncio
 from hashlib import sha256
@@ -7,12 +7,14 @@ import pytest
 from gateway_kit import fleet
 
 from shardctl.errors import UsageError
-from shardctl.gateway import auth
-from shardctl.gateway.auth import ByKey, door, keys_of
+from shardctl.gateway import auth, keys
+from shardctl.gateway.auth import ByKey, door
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Buckets
 
-GATEWAY = "{auth: {kind: keys, secret: {name: k}, clients: {shop: {types: [order], rate_limit: 5}}}, rate_limit: 9}"
+CLIENTS = "{shop: {types: [order], rate_limit: 5}, erp: {}}"
+GATEWAY = f"{{auth: {{kind: keys, secret: {{name: k}}, grace: 60s, clients: {CLIENTS}}}, rate_limit: 9}}"
+ALL = "{auth: {kind: keys, secret: {name: k}}}"
 
 
 def digest(key):
@@ -25,83 +27,200 @@ def digest(key):
     ids=["lines", "JSON"],
 )  # fmt: skip
 def test_keys_are_read(text):
-    found = keys_of(text.encode(), "keys")
-    assert [found[sha256(key).digest()][0] for key in (b"a", b"b")] == ["shop", "erp"]
+    found = keys.parse(text.encode())
+    assert [found.names[sha256(key).digest()] for key in (b"a", b"b")] == ["shop", "erp"]
+    assert not found.faults
 
 
 def test_a_client_may_have_two_keys_while_one_takes_the_others_place():
-    assert len(keys_of(f"shop {digest('old')}\nshop {digest('new')}".encode(), "keys")) == 2
+    assert len(keys.parse(f"shop {digest('old')}\nshop {digest('new')}".encode()).names) == 2
+
+
+@pytest.mark.parametrize("text", ["shop revoked", '{"shop": "revoked"}'])
+def test_a_client_may_have_no_key(text):
+    assert keys.parse(text.encode()) == keys.KeysFile({}, frozenset({"shop"}))
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"shop topsecret", b'{"shop": "topsecret"}', b'{"shop": 5}', b"{", b"\xff", b"[]",
-     f"a {digest('x')}\nb {digest('x')}".encode()],
+    [b"", b"# nobody", b"{}", b"shop topsecret", b'{"shop": "topsecret"}', b'{"shop": 5}', b'{"shop": null}', b"{", b"\xff",
+     b"[]", f"a {digest('x')}\nb {digest('x')}".encode(), f"a {digest('x')}\na revoked".encode()],
 )  # fmt: skip
-def test_a_file_at_fault_is_refused_without_repeating_it(text):
-    with pytest.raises(UsageError, match=r"^keys: ") as caught:
-        keys_of(text, "keys")
+def test_a_file_at_fault_is_refused_without_repeating_it(text, tmp_path):
+    path = tmp_path / "keys"
+    path.write_bytes(text)
+    assert not keys.read(path).names
+    with pytest.raises(UsageError, match=r"/keys: ") as caught:
+        ByKey(path, fleet(ALL).gateway, Buckets(lambda: 0.0))
     assert "topsecret" not in str(caught.value)
 
 
-def made(tmp_path, text):
+@pytest.mark.parametrize(
+    "bad",
+    ["shop {}\u00a0x", "shop {} x", '{{"shop": "{}\u00a0", "erp": "{}"}}', '{{"a b": "{}", "erp": "{}"}}'],
+    ids=repr,
+)  # fmt: skip
+def test_a_line_at_fault_leaves_the_others_as_they_are(bad):
+    text = bad.format(digest("a"), digest("b")) if "erp" in bad else f"{bad.format(digest('a'))}\nerp {digest('b')}"
+    found = keys.parse(text.encode())
+    assert set(found.names.values()) == {"erp"}
+    assert len(found.faults) == 1
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def made(tmp_path, text, gateway=GATEWAY, clock=None):
     path = tmp_path / "keys"
     path.write_text(text)
-    settings = fleet(GATEWAY).gateway
-    return ByKey(path, settings, Buckets(lambda: 0.0)), path
+    return ByKey(path, fleet(gateway).gateway, Buckets(lambda: 0.0), clock or Clock()), path
 
 
 def named(found, key):
     return asyncio.run(found.caller(f"Bearer {key}".encode(), "")).name
 
 
+def refusal(found, key):
+    with pytest.raises(Problem) as caught:
+        named(found, key)
+    return caught.value.status
+
+
+BOTH = f"shop {digest('a')}\nerp {digest('b')}"
+
+
 def test_a_key_tells_who_calls(tmp_path):
-    found, _ = made(tmp_path, f"shop {digest('a')}\nerp {digest('b')}")
+    found, _ = made(tmp_path, BOTH)
     shop = asyncio.run(found.caller(b"bearer  a", ""))
     assert (shop.name, shop.may_write("order"), shop.may_write("daily")) == ("shop", True, False)
     assert asyncio.run(found.caller(b"Bearer b", "")).may_write("daily")
 
 
+def test_without_clients_every_key_may_write_everything(tmp_path):
+    found, _ = made(tmp_path, BOTH, ALL)
+    assert asyncio.run(found.caller(b"Bearer a", "")).may_write("daily")
+
+
+def test_a_client_that_isnt_named_may_not_write(tmp_path, caplog):
+    found, _ = made(tmp_path, f"{BOTH}\nother {digest('c')}")
+    assert refusal(found, "c") == 403
+    assert "doesn't name other" in caplog.text
+
+
+def test_every_other_client_can_be_named(tmp_path):
+    some = "{auth: {kind: keys, secret: {name: k}, clients: {shop: {}, '*': {types: [daily]}}}}"
+    found, _ = made(tmp_path, BOTH, some)
+    erp = asyncio.run(found.caller(b"Bearer b", ""))
+    assert (erp.name, erp.may_write("daily"), erp.may_write("order")) == ("erp", True, False)
+    assert asyncio.run(found.caller(b"Bearer a", "")).may_write("order")
+
+
+def test_a_misspelt_client_is_refused_at_the_start_with_the_names_there_are(tmp_path):
+    with pytest.raises(UsageError, match=r"no key of erp\. It has keys of epr, shop"):
+        made(tmp_path, f"shop {digest('a')}\nepr {digest('b')}")
+
+
+def test_a_named_client_may_have_been_revoked(tmp_path):
+    found, _ = made(tmp_path, f"shop {digest('a')}\nerp revoked")
+    assert (named(found, "a"), refusal(found, "b")) == ("shop", 401)
+
+
+FAULTS = {
+    "emptied": "",
+    "a bad line": f"shop {digest('a')}\nnew zzz",
+    "bad JSON": "{",
+    "two names for one key": f"shop {digest('b')}\nerp {digest('b')}",
+    "gone": None,
+}
+
+
+@pytest.mark.parametrize("text", FAULTS.values(), ids=FAULTS)
+def test_a_key_that_cant_be_confirmed_is_refused_after_the_grace_period(tmp_path, monkeypatch, caplog, text):
+    clock = Clock()
+    found, path = made(tmp_path, BOTH, clock=clock)
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    read_again(found, monkeypatch)
+    assert found.failing
+    assert [record.action for record in caplog.records].count("keys_refused") == 1
+    clock.now = 59.9
+    assert named(found, "b") == "erp"
+    read_again(found, monkeypatch)  # which doesn't begin the grace anew
+    clock.now = 60.0
+    assert refusal(found, "b") == 503
+    assert refusal(found, "never there") == 401
+    if text == FAULTS["a bad line"]:
+        assert named(found, "a") == "shop"
+    path.write_text(BOTH)
+    read_again(found, monkeypatch)
+    assert named(found, "b") == "erp"
+    assert not found.failing
+
+
+def test_a_file_that_is_whole_revokes_at_once(tmp_path, monkeypatch):
+    found, path = made(tmp_path, BOTH)
+    path.write_text("zzz")
+    read_again(found, monkeypatch)
+    assert named(found, "b") == "erp"
+    path.write_text(f"shop {digest('a')}")
+    read_again(found, monkeypatch)
+    assert refusal(found, "b") == 401
+
+
+def test_a_client_that_is_revoked_by_name_has_no_grace(tmp_path, monkeypatch):
+    found, path = made(tmp_path, BOTH)
+    path.write_text("erp revoked\nzzz")
+    read_again(found, monkeypatch)
+    assert (named(found, "a"), refusal(found, "b")) == ("shop", 401)
+
+
+def read_again(found, monkeypatch):
+    """One look of the watch at the file."""
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
+
+    async def run():
+        looked = asyncio.Event()
+        take = found._ring.take
+
+        def told(file):
+            take(file)
+            looked.set()
+
+        monkeypatch.setattr(found._ring, "take", told)
+        watching = asyncio.create_task(found.watch())
+        await looked.wait()
+        await asyncio.sleep(0)
+        watching.cancel()
+        monkeypatch.setattr(found._ring, "take", take)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Basic YQ==", b"Bearer c", b"Bearer a b", b"Bearer \xff"])
 def test_who_has_no_key_is_not_let_in(tmp_path, header):
-    found, _ = made(tmp_path, f"shop {digest('a')}")
+    found, _ = made(tmp_path, BOTH)
     with pytest.raises(Problem) as caught:
         asyncio.run(found.caller(header, ""))
     assert caught.value.status == 401
     assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize(
-    "bad", ["shop {}\u00a0", '{{"shop": "{}\u00a0"}}', '{{"shop {}": ""}}', '{{"a b": "{}"}}'], ids=repr
-)
-def test_a_line_at_fault_doesnt_end_the_reading_of_later_versions(tmp_path, monkeypatch, caplog, bad):
+def test_a_new_version_is_read_also_after_one_at_fault(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.01)
 
     async def run():
-        found, path = made(tmp_path, f"shop {digest('a')}")
-        watching = asyncio.create_task(found.watch())
-        path.write_text(bad.format(digest("b")), encoding="utf-8")
-        await _until(lambda: watching.done() or sha256(b"b").digest() in found._names or caplog.records)
-        path.write_text(f"shop {digest('c')}")
-        await _until(lambda: watching.done() or sha256(b"c").digest() in found._names)
-        assert not watching.done()
-        watching.cancel()
-
-    with caplog.at_level("INFO"):
-        asyncio.run(run())
-
-
-def test_a_new_version_is_read_and_one_at_fault_changes_nothing(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.01)
-
-    async def run():
-        found, path = made(tmp_path, f"shop {digest('a')}")
+        found, path = made(tmp_path, BOTH)
         watching = asyncio.create_task(found.watch())
         path.write_text("shop topsecret")
         await _until(lambda: "keys_refused" in [getattr(r, "action", "") for r in caplog.records])
         assert (await found.caller(b"Bearer a", "")).name == "shop"
-        path.write_text(f"shop {digest('b')}")
-        await _until(lambda: sha256(b"b").digest() in found._names)
+        path.write_text(f"shop {digest('c')}\nerp revoked")
+        await _until(lambda: "keys_accepted" in [getattr(r, "action", "") for r in caplog.records])
         with pytest.raises(Problem):
             await found.caller(b"Bearer a", "")
         watching.cancel()

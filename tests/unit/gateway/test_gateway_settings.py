@@ -4,10 +4,12 @@ import json
 
 import jsonschema
 import pytest
-from gateway_kit import fleet
+from gateway_kit import FLEET, fleet
 
 from shardctl import render, spec, yamlfile
+from shardctl.cli import main
 from shardctl.errors import UsageError
+from shardctl.gateway import server
 from shardctl.gateway.encoding import Encoder
 from shardctl.gateway.fields import FieldError
 from shardctl.gateway.openapi import body_of, document
@@ -24,7 +26,16 @@ from shardctl.values import strictest
         ("{auth: {kind: oidc, clients: {a: {}}}}", "needs an audience"),
         ("{auth: {kind: oidc, audience: x}}", "needs clients"),
         ("{auth: {kind: oidc, audience: x, clients: {a: {}}, jwks_url: 'http://example.com/k'}}", "https://"),
-        ("{auth: {clients: {a: {}}}}", "kind: keys or kind: oidc"),
+        ("{auth: {kind: none, clients: {a: {}}}}", "kind: keys or kind: oidc"),
+        ("{auth: {}}", r"gateway\.auth\.kind: is missing"),
+        ("{auth: {kind: none, grace: 5s}}", "grace needs"),
+        ("{auth: {kind: keys, secret: {name: k}, clients: {}}}", "at least 1 item"),
+        ("{auth: {kind: keys, secret: {name: k}, clients: {a: {types: []}}}}", "no type"),
+        (
+            "{auth: {kind: keys, secret: {name: k}, clients: {a: {types: [ordr]}}}}",
+            r"no message type ordr.*the types are order",
+        ),
+        ("{auth: {kind: oidc, audience: x, clients: {'*': {}}}}", "everybody who has an account"),
         ("{autoscaling: {kind: keda}}", "no backlog"),
         ("{max_body_bytes: 2000000, max_in_flight_bytes: 3000000}", "twice"),
         ("{publish_timeout: 5m}", "between 1s and 60s"),
@@ -34,6 +45,37 @@ from shardctl.values import strictest
 def test_what_makes_no_sense_is_refused(gateway, says):
     with pytest.raises(UsageError, match=says):
         fleet(gateway)
+
+
+def test_a_gateway_says_who_may_write():
+    with pytest.raises(UsageError, match=r"who may write.*auth: none"):
+        spec.of_file(yamlfile.parse(FLEET.rstrip() + " {}\n"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.com"])
+def test_without_a_gateway_in_the_file_other_machines_are_not_served(host):
+    with pytest.raises(UsageError, match=r"anybody could write.*gateway\.auth"):
+        server.run(fleet().model_copy(update={"gateway": None}), server.Options(host))
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("0.0.0.0", True), ("::1", False), ("127.0.0.2", False), ("localhost", False)]
+)
+def test_an_open_gateway_says_so_where_other_machines_reach_it(host, warned, caplog):
+    server._warn_of_the_open_door(fleet(), server.Options(host))
+    assert bool(caplog.records) == warned
+
+
+def test_validate_warns_of_a_gateway_that_anybody_may_write_to(tmp_path, capsys):
+    file = tmp_path / "shards.yaml"
+    file.write_text(FLEET.rstrip() + " {auth: none}\n")
+    assert main(["validate", "-f", str(file)]) == 0
+    assert "WARNING: gateway.auth is none: whoever reaches Service shop-gateway" in capsys.readouterr().err
+    assert main(["validate", "-f", str(file), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == 1
+    file.write_text(FLEET.rstrip() + " {auth: {kind: keys, secret: {name: k}}}\n")
+    assert main(["validate", "-f", str(file)]) == 0
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_the_pods_slice_is_a_file_that_loads_to_the_same_routing():

@@ -17,7 +17,10 @@ import yaml
 from consumer.metrics import Metrics
 from shardctl import spec
 from shardctl.errors import UsageError
+from shardctl.gateway.metrics import Metrics as GatewayMetrics
 from shardctl.render import documents
+from shardctl.render.alerts import alerts
+from shardctl.settings.gateway import OPEN, Auth, Gateway, KeysSecret
 from shardctl.spec import Fleet
 from shardctl.yamlfile import parse
 
@@ -48,8 +51,16 @@ def rendered(fleet: Fleet) -> list[dict[str, Any]]:
     return [item for item in found if "shard" not in item["metadata"]["labels"]]
 
 
+KEYS = Gateway(auth=Auth(kind="keys", secret=KeysSecret(name="keys")))
+
+
 def rules(fleet: Fleet) -> dict[str, dict[str, Any]]:
-    groups = [group for item in rendered(fleet) for group in item.get("spec", {}).get("groups", ())]
+    """By name; of the fleet with a gateway that asks for keys, so that every alert is there."""
+    groups = [
+        group
+        for item in rendered(fleet.model_copy(update={"gateway": KEYS}))
+        for group in item.get("spec", {}).get("groups", ())
+    ]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
@@ -68,6 +79,10 @@ def pubsub(name: str, subscription: str, project: str = "my-project") -> tuple[s
 def own(name: str, *, shard: str = "s0", pod: str = "p", labels: str = "") -> tuple[str, str]:
     more = f",{labels}" if labels else ""
     return f"shardctl_{name}", f'namespace="writers",app="orders-consumer",shard="{shard}",pod="{pod}"{more}'
+
+
+def gateway(name: str) -> tuple[str, str]:
+    return f"shardctl_gateway_{name}", 'namespace="writers",app="orders-gateway",pod="p"'
 
 
 def kube(name: str, labels: str) -> tuple[str, str]:
@@ -253,6 +268,8 @@ CASES = [
     ),
     Case("ShardctlSilent", "no pod at all", (), {"namespace": "writers", "app": "orders-consumer"}),
     Case("ShardctlSilent", "one pod, not ready", ((own("ready"), "0x30"),), None),
+    Case("ShardctlGatewayKeys", "a bad line", ((gateway("keys_failing"), "0x20 1x10"),), {}),
+    Case("ShardctlGatewayKeys", "confirmed", ((gateway("keys_failing"), "0x30"),), None),
     *(
         Case("ShardctlMemory", name, memory_of(pod, percent, stack, container), labels, stacks=(stack,))
         for stack in STACKS
@@ -396,6 +413,12 @@ def test_only_a_fleet_that_parks_is_told_of_parked_writes() -> None:
     assert "ShardctlParked" not in rules(spec.of_file(parse(text)))
 
 
+@pytest.mark.parametrize("gateway", [None, OPEN], ids=["no gateway", "open"])
+def test_only_a_gateway_that_asks_for_keys_is_watched_for_them(gateway: Gateway | None) -> None:
+    fleet = fleet_of("managed-prometheus").model_copy(update={"gateway": gateway})
+    assert "ShardctlGatewayKeys" not in {alert.name for alert in alerts(fleet)}
+
+
 def test_a_fleet_that_may_have_no_pods_isnt_missed() -> None:
     text = FLEET.format(monitoring="prometheus-operator") + "autoscaling: {kind: keda, min: 0}\n"
     assert "ShardctlSilent" not in rules(spec.of_file(parse(text)))
@@ -447,9 +470,9 @@ KUBE_STATE = {
 
 
 def exported() -> set[str]:
-    """The names of all samples that a consumer can export, those of labels that nobody set yet among them."""
+    """The names of all samples that a consumer or a gateway can export, those of labels that nobody set yet among them."""
     found = set()
-    for family in Metrics().registry.collect():
+    for family in (*Metrics().registry.collect(), *GatewayMetrics(()).registry.collect()):
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}[family.type]
         found |= {family.name + suffix for suffix in suffixes}
     return found
