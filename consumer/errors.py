@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from shardctl.redaction import redacted
+
 
 class AgainError(Exception):
-    """It may work later: nothing was lost, everything is kept, the whole batch is tried again in order."""
+    """It may work later: nothing was lost, everything is kept, the whole batch is tried again in order.
+
+    Its text may repeat what a driver said, and shows no secret of a URL.
+    """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class LaterError(AgainError):

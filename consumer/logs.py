@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 
 import orjson
 
+from shardctl.printable import printable_json
+from shardctl.redaction import redacted
+
 FIELDS = ("action", "slot", "generation", "message_id", "partition_key", "message_type")
 
 
@@ -27,7 +30,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "severity": record.levelname,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
             "logger": record.name,
             **self._labels,
         }
@@ -37,9 +40,9 @@ class JsonFormatter(logging.Formatter):
             line["logging.googleapis.com/spanId"] = found["span"]
             line["logging.googleapis.com/trace_sampled"] = bool(int(found["flags"], 16) & 1)
         if record.exc_info:
-            line["stack_trace"] = self.formatException(record.exc_info)
+            line["stack_trace"] = redacted(self.formatException(record.exc_info))
         try:
-            return orjson.dumps(line, default=str).decode()
+            return printable_json(orjson.dumps(line, default=str).decode())
         except TypeError:  # half a surrogate pair somewhere: never lose a line for it
             return json.dumps(line, default=str)
 

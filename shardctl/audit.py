@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, ShardctlError
+from shardctl.printable import printable_json
+from shardctl.redaction import redacted
 
 LOG_VARIABLE, ACTOR_VARIABLE = "SHARDCTL_AUDIT_LOG", "SHARDCTL_ACTOR"
 BEGUN, FAILED = "begun", "failed"
@@ -56,7 +58,16 @@ class Action:
             "result": result,
             "seconds": round((at - self.began).total_seconds(), 3),
         }
-        return json.dumps(told | ({"error": error[:MAX_ERROR_CHARACTERS]} if error else {}), ensure_ascii=False)
+        told |= {"error": error[:MAX_ERROR_CHARACTERS]} if error else {}
+        return printable_json(json.dumps(_redacted(told), ensure_ascii=False))
+
+
+def _redacted(data: Any) -> Any:
+    if isinstance(data, str):
+        return redacted(data)
+    if isinstance(data, Mapping):
+        return {_redacted(name): _redacted(value) for name, value in data.items()}
+    return [_redacted(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 _under_way: list[Action] = []

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from shardctl import databaseurl
 from shardctl.errors import ShardctlError
+from shardctl.redaction import redacted_value
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, MYSQL, PRODUCTS, SETTINGS_ARE_LOST, Limits, open_engine
 
 LIMITS = Limits(
@@ -108,7 +109,7 @@ def error_of(engine: Engine, error: BaseException) -> DatabaseError:
 
 def _where(engine: Engine) -> str:
     hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
-    return engine.url.set(query=hosts).render_as_string(hide_password=True)
+    return redacted_value(engine.url.set(query=hosts).render_as_string(hide_password=True))
 
 
 @contextmanager

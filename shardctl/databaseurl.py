@@ -69,6 +69,8 @@ def parse(text: str) -> URL:
         return _to_the_primary(url, listed)
     if listed:
         raise DatabaseUrlError("several hosts in one URL are for PostgreSQL alone")
+    if url.host:
+        _checked(url.host, url.port, 1)
     return _verifying(url) if url.get_backend_name() in {"mysql", "mariadb"} else url
 
 

@@ -26,6 +26,7 @@ from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, PushConfi
 from shardctl import topology
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import SlotSet
+from shardctl.redaction import redacted_value
 from shardctl.spec import Fleet, Shard
 
 TIMEOUT_SECONDS = 30.0
@@ -252,7 +253,7 @@ def provision_database(
         engine = database.connect(url)
     except database.DatabaseError as error:
         raise ProvisionError(f"shard {shard.name}: {error}") from error
-    name = f"{shard.name} at {engine.url.render_as_string(hide_password=True)}"
+    name = f"{shard.name} at {redacted_value(engine.url.render_as_string(hide_password=True))}"
     try:
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}

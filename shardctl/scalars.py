@@ -11,11 +11,12 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from shardctl.keyspace import SlotSet
+from shardctl.redaction import redacted, redacted_value
 
 
 def shown(value: object) -> str:
-    """A value as an error repeats it, cut short."""
-    text = repr(value)
+    """A value as an error repeats it, cut short, without the secrets of a URL."""
+    text = repr(redacted_value(value)) if isinstance(value, str) else redacted(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 

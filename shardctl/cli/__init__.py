@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from io import StringIO
 from tempfile import NamedTemporaryFile
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,11 +30,12 @@ from shardctl.cli.schema import schema
 from shardctl.cli.simulate import simulate
 from shardctl.cli.status import status
 from shardctl.cli.stdout import StdoutError
-from shardctl.cli.terminal import say
+from shardctl.cli.terminal import out, say
 from shardctl.cli.ui import ui
 from shardctl.cli.validate import validate
 from shardctl.cli.verify import verify
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
+from shardctl.redaction import redacted
 
 
 def _exit(code: int | None, **_: object) -> None:
@@ -77,7 +79,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        print(f"shardctl {version('shardctl')}")
+        out(f"shardctl {version('shardctl')}")
         raise typer.Exit
 
 
@@ -111,29 +113,43 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
     """The exit code, and the error that ended the command, if one did."""
     try:
         try:
-            app(arguments, prog_name="shardctl")
+            code = app(arguments, prog_name="shardctl", standalone_mode=False)
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else EXIT_DONE
-            sys.stdout.flush()
-            if code == EXIT_INTERRUPTED:
-                say("interrupted")
-            return code, ""
+            code = end.code
+        sys.stdout.flush()
+        code = code if isinstance(code, int) else EXIT_DONE
+        if code == EXIT_INTERRUPTED:
+            say("interrupted")
+    except _CommandLineError as error:
+        return _refuse(error), ""
     except ShardctlError as error:
         if not isinstance(error, StdoutError) or error.wanted:
             say(f"error: {error}")
         return error.exit_code, str(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
         return EXIT_INTERRUPTED, ""
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is our fault
         _report_bug(error)
         return EXIT_BUG, f"{type(error).__name__}: {error}"
-    return EXIT_DONE, ""
+    return code, ""
+
+
+# Click's base of all errors in a command line. Which package has it depends on typer's version.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
+
+def _refuse(error: Any) -> int:
+    """Show usage and error as click does, without the secrets of an argument."""
+    shown = StringIO()
+    error.show(file=shown)
+    say(redacted(shown.getvalue()).rstrip("\n"))
+    return int(error.exit_code)
 
 
 def _report_bug(error: Exception) -> None:
-    told = "".join(traceback.format_exception(error))
-    say(f"bug: {type(error).__name__}: {error}")
+    told = redacted("".join(traceback.format_exception(error)))
+    say(redacted(f"bug: {type(error).__name__}: {error}"))
     where = None if os.environ.get("SHARDCTL_DEBUG") == "1" else _bug_file(told)
     if where is None:
         say(told.rstrip("\n"))
@@ -147,7 +163,7 @@ def _bug_file(told: str) -> str | None:
     """The name of a file that keeps the traceback; None where there is no room for one."""
     try:
         with NamedTemporaryFile("w", prefix="shardctl-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
-            file.write(f"{sys.argv}\n{sys.version}\n{told}")
+            file.write(f"{redacted(str(sys.argv))}\n{sys.version}\n{told}")
     except OSError:
         return None
     return file.name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def _print(pubsub: PubSubDrift) -> None:
     from shardctl.drift import told
 
     for step in pubsub.steps:
-        print(told(step))
+        out(told(step))
     for unchangeable in pubsub.unchangeable:
-        print(f"unchangeable {unchangeable}")
+        out(f"unchangeable {unchangeable}")
 
 
 def _as_json(cluster: KubernetesDrift | None, pubsub: PubSubDrift | None) -> dict[str, Any]:

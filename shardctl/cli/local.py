@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import time
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import typer
 
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, say
 from shardctl.errors import EXIT_DONE
+from shardctl.printable import printable
 
 LOOK_SECONDS = 1.0
 LOOKS_A_LINE = 5  # where there is no terminal to draw on
@@ -170,10 +170,20 @@ def _show(local: Any, feed: Any, follower: Any, clock: Any) -> None:
             _look_after(local, feed, follower, clock, say)
             if look % LOOKS_A_LINE == 0:
                 say(f"{time.strftime('%H:%M:%S')}  {line(board.take())}   {board.foot()}")
+
+    def tell(text: str) -> None:
+        console.print(printable(text), highlight=False, markup=False)
+
     with Live(table(board.take(), board.foot()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(LOOK_SECONDS)
-            _look_after(local, feed, follower, clock, partial(live.console.print, highlight=False, markup=False))
+            _look_after(
+                local,
+                feed,
+                follower,
+                clock,
+                tell,
+            )
             live.update(table(board.take(), board.foot()), refresh=True)
 
 

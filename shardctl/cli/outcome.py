@@ -6,8 +6,9 @@ import sys
 import time
 from typing import Any, Self
 
-from shardctl.cli.terminal import print_json, print_table, say
+from shardctl.cli.terminal import out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
+from shardctl.printable import printable
 
 LINE_SECONDS = 5.0
 
@@ -34,7 +35,7 @@ class Stages:
 
     def warn(self, what: str) -> None:
         if self._bar:
-            self._bar.console.print(f"warning: {what}", highlight=False)
+            self._bar.console.print(printable(f"warning: {what}"), highlight=False, markup=False)
         else:
             say(f"warning: {what}")
 
@@ -53,7 +54,7 @@ class Stages:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}", markup=False))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("load", told="")
         self._bar.start()
@@ -79,6 +80,7 @@ class MoveStages(Stages):
     def moving(self, found: Any, progress: Any) -> None:
         from rich.console import Group
         from rich.live import Live
+        from rich.text import Text
 
         from shardctl.local import slotmap
 
@@ -89,7 +91,7 @@ class MoveStages(Stages):
             if self._bar is None:
                 self._bar = Live(console=self._console(), auto_refresh=False, transient=True)
                 self._bar.start()
-            self._bar.update(Group(slotmap.picture(found, "now"), told), refresh=True)
+            self._bar.update(Group(slotmap.picture(found, "now"), Text(printable(told))), refresh=True)
         elif now - max(self._told, self._stage) >= LINE_SECONDS:
             self._told = now
             say(f"          {told}")
@@ -130,24 +132,24 @@ def _print_move(report: Any) -> None:
         for name in names
     ]
     print_table(headers, rows, right=headers[1:])
-    print()
-    print(f"{report.slots_moved:,} slots moved; no plan moves fewer than {report.slots_moved_minimum:,}.")
+    out()
+    out(f"{report.slots_moved:,} slots moved; no plan moves fewer than {report.slots_moved_minimum:,}.")
     if report.pause and report.closed:
-        print(
+        out(
             f"A moved slot's slowest write took {_seconds(report.pause)} from publish to commit "
             f"({report.pause['slots']:,} slots were written to meanwhile); a slot was closed for {_seconds(report.closed)}."
         )
     if report.unmoved_rate_ratio is not None:
-        print(
+        out(
             f"Slots that stayed: {report.unmoved_rate_before:,.0f} writes/s before, {report.unmoved_rate_during:,.0f} while "
             f"slots moved, which is {report.unmoved_rate_ratio:.2f} of that."
         )
-    print(
+    out(
         f"{report.publisher_duplicates:,} of {report.published:,} messages were copies, "
         f"and {report.redelivered:,} were delivered again."
     )
     if report.verified:
-        print(
+        out(
             f"Verified: all {report.applied:,} writes took effect once and in order, and each is where its slot belongs now."
         )
     else:
@@ -178,18 +180,18 @@ def _print_report(report: Any) -> None:
     ]
     print_table(headers, rows, right=headers[1:-1])
     if any(shard.p50_ms is not None for shard in report.shards):
-        print("p50 and p99: from publish to the transaction that wrote, with the machine under full load.")
-    print()
-    print(
+        out("p50 and p99: from publish to the transaction that wrote, with the machine under full load.")
+    out()
+    out(
         f"{report.writes:,} writes of {report.entities:,} entities in {report.load_seconds:.1f} s: "
         f"{report.writes_per_second:,.0f} writes/s, {report.consumers['rows_per_batch']:g} messages a transaction."
     )
-    print(
+    out(
         f"{report.publisher_duplicates:,} writes were published twice and {report.redelivered:,} messages delivered again: "
         f"consumers recognised {report.consumers['duplicates']:,.0f} copies."
     )
     if report.verified:
-        print(
+        out(
             f"Verified: all {report.applied:,} writes took effect once, on their shard, and the last one of each entity stands."
         )
     else:
@@ -200,9 +202,9 @@ def _print_differences(report: Any) -> None:
     told = [f"{count:,} {what}" for what, count in report.differences.items()]
     told += [f"{report.dead_letters:,} dead letters"] if report.dead_letters else []
     told += [f"{report.strays:,} strays"] if report.strays else []
-    print(f"NOT VERIFIED: {', '.join(told)}.")
+    out(f"NOT VERIFIED: {', '.join(told)}.")
     for example in report.examples:
-        print(f"  {example}")
+        out(f"  {example}")
 
 
 def _milliseconds(value: float | None) -> str:

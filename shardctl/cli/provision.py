@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, out, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 SAID_ROWS = 50_000
@@ -47,7 +47,7 @@ def provision(
     def done(step: Any) -> None:
         steps.append(step)
         if not as_json:
-            print(step)
+            out(step)
 
     _pubsub(fleet, dry_run=dry_run, done=done)
     if no_databases:

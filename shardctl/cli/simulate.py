@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 SHOWN_SLOTS = 10
@@ -88,15 +88,15 @@ def _print(found: Any) -> None:
         for each in found.shards
     ]
     print_table(("shard", *numbers), rows, right=numbers)
-    print()
-    print(f"replicas: {found.replicas}")
-    print(
+    out()
+    out(f"replicas: {found.replicas}")
+    out(
         f"Pub/Sub a month: {found.published_tib:,.3f} TiB published, {found.delivered_tib:,.3f} TiB delivered, "
         f"about ${found.usd:,.0f}."
     )
     if found.levelled:
         level = found.levelled
-        print(
+        out(
             f"`rebalance plan --by-load` would move {level.slots_moved:,} slots and take the busiest shard from "
             f"{level.before:,.1f} to {level.after:,.1f} writes/s."
         )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl.cli.provision import DatabaseOption, given_urls
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
 PrometheusOption = Annotated[
@@ -68,7 +68,7 @@ def _show(report: Any, *, as_json: bool) -> None:
         return
     print_table(drawing.HEADERS, [drawing.cells(shard) for shard in report.shards], right=drawing.HEADERS[1:])
     for told, _ in drawing.below(report):
-        print(told)
+        out(told)
 
 
 def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
@@ -83,9 +83,7 @@ def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
         if as_json or not sys.stdout.isatty():
             while True:
                 report = looker.look(of_file.fleet()).report
-                print(
-                    json.dumps(told(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}", flush=True
-                )
+                out(json.dumps(told(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}", flush=True)
                 time.sleep(looker.sources.pace_seconds)
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
             while True:

@@ -1,4 +1,8 @@
-"""The one place that knows the terminal: data goes to stdout, talk to stderr."""
+"""The one place that knows the terminal: data goes to stdout, talk to stderr.
+
+Nothing is printed but here: a message, a file or a server may have written what is shown, and a terminal obeys some characters.
+Each function shows those as escapes; in JSON the data stays the same.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
+from shardctl.printable import printable, printable_json, printable_line
+
 FileOption = Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The fleet's description.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 DEFAULT_FILE = Path("shards.yaml")
@@ -23,14 +29,19 @@ NO_CREDENTIALS = (
 )
 
 
-def say(line: str) -> None:
+def say(text: str, *, flush: bool = False) -> None:
     """Talk: to a person, never part of the data. A stderr that takes nothing stops no command."""
     with suppress(OSError):
-        print(line, file=sys.stderr)
+        print(printable(text), file=sys.stderr, flush=flush)
+
+
+def out(text: str = "", *, flush: bool = False) -> None:
+    """Data: a line, or several."""
+    print(printable(text), flush=flush)
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    print(printable_json(json.dumps(data, indent=2, ensure_ascii=False)))
 
 
 def print_diff(lines: Iterable[str]) -> None:
@@ -38,7 +49,8 @@ def print_diff(lines: Iterable[str]) -> None:
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for line in lines:
         colour = next((code for begins, code in _COLOURS if line.startswith(begins)), None) if coloured else None
-        print(f"\x1b[{colour}m{line}\x1b[0m" if colour else line)
+        shown = printable(line)
+        print(f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown)
     sys.stdout.flush()  # keeps its place among the lines on stderr
 
 
@@ -47,6 +59,7 @@ _COLOURS = (("---", 1), ("+++", 1), ("@@", 36), ("-", 31), ("+", 32))  # bold, c
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """A table, its columns in `right` flushed right: drawn by rich on a terminal, aligned plain text elsewhere."""
+    rows = [[printable_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

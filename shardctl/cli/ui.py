@@ -10,7 +10,7 @@ import typer
 
 from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.status import PrometheusOption
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say
 from shardctl.errors import EXIT_DONE
 
 DEFAULT_PORT = 8642
@@ -47,7 +47,7 @@ def ui(
                 f"warning: whoever can reach {host} and has the address below may replay what is set aside, and nothing is "
                 "encrypted on the way. A tunnel to 127.0.0.1 is safer."
             )
-        print(f"{server.address(listening, host)}#{token}", flush=True)
+        out(f"{server.address(listening, host)}#{token}", flush=True)
         say("Open that address: what follows # lets you in, and holds until Ctrl-C.")
 
     try:

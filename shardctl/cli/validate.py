@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE
 
 
@@ -36,9 +36,9 @@ def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> in
     ]
     headers = ("shard", "slots", "count", "share", "types", "subscriptions", "filter bytes")
     print_table(headers, rows, right=("count", "share", "subscriptions", "filter bytes"))
-    print()
-    print(_proof_line(report))
-    print(
+    out()
+    out(_proof_line(report))
+    out(
         f"Delivery: each message goes to {report['delivery_factor']:g} subscriptions of its topic, "
         f"about ${report['delivery_usd_per_tib']:,.0f} for each TiB published."
     )

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from shardctl.cli.provision import DatabaseOption, given_urls
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
 TOLD_AFTER_SECONDS = 5.0
@@ -59,10 +59,10 @@ def _print(report: Any) -> None:
             rows.append(("all" if number == 0 else "", "", name, f"{count:,}", "", f"{checksum:016x}"))
     print_table(headers, rows, right=("slots", "rows", "waiting"))
     for fault in report.faults:
-        print()
-        print(_told(fault))
+        out()
+        out(_told(fault))
         if fault.do:
-            print(f"  {fault.do}")
+            out(f"  {fault.do}")
 
 
 def _told(fault: Any) -> str:
@@ -142,7 +142,12 @@ class _Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TimeElapsedColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            columns = (
+                TimeElapsedColumn(),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}", markup=False),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.add_task("", total=self._tables)
             self._bar.start()

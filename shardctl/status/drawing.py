@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from shardctl.printable import printable_line
 from shardctl.rebalance.standing import Survey
 from shardctl.schema import LaneState
 from shardctl.status.moving import Moving
@@ -31,9 +32,9 @@ def table(report: Report, *foot: str) -> RenderableType:
     for shard in report.shards:
         name, slots, ready, *figures = cells(shard)
         short = shard.work.ready is not None and shard.work.ready != shard.work.replicas
-        drawn.add_row(name, slots, Text(ready, style="yellow" if short else ""), *figures)
-    lines = (Text(told, style=style) for told, style in below(report))
-    return Group(drawn, *lines, *map(Text, foot))
+        drawn.add_row(Text(name), slots, Text(ready, style="yellow" if short else ""), *figures)
+    lines = (Text(printable_line(told), style=style) for told, style in below(report))
+    return Group(drawn, *lines, *(Text(printable_line(each)) for each in foot))
 
 
 def line(report: Report) -> str:

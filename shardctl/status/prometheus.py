@@ -12,6 +12,7 @@ import httpx
 
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.rebalance.backlog import SCOPE
+from shardctl.redaction import redacted_value
 from shardctl.render.series import Series
 from shardctl.spec import Fleet
 from shardctl.status.report import Work
@@ -21,6 +22,10 @@ WINDOW = "5m"  # as the alerts have it: a rate wants a few scrapes
 TIMEOUT_SECONDS = 7.0
 AT_ONCE = 6
 MAX_ANSWER_CHARACTERS = 300
+_WANTED = (
+    "--prometheus wants the URL of a server, such as http://prometheus.example.com:9090. In a user or password, write %2F for /, "
+    "%40 for @, %23 for # and %3F for ?."
+)
 
 
 class PrometheusError(ShardctlError):
@@ -31,14 +36,16 @@ class Prometheus:
     """Asks `url`, the part before `/api/v1/query`. `authorization` gives the header's value, anew for each look."""
 
     def __init__(self, url: str, authorization: Callable[[], str] | None = None) -> None:
-        parts = urlsplit(url)
+        try:
+            parts, self._url = urlsplit(url), httpx.URL(url.rstrip("/") + "/api/v1/query")
+        except (httpx.InvalidURL, ValueError):
+            raise UsageError(_WANTED) from None  # the error would repeat what may be a password
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise UsageError("--prometheus wants the URL of a server, such as http://prometheus.example.com:9090.")
+            raise UsageError(_WANTED)
         self._google = parts.hostname == GOOGLES_HOST
         if self._google and parts.scheme != "https":
             raise UsageError("--prometheus: Google is asked by https alone, since a token goes with it.")
-        self._url = httpx.URL(url.rstrip("/") + "/api/v1/query")
-        self._shown = self._url.copy_with(username=None, password=None)
+        self._shown = redacted_value(str(self._url))
         self._authorization = authorization or (_google_token() if self._google else None)
         self._client = httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False)
 

@@ -28,6 +28,8 @@ VOCABULARY = {
     "shardctl.marks",
     "shardctl.message",
     "shardctl.oidc",
+    "shardctl.printable",
+    "shardctl.redaction",
     "shardctl.schema",
     "shardctl.settings",
     "shardctl.shard",

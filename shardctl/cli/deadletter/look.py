@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardctl.cli.deadletter import screen, session
-from shardctl.cli.terminal import print_json, say
+from shardctl.cli.terminal import out, print_json, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
 SHOWN_BYTES = 4_000
@@ -141,13 +141,13 @@ def _print(fleet: Any, letter: Any, message: Any, recorded: str) -> None:
         ("ordering key", message.ordering_key),
     ]
     for name, value in rows:
-        print(f"{name:<16} {screen.clean(value, 1_000)}")
-    print("attributes")
+        out(f"{name:<16} {screen.clean(value, 1_000)}")
+    out("attributes")
     for name in sorted(message.attributes):
-        print(f"  {screen.clean(name, 256)}: {screen.clean(message.attributes[name], 1_024)}")
-    print(f"body ({len(message.data):,} bytes)")
+        out(f"  {screen.clean(name, 256)}: {screen.clean(message.attributes[name], 1_024)}")
+    out(f"body ({len(message.data):,} bytes)")
     shown = message.data[:SHOWN_BYTES].decode(errors="backslashreplace")
     for line in shown.splitlines():
-        print(f"  {screen.clean(line, SHOWN_BYTES)}")
+        out(f"  {screen.clean(line, SHOWN_BYTES)}")
     if len(message.data) > SHOWN_BYTES:
-        print(f"  … and {len(message.data) - SHOWN_BYTES:,} bytes more (--json prints all)")
+        out(f"  … and {len(message.data) - SHOWN_BYTES:,} bytes more (--json prints all)")

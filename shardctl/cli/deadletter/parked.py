@@ -10,7 +10,7 @@ from typing import Any
 
 from shardctl.cli.deadletter.screen import clean
 from shardctl.cli.provision import given_urls
-from shardctl.cli.terminal import print_json, print_table, say
+from shardctl.cli.terminal import out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 SHOWN_BYTES = 300
@@ -182,14 +182,14 @@ def _not_there(key: str, urls: dict[str, str]) -> int:
 
 def _print(key: Any, messages: Any) -> None:
     released = ", released" if key.released else ""
-    print(f"shard {key.shard}, slot {key.slot}, key {key.key}: {key.reason}: {key.detail}")
-    print(f"parked {_age(key.parked_time)} ago, {len(messages):,} messages{released}")
+    out(f"shard {key.shard}, slot {key.slot}, key {key.key}: {key.reason}: {key.detail}")
+    out(f"parked {_age(key.parked_time)} ago, {len(messages):,} messages{released}")
     for message in messages:
         at = message.publish_time.isoformat(timespec="milliseconds")
-        print(f"\n{message.message_id}  {at}  {message.message_type}  {message.operation}  {message.idempotency_key}")
+        out(f"\n{message.message_id}  {at}  {message.message_type}  {message.operation}  {message.idempotency_key}")
         shown = message.body[:SHOWN_BYTES].decode(errors="replace")
         more = len(message.body) - SHOWN_BYTES
-        print(f"  {clean(shown, SHOWN_BYTES)}" + (f"… and {more:,} bytes more (--json prints all)" if more > 0 else ""))
+        out(f"  {clean(shown, SHOWN_BYTES)}" + (f"… and {more:,} bytes more (--json prints all)" if more > 0 else ""))
 
 
 def _age(since: datetime) -> str:

@@ -1,18 +1,18 @@
-"""Letters for a person's eyes, and as JSON. What they hold is anybody's, so nothing of it reaches the terminal as it is."""
+"""Letters for a person's eyes, and as JSON."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from shardctl.cli.terminal import print_table, say
+from shardctl.cli.terminal import out, print_table, say
+from shardctl.printable import printable_line
 
 SHOWN_LEFT = 20
 CELL_CHARACTERS = 40
@@ -21,11 +21,8 @@ TOLD_AFTER_SECONDS = 5.0
 
 
 def clean(text: str, longest: int = CELL_CHARACTERS) -> str:
-    """One line without anything that a terminal would obey."""
-    shown = "".join(
-        character if unicodedata.category(character)[0] != "C" else f"\\x{ord(character):02x}"
-        for character in text[: longest + 1]
-    )
+    """One line, cut to `longest` characters, without anything that a terminal would obey."""
+    shown = printable_line(text[: longest + 1])
     return shown if len(text) <= longest and len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
@@ -77,7 +74,7 @@ def print_tally(tally: Any) -> None:
         for what, counts in (("reason", tally.by_reason), ("type", tally.by_type), ("shard", tally.by_shard))
         for name, count in counts.most_common()
     ]
-    print()
+    out()
     print_table(("by", "which", "letters"), rows, right=("letters",))
 
 
@@ -146,7 +143,12 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._bar.add_task(self._what, total=self._total)
             self._bar.start()

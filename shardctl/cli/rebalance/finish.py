@@ -20,7 +20,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
 from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -121,15 +121,15 @@ def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], fi
     from shardctl.rebalance.rows.tables import row_counts
 
     fleet = work.fleet
-    print(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")
+    out(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")
     for name in subscriptions:
-        print(f"  subscription {name}")
+        out(f"  subscription {name}")
     for shard in handover.participating(fleet):
         slots = closing.left_behind(shard, known[shard.name])
         if slots.ranges:
             with snapshot(work.databases[shard.name]) as connection:
                 counts = row_counts(connection, kinds_of(fleet, shard.name))
-            print(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
+            out(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
     if subscriptions:
         say(
             "Where Config Connector made the subscriptions it would make them again, so take its objects away first: "

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from shardctl.cli.terminal import say
+from shardctl.printable import printable
 
 if TYPE_CHECKING:
     from shardctl.rebalance.run import Progress
@@ -68,14 +69,14 @@ class ProgressView:
         if self._bar is None:
             say(line)
         else:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(printable(line), highlight=False, markup=False)
 
     def _begin(self, progress: Progress) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}", markup=False))
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("slots", total=progress.total, told="")
         self._bar.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shardctl.cli.terminal import print_table, say
+from shardctl.cli.terminal import out, print_table, say
 
 if TYPE_CHECKING:
     from shardctl.rebalance.planning.plan import Plan
@@ -55,7 +55,7 @@ def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
 def show(report: dict[str, Any]) -> None:
     moves = [(m["from"], m["to"], m["slots"], f"{m['slot_count']:,}") for m in report["moves"]]
     print_table(("from", "to", "slots", "count"), moves, right=("count",))
-    print()
+    out()
     changed = {each["name"]: each for each in report["changed"]}
     rows = []
     for share in report["shards"]:
@@ -73,10 +73,10 @@ def show(report: dict[str, Any]) -> None:
             )
     headers = ("shard", "before", "after", "wanted", "filter bytes", "new subscriptions")
     print_table(headers, rows, right=("before", "after", "wanted", "filter bytes"))
-    print()
-    print(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
+    out()
+    out(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
     counted = "rows not counted" if report["rows"] is None else f"{report['rows']:,} rows to copy"
-    print(f"Expected time: about {_time(report['expected_seconds'])} ({counted}).")
+    out(f"Expected time: about {_time(report['expected_seconds'])} ({counted}).")
 
 
 def _percent(share: float | None) -> str:

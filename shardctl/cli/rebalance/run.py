@@ -28,7 +28,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, print_json, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, out, print_json, say, waiting
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:
@@ -219,13 +219,11 @@ def _report(progress: Progress, tally: Tally, seconds: float) -> dict[str, Any]:
 
 def _print(progress: Progress, tally: Tally, seconds: float) -> None:
     told = tally.as_json()
-    print(
+    out(
         f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "
         f"{tally.flipped:,} changed generation; {tally.rows:,} rows copied."
     )
     if pause := told["pause_seconds"]:
-        print(
-            f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s"
-        )
+        out(f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s")
     if met := told["barrier_seconds"]:
-        print(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")
+        out(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")

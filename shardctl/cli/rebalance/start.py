@@ -21,7 +21,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
 from shardctl.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
@@ -109,14 +109,14 @@ def _tell_plan(work: Work, rebalance: str | None, file: Path, source: Path | Non
     from shardctl.rebalance import handover
 
     fleet = work.fleet
-    print(f"rebalance {rebalance or '(new)'}:")
+    out(f"rebalance {rebalance or '(new)'}:")
     for shard in handover.participating(fleet):
         subscriptions = (
             ", ".join(sub.id for sub in topology.subscriptions(fleet, shard)) or "none: it gives all its slots away"
         )
-        print(
+        out(
             f"  {shard.name}: generation {shard.generation}, {len(shard.slots):,} slots; new subscriptions: {subscriptions}"
         )
-    print(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
+    out(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
     if source is not None:
-        print(f"  {source} takes the place of {file}, which is kept as {before_of(file)}")
+        out(f"  {source} takes the place of {file}, which is kept as {before_of(file)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardctl.cli.rebalance.progress import duration
 from shardctl.cli.rebalance.work import DatabaseOption, Work, rebalance_of, work_on
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -31,24 +31,22 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
     if as_json:
         print_json(report)
         return EXIT_DONE
-    print(f"rebalance {report['rebalance'] or 'not opened'}")
+    out(f"rebalance {report['rebalance'] or 'not opened'}")
     rows = [
         (name, shard["journal"], *(f"{shard['slots'].get(stage, 0):,}" for stage in STAGES))
         for name, shard in report["shards"].items()
     ]
     print_table(("shard", "journal", *STAGES), rows, right=STAGES)
-    print()
+    out()
     for move in report["moves"]:
         rows_text = "rows not counted" if move["rows"] is None else f"{move['rows']:,} rows"
-        print(
-            f"to move from {move['from']} to {move['to']}: {move['slot_count']:,} slots, {rows_text}: {move['slots']}"
-        )
+        out(f"to move from {move['from']} to {move['to']}: {move['slot_count']:,} slots, {rows_text}: {move['slots']}")
     if report["in_hand"]:
-        print(f"in hand: {report['in_hand']}")
+        out(f"in hand: {report['in_hand']}")
     if report["seconds_left"] is not None:
-        print(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
+        out(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
     for fault in report["broken"]:
-        print(f"broken: {fault}")
+        out(f"broken: {fault}")
     return EXIT_DONE
 
 

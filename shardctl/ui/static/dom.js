@@ -2,19 +2,27 @@
 
 export const $ = (id) => document.getElementById(id);
 
+// What messages hold is anybody's: characters that reorder a line or can't be seen are shown as escapes, as on the command line.
+export function printable(text) {
+  return text.replace(/(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
+}
+
+const shown = (value) => (typeof value === "string" ? printable(value) : value);
+
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : name === "value" ? value : shown(value));
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map(shown));
   return made;
 }
 
 // Leaves the page alone where nothing has changed: a screen reader would read it again, and a selection would be lost.
 export function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const clean = printable(String(text));
+  if (element.textContent !== clean) element.textContent = clean;
 }
 
 export const count = (value) => (value === null || value === undefined ? "?" : value.toLocaleString("en"));

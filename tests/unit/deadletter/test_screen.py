@@ -8,7 +8,7 @@ from shardctl.cli.deadletter.screen import clean
     [
         ("order é 鍵", "order é 鍵"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
-        ("a\nb\u202ec\ud800", "a\\x0ab\\x202ec\\xd800"),
+        ("a\nb\u202ec\ud800", "a\\x0ab\\u202ec\\ud800"),
         ("x" * 41, "x" * 39 + "…"),
     ],
 )

@@ -1,0 +1,104 @@
+"""No secret of a URL is shown, wherever it stands and however it is written; what isn't secret is."""
+
+import time
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from shardctl.redaction import redacted, redacted_value
+
+CANARY = "CANARYs3cret"
+ODD_URLS = {
+    "plain": f"postgresql://shop:{CANARY}@db.example.com:5432/orders",
+    "with a driver": f"postgresql+psycopg://shop:{CANARY}@h1:5432,h2:5433/orders",
+    "in the query": f"postgresql://shop@h/orders?sslmode=require&sslpassword={CANARY}",
+    "an escaped name": f"postgresql://shop@h/orders?pass%77ord={CANARY}",
+    "an option": f"postgresql://h/orders?options=-c%20app.key%3D{CANARY}",
+    "a name alone": f"https://h/?{CANARY}",
+    "an @ in it": f"postgresql://shop:pa@{CANARY}@h/orders",
+    "a slash in it": f"postgresql://shop:pa/{CANARY}@h/orders",
+    "a # in it": f"postgresql://shop:pa#{CANARY}@h/orders",
+    "a ? in it": f"postgresql://shop:pa?x={CANARY}@h/orders",
+    "a blank in it": f"postgresql://shop:pa {CANARY}@h/orders",
+    "a quote in it": f"postgresql://shop:pa'{CANARY}@h/orders",
+    "cut off": f"postgresql://shop:{CANARY}",
+    "no name": f"redis://:{CANARY}@h:6379/0",
+    "a token": f"https://{CANARY}@h/path",
+    "a token of Redis": f"rediss://{CANARY}@h",
+    "a token behind #": f"https://h/#{CANARY}",
+    "parameters": f"https://h/api?token={CANARY}&access_token={CANARY};key={CANARY}&secret={CANARY}",
+    "no scheme": f"shop:{CANARY}@h/orders",
+    "one slash": f"postgresql:/shop:{CANARY}@h/orders",
+    "IPv6": f"mysql://shop:{CANARY}@[::1]:3306/orders",
+    "within a parameter": f"postgresql://shop@h/orders?host=shop:{CANARY}@h2",
+}  # fmt: skip
+OTHERS = {
+    "connection string": f"host=h user=shop password={CANARY} dbname=orders",
+    "quoted": f"host=h password='a {CANARY}' dbname=orders",
+    "JSON": f'{{"password": "{CANARY}", "token":"{CANARY}"}}',
+    "header": f"Authorization: Bearer {CANARY}.{CANARY}",
+}
+
+
+@pytest.mark.parametrize("text", [*ODD_URLS.values(), *OTHERS.values()], ids=[*ODD_URLS, *OTHERS])
+def test_a_secret_is_hidden(text):
+    for shown in (redacted(text), redacted(f"can't reach '{text}': (again {text})"), redacted_value(text)):
+        assert CANARY not in shown
+        assert "***" in shown
+
+
+@pytest.mark.parametrize("text", ODD_URLS.values(), ids=ODD_URLS)
+def test_what_is_redacted_stays_so(text):
+    assert redacted(redacted(text)) == redacted(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (ODD_URLS["plain"], "postgresql://shop:***@db.example.com:5432/orders"),
+        (ODD_URLS["in the query"], "postgresql://shop@h/orders?sslmode=require&sslpassword=***"),
+        (
+            f"{ODD_URLS['plain']}: refused, see a@b.c",
+            "postgresql://shop:***@db.example.com:5432/orders: refused, see a@b.c",
+        ),
+    ],
+)
+def test_the_rest_is_shown(text, shown):
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no URL at all: a=b, key=5, x@y.z",
+        "https://prometheus.example.com:9090/api/v1/query",
+        "see https://example.com:8080/a/b and write to ops@example.com",
+        "write redis://:password@host:6379/0",
+        "serviceAccount:shop@my-project.iam.gserviceaccount.com",
+        "eu.gcr.io/a/b:1.0@sha256:0123",
+        "postgresql://shop@h:5432/orders?host=a&port=1,2&sslmode=verify-full",
+    ],
+)
+def test_what_holds_no_secret_stays_as_it_is(text):
+    assert redacted(text) == text
+
+
+def test_urls_of_sqlalchemy_are_shown_without_their_secrets():
+    url = make_url(f"mysql+pymysql://shop:x@h/orders?ssl_ca=ca.pem&passwd={CANARY}")
+    assert redacted_value(url.render_as_string()) == "mysql+pymysql://shop:***@h/orders?passwd=***&ssl_ca=ca.pem"
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a", "a:", "://", "a://b:c ", "password=", "@", ":@", "x:y@", "'password':", "bearer ", 'password="', "a://b:c@"],
+)
+def test_time_grows_with_the_text_alone(part):
+    def cost(size):
+        text = part * (size // len(part))
+        begun = time.process_time()
+        redacted(text)
+        return time.process_time() - begun
+
+    few = min(cost(20_000) for _ in range(3))
+    many = min(cost(320_000) for _ in range(2))
+    assert many < 16 * 8 * max(few, 0.001), "16 times the text; its square would be 256 times the time"
