@@ -22,11 +22,12 @@ from shardctl.gateway.fields import FieldError, pointer
 from shardctl.gateway.outbox import STREAMS_SHARE
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
-from shardctl.gateway.requests import BODY_SECONDS, Headers, hung_up, query_of
+from shardctl.gateway.requests import BODY_SECONDS, Headers, hung_up, no_room_to_read, query_of
 from shardctl.gateway.writes import answer
 from shardctl.lines import LineError, body_text, fields_of
 
 MEDIA_TYPE = "application/x-ndjson"
+MAX_BATCHES = 128  # at once; of each, the server may have read 320 KiB that wait for their turn
 MAX_RESULTS_HELD = 50_000  # of lines read whose result the client hasn't fetched: about 5 MB
 LINE_EXTRA_BYTES = 8 * 1024  # for what stands around a body
 SENT_AT_ONCE = 1_000
@@ -42,6 +43,7 @@ class Batches:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope)
@@ -54,10 +56,16 @@ class Batches:
                 raise Problem.of_field(error) from None
             if not self._desk.outbox.has_room(0):
                 raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
+            if self._under_way >= MAX_BATCHES:
+                raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, f"{MAX_BATCHES} batches are under way already")
         except Problem as problem:
             await answer(send, self._desk, headers, problem)
             return
-        await _Batch(self._desk, caller, receive, send).run()
+        self._under_way += 1
+        try:
+            await _Batch(self._desk, caller, receive, send).run()
+        finally:
+            self._under_way -= 1
 
 
 class _Batch:
@@ -245,23 +253,26 @@ async def lines_of(receive: Receive, most: int, desk: Desk) -> AsyncIterator[lis
     The line under way is kept apart from what comes, so that each byte is looked at once, in however small parts it comes.
     """
     begun, dropping = bytearray(), False
-    while True:
-        event = await _next(receive, desk)
-        first, *others = event["body"].split(b"\n")
-        dropping = dropping or len(begun) + len(first) > most
-        begun += first
-        found: list[bytes | None] = []
-        if others:
-            *whole, last = others
-            found = [None if dropping else bytes(begun)]
-            found += (line if len(line) <= most else None for line in whole)
-            begun, dropping = bytearray(last), len(last) > most
-        if dropping:
-            begun.clear()
-        if not event["more_body"]:
-            yield [*found, None if dropping else bytes(begun)]
-            return
-        yield found
+    with desk.outbox.reading() as reading:
+        while True:
+            event = await _next(receive, desk)
+            first, *others = event["body"].split(b"\n")
+            dropping = dropping or len(begun) + len(first) > most
+            begun += first
+            found: list[bytes | None] = []
+            if others:
+                *whole, last = others
+                found = [None if dropping else bytes(begun)]
+                found += (line if len(line) <= most else None for line in whole)
+                begun, dropping = bytearray(last), len(last) > most
+            if dropping:
+                begun.clear()
+            if not event["more_body"]:
+                yield [*found, None if dropping else bytes(begun)]
+                return
+            if not reading.holds(len(begun)):
+                raise _CutError(problem=no_room_to_read())
+            yield found
 
 
 async def _next(receive: Receive, desk: Desk) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from shardctl.background import Background
 from shardctl.backoff import backoff
@@ -25,6 +25,7 @@ MAX_REQUEST_BYTES = 9_500_000
 ATTEMPT_SECONDS = 5.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 1.0
 STREAMS_SHARE = 0.75  # of what may be in flight, so that batches leave room for single writes
+READING_SHARE = 0.25  # of the bytes in flight: bodies that aren't complete leave room for those that are
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,15 @@ class Outbox:
         self._looking = False
         self._for_room: deque[asyncio.Future[None]] = deque()
         self.writes = self.bytes = 0  # in flight
+        self.read_bytes = 0  # of them, those of bodies that aren't whole yet
         self.last_success: float | None = None  # on `clock`
 
     def has_room(self, size: int, share: float = 1.0) -> bool:
         return self.writes < self._max_writes * share and self.bytes + size <= self._max_bytes * share
+
+    def has_room_to_read(self, more: int, own: int) -> bool:
+        """For more of a body of which `own` bytes have come. A lone body always fits."""
+        return self.read_bytes == own or self.read_bytes + more <= self._max_bytes * READING_SHARE
 
     async def room(self, size: int) -> None:
         """Wait until a batch may put a write of that size."""
@@ -88,6 +94,10 @@ class Outbox:
             waiting = asyncio.get_running_loop().create_future()
             self._for_room.append(waiting)
             await waiting
+
+    def reading(self) -> Reading:
+        """For a body that comes in parts, which count as in flight from the first on."""
+        return Reading(self)
 
     def put(self, slot: int, message: bytes, receipt: Receipt, number: int = 0) -> None:
         """Send a write behind all that came before in its slot. Its receipt is settled sooner or later, whatever happens."""
@@ -193,6 +203,31 @@ class Outbox:
             waiting = self._for_room.popleft()
             if not waiting.done():  # its batch's client may be gone
                 waiting.set_result(None)
+
+
+class Reading:
+    """What has come of one body. Given back at the end of the `with`, when the body is a write or nothing."""
+
+    __slots__ = ("_bytes", "_outbox")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox, self._bytes = outbox, 0
+
+    def holds(self, size: int) -> bool:
+        """So many bytes are there now. False where there is no room for them."""
+        more = size - self._bytes
+        if more > 0 and not self._outbox.has_room_to_read(more, self._bytes):
+            return False
+        self._bytes = size
+        self._outbox.bytes += more
+        self._outbox.read_bytes += more
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.holds(0)
 
 
 def _take(waiting: deque[_Waiting]) -> list[_Waiting]:

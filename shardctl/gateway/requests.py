@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Message, Receive, Scope, Send
 
 from shardctl.gateway.fields import FieldError
+from shardctl.gateway.outbox import Outbox, Reading
 from shardctl.gateway.problems import Problem
 from shardctl.message import MAX_KEY_CHARACTERS
 
@@ -110,8 +111,8 @@ def hung_up(error: RuntimeError) -> bool:
     return "handler is closed" in str(error)
 
 
-async def body_of(receive: Receive, headers: Headers, most: int) -> bytes:
-    """The whole body. Raises ClientGoneError; a Problem where it is too large, or doesn't come."""
+async def body_of(receive: Receive, headers: Headers, most: int, outbox: Outbox) -> bytes:
+    """The whole body. Raises ClientGoneError; a Problem where it is too large, doesn't come, or finds no room in the outbox."""
     if headers.content_length is not None and headers.content_length > most:
         raise _too_large(most)
     event = await receive()
@@ -122,24 +123,29 @@ async def body_of(receive: Receive, headers: Headers, most: int) -> bytes:
         return body
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _rest(receive, event, most)
+            with outbox.reading() as reading:
+                return await _rest(receive, event, most, reading)
     except TimeoutError:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"the body didn't come within {BODY_SECONDS:.0f} s") from None
 
 
-async def _rest(receive: Receive, event: Message, most: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+async def _rest(receive: Receive, event: Message, most: int, reading: Reading) -> bytes:
+    body = bytearray()  # parts by themselves would take many times their size, where they are small
     while True:
         if event["type"] != "http.request":
             raise ClientGoneError
-        parts.append(event["body"])
-        size += len(event["body"])
-        if size > most:
+        body += event["body"]
+        if len(body) > most:
             raise _too_large(most)
+        if not reading.holds(len(body)):
+            raise no_room_to_read()
         if not event["more_body"]:
-            return b"".join(parts)
+            return bytes(body)
         event = await receive()
+
+
+def no_room_to_read() -> Problem:
+    return Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many bodies are being read already")
 
 
 def _too_large(most: int) -> Problem:

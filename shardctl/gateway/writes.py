@@ -72,7 +72,7 @@ class SingleWrite:
         try:
             of: dict[str, Any] = query_of(scope, PARAMETERS)
             of["idempotency_key"] = headers.key_given()
-            text = await body_of(receive, headers, desk.settings.max_body_bytes)
+            text = await body_of(receive, headers, desk.settings.max_body_bytes, desk.outbox)
             body = JsonBody(text)
             return kind, desk.encoder.encode(kind, body.data, body.text, desk.now(), of, client=caller.client)
         except JsonError as error:

@@ -2,10 +2,12 @@
 
 import asyncio
 
+import orjson
 import pytest
 from gateway_kit import fleet
 
 from shardctl.gateway import batches
+from shardctl.gateway.app import application
 from shardctl.gateway.auth import Open
 from shardctl.gateway.desk import Desk
 from shardctl.gateway.ratelimit import MAX_CLIENTS, Bucket, Buckets
@@ -145,3 +147,74 @@ def test_a_batch_is_read_no_faster_than_its_client_may_write():
 
     served([LINE * 130], send, rate="{rate_limit: 100}")
     assert loop_times[-1] - loop_times[0] > 0.2, "a hundred at once, and the rest at the client's rate"
+
+
+class NoTopics:
+    async def publish(self, slot, messages, timeout_seconds):
+        raise AssertionError("no body here is ever whole")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/v1/writes/order", b"application/json"), ("/v1/writes", b"application/x-ndjson")]
+)
+def test_bodies_under_way_count_as_in_flight_from_their_first_part(path, kind):
+    """One of 300 KB is read, whatever else; a second finds no room in a quarter of 1 MiB, and what it brought is let go."""
+    settings = fleet("{max_in_flight_bytes: 1048576, max_body_bytes: 500000}")
+
+    async def run():
+        desk = Desk(settings, NoTopics(), Open(settings.gateway, Buckets(Clock())))
+        gateway = application(desk)
+        rest, answers = asyncio.Event(), []
+
+        async def ask(wait):
+            parts = [b"{" + b" " * 150_000, b" " * 150_000]
+
+            async def receive():
+                if parts:
+                    return {"type": "http.request", "body": parts.pop(), "more_body": True}
+                await wait.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message):
+                answers.append(message)
+
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "client": None}
+            await gateway({**scope, "headers": [(b"content-type", kind)]}, receive, send)
+
+        first = asyncio.create_task(ask(rest))
+        while desk.outbox.bytes < 300_000:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+        await ask(asyncio.Event())
+        held = desk.outbox.bytes
+        rest.set()
+        await first
+        return b"".join(orjson.dumps(answer.get("status", str(answer.get("body")))) for answer in answers), held, desk
+
+    answered, held, desk = asyncio.run(run())
+    assert b"429" in answered
+    assert held == 300_001
+    assert (desk.outbox.bytes, desk.outbox.read_bytes) == (0, 0)
+
+
+def test_there_are_only_so_many_batches_at_once():
+    async def run():
+        desk = Desk(fleet(), NoTopics(), Open(fleet().gateway, Buckets(Clock())))
+        gateway, end, statuses = application(desk), asyncio.Event(), []
+
+        async def receive():
+            await end.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/writes", "query_string": b"", "client": None}
+        scope["headers"] = [(b"content-type", b"application/x-ndjson")]
+        tasks = [asyncio.create_task(gateway(scope, receive, send)) for _ in range(batches.MAX_BATCHES + 1)]
+        while not statuses:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+        end.set()
+        await asyncio.gather(*tasks)
+        return statuses[0]
+
+    assert asyncio.run(run()) == 429
