@@ -42,7 +42,7 @@ from consumer.store import Store
 from consumer.suspects import Suspects
 from consumer.tracing import Traces
 from shardctl.background import Background
-from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
+from shardctl.errors import EXIT_DONE, ShardctlError
 from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger("consumer")
@@ -120,7 +120,7 @@ async def serve(settings: Settings) -> None:
         return startup.waiting_for or life.why_not_ready
 
     metrics.ready.set_function(lambda: float(why_not_ready() is None))
-    health = _health(settings, metrics, why_not_ready)
+    health = Health(settings.host, settings.port, metrics, why_not_ready)
     _obey_signals(stop)
     log.info("serving %s on port %s", _subscriptions(config), health.port, extra={"action": "started"})
     try:
@@ -166,13 +166,6 @@ def _intakes(settings: Settings, metrics: Metrics, suspects: Suspects) -> Callab
 def _outlets(settings: Settings) -> tuple[DeadLetterTopic, Again]:
     publisher = pubsub.publisher(settings.pubsub_endpoint)
     return DeadLetterTopic(publisher, settings.config), Again(publisher, settings.config)
-
-
-def _health(settings: Settings, metrics: Metrics, why_not_ready: Callable[[], str | None]) -> Health:
-    try:
-        return Health(settings.host, settings.port, metrics, why_not_ready)
-    except OSError as error:
-        raise UsageError(f"can't listen on {settings.host}:{settings.port} for probes: {error.strerror}") from error
 
 
 def _subscriptions(config: ShardConfig) -> str:

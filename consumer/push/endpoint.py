@@ -6,12 +6,8 @@ Pub/Sub takes 2xx for an ack and anything else for a refusal, after which it sen
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import Iterator
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -22,15 +18,15 @@ from consumer.metrics import Metrics
 from consumer.push import request as pushed
 from consumer.push.caller import Caller, NoTokenError, WrongCallerError, caller_of
 from consumer.push.intake import ClosedError, FullError, Inlet, PushIntake
-from shardctl.errors import UsageError
 from shardctl.oidc import KeysUnavailableError, TokenError
+from shardctl.serving.server import Server
+from shardctl.serving.sockets import bind
 from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 1024**2  # the largest message, 10 MB, in base64 and with its attributes
 READ_SECONDS = 30.0
-KEEP_ALIVE_SECONDS = 620  # longer than Google's load balancers keep a connection, so that they close it and not we
 
 
 class RefusalError(Exception):
@@ -50,7 +46,7 @@ class Endpoint:
 
     def __init__(self, host: str, port: int, caller: Caller, attributes: tuple[str, ...], metrics: Metrics) -> None:
         self._caller, self._attributes, self._metrics = caller, attributes, metrics
-        self._socket = _listen(host, port)
+        self._socket = bind(host, port, "pushes", "Free the port, or take another with PUSH_PORT.")
         self.port: int = self._socket.getsockname()[1]
         app = Starlette(
             routes=[
@@ -60,35 +56,23 @@ class Endpoint:
                 Route("/{path:path}", self._push, methods=["POST"]),
             ]
         )
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            )
-        )
+        self._server = Server(app)
         self._intake: PushIntake | None = None
 
     @property
     def is_open(self) -> bool:
-        return self._server.started and not self._server.should_exit
+        return self._server.is_open
 
     async def serve(self, intake: PushIntake) -> None:
         self._intake = intake
         try:
-            await self._server.serve([self._socket])
+            await self._server.serve_on(self._socket)
         except asyncio.CancelledError:  # answers that don't go out: their callers are cut off
-            self._server.force_exit = True
+            self._server.stop(at_once=True)
             raise
 
     def close(self) -> None:
-        self._server.should_exit = True
+        self._server.stop()
 
     async def _tell(self, _: Request) -> Response:
         ready = self._intake is not None and self._intake.connected
@@ -173,24 +157,3 @@ def endpoint_of(config: ShardConfig, host: str, port: int, keys_url: str | None,
     """The shard's endpoint. Raises UsageError where it can't listen."""
     attributes = tuple(config.attributes.model_dump().values())
     return Endpoint(host, port, caller_of(config.delivery, keys_url), attributes, metrics)
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The process has handlers of its own."""
-        yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # "::" is every address, IPv4 too
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise UsageError(f"can't listen on {host}:{port} for pushes: {error.strerror}") from error
-    return listening

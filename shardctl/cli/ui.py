@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from typing import Annotated
 
@@ -51,8 +50,7 @@ def ui(
         say("Open that address: what follows # lets you in, and holds until Ctrl-C.")
 
     try:
-        with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
-            server.serve(View(looker, of_file), token, host, listening, ready)
+        server.serve(View(looker, of_file), token, host, listening, ready)
     finally:
         listening.close()
         looker.close()

@@ -27,6 +27,7 @@ from shardctl.ui.problems import Problem
 from shardctl.ui.view import View
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 10.0
 PATIENCE_SECONDS = 20.0
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
@@ -146,11 +147,15 @@ async def _body(request: Request, fields: Mapping[str, type]) -> dict[str, Any]:
     """A JSON object with exactly these fields. Raises Problem."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
-    raw = b""
-    async for part in request.stream():
-        raw += part
-        if len(raw) > MAX_BODY_BYTES:
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {MAX_BODY_BYTES:,} bytes")
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                raw += part
+                if len(raw) > MAX_BODY_BYTES:
+                    raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {MAX_BODY_BYTES:,} bytes")
+    except TimeoutError:
+        raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"the body didn't come within {BODY_SECONDS:.0f} s") from None
     try:
         told = json.loads(raw)
     except (ValueError, RecursionError):

@@ -31,6 +31,7 @@ VOCABULARY = {
     "shardctl.printable",
     "shardctl.redaction",
     "shardctl.schema",
+    "shardctl.serving",
     "shardctl.settings",
     "shardctl.shard",
     "shardctl.shardconfig",

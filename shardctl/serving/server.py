@@ -1,0 +1,78 @@
+"""An HTTP server on the running event loop: uvicorn within bounds, whose end is the caller's to decide."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shardctl.serving.connection import Connection, Reader
+from shardctl.serving.limits import Limits, connections_within
+from shardctl.serving.room import Room
+from shardctl.serving.sockets import BACKLOG
+
+
+class Server(uvicorn.Server):
+    """Serves an application until `stop`. Leaves signals alone; a process that wants them calls `stop_on_signals`."""
+
+    def __init__(self, app: ASGIApp, limits: Limits | None = None, drain_seconds: int | None = None) -> None:
+        """Requests under way at `stop` are given `drain_seconds`; None waits for all of them."""
+        limits = limits or Limits()
+        room = Room(connections_within(limits.connections))
+
+        def protocol(**uvicorns: Any) -> asyncio.BaseProtocol:
+            return Reader(Connection(room, limits, **uvicorns))
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=cast(Any, protocol),  # it wants a class, and calls it
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="error",  # of requests that can't be read, strangers could fill a log
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=limits.keep_alive_seconds,
+                timeout_graceful_shutdown=drain_seconds,
+            )
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.started and not self.should_exit
+
+    async def serve_on(self, bound: socket.socket) -> None:
+        """Returns once the last connection is gone."""
+        await self.serve([bound])
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Take no more connections, and end when the requests under way are answered, or at once."""
+        self.should_exit = True
+        self.force_exit = self.force_exit or at_once
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def stop_on_signals(server: Server, stopping: Callable[[], None] = lambda: None) -> None:
+    """Stop on SIGTERM and SIGINT. The first lets requests end, and calls `stopping`; the second doesn't wait for them."""
+
+    def stop() -> None:
+        again = server.should_exit
+        server.stop(at_once=again)
+        if not again:
+            stopping()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -1,0 +1,34 @@
+"""Sockets to listen on."""
+
+from __future__ import annotations
+
+import socket
+
+from shardctl.errors import UsageError
+
+BACKLOG = 1_024  # taken in at once, which must be far fewer than a server has room for: newcomers would oust each other
+
+
+def bind(host: str, port: int, what: str, fix: str) -> socket.socket:
+    """A socket bound to the address; port 0 takes a free one, and `::` is every address, those of IPv4 too.
+
+    It doesn't listen yet: nobody can connect, and a port that is taken is known. `what` is what comes there, and `fix` what to
+    do where it can't be bound. Raises UsageError.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"can't listen on {shown(host)}:{port} for {what}: {why}. {fix}") from error
+    return bound
+
+
+def shown(host: str) -> str:
+    """A host as a URL writes it."""
+    return f"[{host}]" if ":" in host else host
