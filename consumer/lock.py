@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from consumer.metrics import Metrics
-from consumer.redisgate import RedisGate
+from consumer.redisgate import RedisGate, calls_of
 from shardctl.keyspace import generation_of_lane, slot_of_lane
 
 # Delete a lock only while it is still ours: it may have expired and be another's by now.
@@ -35,7 +35,7 @@ class SlotLocks:
         self._unreleased: set[int] = set()  # ours still, as far as we know, because Redis didn't answer the release
 
     async def take(self, lanes: Sequence[int]) -> frozenset[int]:
-        """Lock `lanes` in one round trip; the lanes that this replica may work on now."""
+        """Lock `lanes`, a thousand in each round trip; the lanes that this replica may work on now."""
         if not lanes:
             return frozenset()
         answers = await self._gate.ask(lambda: self._set(lanes))
@@ -53,18 +53,21 @@ class SlotLocks:
 
     async def _set(self, lanes: Sequence[int]) -> list[Any]:
         await self._delete_unreleased()
-        pipeline = self._redis.pipeline(transaction=False)
-        for lane in lanes:
-            pipeline.execute_command("SET", self._key(lane), self._token, "NX", "PX", self._ttl_ms)
-        answers: list[Any] = await pipeline.execute()
+        answers: list[Any] = []
+        for some in calls_of(lanes):
+            pipeline = self._redis.pipeline(transaction=False)
+            for lane in some:
+                pipeline.execute_command("SET", self._key(lane), self._token, "NX", "PX", self._ttl_ms)
+            answers += await pipeline.execute()
         return answers
 
     async def _delete_unreleased(self) -> None:
         # Taken out first: another batch that did the same a moment later could delete a lock that was taken in between.
         lanes, self._unreleased = self._unreleased, set()
         try:
-            if lanes:
-                await self._delete(tuple(lanes))
+            for some in calls_of(tuple(lanes)):
+                await self._delete_at_once(some)
+                lanes.difference_update(some)
         except BaseException:
             self._unreleased |= lanes
             raise
@@ -73,5 +76,9 @@ class SlotLocks:
         return f"{self._prefix}g{generation_of_lane(lane)}:{slot_of_lane(lane)}"
 
     async def _delete(self, lanes: Sequence[int]) -> bool:
-        await self._release(keys=[self._key(lane) for lane in lanes], args=[self._token])
+        for some in calls_of(lanes):
+            await self._delete_at_once(some)
         return True
+
+    async def _delete_at_once(self, lanes: Sequence[int]) -> None:
+        await self._release(keys=[self._key(lane) for lane in lanes], args=[self._token])

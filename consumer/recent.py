@@ -16,7 +16,7 @@ from zlib import crc32
 from redis.asyncio import Redis
 
 from consumer.delivery import Delivery
-from consumer.redisgate import RedisGate
+from consumer.redisgate import RedisGate, calls_of
 
 BUCKET_SECONDS = 300  # a mark lives for one to two buckets: as long as most redeliveries take
 BITS = 1 << 25  # 4 MiB a bucket. At 5,000 messages a second it ends 4 % full: so often a redelivery is read in vain
@@ -48,18 +48,27 @@ class RecentlyDone:
     async def mark(self, deliveries: Sequence[Delivery]) -> None:
         """Remember messages whose effect is committed. Nothing is lost when that fails."""
         if deliveries:
-            await self._gate.ask(
-                lambda: self._mark(keys=[self._bucket(0)], args=[_bits(deliveries), 2 * BUCKET_SECONDS])
-            )
+            await self._gate.ask(lambda: self._set(deliveries))
 
     async def probably_done(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Of redelivered messages, those that were marked."""
         again = [delivery for delivery in deliveries if delivery.attempt > 1 and delivery.fault is None]
         if not again:
             return []
-        buckets = [self._bucket(0), self._bucket(1)]
-        marked = await self._gate.ask(lambda: self._look_up(keys=buckets, args=[_bits(again)]))
+        marked = await self._gate.ask(lambda: self._read(again))
         return [delivery for delivery, found in zip(again, marked, strict=True) if found] if marked else []
+
+    async def _set(self, deliveries: Sequence[Delivery]) -> bool:
+        for some in calls_of(deliveries):
+            await self._mark(keys=[self._bucket(0)], args=[_bits(some), 2 * BUCKET_SECONDS])
+        return True
+
+    async def _read(self, deliveries: Sequence[Delivery]) -> list[int]:
+        buckets = [self._bucket(0), self._bucket(1)]
+        marked: list[int] = []
+        for some in calls_of(deliveries):
+            marked += await self._look_up(keys=buckets, args=[_bits(some)])
+        return marked
 
     def _bucket(self, age: int) -> str:
         return f"{self._prefix}{int(self._clock() // BUCKET_SECONDS) - age}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 from redis.asyncio import Redis
@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 10.0
 
+# Redis does one call at a time, and everybody else's wait for it: a thousand keys take it about a millisecond. Each call has the
+# client's whole time-out to itself, so that no number of keys can outlast it.
+KEYS_A_CALL = 1_000
+
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 
 def connect(url: str, timeout_seconds: float) -> Redis:
@@ -40,6 +45,12 @@ def connect(url: str, timeout_seconds: float) -> Redis:
         # for few of them. All, since Redis 6 reports a script's READONLY as an error of no class, with the word inside its text.
         retry_on_error=[RedisError],
     )
+
+
+def calls_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """`items` in order, in parts of at most `KEYS_A_CALL`: as many as one call to Redis may handle."""
+    for start in range(0, len(items), KEYS_A_CALL):
+        yield items[start : start + KEYS_A_CALL]
 
 
 class RedisGate:

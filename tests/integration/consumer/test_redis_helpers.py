@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from consumer_kit import InThisThread, raw
+from patience import PATIENCE_SECONDS
 from redis.asyncio import Redis
 
 from consumer.batch import Batch
@@ -18,7 +19,7 @@ from consumer.metrics import Metrics
 from consumer.pace import MOST_ROWS
 from consumer.ratelimit import RateLimit
 from consumer.recent import BITS, BUCKET_SECONDS, RecentlyDone
-from consumer.redisgate import RedisGate
+from consumer.redisgate import KEYS_A_CALL, RedisGate
 from consumer.store import Outcome
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ def play(url, scenario, replicas=2):
 
     async def run():
         clock = Clock()
-        clients = [Redis.from_url(url, socket_timeout=2) for _ in range(replicas)]
+        clients = [Redis.from_url(url, socket_timeout=PATIENCE_SECONDS) for _ in range(replicas)]
         gates = [RedisGate(clock, Metrics()) for _ in clients]
         try:
             return await scenario(clients, gates, clock)
@@ -130,8 +131,8 @@ def test_without_redis_each_keeps_to_its_share():
 # --- marks of what is done --------------------------------------------------------------------------------------------
 
 
-def messages(*idents, attempt=2, slot=1):
-    made = [raw("customer", b"{}", "k", slot=slot, ident=ident) for ident in idents]
+def messages(*idents, attempt=2, kind="customer"):
+    made = [raw(kind, b"{}", "k", slot=1, ident=ident) for ident in idents]
     for each in made:
         each.attempt = attempt
     return made
@@ -150,7 +151,7 @@ def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
         assert await other.probably_done(again) == [again[0], again[2]]
         assert await other.probably_done(messages("a", attempt=1)) == []  # a first delivery isn't looked up
         assert await other.probably_done(messages("a", attempt=0)) == []  # nor where Pub/Sub doesn't count
-        assert await other.probably_done(messages("a", slot=2)) == []
+        assert await other.probably_done(messages("a", kind="profile")) == []  # a key names one write of each type
 
     play(redis_url, scenario)
 
@@ -158,7 +159,11 @@ def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
 def test_marks_live_for_one_to_two_buckets_and_their_size_is_bounded(redis_url):
     async def scenario(clients, gates, clock):
         one, other = recents(clients, gates, clock)
+        await one.mark(messages("0"))
+        before = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
         await one.mark(messages(*map(str, range(10_000))))
+        after = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
+        assert after - before >= 10_000 / KEYS_A_CALL
         [key] = await clients[0].keys("*")
         assert await clients[0].strlen(key) <= BITS // 8
         assert 0 < await clients[0].ttl(key) <= 2 * BUCKET_SECONDS
@@ -271,12 +276,16 @@ def test_one_replica_purges_in_chunks_until_nothing_old_is_left(redis_url, monke
         with ThreadPoolExecutor(2) as threads:
             one, other = (maintainer(inbox, client, gate, threads) for client, gate in zip(clients, gates, strict=True))
             await asyncio.gather(one.purge(), other.purge())
-            assert (inbox.rows, inbox.chunks) == (0, 11)
-            await other.purge()  # its turn comes when this one is over
-            assert inbox.chunks == 11
+            assert inbox.rows == 0
+            chunks = inbox.chunks
+            assert chunks >= 11  # more where the machine is slow: the chunks are smaller then
+            whose = await clients[0].get("{f:s}:purge")
+            loser = other if whose.decode() == one._token else one
+            await loser.purge()  # its turn comes when this one is over
+            assert inbox.chunks == chunks
             await clients[0].delete("{f:s}:purge")
-            await other.purge()
-            assert inbox.chunks == 12
+            await loser.purge()
+            assert inbox.chunks == chunks + 1
 
     play(redis_url, scenario)
 

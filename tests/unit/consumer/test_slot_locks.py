@@ -1,4 +1,4 @@
-"""When locks are given up on and taken again, on a fake Redis and a fake clock. On a real one: tests/integration."""
+"""When locks are taken, given up on and taken again: on a real Redis, with a fake clock. Its ways to fail: tests/integration."""
 
 from __future__ import annotations
 
@@ -6,69 +6,59 @@ import asyncio
 import itertools
 
 import pytest
+from patience import PATIENCE_SECONDS
 from redis import exceptions as redis_errors
+from redis.asyncio import ConnectionPool, Redis
 
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
-from consumer.redisgate import RedisGate
+from consumer.redisgate import KEYS_A_CALL, RedisGate
 
 
-class FakeRedis:
-    """SET NX and the release script over a dict; raises `fault` while it is set."""
+class Line(ConnectionPool):
+    """Every call needs a connection of this: it counts them, and raises `fault` instead while it is set."""
 
-    def __init__(self):
-        self.keys, self.fault, self.calls = {}, None, 0
+    fault, calls, until_fault = None, 0, 0
 
-    def register_script(self, _):
-        async def release(keys, args):
-            self._call()
-            for key in keys:
-                if self.keys.get(key) == args[0]:
-                    del self.keys[key]
+    def fail_after(self, calls, fault):
+        self.until_fault, self.fault = calls, fault
 
-        return release
-
-    def pipeline(self, *, transaction):
-        assert not transaction
-        redis, commands = self, []
-
-        class Pipeline:
-            def execute_command(self, *command):
-                commands.append(command)
-
-            async def execute(self):
-                redis._call()
-                answers = []
-                for _, key, token, *_options in commands:
-                    answers.append(key not in redis.keys or None)
-                    redis.keys.setdefault(key, token)
-                return answers
-
-        return Pipeline()
-
-    def _call(self):
+    async def get_connection(self, *arguments, **named):
         self.calls += 1
-        if self.fault:
+        self.until_fault -= 1
+        if self.fault and self.until_fault < 0:
             raise self.fault
+        return await super().get_connection(*arguments, **named)
 
 
 class Bench:
-    def __init__(self):
-        self.redis, self.now, self.metrics = FakeRedis(), 0.0, Metrics()
+    """Two replicas' locks on one Redis."""
+
+    def __init__(self, url, runner):
+        self._run = runner.run
+        self.line = Line.from_url(url, socket_timeout=PATIENCE_SECONDS)
+        self.redis, self.now, self.metrics = Redis(connection_pool=self.line), 0.0, Metrics()
         self.mine, self.other = (
-            SlotLocks(self.redis, RedisGate(lambda: self.now, self.metrics), "f:s", 1_000, self.metrics) for _ in "ab"
+            SlotLocks(self.redis, RedisGate(lambda: self.now, self.metrics), "f:s", 600_000, self.metrics) for _ in "ab"
         )
 
     def take(self, *slots, locks=None):
-        return asyncio.run((locks or self.mine).take(slots))
+        return self._run((locks or self.mine).take(slots))
 
     def release(self, *slots, locks=None):
-        asyncio.run((locks or self.mine).release(slots))
+        self._run((locks or self.mine).release(slots))
+
+    def flush(self):
+        self._run(self.redis.flushall())
 
 
 @pytest.fixture
-def bench():
-    return Bench()
+def bench(redis_url):
+    with asyncio.Runner() as runner:
+        made = Bench(redis_url, runner)
+        yield made
+        made.line.fault = None
+        runner.run(made.redis.aclose(close_connection_pool=True))
 
 
 def test_of_two_replicas_one_gets_a_slot(bench):
@@ -81,7 +71,7 @@ def test_of_two_replicas_one_gets_a_slot(bench):
 
 def test_a_lock_that_is_anothers_by_now_isnt_released(bench):
     bench.take(1)
-    bench.redis.keys.clear()  # it expired
+    bench.flush()  # it expired
     bench.take(1, locks=bench.other)
     bench.release(1)
     assert bench.take(1) == set()
@@ -97,19 +87,19 @@ def test_a_lock_that_is_anothers_by_now_isnt_released(bench):
 )  # fmt: skip
 def test_without_redis_every_slot_may_be_worked_on(bench, fault):
     bench.take(1, locks=bench.other)
-    bench.redis.fault = fault
+    bench.line.fault = fault
     assert bench.take(1, 2) == {1, 2}
     assert bench.mine._gate.shut
     bench.release(1, 2)
 
 
 def test_redis_is_left_alone_for_a_while_then_asked_again_ever_more_rarely(bench):
-    bench.redis.fault = redis_errors.ConnectionError()
+    bench.line.fault = redis_errors.ConnectionError()
     asked = []
     for _ in range(600):
-        before = bench.redis.calls
+        before = bench.line.calls
         bench.take(1)
-        if bench.redis.calls > before:
+        if bench.line.calls > before:
             asked.append(bench.now)
         bench.now += 0.1
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
@@ -120,9 +110,9 @@ def test_redis_is_left_alone_for_a_while_then_asked_again_ever_more_rarely(bench
 
 def test_locks_are_taken_again_and_what_couldnt_be_released_is(bench):
     bench.take(1, 2)
-    bench.redis.fault = redis_errors.ConnectionError()
+    bench.line.fault = redis_errors.ConnectionError()
     bench.release(1, 2)
-    bench.redis.fault = None
+    bench.line.fault = None
     bench.now += 60
     assert bench.take(3) == {3}
     assert not bench.mine._gate.shut
@@ -131,15 +121,15 @@ def test_locks_are_taken_again_and_what_couldnt_be_released_is(bench):
 
 def test_an_own_lock_that_couldnt_be_released_doesnt_lock_us_out(bench):
     bench.take(1)
-    bench.redis.fault = redis_errors.ConnectionError()
+    bench.line.fault = redis_errors.ConnectionError()
     bench.release(1)
-    bench.redis.fault = None
+    bench.line.fault = None
     bench.now += 60
     assert bench.take(1) == {1}
 
 
 def test_a_batch_without_slots_says_nothing_about_redis(bench):
-    bench.redis.fault = redis_errors.ConnectionError()
+    bench.line.fault = redis_errors.ConnectionError()
     bench.take(1)
     bench.now += 60
     assert bench.take() == set()
@@ -148,10 +138,36 @@ def test_a_batch_without_slots_says_nothing_about_redis(bench):
 
 def test_locks_let_go_while_redis_was_away_are_released_when_it_is_back(bench):
     bench.take(1)
-    bench.redis.fault = redis_errors.ConnectionError()
+    bench.line.fault = redis_errors.ConnectionError()
     bench.take(2)
-    bench.redis.fault = None
+    bench.line.fault = None
     bench.release(1)  # Redis isn't asked now
     bench.now += 60
     bench.take(3)
     assert bench.take(1, locks=bench.other) == {1}
+
+
+def test_no_call_handles_all_the_slots_of_a_large_batch(bench):
+    slots = tuple(range(5 * KEYS_A_CALL))
+    some = {slots[0], slots[KEYS_A_CALL], slots[-1]}
+    assert bench.take(*slots) == set(slots)
+    assert bench.take(*some, locks=bench.other) == set()
+    assert bench.line.calls >= 5
+    bench.line.calls = 0
+    bench.release(*slots)
+    assert bench.line.calls >= 5
+    assert bench.take(*some, locks=bench.other) == some
+
+
+def test_what_couldnt_be_released_is_released_in_parts_and_what_is_left_later(bench):
+    slots = tuple(range(3 * KEYS_A_CALL))
+    bench.take(*slots)
+    bench.line.fault = redis_errors.TimeoutError("slow")
+    bench.release(*slots)
+    bench.line.fault, bench.now = None, bench.now + 60
+    bench.line.fail_after(2, redis_errors.TimeoutError("slow"))
+    bench.take(5_000)
+    assert len(bench.mine._unreleased) == KEYS_A_CALL  # two parts were released for good
+    bench.line.fault, bench.now = None, bench.now + 60
+    assert bench.take(5_000) == {5_000}
+    assert bench.take(*slots, locks=bench.other) == set(slots)
