@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from consumer.batch import Batcher
 from consumer.delivery import Delivery
+from shardctl.barrier import Barrier
 
 
 def delivery(number: int, slot: int, size: int = 10) -> Delivery:
@@ -289,6 +290,18 @@ def test_what_comes_for_a_slot_in_hand_waits_and_follows():
     assert batcher.due_at(9.0) is None
     batcher.back(first, first.deliveries, 9.0)
     assert numbers(batcher.take(9.0)) == [1, 2]
+
+
+def test_a_barrier_ends_its_lanes_part_of_a_batch():
+    """What comes behind it must not commit with what came before: another generation's lane may have begun by then."""
+    batcher = Batcher(10, 1000, 0.0)
+    barrier = delivery(2, 1)
+    barrier.barrier = Barrier("r1", "s0", 1, "token")
+    batcher.add([delivery(1, 1), barrier, delivery(3, 1), delivery(4, 2)], 0.0)
+    batch = batcher.take(0.0)
+    assert numbers(batch) == [1, 2, 4]
+    batcher.done(batch)
+    assert numbers(batcher.take(0.0)) == [3]
 
 
 def test_no_call_looks_at_every_slot():

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from consumer_kit import config, raw
+from patience import PATIENCE_SECONDS
 
 from consumer import replica
 from consumer.errors import AgainError, BlockedError, LaterError
@@ -333,6 +334,32 @@ def test_stopping_hands_back_in_order_what_may_not_be_written_here():
             await bench.running
             assert bench.settled == ["c"]
             assert bench.intake.handed_back == held
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_back_while_it_drains_is_handed_back_before_what_waited_behind_it():
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(batch):
+        if lane_of(2, 1) in batch.lanes:
+            raise AgainError("database down")  # so that nothing more is written
+        begun.set()
+        await go_on.wait()
+        return batch.deliveries
+
+    async def scenario():
+        async with Bench(handle, drain_timeout=timedelta(seconds=PATIENCE_SECONDS)) as bench:
+            first, second = message(1, "a"), message(1, "b")
+            bench.intake.deliver([first])
+            await begun.wait()
+            bench.intake.deliver([message(2, "c"), second])
+            await bench.until(lambda: bench.replica.failing)
+            bench.stop.set()
+            await bench.until(bench.replica._stopping.is_set)
+            go_on.set()
+            await bench.running
+            assert [each for each in bench.intake.handed_back if each.slot == 1] == [first, second]
 
     asyncio.run(scenario())
 
