@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+from properties import ALL
 
 from shardctl.local.servers import BinaryMissingError, MariaDBServer, PostgresServer, RedisServer
 
@@ -15,8 +18,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As whatever runs behind a shell's `&` has it, its children too: and then nobody could test what Ctrl-C does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+settings.load_profile(ALL)  # unless the command line names another
 
 _numbers = itertools.count()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, one line a reason: where a server is missing, hundreds of tests have the same."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        terminalreporter.section("skipped", cyan=True)
+    for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+        terminalreporter.line(f"{count} skipped: {reason}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return " ".join(text.removeprefix("Skipped: ").split())
 
 
 def _start(server):

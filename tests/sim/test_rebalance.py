@@ -12,7 +12,7 @@ from tests.sim.rebalance.mutants import MUTANTS, TWICE
 from tests.sim.rebalance.scenario import drawn, every_await, every_effect, small
 from tests.sim.rebalance.world import play
 
-FEW, SCHEDULES = 5, 35
+FEW, SCHEDULES = 2, 35
 SWEPT, EFFECT_STRIDE, AWAIT_STRIDE = (
     (0, 1),
     9,

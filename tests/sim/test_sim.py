@@ -16,7 +16,7 @@ from tests.sim.scenario import WAITING_STATEMENT_SECONDS, crashing, drawn, every
 from tests.sim.world import play
 
 SCHEDULES = 2_000
-FEW = 200
+FEW, SEVERAL = 40, 200
 SWEPT = (0, 1, 2)  # seeds of the small scenario
 PAIRS = 300
 
@@ -27,9 +27,14 @@ def check(scenarios, parts=None):
 
 
 def test_few_schedules():
+    check(seeds(range(FEW)))
+
+
+@pytest.mark.slow
+def test_several_schedules():
     """What never happens proves nothing: these few hundred already hold every kind of fault."""
     told = set(EVENTS)
-    for scenario in seeds(range(FEW)):
+    for scenario in seeds(range(SEVERAL)):
         result = play(scenario)
         assert not result.violations, Failure(scenario, result, command(scenario)).told()
         history = result.oracle.told()
@@ -57,7 +62,7 @@ def late(scenario, parts=None):
 
 @pytest.mark.parametrize("locked_slots", [1, 4])
 def test_what_waits_for_a_forgotten_transaction_makes_no_other_slot_wait(locked_slots):
-    for seed in range(10):
+    for seed in range(5):
         assert late(waiting(seed, locked_slots)) == []
 
 
@@ -84,7 +89,7 @@ def test_a_fast_start_costs_sound_writes_their_attempts():
 @pytest.mark.slow
 def test_thousands_of_schedules():
     """Messages are applied once and in order, and acked when that is durable, whatever fails meanwhile."""
-    check(seeds(range(FEW, SCHEDULES)))
+    check(seeds(range(SEVERAL, SCHEDULES)))
 
 
 @pytest.mark.slow
@@ -121,7 +126,7 @@ def test_a_mistake_is_found(mutant):
 
 def test_one_seed_is_one_history():
     """Also in another process, where strings hash otherwise."""
-    numbers = range(12)
+    numbers = range(5)
     here = [play(drawn(number)).oracle.digest() for number in numbers]
     assert len(set(here)) == len(here)
     assert [play(drawn(number)).oracle.digest() for number in numbers] == here

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from properties import examples
 
 from shardctl.local.broker.faults import Faults, Injector
 from shardctl.local.broker.lane import State
@@ -469,11 +470,11 @@ class FaultySchedules(Schedules):
 
 
 class TestSchedules(Schedules.TestCase):
-    settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+    settings = examples(1.2, stateful_step_count=40)
 
 
 class TestFaultySchedules(FaultySchedules.TestCase):
-    settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+    settings = examples(0.8, stateful_step_count=40)
 
 
 @given(st.lists(st.sampled_from("abcdefgh "), max_size=60), st.integers(1, 4))

@@ -7,8 +7,9 @@ from functools import cache
 
 import pytest
 from fleets import fleet as fleet_of
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import capacity
 from shardctl.capacity import Load, Speed, simulate, slot_rates
@@ -42,13 +43,13 @@ def test_the_keys_that_are_not_hashed_count_too(monkeypatch, skew):
     assert max(near) == pytest.approx(max(exact), rel=0.3)
 
 
-@settings(max_examples=30)
+@examples(0.3)
 @given(st.integers(1, 5_000), st.floats(0, 3))
 def test_the_sum_of_zipf(count, skew):
     assert capacity._harmonic(count, skew) == pytest.approx(math.fsum(n**-skew for n in range(1, count + 1)), rel=1e-6)
 
 
-@settings(max_examples=50)
+@examples(0.5)
 @given(st.floats(1, 1_000), st.floats(1, 100_000), st.floats(0, 3_000), st.floats(0, 3_000))
 def test_an_outage_drains_as_second_by_second(rate, backlog, before, after):
     after = max(before, after)

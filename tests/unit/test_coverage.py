@@ -5,8 +5,9 @@ import random
 import pytest
 from filter_eval import parse
 from fleets import fleet, text
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import coverage, spec, topology, yamlfile
 from shardctl.faults import SpecError, path_text
@@ -71,7 +72,7 @@ def loaded(layout):
         raise
 
 
-@settings(max_examples=150)
+@examples(1.5)
 @given(layouts())
 def test_each_slot_and_type_reaches_exactly_one_shard(layout):
     found = loaded(layout)
@@ -88,7 +89,7 @@ def test_each_slot_and_type_reaches_exactly_one_shard(layout):
             assert len(shards) + len(strays) == 1
 
 
-@settings(max_examples=150)
+@examples(1.5)
 @given(layouts(), st.integers(0, 1 << 30))
 def test_nothing_falls_between_shards_and_strays(layout, seed):
     """Whatever the attributes: exactly one takes it, except after the beginnings that `blind` names."""

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import cron
 from shardctl.cron import next_run
@@ -98,7 +99,7 @@ CHANGES = [
 ]
 
 
-@settings(max_examples=150)
+@examples(1.5)
 @given(
     change=st.sampled_from(CHANGES),
     fields=st.tuples(field(0), field(1), field(2), st.just("*"), field(4)),

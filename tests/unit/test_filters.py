@@ -4,8 +4,9 @@ import random
 
 import pytest
 from filter_eval import parse
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl.filters import (
     MAX_FILTER_BYTES,
@@ -189,7 +190,7 @@ def test_beginnings():
     assert beginnings(["0100", "0101"], within="01") == ("01", "010")
 
 
-@settings(max_examples=20)
+@examples(0.2)
 @given(st.sampled_from([16]), st.integers(2, 5))
 def test_scattered_slots_compile_fast(bits, step):
     """Nobody's filter, but the way to a good error must not take minutes."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from properties import examples
 
 from consumer.batch import Batcher
 from consumer.delivery import Delivery
@@ -151,7 +151,7 @@ class AnySchedule(RuleBasedStateMachine):
 
 
 TestAnySchedule = AnySchedule.TestCase
-TestAnySchedule.settings = settings(max_examples=150, stateful_step_count=30, deadline=None, derandomize=True)
+TestAnySchedule.settings = examples(1.5, stateful_step_count=30)
 
 
 def test_waits_for_company_until_the_first_is_old_enough():

@@ -9,8 +9,9 @@ import orjson
 import pytest
 from arrival_kit import Database, config_of
 from consumer_kit import raw
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from consumer.delivery import check_slot
 from consumer.errors import NeverError
@@ -57,7 +58,7 @@ def shares_of(writes):
     return share_out(writes, sinks, KINDS)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(3)
 @given(st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from("abc"), st.sampled_from("xyz")), max_size=30))
 def test_no_call_overtakes_a_key_or_a_row(story):
     writes = [write(kind, key, str(n), row) for n, (kind, key, row) in enumerate(story)]

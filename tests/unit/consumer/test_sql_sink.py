@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from consumer_kit import Shard, write
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from sqlalchemy import event
 
 OPERATIONS = ("insert", "upsert", "update", "delete")
@@ -73,7 +74,7 @@ def shard(tmp_path_factory):
     ],
     ids="-".join,
 )
-@settings(max_examples=30, deadline=None, derandomize=True)
+@examples(0.3)
 @given(data=st.data())
 def test_a_batch_does_what_its_writes_do_one_after_the_other(shard, kinds, data):
     schedule = data.draw(schedules(kinds))

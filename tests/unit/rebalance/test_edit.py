@@ -4,8 +4,9 @@ import re
 
 import pytest
 from fleets import HEAD, TYPE
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import spec, starter, yamlfile
 from shardctl.faults import SpecError
@@ -164,7 +165,7 @@ def test_what_cannot_be_edited_safely_is_refused(shards):
         edited(text, plan(_fleet(text), Request(split="s0")).after)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(0.25)
 @given(st.data())
 def test_any_mix_of_styles_is_edited_right_or_refused(data):
     draw = lambda *of: data.draw(st.sampled_from(of))  # noqa: E731

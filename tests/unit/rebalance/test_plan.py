@@ -1,8 +1,9 @@
 import pytest
 from fleets import fleet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planner_kit import any_case, contiguous, with_long_filters
+from properties import examples
 
 from shardctl import coverage, topology
 from shardctl.errors import UsageError
@@ -19,7 +20,7 @@ def _slots(found):
     return {shard.name: str(shard.slots) for shard in found.shards}
 
 
-@settings(max_examples=20, deadline=None)
+@examples(0.2)
 @given(st.integers(0, 100_000))
 def test_a_plan_is_a_fleet_within_its_quotas_and_filters_and_always_the_same(seed):
     case = any_case(seed, bits=(4, 5), shards=(1, 4))

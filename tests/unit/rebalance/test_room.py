@@ -1,6 +1,7 @@
 from fleets import fleet
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import filters, topology
 from shardctl.keyspace import SlotSet
@@ -13,7 +14,7 @@ FLEETS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(1.5)
 @given(st.sampled_from(FLEETS), st.sets(st.floats(0, 1, exclude_max=True), min_size=1, max_size=10))
 def test_a_set_takes_as_many_bytes_as_its_longest_filter(found, cuts):
     count = 1 << found.routing.slot_bits

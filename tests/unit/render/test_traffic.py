@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from shardctl import spec, topology
 from shardctl.errors import UsageError
@@ -233,7 +234,7 @@ def scattered(bits: int, *slots: SlotSet, **shared: Any) -> Fleet:
 
 
 @pytest.mark.parametrize("form", ROUTERS)
-@settings(max_examples=25)
+@examples(0.25)
 @given(owners=st.lists(st.integers(0, 3), min_size=64, max_size=64))
 def test_every_slot_goes_to_its_one_shard_however_slots_are_scattered(form: str, owners: list[int]) -> None:
     slots = [SlotSet.of(slot for slot, owner in enumerate(owners) if owner == number) for number in set(owners)]
