@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl.local.servers.process import free_port
 
@@ -42,7 +43,7 @@ class Browser:
             raise
 
     def _begin(self, chromium: str) -> None:
-        until(self._answers, 20)
+        until(self._answers, PATIENCE_SECONDS)
         arguments = [
             "--headless=new",
             "--disable-gpu",
@@ -77,7 +78,7 @@ class Browser:
         finally:
             self._http.close()
             self._driver.terminate()
-            self._driver.wait(10)
+            self._driver.wait(PATIENCE_SECONDS)
 
     # -- what a person does ------------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class Browser:
     def text(self, selector: str) -> str:
         return self.run(f"document.querySelector({selector!r})?.innerText ?? ''")
 
-    def until_text(self, selector: str, part: str, seconds: float = 20) -> str:
+    def until_text(self, selector: str, part: str, seconds: float = PATIENCE_SECONDS) -> str:
         assert until(lambda: part in self.text(selector), seconds), f"{selector}: {self.text(selector)!r}, no {part!r}"
         return self.text(selector)
 

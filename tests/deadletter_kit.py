@@ -9,6 +9,7 @@ import orjson
 from arrival_kit import Database
 from google.pubsub_v1 import PubsubMessage
 from names_kit import known
+from patience import PATIENCE_SECONDS
 
 from consumer import pubsub
 from consumer.deadletters import DeadLetterTopic
@@ -50,7 +51,7 @@ class BrokerThread:
         self.host = self.broker.host
 
     def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_SECONDS)
 
     def call(self, work):
         """On the broker's own thread."""

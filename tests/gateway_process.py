@@ -18,6 +18,7 @@ import httpx
 from google.pubsub_v1 import PublisherClient, SubscriberClient, Subscription
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from patience import PATIENCE_SECONDS
 
 from shardctl import topology
 from shardctl.render.gateway import config_text
@@ -26,7 +27,7 @@ from shardctl.spec import Fleet
 START_SECONDS = 30.0
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, what: str = "it") -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"{what} never came true"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from arrival_kit import Database
+from patience import PATIENCE_SECONDS
 
 from consumer.metrics import Metrics
 from consumer.sinks.http.sink import HttpSink
@@ -64,7 +65,7 @@ class Backend:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from patience import PATIENCE_SECONDS
+
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 GROUP = "/apis/coordination.k8s.io/v1/namespaces"
 
@@ -93,7 +95,7 @@ class LeaseApi:
 
     def _answer(self, method, path, headers, body):
         self.requests.append(method)
-        self.gate.wait(30)
+        self.gate.wait(PATIENCE_SECONDS)
         time.sleep(self.delay_seconds)
         if headers.get("Authorization") != f"Bearer {self.token}":
             return 401, status_of(401, "Unauthorized")

@@ -4,4 +4,4 @@ Judge by what happened. Where a wait can't be avoided, bound it by this and by n
 machine whose processors are busy with something else (`make test-loaded`).
 """
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 90.0

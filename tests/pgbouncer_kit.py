@@ -8,6 +8,7 @@ import socket
 import subprocess
 
 import pytest
+from patience import PATIENCE_SECONDS
 from sqlalchemy.engine import URL, make_url
 
 from shardctl.local.servers.account import temporary_folder, unprivileged
@@ -45,7 +46,7 @@ class PgBouncer:
             shutil.chown(file, self._account.uid)
             command = self._account.command(*command)
         self._process = subprocess.Popen(command)
-        assert wait_until(self._listens, 10), (self._folder / "log").read_text()
+        assert wait_until(self._listens, PATIENCE_SECONDS), (self._folder / "log").read_text()
 
     def url(self, database: URL | str) -> str:
         """The database as its clients reach it through the pooler."""

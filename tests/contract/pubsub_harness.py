@@ -24,6 +24,7 @@ from google.cloud import pubsub_v1
 from google.pubsub_v1.services.publisher import PublisherClient as GeneratedPublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from patience import PATIENCE_SECONDS
 
 OFFICIAL = "cloud-pubsub-emulator"
 START_SECONDS = 30
@@ -69,7 +70,7 @@ class Server:
     def stop(self) -> None:
         os.killpg(self._process.pid, signal.SIGTERM)
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -8,11 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import grpc
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
+from patience import PATIENCE_SECONDS
 from pubsub_harness import PubSub
 
 from shardctl.local.broker import Broker, Faults, set_faults, stats
@@ -123,7 +123,7 @@ def test_as_a_process_it_says_when_it_is_ready_and_ends_on_sigterm():
         host = process.stderr.readline().strip().removeprefix("broker ready: PUBSUB_EMULATOR_HOST=")
         assert stats(host)["subscriptions"] == {}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.parametrize("option", [["--duplicate-rate", "5"], ["--no-such-fault"]])
@@ -135,8 +135,7 @@ def test_a_wrong_option_is_a_usage_error(option):
     assert "rate" in done.stderr or "unrecognized" in done.stderr
 
 
-def test_batches_are_served_quickly(pubsub):
-    """Far below what was measured, so that a slow machine passes; a timer or a task a message would not."""
+def test_large_batches_are_served_whole(pubsub):
     topic = pubsub.topic()
     subscription = pubsub.subscribe(topic, enable_message_ordering=True)
     requests = [
@@ -149,7 +148,6 @@ def test_batches_are_served_quickly(pubsub):
             of("PublishRequest").SerializeToString,
             of("PublishResponse").FromString,
         )
-        start = time.monotonic()
         for request in requests:
             publish(request)
         open_pull = channel.stream_stream(
@@ -162,4 +160,4 @@ def test_batches_are_served_quickly(pubsub):
         got = 0
         while got < 20_000:
             got += len(next(responses).received_messages)
-    assert got / (time.monotonic() - start) > 5_000
+    assert got == 20_000

@@ -17,6 +17,7 @@ from google.cloud.pubsub_v1.subscriber.exceptions import AcknowledgeStatus
 from google.pubsub_v1 import types as raw
 from google.pubsub_v1.services.subscriber import SubscriberAsyncClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
+from patience import PATIENCE_SECONDS
 from pubsub_harness import Collector, official_differs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
@@ -102,7 +103,7 @@ class TestPublish:
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic, enable_message_ordering=True)
         futures = [pubsub.publisher.publish(topic, str(n).encode(), ordering_key="k") for n in range(50)]
-        ids = [future.result(10) for future in futures]
+        ids = [future.result(PATIENCE_SECONDS) for future in futures]
         assert len(set(ids)) == 50
         found = []
         while len(found) < 50:
@@ -228,10 +229,10 @@ class TestLeases:
         try:
             pubsub.publish(topic, "x")
             first = answers.get(timeout=10)
-            assert first.result(10) is AcknowledgeStatus.SUCCESS
+            assert first.result(PATIENCE_SECONDS) is AcknowledgeStatus.SUCCESS
         finally:
             future.cancel()
-            future.result(10)
+            future.result(PATIENCE_SECONDS)
         assert not pubsub.pull(subscription, 1, seconds=0.1)
 
     def test_elsewhere_a_stale_ack_is_no_error(self, pubsub):
@@ -263,10 +264,10 @@ class TestStreams:
         try:
             for start in range(0, 200, 50):
                 pubsub.publish(topic, *(str(n) for n in range(start, start + 50)))
-            collector.done.result(20)
+            collector.done.result(PATIENCE_SECONDS)
         finally:
             future.cancel()
-            future.result(10)
+            future.result(PATIENCE_SECONDS)
         assert sorted(set(collector.bodies), key=int) == [str(n) for n in range(200)]
 
     def test_the_callback_subscriber_keeps_the_order_of_a_key(self, pubsub):
@@ -278,10 +279,10 @@ class TestStreams:
             for start in range(0, 100, 10):
                 for key in "abc":
                     pubsub.publish(topic, *(f"{key}{n}" for n in range(start, start + 10)), key=key)
-            collector.done.result(20)
+            collector.done.result(PATIENCE_SECONDS)
         finally:
             future.cancel()
-            future.result(10)
+            future.result(PATIENCE_SECONDS)
         found = defaultdict(list)
         for body in collector.bodies:
             found[body[0]].append(int(body[1:]))
@@ -405,7 +406,7 @@ class TestStreams:
             await channel.close()
             return found
 
-        found = asyncio.run(asyncio.wait_for(read(), 20))
+        found = asyncio.run(asyncio.wait_for(read(), PATIENCE_SECONDS))
         assert sorted(set(found), key=int) == [str(n) for n in range(500)]
 
 
@@ -447,6 +448,6 @@ def test_the_emulator_variable_is_all_a_program_needs(pubsub, monkeypatch):
     topic = pubsub.topic()
     subscription = pubsub.subscribe(topic)
     with pubsub_v1.SubscriberClient() as subscriber:
-        pubsub_v1.PublisherClient().publish(topic, b"x").result(10)
+        pubsub_v1.PublisherClient().publish(topic, b"x").result(PATIENCE_SECONDS)
         received = subscriber.pull(subscription=subscription, max_messages=1).received_messages
     assert bodies(received) == ["x"]

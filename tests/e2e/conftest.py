@@ -1,6 +1,7 @@
 """A fleet of two shards with two replicas each, made for being hurt: short leases, no back-off."""
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec, yamlfile
 from shardctl.local.feed import Feed
@@ -40,13 +41,13 @@ class Scene:
         self.feed.start()
 
     def until_published(self, count: int) -> None:
-        assert wait_until(lambda: self.feed.published >= count or not self.feed.running, 60)
+        assert wait_until(lambda: self.feed.published >= count or not self.feed.running, PATIENCE_SECONDS)
         assert self.feed.published >= count
 
     def until_under_way(self, shard: str) -> None:
         """Until replicas of the shard hold messages."""
         (name,) = self.local.subscription_ids(self.local.spec.shard(shard))
-        assert wait_until(lambda: self.local.subscriptions()[name]["outstanding"] > 0, 30)
+        assert wait_until(lambda: self.local.subscriptions()[name]["outstanding"] > 0, PATIENCE_SECONDS)
 
     def counts(self, shard: str) -> dict[str, int]:
         (name,) = self.local.subscription_ids(self.local.spec.shard(shard))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import psycopg
+from patience import PATIENCE_SECONDS
 from redis import Redis
 
 from shardctl import spec, yamlfile
@@ -123,7 +124,7 @@ class Stage:
         """So many of the story from here on."""
         feed = self._feed
         end = feed.published + more
-        assert wait_until(lambda: feed.published >= end or not feed.running, 30)
+        assert wait_until(lambda: feed.published >= end or not feed.running, PATIENCE_SECONDS)
         assert feed.published >= end
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -134,11 +135,11 @@ class Stage:
     def unready(self, why: str) -> None:
         """Every replica says that it can't work, and why."""
         for replica in self.replicas:
-            told = wait_until(lambda replica=replica: why in replica.why_not_ready, 20)
+            told = wait_until(lambda replica=replica: why in replica.why_not_ready, PATIENCE_SECONDS)
             assert told, f"{replica.name} says {replica.why_not_ready!r}, not {why!r}"
 
     def ready(self) -> None:
-        assert wait_until(lambda: all(replica.ready for replica in self.replicas), 20), [
+        assert wait_until(lambda: all(replica.ready for replica in self.replicas), PATIENCE_SECONDS), [
             replica.why_not_ready for replica in self.replicas
         ]
 
@@ -147,7 +148,9 @@ class Stage:
 
     def degraded(self, count: int) -> None:
         """So many replicas work without slot locks; none of them is unready for it."""
-        assert wait_until(lambda: self.metric("redis_degraded") == count, 20), self.metric("redis_degraded")
+        assert wait_until(lambda: self.metric("redis_degraded") == count, PATIENCE_SECONDS), self.metric(
+            "redis_degraded"
+        )
         assert all(replica.ready for replica in self.replicas)
 
     def counts(self) -> dict[str, int]:
@@ -176,7 +179,7 @@ class Stage:
     def until_waiting(self, count: int = 1) -> list[int]:
         """Client ports of the consumers' sessions that wait for a lock, once there are so many."""
         query = "SELECT client_port FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'writer'"
-        assert wait_until(lambda: len(self.sql(query)) >= count, 20), "no consumer waits for the lock"
+        assert wait_until(lambda: len(self.sql(query)) >= count, PATIENCE_SECONDS), "no consumer waits for the lock"
         return [port for (port,) in self.sql(query)]
 
     @contextlib.contextmanager

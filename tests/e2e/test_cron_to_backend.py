@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from http_kit import Backend, Call, Reply
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec, topology, yamlfile
 from shardctl.local.fleet import LocalFleet
@@ -118,11 +119,11 @@ def test_every_run_has_its_effect_once_whatever_fails(moody, local):
     assert unacked(local) == RUNS, "nothing has been acked before its call succeeded"
 
     (consumer,) = local.consumers
-    assert wait_until(lambda: moody.effects, 20)
+    assert wait_until(lambda: moody.effects, PATIENCE_SECONDS)
     consumer.kill()
     assert unacked(local) >= RUNS - len(moody.effects)
     consumer.start()
-    assert wait_until(lambda: consumer.metrics().get("shardctl_http_breaker_open", 0) == 1, 40)
+    assert wait_until(lambda: consumer.metrics().get("shardctl_http_breaker_open", 0) == 1, PATIENCE_SECONDS)
     assert unacked(local) >= RUNS - len(moody.effects), "acked although its call has not succeeded"
     moody.well.set()
     local.wait_drained(40)

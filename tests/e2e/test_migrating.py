@@ -9,6 +9,7 @@ from collections import Counter
 
 import psycopg
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec
 from shardctl.keyspace import SlotRule
@@ -73,7 +74,7 @@ def test_a_modulo_fleet_moves_over_while_its_writers_go_on(terminals, tmp_path):
             connection.execute("ALTER TABLE users DROP COLUMN slot")
     old = OldWriter(databases)
     old.start()
-    assert wait_until(lambda: len(old.visits) > USERS / 2, 30)
+    assert wait_until(lambda: len(old.visits) > USERS / 2, PATIENCE_SECONDS)
 
     terminals.run("adopt", code=1)
     assert has_no_slot_column(databases["s0"])
@@ -90,7 +91,7 @@ def test_a_modulo_fleet_moves_over_while_its_writers_go_on(terminals, tmp_path):
             publishing.publish(Write("users", body)).result() if number % 200 == 0 else publishing.publish(
                 Write("users", body)
             )
-    assert wait_until(lambda: rows(databases) == visits, 60)
+    assert wait_until(lambda: rows(databases) == visits, PATIENCE_SECONDS)
 
     terminals.run("adopt", "--yes")
     assert all(table["without_slot"] == 0 for table in json.loads(terminals.run("adopt", "--json")))

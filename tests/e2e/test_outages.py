@@ -12,6 +12,7 @@ import time
 import orjson
 import pytest
 from outage_kit import HELD_BYTES, MEBIBYTE, SLOW, STATEMENT_SECONDS, HurtFleet, Stage, client_ports, rss_bytes
+from patience import PATIENCE_SECONDS
 
 from shardctl.local.broker import set_faults
 from shardctl.local.broker.faults import Faults
@@ -87,13 +88,15 @@ def deadlock(stage):
     with stage.locked("customers") as rival:
         stage.until_waiting()
         rival.execute("LOCK TABLE shardctl_inbox IN EXCLUSIVE MODE")  # which the one that waits has written to
-    assert wait_until(lambda: stage.sql(count) > [(before,)], 10), "there was no deadlock: the test proves nothing"
+    assert wait_until(lambda: stage.sql(count) > [(before,)], PATIENCE_SECONDS), (
+        "there was no deadlock: the test proves nothing"
+    )
 
 
 def statement_timeout(stage):
     """What needs the table waits; the replicas stay ready, since the database works."""
     with stage.locked("customers"):
-        assert wait_until(lambda: stage.metric("slot_failing_seconds") > STATEMENT_SECONDS, 30)
+        assert wait_until(lambda: stage.metric("slot_failing_seconds") > STATEMENT_SECONDS, PATIENCE_SECONDS)
         stage.ready()
 
 
@@ -112,7 +115,9 @@ def read_only(stage):
     before = set(stage.sql(sessions))
     stage.sql("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     stage.unready("read-only")
-    assert wait_until(lambda: not before & set(stage.sql(sessions)), 10), "a session that can't write was kept"
+    assert wait_until(lambda: not before & set(stage.sql(sessions)), PATIENCE_SECONDS), (
+        "a session that can't write was kept"
+    )
     # Sessions of the administrator are read-only too.
     stage.sql("SET default_transaction_read_only = off", "ALTER SYSTEM RESET default_transaction_read_only",
               "SELECT pg_reload_conf()")  # fmt: skip
@@ -122,19 +127,19 @@ def stopped_mid_transaction(stage):
     """For longer than its lock and its leases last, while it holds a transaction open. The other replica takes over."""
     sleeper, other = stage.replicas
     with stage.locked("customers"):
-        assert wait_until(lambda: client_ports(sleeper) & set(stage.until_waiting()), 10)
+        assert wait_until(lambda: client_ports(sleeper) & set(stage.until_waiting()), PATIENCE_SECONDS)
         sleeper.pause()
         ports = client_ports(sleeper) & set(stage.until_waiting())
     mine = f"usename = 'writer' AND client_port IN ({','.join(map(str, ports))})"
     idle = f"SELECT FROM pg_stat_activity WHERE {mine} AND state = 'idle in transaction'"
     # The server ends the session that would keep everybody's locks.
     query = f"SELECT count(*) FROM pg_stat_activity WHERE {mine}"
-    assert wait_until(lambda: stage.sql(idle) or stage.sql(query) == [(0,)], 10)
+    assert wait_until(lambda: stage.sql(idle) or stage.sql(query) == [(0,)], PATIENCE_SECONDS)
     assert wait_until(lambda: stage.sql(query) == [(0,)], STATEMENT_SECONDS + 5), "its transaction is still open"
     applied = other.metrics()["shardctl_messages_applied_total"]
     expired = stage.counts().get("expired", 0)
-    assert wait_until(lambda: stage.counts().get("expired", 0) > expired, 30)
-    assert wait_until(lambda: other.metrics()["shardctl_messages_applied_total"] > applied, 20)
+    assert wait_until(lambda: stage.counts().get("expired", 0) > expired, PATIENCE_SECONDS)
+    assert wait_until(lambda: other.metrics()["shardctl_messages_applied_total"] > applied, PATIENCE_SECONDS)
     sleeper.resume()
 
 
@@ -203,7 +208,7 @@ def calls_are_refused(stage):
             stage.local.broker.host, Faults(unavailable_rate=0.3, lost_reply_rate=0.3, cut_stream_rate=0.2, seed=1)
         )
     stage.ready()
-    assert wait_until(lambda: sum(stage.local.backlog().values()) < 300, 30)
+    assert wait_until(lambda: sum(stage.local.backlog().values()) < 300, PATIENCE_SECONDS)
     set_faults(stage.local.broker.host)
 
 
@@ -212,7 +217,7 @@ def leases_end_early(stage):
     duplicates = stage.metric("messages_duplicate_total")
     faults = Faults(early_expiry_rate=0.1, duplicate_rate=0.1, replay_acked=True, seed=1)
     set_faults(stage.local.broker.host, faults)
-    assert wait_until(lambda: stage.metric("messages_duplicate_total") > duplicates + 20, 20)
+    assert wait_until(lambda: stage.metric("messages_duplicate_total") > duplicates + 20, PATIENCE_SECONDS)
     set_faults(stage.local.broker.host)
 
 
@@ -269,7 +274,7 @@ def test_the_largest_message_that_can_t_succeed_is_set_aside_and_the_next_one_la
     stage.publish_raw(data, "bad", "too large")
     stage.publish([Write("customer", {"customer_id": "bad", "name": "next"}, idempotency_key="next")])
     letters = []
-    assert wait_until(lambda: letters.extend(stage.dead_letters()) or letters, 20)
+    assert wait_until(lambda: letters.extend(stage.dead_letters()) or letters, PATIENCE_SECONDS)
     (letter,) = letters
     assert letter.attributes["shardctl-reason"] == "bad_json"
     assert letter.attributes["shardctl-shortened"] == f"{len(letter.data):,} of {len(data):,} bytes"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.process import wait_until
@@ -41,7 +42,7 @@ class Terminals:
                 cwd=self.folder, env=self.environment, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         self.family.append(process)
-        assert wait_until(lambda: re.search(says, log.read_text()) is not None, 90), log.read_text()
+        assert wait_until(lambda: re.search(says, log.read_text()) is not None, PATIENCE_SECONDS), log.read_text()
         return process
 
     def run(self, block: str) -> str:
@@ -59,8 +60,8 @@ class Terminals:
         for process in reversed(self.family):
             process.send_signal(signal.SIGINT)
         for process in reversed(self.family):
-            process.wait(90)
-        assert wait_until(lambda: not any(map(alive, descendants)), 60)
+            process.wait(PATIENCE_SECONDS)
+        assert wait_until(lambda: not any(map(alive, descendants)), PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -84,7 +85,9 @@ def test_every_command_of_the_page_works(terminals):
                 terminals.run(line)
                 if line.startswith(tuple(WAITED_FOR)):
                     said = next(says for command, says in WAITED_FOR.items() if line.startswith(command))
-                    assert wait_until(lambda said=said: said in (terminals.folder / "0.log").read_text(), 60), said
+                    assert wait_until(
+                        lambda said=said: said in (terminals.folder / "0.log").read_text(), PATIENCE_SECONDS
+                    ), said
             run.append(line)
     assert len(run) >= 12
     assert "customer" in terminals.run("shardctl verify -f tiny.yaml")

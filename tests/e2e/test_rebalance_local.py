@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
+from patience import PATIENCE_SECONDS
 from sqlalchemy.engine import make_url
 
 from shardctl import barrier, spec, yamlfile
@@ -100,7 +101,7 @@ class Terminals:
 
     def run(self, *command: str, code: int = 0) -> str:
         process = self.start(*command)
-        told, talk = process.communicate(timeout=60)
+        told, talk = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == code, f"{command}: {told}{talk}"
         return told
 
@@ -143,7 +144,7 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     assert up.says(r"shards\.yaml changed and is applied: consumers of s2, s0, s1"), up.log.read_text()
 
     killed = terminals.start("rebalance", "run", "--yes")
-    assert wait_until(lambda: terminals.slots("due") > 0 or killed.poll() is not None, 30)
+    assert wait_until(lambda: terminals.slots("due") > 0 or killed.poll() is not None, PATIENCE_SECONDS)
     killed.kill()
     said = killed.communicate()
     assert killed.returncode == -signal.SIGKILL, said  # not refused: the consumers of an applied file count as readers
@@ -158,7 +159,7 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     assert not settled.rebalancing
     terminals.run("verify")
     applied = len(feed.writes)
-    assert wait_until(lambda: sum(map(inbox_rows, terminals.databases().values())) >= applied, 20)
+    assert wait_until(lambda: sum(map(inbox_rows, terminals.databases().values())) >= applied, PATIENCE_SECONDS)
     verdict = verify(settled, feed.writes, terminals.databases())
     assert verdict.ok, "\n".join(map(str, verdict.findings[:20]))
     assert all(shard.applied for shard in verdict.shards)

@@ -4,6 +4,7 @@ import random
 import time
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec, yamlfile
 from shardctl.capacity import Load, Speed, simulate
@@ -43,7 +44,7 @@ def test_a_local_run_is_as_predicted(local):
     }
     feed = Feed(local.spec, local.broker.host, writes(), writes_per_second=RATE, remember=False)
     feed.start()
-    assert wait_until(lambda: feed.published >= 2 * RATE, 30)
+    assert wait_until(lambda: feed.published >= 2 * RATE, PATIENCE_SECONDS)
     for consumer in local.consumers:
         consumer.pause()
     before = backlogs(local)

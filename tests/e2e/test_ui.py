@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser_kit import ENTER, ESCAPE, TAB, UP, Browser, until
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec, yamlfile
 from shardctl.local.feed import Feed
@@ -63,7 +64,7 @@ class Place:
 
     def status(self):
         process = self.shardctl("status", "--json")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, err
         return json.loads(out)
 
@@ -91,7 +92,7 @@ def url(place):
     process = place.shardctl("ui", "--port", "0")
     yield process.stdout.readline().strip()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
     assert "Traceback" not in process.stderr.read()
 
 
@@ -117,7 +118,7 @@ def cell(page, shard, column):
 
 def test_the_page_shows_the_fleet_as_it_goes(page, url):
     assert "seen" in page.text("h1")
-    assert until(lambda: re.fullmatch("[1-9].*", cell(page, "s0", 6)), 20), "no writes a second"
+    assert until(lambda: re.fullmatch("[1-9].*", cell(page, "s0", 6)), PATIENCE_SECONDS), "no writes a second"
     assert [cell(page, shard, 3) for shard in ("s0", "s1")] == ["1 of 1", "1 of 1"]
     assert until(
         lambda: page.run("document.querySelector('polyline').getAttribute('points').split(' ').length > 2"), 20
@@ -143,7 +144,7 @@ def test_slots_are_drawn_by_shard_and_told_as_a_table(page):
     assert page.text("figure tbody").split() == ["s0", "512", "0-511", "s1", "512", "512-1023"]
     page.click("#heat")
     page.until_text("#heat-told", "The fuller the colour")
-    assert until(lambda: pixel(page, 1) != first, 5)
+    assert until(lambda: pixel(page, 1) != first, PATIENCE_SECONDS)
 
 
 def pixel(page, slot):
@@ -177,12 +178,14 @@ def test_the_keyboard_is_enough(page):
     page.until_text("#confirm", "its 2 waiting messages")
     assert page.run("document.activeElement.id") == "confirm-no"
     page.press(ESCAPE)
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 5)
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS)
     assert page.run("document.activeElement.textContent") == "Replay …"
     page.press(ENTER)
     page.run("document.querySelector('#confirm-yes').focus()")
     page.press(ENTER)
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 20), page.text("#confirm")
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS), page.text(
+        "#confirm"
+    )
 
 
 def test_a_dead_letter_is_looked_at_and_replayed(page):
@@ -191,7 +194,9 @@ def test_a_dead_letter_is_looked_at_and_replayed(page):
     assert "broke" in page.text("#letters tbody")
     page.click("#letters button")
     page.click("#confirm-yes")
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), 30), page.text("#confirm")
+    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS), page.text(
+        "#confirm"
+    )
 
 
 @pytest.mark.parametrize("width", [1280, 360])
@@ -220,7 +225,7 @@ def test_listening_for_others_is_warned_about(place):
     process = place.shardctl("ui", "--host", "0.0.0.0", "--port", "0")
     address = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert address.startswith("http://127.0.0.1:")
     assert err.startswith("warning: whoever can reach 0.0.0.0")
@@ -239,7 +244,7 @@ def test_what_is_wrong_is_told_on_the_page_and_by_the_command(page, place):
     assert s1["troubles"][0] == f"replica {replica.name} doesn't answer"
     assert told["unknown"] == {}
     replica.start()
-    assert until(lambda: "doesn't answer" not in page.text("#troubles"), 20)
+    assert until(lambda: "doesn't answer" not in page.text("#troubles"), PATIENCE_SECONDS)
 
 
 def test_consumers_that_took_others_places_are_found(place):
@@ -257,5 +262,5 @@ def test_watching_prints_a_line_a_look_and_ends_in_order(place):
     process = place.shardctl("status", "--watch")
     lines = [process.stdout.readline() for _ in range(2)]
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0, process.stderr.read()
+    assert process.wait(PATIENCE_SECONDS) == 0, process.stderr.read()
     assert all(re.search(r"s0 1/1 ready, backlog \d+, applied [1-9]", line) for line in lines)

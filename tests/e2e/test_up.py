@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.process import wait_until
@@ -38,14 +39,14 @@ class Up:
         self.family = children(self.process.pid)
 
     def says(self, pattern: str) -> bool:
-        return wait_until(lambda: re.search(pattern, self.log.read_text()) is not None, 90)
+        return wait_until(lambda: re.search(pattern, self.log.read_text()) is not None, PATIENCE_SECONDS)
 
     def consumer(self) -> int:
         (pid,) = (pid for pid in children(self.process.pid) if b"--config" in Path(f"/proc/{pid}/cmdline").read_bytes())
         return pid
 
     def nobody_is_left(self) -> bool:
-        return wait_until(lambda: not any(alive(pid) for pid in self.family), 60)
+        return wait_until(lambda: not any(alive(pid) for pid in self.family), PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_it_starts_dead_consumers_again_and_ends_in_order(up, tmp_path):
     assert up.says(r"all 1/1 ready, backlog \d+, applied [1-9]")
     up.family = children(up.process.pid)
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(90) == 0
+    assert up.process.wait(PATIENCE_SECONDS) == 0
     assert up.says(r"\nstopped\n")
     assert up.nobody_is_left()
     assert "fork" not in up.log.read_text(), "gRPC complains of the processes that were started"

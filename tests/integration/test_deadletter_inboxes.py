@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from deadletter_kit import FLEET, TYPES
 from names_kit import keyed, name_of
+from patience import PATIENCE_SECONDS
 from sqlalchemy import insert, select, update
 
 from shardctl import database, lanes, schema, spec
@@ -210,7 +211,7 @@ def test_who_changes_slots_waits_for_a_letter_to_be_let_go_of(url, engine):
         lanes.take_fence_alone(connection)
         waiting = threading.Thread(target=let_go)
         waiting.start()
-        assert began.wait(5)
+        assert began.wait(PATIENCE_SECONDS)
         waiting.join(0.3)
         assert ended == []
         connection.execute(update(schema.slots).where(schema.slots.c.slot == SLOT).values(state=LaneState.LEFT))

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from deadletter_kit import BrokerThread, Town
+from patience import PATIENCE_SECONDS
 
 from shardctl.deadletter import pubsub
 from shardctl.deadletter.desk import Desk
@@ -72,7 +73,7 @@ def test_a_consumer_sets_aside_and_applies_what_the_desk_replays(town, consumer)
     until(lambda: town.backlog() == 1 and town.backlog("shop-s0-g1") == 0, "a dead letter")
     shard.run("DROP TRIGGER no")
     replaying = desk(town, "replay", "--reason", "constraint", "--yes", "--json")
-    out, err = replaying.communicate(timeout=30)
+    out, err = replaying.communicate(timeout=PATIENCE_SECONDS)
     assert replaying.returncode == 0, err
     assert json.loads(out)["replayed"] == 1
     until(lambda: shard.rows("SELECT note FROM things") == [("bad",)], "the write")
@@ -93,13 +94,13 @@ def test_ctrl_c_hands_everything_back_and_a_kill_leaves_it_to_the_leases(town):
         waiting = desk(town, "list", "--wait", "60")  # the other desk has some, so it waits for them
         until(lambda: town.leased() == 6, "all leased")
         waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=30)
+        out, err = waiting.communicate(timeout=PATIENCE_SECONDS)
         assert (waiting.returncode, out) == (130, "")
         assert "interrupted" in err
         assert town.leased() == 5
         waiting = desk(town, "list", "--wait", "60")
         until(lambda: town.leased() == 6, "all leased")
         waiting.kill()
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=PATIENCE_SECONDS)
         assert (town.backlog(), town.leased()) == (6, 6)
     assert (town.backlog(), town.leased()) == (6, 1)

@@ -9,6 +9,7 @@ import sys
 import pytest
 from consumer_kit import FLEET, Shard
 from gateway_process import Broker, Gateway, until
+from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 
 from shardctl import spec
@@ -52,4 +53,4 @@ def test_a_request_becomes_a_row_once(tmp_path, database_url, redis_url):
                 assert inbox == 2, "two writes, of which one came twice"
         finally:
             consumer.terminate()
-            consumer.wait(30)
+            consumer.wait(PATIENCE_SECONDS)

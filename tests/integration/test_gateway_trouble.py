@@ -12,6 +12,7 @@ import pytest
 from gateway_kit import fleet
 from gateway_process import Broker, Gateway, running, until
 from oidc_kit import Issuer, token
+from patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 FLEET = fleet("{publish_timeout: 1s, max_in_flight_writes: 4, drain_timeout: 10s}")
@@ -74,7 +75,7 @@ def test_sigterm_ends_what_was_begun_and_no_more(tmp_path):
         time.sleep(0.2)
         assert gateway.process.poll() is None, "it must finish what it has begun"
         with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the system has it
-            until(lambda: socket.create_connection(gateway.address).close() or False, seconds=5)
+            until(lambda: socket.create_connection(gateway.address).close() or False, seconds=PATIENCE_SECONDS)
         broker.send(signal.SIGCONT)
         assert single.result().status_code == 202
         text = b""
@@ -82,7 +83,7 @@ def test_sigterm_ends_what_was_begun_and_no_more(tmp_path):
             text += part
         assert b'"line":1,"status":202' in text
         assert b'"line":2,"status":503' in text, "the client learns where the reading ended"
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(PATIENCE_SECONDS) == 0
         assert gateway.errors() == []
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from consumer_kit import FLEET, Shard, write
+from patience import PATIENCE_SECONDS
 from pgbouncer_kit import PgBouncer
 from rowcopy_kit import MOMENT, Side, copy
 from sqlalchemy import text
@@ -205,7 +206,7 @@ def test_a_pooler_that_met_its_server_as_a_standby_is_no_hindrance_once_it_takes
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS t (n integer)")
             return True
 
-    assert wait_until(writes, 10)
+    assert wait_until(writes, PATIENCE_SECONDS)
     engine.dispose()
     pooler.stop()
     server.delete()

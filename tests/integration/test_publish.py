@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import pytest
 from google.cloud import pubsub_v1
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec, starter, topology, yamlfile
 from shardctl.cli import main
@@ -30,7 +31,7 @@ def broker_host():
             yield line.strip().partition("PUBSUB_EMULATOR_HOST=")[2]
             break
     process.send_signal(2)
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_ctrl_c_flushes_what_was_taken(fleet, clients, tmp_path):
     while not found:  # it reads: now it may be interrupted
         found = pulled(clients[1], fleet, "orders-s0-g1")
     process.send_signal(2)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, err
     summary = json.loads(out)
     assert summary["interrupted"]

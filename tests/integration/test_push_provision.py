@@ -10,6 +10,7 @@ import pytest
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from patience import PATIENCE_SECONDS
 
 from shardctl import spec
 from shardctl.drift import pubsub_drift, told
@@ -40,14 +41,13 @@ NAME = "projects/test-project/subscriptions/shop-s0-g1"
 def clients():
     loop, broker = asyncio.new_event_loop(), Broker()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    asyncio.run_coroutine_threadsafe(broker.start(), loop).result(10)
-    broker._ticking.cancel()  # nothing is pushed in this test: nobody is at that URL
+    asyncio.run_coroutine_threadsafe(broker.start(), loop).result(PATIENCE_SECONDS)
     channel = grpc.insecure_channel(broker.host)
     yield (
         PublisherClient(transport=PublisherGrpcTransport(channel=channel)),
         SubscriberClient(transport=SubscriberGrpcTransport(channel=channel)),
     )
-    asyncio.run_coroutine_threadsafe(broker.stop(0), loop).result(10)
+    asyncio.run_coroutine_threadsafe(broker.stop(0), loop).result(PATIENCE_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
 
 

@@ -13,6 +13,7 @@ import psycopg
 import pymysql
 import pytest
 import redis
+from patience import PATIENCE_SECONDS
 from sqlalchemy import create_engine, text
 
 from shardctl.local.servers import (
@@ -29,7 +30,6 @@ from shardctl.local.servers.install import find_bin_dir
 from shardctl.local.servers.process import HOST, wait_until
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 20
 
 
 def query(server, sql, database="postgres"):

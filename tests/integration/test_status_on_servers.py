@@ -5,6 +5,7 @@ import shutil
 from datetime import timedelta
 
 import pytest
+from patience import PATIENCE_SECONDS
 from sqlalchemy import delete, insert, update
 
 from consumer.health import Health
@@ -125,8 +126,8 @@ def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
                 except PrometheusError:
                     return None
 
-            assert wait_until(rate, 30)
-            assert wait_until(lambda: prometheus.work(fleet)["s0"].rows_a_batch, 30)
+            assert wait_until(rate, PATIENCE_SECONDS)
+            assert wait_until(lambda: prometheus.work(fleet)["s0"].rows_a_batch, PATIENCE_SECONDS)
             work = prometheus.work(fleet)["s0"]
         assert work.applied > 10
         assert (work.replicas, work.ready, work.dead_lettered, work.rows_a_batch) == (2, 1, 2, 5.0)

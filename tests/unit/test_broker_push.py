@@ -22,6 +22,7 @@ from google.pubsub_v1 import (
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from grpc.aio import insecure_channel
+from patience import PATIENCE_SECONDS
 
 from shardctl.local.broker import Broker
 from shardctl.local.broker.config import check_push
@@ -274,7 +275,7 @@ def test_a_subscription_may_push_and_then_be_pulled_again(receiver):
         await bench.subscriber.modify_push_config(subscription=NAME, push_config=PushConfig())
         await asyncio.sleep(0.2)
         await bench.publish("b")
-        pulled = await bench.subscriber.pull(subscription=NAME, max_messages=1, timeout=5)
+        pulled = await bench.subscriber.pull(subscription=NAME, max_messages=1, timeout=PATIENCE_SECONDS)
         assert [each.message.data for each in pulled.received_messages] == [b"b"]
 
     play(scenario)

@@ -5,6 +5,7 @@ import sys
 from threading import Event
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl import starter
 from shardctl.cli import main, terminal
@@ -102,5 +103,5 @@ def test_a_long_wait_is_not_silent(monkeypatch):
     monkeypatch.setattr(terminal, "WAITING_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "say", lambda line: (lines.append(line), heard.set()))
     with terminal.waiting("Pub/Sub"):
-        assert heard.wait(60)
+        assert heard.wait(PATIENCE_SECONDS)
     assert lines[0].startswith("still waiting for Pub/Sub, ")

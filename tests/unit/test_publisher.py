@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from fleets import fleet
 from google.api_core import exceptions as api
+from patience import PATIENCE_SECONDS
 
 from shardctl.errors import ShardctlError
 from shardctl.keyspace import digits_of, slot_of
@@ -140,7 +141,7 @@ def test_two_threads_may_resume_one_slot():
     class Slow(FakeClient):
         def resume_publish(self, topic, ordering_key):
             resuming.release()
-            assert go_on.wait(60)
+            assert go_on.wait(PATIENCE_SECONDS)
             super().resume_publish(topic, ordering_key)
 
     client = Slow()
@@ -154,10 +155,10 @@ def test_two_threads_may_resume_one_slot():
         with contextlib.suppress(TimeoutError):
             second.result(0.05)
         go_on.set()
-        first.result(60)
-        second.result(60)
+        first.result(PATIENCE_SECONDS)
+        second.result(PATIENCE_SECONDS)
     assert len(client.resumed) == 1
-    assert publisher.publish(write("k", 2)).result(60)
+    assert publisher.publish(write("k", 2)).result(PATIENCE_SECONDS)
 
 
 def test_a_slot_whose_resume_fails_stays_held(client, publisher):

@@ -12,6 +12,7 @@ import orjson
 import pytest
 import trustme
 from http_kit import Backend, Place, Reply
+from patience import PATIENCE_SECONDS
 
 from consumer.errors import LaterError
 from consumer.sinks.http import sink, sink_for
@@ -41,14 +42,14 @@ def place(tmp_path, backend):
         each.close()
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=PATIENCE_SECONDS):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def settle(place, *writes, seconds=15.0):
+def settle(place, *writes, seconds=PATIENCE_SECONDS):
     """Settle, and again while the batch is to be tried again, as a replica does."""
     end = time.monotonic() + seconds
     while True:
@@ -345,11 +346,13 @@ def test_one_transaction_waits_for_one_window_however_often_the_sink_is_asked(pl
         breaker={"failures": 1_000},
     )
     with p.database.engine.connect() as connection, connection.begin():
-        began = time.monotonic()
-        for n in range(8):
+        with pytest.raises(LaterError):
+            p.http.apply(connection, [p.call("first", ident="first")])
+        assert set(backend.asked()) == {"first"}
+        for n in range(8):  # the window is over: nothing more is called, and nothing waited for
             with pytest.raises(LaterError):
-                p.http.apply(connection, [p.call(f"k{n}")])
-        assert time.monotonic() - began < 8 * 0.4 / 2
+                p.http.apply(connection, [p.call(f"k{n}", ident=f"k{n}")])
+        assert set(backend.asked()) == {"first"}
 
 
 def test_two_threads_share_the_limit_of_calls(place, backend):
@@ -399,16 +402,14 @@ def test_when_the_commit_fails_after_the_call_another_replica_calls_again_with_t
 def test_nothing_is_waited_for_once_the_process_is_told_to_stop(place, backend, monkeypatch):
     monkeypatch.setattr(sink, "PATIENCE_SECONDS", 0.3)
     backend.answer = lambda _: Reply(200, hang=0.1)
-    p = place(concurrency=1, statement_timeout=timedelta(seconds=20))
+    p = place(concurrency=1, statement_timeout=timedelta(minutes=10))
     p.stopping = True
     with pytest.raises(LaterError):
         p.database.settle(*(p.call(f"k{n}") for n in range(50)))
     assert len(backend.calls) <= 5
-    backend.answer = lambda _: Reply(503, {"Retry-After": "2"})
-    began = time.monotonic()
-    with pytest.raises(LaterError):
+    backend.answer = lambda _: Reply(503, {"Retry-After": "3600"})
+    with pytest.raises(LaterError):  # at once: it would wait for longer than any test may last
         p.database.settle(p.call("other"))
-    assert time.monotonic() - began < 1.5
 
 
 def test_closing_gives_up_what_is_on_its_way(place, backend):

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from consumer_kit import Shard, write
+from patience import PATIENCE_SECONDS
 
 from consumer.errors import AgainError
 from consumer.fence import Fence
@@ -107,7 +108,7 @@ def test_a_new_term_waits_for_the_writes_of_the_one_before(shard):
         waiting = threading.Thread(target=begin)
         waiting.start()
         assert not begun.wait(0.3)
-    assert begun.wait(4)
+    assert begun.wait(PATIENCE_SECONDS)
     waiting.join()
     with pytest.raises(NotLeaderError), shard.engine.begin() as connection:
         old.check(connection)

@@ -11,6 +11,7 @@ from datetime import timedelta
 import orjson
 import pytest
 from consumer_kit import FLEET, raw
+from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -29,7 +30,6 @@ pytestmark = pytest.mark.slow
 
 SLOT_BITS, SLOTS, WRITES = 7, 104, 1_003
 STATEMENT_SECONDS = 2
-PATIENCE_SECONDS = 100.0
 LIMITS = {"postgresql": "SHOW lock_timeout", "mysql": "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout"}
 USUAL = {"postgresql": ("0",), "mysql": (STATEMENT_SECONDS, STATEMENT_SECONDS)}
 

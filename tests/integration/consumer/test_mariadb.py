@@ -10,6 +10,7 @@ from decimal import Decimal
 import pymysql
 import pytest
 from consumer_kit import FLEET, Shard, write
+from patience import PATIENCE_SECONDS
 
 from consumer import database
 from consumer.errors import AgainError, NeverError
@@ -400,7 +401,7 @@ def test_a_session_killed_in_the_middle_of_its_transaction(shard):
         ask(blocker, "UPDATE customers SET name = 'theirs'")
         batch = [customer(2, "insert"), customer(1, "update", name="mine")]
         failures, thread = in_a_thread(lambda: shard.store.apply(batch))
-        assert wait_until(lambda: waiting_sessions(killer), 5)
+        assert wait_until(lambda: waiting_sessions(killer), PATIENCE_SECONDS)
         ask(killer, f"KILL {waiting_sessions(killer)[0]}")
         thread.join()
     assert failures
@@ -428,7 +429,7 @@ def test_a_deadlock_is_tried_again(shard):
             other, "INSERT INTO profiles (customer_id, slot) SELECT seq, 1 FROM seq_1_to_1000"
         )  # the lighter one is ended
         failures, thread = in_a_thread(lambda: shard.store.apply(batch))
-        assert wait_until(lambda: waiting_sessions(watcher), 5)
+        assert wait_until(lambda: waiting_sessions(watcher), PATIENCE_SECONDS)
         ask(other, "UPDATE customers SET name = 'theirs' WHERE customer_id = '1'")
         ask(other, "COMMIT")
         thread.join()
@@ -442,7 +443,7 @@ def test_a_message_that_another_replica_is_applying_is_waited_for_and_no_fault(s
         with quicker.begin():
             shard.store._inbox.add(quicker, batch[1:])
             failures, thread = in_a_thread(lambda: shard.store.apply(batch))
-            assert wait_until(lambda: waiting_sessions(watcher), 5)
+            assert wait_until(lambda: waiting_sessions(watcher), PATIENCE_SECONDS)
         thread.join()
     assert "quicker" in str(failures[0])
     outcome = shard.store.apply(batch)

@@ -108,7 +108,7 @@ def test_a_stop_ends_the_wait_and_gives_the_turn_back(redis_url):
     async def scenario(clients, gates, clock):
         (one, other), stop = limiters(clients, gates, clock, 1)
         asyncio.get_running_loop().call_later(0.05, stop.set)
-        assert await asyncio.wait_for(one.take(1_000), 10) is False
+        assert await asyncio.wait_for(one.take(1_000), PATIENCE_SECONDS) is False
         assert await other._pay(1) < 2
         assert await one.take(1) is False or await other._pay(0) < 3
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 from consumer_kit import InThisThread
+from patience import PATIENCE_SECONDS
 
 from consumer import maintenance, pace
 from consumer.errors import AgainError, NeverError
@@ -186,7 +187,7 @@ def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
                 return super().release(key, read)
 
         shard = Stops({(slot, "k"): [Released(1, more=True)] * 5 for slot in range(5)})
-        await asyncio.wait_for(maintainer(shard).run(stop), 10)
+        await asyncio.wait_for(maintainer(shard).run(stop), PATIENCE_SECONDS)
         return shard.released
 
     assert len(asyncio.run(scenario())) == 1
@@ -209,7 +210,7 @@ def test_release_and_purge_share_one_thread(monkeypatch):
 
         class Busy(Shard):
             def release(self, key, read):
-                release_goes_on.wait(10)
+                release_goes_on.wait(PATIENCE_SECONDS)
                 return super().release(key, read)
 
         with Watched(4) as threads:

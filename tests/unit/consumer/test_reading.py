@@ -14,6 +14,7 @@ import pytest
 from consumer_kit import CONFIG, SLOT_BITS, raw, write
 from google.api_core.exceptions import NotFound
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
+from patience import PATIENCE_SECONDS
 
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import NO_SLOT, check_slot, decode
@@ -281,7 +282,7 @@ def test_a_traceback_stays_in_its_line():
 
 def get(health, path, host="127.0.0.1"):
     try:
-        with urllib.request.urlopen(f"http://{host}:{health.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{host}:{health.port}{path}", timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refusal:
         return refusal.code, refusal.read().decode()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from gateway_kit import fleet
+from patience import PATIENCE_SECONDS
 
 from shardctl.gateway.auth import Caller
 from shardctl.gateway.batches import MAX_RESULTS_HELD, _Batch
@@ -29,7 +30,7 @@ def test_a_bug_in_answering_ends_the_reading_too():
 
     async def run():
         desk = Desk(fleet(), Topics(), None)
-        async with asyncio.timeout(60) as limit:
+        async with asyncio.timeout(PATIENCE_SECONDS) as limit:
             with pytest.raises(ZeroDivisionError):
                 await _Batch(desk, Caller("anybody"), receive, send).run()
             assert not limit.expired()

@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 from gateway_kit import fleet
+from patience import PATIENCE_SECONDS
 
 from shardctl.gateway import batches
 from shardctl.gateway.app import application
@@ -106,7 +107,7 @@ def served(parts, send, *, rate="{}"):
         loop = asyncio.get_running_loop()
         desk = Desk(settings, Prompt(), Open(settings.gateway, Buckets(loop.time)), clock=loop.time)
         scope = {"headers": [(b"content-type", b"application/x-ndjson")], "query_string": b"", "client": ("a", 1)}
-        await asyncio.wait_for(batches.Batches(desk)(scope, receive, lambda event: send(event, read)), 20)
+        await asyncio.wait_for(batches.Batches(desk)(scope, receive, lambda event: send(event, read)), PATIENCE_SECONDS)
 
     asyncio.run(run())
 

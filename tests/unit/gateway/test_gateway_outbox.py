@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from shardctl.gateway.metrics import Metrics
 from shardctl.gateway.outbox import MAX_REQUEST_WRITES, MAX_REQUESTS, Outbox
@@ -171,7 +172,7 @@ def test_room_is_bounded_by_number_and_bytes():
         await asyncio.sleep(0.01)
         assert not waiting.done(), "batches leave room for single writes"
         topics.go.set()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, PATIENCE_SECONDS)
 
     asyncio.run(run())
 
@@ -185,7 +186,7 @@ def test_a_batch_that_is_gone_leaves_room_to_others():
         await asyncio.sleep(0.01)
         gone.cancel()
         topics.go.set()
-        await asyncio.wait_for(stays, 5)
+        await asyncio.wait_for(stays, PATIENCE_SECONDS)
         with pytest.raises(asyncio.CancelledError):
             await gone
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fleets import text
+from patience import PATIENCE_SECONDS
 from sqlalchemy import insert
 from status_kit import BITS, Databases, backlogs, http_server, settled, transitional
 
@@ -43,7 +44,7 @@ def test_who_hangs_is_not_waited_for_nor_asked_again():
     assert told == {"slow": Unknown("no answer within 0.05 s"), "quick": 1}
     assert asker.ask({"slow": hang})["slow"] == Unknown("no answer within 0.05 s")
     released.set()
-    assert asker._under_way["slow"].result(5) == "late"
+    assert asker._under_way["slow"].result(PATIENCE_SECONDS) == "late"
     assert asker.ask({"slow": hang}) == {"slow": "late"}
     assert asked == [1]
 
