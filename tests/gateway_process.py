@@ -115,7 +115,7 @@ class Gateway(Process):
         )
         self.url = until(lambda: self.found("serving "), START_SECONDS, "the gateway")
         self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
-        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_SECONDS, trust_env=False)
 
     def write(self, kind: str, body: Any, *, key: str | None = None, **more: Any) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -98,7 +98,7 @@ def test_a_cut_stream_ends_with_unavailable_after_a_delivery(pubsub):
 
 def test_an_unknown_fault_is_refused(pubsub):
     with grpc.insecure_channel(pubsub.host) as channel, pytest.raises(grpc.RpcError, match="No such fault"):
-        channel.unary_unary("/shardctl.local.Broker/Faults")(b'{"duplicates": 1}', timeout=5)
+        channel.unary_unary("/shardctl.local.Broker/Faults")(b'{"duplicates": 1}', timeout=PATIENCE_SECONDS)
 
 
 def test_inside_a_program_it_lives_as_long_as_its_block():

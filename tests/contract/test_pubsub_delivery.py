@@ -228,7 +228,7 @@ class TestLeases:
         future = pubsub.subscriber.subscribe(subscription, callback=answer)
         try:
             pubsub.publish(topic, "x")
-            first = answers.get(timeout=10)
+            first = answers.get(timeout=PATIENCE_SECONDS)
             assert first.result(PATIENCE_SECONDS) is AcknowledgeStatus.SUCCESS
         finally:
             future.cancel()

@@ -265,7 +265,7 @@ class Stage:
         with grpc.insecure_channel(self.local.broker.host, options=unlimited) as channel:
             read = protos.of(answer).FromString if answer else bytes
             call = channel.unary_unary(f"/google.pubsub.v1.{method}", type(request).SerializeToString, read)
-            return call(request, timeout=20)
+            return call(request, timeout=PATIENCE_SECONDS)
 
 
 def client_ports(replica: ConsumerProcess) -> set[int]:

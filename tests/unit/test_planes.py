@@ -4,6 +4,7 @@ Every import counts, wherever it stands: at the top, inside a function, or for t
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def imports(source: str, module: str = "", *, package: bool = False) -> Iterator
                     yield name if name in KNOWN else base
 
 
+@functools.cache  # nearly every test here asks of every module
 def imported_by(module: str) -> set[str]:
     path = KNOWN[module]
     return set(imports(path.read_text(), module, package=path.name == "__init__.py"))

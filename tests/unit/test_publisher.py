@@ -150,7 +150,7 @@ def test_two_threads_may_resume_one_slot():
     slot = publisher.publish(write("k", 1)).exception().slot
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(publisher.resume, slot)
-        assert resuming.acquire(timeout=60)
+        assert resuming.acquire(timeout=PATIENCE_SECONDS)
         second = threads.submit(publisher.resume, slot)
         with contextlib.suppress(TimeoutError):
             second.result(0.05)

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 from arrival_kit import HEAD
+from patience import PATIENCE_SECONDS
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
 from test_consumer_process import Consumer, Pubsub, until
@@ -125,7 +126,9 @@ def test_a_sink_that_cant_be_had_is_one_clear_message_and_exit_2(tmp_path):
         "PUBSUB_EMULATOR_HOST": "127.0.0.1:1", "HOST": "127.0.0.1",
     }  # fmt: skip
     command = [sys.executable, "-m", "consumer", "--config", str(file)]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        command, env=os.environ | settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert "message_types.movement.sink: no_such_package:Sink: no_such_package can't be imported" in line

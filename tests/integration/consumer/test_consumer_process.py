@@ -294,7 +294,7 @@ def test_bad_settings_are_one_clear_message_and_exit_2(tmp_path, environment, na
         }  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "consumer", "--config", str(file)],
-            env=os.environ | settings, capture_output=True, text=True, timeout=20, check=False,
+            env=os.environ | settings, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         )  # fmt: skip
     assert done.returncode == 2
     assert named in done.stderr

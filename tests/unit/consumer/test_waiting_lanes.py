@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from consumer_kit import InThisThread, config, raw
+from virtualtime import run
 
 from consumer.batch import Batch
 from consumer.errors import LaterError
@@ -161,4 +162,4 @@ def test_what_waits_alone_pauses_nothing_and_leaves_the_replica_ready(whole):
         stop.set()
         await running
 
-    asyncio.run(scenario())
+    run(scenario())
