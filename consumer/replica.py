@@ -127,6 +127,8 @@ class Replica:
             in_hand = await self._drain(workers)
         if in_hand:
             raise NotDrainedError(in_hand)
+        for worker in workers:
+            worker.result()  # a bug in the middle of the drain
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> int:
         """How many batches are still in hand when the time is over."""
@@ -139,7 +141,7 @@ class Replica:
         _, unfinished = await asyncio.wait(workers, timeout=end - self._clock())
         for worker in unfinished:
             worker.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*workers, return_exceptions=True)  # all are looked at: else asyncio complains later
         waiting = [*self._batcher.drain(), *waiting]  # what came back out of hand goes before what waited behind it
         if not unfinished:
             # Only now that nothing is in hand: a message handed back earlier could be applied elsewhere before one of its slot

@@ -420,3 +420,24 @@ def test_a_bug_ends_the_process_instead_of_leaving_it_idle(where):
                 await bench.running
 
     run(scenario())
+
+
+def test_a_bug_in_the_middle_of_a_drain_is_seen_too():
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(_):
+        begun.set()
+        await go_on.wait()
+        raise ZeroDivisionError
+
+    async def scenario():
+        async with Bench(handle) as bench:
+            bench.intake.deliver([message(1, "a")])
+            await begun.wait()
+            bench.stop.set()
+            await asyncio.sleep(0.1)
+            go_on.set()
+            with pytest.raises(ZeroDivisionError):
+                await bench.running
+
+    run(scenario())
