@@ -1,6 +1,7 @@
 """Teaches schemathesis to send JSON lines, and what JSON Schema can't say of a body: see docs/gateway.md."""
 
 import json
+import uuid
 
 import schemathesis
 
@@ -13,6 +14,14 @@ def ndjson(ctx, value):
 @schemathesis.hook
 def map_body(ctx, body):
     return {name: _sayable(of) for name, of in body.items()} if isinstance(body, dict) else body
+
+
+@schemathesis.hook
+def before_call(ctx, case, kwargs):
+    """A sound idempotency key is used once: with another body it would rightly be a 422."""
+    key = (case.headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and key.isascii() and key.isprintable() and 0 < len(key.strip(' "')) < 256:
+        case.headers["Idempotency-Key"] = uuid.uuid4().hex
 
 
 def _sayable(value):

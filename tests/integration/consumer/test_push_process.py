@@ -210,7 +210,7 @@ def test_while_the_database_fails_pushes_are_refused_and_nothing_is_lost(bench, 
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(shard.engine.connect())
         stack.enter_context(connection.begin())
-        connection.exec_driver_sql("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        connection.exec_driver_sql("LOCK TABLE shardctl_fence IN ACCESS EXCLUSIVE MODE")
         broker.publish({"customer_id": "1", "name": "a"}, "1")
         until(lambda: consumer.get("/ready")[0] == 503, what="a failure noticed")
         broker.publish({"customer_id": "1", "name": "b"}, "1")
