@@ -105,6 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:  # a second one, while the first was reported
             code, why = EXIT_INTERRUPTED, ""
         received.close()
+        if received.first and code not in {EXIT_DONE, EXIT_INTERRUPTED}:
+            # Python swallows what a signal raises inside a finalizer or a callback: the command went on, and then failed.
+            say("interrupted")
+            code, why = EXIT_INTERRUPTED, ""
         audit.end(code, why or (received.first if code == EXIT_INTERRUPTED else ""))
     return code
 

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 OLD_ROWS = 60
 FILL = f"""
-INSERT INTO shardctl_inbox (slot, idempotency_key, message_type, partition_key, message_id, publish_time, outcome, applied_time)
-SELECT n % 64, 'old-' || n, 'customer', 'c', 'm' || n, now() - interval '9 days', 'applied', now() - interval '9 days'
-FROM generate_series(1, {OLD_ROWS}) AS n
+INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome, applied_time)
+SELECT n % 64, decode(md5('old-' || n), 'hex'), 'customer', 'c', 'm' || n, old, 'applied', old
+FROM generate_series(1, {OLD_ROWS}) AS n, (SELECT now() - interval '9 days') AS nine_days_ago(old)
 """
 SLOW = """
 CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN OLD; END $$;
