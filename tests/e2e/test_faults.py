@@ -75,10 +75,11 @@ def test_sigterm_drains_within_the_grace_period(local, scene, fleet):
 
 def test_a_replica_that_stands_still_and_wakes_up_late_doubles_nothing(local, scene):
     """Its leases end meanwhile, and its messages go elsewhere; then it goes on where it was."""
-    load = scene(5_000, writes_per_second=1_500)
-    load.until_published(1_500)
-    load.until_under_way("s1")
+    load = scene(8_000, writes_per_second=1_500)
     sleeper = local.replicas["s1"][0]
+    # Behind the rounds of its slow start: from then on it is sent messages all the time.
+    assert wait_until(lambda: sleeper.metrics().get("shardctl_messages_received_total", 0) > 300, PATIENCE_SECONDS)
+    load.until_under_way("s1")
     sleeper.pause()
     assert wait_until(lambda: load.counts("s1").get("expired", 0) > 0, PATIENCE_SECONDS)
     sleeper.resume()
