@@ -129,6 +129,16 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
             yield f"shard {name}: an abort is under way. `shardctl rebalance abort` again brings it to its end."
 
 
+def no_tables(known: Mapping[str, Known]) -> Iterator[str]:
+    """For `status`: a database without tables of ours says nothing of its slots, not that they are broken."""
+    for name, each in known.items():
+        if each.empty:
+            yield (
+                f"shard {name}: its database has none of shardctl's tables. `shardctl rebalance start` makes them; if it ran "
+                "already, this is another database: give the right URL."
+            )
+
+
 def lacking_tables(known: Mapping[str, Known]) -> Iterator[str]:
     """For `run` and `abort` of what an older version of this program has started; `start` makes them."""
     for name, each in known.items():

@@ -19,6 +19,7 @@ STAGES = ("waiting", "due", "left", "arrived", "broken")
 def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_json: JsonOption = False) -> int:
     """Show the journal, where the slots stand, what is in hand, and what is left."""
     from shardctl import spec
+    from shardctl.rebalance.preflight import PreflightError, no_tables
 
     fleet = spec.load(file)
     if not fleet.rebalancing:
@@ -27,7 +28,10 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
         say(f"{file}: no rebalance. `shardctl rebalance plan` begins one.")
         return EXIT_DONE
     with work_on(fleet, database) as work:
-        report = _report(work, work.known())
+        known = work.known()
+        if reasons := list(no_tables(known)):
+            raise PreflightError(reasons)
+        report = _report(work, known)
     if as_json:
         print_json(report)
         return EXIT_DONE

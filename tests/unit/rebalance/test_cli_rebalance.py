@@ -331,6 +331,15 @@ def test_a_settled_file_has_nothing_to_do(site):
     assert (code, json.loads(out)) == (0, {"rebalance": None})
 
 
+def test_the_status_of_databases_without_tables_is_unknown_and_not_broken(site, tmp_path, monkeypatch):
+    site.next.replace(site.file)
+    monkeypatch.setenv("SHARDCTL_DATABASE_URL_S1", f"sqlite:///{tmp_path / 'another.db'}")
+    for arguments in ("status",), ("status", "--json"):
+        code, out, err = site(*arguments)
+        assert (code, out) == (1, "")
+        assert "shard s1: its database has none of shardctl's tables" in err
+
+
 def test_only_shards_that_take_part_need_a_database(site, monkeypatch):
     monkeypatch.delenv("SHARDCTL_DATABASE_URL_S2")
     code, _, err = site("start", "--yes")
