@@ -47,7 +47,7 @@ def provision(
     def done(step: Any) -> None:
         steps.append(step)
         if not as_json:
-            out(step)
+            out(str(step))
 
     _pubsub(fleet, dry_run=dry_run, done=done)
     if no_databases:
