@@ -130,7 +130,7 @@ class Maintenance:
         if released is None:
             return False
         self._metrics.released.inc(released.applied)
-        about = {"slot": key[0], "partition_key": key[1]}
+        about = {"slot": key[0], "message_type": key[1], "partition_key": key[2]}
         if released.fault:
             log.warning(
                 "released a parked key: %s writes applied, then one failed again and the key is parked: %s",

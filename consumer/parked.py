@@ -1,4 +1,7 @@
-"""Keys whose order waits for a person: a failed message and, behind it, every later one of its routing key.
+"""Keys whose order waits for a person: a failed message and, behind it, every later one of its type and routing key.
+
+A key is of one message type: the same routing key of another type is another key, so that whoever may write only one type can't
+hold up the others.
 
 Invariants kept here:
 - while a key has a row in `shardctl_parked_keys`, its new messages are stored behind the failed one and none is applied;
@@ -31,13 +34,16 @@ from shardctl.keyspace import SlotSet
 from shardctl.schema import InboxOutcome, inbox, parked, parked_keys
 from shardctl.settings.messagetypes import ColumnType
 
-Key = tuple[int, str]  # slot, routing key
+Key = tuple[int, str, str]  # slot, message type, routing key
 
 RELEASED_AT_ONCE = 1_000  # messages a transaction
 RELEASED_BYTES_AT_ONCE = 16 * 1024**2  # likewise; the message that crosses it still goes along
 KEYS_LOOKED_AT = 1_000  # released keys a look
 
-_KEY: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("partition_key", "text"))
+_KEY: tuple[tuple[str, ColumnType], ...] = (
+    ("slot", "integer"), ("message_type", "text"), ("partition_key", "text")
+)  # fmt: skip
+_COLUMNS = (parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key)
 _SET_OUTCOME = (
     update(inbox)
     .where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
@@ -52,8 +58,8 @@ class Parked:
         quote = dialect.quote
         self._any = f"SELECT slot FROM {quote(parked_keys.name)} LIMIT 1"  # noqa: S608
         self._find = (
-            f"SELECT r.slot, r.partition_key FROM {quote(parked_keys.name)} AS t, {dialect.source(_KEY)} "  # noqa: S608
-            "WHERE t.slot = r.slot AND t.partition_key = r.partition_key"
+            f"SELECT r.slot, r.message_type, r.partition_key FROM {quote(parked_keys.name)} AS t, {dialect.source(_KEY)} "  # noqa: S608
+            "WHERE t.slot = r.slot AND t.message_type = r.message_type AND t.partition_key = r.partition_key"
         )
 
     def held(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Key]:
@@ -61,15 +67,13 @@ class Parked:
         if connection.exec_driver_sql(self._any).first() is None:
             return set()  # as nearly always, and far cheaper to ask
         wanted = {key_of(delivery) for delivery in deliveries if delivery.parks or delivery.fault is None}
-        rows = [{"slot": slot, "partition_key": key} for slot, key in wanted]
+        rows = [{"slot": slot, "message_type": kind, "partition_key": key} for slot, kind, key in wanted]
         found = connection.exec_driver_sql(self._find, (orjson.dumps(rows).decode(),)).all()
         if not found:
             return set()
         # Those that are still there once whoever releases them is done.
-        query = select(parked_keys.c.slot, parked_keys.c.partition_key).where(
-            tuple_(parked_keys.c.slot, parked_keys.c.partition_key).in_(sorted(map(tuple, found)))
-        )
-        return {(slot, key) for slot, key in connection.execute(query.with_for_update(read=True))}
+        query = select(*_COLUMNS).where(tuple_(*_COLUMNS).in_(sorted(map(tuple, found))))
+        return {(slot, kind, key) for slot, kind, key in connection.execute(query.with_for_update(read=True))}
 
     def too_large(self, connection: Connection, delivery: Delivery) -> DataFaultError | None:
         """Why the message can't be stored here; None where it can."""
@@ -87,7 +91,13 @@ class Parked:
                 heads.setdefault(key_of(delivery), delivery)
         if heads:
             rows = [
-                {"slot": key[0], "partition_key": key[1], "released": False, **_fault(head.fault)}
+                {
+                    "slot": key[0],
+                    "message_type": key[1],
+                    "partition_key": key[2],
+                    "released": False,
+                    **_fault(head.fault),
+                }
                 for key, head in sorted(
                     heads.items()
                 )  # in one order for all, so that replicas wait instead of deadlocking
@@ -103,12 +113,12 @@ class Parked:
         if not here:
             return []
         query = (
-            select(parked_keys.c.slot, parked_keys.c.partition_key)
+            select(*_COLUMNS)
             .where(parked_keys.c.released, or_(*here))
             .order_by(parked_keys.c.parked_time)
             .limit(KEYS_LOOKED_AT)
         )
-        return [(slot, key) for slot, key in connection.execute(query)]
+        return [(slot, kind, key) for slot, kind, key in connection.execute(query)]
 
     def take(self, connection: Connection, key: Key) -> bool:
         """Take a released key alone until the transaction ends. Waits for whoever writes behind it or releases it now."""
@@ -157,15 +167,19 @@ class Parked:
 
 
 def key_of(delivery: Delivery) -> Key:
-    return delivery.slot, delivery.partition_key
+    return delivery.slot, delivery.message_type, delivery.partition_key
 
 
 def _row_of(key: Key) -> ColumnElement[bool]:
-    return and_(parked_keys.c.slot == key[0], parked_keys.c.partition_key == key[1])
+    slot, kind, routing_key = key
+    return and_(
+        parked_keys.c.slot == slot, parked_keys.c.message_type == kind, parked_keys.c.partition_key == routing_key
+    )
 
 
 def _of_key(key: Key) -> ColumnElement[bool]:
-    return and_(parked.c.slot == key[0], parked.c.partition_key == key[1])
+    slot, kind, routing_key = key
+    return and_(parked.c.slot == slot, parked.c.message_type == kind, parked.c.partition_key == routing_key)
 
 
 def _fault(fault: NeverError | None) -> dict[str, str]:

@@ -30,6 +30,7 @@ class ParkedKey:
 
     shard: str
     slot: int
+    message_type: str
     key: str
     reason: str
     detail: str
@@ -67,16 +68,22 @@ def opened(shard: str, url: str) -> Iterator[Connection]:
 
 
 def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[ParkedKey, ...]:
-    """All parked keys, or one, those that were parked first to begin with. A key is there once for each slot it has."""
+    """All parked keys, or one, those that were parked first to begin with. A key is there once for each slot and type."""
     count = (
         select(func.count())
-        .where(parked.c.slot == parked_keys.c.slot, parked.c.partition_key == parked_keys.c.partition_key)
+        .where(
+            parked.c.slot == parked_keys.c.slot,
+            parked.c.message_type == parked_keys.c.message_type,
+            parked.c.partition_key == parked_keys.c.partition_key,
+        )
         .scalar_subquery()
     )
     query = (
         select(parked_keys, count.label("messages"))
         .join(slots, and_(slots.c.slot == parked_keys.c.slot, slots.c.state == LaneState.ACTIVE))
-        .order_by(parked_keys.c.parked_time, parked_keys.c.slot, parked_keys.c.partition_key)
+        .order_by(
+            parked_keys.c.parked_time, parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key
+        )
     )
     if key is not None:
         query = query.where(parked_keys.c.partition_key == key)
@@ -84,6 +91,7 @@ def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[Pa
         ParkedKey(
             shard,
             row.slot,
+            row.message_type,
             row.partition_key,
             row.reason,
             row.detail,
@@ -153,11 +161,15 @@ def _release(connection: Connection, of: ParkedKey) -> bool:
 
 
 def _its_row(of: ParkedKey) -> ColumnElement[bool]:
-    return and_(parked_keys.c.slot == of.slot, parked_keys.c.partition_key == of.key)
+    return and_(
+        parked_keys.c.slot == of.slot,
+        parked_keys.c.message_type == of.message_type,
+        parked_keys.c.partition_key == of.key,
+    )
 
 
 def _its_messages(of: ParkedKey) -> ColumnElement[bool]:
-    return and_(parked.c.slot == of.slot, parked.c.partition_key == of.key)
+    return and_(parked.c.slot == of.slot, parked.c.message_type == of.message_type, parked.c.partition_key == of.key)
 
 
 def _utc(moment: datetime) -> datetime:
@@ -168,7 +180,8 @@ def _utc(moment: datetime) -> datetime:
 def as_json(of: ParkedKey, its_messages: Sequence[ParkedMessage] | None = None) -> dict[str, Any]:
     """For a machine to read. A body that isn't text comes as hexadecimal digits."""
     told: dict[str, Any] = {
-        "shard": of.shard, "slot": of.slot, "key": of.key, "reason": of.reason, "detail": of.detail,
+        "shard": of.shard, "slot": of.slot, "type": of.message_type, "key": of.key, "reason": of.reason,
+        "detail": of.detail,
         "released": of.released, "parked_time": of.parked_time.isoformat(), "messages": of.messages,
     }  # fmt: skip
     if its_messages is not None:

@@ -268,7 +268,7 @@ def provision_database(
     finally:
         engine.dispose()
     if was_old:
-        return Step("update", "database", name, (schema.inbox.name, schema.parked.name, *made))
+        return Step("update", "database", name, (schema.inbox.name, schema.parked.name, schema.parked_keys.name, *made))
     return Step("create" if made else "identical", "database", name, made)
 
 

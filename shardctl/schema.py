@@ -190,11 +190,13 @@ inbox = Table(
     **_MYSQL_OPTIONS,
 )
 
-# A routing key whose order waits for a person. Writers share its row; whoever releases it takes it alone.
+# A routing key whose order waits for a person, in one message type: who may write one type must not hold up another. Writers
+# share its row; whoever releases it takes it alone.
 parked_keys = Table(
     "shardctl_parked_keys",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("message_type", KeyText, primary_key=True),
     Column("partition_key", KeyText, primary_key=True),
     Column("reason", String(64), nullable=False),  # of its first message
     Column("detail", _LONG_TEXT, nullable=False),
@@ -210,7 +212,7 @@ parked = Table(
     Column("position", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("slot", Integer, nullable=False),
     Column("partition_key", KeyText, nullable=False),
-    Column("message_type", String(100), nullable=False),
+    Column("message_type", KeyText, nullable=False),
     Column("operation", String(16), nullable=False),
     Column("idempotency_key", KeyText, nullable=False),
     Column("identity", _IDENTITY, nullable=False),  # of its row in the inbox
@@ -218,7 +220,7 @@ parked = Table(
     Column("publish_time_us", sa.BigInteger, nullable=False),
     Column("attributes", _LONG_TEXT, nullable=False),  # JSON
     Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL), nullable=False),
-    Index("shardctl_parked_by_key", "slot", "partition_key", "position"),
+    Index("shardctl_parked_by_key", "slot", "message_type", "partition_key", "position"),
     **_MYSQL_OPTIONS,
 )
 

@@ -1,4 +1,5 @@
-"""Tables that 0.1.0 made, rewritten for this version: its inbox knew a write by its idempotency key alone.
+"""Tables that 0.1.0 made, rewritten for this version: its inbox knew a write by its idempotency key alone, and it
+parked a routing key for all message types at once.
 
     shardctl_inbox ──rename──▶ shardctl_inbox_0_1 ──rows, a batch a transaction──▶ shardctl_inbox_new ──rename──▶ shardctl_inbox
 
@@ -29,6 +30,7 @@ NAMED_SEEN = 3
 
 Progress = Callable[[str, int], None]  # a table's name, and how many of its rows are done
 Values = dict[str, Any]  # of one row, by column
+MadeOf = Callable[[Connection, Values], list[Values]]  # the new rows of an old one
 
 
 class UpgradeError(ShardctlError):
@@ -52,12 +54,15 @@ def upgrade(engine: Engine, progress: Progress = lambda _, __: None) -> None:
 
 
 def _is_due(engine: Engine, table: Table) -> bool:
-    return inspect(engine).has_table(table.name + OLD) or _is_old(engine, table.name)
+    return inspect(engine).has_table(table.name + OLD) or _is_old(engine, table)
 
 
-def _is_old(engine: Engine, name: str) -> bool:
+def _is_old(engine: Engine, table: Table) -> bool:
+    new_column = "message_type" if table is schema.parked_keys else "identity"
     inspector = inspect(engine)
-    return inspector.has_table(name) and not any(each["name"] == "identity" for each in inspector.get_columns(name))
+    return inspector.has_table(table.name) and not any(
+        each["name"] == new_column for each in inspector.get_columns(table.name)
+    )
 
 
 def _refuse_beside_consumers(engine: Engine) -> None:
@@ -77,12 +82,12 @@ def _refuse_beside_consumers(engine: Engine) -> None:
         )
 
 
-def _rewrite(engine: Engine, table: Table, made_of: Callable[[Values], list[Values]], progress: Progress) -> None:
+def _rewrite(engine: Engine, table: Table, made_of: MadeOf, progress: Progress) -> None:
     new = table.to_metadata(MetaData(), name=table.name + NEW)
     names = set(inspect(engine).get_table_names())
     if table.name + OLD not in names:
         _rename(engine, table.name, table.name + OLD)
-    elif _is_old(engine, table.name):
+    elif _is_old(engine, table):
         raise UpgradeError(
             f"{table.name}{OLD} is being upgraded, and there is another {table.name} of 0.1.0: its `shardctl provision` was run "
             f"meanwhile. Where no consumer has written to {table.name} since, drop it and run `shardctl provision` again."
@@ -114,13 +119,13 @@ def _make(engine: Engine, old: Table, new: Table) -> None:
             index.create(connection, checkfirst=True)
 
 
-def _move(engine: Engine, old: Table, new: Table, made_of: Callable[[Values], list[Values]]) -> int:
+def _move(engine: Engine, old: Table, new: Table, made_of: MadeOf) -> int:
     """One batch, in the order of its key; how many rows it had."""
     key = list(old.primary_key.columns)
     with database.writing(engine) as connection:
         rows = connection.execute(select(old).order_by(*key).limit(ROWS_AT_ONCE)).mappings().all()
         if rows:
-            _insert_missing(connection, new, [made for row in rows for made in made_of(dict(row))])
+            _insert_missing(connection, new, [made for row in rows for made in made_of(connection, dict(row))])
             connection.execute(
                 delete(old).where(tuple_(*key).in_([tuple(row[each.name] for each in key) for row in rows]))
             )
@@ -129,7 +134,7 @@ def _move(engine: Engine, old: Table, new: Table, made_of: Callable[[Values], li
 
 def _insert_missing(connection: Connection, new: Table, rows: list[Values]) -> None:
     """Two old rows may be one write: then the first stays."""
-    if not new.c.identity.primary_key:
+    if "identity" not in new.primary_key.columns:
         connection.execute(insert(new), rows)
         return
     by_key = {(row["slot"], row["identity"]): row for row in reversed(rows)}
@@ -157,7 +162,7 @@ def _give_names(connection: Connection, name: str) -> None:
 # --- what becomes of a row ----------------------------------------------------------------------------------------------
 
 
-def _of_inbox(old: Values) -> list[Values]:
+def _of_inbox(_: Connection, old: Values) -> list[Values]:
     """One row, or two: a message without a key was known by its id, and a copy of it that 0.1.0 published has that as its key."""
     key = _text(old.pop("idempotency_key"))
     kept = {**old, "fingerprint": None}
@@ -175,7 +180,7 @@ def _of_inbox(old: Values) -> list[Values]:
     return [{**kept, "identity": first}, {**kept, "identity": second, "outcome": outcome}]
 
 
-def _of_parked(old: Values) -> list[Values]:
+def _of_parked(_: Connection, old: Values) -> list[Values]:
     """In the order of their positions, which are counted anew."""
     del old["position"]
     key = old["idempotency_key"] = _text(old["idempotency_key"])
@@ -184,8 +189,21 @@ def _of_parked(old: Values) -> list[Values]:
     return [{**old, "identity": identity.of_message(key) if is_id else identity.of_key("", old["message_type"], key)}]
 
 
-# The inbox last: consumers wait for it.
-_MADE_OF: Mapping[Table, Callable[[Values], list[Values]]] = {schema.parked: _of_parked, schema.inbox: _of_inbox}
+def _of_parked_key(connection: Connection, old: Values) -> list[Values]:
+    """One row for each message type that waits there, with the key's reason: a person looks at each."""
+    key = old["partition_key"] = _text(old["partition_key"])
+    waiting = select(schema.parked.c.message_type).where(
+        schema.parked.c.slot == old["slot"], schema.parked.c.partition_key == key
+    )
+    return [{**old, "message_type": kind} for kind in sorted(set(connection.scalars(waiting)))]
+
+
+# Parked keys first: their types are read from the parked messages. The inbox last: consumers wait for it.
+_MADE_OF: Mapping[Table, MadeOf] = {
+    schema.parked_keys: _of_parked_key,
+    schema.parked: _of_parked,
+    schema.inbox: _of_inbox,
+}
 
 
 def _text(value: str | bytes) -> str:

@@ -146,7 +146,11 @@ def _example(connection: Connection, table: SlotTable, condition: str) -> str:
 
 def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterator[Fault]:
     """Every parked message has its key, every key its messages. Of slots that aren't active, nobody asks."""
-    same = and_(parked.c.slot == parked_keys.c.slot, parked.c.partition_key == parked_keys.c.partition_key)
+    same = and_(
+        parked.c.slot == parked_keys.c.slot,
+        parked.c.message_type == parked_keys.c.message_type,
+        parked.c.partition_key == parked_keys.c.partition_key,
+    )
     messages = (
         select(parked.c.slot, func.count(), func.min(parked.c.partition_key))
         .where(~select(parked_keys.c.slot).where(same).exists())

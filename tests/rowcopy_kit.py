@@ -83,7 +83,10 @@ class Side:
 
     def park(self, slot: int, key: str, *bodies: bytes, with_key: bool = True) -> None:
         if with_key:
-            row = {"slot": slot, "partition_key": key, "reason": "bad_json", "detail": "…", "released": False}
+            row = {
+                "slot": slot, "message_type": "thing", "partition_key": key, "reason": "bad_json", "detail": "…",
+                "released": False,
+            }  # fmt: skip
             self.put(schema.parked_keys, row)
         common = {
             "slot": slot, "partition_key": key, "message_type": "thing", "operation": "upsert", "message_id": "m",

@@ -88,7 +88,14 @@ class Fleet:
 
     def park(self, shard, slot, key, *, messages=1, with_key=True) -> None:
         if with_key:
-            row = {"slot": slot, "partition_key": key, "reason": "bad", "detail": "", "released": False}
+            row = {
+                "slot": slot,
+                "message_type": "thing",
+                "partition_key": key,
+                "reason": "bad",
+                "detail": "",
+                "released": False,
+            }
             self._execute(shard, insert(schema.parked_keys).values(row))
         for _ in range(messages):
             self._number += 1

@@ -47,15 +47,21 @@ def application(view: View, token: str, host: str) -> ASGIApp:
     async def parked_messages(request: Request) -> Any:
         query = request.query_params
         slot = _number(query.get("slot"), "slot")
-        _check_text(query.get("key", ""), "key")
-        return await _in_thread(aside.shown, view.urls(), query.get("shard", ""), slot, query.get("key", ""))
+        kind, key = query.get("type", ""), query.get("key", "")
+        _check_text(kind, "type")
+        _check_text(key, "key")
+        return await _in_thread(aside.shown, view.urls(), query.get("shard", ""), slot, kind, key)
 
     async def parked_replay(request: Request) -> Any:
-        told = await _body(request, {"shard": str, "slot": int, "key": str, "messages": int, "parked_time": str})
-        work = partial(
-            aside.replay, view.urls(), told["shard"], told["slot"], told["key"], told["messages"], told["parked_time"]
+        told = await _body(
+            request, {"shard": str, "slot": int, "type": str, "key": str, "messages": int, "parked_time": str}
         )
-        return await act("deadletter replay --parked", {"shard": told["shard"], "keys": [told["key"]]}, work)
+        work = partial(
+            aside.replay, view.urls(), told["shard"], told["slot"], told["type"], told["key"], told["messages"],
+            told["parked_time"],
+        )  # fmt: skip
+        what = {"shard": told["shard"], "type": told["type"], "keys": [told["key"]]}
+        return await act("deadletter replay --parked", what, work)
 
     async def found_letters(request: Request) -> Any:
         strays = request.query_params.get("strays") == "true"

@@ -34,10 +34,10 @@ def _keys(shard: str, url: str) -> list[dict[str, Any]]:
         return [parked.as_json(each) for each in parked.keys(connection, shard)]
 
 
-def shown(urls: Urls, shard: str, slot: int, key: str) -> dict[str, Any]:
+def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, Any]:
     """A key's messages in order. Raises Problem."""
     with parked.opened(shard, _url(urls, shard)) as connection:
-        found = _found(parked.keys(connection, shard, key), slot)
+        found = _found(parked.keys(connection, shard, key), slot, kind)
         messages = parked.messages(connection, found)
     told = parked.as_json(found, messages[:MAX_MESSAGES])
     for each in told["messages"]:
@@ -47,15 +47,17 @@ def shown(urls: Urls, shard: str, slot: int, key: str) -> dict[str, Any]:
     return {**told, "more": max(0, len(messages) - MAX_MESSAGES)}
 
 
-def replay(urls: Urls, shard: str, slot: int, key: str, expected_messages: int, expected_since: str) -> dict[str, Any]:
+def replay(
+    urls: Urls, shard: str, slot: int, kind: str, key: str, expected_messages: int, expected_since: str
+) -> dict[str, Any]:
     """Let a consumer go on with the key, if it still is what the person was shown. Raises Problem.
 
     `expected_since` is the key's `parked_time`: a key that went on and was parked anew has another.
     """
     with parked.opened(shard, _url(urls, shard)) as connection:
-        before = _found(parked.keys(connection, shard, key), slot)
+        before = _found(parked.keys(connection, shard, key), slot, kind)
         released = parked.replay(connection, before)
-        found = _found(parked.keys(connection, shard, key), slot)  # again: only now nobody else adds to it
+        found = _found(parked.keys(connection, shard, key), slot, kind)  # again: only now nobody else adds to it
         if not released or (found.messages, found.parked_time.isoformat()) != (expected_messages, expected_since):
             # Raised in the transaction, so that nothing of it is done.
             raise Problem(
@@ -75,8 +77,8 @@ def _url(urls: Urls, shard: str) -> str:
     return url
 
 
-def _found(keys: tuple[ParkedKey, ...], slot: int) -> ParkedKey:
+def _found(keys: tuple[ParkedKey, ...], slot: int, kind: str) -> ParkedKey:
     for each in keys:
-        if each.slot == slot:
+        if (each.slot, each.message_type) == (slot, kind):
             return each
     raise Problem(HTTPStatus.NOT_FOUND, "the key isn't parked any more")

@@ -90,6 +90,18 @@ PARKED = Table(
     mysql_charset="utf8mb4",
     mariadb_charset="utf8mb4",
 )
+PARKED_KEYS = Table(
+    "shardctl_parked_keys",
+    OLD,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("partition_key", KeyText, primary_key=True),
+    Column("reason", String(64), nullable=False),
+    Column("detail", schema.parked_keys.c.detail.type, nullable=False),
+    Column("released", schema.parked_keys.c.released.type, nullable=False),
+    Column("parked_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
+)
 
 
 def row(slot, key, message_id, outcome="applied", kind="step"):
@@ -107,6 +119,7 @@ ROWS = [
     row(2, "14", "99", "dead"),  # a copy that a consumer published again, or a key of digits
     row(3, "15", "15", "parked"),
     row(3, "held", "16", "parked"),
+    row(3, "other", "17", "parked", "mark"),
     row(4, NOTE, "cd" * 32, "replayed"),
 ]
 WANTED = {
@@ -119,6 +132,7 @@ WANTED = {
     (3, identity.of_message("15")): "parked",
     (3, identity.of_key("", "step", "15")): "applied",
     (3, identity.of_key("", "step", "held")): "parked",
+    (3, identity.of_key("", "mark", "other")): "parked",
     (4, identity.of_note(NOTE)): "replayed",
 }
 
@@ -150,10 +164,13 @@ def fill(engine, rows=ROWS):
         connection.execute(insert(schema.fence).values(id=1, version=1))
         connection.execute(insert(schema.slots), [{"slot": n, "generation": 1, "state": "active"} for n in range(64)])
         connection.execute(insert(INBOX), rows)
-        for number, key in ((15, "15"), (16, "held")):
+        connection.execute(
+            insert(PARKED_KEYS).values(slot=3, partition_key="ü", reason="constraint", detail="taken", released=False)
+        )
+        for number, key, kind in ((15, "15", "step"), (16, "held", "step"), (17, "other", "mark")):
             connection.execute(
                 insert(PARKED).values(
-                    slot=3, partition_key="ü", message_type="step", operation="insert", idempotency_key=key,
+                    slot=3, partition_key="ü", message_type=kind, operation="insert", idempotency_key=key,
                     message_id=str(number), publish_time_us=number, attributes="{}", body=b'{"id":"1","owner":"x"}',
                 )
             )  # fmt: skip
@@ -163,6 +180,10 @@ def read(engine):
     with database.snapshot(engine) as connection:
         found = connection.execute(select(schema.inbox)).all()
         parked = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()
+        keys = connection.execute(select(schema.parked_keys).order_by(schema.parked_keys.c.message_type)).all()
+    assert [
+        (each.slot, each.message_type, each.partition_key, each.reason, each.detail, each.released) for each in keys
+    ] == [(3, kind, "ü", "constraint", "taken", False) for kind in ("mark", "step")]
     assert {each.fingerprint for each in found} == {None}
     assert {each.partition_key for each in found} == {"ü"}
     times = {each.publish_time.replace(tzinfo=UTC) for each in found}
@@ -172,7 +193,11 @@ def read(engine):
     ]
 
 
-PARKED_WANTED = [("15", identity.of_message("15"), "ü"), ("held", identity.of_key("", "step", "held"), "ü")]
+PARKED_WANTED = [
+    ("15", identity.of_message("15"), "ü"),
+    ("held", identity.of_key("", "step", "held"), "ü"),
+    ("other", identity.of_key("", "mark", "other"), "ü"),
+]
 
 
 def tables(engine):

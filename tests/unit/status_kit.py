@@ -97,7 +97,10 @@ class Databases:
         self.execute(shard, insert(schema.replicas).values(replica=replica, generations=generations, **values))
 
     def park(self, shard, slot, key, messages=1) -> None:
-        row = {"slot": slot, "partition_key": key, "reason": "bad_value", "detail": "no number", "released": False}
+        row = {
+            "slot": slot, "message_type": "a", "partition_key": key, "reason": "bad_value", "detail": "no number",
+            "released": False,
+        }  # fmt: skip
         self.execute(shard, insert(schema.parked_keys).values(row))
         for number in range(messages):
             self.park_message(shard, slot, key, f"{key}-{number}")

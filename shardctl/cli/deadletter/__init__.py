@@ -67,7 +67,7 @@ def list_(
     options.refuse_both(parked=parked, strays=strays)
     choice = options.choice_of(of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     if parked:
-        options.refuse_for_parked(type=of_type, archive=archive)
+        options.refuse_for_parked(archive=archive)
         return keys.list_parked(file, database or (), choice, shard=shard, limit=limit, as_json=as_json)
     fleet = spec.load(file)
     return look.list_letters(
@@ -139,10 +139,10 @@ def replay(
     ids = idents or []
     if parked:
         options.refuse_for_parked(
-            type=of_type, key=key, since=since, until=until, limit=limit, archive=archive, overwrite=overwrite,
+            key=key, since=since, until=until, limit=limit, archive=archive, overwrite=overwrite,
             unrecorded=unrecorded, dry_run=dry_run, **{"from": source},
         )  # fmt: skip
-        return keys.replay_parked(file, database or (), ids, reason, every=every, shard=shard, as_json=as_json)
+        return keys.replay_parked(file, database or (), ids, reason, of_type, every=every, shard=shard, as_json=as_json)
     if strays and source:
         raise UsageError("--strays isn't for --from: the file says what each letter was.")
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
@@ -185,7 +185,6 @@ def drop(
     ids = idents or []
     if parked:
         options.refuse_for_parked(
-            type=of_type,
             key=key,
             reason=reason,
             since=since,
@@ -194,7 +193,7 @@ def drop(
             archive=archive,
             dry_run=dry_run,
         )
-        return keys.drop_parked(file, database or (), ids, every=every, yes=yes, shard=shard, as_json=as_json)
+        return keys.drop_parked(file, database or (), ids, of_type, every=every, yes=yes, shard=shard, as_json=as_json)
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     options.refuse_all_or_nothing(choice, every=every, what="drop")
     fleet = spec.load(file)

@@ -20,7 +20,7 @@ SHOWN_IDS = 10
 def list_parked(
     file: Path, database: Sequence[str], choice: Any, *, shard: str | None, limit: int | None, as_json: bool
 ) -> int:
-    """Shard, slot, key, why, since when, and how many messages."""
+    """Shard, slot, type, key, why, since when, and how many messages."""
     from shardctl.parked import as_json as told
 
     every = [each for each in _found(_urls(file, database, shard), choice.key) if _chosen(each, choice)]
@@ -28,11 +28,12 @@ def list_parked(
     if as_json:
         print_json([told(key) for key in found])
         return EXIT_DONE
-    headers = ("shard", "slot", "key", "type of fault", "messages", "parked for", "")
+    headers = ("shard", "slot", "type", "key", "type of fault", "messages", "parked for", "")
     rows = [
         (
             key.shard,
             str(key.slot),
+            clean(key.message_type),
             clean(key.key),
             key.reason,
             f"{key.messages:,}",
@@ -67,6 +68,7 @@ def replay_parked(
     database: Sequence[str],
     keys: Sequence[str],
     reason: str | None,
+    of_type: str | None,
     *,
     every: bool,
     shard: str | None,
@@ -80,9 +82,11 @@ def replay_parked(
         raise UsageError("give a KEY, or --all with or without --reason.")
     key = keys[0] if keys else None
     urls = _urls(file, database, shard)
-    found = [each for each in _found(urls, key) if reason in (None, each.reason)]
+    found = [each for each in _found(urls, key, of_type) if reason in (None, each.reason)]
     if not found and key is not None:
         return _not_there(key, urls)
+    if key is not None and (types := _types(found)):
+        return _ambiguous(key, types)
     if found:
         audit.begin("deadletter replay --parked", _fleet(file).fleet, keys=[each.key for each in found])
     released = [each for each in found if _in_transaction(urls, each, of.replay)]
@@ -96,6 +100,7 @@ def drop_parked(
     file: Path,
     database: Sequence[str],
     keys: Sequence[str],
+    of_type: str | None,
     *,
     every: bool,
     yes: bool,
@@ -110,16 +115,18 @@ def drop_parked(
         raise UsageError("give one KEY: a parked key is dropped by itself.")
     (key,) = keys
     urls = _urls(file, database, shard)
-    found = _found(urls, key)
+    found = _found(urls, key, of_type)
     if not found:
         return _not_there(key, urls)
+    if types := _types(found):
+        return _ambiguous(key, types)
     for each in found:
         ids = [message.message_id for message in _in_transaction(urls, each, of.messages)]
         doomed = ids if every else ids[:1]
         more = f" and {len(doomed) - SHOWN_IDS:,} more" if len(doomed) > SHOWN_IDS else ""
         say(
-            f"shard {each.shard}, slot {each.slot}, key {each.key} ({each.reason}: {each.detail}): delete {len(doomed):,} of "
-            f"{len(ids):,} messages: {', '.join(doomed[:SHOWN_IDS])}{more}."
+            f"shard {each.shard}, slot {each.slot}, type {each.message_type}, key {each.key} ({each.reason}: {each.detail}): "
+            f"delete {len(doomed):,} of {len(ids):,} messages: {', '.join(doomed[:SHOWN_IDS])}{more}."
         )
     if not yes:
         say("Nothing was done. `shardctl deadletter show` prints them; add --yes to delete them for good.")
@@ -138,6 +145,7 @@ def _chosen(key: Any, choice: Any) -> bool:
     at_us = key.parked_time.timestamp() * 1_000_000
     return (
         choice.reason in (None, key.reason)
+        and choice.type in (None, key.message_type)
         and (choice.since_us is None or at_us >= choice.since_us)
         and (choice.until_us is None or at_us < choice.until_us)
     )
@@ -158,14 +166,25 @@ def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, s
     return database_urls(fleet, given_urls(database), os.environ, otherwise="--shard S looks at one shard")
 
 
-def _found(urls: dict[str, str], key: str | None) -> list[Any]:
+def _found(urls: dict[str, str], key: str | None, of_type: str | None = None) -> list[Any]:
     from shardctl import parked
 
     found: list[Any] = []
     for shard, url in urls.items():
         with parked.opened(shard, url) as connection:
             found += parked.keys(connection, shard, key)
-    return found
+    return [each for each in found if of_type in (None, each.message_type)]
+
+
+def _types(found: Sequence[Any]) -> list[str]:
+    """The message types that a person has to choose from; none where there is no choice."""
+    types = sorted({each.message_type for each in found})
+    return types if len(types) > 1 else []
+
+
+def _ambiguous(key: str, types: Sequence[str]) -> int:
+    say(f"error: key {key!r} is parked for several message types: {', '.join(types)}. Choose one with --type.")
+    return EXIT_REFUSED
 
 
 def _in_transaction(urls: dict[str, str], key: Any, work: Callable[[Any, Any], Any]) -> Any:
@@ -182,7 +201,7 @@ def _not_there(key: str, urls: dict[str, str]) -> int:
 
 def _print(key: Any, messages: Any) -> None:
     released = ", released" if key.released else ""
-    out(f"shard {key.shard}, slot {key.slot}, key {key.key}: {key.reason}: {key.detail}")
+    out(f"shard {key.shard}, slot {key.slot}, type {key.message_type}, key {key.key}: {key.reason}: {key.detail}")
     out(f"parked {_age(key.parked_time)} ago, {len(messages):,} messages{released}")
     for message in messages:
         at = message.publish_time.isoformat(timespec="milliseconds")

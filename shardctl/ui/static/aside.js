@@ -3,13 +3,13 @@
 import { get, post } from "./api.js";
 import { $, count, el, say, since } from "./dom.js";
 
-const PARKED = ["Key", "Shard", "Slot", "Reason", "Messages", "Since", ""];
+const PARKED = ["Key", "Type", "Shard", "Slot", "Reason", "Messages", "Since", ""];
 
 export async function showParked() {
   await look($("parked"), $("parked-look"), async () => {
     const found = await get("parked");
     const rows = found.keys.map((key) => row(PARKED, [
-      key.key, key.shard, count(key.slot), `${key.reason}: ${key.detail}`, count(key.messages), `${since(key.parked_time)} ago`,
+      key.key, key.type, key.shard, count(key.slot), `${key.reason}: ${key.detail}`, count(key.messages), `${since(key.parked_time)} ago`,
       el("span", { class: "buttons" }, detailsOf(key), key.released ? "released, waits for its consumer" : replayButton(key)),
     ]));
     say($("parked-told"), found.keys.length ? `${count(found.keys.length + found.more)} parked.` : "No key is parked.");
@@ -23,12 +23,12 @@ export async function showParked() {
 
 function replayButton(key) {
   const ask = () => confirmed({
-    title: `Release key ${key.key}?`,
+    title: `Release key ${key.key} of type ${key.type}?`,
     told: `The consumer of shard ${key.shard} will apply its ${count(key.messages)} waiting messages, in order, the one that failed first. What fails again is parked again.`,
-    work: () => post("parked/replay", { shard: key.shard, slot: key.slot, key: key.key, messages: key.messages, parked_time: key.parked_time }),
+    work: () => post("parked/replay", { shard: key.shard, slot: key.slot, type: key.type, key: key.key, messages: key.messages, parked_time: key.parked_time }),
     after: showParked,
   });
-  return el("button", { type: "button", onclick: ask, "aria-label": `Replay key ${key.key}` }, "Replay …");
+  return el("button", { type: "button", onclick: ask, "aria-label": `Replay key ${key.key} of type ${key.type}` }, "Replay …");
 }
 
 function detailsOf(key) {
@@ -36,13 +36,13 @@ function detailsOf(key) {
   const opened = async (event) => {
     if (!event.target.open) return;
     try {
-      const found = await get("parked/messages", { shard: key.shard, slot: key.slot, key: key.key });
+      const found = await get("parked/messages", { shard: key.shard, slot: key.slot, type: key.type, key: key.key });
       body.replaceChildren(...found.messages.map((each) => message(`${each.type} ${each.operation}, id ${each.message_id}`, each.body ?? each.body_hex)));
     } catch (error) {
       say(body, error.message);
     }
   };
-  return el("details", { ontoggle: opened }, el("summary", { "aria-label": `Messages of key ${key.key}` }, "Messages"), body);
+  return el("details", { ontoggle: opened }, el("summary", { "aria-label": `Messages of key ${key.key} of type ${key.type}` }, "Messages"), body);
 }
 
 export const message = (title, body) => el("div", { class: "message" }, el("p", {}, title), el("pre", { tabindex: "0" }, body));

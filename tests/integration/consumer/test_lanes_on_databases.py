@@ -240,11 +240,11 @@ def test_a_fault_that_was_set_aside_before_the_slot_came_isnt_again(shard):
 def test_a_released_key_isnt_applied_where_its_slot_has_left(shard):
     leave(shard, PUBLISHED_US)
     shard.run(
-        "INSERT INTO shardctl_parked_keys (slot, partition_key, reason, detail, released) "
-        f"VALUES ({SLOT}, '{KEY}', 'constraint', '', {'true' if shard.dialect.has_on_conflict else 1})"
+        "INSERT INTO shardctl_parked_keys (slot, message_type, partition_key, reason, detail, released) "
+        f"VALUES ({SLOT}, 'customer', '{KEY}', 'constraint', '', {'true' if shard.dialect.has_on_conflict else 1})"
     )
     assert shard.store.released_keys() == []
-    assert shard.store.release((SLOT, KEY), lambda _: None) is None
+    assert shard.store.release((SLOT, "customer", KEY), lambda _: None) is None
 
 
 # --- who reads --------------------------------------------------------------------------------------------------------

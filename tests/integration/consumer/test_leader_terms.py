@@ -72,7 +72,7 @@ def test_nothing_that_writes_gets_past_the_term(shard):
         "apply": lambda: store.apply([customer()]),
         "a fault": lambda: store.apply([write("customer", b"{", key="1")]),
         "barrier": lambda: store.pass_barriers([]),
-        "release": lambda: store.release((1, "1"), lambda _: None),
+        "release": lambda: store.release((1, "customer", "1"), lambda _: None),
         "released": store.released_keys,
         "purge": lambda: store.purge(0, 10),
     }

@@ -102,7 +102,7 @@ def test_idempotency_keys_that_look_alike_are_messages_of_their_own(shard):
 
 def test_parked_keys_that_look_alike_are_keys_of_their_own(shard):
     with shard.engine.begin() as connection:
-        row = {"slot": 1, "reason": "", "detail": "", "released": False}
+        row = {"slot": 1, "message_type": "customer", "reason": "", "detail": "", "released": False}
         keys = (*ALIKE, "a ")
         connection.execute(schema.parked_keys.insert(), [row | {"partition_key": key} for key in keys])
         found = set(connection.execute(schema.parked_keys.select()).scalars("partition_key"))

@@ -88,26 +88,51 @@ def test_a_failed_message_holds_its_key_up_and_nothing_else(shard):
         step(shard, slot_mate, 2),
     ]
     outcome = shard.settle(*batch)
-    assert (outcome.applied, outcome.parked, outcome.dead) == (3, 3, 0)
+    assert (outcome.applied, outcome.parked, outcome.dead) == (4, 2, 0)
     assert outcome.newly_parked == (batch[1],)
     assert (numbers(shard, "k"), numbers(shard, slot_mate)) == ([1], [1, 2])
-    assert shard.parked() == {"k": ["k/2", "k/3", "k/entity"]}
+    assert shard.parked() == {"k": ["k/2", "k/3"]}
     assert shard.parked_keys() == {"k": "constraint"}
     later = shard.settle(step(shard, "k", 4), step(shard, slot_mate, 3))
     assert (later.applied, later.parked, later.newly_parked) == (1, 1, ())
-    assert shard.parked() == {"k": ["k/2", "k/3", "k/entity", "k/4"]}
+    assert shard.parked() == {"k": ["k/2", "k/3", "k/4"]}
     assert {key: how for key, how in shard.inbox().items() if how == "parked"} == dict.fromkeys(
-        ["k/2", "k/3", "k/entity", "k/4"], "parked"
+        ["k/2", "k/3", "k/4"], "parked"
     )
 
 
-def test_what_fails_only_because_the_one_before_it_failed_waits_like_the_rest(shard):
-    """A note of a type that isn't parked must not be given up for a row that the failed message was to insert."""
+@pytest.mark.parametrize("first", ["step", "entity"])
+def test_a_parked_key_holds_up_its_own_type_alone(shard, first):
+    """Who may write only one type must not stop the other types of any key."""
     taken(shard)
-    follower = shard.arrive("note", {"id": "n", "entity": "k"}, "k", "update", ident="note")
-    outcome = shard.settle(step(shard, "k", 1, bad=True), follower, step(shard, "j", 1))
-    assert (outcome.applied, outcome.dead, outcome.parked) == (1, 0, 2)
-    assert follower.fault is None
+    poison = {
+        "step": step(shard, "k", 1, bad=True),
+        "entity": shard.arrive("entity", b"{", "k", ident="k/entity/0"),
+    }[first]
+    assert shard.settle(poison).parked == 1
+    steps, entity = step(shard, "k", 2), shard.arrive("entity", {"entity": "k", "step": 2}, "k", ident="k/entity")
+    outcome = shard.settle(steps, entity)
+    assert (outcome.applied, outcome.parked, outcome.newly_parked) == (1, 1, ())
+    waits = steps if first == "step" else entity
+    assert shard.parked() == {"k": [poison.idempotency_key, waits.idempotency_key]}
+
+
+def test_a_type_of_the_same_batch_and_key_is_applied_beside_the_one_that_fails(shard):
+    taken(shard)
+    entity = shard.arrive("entity", {"entity": "k", "step": 2}, "k", ident="k/entity")
+    outcome = shard.settle(step(shard, "k", 1, bad=True), entity, step(shard, "k", 2))
+    assert (outcome.applied, outcome.parked) == (1, 2)
+    assert shard.rows("SELECT step FROM entities") == [(2,)]
+
+
+def test_a_key_parked_for_two_types_is_released_by_type(shard):
+    shard.settle(shard.arrive("step", b"{", "k", ident="s"), shard.arrive("entity", b"{", "k", ident="e"))
+    with people.opened("s0", shard.url.render_as_string(hide_password=False)) as connection:
+        found = people.keys(connection, "s0", "k")
+        assert sorted(each.message_type for each in found) == ["entity", "step"]
+        [of_entity] = [each for each in found if each.message_type == "entity"]
+        assert people.drop(connection, of_entity) == 1
+    assert shard.parked() == {"k": ["s"]}
 
 
 def test_the_dead_of_other_types_dont_wait(shard):
@@ -132,15 +157,15 @@ def test_a_parked_message_that_comes_again_is_a_duplicate(shard):
 def test_a_released_key_is_applied_in_order_and_free(shard):
     taken(shard)
     shard.settle(step(shard, "k", 1, bad=True), *[step(shard, "k", n) for n in (2, 3)])
-    shard.settle(shard.arrive("entity", {"entity": "k", "step": 3}, "k"))
-    shard.settle(shard.arrive("entity", {"entity": "k", "step": 4}, "k"))
+    shard.settle(step(shard, "k", 4))
+    assert shard.settle(shard.arrive("entity", {"entity": "k", "step": 4}, "k")).applied == 1
     shard.run("DELETE FROM steps")
-    assert shard.release() == [Released(5)]
-    assert numbers(shard, "k") == [1, 2, 3]
+    assert shard.release() == [Released(4)]
+    assert numbers(shard, "k") == [1, 2, 3, 4]
     assert shard.rows("SELECT step FROM entities") == [(4,)]
     assert (shard.parked_keys(), shard.parked()) == ({}, {})
     assert set(shard.inbox().values()) == {"applied"}
-    assert shard.settle(step(shard, "k", 4)).applied == 1
+    assert shard.settle(step(shard, "k", 5)).applied == 1
 
 
 def test_failing_again_it_stays_parked_at_the_right_place_with_the_reason(shard):
@@ -202,7 +227,7 @@ def test_keys_of_slots_that_arent_active_here_are_left_alone_and_dont_stand_in_t
     shard.run(f"UPDATE shardctl_slots SET state = 'left' WHERE slot = {gone.slot}")
     shard.run("UPDATE shardctl_fence SET version = version + 1")
     try:
-        assert shard.store.release((gone.slot, "gone"), shard.read) is None
+        assert shard.store.release((gone.slot, "step", "gone"), shard.read) is None
         assert shard.release() == [Released(1)]
         assert shard.parked() == {"gone": ["gone/1"]}
     finally:
@@ -289,8 +314,8 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
         assert 0 <= (datetime.now(UTC) - key.parked_time).total_seconds() < 100
         assert [each.idempotency_key for each in people.messages(connection, key)] == ["k/1", "k/2", "k/3"]
         assert people.drop(connection, key) == 1
-    assert shard.store.released_keys() == [(key.slot, "k")]
-    assert shard.store.release((key.slot, "k"), shard.read) == Released(2)
+    assert shard.store.released_keys() == [(key.slot, "step", "k")]
+    assert shard.store.release((key.slot, "step", "k"), shard.read) == Released(2)
     assert {key: how for key, how in shard.inbox().items() if key != "taken"} == {
         "k/1": "dead",
         "k/2": "applied",
@@ -336,10 +361,10 @@ def test_a_release_waits_for_a_writer_and_applies_what_it_stored(server_shard):
     with shard.engine.connect() as writer, writer.begin():
         fresh = shard.store._inbox.add(writer, [late]).fresh
         held = shard.store._parked.held(writer, fresh)
-        assert held == {(late.slot, "k")}
+        assert held == {(late.slot, "step", "k")}
         shard.store._parked.park(writer, fresh, held)
         with ThreadPoolExecutor(1) as threads:
-            releasing = threads.submit(shard.store.release, (late.slot, "k"), shard.read)
+            releasing = threads.submit(shard.store.release, (late.slot, "step", "k"), shard.read)
             until_someone_waits(shard, releasing)
             writer.commit()
             assert releasing.result() == Released(2)
@@ -353,7 +378,7 @@ def test_a_writer_waits_for_a_release_and_finds_the_key_free(server_shard):
     shard.settle(step(shard, "k", 1, bad=True))
     shard.run("UPDATE shardctl_parked_keys SET released = true")
     late = step(shard, "k", 2)
-    key = (late.slot, "k")
+    key = (late.slot, "step", "k")
     with shard.engine.connect() as releaser, releaser.begin():
         store = shard.store
         assert store._parked.take(releaser, key)

@@ -77,15 +77,22 @@ def maintainer(shard, threads=None, metrics=None):
 
 
 def test_every_released_key_is_applied_to_its_end_and_counted():
-    shard = Shard({(1, "a"): [Released(5, more=True), Released(2)], (2, "b"): [Released(0, NeverError("x", "y"))]})
+    shard = Shard(
+        {
+            (1, "order", "a"): [Released(5, more=True), Released(2)],
+            (2, "order", "b"): [Released(0, NeverError("x", "y"))],
+        }
+    )
     metrics = Metrics()
     asyncio.run(maintainer(shard, metrics=metrics).release())
-    assert sorted(shard.released) == [(1, "a"), (1, "a"), (2, "b")]
+    assert sorted(shard.released) == [(1, "order", "a"), (1, "order", "a"), (2, "order", "b")]
     assert metrics.registry.get_sample_value("shardctl_messages_released_total") == 7
 
 
 def test_a_key_in_trouble_doesnt_hold_the_others_up():
-    stories = {(slot, "k"): [Released(1)] for slot in range(20)} | {(99, "bad"): [AgainError("a conflict")]}
+    stories = {(slot, "order", "k"): [Released(1)] for slot in range(20)} | {
+        (99, "order", "bad"): [AgainError("a conflict")]
+    }
     shard = Shard(stories)
     with pytest.raises(AgainError):
         asyncio.run(maintainer(shard).release())
@@ -93,7 +100,7 @@ def test_a_key_in_trouble_doesnt_hold_the_others_up():
 
 
 def test_with_the_database_gone_it_doesnt_ask_for_every_key():
-    shard = Shard({(slot, "k"): [AgainError("gone")] for slot in range(20)})
+    shard = Shard({(slot, "order", "k"): [AgainError("gone")] for slot in range(20)})
     with pytest.raises(AgainError):
         asyncio.run(maintainer(shard).release())
     assert len(shard.released) == 2
@@ -186,7 +193,7 @@ def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
                 stop.set()
                 return super().release(key, read)
 
-        shard = Stops({(slot, "k"): [Released(1, more=True)] * 5 for slot in range(5)})
+        shard = Stops({(slot, "order", "k"): [Released(1, more=True)] * 5 for slot in range(5)})
         await asyncio.wait_for(maintainer(shard).run(stop), PATIENCE_SECONDS)
         return shard.released
 
@@ -214,7 +221,7 @@ def test_release_and_purge_share_one_thread(monkeypatch):
                 return super().release(key, read)
 
         with Watched(4) as threads:
-            maintaining = maintainer(Busy({(1, "k"): [Released(1)]}, [pace.MOST_ROWS] * 3), threads)
+            maintaining = maintainer(Busy({(1, "order", "k"): [Released(1)]}, [pace.MOST_ROWS] * 3), threads)
             both = asyncio.gather(maintaining.release(), maintaining.purge())
             asyncio.get_running_loop().call_later(0.1, release_goes_on.set)
             await both

@@ -12,6 +12,7 @@ from shardctl.cli import main
 pytestmark = pytest.mark.slow
 TYPES = """
   step: {table: steps, key: id, routing_key: entity, operation: insert, on_poison: park, columns: {id: text, entity: text}}
+  mark: {table: marks, key: id, routing_key: entity, operation: insert, on_poison: park, columns: {id: text, entity: text}}
 """
 
 
@@ -46,7 +47,7 @@ def park(shard, key, *, messages=3):
 
 
 def released(shard):
-    return {key for _, key in shard.store.released_keys()}
+    return {key for _, _, key in shard.store.released_keys()}
 
 
 def test_list(run, shard):
@@ -55,10 +56,10 @@ def test_list(run, shard):
     code, out, err = run("list", "--parked")
     assert code == 0
     header, *lines = out.splitlines()
-    assert header.split()[:3] == ["shard", "slot", "key"]
-    assert {tuple(line.split()[i] for i in (0, 2, 3, 4)) for line in lines} == {
-        ("s0", "k", "bad_json", "3"),
-        ("s0", "j", "bad_json", "1"),
+    assert header.split()[:4] == ["shard", "slot", "type", "key"]
+    assert {tuple(line.split()[i] for i in (0, 2, 3, 4, 5)) for line in lines} == {
+        ("s0", "step", "k", "bad_json", "3"),
+        ("s0", "step", "j", "bad_json", "1"),
     }
     assert "2 parked keys, 4 messages" in err
     listed = json.loads(run("list", "--parked", "--json")[1])
@@ -128,6 +129,23 @@ def test_drop_deletes_the_first_and_lets_the_rest_go_on(run, shard):
     assert [each.applied for each in shard.release()] == [2]
 
 
+def test_a_key_that_is_parked_for_two_types(run, shard):
+    park(shard, "k")
+    shard.settle(shard.arrive("mark", b"{", "k", ident="mark"))
+    assert {line.split()[2] for line in run("list", "--parked")[1].splitlines()[1:]} == {"step", "mark"}
+    assert [each["type"] for each in json.loads(run("list", "--parked", "--type", "mark", "--json")[1])] == ["mark"]
+    assert {each["type"] for each in json.loads(run("show", "k", "--parked", "--json")[1])} == {"step", "mark"}
+    for refused in (("replay", "k", "--parked"), ("drop", "k", "--parked", "--yes")):
+        code, out, err = run(*refused)
+        assert (code, out) == (1, "")
+        assert "mark, step. Choose one with --type" in err
+    assert (released(shard), shard.parked()) == (set(), {"k": ["k/0", "k/1", "k/2", "mark"]})
+    assert run("replay", "k", "--parked", "--type", "step")[0] == 0
+    assert [kind for _, kind, _ in shard.store.released_keys()] == ["step"]
+    assert run("drop", "k", "--parked", "--type", "mark", "--yes")[0] == 0
+    assert shard.parked() == {"k": ["k/0", "k/1", "k/2"]}
+
+
 def test_drop_of_all(run, shard):
     park(shard, "k")
     assert run("drop", "k", "--parked", "--all", "--yes")[0] == 0
@@ -138,7 +156,7 @@ def test_drop_of_all(run, shard):
     ("arguments", "code", "says"),
     [
         (("list", "--parked", "--strays"), 2, "exclude each other"),
-        (("list", "--parked", "--type", "step"), 2, "--type isn't for parked keys"),
+        (("replay", "nobody", "--parked", "--type", "step"), 1, "isn't parked in: s0"),
         (("replay", "k", "--parked", "--from", "x"), 2, "--from isn't for parked keys"),
         (("drop", "k", "j", "--parked", "--yes"), 2, "one KEY"),
         (("show", "nobody", "--parked"), 1, "isn't parked in: s0"),

@@ -92,7 +92,7 @@ def released(databases, key="k"):
 
 def confirmation(page, **changes):
     (key,) = page.get("/api/parked").json()["keys"]
-    return {name: key[name] for name in ("shard", "slot", "key", "messages", "parked_time")} | changes
+    return {name: key[name] for name in ("shard", "slot", "type", "key", "messages", "parked_time")} | changes
 
 
 def replay(page, body):
@@ -104,7 +104,7 @@ def test_parked_keys_are_listed_and_shown(databases, page):
     databases.park("s0", 3, "k", messages=2)
     found = page.get("/api/parked").json()
     assert [(key["key"], key["shard"], key["slot"], key["messages"]) for key in found["keys"]] == [("k", "s0", 3, 2)]
-    told = page.get("/api/parked/messages", params={"shard": "s0", "slot": 3, "key": "k"}).json()
+    told = page.get("/api/parked/messages", params={"shard": "s0", "slot": 3, "type": "a", "key": "k"}).json()
     assert [message["body"] for message in told["messages"]] == ['{"id": "<b>"}'] * 2
 
 
@@ -133,7 +133,7 @@ def test_each_replay_leaves_its_lines(databases, page, capsys):
         ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "refused"),
         ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "done"),
     ]  # fmt: skip
-    assert lines[0]["plan"] == {"by": "ui", "shard": "s0", "keys": ["k"]}
+    assert lines[0]["plan"] == {"by": "ui", "shard": "s0", "type": "a", "keys": ["k"]}
 
 
 def test_what_has_changed_since_it_was_shown_is_left_alone(databases, page):
@@ -160,6 +160,8 @@ def test_what_has_changed_since_it_was_shown_is_left_alone(databases, page):
         ({"messages": True}, 400),
         ({"slot": 3.0}, 400),
         ({"slot": 10**30}, 404),
+        ({"type": "b"}, 404),
+        ({"type": None}, 400),
         ({"slot": None}, 400),
         ({"more": 1}, 400),
     ],
