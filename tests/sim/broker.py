@@ -154,6 +154,7 @@ class Broker:
                 if (
                     before
                     and not before.open
+                    and stream.client  # a unary pull has no id, by which the service could take it for an earlier reader
                     and before.client == stream.client
                     and self._draw() < self.habits.hand_over
                 ):
