@@ -13,19 +13,21 @@ demo: $(VENV)/.local            ## the whole fleet on this machine, under load, 
 	$(BIN)/shardctl demo
 
 check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minute
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --hypothesis-profile quick
+	$(BIN)/pytest -q -n 2 -m "not slow and not proof" --ignore tests/integration --ignore tests/contract --hypothesis-profile quick
 
 test: $(VENV)/.dev              ## every test but the long proofs, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/e2e $(addprefix --ignore tests/,$(PROOFS))
-	$(BIN)/pytest -q -n 2 --dist loadfile tests/e2e
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not proof" --ignore tests/e2e
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not proof" tests/e2e
 
 test-loaded: $(VENV)/.dev       ## the same while something else takes both cores: no test may depend on how fast it is
 	$(BIN)/python tests/loaded.py $(MAKE) test
 
-prove: $(VENV)/.dev             ## the long proofs: the model searched whole, thousands of schedules, a fleet in chaos
-	$(BIN)/pytest -q -n 2 tests/model tests/sim
-	$(BIN)/pytest -q tests/chaos
-PROOFS := chaos model sim
+prove: $(VENV)/.dev             ## the long proofs: the model searched whole, thousands of schedules, attacks, a fleet hurt and in chaos
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m proof --ignore tests/e2e --ignore tests/chaos
+	$(BIN)/pytest -q -n 2 --dist loadfile -m proof tests/e2e
+	$(BIN)/pytest -q -m proof tests/chaos
+# Half of the time a test waits for servers.
+WORKERS := 4
 
 chaos: $(VENV)/.dev             ## ten minutes of faults on the local fleet; SEED=n repeats one run
 	$(BIN)/python -m tests.chaos --minutes 10 $(if $(SEED),--seed $(SEED))

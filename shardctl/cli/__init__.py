@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from functools import cache
 from io import StringIO
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
@@ -113,11 +114,16 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+@cache  # it takes longer to build than most commands to run, and a caller in Python may run many
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
 def _run(arguments: list[str] | None) -> tuple[int, str]:
     """The exit code, and the error that ended the command, if one did."""
     try:
         try:
-            code = app(arguments, prog_name="shardctl", standalone_mode=False)
+            code = _command()(arguments, prog_name="shardctl", standalone_mode=False)
         except SystemExit as end:
             code = end.code
         sys.stdout.flush()

@@ -63,7 +63,8 @@ def subscriptions(fleet: Fleet, subscriber: Any, *, strays: bool) -> tuple[str, 
         return (topology.dead_letter_subscription(fleet),)
     wanted = [each.id for each in topology.strays(fleet)]
     try:
-        there = subscriber.list_subscriptions(project=f"projects/{fleet.project}", timeout=TIMEOUT_SECONDS)
+        project = f"projects/{fleet.project}"
+        there = subscriber.list_subscriptions(project=project, retry=AGAIN, timeout=TIMEOUT_SECONDS)
         listed = [each.name.rpartition("/")[2] for each in there]
     except api.PermissionDenied:
         return tuple(wanted)  # those of now can be read without the right to list all

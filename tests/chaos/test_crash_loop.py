@@ -18,7 +18,7 @@ from shardctl.local.broker import protos
 from shardctl.local.fleet import LocalFleet
 from shardctl.message import Write
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 FLEET = """
 fleet: crash

@@ -18,7 +18,7 @@ from shardctl.message import Write
 from shardctl.publisher import Publisher
 from tests.e2e.test_rebalance_local import SHARDCTL, Terminals
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 USERS, OLD = 200, 3
 FEW = SlotRule(5, OLD)

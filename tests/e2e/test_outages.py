@@ -20,7 +20,7 @@ from shardctl.local.servers import BinaryMissingError, PostgresServer
 from shardctl.local.servers.process import HOST, wait_until
 from shardctl.message import Write
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 _stage: list[Stage] = []
 

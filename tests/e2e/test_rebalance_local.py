@@ -132,6 +132,7 @@ def terminals(tmp_path):
     assert terminals.up.nobody_is_left()
 
 
+@pytest.mark.proof
 def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_the_way(terminals, tmp_path):
     up, file = terminals.up, tmp_path / "shards.yaml"
     fleet = spec.load(file)
@@ -171,6 +172,7 @@ def inbox_rows(url: str) -> int:
         return connection.execute("SELECT count(*) FROM shardctl_inbox").fetchone()[0]
 
 
+@pytest.mark.proof
 def test_forged_barriers_on_slots_that_are_arriving_lose_no_write(tmp_path):
     """Of the open rebalance, in order, with all that the journals tell: whatever is acked afterwards is in a database."""
     fleet = spec.of_file(yamlfile.parse(SMALL, "shards.yaml"))

@@ -20,6 +20,7 @@ def fleet():
     return spec.of_file(yamlfile.parse(text, "shards.yaml"))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("replicas", [1])
 def test_a_backup_and_a_seek_bring_a_shard_back(local, scene, monkeypatch):
     (consumer,) = local.replicas["s0"]

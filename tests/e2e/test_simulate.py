@@ -36,6 +36,7 @@ def writes():
             yield Publication(Write("customer", {"customer_id": str(key), "name": "x", "revision": 1}))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("replicas", [1])
 def test_a_local_run_is_as_predicted(local):
     predicted = {

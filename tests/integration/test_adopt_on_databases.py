@@ -70,7 +70,7 @@ def test_rows_that_come_meanwhile_are_kept_and_found_by_the_next_run(engine):
 
     def write():
         number = 1_000_000
-        while not ended.is_set():
+        while not ended.is_set() and len(came) < ROWS // 4:  # or a fast writer keeps the first run from its end
             number += 3
             with database.writing(engine) as connection:
                 connection.execute(text(f"INSERT INTO users (user_id, name) VALUES ({number}, 'late')"))

@@ -81,6 +81,7 @@ def nobody(tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, getattr(module, name).with_timeout(0.5))
     monkeypatch.setattr(desk, "TROUBLE_SECONDS", 0.5)
     monkeypatch.setattr(publisher, "connect", partial(publisher.connect, 1.0))
+    monkeypatch.setattr(publisher, "Publisher", partial(publisher.Publisher, give_up_after_seconds=1.0))
     Path("shards.yaml").write_text(starter.text(2))
     Path("writes.jsonl").write_text('{"type": "customer", "body": {"customer_id": "a"}}\n')
     return tmp_path

@@ -136,6 +136,7 @@ def in_order_of_key(applied):
     return all([each for each in applied if each.startswith(key)] == [f"{key}/{n}" for n in EACH] for key in KEYS)
 
 
+@pytest.mark.proof
 def test_killed_at_every_step_and_run_again(town, tmp_path):
     """Whether the consumers were quick or slow with what had been published."""
     counting = Dying(0)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 EXAMPLES = 40
 
 
+@pytest.mark.proof
 def test_the_document_holds(tmp_path):
     # A sink's own type is left out: that its field may be missing when the parameter `key` is given, no schema can say.
     whole = fleet("{max_body_bytes: 4096}")

@@ -244,6 +244,7 @@ def parked_row(key):
     }  # fmt: skip
 
 
+@pytest.mark.proof
 def test_it_may_be_cut_off_before_any_statement_and_run_again(url, monkeypatch):
     monkeypatch.setattr(upgrade, "ROWS_AT_ONCE", 2)
     engine = database.connect(url)

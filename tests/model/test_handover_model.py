@@ -13,7 +13,7 @@ MODEL = Path(__file__).parents[2] / "docs" / "handover" / "handover.pml"
 
 def case(name, settings, states, *, slow=False):
     """`states` is a lower bound: a model that gets stuck early on must not pass for one that is right."""
-    return pytest.param(settings.split(), states, id=name, marks=[pytest.mark.slow] if slow else [])
+    return pytest.param(settings.split(), states, id=name, marks=[pytest.mark.proof] if slow else [])
 
 
 CONFIGURATIONS = [  # together two minutes of one core
@@ -136,7 +136,7 @@ def test_nothing_goes_on_for_ever_once_faults_cease(tmp_path, settings, states):
     assert_whole(printed, states)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_mutant_is_found_out(tmp_path, mutant):
     printed = search(tmp_path, [f"MUTANT_{mutant}", *MUTANTS[mutant].split()], effort="-O0", options=("-w18",))

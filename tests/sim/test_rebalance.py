@@ -39,13 +39,13 @@ def test_few_schedules():
     check(drawn(number) for number in range(FEW))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_schedules():
     """Nothing is lost, doubled, reordered or misplaced, whatever fails while slots move."""
     check(drawn(number) for number in range(FEW, SCHEDULES))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_schedules_whose_producers_break_the_rules():
     """Where nobody keeps order nothing is lost or doubled either; what a barrier overtook is published again, and counted."""
     again = 0
@@ -58,7 +58,7 @@ def test_schedules_whose_producers_break_the_rules():
     assert again
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", SWEPT)
 def test_the_executor_killed_at_every_effect(seed):
     """Before it and after it; then it goes on, or is aborted and goes on, or is aborted and goes back."""
@@ -67,7 +67,7 @@ def test_the_executor_killed_at_every_effect(seed):
     check(every_effect(seed, effects, EFFECT_STRIDE))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", SWEPT)
 def test_replicas_cut_short_between_awaits(seed):
     check(every_await(seed, play(small(seed)).lives, AWAIT_STRIDE))
@@ -80,12 +80,12 @@ def test_somebody_publishes_barriers_of_their_own():
     assert play(scenarios[0]).oracle.told().count("hostile  publishes") > 10
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_every_barrier_published_twice():
     check(map(small, range(10)), TWICE)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_a_mistake_is_found(mutant):
     assert any(failures(map(mutant.scenario, range(mutant.seeds)), mutant.parts)), (
@@ -93,6 +93,7 @@ def test_a_mistake_is_found(mutant):
     )
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_history():
     for scenario in (lambda: small(3), lambda: drawn(3), lambda: drawn(4, broken_order=True)):
         assert play(scenario()).oracle.digest() == play(scenario()).oracle.digest()

@@ -30,7 +30,7 @@ def test_few_schedules():
     check(seeds(range(FEW)))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_several_schedules():
     """What never happens proves nothing: these few hundred already hold every kind of fault."""
     told = set(EVENTS)
@@ -86,29 +86,29 @@ def test_a_fast_start_costs_sound_writes_their_attempts():
     assert any(play(scenario).violations for scenario in scenarios)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_thousands_of_schedules():
     """Messages are applied once and in order, and acked when that is durable, whatever fails meanwhile."""
     check(seeds(range(SEVERAL, SCHEDULES)))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_schedules_where_a_new_stream_has_what_the_old_one_had():
     """Were both one reader to the service, what was lost on the old one's way would count as given."""
     check(seeds(range(300), hand_over=True))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_schedules_with_the_real_store():
     check(seeds(range(100), real_store=True))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_safety_does_not_rest_on_locks():
     check(seeds(range(300)), NO_LOCKS)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", SWEPT)
 def test_cut_short_at_every_await(seed):
     """Killed, frozen or told to stop before each step that each replica takes; then, for a sample, once more."""
@@ -117,13 +117,14 @@ def test_cut_short_at_every_await(seed):
     check(itertools.chain(every_await(seed, steps), two_awaits(seed, steps, PAIRS)))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
 def test_a_mistake_is_found(mutant):
     chances = seeds(range(mutant.seeds), hand_over=mutant.hand_over)
     assert any(failures(chances, mutant.parts)), f"{mutant.seeds} schedules, and nobody noticed"
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_history():
     """Also in another process, where strings hash otherwise."""
     numbers = range(5)

@@ -172,7 +172,10 @@ FLEET = {
 }
 
 
-@pytest.mark.parametrize("url", ODD_URLS.values(), ids=ODD_URLS)
+@pytest.mark.parametrize(
+    "url",
+    [pytest.param(url, id=name, marks=[] if name == "plain" else pytest.mark.slow) for name, url in ODD_URLS.items()],
+)
 def test_a_url_in_the_wrong_place_of_the_file_is_not_repeated(url):
     refused = []
     for path in places(FLEET):

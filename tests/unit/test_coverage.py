@@ -213,6 +213,7 @@ def test_shards_on_several_topics_have_a_subscription_on_each():
     assert ids == ["orders-s0-g1-t0", "orders-s0-g1-t1", "orders-s1-g1-t1"]
 
 
+@pytest.mark.slow
 def test_a_thousand_shards_load_soon():
     found = fleet([str(slot) for slot in range(1024)])
     assert len(found.shards) == 1024

@@ -148,6 +148,7 @@ def test_the_pins_are_raised_by_dependabot() -> None:
 # --- the image's steps ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_images_pip_steps_give_both_entry_points(tmp_path: Path) -> None:
     """As in the Dockerfile, with a folder for /opt/shardctl. The build backend is the one installed here."""

@@ -126,6 +126,7 @@ def named_twice(names):
     return b"{%b, %b}" % (b", ".join(b'"a%d": 1' % number for number in range(names)), b'"a%d": 1' % (names - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "make", "size"),
     [

@@ -35,6 +35,7 @@ def test_wheel_and_source_carry_everything(tmp_path):
     } <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["init", "-f", "new.yaml"], ["validate"], ["render"], ["route", "k"], ["schema"], ["--help"]]
 )

@@ -88,6 +88,7 @@ def test_urls_of_sqlalchemy_are_shown_without_their_secrets():
     assert redacted_value(url.render_as_string()) == "mysql+pymysql://shop:***@h/orders?passwd=***&ssl_ca=ca.pem"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     ["a", "a:", "://", "a://b:c ", "password=", "@", ":@", "x:y@", "'password':", "bearer ", 'password="', "a://b:c@"],

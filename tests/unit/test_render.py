@@ -514,6 +514,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
     benign = {(d.kind, d.path.rpartition("/")[2]): _shape(read_yaml(d.text), "") for d in documents(fleet_of())}

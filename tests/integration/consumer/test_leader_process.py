@@ -121,6 +121,7 @@ def test_a_leader_told_to_stop_hands_over_at_once(start, broker, shard):
     assert shard.rows("SELECT term FROM shardctl_leader") == [(2,)]
 
 
+@pytest.mark.proof
 def test_a_leader_killed_or_stopped_in_mid_air_is_followed_and_cant_write_when_it_wakes(
     start, broker, shard, api, tmp_path
 ):

@@ -82,6 +82,7 @@ def test_a_message_that_cant_fit_is_dead_lettered_and_the_others_are_applied(sha
     assert shard.rows("SELECT customer_id FROM customers ORDER BY 1") == [("a",), ("b",)]
 
 
+@pytest.mark.proof
 def test_a_batch_that_is_larger_than_a_packet_goes_in_parts(shard):
     batch = [of_size("customer", str(number), MEBIBYTE) for number in range(24)]
     assert shard.settle(*batch).applied == 24

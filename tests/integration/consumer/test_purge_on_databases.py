@@ -75,7 +75,9 @@ def test_a_purge_outlasts_chunks_that_take_longer_than_its_turn(slow_shard, redi
     assert old_rows(slow_shard) == 0
 
 
-def test_a_chunk_over_the_statement_timeout_is_made_smaller_until_it_ends(slow_shard, redis_url):
+def test_a_chunk_over_the_statement_timeout_is_made_smaller_until_it_ends(slow_shard, redis_url, monkeypatch):
+    monkeypatch.setattr(pace, "REST_SECONDS", 0.5)
+
     async def scenario(maintaining, _):
         failures = 0
         while old_rows(slow_shard):

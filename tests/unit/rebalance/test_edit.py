@@ -106,6 +106,7 @@ def _untouched(text):
     return [line for line in text.splitlines(keepends=True) if not line.strip() or not told.search(line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(
     "request_", REQUESTS, ids=lambda r: "-".join(map(str, r.add or r.remove)) or r.split or "weights"

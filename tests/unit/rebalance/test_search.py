@@ -21,7 +21,11 @@ def _moved(found, request):
 BOUND = (16, 87, 103)  # seeds of cases whose filters have no room for the least moves
 
 
-@pytest.mark.parametrize("seeds", [range(15), range(15, 30), (82, 219, *BOUND)], ids=str)
+@pytest.mark.parametrize(
+    "seeds",
+    [BOUND, pytest.param(range(30), marks=pytest.mark.slow), pytest.param((82, 219), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_no_plan_moves_fewer_slots(seeds):
     for seed in seeds:
         case = any_case(seed)

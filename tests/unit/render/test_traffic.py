@@ -273,6 +273,7 @@ def test_patterns_are_anchored_and_hold_the_filters_prefixes() -> None:
     assert slot_patterns(fleet, fleet.shards[1]) == ("^(00[01]{2}|1000|101[01]|11[01]{2})$",)
 
 
+@pytest.mark.slow
 def test_a_shard_of_many_scattered_slots_gets_as_many_routes_as_it_needs() -> None:
     fleet = scattered(10, *(SlotSet.of(range(first, 1024, 2)) for first in (0, 1)), types=("a", "b"))
     patterns = slot_patterns(fleet, fleet.shards[0])
