@@ -49,8 +49,9 @@ golden: $(VENV)/.dev            ## write the golden manifests anew; read the dif
 release-golden: $(VENV)/.dev    ## take the golden manifests as those of the release made now
 	$(BIN)/pytest -q tests/golden --update-release
 
-docs: $(VENV)/.dev              ## write docs/reference/ anew, from the code
+docs: $(VENV)/.dev             ## write docs/reference/ and the picture in ARCHITECTURE.md anew, from the code
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/architecture.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.pipeline

@@ -28,14 +28,14 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from shardctl import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Stream
 from shardctl.local.oracle import verify
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST, wait_until
-from shardctl.yamlfile import parse
 
 FLEET = """
 fleet: bench
@@ -207,7 +207,7 @@ class Scene:
 
 @contextmanager
 def _load(folder, rate):
-    fleet = spec.of_file(parse(FLEET, "bench"))
+    fleet = fleet_from(parse(FLEET, "bench"))
     with Pair(fleet, folder, replicas=2) as local:
         feed = Feed(fleet, local.broker.host, Stream(fleet, None, 20_000, seed=5), writes_per_second=rate)
         scene = Scene(local, feed)

@@ -282,7 +282,7 @@ def _started(*arguments: str, ready: str = "", **environment: str):
 
 @contextmanager
 def _broker():
-    with _started("-m", "shardctl.local.broker", "--port", "0", ready="PUBSUB_EMULATOR_HOST=") as (_, text):
+    with _started("-m", "shardctl.broker", "--port", "0", ready="PUBSUB_EMULATOR_HOST=") as (_, text):
         yield text.partition("PUBSUB_EMULATOR_HOST=")[2].split()[0]
 
 

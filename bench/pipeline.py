@@ -30,11 +30,13 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from shardctl import schema, shardconfig, spec, topology
-from shardctl.keyspace import lane_of
+from shardctl.fleet import shardconfig, topology
+from shardctl.fleet.keyspace import lane_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers import PostgresServer, RedisServer
-from shardctl.message import Write, encode
-from shardctl.yamlfile import parse
+from shardctl.shard import schema
+from shardctl.wire.message import Write, encode
 
 ENTITIES = 50_000
 PUBLISH_AT_ONCE = 16
@@ -62,7 +64,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--naive-messages", type=int, default=3_000)
     options = parser.parse_args()
-    fleet = spec.of_file(parse(FLEET, "bench"))
+    fleet = fleet_from(parse(FLEET, "bench"))
     with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, _broker() as broker:
         base = Path(folder)
         with PostgresServer(base / "postgres") as postgres, RedisServer(base / "redis") as redis:
@@ -105,7 +107,7 @@ def main() -> None:
 
 @contextmanager
 def _broker():
-    command = [sys.executable, "-m", "shardctl.local.broker", "--port", "0"]
+    command = [sys.executable, "-m", "shardctl.broker", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         line = ""

@@ -17,12 +17,12 @@ import time
 
 from rich.console import Console
 
-from shardctl import spec
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.planning.plan import plan
 from shardctl.rebalance.planning.request import Request
-from shardctl.yamlfile import parse
 
 SLOT_BITS = 16
 FLEET = """
@@ -85,7 +85,7 @@ def _fleet(shards):
     double = (1 << SLOT_BITS) // unit - shards
     pairs = [1] * double + [2] * ((shards - double) // 2)  # how many shards share two units, so that ranges are aligned
     random.Random(1).shuffle(pairs)
-    one = spec.of_file(parse(FLEET, "bench"))
+    one = fleet_from(parse(FLEET, "bench"))
     ranges, first = [], 0
     for count in pairs:
         size = 2 * unit // count

@@ -24,9 +24,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.pipeline import FLEET, _broker, _messages, _pipeline, _prefill
-from shardctl import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers import PostgresServer, RedisServer
-from shardctl.yamlfile import parse
 
 FILL = """
 INSERT INTO shardctl_inbox
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--old", type=int, default=1_000_000, help="old rows in the inbox")
     parser.add_argument("--window", type=float, default=1.0, help="seconds with a purge, then as many without")
     options = parser.parse_args()
-    fleet = spec.of_file(parse(FLEET, "bench"))
+    fleet = fleet_from(parse(FLEET, "bench"))
     messages = _messages(fleet, options.messages)
     windows, purged, samples = _run(fleet, messages, options.old, options.window)
     rates = {purging: [] for purging in (True, False)}
@@ -112,16 +112,16 @@ def _purge(url, redis_url, window, stop, told):
     from consumer.fence import Fence
     from consumer.maintenance import Maintenance
     from consumer.metrics import Metrics
-    from consumer.redisgate import RedisGate
+    from consumer.redisbreaker import RedisBreaker
     from consumer.store import Store
-    from shardctl.spec import Batching
+    from shardctl.fleet.spec import Batching
 
     async def alternate():
         metrics, windows = Metrics(), []
         where = make_url(url)
         dialect = database.dialect_of(where)
         store = Store(database.engine_of(where, Batching()), dialect, Fence(dialect), None)
-        gate, client = RedisGate(time.monotonic, metrics), Redis.from_url(redis_url)
+        gate, client = RedisBreaker(time.monotonic, metrics), Redis.from_url(redis_url)
         with ThreadPoolExecutor(1) as threads:
             while not stop.is_set():
                 maintenance = Maintenance(store, print, client, gate, "bench", timedelta(days=38), threads, metrics)

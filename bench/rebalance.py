@@ -40,16 +40,18 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from shardctl import identity, spec, topology
+from shardctl.fleet import topology
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local import history, pauses
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import DUPLICATE_RATE, LATEST_DUPLICATE, Publication
 from shardctl.local.moving import Moving
 from shardctl.local.pauses import Times
-from shardctl.message import Write
 from shardctl.rebalance.run import PARALLEL
-from shardctl.yamlfile import parse
+from shardctl.wire import identity
+from shardctl.wire.message import Write
 
 FLEET = """
 fleet: bench
@@ -84,7 +86,7 @@ def main():
     parser.add_argument("--replicas", type=int, default=1, help="consumers of each shard")
     parser.add_argument("--parallel", type=int, default=PARALLEL, help="slots in hand at once, at most")
     options = parser.parse_args()
-    fleet = history.recorded(spec.of_file(parse(FLEET, "bench")))
+    fleet = history.recorded(fleet_from(parse(FLEET, "bench")))
     with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder:
         local = LocalFleet(fleet, Path(folder), replicas=options.replicas)
         try:

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import yaml
 
-from shardctl import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents
-from shardctl.yamlfile import parse
 
 HEAD = """
 fleet: orders
@@ -75,7 +75,7 @@ def file_of(shards: int) -> str:
 
 
 def _render(shards: int) -> int:
-    return sum(1 for _ in documents(spec.of_file(parse(file_of(shards)))))
+    return sum(1 for _ in documents(fleet_from(parse(file_of(shards)))))
 
 
 def _timed(shards: int) -> tuple[float, float, int]:
@@ -104,7 +104,7 @@ def _elapsed(run: Callable[[int, Path], list[str] | None], shards: int) -> float
 
 def _base() -> list[dict]:
     """The objects of one shard."""
-    fleet = spec.of_file(parse(file_of(2)))
+    fleet = fleet_from(parse(file_of(2)))
     return [yaml.safe_load(document.text) for document in documents(fleet, shards=["s0"])]
 
 

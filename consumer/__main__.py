@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from consumer import database, logs, pubsub, redisgate
+from consumer import database, logs, pubsub, redisbreaker
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import read_anew
 from consumer.fence import Fence
@@ -23,16 +23,16 @@ from consumer.health import Health
 from consumer.intake import Intake
 from consumer.leader.candidate import identity_of, leadership_of, lease_of
 from consumer.leader.term import Term
-from consumer.leader.turns import Steady, Turns
+from consumer.leader.turns import AlwaysActive, LeaderLoop
 from consumer.lock import SlotLocks
 from consumer.maintenance import Maintenance, NotEndedError
 from consumer.metrics import Metrics
-from consumer.outbox import Again
+from consumer.publishing import Again
 from consumer.push.intake import PushIntake
 from consumer.ratelimit import RateLimit
-from consumer.recent import RecentlyDone
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 from consumer.replica import LEAST_SECONDS, NotDrainedError, Replica
+from consumer.seenfilter import SeenFilter
 from consumer.settings import Settings, load
 from consumer.sinks.http import sink_for
 from consumer.sinks.router import sink_of
@@ -41,9 +41,9 @@ from consumer.startup import Startup
 from consumer.store import Store
 from consumer.suspects import Suspects
 from consumer.tracing import Traces
-from shardctl.background import Background
 from shardctl.errors import EXIT_DONE, ShardctlError
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.supervision.background import Background
 
 log = logging.getLogger("consumer")
 
@@ -79,12 +79,12 @@ async def serve(settings: Settings) -> None:
     http = sink_for(config, metrics, stop.is_set)
     sink = sink_of(SqlSink(dialect, config.message_types), config.message_types, http)
     engine = database.engine_of(settings.database_url, config.consumer)
-    redis = redisgate.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000)
+    redis = redisbreaker.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000)
 
     identity = identity_of(settings.replica)
     term = None if config.leader.kind == "none" else Term(engine, dialect, identity)
     store = Store(engine, dialect, Fence(dialect), sink, term)
-    gate = RedisGate(time.monotonic, metrics)
+    gate = RedisBreaker(time.monotonic, metrics)
     prefix = f"{config.fleet}:{config.shard}"
     new_intake = _intakes(settings, metrics, Suspects(redis, gate, prefix))
     locks = SlotLocks(redis, gate, prefix, int(config.consumer.lock_ttl.total_seconds() * 1000), metrics)
@@ -100,7 +100,7 @@ async def serve(settings: Settings) -> None:
     check_packets = functools.partial(database.check_packets, engine, dialect)
     startup = Startup((store.check_tables, check_packets, check_keys, presence), threads, metrics)
     outlets = _outlets(settings)
-    recent = RecentlyDone(redis, gate, prefix, time.time)
+    recent = SeenFilter(redis, gate, prefix, time.time)
 
     traces = Traces(config, config.tracing.endpoint, settings.replica) if config.tracing else None
 
@@ -111,7 +111,7 @@ async def serve(settings: Settings) -> None:
 
     lease = lease_of(config, identity, redis) if term else None
     leads = leadership_of(lease, config.leader) if lease else None
-    life = Turns(new_replica, leads, term, threads, metrics) if leads and term else Steady(new_replica)
+    life = LeaderLoop(new_replica, leads, term, threads, metrics) if leads and term else AlwaysActive(new_replica)
     maintenance = Maintenance(
         store, read, redis, gate, prefix, config.inbox_retention, threads, metrics, presence, lambda: life.writing
     )
@@ -140,7 +140,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _live(
-    stop: asyncio.Event, startup: Startup, life: Steady | Turns, maintenance: Maintenance, health: Health
+    stop: asyncio.Event, startup: Startup, life: AlwaysActive | LeaderLoop, maintenance: Maintenance, health: Health
 ) -> None:
     async with Background(log, stop) as beside:
         beside.need("heartbeat", _beat(health))

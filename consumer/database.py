@@ -13,12 +13,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from consumer import packet
-from consumer.errors import AgainError, BlockedError, DataFaultError
-from consumer.rows import DIALECTS, Dialect
+from consumer.dialects import DIALECTS, Dialect
+from consumer.errors import BlockedError, DataFaultError, TransientError
 from consumer.sqlstate import judge
 from shardctl.errors import UsageError
-from shardctl.settings.consuming import Batching
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
 from shardctl.shard.keys import given_out
 
@@ -44,7 +44,7 @@ def engine_of(url: URL, settings: Batching) -> Engine:
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors into ours: DataFaultError when the data is to blame, BlockedError when a statement can't finish
-    now, AgainError when nothing works.
+    now, TransientError when nothing works.
     """
     try:
         yield
@@ -53,20 +53,20 @@ def translated() -> Iterator[None]:
         verdict = judge(error)
         if verdict.reason:
             raise DataFaultError(verdict.reason, first_line) from error
-        again = BlockedError if verdict.alone else AgainError
+        again = BlockedError if verdict.alone else TransientError
         raise again(f"database: {first_line}" + (f" ({verdict.why})" if verdict.why else "")) from error
     except (SQLAlchemyError, OSError) as error:
-        raise AgainError(f"database: {error}") from error
+        raise TransientError(f"database: {error}") from error
 
 
 @contextmanager
 def needed_by_all() -> Iterator[None]:
-    """What every batch needs: where this is blocked, all of them are, and AgainError says so."""
+    """What every batch needs: where this is blocked, all of them are, and TransientError says so."""
     try:
         with translated():
             yield
     except BlockedError as error:
-        raise AgainError(str(error)) from error
+        raise TransientError(str(error)) from error
 
 
 @contextmanager
@@ -99,20 +99,20 @@ def _waiting_for_locks(connection: Connection, dialect: Dialect, seconds: float 
 
 
 def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType]) -> None:
-    """Raises AgainError while the database gives out keys of mapped tables: a write's row could land under another key."""
+    """Raises TransientError while the database gives out keys of mapped tables: a write's row could land under another key."""
     with transaction(engine, dialect) as connection:
         if faults := given_out(connection, kinds):
-            raise AgainError(" ".join(faults))
+            raise TransientError(" ".join(faults))
 
 
 def check_packets(engine: Engine, dialect: Dialect) -> None:
-    """Raises AgainError where the server takes too little in one request; says so where it may not take every message."""
+    """Raises TransientError where the server takes too little in one request; says so where it may not take every message."""
     with transaction(engine, dialect) as connection:
         room = packet.room(connection)
     if room is None or room >= packet.ANY_MESSAGE_BYTES:
         return
     if room < packet.LEAST_BYTES:
-        raise AgainError(
+        raise TransientError(
             f"the server's max_allowed_packet is {room:,}: set it to at least {packet.LEAST_BYTES:,}, better "
             f"{packet.ANY_MESSAGE_BYTES:,}"
         )

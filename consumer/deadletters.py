@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
 
-from consumer import outbox
+from consumer import publishing
 from consumer.delivery import Delivery
-from shardctl import identity, marks
-from shardctl.marks import SHORTENED
-from shardctl.message import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.wire import deadletters, identity
+from shardctl.wire.deadletters import SHORTENED
+from shardctl.wire.message import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES
 
 SHORTENED_BYTES = 100  # what that attribute takes at most
 
@@ -23,7 +23,7 @@ class DeadLetterTopic:
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
         """Publish in order within each slot; durable on return. Raises BlockedError; then some may have been published twice."""
         messages = [self._message(delivery) for delivery in deliveries]
-        await outbox.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
+        await publishing.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
 
     def _message(self, delivery: Delivery) -> PubsubMessage:
         """The letter. The largest messages lose the end of their data: with the reason they'd be more than the service takes."""
@@ -38,20 +38,20 @@ class DeadLetterTopic:
     def _letter(self, delivery: Delivery, data: bytes, more: Mapping[str, str]) -> PubsubMessage:
         fault = delivery.fault
         own = {
-            marks.REASON: fault.reason if fault else "",
-            marks.ERROR: fault.detail if fault else "",
-            marks.SHARD: self._config.shard,
-            marks.SLOT: str(delivery.slot),
-            marks.MESSAGE_ID: delivery.message_id,
-            marks.PUBLISH_TIME_US: str(delivery.publish_time_us),
-            marks.SUBSCRIPTION: delivery.subscription.rpartition("/")[2],
+            deadletters.REASON: fault.reason if fault else "",
+            deadletters.ERROR: fault.detail if fault else "",
+            deadletters.SHARD: self._config.shard,
+            deadletters.SLOT: str(delivery.slot),
+            deadletters.MESSAGE_ID: delivery.message_id,
+            deadletters.PUBLISH_TIME_US: str(delivery.publish_time_us),
+            deadletters.SUBSCRIPTION: delivery.subscription.rpartition("/")[2],
             **more,
         }
         if delivery.keyless:  # a replay must meet the same inbox row
             own[identity.COPY_OF] = delivery.idempotency_key
         # Without what only Pub/Sub and consumers may say of a letter: the producer may have written it.
         original = {
-            name: value for name, value in marks.original(delivery.message.attributes).items() if name not in own
+            name: value for name, value in deadletters.original(delivery.message.attributes).items() if name not in own
         }
         if len(original) + len(own) > MAX_ATTRIBUTES:
             original, own = self._fewer(original, own)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.errors import NeverError
-from shardctl import barrier, identity
-from shardctl.barrier import Barrier
-from shardctl.keyspace import lane_of, slot_of_digits
-from shardctl.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
-from shardctl.settings.messagetypes import Operation
-from shardctl.shardconfig import ShardConfig
+from consumer.errors import PermanentError
+from shardctl.fleet.keyspace import lane_of, slot_of_digits
+from shardctl.fleet.settings.messagetypes import Operation
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.wire import barrier, identity
+from shardctl.wire.barrier import Barrier
+from shardctl.wire.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
 
 NO_SLOT = -1  # a message without a valid slot: it has no order and no inbox row
 
@@ -26,7 +26,7 @@ class Delivery:
     `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
     `body` and `row` are the sink's, set when it accepts the write. `dead_lettered` is set once the dead-letter topic has it.
     `lane` is the slot in the generation of the subscription that it came by. `identity` and `fingerprint` are those of
-    `shardctl.identity`; a `keyless` write has the id of the message that carried it first as its `idempotency_key`.
+    `shardctl.wire.identity`; a `keyless` write has the id of the message that carried it first as its `idempotency_key`.
     """
 
     ack_id: str
@@ -46,7 +46,7 @@ class Delivery:
     keyless: bool = False
     body: dict[str, Any] = field(default_factory=dict)
     row: tuple[Any, ...] = ()
-    fault: NeverError | None = None
+    fault: PermanentError | None = None
     dead_lettered: bool = False
     parks: bool = False  # when it can't succeed, it waits in the database and later writes of its key behind it
     generation: int = 0
@@ -80,7 +80,7 @@ def decode(received: Any, subscription: str, generation: int, config: ShardConfi
     _identify(delivery, message.attributes, config)
     try:
         _read_attributes(delivery, message.attributes, config)
-    except NeverError as fault:
+    except PermanentError as fault:
         delivery.fault = fault
     return delivery
 
@@ -111,7 +111,7 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     delivery.partition_key = key = attributes.get(names.partition_key, "")
     delivery.message_type = attributes.get(names.message_type, "")
     if slot is None:
-        raise NeverError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
+        raise PermanentError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
     delivery.slot, delivery.lane = slot, lane_of(slot, delivery.generation)
     marker = barrier.read(attributes)
     if marker and not (key or delivery.message.data):
@@ -121,23 +121,23 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
         delivery.ends_lane = in_order and (marker.shard, marker.generation) == (config.shard, delivery.generation)
         return
     if not _is_key(key):
-        raise NeverError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
+        raise PermanentError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
     if delivery.keyless and attributes.get(names.idempotency_key):
-        raise NeverError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
+        raise PermanentError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
     if marker:  # acked as a barrier, it would be lost without a trace
-        raise NeverError("reserved_attribute", f"a write may not have the attribute {barrier.REBALANCE}")
+        raise PermanentError("reserved_attribute", f"a write may not have the attribute {barrier.REBALANCE}")
     kind = config.message_types.get(delivery.message_type)
     if kind is None:
-        raise NeverError("unknown_type", f"type {delivery.message_type!r} isn't one this shard takes")
+        raise PermanentError("unknown_type", f"type {delivery.message_type!r} isn't one this shard takes")
     delivery.parks = kind.on_poison == "park"
     operation = attributes.get(names.operation) or kind.operation
     if operation not in OPERATIONS:
-        raise NeverError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
+        raise PermanentError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
     delivery.operation = operation
 
 
 def check_slot(delivery: Delivery, config: ShardConfig) -> None:
-    """Raise NeverError where the slot isn't the one its key or its time gives: the producer routed it wrong.
+    """Raise PermanentError where the slot isn't the one its key or its time gives: the producer routed it wrong.
 
     Applying such a write would put one entity's rows on two shards.
     """
@@ -145,15 +145,15 @@ def check_slot(delivery: Delivery, config: ShardConfig) -> None:
     try:
         expected = slot_for(kind, delivery.partition_key, delivery.body, config.rule)
     except (InvalidWriteError, UnicodeEncodeError) as error:
-        raise NeverError("bad_time" if kind.time_bucket else "bad_key", str(error)) from error
+        raise PermanentError("bad_time" if kind.time_bucket else "bad_key", str(error)) from error
     if expected != delivery.slot:
-        raise NeverError(
+        raise PermanentError(
             "wrong_slot", f"key {delivery.partition_key!r} belongs to slot {expected}, not {delivery.slot}"
         )
 
 
 def read_anew(delivery: Delivery, check: Callable[[Delivery], None], config: ShardConfig) -> None:
-    """Read a stored message as on arrival; `check` is the sink's. Raises NeverError."""
+    """Read a stored message as on arrival; `check` is the sink's. Raises PermanentError."""
     _read_attributes(delivery, delivery.message.attributes, config)
     check(delivery)
     check_slot(delivery, config)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from shardctl.redaction import redacted
 
 
-class AgainError(Exception):
+class TransientError(Exception):
     """It may work later: nothing was lost, everything is kept, the whole batch is tried again in order.
 
     Its text may repeat what a driver said, and shows no secret of a URL.
@@ -17,7 +17,7 @@ class AgainError(Exception):
         return redacted(super().__str__())
 
 
-class LaterError(AgainError):
+class SlotsWaitError(TransientError):
     """These lanes wait for something that others don't need, as a backend of theirs. All else goes on meanwhile."""
 
     def __init__(self, text: str, lanes: Collection[int] = ()) -> None:
@@ -25,14 +25,14 @@ class LaterError(AgainError):
         self.lanes = frozenset(lanes)
 
 
-class BlockedError(AgainError):
+class BlockedError(TransientError):
     """The service answers, and something in this batch can't finish now, as a row that another transaction holds.
 
     It doesn't say which lanes: those are found by trying the batch again in smaller parts. The other lanes go on.
     """
 
 
-class NeverError(Exception):
+class PermanentError(Exception):
     """The message can't succeed, whoever tries: it is set aside with `reason`, a stable word for metrics and filters."""
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from consumer.errors import AgainError
-from consumer.rows import Dialect
-from shardctl import lanes
-from shardctl.lanes import Lane
-from shardctl.schema import LaneState
+from consumer.dialects import Dialect
+from consumer.errors import TransientError
+from shardctl.shard import lanes
 from shardctl.shard.engine import SETTINGS_ARE_LOST
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Fence:
         self._known: Lanes | None = None
 
     def share(self, connection: Connection) -> Lanes:
-        """Share the fence until the transaction ends; the lanes as they are until then. Raises AgainError."""
+        """Share the fence until the transaction ends; the lanes as they are until then. Raises TransientError."""
         row = connection.exec_driver_sql(self._dialect.share_fence).first()
         if row is None:
-            raise AgainError("the shard's tables are empty: run `shardctl provision`")
+            raise TransientError("the shard's tables are empty: run `shardctl provision`")
         version, *session_holds = row
         if not all(session_holds):
             connection.invalidate()
-            raise AgainError(f"database: {SETTINGS_ARE_LOST}")
+            raise TransientError(f"database: {SETTINGS_ARE_LOST}")
         known = self._known
         if known is None or version != known.version:
             self._known = known = _lanes(version, lanes.read(connection))

@@ -13,11 +13,11 @@ from typing import Protocol, TypeVar
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT, Delivery
-from consumer.errors import AgainError, BlockedError, LaterError
+from consumer.errors import BlockedError, SlotsWaitError, TransientError
 from consumer.metrics import Metrics
 from consumer.store import Outcome, Passed
 from consumer.tracing import TRACEPARENT
-from shardctl import barrier
+from shardctl.wire import barrier
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Pace(Protocol):
     async def give_back(self, writes: int) -> None: ...
 
 
-class Shard(Protocol):
+class ShardStore(Protocol):
     def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome: ...
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]: ...
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed: ...
@@ -68,14 +68,14 @@ class Handled:
     """
 
     kept: Sequence[Delivery]
-    later: LaterError | None = None
+    later: SlotsWaitError | None = None
 
 
 class Handler:
     def __init__(
         self,
         locks: Locks,
-        shard: Shard,
+        shard: ShardStore,
         dead_letters: Outlet,
         again: Outlet,
         acks: Acks,
@@ -95,7 +95,7 @@ class Handler:
         metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
 
     async def handle(self, batch: Batch) -> Handled:
-        """Bring a batch about. Raises AgainError when nothing of it is settled and all of it must be tried again."""
+        """Bring a batch about. Raises TransientError when nothing of it is settled and all of it must be tried again."""
         began_ns = time.time_ns()
         known = await self._known(batch.deliveries)
         deliveries = [delivery for delivery in batch.deliveries if delivery not in known] if known else batch.deliveries
@@ -131,7 +131,9 @@ class Handler:
         probable = await self._recent.probably_done(deliveries) if self._recent else []
         return await self._in_thread(self._shard.known, probable) if probable else set()
 
-    async def _write(self, mine: Sequence[Delivery], lock_seconds: float | None) -> tuple[Outcome, LaterError | None]:
+    async def _write(
+        self, mine: Sequence[Delivery], lock_seconds: float | None
+    ) -> tuple[Outcome, SlotsWaitError | None]:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits.
 
         Lanes that must wait alone are among what is held; the others don't wait with them.
@@ -142,17 +144,17 @@ class Handler:
         ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
         apply = functools.partial(self._shard.apply, lock_seconds=lock_seconds) if lock_seconds else self._shard.apply
         waiting: list[Delivery] = []
-        later: LaterError | None = None
+        later: SlotsWaitError | None = None
         while ordered:
             started = time.perf_counter()
             try:
                 outcome = await self._in_thread(apply, ordered)
-            except LaterError as error:
+            except SlotsWaitError as error:
                 rest = [delivery for delivery in ordered if delivery.lane not in error.lanes]
                 if not error.lanes or not rest:
                     raise
                 waiting += (delivery for delivery in ordered if delivery.lane in error.lanes)
-                ordered, later = rest, error if later is None else LaterError(str(error), later.lanes | error.lanes)
+                ordered, later = rest, error if later is None else SlotsWaitError(str(error), later.lanes | error.lanes)
                 continue
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
@@ -192,8 +194,8 @@ class Handler:
     async def _in_thread(self, call: Callable[[Sequence[Delivery]], Result], deliveries: Sequence[Delivery]) -> Result:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._threads, call, deliveries)
-        except AgainError as error:
-            self._metrics.database_up.set(float(isinstance(error, LaterError | BlockedError)))
+        except TransientError as error:
+            self._metrics.database_up.set(float(isinstance(error, SlotsWaitError | BlockedError)))
             raise
         self._metrics.database_up.set(1)
         return result

@@ -11,10 +11,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
 from consumer.metrics import Metrics
-from shardctl.background import start_thread
 from shardctl.serving.server import Server
 from shardctl.serving.sockets import BACKLOG, bind
-from shardctl.trouble import Trouble
+from shardctl.supervision.background import start_thread
+from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 

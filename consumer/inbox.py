@@ -4,7 +4,7 @@ This is where exactly-once rests. Not on the Redis lock, not on a clock, not on 
 same message at once meet on the inbox's primary key, the second waits for the first to end, and then finds nothing new.
 
 Invariant: a message is taken for one that came before only where both have the same identity and the same fingerprint. One of the
-same identity that says something else is reported as `key_reused`; see `shardctl.identity`.
+same identity that says something else is reported as `key_reused`; see `shardctl.wire.identity`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sqlalchemy.exc import IntegrityError
 
 from consumer import packet
 from consumer.delivery import Delivery
-from consumer.errors import BlockedError, NeverError
-from consumer.rows import Dialect
-from shardctl import identity
-from shardctl.marks import KEY_REUSED
-from shardctl.schema import InboxOutcome, inbox
-from shardctl.settings.messagetypes import ColumnType
+from consumer.dialects import Dialect
+from consumer.errors import BlockedError, PermanentError
+from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.shard.schema import InboxOutcome, inbox
+from shardctl.wire import identity
+from shardctl.wire.deadletters import KEY_REUSED
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
     ("slot", "integer"),
@@ -174,7 +174,7 @@ def refuse(delivery: Delivery) -> None:
     It doesn't park its key: no later write may need what nobody can apply under this key.
     """
     name = f"{'message id' if delivery.keyless else 'idempotency key'} {delivery.idempotency_key!r}"
-    delivery.fault = NeverError(
+    delivery.fault = PermanentError(
         KEY_REUSED, f"{name} was used before, by this caller and type, with another operation, routing key or body"
     )
     delivery.identity, delivery.parks = identity.of_refusal(delivery.message_id), False

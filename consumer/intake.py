@@ -22,10 +22,10 @@ from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, Not
 from google.pubsub_v1 import PullRequest, StreamingPullRequest, SubscriberAsyncClient
 
 from consumer.delivery import Delivery, decode
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.metrics import Metrics
 from consumer.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ class Intake:
     async def _try_alone(self, delivery: Delivery, suspects: Suspects) -> None:
         """One of which several processes died is set aside, before the service does so with what waits behind it."""
         if await suspects.deaths(delivery.message_id) >= DEATHS:
-            delivery.fault = delivery.fault or NeverError(
+            delivery.fault = delivery.fault or PermanentError(
                 "crashes_consumer", f"{DEATHS} processes died while they handled this message alone"
             )
         else:

@@ -13,8 +13,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from consumer.metrics import Metrics
-from consumer.redisgate import RedisGate, calls_of
-from shardctl.keyspace import generation_of_lane, slot_of_lane
+from consumer.redisbreaker import RedisBreaker, calls_of
+from shardctl.fleet.keyspace import generation_of_lane, slot_of_lane
 
 # Delete a lock only while it is still ours: it may have expired and be another's by now.
 RELEASE = """
@@ -27,7 +27,7 @@ end
 class SlotLocks:
     """Locks on lanes for one replica. `take` and `release` never raise: without Redis every lane counts as locked."""
 
-    def __init__(self, redis: Redis, gate: RedisGate, prefix: str, ttl_ms: int, metrics: Metrics) -> None:
+    def __init__(self, redis: Redis, gate: RedisBreaker, prefix: str, ttl_ms: int, metrics: Metrics) -> None:
         self._redis, self._gate, self._ttl_ms, self._metrics = redis, gate, ttl_ms, metrics
         self._prefix = f"{{{prefix}}}:lock:"  # braces: one hash slot of a Redis Cluster, so one script sees all keys
         self._token = secrets.token_hex(16)

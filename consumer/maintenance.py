@@ -17,14 +17,14 @@ from typing import Protocol, TypeVar
 from redis.asyncio import Redis
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
 from consumer.pace import Pace
 from consumer.parked import Key
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 from consumer.store import Released
-from shardctl.trouble import Trouble
+from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class NotEndedError(Exception):
         super().__init__("maintenance was still waiting for the database: the database ends its transaction")
 
 
-class Shard(Protocol):
+class ShardStore(Protocol):
     def released_keys(self) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
     def purge(self, older_than_seconds: int, rows: int) -> int: ...
@@ -68,10 +68,10 @@ class Maintenance:
 
     def __init__(
         self,
-        shard: Shard,
+        shard: ShardStore,
         read: Callable[[Delivery], None],
         redis: Redis,
-        gate: RedisGate,
+        gate: RedisBreaker,
         prefix: str,
         retention: timedelta,
         threads: Executor,
@@ -112,12 +112,12 @@ class Maintenance:
         """Apply every released key, each in transactions of its own. A key in trouble doesn't hold the others up."""
         keys = await self._in_thread(self._shard.released_keys)
         random.shuffle(keys)  # so that replicas don't wait for each other at the same ones
-        trouble: AgainError | None = None
+        trouble: TransientError | None = None
         for key in keys:
             try:
                 while not self._stop.is_set() and await self._release(key):
                     pass
-            except AgainError as error:
+            except TransientError as error:
                 if trouble:
                     raise  # it isn't the key, then
                 trouble = error
@@ -157,7 +157,7 @@ class Maintenance:
             rows = self._pace.rows
             try:
                 gone, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
-            except AgainError:
+            except TransientError:
                 self._pace.failed(time.monotonic())
                 raise
             self._metrics.purged.inc(gone)
@@ -190,7 +190,7 @@ class Maintenance:
                     await work()
             except Exception as error:  # noqa: BLE001 - reported, with its traceback where it is a bug
                 self._metrics.maintenance_failures.labels(task).inc()
-                trouble.met(error, "it is tried again", bug=not isinstance(error, AgainError))
+                trouble.met(error, "it is tried again", bug=not isinstance(error, TransientError))
             else:
                 trouble.over()
 

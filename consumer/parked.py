@@ -28,11 +28,11 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 
 from consumer import packet
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, NeverError
-from consumer.rows import Dialect
-from shardctl.keyspace import SlotSet
-from shardctl.schema import InboxOutcome, inbox, parked, parked_keys
-from shardctl.settings.messagetypes import ColumnType
+from consumer.dialects import Dialect
+from consumer.errors import DataFaultError, PermanentError
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.shard.schema import InboxOutcome, inbox, parked, parked_keys
 
 Key = tuple[int, str, str]  # slot, message type, routing key
 
@@ -143,7 +143,7 @@ class Parked:
         return [(row.position, _delivery(row)) for row in connection.execute(query)]
 
     def let_go(
-        self, connection: Connection, key: Key, done: Sequence[tuple[int, Delivery]], fault: NeverError | None
+        self, connection: Connection, key: Key, done: Sequence[tuple[int, Delivery]], fault: PermanentError | None
     ) -> bool:
         """Take out the first messages, which were applied. With a fault the key waits again; with nothing left it is free.
 
@@ -182,7 +182,7 @@ def _of_key(key: Key) -> ColumnElement[bool]:
     return and_(parked.c.slot == slot, parked.c.message_type == kind, parked.c.partition_key == routing_key)
 
 
-def _fault(fault: NeverError | None) -> dict[str, str]:
+def _fault(fault: PermanentError | None) -> dict[str, str]:
     return {"reason": fault.reason, "detail": fault.detail} if fault else {"reason": "", "detail": ""}
 
 

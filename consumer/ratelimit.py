@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 
 # Gives back by taking less than nothing; what was not used for so long that it is past can't be given back.
 TAKE = """
@@ -34,7 +34,7 @@ class RateLimit:
     def __init__(
         self,
         redis: Redis,
-        gate: RedisGate,
+        gate: RedisBreaker,
         prefix: str,
         writes_per_second: float,
         replicas: int,

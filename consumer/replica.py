@@ -11,13 +11,13 @@ from typing import Protocol
 
 from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery, check_slot
-from consumer.errors import AgainError, BlockedError, LaterError, NeverError
+from consumer.errors import BlockedError, PermanentError, SlotsWaitError, TransientError
 from consumer.handle import Handler
 from consumer.leader.term import NotLeaderError
 from consumer.metrics import Metrics
 from consumer.since import Since
 from consumer.sinks.base import Sink
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Replica:
                 try:
                     self._sink.check(delivery)
                     check_slot(delivery, self._config)
-                except NeverError as fault:
+                except PermanentError as fault:
                     delivery.fault = fault
         self._batcher.add(deliveries, self._clock())
         self._work.set()
@@ -189,11 +189,11 @@ class Replica:
         try:
             with self._metrics.batch_seconds.time():
                 handled = await self._handler.handle(batch)
-        except (BlockedError, LaterError) as error:
+        except (BlockedError, SlotsWaitError) as error:
             self._go_on()
             self._wait_alone(batch, error)
             return
-        except AgainError as error:
+        except TransientError as error:
             await self._back_off(batch, error)
             return
         except NotLeaderError as error:
@@ -239,7 +239,7 @@ class Replica:
                 delivery.keep()
         return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
 
-    def _wait_alone(self, batch: Batch, error: BlockedError | LaterError) -> None:
+    def _wait_alone(self, batch: Batch, error: BlockedError | SlotsWaitError) -> None:
         """Only some lanes must wait, and the others go on: else one write that can't finish would stop the shard."""
         if isinstance(error, BlockedError) and len(batch.lanes) > 1:
             self._failing_since.begin(batch.lanes)
@@ -251,7 +251,7 @@ class Replica:
             again(batch, self._clock() + self._fail(batch.lanes, error))
         self._work.set()
 
-    async def _back_off(self, batch: Batch, error: AgainError) -> None:
+    async def _back_off(self, batch: Batch, error: TransientError) -> None:
         """Keep everything, in order, under lease; take nothing more in; try again later, without a restart.
 
         One worker tries; the others wait for it. A batch that fails again is tried in parts: it may be the only one that does,
@@ -283,12 +283,12 @@ class Replica:
             self._probed.set()
             self._intake.resume()
 
-    def _fail(self, lanes: Sequence[int], error: AgainError) -> float:
+    def _fail(self, lanes: Sequence[int], error: TransientError) -> float:
         """Note that these lanes' messages have to be tried again, and say so; how many seconds from now."""
         before = max(self._failures.get(lane, 0) for lane in lanes)
         self._failures.update(dict.fromkeys(lanes, before + 1))
         self._failing_since.begin(lanes)
-        alone = isinstance(error, BlockedError | LaterError)
+        alone = isinstance(error, BlockedError | SlotsWaitError)
         if alone:
             self._alone.update(lanes)
         else:

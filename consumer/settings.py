@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from redis.asyncio.connection import parse_url
 from sqlalchemy.engine import URL
 
-from shardctl import databaseurl
 from shardctl.errors import UsageError
-from shardctl.faults import path_text
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.fleet.spec_errors import path_text
+from shardctl.shard import databaseurl
 
 # Of IPv4 and IPv6: a pod may have either alone, and the kubelet asks at the one it has.
 EVERY_ADDRESS = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"

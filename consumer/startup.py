@@ -14,10 +14,10 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.metrics import Metrics
-from shardctl.backoff import backoff
-from shardctl.trouble import Trouble
+from shardctl.supervision.backoff import backoff
+from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Startup:
     """`waiting_for` says what the start waits for; None once it is over."""
 
     def __init__(self, steps: Sequence[Callable[[], None]], threads: Executor, metrics: Metrics) -> None:
-        """Each of the `steps`, in order, asks the database for something, and raises AgainError where it can't be had yet."""
+        """Each of the `steps`, in order, asks the database for something, and raises TransientError where it can't be had yet."""
         self._steps, self._threads, self._metrics = steps, threads, metrics
         self.waiting_for: str | None = "the database has not answered yet"
 
@@ -39,7 +39,7 @@ class Startup:
             try:
                 for step in self._steps:
                     await asyncio.get_running_loop().run_in_executor(self._threads, step)
-            except AgainError as error:
+            except TransientError as error:
                 self._metrics.database_up.set(0)
                 self.waiting_for = f"the database can't be used yet: {error}"
                 trouble.met(error, "it is asked again, and no messages are taken until it answers")

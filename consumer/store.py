@@ -11,16 +11,16 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, BlockedError, DataFaultError, NeverError
+from consumer.dialects import Dialect
+from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
 from consumer.fence import Fence, Lanes
 from consumer.inbox import NOTHING_ADDED, Inbox
 from consumer.leader.term import Term
 from consumer.parked import Key, Parked, key_of
-from consumer.rows import Dialect
 from consumer.sinks.base import Sink
-from shardctl import lanes, schema
-from shardctl.lanes import Lane, Met
-from shardctl.schema import LaneState, replicas
+from shardctl.shard import lanes, schema
+from shardctl.shard.lanes import Lane, Met
+from shardctl.shard.schema import LaneState, replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Released:
     """What became of a parked key: how many of its messages took effect, and why the next one didn't."""
 
     applied: int
-    fault: NeverError | None = None
+    fault: PermanentError | None = None
     more: bool = False  # there is more of it to apply
 
 
@@ -96,7 +96,7 @@ class Store:
 
         When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
         fault set. So are those at fault that are new here and not yet dead-lettered: that comes first.
-        Raises AgainError when the database can't answer: then the whole may be tried again. Raises BlockedError when some
+        Raises TransientError when the database can't answer: then the whole may be tried again. Raises BlockedError when some
         statement can't finish now, as one that would wait for a lock for longer than `lock_seconds`.
         """
         try:
@@ -119,7 +119,7 @@ class Store:
                 return self._apply(connection, writes)
             except DataFaultError as fault:
                 if len(writes) == 1:
-                    writes[0].fault = NeverError(fault.reason, fault.detail)
+                    writes[0].fault = PermanentError(fault.reason, fault.detail)
                     poison.append(writes[0])
                     if writes[0].parks or fault.key_waits:
                         stuck.add(key_of(writes[0]))
@@ -169,11 +169,11 @@ class Store:
         """Whether the database can't even store it. It is dead-lettered then, whatever its type says."""
         fault = self._parked.too_large(connection, delivery)
         if fault:
-            delivery.parks, delivery.fault = False, NeverError(fault.reason, fault.detail)
+            delivery.parks, delivery.fault = False, PermanentError(fault.reason, fault.detail)
         return fault is not None
 
     def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
-        """What becomes of messages whose lanes aren't active here: see `shardctl.lanes` and docs/handover.md."""
+        """What becomes of messages whose lanes aren't active here: see `shardctl.shard.lanes` and docs/handover.md."""
         held: list[Delivery] = []
         overtaken: list[Delivery] = []  # met after the barrier that was published after them
         passed_on = 0
@@ -194,7 +194,7 @@ class Store:
         return Outcome(held=tuple(held), passed_on=passed_on + len(done), again=again)
 
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
-        """Let go of the lanes whose barriers these are, everything before them being committed. Raises AgainError.
+        """Let go of the lanes whose barriers these are, everything before them being committed. Raises TransientError.
 
         Anybody may publish what looks like one, so the database is asked whether it awaits it; only then is the fence taken. What
         isn't awaited changes nothing, and holds nobody up.
@@ -216,12 +216,12 @@ class Store:
         return Passed(let_go, tuple(refused))
 
     def check_tables(self) -> None:
-        """Raises AgainError while a table of shardctl's is missing, or the inbox is of another version."""
+        """Raises TransientError while a table of shardctl's is missing, or the inbox is of another version."""
         with database.translated(), self._engine.connect() as connection:
             missing = schema.missing_tables(connection)
             fault = schema.fault_of_inbox(connection)
         if fault or missing:
-            raise AgainError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
+            raise TransientError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
 
     def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
         """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""
@@ -259,7 +259,7 @@ class Store:
     def release(self, key: Key, read: Read) -> Released | None:
         """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
 
-        `read` reads a message anew, as on arrival: what was wrong with it may be mended, or may not. Raises AgainError.
+        `read` reads a message anew, as on arrival: what was wrong with it may be mended, or may not. Raises TransientError.
         """
         try:
             with self._writing() as connection:
@@ -272,16 +272,18 @@ class Store:
                 more = self._parked.let_go(connection, key, waiting[:done], fault)
                 return Released(done, fault, more)
         except DataFaultError as error:  # at the commit
-            return self._keep_parked(key, NeverError(error.reason, error.detail))
+            return self._keep_parked(key, PermanentError(error.reason, error.detail))
 
-    def _keep_parked(self, key: Key, fault: NeverError) -> Released:
+    def _keep_parked(self, key: Key, fault: PermanentError) -> Released:
         """Each message passes by itself and their commit doesn't: a person has to look at it."""
         with self._writing() as connection:
             if self._parked.take(connection, key):
                 self._parked.let_go(connection, key, (), fault)
             return Released(0, fault)
 
-    def _apply_up_to_fault(self, connection: Connection, writes: Sequence[Delivery]) -> tuple[int, NeverError | None]:
+    def _apply_up_to_fault(
+        self, connection: Connection, writes: Sequence[Delivery]
+    ) -> tuple[int, PermanentError | None]:
         """How many of the writes were applied, by halves, and why the next one can't be."""
         if not writes:
             return 0, None
@@ -289,7 +291,7 @@ class Store:
             self._apply(connection, writes)
         except DataFaultError as fault:
             if len(writes) == 1:
-                return 0, NeverError(fault.reason, fault.detail)
+                return 0, PermanentError(fault.reason, fault.detail)
             middle = len(writes) // 2
             done, first_fault = self._apply_up_to_fault(connection, writes[:middle])
             if first_fault:
@@ -322,13 +324,13 @@ def _sorted_out(fresh: Sequence[Delivery], held: set[Key]) -> tuple[list[Deliver
     return writes, dead, waiting
 
 
-def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[Delivery], NeverError | None]:
+def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[Delivery], PermanentError | None]:
     """The messages before the first that can't be read, and what is wrong with that one."""
     readable: list[Delivery] = []
     for delivery in deliveries:
         try:
             read(delivery)
-        except NeverError as fault:
+        except PermanentError as fault:
             return readable, fault
         readable.append(delivery)
     return readable, None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 
 NOTE_SECONDS = 24 * 3600  # far longer than any back-off between two deliveries
 
@@ -16,7 +16,7 @@ NOTE_SECONDS = 24 * 3600  # far longer than any back-off between two deliveries
 class Suspects:
     """Shared by a shard's replicas. Never raises."""
 
-    def __init__(self, redis: Redis, gate: RedisGate, prefix: str) -> None:
+    def __init__(self, redis: Redis, gate: RedisBreaker, prefix: str) -> None:
         self._redis, self._gate, self._prefix = redis, gate, f"{{{prefix}}}:suspect:"
 
     async def deaths(self, message_id: str) -> int:

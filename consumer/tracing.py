@@ -12,7 +12,7 @@ from typing import Any
 
 from consumer.delivery import Delivery
 from shardctl.errors import UsageError
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
 
 TRACEPARENT = "googclient_traceparent"  # as the libraries name it
 EXPORT_SECONDS = 5.0  # for what is left at the end

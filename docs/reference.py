@@ -17,12 +17,13 @@ from pydantic_core import PydanticUndefined
 from typer.cli import get_docs_for_click
 
 from consumer.metrics import Metrics
-from shardctl import spec, yamlfile
 from shardctl.cli import app
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import yamlfile
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.scalars import Between, Text
+from shardctl.fleet.spec import Fleet
 from shardctl.render import alerts
-from shardctl.scalars import Between, Text
-from shardctl.spec import Fleet
 
 HERE = Path(__file__).parent
 OUT = HERE / "reference"
@@ -191,7 +192,7 @@ def consumer_metrics() -> Iterator[tuple[str, str, str, str]]:
 def _alerts() -> str:
     text = "# Alerts\n\nAs they are rendered with the default thresholds. [What each means, and what to do](../alerts.md).\n\n"
     text_of = (HERE.parent / "shards.yaml").read_text() + "\nmonitoring: managed-prometheus\n"
-    fleet = spec.of_file(yamlfile.parse(text_of, "shards.yaml"))
+    fleet = fleet_from(yamlfile.parse(text_of, "shards.yaml"))
     rows = (
         (f"[`{each.name}`](../alerts.md#{each.name.lower()})", each.severity, _duration(each.lasts), f"`{each.expr}`")
         for each in alerts.alerts(fleet)

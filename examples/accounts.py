@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, select, update
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, DataFaultError, NeverError
+from consumer.errors import DataFaultError, PermanentError, TransientError
 from consumer.sinks.base import json_object
 
 accounts = Table(
@@ -35,7 +35,7 @@ class Accounts:
     def check(self, delivery: Delivery) -> None:
         delivery.body = body = json_object(delivery)
         if body.get("account") != delivery.partition_key or type(body.get("amount")) is not int:
-            raise NeverError("bad_value", "a booking has an account, which is the routing key, and a whole amount")
+            raise PermanentError("bad_value", "a booking has an account, which is the routing key, and a whole amount")
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """One read for the batch, and one update for each account of it, in one order for all."""
@@ -54,5 +54,5 @@ class Accounts:
                 .values(balance=row.balance + amount, version=row.version + 1)
             )
             if changed.rowcount == 0:
-                raise AgainError(f"account {account!r} was changed by somebody else meanwhile")
+                raise TransientError(f"account {account!r} was changed by somebody else meanwhile")
         return 0

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, NeverError
+from consumer.errors import DataFaultError, PermanentError
 from consumer.sinks.base import json_object
 
 stock = Table(
@@ -48,11 +48,11 @@ class Inventory:
         """What can be told from the message alone. A message that fails here never opens a transaction."""
         delivery.body = body = json_object(delivery)
         if body.get("sku") != delivery.partition_key:
-            raise NeverError(
+            raise PermanentError(
                 "bad_value", "the sku must be the routing key: that is what keeps an item's movements in order"
             )
         if type(body.get("quantity")) is not int:
-            raise NeverError("bad_value", f"the quantity must be a whole number, not {body.get('quantity')!r}")
+            raise PermanentError("bad_value", f"the quantity must be a whole number, not {body.get('quantity')!r}")
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """All items of the batch are locked in one statement and in one order, so that nobody waits in a circle."""

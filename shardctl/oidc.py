@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.types import Options
 
 from shardctl.errors import ShardctlError
-from shardctl.settings.gateway import GOOGLE_ISSUERS, GOOGLE_KEYS_URL
+from shardctl.fleet.settings.gateway import GOOGLE_ISSUERS, GOOGLE_KEYS_URL
 
 __all__ = ["GOOGLE_ISSUERS", "GOOGLE_KEYS_URL", "KeysUnavailableError", "TokenError", "Verifier"]
 

@@ -23,11 +23,11 @@ from google.api_core.retry import Retry, if_exception_type
 from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1.types import DeadLetterPolicy, ExpirationPolicy, PushConfig, RetryPolicy, Subscription, Topic
 
-from shardctl import topology
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.redaction import redacted_value
-from shardctl.spec import Fleet, Shard
 
 TIMEOUT_SECONDS = 30.0
 # Reads come first. The library would try some of them for ten minutes where nobody listens.
@@ -245,7 +245,7 @@ def provision_database(
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    from shardctl import database, schema
+    from shardctl.shard import database, schema
     from shardctl.shard.keys import given_out
 
     was_old = _upgrade(shard, url, upgraded)
@@ -276,7 +276,7 @@ def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bo
     """Bring tables of 0.1.0 to this version; whether there were any."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from shardctl import database, upgrade
+    from shardctl.shard import database, upgrade
 
     try:
         engine = database.connect(url)

@@ -22,13 +22,13 @@ from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
 from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, PublisherOptions, PublishFlowControl
 
-from shardctl.backoff import backoff
 from shardctl.errors import ShardctlError
-from shardctl.identity import new_key
-from shardctl.keyspace import digits_of
-from shardctl.message import Encoded, InvalidWriteError, Write, encode
-from shardctl.spec import Fleet
-from shardctl.topology import topic_of
+from shardctl.fleet.keyspace import digits_of
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.topology import topic_of
+from shardctl.supervision.backoff import backoff
+from shardctl.wire.identity import new_key
+from shardctl.wire.message import Encoded, InvalidWriteError, Write, encode
 
 GIVE_UP_AFTER_SECONDS = 60.0
 BATCH_MAX_LATENCY_SECONDS = 0.02

@@ -15,14 +15,16 @@ from sqlalchemy.engine import make_url
 
 from consumer import database
 from consumer.delivery import check_slot, decode, read_anew
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.fence import Fence
 from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
-from shardctl import schema, shardconfig, spec
-from shardctl.keyspace import digits_of, slot_of
-from shardctl.yamlfile import parse
+from shardctl.fleet import shardconfig
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import schema
 
 HEAD = """
 fleet: shop
@@ -38,7 +40,7 @@ _numbers = itertools.count(1)
 
 def config_of(types: str):
     """One shard with these `message_types`, in YAML."""
-    fleet = spec.of_file(parse(HEAD + types, "test"))
+    fleet = fleet_from(parse(HEAD + types, "test"))
     return shardconfig.slice_of(fleet, fleet.shards[0])
 
 
@@ -91,7 +93,7 @@ class Database:
             try:
                 self.sink.check(delivery)
                 check_slot(delivery, self.config)
-            except NeverError as fault:
+            except PermanentError as fault:
                 delivery.fault = fault
         return delivery
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shardctl import spec
-from shardctl.yamlfile import parse
+from shardctl.fleet import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 
 FLEET = """
 fleet: shop
@@ -26,7 +27,7 @@ TYPE = "everything"
 
 
 def fleet(*databases: str) -> spec.Fleet:
-    return spec.of_file(parse(FLEET.replace("DATABASES", ", ".join(databases)), "test"))
+    return fleet_from(parse(FLEET.replace("DATABASES", ", ".join(databases)), "test"))
 
 
 class Case(NamedTuple):

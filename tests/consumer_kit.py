@@ -14,14 +14,17 @@ from sqlalchemy.engine import make_url
 
 from consumer import database
 from consumer.delivery import Delivery, check_slot
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Store
-from shardctl import identity, schema, shardconfig, spec
-from shardctl.keyspace import lane_of, slot_of
-from shardctl.shardconfig import ShardConfig
-from shardctl.yamlfile import parse
+from shardctl.fleet import shardconfig
+from shardctl.fleet.keyspace import lane_of, slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import schema
+from shardctl.wire import identity
 
 SLOT_BITS = 6
 FLEET = """
@@ -89,7 +92,7 @@ _numbers = itertools.count(1)
 
 
 def config(**consumer: Any) -> ShardConfig:
-    fleet = spec.of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     made = shardconfig.slice_of(fleet, fleet.shards[0])
     return made.model_copy(update={"consumer": made.consumer.model_copy(update=consumer)})
 
@@ -132,7 +135,7 @@ def write(
     try:
         SqlSink(database.DIALECTS[on], CONFIG.message_types).check(made)
         check_slot(made, CONFIG)
-    except NeverError as fault:
+    except PermanentError as fault:
         made.fault = fault
     return made
 

@@ -14,13 +14,14 @@ from patience import PATIENCE_SECONDS
 from consumer import pubsub
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import NO_SLOT, check_slot, decode
-from consumer.errors import NeverError
-from shardctl import shardconfig, spec, topology
+from consumer.errors import PermanentError
+from shardctl.broker import Broker, Faults, set_faults
 from shardctl.deadletter.pubsub import clients
-from shardctl.keyspace import digits_of
-from shardctl.local.broker import Broker, Faults, set_faults
+from shardctl.fleet import shardconfig, topology
+from shardctl.fleet.keyspace import digits_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.provision import provision_pubsub
-from shardctl.yamlfile import parse
 
 TYPES = """
   thing:  {table: things, key: id, columns: {id: text, note: text}}
@@ -92,7 +93,7 @@ class Town:
 
     @property
     def fleet(self):
-        return spec.of_file(parse(self.text, "test"))
+        return fleet_from(parse(self.text, "test"))
 
     def publish(self, kind, body, key, *, topic=None, ordered=True, **attributes):
         """As a producer does; an attribute given as None is left out. The message id."""
@@ -201,7 +202,7 @@ class _Shard(Database):
                 try:
                     self.sink.check(each)
                     check_slot(each, self.config)
-                except NeverError as fault:
+                except PermanentError as fault:
                     each.fault = fault
         lost = [each for each in deliveries if each.slot == NO_SLOT]
         if lost:

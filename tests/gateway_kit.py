@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardctl import spec
-from shardctl.spec import Fleet
-from shardctl.yamlfile import parse
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 
 FLEET = """
 fleet: shop
@@ -44,4 +44,4 @@ def fleet(gateway: str = "{}", **settings: Any) -> Fleet:
     """`gateway` is YAML in one line, by default with `auth: none`; `settings` replace the fleet's own."""
     if "auth:" not in gateway:
         gateway = gateway.replace("{", "{auth: none, ", 1)
-    return spec.of_file(parse(FLEET.rstrip() + f" {gateway}\n", "test")).model_copy(update=settings)
+    return fleet_from(parse(FLEET.rstrip() + f" {gateway}\n", "test")).model_copy(update=settings)

@@ -20,9 +20,9 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from patience import PATIENCE_SECONDS
 
-from shardctl import topology
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.render.gateway import config_text
-from shardctl.spec import Fleet
 
 START_SECONDS = 30.0
 

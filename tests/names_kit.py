@@ -1,8 +1,8 @@
-"""Names that tests give to writes: the inbox holds only what `shardctl.identity` makes of them."""
+"""Names that tests give to writes: the inbox holds only what `shardctl.wire.identity` makes of them."""
 
 from __future__ import annotations
 
-from shardctl import identity
+from shardctl.wire import identity
 
 _names: dict[bytes, str] = {}
 

@@ -10,12 +10,13 @@ from names_kit import keyed
 from sqlalchemy import MetaData, select, text, update
 from sqlalchemy import insert as insert_into
 
-from shardctl import database, schema, spec
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.rowcopy import copy_slot
-from shardctl.schema import LaneState
-from shardctl.settings.messagetypes import MessageType
-from shardctl.yamlfile import parse
+from shardctl.shard import database, schema
+from shardctl.shard.schema import LaneState
 
 FLEET = """
 fleet: shop
@@ -36,7 +37,7 @@ message_types:
 shards:
   - {name: s0, slots: 0-63}
 """
-KINDS = spec.of_file(parse(FLEET, "test")).message_types
+KINDS = fleet_from(parse(FLEET, "test")).message_types
 MOMENT = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=UTC)
 THING = {
     "id": "a",

@@ -8,9 +8,11 @@ from functools import cache
 from names_kit import keyed
 from sqlalchemy import MetaData, delete, insert, text, update
 
-from shardctl import database, schema, spec, verify
-from shardctl.keyspace import slot_of, slot_of_time
-from shardctl.yamlfile import parse
+from shardctl.fleet.keyspace import slot_of, slot_of_time
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import database, schema
+from shardctl.verification import verify
 
 BITS = 6
 FLEET = """
@@ -57,7 +59,7 @@ class Fleet:
 
     @property
     def spec(self):
-        return spec.of_file(parse(self.text, "test"))
+        return fleet_from(parse(self.text, "test"))
 
     def report(self):
         return verify.verify(self.spec, self.engines)

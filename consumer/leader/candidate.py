@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from consumer.leader.election import Election, Times
 from consumer.leader.leadership import Leadership, Lease
 from consumer.leader.redis import RedisLease
-from shardctl.settings.leader import Leader
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.settings.leader import Leader
+from shardctl.fleet.shardconfig import ShardConfig
 
 
 class ClosingLease(Lease, Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from consumer.leader.election import Election
-from shardctl.trouble import Trouble
+from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, select, update
 
 from consumer import database
-from consumer.errors import AgainError
-from consumer.rows import Dialect
-from shardctl.schema import leader
+from consumer.dialects import Dialect
+from consumer.errors import TransientError
+from shardctl.shard.schema import leader
 
 _SHARE = select(leader.c.term, leader.c.holder).where(leader.c.id == 1).with_for_update(read=True)
 
@@ -34,14 +34,14 @@ class Term:
         self.number: int | None = None
 
     def begin(self) -> int:
-        """Begin a new term, once no transaction of an earlier one is under way. Raises AgainError."""
+        """Begin a new term, once no transaction of an earlier one is under way. Raises TransientError."""
         with database.transaction(self._engine, self._dialect) as connection:
             if connection.dialect.name == "postgresql":
                 # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue.
                 connection.exec_driver_sql(f"LOCK TABLE {leader.name} IN EXCLUSIVE MODE")
             raised = update(leader).where(leader.c.id == 1).values(term=leader.c.term + 1, holder=self._holder[:255])
             if connection.execute(raised).rowcount == 0:
-                raise AgainError(f"{leader.name} is empty: run `shardctl provision`")
+                raise TransientError(f"{leader.name} is empty: run `shardctl provision`")
             number = int(connection.scalar(select(leader.c.term).where(leader.c.id == 1)) or 0)
         self.number = number
         return number
@@ -51,9 +51,9 @@ class Term:
         self.number = None
 
     def check(self, connection: Connection) -> None:
-        """Share the term until the transaction ends. Raises NotLeaderError where it isn't this replica's, AgainError."""
+        """Share the term until the transaction ends. Raises NotLeaderError where it isn't this replica's, TransientError."""
         found = connection.execute(_SHARE).first()
         if found is None:
-            raise AgainError(f"{leader.name} is empty: run `shardctl provision`")
+            raise TransientError(f"{leader.name} is empty: run `shardctl provision`")
         if self.number is None or found.term != self.number:
             raise NotLeaderError(self.number, found.term, found.holder)

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Protocol
 
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.leader.leadership import Leadership
 from consumer.maintenance import NotEndedError
 from consumer.metrics import Metrics
 from consumer.replica import NotDrainedError
-from shardctl.backoff import backoff
-from shardctl.trouble import Trouble
+from shardctl.supervision.backoff import backoff
+from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Work(Protocol):
     async def run(self, stop: asyncio.Event) -> None: ...
 
 
-class Steady:
+class AlwaysActive:
     """A replica's life where nobody leads: it writes all the time."""
 
     writing = True
@@ -52,7 +52,7 @@ class Steady:
         await self._work.run(stop)
 
 
-class Turns:
+class LeaderLoop:
     """Each turn has work of its own, made when it begins."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Turns:
                 return False
             try:
                 number = beginning.result()
-            except AgainError as error:
+            except TransientError as error:
                 trouble.met(error, "it is begun as soon as that works, and nothing is read until then")
                 pause = backoff(trouble.failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
                 with contextlib.suppress(TimeoutError):

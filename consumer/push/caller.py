@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from shardctl.fleet.settings.delivery import Delivery
 from shardctl.oidc import GOOGLE_ISSUERS, GOOGLE_KEYS_URL, Verifier
-from shardctl.settings.delivery import Delivery
 
 
 class NoTokenError(Exception):

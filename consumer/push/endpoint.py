@@ -18,10 +18,10 @@ from consumer.metrics import Metrics
 from consumer.push import request as pushed
 from consumer.push.caller import Caller, NoTokenError, WrongCallerError, caller_of
 from consumer.push.intake import ClosedError, FullError, Inlet, PushIntake
+from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.oidc import KeysUnavailableError, TokenError
 from shardctl.serving.server import Server
 from shardctl.serving.sockets import bind
-from shardctl.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from consumer.delivery import Delivery, decode
 from consumer.metrics import Metrics
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 

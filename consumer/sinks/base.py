@@ -6,9 +6,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
-from shardctl import bodies
-from shardctl.settings.messagetypes import MessageType
+from consumer.errors import PermanentError
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.wire import bodies
 
 
 class Sink(Protocol):
@@ -19,26 +19,26 @@ class Sink(Protocol):
     """
 
     def check(self, delivery: Delivery) -> None:
-        """Read the body before any transaction. Raises NeverError when the write can't ever succeed."""
+        """Read the body before any transaction. Raises PermanentError when the write can't ever succeed."""
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """Bring the writes about; the count of those that were stale.
 
-        Raises DataFaultError when one of them can't be: which one, the caller finds by trying smaller shares. Raises AgainError
-        when it may work later. Either way what was written by this call is rolled back.
+        Raises DataFaultError when one of them can't be: which one, the caller finds by trying smaller shares. Raises
+        TransientError when it may work later. Either way what was written by this call is rolled back.
         """
 
 
 def json_object(delivery: Delivery) -> dict[str, Any]:
-    """The body as a JSON object. Raises NeverError."""
+    """The body as a JSON object. Raises PermanentError."""
     try:
         return bodies.read(delivery.message.data)
     except bodies.BodyError as error:
-        raise NeverError(error.reason, str(error)) from error
+        raise PermanentError(error.reason, str(error)) from error
 
 
 def check_key(delivery: Delivery, kind: MessageType) -> None:
-    """Raise NeverError where the body is a JSON object that names another routing key than the message."""
+    """Raise PermanentError where the body is a JSON object that names another routing key than the message."""
     data = delivery.message.data
     try:
         body = bodies.read(data)
@@ -47,4 +47,4 @@ def check_key(delivery: Delivery, kind: MessageType) -> None:
     try:
         bodies.check_key(kind, body, data, delivery.partition_key)
     except bodies.BodyError as error:
-        raise NeverError(error.reason, str(error)) from error
+        raise PermanentError(error.reason, str(error)) from error

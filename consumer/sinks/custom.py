@@ -11,10 +11,10 @@ from sqlalchemy import exc as sa
 from sqlalchemy.exc import DBAPIError
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, DataFaultError, NeverError
+from consumer.errors import DataFaultError, PermanentError, TransientError
 from consumer.sinks.base import Sink, check_key, json_object
 from shardctl.errors import UsageError
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet.settings.messagetypes import MessageType
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ MAX_REASON_CHARACTERS = 64  # what the parked table holds
 
 # Trouble around the sink: the store knows what the database's errors mean, and all else here is tried again. Other errors of
 # SQLAlchemy, as of a missing parameter or of a row that isn't there, are bugs like any other.
-_MAY_PASS = (AgainError, DBAPIError, sa.TimeoutError, sa.DisconnectionError, OSError)
+_MAY_PASS = (TransientError, DBAPIError, sa.TimeoutError, sa.DisconnectionError, OSError)
 
 
 class SinkError(UsageError):
@@ -51,11 +51,11 @@ class CustomSink:
             delivery.body = json_object(delivery)  # the slot follows from a field of it
         try:
             self._sink.check(delivery)
-        except (NeverError, DataFaultError) as fault:
-            raise NeverError(*_storable(fault)) from fault
+        except (PermanentError, DataFaultError) as fault:
+            raise PermanentError(*_storable(fault)) from fault
         except Exception as error:
             self._tell("check", delivery, error)
-            raise NeverError(*_storable(_bug(error))) from error
+            raise PermanentError(*_storable(_bug(error))) from error
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         transactions = [each for each in (connection.get_transaction(), connection.get_nested_transaction()) if each]
@@ -63,20 +63,20 @@ class CustomSink:
             stale = self._sink.apply(connection, writes)
         except _MAY_PASS:
             raise
-        except (DataFaultError, NeverError) as fault:
+        except (DataFaultError, PermanentError) as fault:
             raise DataFaultError(*_storable(fault)) from fault
         except MemoryError as error:
-            raise AgainError(f"the sink {self._path} ran out of memory") from error
+            raise TransientError(f"the sink {self._path} ran out of memory") from error
         except Exception as error:
             if isinstance(error, connection.dialect.loaded_dbapi.Error):  # of the driver, past SQLAlchemy
                 raise DBAPIError(None, None, error) from error
             if not all(each.is_active for each in transactions):
-                raise AgainError(self._ended_transaction) from error
+                raise TransientError(self._ended_transaction) from error
             if len(writes) == 1:  # with more, the search comes here again
                 self._tell("apply", writes[0], error)
             raise DataFaultError(*_storable(_bug(error))) from error
         if not all(each.is_active for each in transactions):
-            raise AgainError(self._ended_transaction)
+            raise TransientError(self._ended_transaction)
         return stale if isinstance(stale, int) else 0
 
     def _tell(self, call: str, delivery: Delivery, error: Exception) -> None:
@@ -127,7 +127,7 @@ def _bug(error: Exception) -> DataFaultError:
     return DataFaultError(SINK_ERROR, f"{type(error).__name__}: {error}")
 
 
-def _storable(fault: NeverError | DataFaultError) -> tuple[str, str]:
+def _storable(fault: PermanentError | DataFaultError) -> tuple[str, str]:
     """Reason and detail as attributes and text columns can hold them."""
     return _clean(fault.reason)[:MAX_REASON_CHARACTERS], _clean(fault.detail)
 

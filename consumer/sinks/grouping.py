@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from consumer.delivery import Delivery
-from shardctl.settings.messagetypes import MessageType, Operation, type_of
-from shardctl.values import moment_of
+from shardctl.fleet.settings.messagetypes import MessageType, Operation, type_of
+from shardctl.wire.values import moment_of
 
 # What decides a write's statement: its type, its operation, and the columns it sets.
 Shape = tuple[str, Operation, frozenset[str]]

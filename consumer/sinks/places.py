@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
+from consumer.dialects import Dialect
 from consumer.errors import DataFaultError
-from consumer.rows import Dialect
-from shardctl.bodies import Rules
-from shardctl.jsontext import digits_of
-from shardctl.values import MAX_EXPONENT, Room
+from shardctl.wire.bodies import Rules
+from shardctl.wire.jsontext import digits_of
+from shardctl.wire.values import MAX_EXPONENT, Room
 
 
 class Places:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from consumer.delivery import Delivery
 from consumer.sinks import custom
 from consumer.sinks.base import Sink
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet.settings.messagetypes import MessageType
 
 
 def sink_of(sql: Sink, kinds: dict[str, MessageType], http: Sink | None = None) -> Sink:

@@ -11,14 +11,14 @@ from sqlalchemy.exc import DBAPIError
 
 from consumer import packet
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, DataFaultError
-from consumer.rows import Dialect
+from consumer.dialects import Dialect
+from consumer.errors import DataFaultError, TransientError
 from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
 from consumer.sinks.places import Places
 from consumer.sqlstate import column_without_value
-from shardctl.bodies import Rules
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.wire.bodies import Rules
 
 
 class SqlSink:
@@ -50,7 +50,9 @@ class SqlSink:
                     stale += self._explain_missed(connection, kind, text, len(rows), missed)
                 elif missed and operation == "upsert":
                     if missed < 0:
-                        raise AgainError(f"{kind.table} has several rows of one key: make {kind.key} its primary key")
+                        raise TransientError(
+                            f"{kind.table} has several rows of one key: make {kind.key} its primary key"
+                        )
                     stale += missed
         return stale
 
@@ -80,14 +82,14 @@ class SqlSink:
 
 
 def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:
-    """How many rows it touched. A column that no message can give a value is no message's fault: AgainError."""
+    """How many rows it touched. A column that no message can give a value is no message's fault: TransientError."""
     try:
         return connection.exec_driver_sql(statement, (text,)).rowcount
     except DBAPIError as error:
         column = column_without_value(error)
         if column is None or column in kind.columns or column == kind.slot_column:
             raise
-        raise AgainError(
+        raise TransientError(
             f"{kind.table}.{column} is NOT NULL, has no default, and isn't among the type's columns in shards.yaml: "
             "give it a default, or add it there"
         ) from error

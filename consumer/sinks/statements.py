@@ -5,9 +5,9 @@ Identifiers come from the spec, which allows letters, digits and underscores alo
 
 from __future__ import annotations
 
-from consumer.rows import Dialect
+from consumer.dialects import Dialect
 from consumer.sinks.grouping import Shape
-from shardctl.settings.messagetypes import MessageType, type_of
+from shardctl.fleet.settings.messagetypes import MessageType, type_of
 
 
 def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...]:

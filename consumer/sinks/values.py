@@ -1,4 +1,4 @@
-"""How a body's key compares, and its values in the plainest form. What a body may hold, `shardctl.values` says."""
+"""How a body's key compares, and its values in the plainest form. What a body may hold, `shardctl.wire.values` says."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from decimal import Decimal
 from typing import Any
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
-from consumer.rows import utc_text
+from consumer.dialects import utc_text
+from consumer.errors import PermanentError
 from consumer.sinks.base import json_object
-from shardctl.bodies import BodyError, Rules, check_key
-from shardctl.jsontext import digits_of, exact, is_plain, text_of
-from shardctl.settings.messagetypes import ColumnType
-from shardctl.values import moment_of
+from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.wire.bodies import BodyError, Rules, check_key
+from shardctl.wire.jsontext import digits_of, exact, is_plain, text_of
+from shardctl.wire.values import moment_of
 
 
 def read(delivery: Delivery, rules: Rules) -> None:
-    """Set the delivery's `body` and `row`. Raises NeverError where the database can't take them as they are."""
+    """Set the delivery's `body` and `row`. Raises PermanentError where the database can't take them as they are."""
     kind, data = rules.kind, delivery.message.data
     body = json_object(delivery)
     try:
         rules.check(body, data, delivery.operation)
         check_key(kind, body, data, delivery.partition_key)
     except BodyError as error:
-        raise NeverError(error.reason, str(error)) from error
+        raise PermanentError(error.reason, str(error)) from error
     delivery.body = body
     for column in kind.key:
         if kind.columns[column] not in _AS_GIVEN:

@@ -21,12 +21,13 @@ def adopt(
     as_json: JsonOption = False,
 ) -> int:
     """Give the rows of tables that were there before the fleet their slots, while others write. Safe to run again."""
-    from shardctl import adopt as work
-    from shardctl import audit, spec
-    from shardctl import database as databases
+    from shardctl import audit
+    from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
+    from shardctl.shard import database as databases
+    from shardctl.verification import adopt as work
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     urls = database_urls(fleet, given_urls(database or ()), os.environ, "each shard's rows are looked at")
     with ExitStack() as opened:
         engines = {name: databases.connect(url) for name, url in urls.items()}

@@ -16,7 +16,7 @@ def broker(
     """Run an in-memory Pub/Sub that applies filters, until Ctrl-C. Nothing is kept."""
     import asyncio
 
-    from shardctl.local.broker import serve
+    from shardctl.broker import serve
 
     asyncio.run(serve(host, port))
     return EXIT_DONE

@@ -12,8 +12,8 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, pri
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
-    from shardctl.drift import KubernetesDrift, PubSubDrift
-    from shardctl.spec import Fleet
+    from shardctl.fleet.spec import Fleet
+    from shardctl.render.drift import KubernetesDrift, PubSubDrift
 
 
 def diff(
@@ -27,12 +27,13 @@ def diff(
     as_json: JsonOption = False,
 ) -> int:
     """Compare with the cluster and with Pub/Sub; exit 1 where they differ. Changes nothing."""
-    from shardctl import guard, spec
+    from shardctl import lockfile
+    from shardctl.fleet.load import load_fleet
 
     if no_kubernetes and no_pubsub:
         raise UsageError("--no-kubernetes and --no-pubsub together leave nothing to compare.")
-    fleet = spec.load(file)
-    guard.check(file, fleet)
+    fleet = load_fleet(file)
+    lockfile.check(file, fleet)
     cluster = None if no_kubernetes else _kubernetes(fleet, context, templates, capture=as_json)
     pubsub = None if no_pubsub else _pubsub(fleet)
     if as_json:
@@ -46,8 +47,8 @@ def diff(
 
 
 def _kubernetes(fleet: Fleet, context: str | None, templates: Path | None, *, capture: bool) -> KubernetesDrift:
-    from shardctl.drift import kubernetes_drift
     from shardctl.render import documents
+    from shardctl.render.drift import kubernetes_drift
 
     texts = [document.text for document in documents(fleet, templates=templates)]
     sys.stdout.flush()  # kubectl writes past Python's buffer
@@ -56,14 +57,14 @@ def _kubernetes(fleet: Fleet, context: str | None, templates: Path | None, *, ca
 
 def _pubsub(fleet: Fleet) -> PubSubDrift:
     from shardctl.cli.provision import pubsub_clients
-    from shardctl.drift import pubsub_drift
+    from shardctl.render.drift import pubsub_drift
 
     with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
         return pubsub_drift(fleet, publisher, subscriber)
 
 
 def _print(pubsub: PubSubDrift) -> None:
-    from shardctl.drift import told
+    from shardctl.render.drift import told
 
     for step in pubsub.steps:
         out(told(step))

@@ -22,8 +22,8 @@ def gateway(
 ) -> int:
     """Take writes in over HTTP: POST /v1/writes/TYPE answers 202 once Pub/Sub has the write. Until Ctrl-C."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells its own about a Pub/Sub that is gone for a moment
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
     from shardctl.gateway.server import Options, run
 
-    run(spec.load(file), Options(host, port, keys))
+    run(load_fleet(file), Options(host, port, keys))
     return EXIT_DONE

@@ -26,10 +26,11 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> int:
     """Write a commented shards.yaml to start from."""
-    from shardctl import atomicfile, starter
+    from shardctl import atomicfile
+    from shardctl.fleet import scaffold
 
     if modulo is None:
-        content = starter.text(shards)
+        content = scaffold.text(shards)
     else:
         shards, content = modulo, _of_modulo(modulo, key, table)
     try:
@@ -44,12 +45,12 @@ def init(
 def _of_modulo(modulo: int, key: str, table: str) -> str:
     from pydantic import TypeAdapter, ValidationError
 
-    from shardctl import starter
-    from shardctl.scalars import Identifier, TableName
+    from shardctl.fleet import scaffold
+    from shardctl.fleet.scalars import Identifier, TableName
 
     for option, value, kind in (("--key", key, Identifier), ("--table", table, TableName)):
         try:
             TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             raise UsageError(f"{option}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from error
-    return starter.text_of_modulo(modulo, key, table)
+    return scaffold.text_of_modulo(modulo, key, table)

@@ -47,11 +47,11 @@ def demo(
 ) -> int:
     """Run the whole fleet here under load, then prove that each write took effect once, on its shard, in order."""
     _keep_grpc_quiet()
-    from shardctl import spec
     from shardctl.cli.outcome import MoveStages, Stages, tell_move, tell_outcome
+    from shardctl.fleet.load import load_fleet
     from shardctl.local import demo as show
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     if rebalance:
         from shardctl.local import movedemo
 
@@ -78,7 +78,7 @@ def up(
     It follows its file: what changes there is applied to the running fleet, as `kubectl apply` would.
     """
     _keep_grpc_quiet()
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
     from shardctl.local import manifests
     from shardctl.local.feed import Feed
     from shardctl.local.fleet import LocalFleet, new_folder
@@ -86,7 +86,7 @@ def up(
     from shardctl.local.load import Stream
     from shardctl.local.schedules import Clock
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     rendered = manifests.write(fleet, directory / "manifests")
     say(f"{rendered} objects rendered into {directory / 'manifests'} and checked")
     local = LocalFleet(fleet, new_folder(directory), keep=keep)

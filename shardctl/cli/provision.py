@@ -34,11 +34,12 @@ def provision(
     as_json: JsonOption = False,
 ) -> int:
     """Create the topics, subscriptions and tables that are missing. Safe to run again."""
-    from shardctl import audit, guard, spec
+    from shardctl import audit, lockfile
+    from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
 
-    fleet = spec.load(file)
-    guard.check(file, fleet)
+    fleet = load_fleet(file)
+    lockfile.check(file, fleet)
     urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
     if not dry_run:
         audit.begin("provision", fleet.fleet, databases=list(urls))
@@ -105,11 +106,11 @@ def _say_upgraded(shard: str, table: str, rows: int) -> None:
 
 def _lock(file: Any, fleet: Any) -> None:
     """What is made is made, also where the folder can't be written to."""
-    from shardctl import guard
+    from shardctl import lockfile
 
     try:
-        guard.write(file, fleet)
-    except guard.GuardError as error:
+        lockfile.write(file, fleet)
+    except lockfile.GuardError as error:
         say(f"warning: {error}")
 
 

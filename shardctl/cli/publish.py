@@ -27,9 +27,9 @@ def publish(
     """Publish writes: one JSON object a line with "type", "body" and, if wanted, "key", "operation",
     "idempotency_key" and "timestamp". Lines that can't be written are told and left out.
     """
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     with _opened(source) as raw, _Stopping() as stopping:
         lines = _Lines(stopping.until_interrupted(raw))
         tally = _Tally()
@@ -96,8 +96,8 @@ def _published(
     """
     from google.auth.exceptions import DefaultCredentialsError
 
-    from shardctl.lines import LineError, write_of
     from shardctl.publisher import BULK_MAX_LATENCY_SECONDS, Publisher, connect
+    from shardctl.wire.jsonlines import LineError, write_of
 
     try:
         client = connect(batch_max_latency_seconds=BULK_MAX_LATENCY_SECONDS)
@@ -123,8 +123,8 @@ def _published(
 def _checked(fleet: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None]]:
     from datetime import UTC, datetime
 
-    from shardctl.lines import LineError, write_of
-    from shardctl.message import InvalidWriteError, encode
+    from shardctl.wire.jsonlines import LineError, write_of
+    from shardctl.wire.message import InvalidWriteError, encode
 
     now = datetime.now(UTC)
     for number, line in lines:
@@ -169,7 +169,7 @@ class _Stopping:
 
     def until_interrupted(self, raw: Any) -> Iterator[bytes]:
         """Lines, each cut one byte after the limit: what is longer is no write, and must not fill the memory."""
-        from shardctl.lines import MAX_LINE_BYTES
+        from shardctl.wire.jsonlines import MAX_LINE_BYTES
 
         while not self.stopped:
             self._reading = True

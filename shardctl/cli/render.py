@@ -14,8 +14,8 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, print_diff, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet
     from shardctl.render import Document
-    from shardctl.spec import Fleet
 
 
 class Format(StrEnum):
@@ -53,14 +53,14 @@ def render(
     ] = None,
 ) -> int:
     """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`; or its part in Google Cloud."""
-    from shardctl import guard
+    from shardctl import lockfile
+    from shardctl.fleet.load import load_fleet
     from shardctl.render import documents, warnings
-    from shardctl.spec import load
 
     if output and check:
         raise UsageError("--output writes and --check doesn't; give one of the two.")
-    fleet = load(file)
-    guard.check(file, fleet)
+    fleet = load_fleet(file)
+    lockfile.check(file, fleet)
     if form is Format.kubernetes:
         found = documents(fleet, shards=shard or (), kinds=kind or (), templates=templates)
     elif shard or kind or templates:
@@ -93,7 +93,7 @@ def _in_one_file(fleet: Fleet, form: Format) -> Document:
 
 def _check(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
     """Diffs go to stdout, one line a file to stderr."""
-    from shardctl.check import differences
+    from shardctl.render.check import differences
 
     count = 0
     for difference in differences(found, folder, everything=everything):
@@ -120,8 +120,8 @@ def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
 
     An error leaves the files that were named before it done.
     """
-    from shardctl import manifests
-    from shardctl.check import unknown
+    from shardctl.render import manifests
+    from shardctl.render.check import unknown
 
     known = set()
     for document in found:

@@ -20,10 +20,11 @@ def route(
     as_json: JsonOption = False,
 ) -> int:
     """Tell a key's slot, topic, shard, subscriptions and database."""
-    from shardctl import spec, topology
-    from shardctl.keyspace import digits_of
+    from shardctl.fleet import topology
+    from shardctl.fleet.keyspace import digits_of
+    from shardctl.fleet.load import load_fleet
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     if message_type is not None and message_type not in fleet.message_types:
         return _unknown_type(fleet, message_type)
     slot = _slot(fleet, key, message_type, at)
@@ -55,7 +56,7 @@ def route(
 
 
 def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int:
-    from shardctl.message import InvalidWriteError, check_key, slot_for
+    from shardctl.wire.message import InvalidWriteError, check_key, slot_for
 
     kind = fleet.message_types.get(message_type)
     by_time = kind.time_bucket if kind else None
@@ -74,7 +75,7 @@ def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int
 
 
 def _unknown_type(fleet: Any, message_type: str) -> int:
-    from shardctl import topology
+    from shardctl.fleet import topology
 
     known = ", ".join(fleet.message_types)
     if topology.takes_every_type(fleet):

@@ -8,7 +8,7 @@ from shardctl.errors import EXIT_DONE
 
 def schema() -> int:
     """Print the JSON Schema of shards.yaml, for your editor."""
-    from shardctl.spec import json_schema
+    from shardctl.fleet.spec import json_schema
 
     print_json(json_schema())
     return EXIT_DONE

@@ -55,9 +55,10 @@ def simulate(
     as_json: JsonOption = False,
 ) -> int:
     """Predict replicas, lag after an outage, hot slots, Pub/Sub volume, and what a rebalance by load would do."""
-    from shardctl import capacity, spec
+    from shardctl import capacity
+    from shardctl.fleet.load import load_fleet
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     load = capacity.Load(
         rate, keys, skew, body_bytes, _mix(fleet, mix or ()), _format(fleet, key_format), publish_batch
     )
@@ -145,7 +146,7 @@ def _seconds(text: str) -> float:
 
     from pydantic import TypeAdapter, ValidationError
 
-    from shardctl.scalars import Between
+    from shardctl.fleet.scalars import Between
 
     try:
         read: timedelta = TypeAdapter(Annotated[timedelta, Between("0s", "31d")]).validate_python(text)

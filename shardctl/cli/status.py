@@ -33,13 +33,13 @@ def status(
     as_json: JsonOption = False,
 ) -> int:
     """Show each shard's backlog, rates, batches, lock waits, what is set aside, and what is wrong."""
-    from shardctl.status.looker import FleetFile, Looker, sources
+    from shardctl.status.collector import Collector, FleetFile, sources
 
     of_file = FleetFile(file)
     given = given_urls(database or ())
     for name in given:
         of_file.fleet().shard(name)
-    looker = Looker(sources(given, prometheus))
+    looker = Collector(sources(given, prometheus))
     try:
         if watch:
             return _watch(looker, of_file, as_json=as_json)

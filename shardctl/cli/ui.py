@@ -28,7 +28,7 @@ def ui(
     database: DatabaseOption = None,
 ) -> int:
     """Serve a page that shows the fleet as it stands: shards, slots, a rebalance, what is set aside. Until Ctrl-C."""
-    from shardctl.status.looker import FleetFile, Looker, sources
+    from shardctl.status.collector import Collector, FleetFile, sources
     from shardctl.ui import server
     from shardctl.ui.view import View
 
@@ -36,7 +36,7 @@ def ui(
     given = given_urls(database or ())
     for name in given:
         of_file.fleet().shard(name)
-    looker = Looker(sources(given, prometheus))
+    looker = Collector(sources(given, prometheus))
     listening = server.listen(host, port)
     token = secrets.token_urlsafe(TOKEN_BYTES)
 

@@ -10,11 +10,12 @@ from shardctl.errors import EXIT_DONE
 
 def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> int:
     """Check the file, prove that every message goes to exactly one shard, and give advice."""
-    from shardctl import guard, spec
-    from shardctl.advice import advice, warnings
+    from shardctl import lockfile
+    from shardctl.fleet.advice import advice, warnings
+    from shardctl.fleet.load import load_fleet
 
-    fleet = spec.load(file)
-    guard.check(file, fleet)
+    fleet = load_fleet(file)
+    lockfile.check(file, fleet)
     report = _report(fleet)
     report["warnings"], report["advice"] = list(warnings(fleet)), list(advice(fleet))
     for sentence in report["warnings"]:
@@ -49,8 +50,8 @@ def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> in
 
 
 def _report(fleet: Any) -> dict[str, Any]:
-    from shardctl import coverage, topology
-    from shardctl.filters import MAX_FILTER_BYTES
+    from shardctl.fleet import coverage, topology
+    from shardctl.fleet.filters import MAX_FILTER_BYTES
 
     proof, _ = coverage.prove(fleet)
     factor = topology.delivery_factor(fleet)

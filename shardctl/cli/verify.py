@@ -21,12 +21,12 @@ def verify(
     as_json: JsonOption = False,
 ) -> int:
     """Check that every row lies where its slot is active, and that each slot is active exactly once."""
-    from shardctl import database as databases
-    from shardctl import spec
-    from shardctl import verify as checks
+    from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
+    from shardctl.shard import database as databases
+    from shardctl.verification import verify as checks
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     urls = database_urls(fleet, given_urls(database or ()), os.environ, "without it the fleet can't be verified")
     started = time.monotonic()
     with ExitStack() as opened:

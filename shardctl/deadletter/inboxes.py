@@ -30,14 +30,16 @@ from typing import Any, Self
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from shardctl import database, marks, topology
-from shardctl.database import DatabaseError
 from shardctl.deadletter import later
 from shardctl.deadletter.later import by_slot, slot_of
 from shardctl.deadletter.letter import Letter, Origin, note_of
 from shardctl.deadletter.place import KEY_REUSED
-from shardctl.schema import InboxOutcome, LaneState, fault_of_inbox, fence, inbox, slots
-from shardctl.spec import Fleet
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
+from shardctl.shard import database
+from shardctl.shard.database import DatabaseError
+from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_inbox, fence, inbox, slots
+from shardctl.wire import deadletters
 
 LETTERS_AT_ONCE = 2_000  # a transaction
 CLOCK_SLACK = timedelta(hours=1)  # between this machine's clock and a database's
@@ -72,7 +74,7 @@ class Verdict:
 
 GO = Verdict(REPLAY)
 DONE = Verdict(APPLIED, "it had taken effect already")
-REUSED = Verdict(marks.KEY_REUSED, KEY_REUSED)
+REUSED = Verdict(deadletters.KEY_REUSED, KEY_REUSED)
 Work = Callable[[Connection, str, Sequence[Letter]], dict[Identity, Verdict]]
 
 

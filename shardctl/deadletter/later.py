@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, cast, func, select
 from sqlalchemy.dialects import mysql
 
-from shardctl import identity
 from shardctl.deadletter.letter import Letter
-from shardctl.schema import InboxOutcome, inbox
-from shardctl.spec import Fleet
+from shardctl.fleet.spec import Fleet
+from shardctl.shard.schema import InboxOutcome, inbox
+from shardctl.wire import identity
 
 KEYS_AT_ONCE = 500
 LATER_ROWS_LOOKED_AT = 1_000

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from shardctl import barrier, identity, marks, topology
 from shardctl.deadletter.place import Place, Unfit, excess, is_key, place_of
-from shardctl.keyspace import digits_of, slot_of_digits
-from shardctl.spec import Fleet
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import digits_of, slot_of_digits
+from shardctl.fleet.spec import Fleet
+from shardctl.wire import barrier, deadletters, identity
 
 GIVEN_UP = "max_delivery_attempts"  # the reason of Pub/Sub's own policy
 UNKNOWN = "unknown"  # neither a consumer nor Pub/Sub put it there
@@ -50,8 +51,8 @@ class Letter:
 
     `shard` is where it failed; of a stray, where it belongs. `written_us` is when the write was published first, known to
     `precision_us`. A `keyless` write is known by the id of the message that carried it first, which is its `idempotency_key`
-    here. `has_own_key` is false where Pub/Sub has set it aside and nobody can tell that id; it is then made up, the same each
-    time. `write_identity` is what the inbox knows the write by, and `fingerprint` what the write says: see `shardctl.identity`.
+    here. `has_own_key` is false where Pub/Sub dead-lettered it and that id is unknown; it is then made up, the same each time.
+    `write_identity` is what the inbox knows the write by, `fingerprint` what the write says: see `shardctl.wire.identity`.
     `failed_slot` is the slot whose inbox says that it is dead.
     """
 
@@ -100,9 +101,11 @@ class Letter:
 def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> Letter:
     """What a message of the subscription with that name tells."""
     names, origin = fleet.routing.attributes, _origin(message.attributes, stray=stray)
-    attributes = message.attributes if origin == Origin.CONSUMER else marks.of_others(message.attributes)
+    attributes = message.attributes if origin == Origin.CONSUMER else deadletters.of_others(message.attributes)
     written_us, precision_us = _written(origin, message)
-    original_id = attributes.get(marks.MESSAGE_ID, "") if origin == Origin.CONSUMER else message.id if stray else ""
+    original_id = (
+        attributes.get(deadletters.MESSAGE_ID, "") if origin == Origin.CONSUMER else message.id if stray else ""
+    )
     known_by = _known_by(fleet, origin, message, original_id)
     place = place_of(fleet, attributes, message.data)
     reason, detail = _reason(fleet, origin, subscription, attributes)
@@ -130,7 +133,7 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
         fingerprint=identity.fingerprint(
             attributes.get(names.operation, ""), attributes.get(names.partition_key, ""), message.data
         ),
-        failed_slot=_number(attributes.get(marks.SLOT, "")) if origin == Origin.CONSUMER else None,
+        failed_slot=_number(attributes.get(deadletters.SLOT, "")) if origin == Origin.CONSUMER else None,
         size=len(message.data) + sum(len(name) + len(value) for name, value in attributes.items()),
         place=place if isinstance(place, Place) else None,
         unfit=place if isinstance(place, Unfit) else None,
@@ -147,7 +150,7 @@ def copy_of(fleet: Fleet, letter: Letter, message: Message) -> Message:
     if letter.place is None:
         raise ValueError(f"letter {letter.id} belongs nowhere")
     names = fleet.routing.attributes
-    attributes = marks.original(message.attributes)
+    attributes = deadletters.original(message.attributes)
     attributes[names.slot] = letter.place.digits
     if letter.keyless:
         attributes.pop(names.idempotency_key, None)  # one that no consumer takes for a key
@@ -164,19 +167,19 @@ def _origin(attributes: Mapping[str, str], *, stray: bool) -> Origin:
         return Origin.STRAY
     # First: Pub/Sub sets its attributes itself, and sends along what a producer wrote in a consumer's name. No consumer's letter
     # has Pub/Sub's.
-    if marks.SOURCE_SUBSCRIPTION in attributes:
+    if deadletters.SOURCE_SUBSCRIPTION in attributes:
         return Origin.PUBSUB
-    return Origin.CONSUMER if marks.by_consumer(attributes) else Origin.UNKNOWN
+    return Origin.CONSUMER if deadletters.by_consumer(attributes) else Origin.UNKNOWN
 
 
 def _written(origin: Origin, message: Message) -> tuple[int, int]:
     """When the write was published first, and to how many microseconds that is known."""
     if origin == Origin.CONSUMER:
-        told = _number(message.attributes[marks.PUBLISH_TIME_US])
+        told = _number(message.attributes[deadletters.PUBLISH_TIME_US])
         if told is not None and 0 < told < _LAST_MOMENT_US:
             return told, 1
     if origin == Origin.PUBSUB:
-        text = message.attributes.get(marks.SOURCE_PUBLISH_TIME, "")
+        text = message.attributes.get(deadletters.SOURCE_PUBLISH_TIME, "")
         try:
             moment = datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
@@ -210,10 +213,10 @@ def _known_by(fleet: Fleet, origin: Origin, message: Message, original_id: str) 
 def _reason(fleet: Fleet, origin: Origin, subscription: str, attributes: Mapping[str, str]) -> tuple[str, str]:
     match origin:
         case Origin.CONSUMER:
-            return attributes[marks.REASON] or UNKNOWN, attributes.get(marks.ERROR, "")
+            return attributes[deadletters.REASON] or UNKNOWN, attributes.get(deadletters.ERROR, "")
         case Origin.PUBSUB:
-            count = attributes.get(marks.SOURCE_DELIVERIES, "?")
-            return GIVEN_UP, f"{count[:10]} deliveries by {attributes[marks.SOURCE_SUBSCRIPTION]} came to no end"
+            count = attributes.get(deadletters.SOURCE_DELIVERIES, "?")
+            return GIVEN_UP, f"{count[:10]} deliveries by {attributes[deadletters.SOURCE_SUBSCRIPTION]} came to no end"
         case Origin.STRAY:
             return _why_stray(fleet, subscription, attributes)
     return UNKNOWN, "neither a consumer nor Pub/Sub's own policy put it there"
@@ -251,9 +254,11 @@ def topic_of_strays(fleet: Fleet, subscription: str) -> topology.Topic | None:
 
 def _shard(fleet: Fleet, origin: Origin, attributes: Mapping[str, str], place: Place | Unfit) -> str:
     if origin == Origin.CONSUMER:
-        return attributes[marks.SHARD]
+        return attributes[deadletters.SHARD]
     if origin == Origin.PUBSUB:
-        name = re.fullmatch(re.escape(fleet.fleet) + "-(.+)-g[0-9]+(-t[0-9]+)?", attributes[marks.SOURCE_SUBSCRIPTION])
+        name = re.fullmatch(
+            re.escape(fleet.fleet) + "-(.+)-g[0-9]+(-t[0-9]+)?", attributes[deadletters.SOURCE_SUBSCRIPTION]
+        )
         return name[1] if name else ""
     return place.shards[0] if isinstance(place, Place) else ""
 

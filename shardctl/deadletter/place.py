@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import orjson
 
-from shardctl import barrier, marks, topology
-from shardctl.keyspace import digits_of
-from shardctl.message import (
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import digits_of
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec import Fleet
+from shardctl.wire import barrier, deadletters
+from shardctl.wire.message import (
     MAX_ATTRIBUTES,
     MAX_KEY_CHARACTERS,
     MAX_MESSAGE_BYTES,
@@ -19,8 +22,6 @@ from shardctl.message import (
     InvalidWriteError,
     slot_for,
 )
-from shardctl.settings.messagetypes import MessageType
-from shardctl.spec import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
         raise _UnfitError(
             "barrier", "it is a rebalance's marker, which `shardctl rebalance run` publishes again: drop it"
         )
-    if missing := attributes.get(marks.SHORTENED):
+    if missing := attributes.get(deadletters.SHORTENED):
         raise _UnfitError("shortened", f"it isn't whole ({missing}): have the write published anew, and drop this")
-    if attributes.get(marks.REASON) == marks.KEY_REUSED:
-        raise _UnfitError(marks.KEY_REUSED, KEY_REUSED)
+    if attributes.get(deadletters.REASON) == deadletters.KEY_REUSED:
+        raise _UnfitError(deadletters.KEY_REUSED, KEY_REUSED)
     name = attributes.get(names.message_type, "")
     kind = fleet.message_types.get(name)
     if kind is None:

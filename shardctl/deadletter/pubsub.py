@@ -15,10 +15,10 @@ from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from shardctl import topology
 from shardctl.deadletter.letter import Message
 from shardctl.errors import ShardctlError
-from shardctl.spec import Fleet
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 
 TRANSIENT = (
     api.Aborted,

@@ -10,9 +10,9 @@ from typing import BinaryIO
 from shardctl.deadletter import archive
 from shardctl.deadletter.archive import LineError, Spool
 from shardctl.deadletter.choice import Choice
-from shardctl.deadletter.desk import Desk
+from shardctl.deadletter.leasedreader import LeasedReader
 from shardctl.deadletter.letter import Letter, Message, read
-from shardctl.spec import Fleet
+from shardctl.fleet.spec import Fleet
 
 Fetch = Callable[["Found"], Message]
 
@@ -44,7 +44,7 @@ class Tally:
 
 
 def off_desk(
-    fleet: Fleet, desk: Desk, choice: Choice, *, strays: bool, looked_at: Callable[[int], None] = lambda _: None
+    fleet: Fleet, desk: LeasedReader, choice: Choice, *, strays: bool, looked_at: Callable[[int], None] = lambda _: None
 ) -> Iterator[tuple[Letter, str, Message]]:
     """The chosen letters with their subscription and message, as they come. `looked_at` hears how many came, chosen or not."""
     for name, messages in desk.read():

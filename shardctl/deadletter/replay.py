@@ -14,7 +14,7 @@ from shardctl.deadletter.inboxes import DONE, GO, Inboxes, Verdict
 from shardctl.deadletter.letter import Letter, Message, Origin, copy_of
 from shardctl.deadletter.pubsub import Outlet
 from shardctl.deadletter.reading import Fetch, Found
-from shardctl.spec import Fleet
+from shardctl.fleet.spec import Fleet
 
 PART_LETTERS = 500
 PART_BYTES = 16 * 1024**2  # the letter that crosses it still goes along

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shardctl.gateway.batches import Batches
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.openapi import document
 from shardctl.gateway.problems import MEDIA_TYPE, Problem
 from shardctl.gateway.requests import respond
@@ -25,7 +25,7 @@ from shardctl.gateway.writes import WRITES, SingleWrite
 log = logging.getLogger(__name__)
 
 
-def application(desk: Desk) -> ASGIApp:
+def application(desk: GatewayContext) -> ASGIApp:
     """The whole API. Single writes pass Starlette by: for them, its routing costs as much as all the rest here."""
     single, others = SingleWrite(desk), _others(desk)
 
@@ -44,7 +44,7 @@ def application(desk: Desk) -> ASGIApp:
     return front
 
 
-def _others(desk: Desk) -> Starlette:
+def _others(desk: GatewayContext) -> Starlette:
     described = orjson.dumps(document(desk.fleet))
 
     async def health(_: Request) -> Response:

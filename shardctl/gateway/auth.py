@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shardctl.errors import UsageError
+from shardctl.fleet.settings.gateway import ANY_OTHER, Auth, Client, Gateway
 from shardctl.gateway import keys
 from shardctl.gateway.keys import KeysFile
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Bucket, Buckets
 from shardctl.oidc import KeysUnavailableError, TokenError, Verifier
-from shardctl.settings.gateway import ANY_OTHER, Auth, Client, Gateway
-from shardctl.trouble import Trouble
+from shardctl.supervision.trouble import Trouble
 
 RELOAD_SECONDS = 2.0
 NAMES_SHOWN = 20
@@ -49,7 +49,7 @@ class Caller:
         return not self.types or message_type in self.types
 
 
-class Door(Protocol):
+class Authenticator(Protocol):
     """Tells who sent a request by its Authorization header and its address. Raises Problem."""
 
     @property
@@ -59,7 +59,7 @@ class Door(Protocol):
     async def caller(self, authorization: bytes | None, address: str) -> Caller: ...
 
 
-class Open:
+class NoAuth:
     """Anybody, told apart by address."""
 
     failing = False
@@ -76,7 +76,7 @@ class Open:
 _ANYBODY = Caller("anybody")
 
 
-class ByKey:
+class ApiKeyAuth:
     """A key of each client's own, of which only the SHA-256 is known here. The file is read anew when it changes.
 
     `clock` is monotonic, in seconds.
@@ -155,7 +155,7 @@ class ByKey:
             )
 
 
-class ByToken:
+class OidcAuth:
     """An OpenID Connect issuer's token, for a client that the file names by its verified email or its subject."""
 
     def __init__(self, verifier: Verifier, settings: Gateway, buckets: Buckets) -> None:
@@ -188,19 +188,19 @@ class ByToken:
         raise Problem(HTTPStatus.FORBIDDEN, "the token is good, but its subject may not write here")
 
 
-def door(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> Open | ByKey | ByToken:
+def door(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> NoAuth | ApiKeyAuth | OidcAuth:
     """Raises UsageError where the keys can't be had."""
     auth: Auth = settings.auth
     if auth.kind == "none":
-        return Open(settings, buckets)
+        return NoAuth(settings, buckets)
     if auth.kind == "oidc":
         verifier = Verifier(
             auth.issuer, auth.audience or "", auth.jwks_url, grace_seconds=auth.grace_time.total_seconds()
         )
-        return ByToken(verifier, settings, buckets)
+        return OidcAuth(verifier, settings, buckets)
     if keys_file is None:
         raise UsageError("gateway.auth is keys: name the file that holds them with --keys FILE, a line a client.")
-    return ByKey(keys_file, settings, buckets)
+    return ApiKeyAuth(keys_file, settings, buckets)
 
 
 _MAY_ALL = Client()

@@ -16,15 +16,15 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from shardctl.gateway.auth import Caller
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.encoding import LINE, Message, MessageKind
 from shardctl.gateway.fields import FieldError, pointer
-from shardctl.gateway.outbox import STREAMS_SHARE
 from shardctl.gateway.problems import Problem
+from shardctl.gateway.publishing import STREAMS_SHARE
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 from shardctl.gateway.requests import BODY_SECONDS, Headers, hung_up, no_room_to_read, query_of
 from shardctl.gateway.writes import answer
-from shardctl.lines import LineError, body_text, fields_of
+from shardctl.wire.jsonlines import LineError, body_text, fields_of
 
 MEDIA_TYPE = "application/x-ndjson"
 MAX_BATCHES = 128  # at once; of each, the server may have read 320 KiB that wait for their turn
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Batches:
     """An ASGI application."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: GatewayContext) -> None:
         self._desk = desk
         self._under_way = 0
 
@@ -71,7 +71,7 @@ class Batches:
 class _Batch:
     """One request under way. Results wait in `_results`, by number, until those before them are sent."""
 
-    def __init__(self, desk: Desk, caller: Caller, receive: Receive, send: Send) -> None:
+    def __init__(self, desk: GatewayContext, caller: Caller, receive: Receive, send: Send) -> None:
         self._desk, self._caller = desk, caller
         self._receive, self._send = receive, send
         self._results: dict[int, bytes] = {}
@@ -247,7 +247,7 @@ class _CutError(Exception):
         self.gone, self.problem = gone, problem
 
 
-async def lines_of(receive: Receive, most: int, desk: Desk) -> AsyncIterator[list[bytes | None]]:
+async def lines_of(receive: Receive, most: int, desk: GatewayContext) -> AsyncIterator[list[bytes | None]]:
     """The body's lines, many at a time; None stands for one of over `most` bytes, which is never held. Raises _CutError.
 
     The line under way is kept apart from what comes, so that each byte is looked at once, in however small parts it comes.
@@ -275,7 +275,7 @@ async def lines_of(receive: Receive, most: int, desk: Desk) -> AsyncIterator[lis
             yield found
 
 
-async def _next(receive: Receive, desk: Desk) -> dict[str, Any]:
+async def _next(receive: Receive, desk: GatewayContext) -> dict[str, Any]:
     try:
         with desk.reading(BODY_SECONDS) as limit:
             async with limit:

@@ -13,7 +13,7 @@ MAX_CLAIMS = 50_000  # about 12 MB
 
 
 class Claim(NamedTuple):
-    """A write's identity and fingerprint (see `shardctl.identity`), and where the request gives its key: kind and name."""
+    """A write's identity and fingerprint (see `shardctl.wire.identity`), and where the request gives its key: kind and name."""
 
     identity: bytes
     fingerprint: int

@@ -1,6 +1,6 @@
 """From a request to a message: checked, routed and written as it travels. Pure but for the key that a write without one gets.
 
-What is published is what `shardctl.message.encode` makes of the same write; a test holds the two against each other.
+What is published is what `shardctl.wire.message.encode` makes of the same write; a test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shardctl import bodies, identity
-from shardctl.bodies import BodyError, Rules, routing_key_in
+from shardctl.fleet.keyspace import digits_of
+from shardctl.fleet.spec import Fleet
 from shardctl.gateway import wire
 from shardctl.gateway.claims import Claim
 from shardctl.gateway.fields import FieldError, pointer
-from shardctl.keyspace import digits_of
-from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, check_key, slot_for
-from shardctl.spec import Fleet
-from shardctl.values import strictest
+from shardctl.wire import bodies, identity
+from shardctl.wire.bodies import BodyError, Rules, routing_key_in
+from shardctl.wire.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, check_key, slot_for
+from shardctl.wire.values import strictest
 
 
 class Message(NamedTuple):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shardctl.bodies import BodyError
-from shardctl.jsontext import JsonError
+from shardctl.wire.bodies import BodyError
+from shardctl.wire.jsontext import JsonError
 
 
 class FieldError(ValueError):

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from shardctl.bodies import Rules
-from shardctl.message import MAX_KEY_CHARACTERS, OPERATIONS
-from shardctl.settings.gateway import OPEN, Gateway
-from shardctl.settings.messagetypes import ColumnType, MessageType
-from shardctl.spec import Fleet
-from shardctl.values import Limits, Room, strictest
+from shardctl.fleet.settings.gateway import OPEN, Gateway
+from shardctl.fleet.settings.messagetypes import ColumnType, MessageType
+from shardctl.fleet.spec import Fleet
+from shardctl.wire.bodies import Rules
+from shardctl.wire.message import MAX_KEY_CHARACTERS, OPERATIONS
+from shardctl.wire.values import Limits, Room, strictest
 
 Schema = dict[str, Any]
 

@@ -12,10 +12,10 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.types import GetTopicRequest, PublishResponse
 
-from shardctl import topology
 from shardctl.errors import UsageError
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.gateway import wire
-from shardctl.spec import Fleet
 
 PROBE_SECONDS = 3.0
 

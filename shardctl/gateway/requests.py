@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 from starlette.types import Message, Receive, Scope, Send
 
 from shardctl.gateway.fields import FieldError
-from shardctl.gateway.outbox import Outbox, Reading
 from shardctl.gateway.problems import Problem
-from shardctl.message import MAX_KEY_CHARACTERS
+from shardctl.gateway.publishing import Outbox, Reading
+from shardctl.wire.message import MAX_KEY_CHARACTERS
 
 BODY_SECONDS = 30.0  # a client that stops in the middle of a body is not waited for
 

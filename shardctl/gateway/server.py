@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from shardctl.background import Background
 from shardctl.errors import UsageError
+from shardctl.fleet.settings.gateway import OPEN
+from shardctl.fleet.spec import Fleet
 from shardctl.gateway import logs
 from shardctl.gateway.app import application
-from shardctl.gateway.auth import ByKey, Door, door
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.auth import ApiKeyAuth, Authenticator, door
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.pubsub import connect
 from shardctl.gateway.ratelimit import Buckets
 from shardctl.serving.server import Server, stop_on_signals
 from shardctl.serving.sockets import BACKLOG, bind, shown
-from shardctl.settings.gateway import OPEN
-from shardctl.spec import Fleet
+from shardctl.supervision.background import Background
 
 GC_AFTER_OBJECTS = 50_000
 
@@ -50,12 +50,12 @@ async def _serve(fleet: Fleet, options: Options) -> None:
     _refuse_the_open_door(fleet, options)
     topics = connect(fleet, os.environ.get("PUBSUB_EMULATOR_HOST"))
     try:
-        desk = Desk(fleet, topics, _door(fleet, options))
+        desk = GatewayContext(fleet, topics, _door(fleet, options))
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
         logs.configure(desk.settings.log_level, fleet=fleet.fleet)
         async with Background(log) as beside:
             beside.keep("the watch on Pub/Sub", desk.watch)
-            if isinstance(desk.door, ByKey):
+            if isinstance(desk.door, ApiKeyAuth):
                 beside.keep("the watch on the clients' keys", desk.door.watch)
             _spare_the_collector()
             _warn_of_the_open_door(fleet, options)
@@ -95,7 +95,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _stopping(desk: Desk) -> None:
+def _stopping(desk: GatewayContext) -> None:
     log.info("stopping: requests under way are finished", extra={"action": "stopping"})
     desk.stop()
 
@@ -107,5 +107,5 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GC_AFTER_OBJECTS, 10, 50)
 
 
-def _door(fleet: Fleet, options: Options) -> Door:
+def _door(fleet: Fleet, options: Options) -> Authenticator:
     return door(fleet.gateway or OPEN, options.keys_file, Buckets(time.monotonic))

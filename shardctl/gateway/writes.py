@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.encoding import Message, MessageKind
 from shardctl.gateway.fields import FieldError
 from shardctl.gateway.problems import MEDIA_TYPE, Problem
 from shardctl.gateway.pubsub import NotTakenError
 from shardctl.gateway.requests import ClientGoneError, Headers, body_of, query_of, respond
-from shardctl.jsontext import JsonBody, JsonError
+from shardctl.wire.jsontext import JsonBody, JsonError
 
 WRITES = "/v1/writes/"
 PARAMETERS = ("key", "operation", "timestamp")
@@ -28,7 +28,7 @@ _CONTENT_TYPE = (b"content-type", b"application/json")
 class SingleWrite:
     """An ASGI application for the paths below WRITES."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: GatewayContext) -> None:
         self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +98,7 @@ class Awaited:
             self.message_id.set_exception(error or NotTakenError("Pub/Sub gave no id"))
 
 
-async def answer(send: Send, desk: Desk, headers: Headers, problem: Problem) -> None:
+async def answer(send: Send, desk: GatewayContext, headers: Headers, problem: Problem) -> None:
     """Send a problem. Where a long body may still come, the connection closes behind it."""
     desk.metrics.refused(problem.status)
     body = problem.body()

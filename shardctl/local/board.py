@@ -6,7 +6,7 @@ from functools import partial
 
 from shardctl.local.fleet import LocalFleet
 from shardctl.rebalance.backlog import of_broker
-from shardctl.status.looker import LocalMetrics, Looker, Sources
+from shardctl.status.collector import Collector, LocalMetrics, Sources
 from shardctl.status.report import Report
 
 
@@ -15,7 +15,7 @@ class Board:
 
     def __init__(self, local: LocalFleet) -> None:
         self._local = local
-        self._looker = Looker(
+        self._looker = Collector(
             Sources(
                 urls=lambda fleet: {shard.name: local.database_url(shard.name) for shard in fleet.shards},
                 backlogs=lambda fleet: partial(of_broker, local.broker.host, fleet.project),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shardctl.errors import ShardctlError
-from shardctl.spec import Fleet, Shard
+from shardctl.fleet.spec import Fleet, Shard
 
 _FIXED = (
     "fleet",

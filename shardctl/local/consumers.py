@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shardctl import atomicfile, topology
+from shardctl import atomicfile
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local.processes import ConsumerProcess
 from shardctl.local.servers.process import Server, free_port
 from shardctl.render import config_text
-from shardctl.spec import Fleet, Shard
 
 START_SECONDS, START_SECONDS_A_CONSUMER = 30.0, 2.0  # each takes a second of a core, and they all start at once
 STOP_MARGIN_SECONDS = 10.0  # beyond the consumer's own drain, as in the rendered Deployment

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from shardctl import topology
+from shardctl.broker.faults import Faults
 from shardctl.errors import ShardctlError, UsageError
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local import manifests, oracle
-from shardctl.local.broker.faults import Faults
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import POLL_SECONDS, LocalFleet, new_folder
 from shardctl.local.load import DUPLICATE_RATE, Stream
 from shardctl.local.oracle import Finding, ShardVerdict, Verdict
-from shardctl.spec import Fleet, Shard
 
 REDELIVERY_RATE = 0.02
 QUIET_SECONDS, WRITES_A_SECOND_AT_LEAST = 60.0, 200  # how long the fleet may take to drain

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from shardctl.errors import ShardctlError
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.run import PARALLEL, Progress
-from shardctl.spec import Fleet
 
 TELL_SECONDS = 0.1
 END_SECONDS = 10.0
@@ -74,8 +74,8 @@ def _read(told: dict[str, object]) -> Progress:
 
 
 def _work() -> None:
-    from shardctl import database
     from shardctl.rebalance.driver import BarrierPublisher, drive
+    from shardctl.shard import database
 
     fleet, databases, parallel = pickle.load(sys.stdin.buffer)  # noqa: S301 - from ourselves to ourselves
     told_at = 0.0

@@ -15,12 +15,12 @@ from itertools import islice
 
 import grpc
 
+from shardctl.broker import protos
 from shardctl.errors import ShardctlError
-from shardctl.local.broker import protos
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.topology import topic_of
 from shardctl.local.load import Publication
-from shardctl.message import Encoded, Write, encode
-from shardctl.spec import Fleet
-from shardctl.topology import topic_of
+from shardctl.wire.message import Encoded, Write, encode
 
 WINDOW_WRITES = 4_096
 WINDOWS_A_SECOND = 10  # at a given rate

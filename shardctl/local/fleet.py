@@ -15,11 +15,13 @@ from typing import Any, Self
 
 import grpc
 
-from shardctl import atomicfile, topology
+from shardctl import atomicfile
+from shardctl import broker as brokers
+from shardctl.broker.faults import NONE, Faults
 from shardctl.errors import ShardctlError
-from shardctl.local import broker as brokers
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local import secrets
-from shardctl.local.broker.faults import NONE, Faults
 from shardctl.local.changes import CantApplyError, why_not
 from shardctl.local.consumers import Consumers, at_once, settle_port
 from shardctl.local.processes import BrokerProcess, ConsumerProcess
@@ -28,11 +30,10 @@ from shardctl.local.servers.account import unprivileged
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST
 from shardctl.local.standins import on_this_machine
-from shardctl.message import Write
 from shardctl.provision import database_url_variable, provision_database, provision_pubsub
 from shardctl.publisher import Publisher
-from shardctl.spec import Fleet, Shard
 from shardctl.status.localfile import VARIABLE, LocalConsumer, LocalFile
+from shardctl.wire.message import Write
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 POLL_SECONDS = 0.1
@@ -283,7 +284,7 @@ class LocalFleet:
         }
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:
-        """What the broker tells of each subscription, by id; see `shardctl.local.broker.stats`."""
+        """What the broker tells of each subscription, by id; see `shardctl.broker.stats`."""
         try:
             found = brokers.stats(self.broker.host)["subscriptions"]
         except grpc.RpcError as error:

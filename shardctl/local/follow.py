@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from shardctl import spec
 from shardctl.errors import ShardctlError
+from shardctl.fleet.load import load_fleet
+from shardctl.fleet.spec import Fleet
 from shardctl.local import manifests
 from shardctl.local.fleet import LocalFleet
-from shardctl.spec import Fleet
 
 Tell = Callable[[str], object]
 
@@ -56,7 +56,7 @@ class Follower:
 
     def _prepare(self, tell: Tell) -> None:
         try:
-            new = self._local.prepare(spec.load(self._next.path))
+            new = self._local.prepare(load_fleet(self._next.path))
         except ShardctlError as error:
             tell(f"{self._next.path} isn't prepared for: {error}")
             return
@@ -67,7 +67,7 @@ class Follower:
     def _apply(self, tell: Tell) -> None:
         file = self._file.path
         try:
-            fleet = spec.load(file)
+            fleet = load_fleet(file)
             if fleet == self._applied:
                 return
             changed = self._local.apply(fleet)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from shardctl.spec import Fleet, Shard
+from shardctl.fleet.spec import Fleet, Shard
 
 COLUMN = "shardctl_history"
 REVISION = "revision"  # of the entity: grows with each write of it; the stream of writes fills it

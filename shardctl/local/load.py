@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from typing import Any
 
-from shardctl.message import Write
-from shardctl.settings.messagetypes import ColumnType, MessageType, Operation, type_of
-from shardctl.spec import Fleet
+from shardctl.fleet.settings.messagetypes import ColumnType, MessageType, Operation, type_of
+from shardctl.fleet.spec import Fleet
+from shardctl.wire.message import Write
 
 DUPLICATE_RATE = 0.02
 LATEST_DUPLICATE = 2_000  # publications after the first, at most

@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 
-from shardctl import manifests
 from shardctl.errors import ShardctlError
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.render import documents
-from shardctl.spec import Fleet
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.spec import Fleet
+from shardctl.render import documents, manifests
 
 
 class BadManifestError(ShardctlError):

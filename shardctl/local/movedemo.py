@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from shardctl import topology
+from shardctl.broker.faults import Faults
 from shardctl.errors import ShardctlError
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.local import demo, history, oracle, slotmap
-from shardctl.local.broker.faults import Faults
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import POLL_SECONDS, LocalFleet, new_folder
 from shardctl.local.load import Stream
@@ -22,7 +23,6 @@ from shardctl.local.oracle import Verdict
 from shardctl.local.pauses import Effect, Pauses, Times
 from shardctl.local.slotmap import SlotMap
 from shardctl.rebalance.run import Progress
-from shardctl.spec import Fleet
 
 BEFORE_SECONDS, AFTER_SECONDS = 6.0, 2.0  # of load with nothing else going on
 DRAIN_SECONDS = 60.0

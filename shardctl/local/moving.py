@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from shardctl import database, topology
 from shardctl.errors import ShardctlError
+from shardctl.fleet import topology
 from shardctl.local import executor, history, pauses
 from shardctl.local.fleet import POLL_SECONDS, LocalFleet
 from shardctl.local.pauses import Commit, Effect, Times
@@ -21,7 +21,8 @@ from shardctl.rebalance.handover import participating
 from shardctl.rebalance.planning.plan import Plan, plan
 from shardctl.rebalance.planning.request import Request, types_of
 from shardctl.rebalance.run import PARALLEL, Progress
-from shardctl.schema import RebalanceState
+from shardctl.shard import database
+from shardctl.shard.schema import RebalanceState
 
 DRAIN_SECONDS = 60.0
 FRESH_SECONDS, BACK_OFF_SECONDS = 0.5, 20.0

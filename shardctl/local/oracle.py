@@ -18,12 +18,12 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, text
 
-from shardctl import identity
+from shardctl.fleet.settings.messagetypes import MessageType, type_of
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local import history
-from shardctl.message import Write
-from shardctl.schema import InboxOutcome
-from shardctl.settings.messagetypes import MessageType, type_of
-from shardctl.spec import Fleet, Shard
+from shardctl.shard.schema import InboxOutcome
+from shardctl.wire import identity
+from shardctl.wire.message import Write
 
 APPLIED = "applied"
 

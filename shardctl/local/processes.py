@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shardctl.local.broker.faults import NONE, Faults
+from shardctl.broker.faults import NONE, Faults
 from shardctl.local.servers.process import HOST, Server
+from shardctl.status.metricspage import read_metrics
 
 PROBE_SECONDS = 2.0
 
@@ -44,7 +45,7 @@ class BrokerProcess(Server):
                 options.append(option)
             elif value is not False:
                 options += [option, str(value)]
-        return [sys.executable, "-m", "shardctl.local.broker", "--host", HOST, "--port", str(self.port), *options]
+        return [sys.executable, "-m", "shardctl.broker", "--host", HOST, "--port", str(self.port), *options]
 
     def _ping(self) -> bool:
         """Its own log tells it apart from any other broker at that port."""
@@ -146,14 +147,3 @@ class ConsumerProcess(Server):
             return refusal.code, refusal.read().decode()
         except OSError:
             return 0, ""
-
-
-def read_metrics(text: str) -> dict[str, float]:
-    """Counters, gauges, and histograms' sums and counts of a Prometheus page, by name."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name and not name.startswith("#") and "_bucket" not in name and "_created" not in name:
-            bare = name.partition("{")[0]
-            found[bare] = found.get(bare, 0.0) + float(value)
-    return found

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import grpc
 
-from shardctl import cron
+from shardctl.broker import protos
 from shardctl.errors import UsageError
-from shardctl.local.broker import protos
-from shardctl.schedules import Job, jobs
-from shardctl.spec import Fleet
+from shardctl.fleet import cron
+from shardctl.fleet.schedules import Job, jobs
+from shardctl.fleet.spec import Fleet
 
 Tell = Callable[[str], object]
 TIMEOUT_SECONDS = 10.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from shardctl import backends
-from shardctl.backends import SECRETS_VARIABLE
 from shardctl.errors import UsageError
-from shardctl.spec import Fleet
+from shardctl.fleet import backends
+from shardctl.fleet.backends import SECRETS_VARIABLE
+from shardctl.fleet.spec import Fleet
 
 
 def environment(fleet: Fleet, given: Mapping[str, str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.console import Group
 from rich.text import Text
 
-from shardctl.keyspace import SlotSet
-from shardctl.spec import Fleet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet
 
 COLUMNS, ROWS = 64, 16  # of the picture; where there are more slots, a cell stands for as many as it takes
 COLOURS = ("dodger_blue2", "orange1", "medium_purple2", "spring_green3", "hot_pink", "khaki1", "turquoise2", "red3")

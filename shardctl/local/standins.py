@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shardctl.errors import UsageError
-from shardctl.settings.leader import Leader
-from shardctl.spec import Fleet
+from shardctl.fleet.settings.leader import Leader
+from shardctl.fleet.spec import Fleet
 
 
 def on_this_machine(fleet: Fleet) -> Fleet:

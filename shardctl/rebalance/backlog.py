@@ -57,7 +57,7 @@ def of_broker(host: str, project: str, ids: Sequence[str]) -> dict[str, Backlog]
     """From the broker of this project. Raises UnknownError: Google's emulator doesn't tell."""
     import grpc
 
-    from shardctl.local import broker
+    from shardctl import broker
 
     at = time.time()  # before it is asked, so that the oldest is rather too old
     try:

@@ -10,10 +10,10 @@ from typing import Any
 from google.api_core.exceptions import GoogleAPICallError, NotFound, RetryError
 from sqlalchemy import Engine
 
-from shardctl import lanes, topology
-from shardctl.database import writing
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.provision import TIMEOUT_SECONDS
 from shardctl.rebalance import handover, journal, preflight
 from shardctl.rebalance.backlog import UNKNOWN, Backlog
@@ -21,8 +21,9 @@ from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows import removal
-from shardctl.schema import LaneState, RebalanceState
-from shardctl.spec import Fleet, Shard
+from shardctl.shard import lanes
+from shardctl.shard.database import writing
+from shardctl.shard.schema import LaneState, RebalanceState
 
 
 class PubSubError(ShardctlError):

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
-from shardctl import lanes
-from shardctl.database import DatabaseError, snapshot, writing
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import lane_of
+from shardctl.fleet.keyspace import lane_of
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.handover import HandOver, Place, hand_overs
-from shardctl.schema import LaneState
-from shardctl.settings.messagetypes import MessageType
-from shardctl.spec import Fleet
+from shardctl.shard import lanes
+from shardctl.shard.database import DatabaseError, snapshot, writing
+from shardctl.shard.schema import LaneState
 
 # Copies a slot's rows from a view of the source into the destination, checks them, and tells how many there are. What the
 # destination holds of the slot is deleted first. Raises a ShardctlError where they can't be the same.

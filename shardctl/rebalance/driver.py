@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from shardctl.message import Encoded
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.topology import topic_of
 from shardctl.rebalance import journal
 from shardctl.rebalance.copying import row_copy, warm_up
 from shardctl.rebalance.run import PARALLEL, Progress, Run
-from shardctl.rebalance.tally import Tally
-from shardctl.spec import Fleet
-from shardctl.topology import topic_of
+from shardctl.rebalance.stats import Stats
+from shardctl.wire.message import Encoded
 
 STEP_SECONDS = 0.02
 GIVE_UP_AFTER_SECONDS = 20.0  # sooner than a barrier is published again
@@ -54,9 +54,9 @@ def drive(
     parallel: int = PARALLEL,
     onward: bool = True,
     hold: Callable[[], str] = str,
-    tell: Callable[[Progress, Tally], None] = lambda *_: None,
+    tell: Callable[[Progress, Stats], None] = lambda *_: None,
     interrupted: Event | None = None,
-) -> tuple[Progress, Tally]:
+) -> tuple[Progress, Stats]:
     """Step until the run has ended or `interrupted` is set: then copies that have begun are left undone, whole or not at all.
 
     Raises what `Run.step` raises.

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shardctl import topology
-from shardctl.keyspace import lane_of
-from shardctl.lanes import Lane
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import lane_of
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.request import types_of
-from shardctl.schema import LaneState
-from shardctl.spec import Fleet, Shard
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState
 
 Views = Mapping[str, Mapping[int, Lane]]  # the lanes of each shard's database, by `keyspace.lane_of`
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
-from shardctl import lanes
-from shardctl.database import snapshot
 from shardctl.errors import ShardctlError
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.handover import participating
-from shardctl.schema import RebalanceState, rebalances
-from shardctl.spec import Fleet
+from shardctl.shard import lanes
+from shardctl.shard.database import snapshot
+from shardctl.shard.schema import RebalanceState, rebalances
 
 _SHARD, _STOPPING = "shard", "stopping"
 ID_BYTES = 16

@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from shardctl import lanes, provision
-from shardctl.database import writing
+from shardctl import provision
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import handover, journal
-from shardctl.spec import Fleet
+from shardctl.shard import lanes
+from shardctl.shard.database import writing
 
 
 def make_tables(fleet: Fleet, urls: Mapping[str, str]) -> None:

@@ -10,20 +10,21 @@ from typing import Any
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from sqlalchemy import Engine, func, select
 
-from shardctl import provision, topology
-from shardctl.database import DatabaseError, snapshot
+from shardctl import provision
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import SlotSet, lane_of
-from shardctl.lanes import Lane
-from shardctl.lanes import read as read_lanes
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet, lane_of
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.copying import kinds_of
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
-from shardctl.schema import LaneState, RebalanceState, fault_of_inbox, missing_tables, rebalances, replicas
-from shardctl.spec import Fleet, Shard
+from shardctl.shard.database import DatabaseError, snapshot
+from shardctl.shard.lanes import Lane
+from shardctl.shard.lanes import read as read_lanes
+from shardctl.shard.schema import LaneState, RebalanceState, fault_of_inbox, missing_tables, rebalances, replicas
 
 MAX_LAG = 10_000
 SEEN = timedelta(seconds=60)

@@ -19,18 +19,19 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from shardctl import barrier, lanes
-from shardctl.barrier import Barrier
-from shardctl.database import DatabaseError, writing
 from shardctl.errors import ShardctlError
-from shardctl.message import Encoded
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import journal
 from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over, is_transient
 from shardctl.rebalance.handover import HandOver, Place, Stage, Standing
-from shardctl.rebalance.survey import InHand, Survey, stays
-from shardctl.rebalance.tally import Tally
-from shardctl.rebalance.window import Window
-from shardctl.spec import Fleet
+from shardctl.rebalance.stats import Stats
+from shardctl.rebalance.tracker import InHand, Tracker, stays
+from shardctl.rebalance.window import AimdWindow
+from shardctl.shard import lanes
+from shardctl.shard.database import DatabaseError, writing
+from shardctl.wire import barrier
+from shardctl.wire.barrier import Barrier
+from shardctl.wire.message import Encoded
 
 SETTLE_SECONDS = 1.0  # between due and its barrier, so that no service's clock can put the barrier first
 AGAIN_SECONDS = 30.0  # a barrier that isn't met is published once more
@@ -90,13 +91,16 @@ class Run:
         self._publish_message, self._copy_slot, self._clock = publish, copy, clock
         self._pool: Pool = pool or Inline()
         self._onward, self._hold = onward, hold
-        self._survey = Survey(fleet, databases)
-        staying = Window(STAYING_AT_FIRST, STAYING_AT_MOST, STAYING_AT_LEAST)
-        self._windows = {True: staying, False: Window(parallel, parallel)}  # by whether the slot stays in its database
+        self._survey = Tracker(fleet, databases)
+        staying = AimdWindow(STAYING_AT_FIRST, STAYING_AT_MOST, STAYING_AT_LEAST)
+        self._windows = {
+            True: staying,
+            False: AimdWindow(parallel, parallel),
+        }  # by whether the slot stays in its database
         self._trouble: dict[str, str] = {}
         self._begin_after = float("-inf")
         self.rebalance = rebalance
-        self.tally = Tally()
+        self.tally = Stats()
 
     def step(self, now: float) -> Progress:
         """Look, and do whatever can be done next. Waits for nothing but the databases' answers.

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
-from shardctl import lanes
-from shardctl.database import DatabaseError
-from shardctl.lanes import Lane
+from shardctl.shard import lanes
+from shardctl.shard.database import DatabaseError
+from shardctl.shard.lanes import Lane
 
 RETRY_SECONDS = 1.0
 

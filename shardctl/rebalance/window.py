@@ -9,7 +9,7 @@ from __future__ import annotations
 SLOW_SECONDS = 5.0
 
 
-class Window:
+class AimdWindow:
     def __init__(self, size: int, most: int, least: int = 1) -> None:
         self._least, self._most = least, most
         self._size = float(min(size, most))

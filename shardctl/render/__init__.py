@@ -14,14 +14,14 @@ from pathlib import Path
 
 from jinja2 import Environment, TemplateError
 
-from shardctl import topology
 from shardctl.errors import UsageError
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.render import gateway, limits, messaging, monitoring, rbac, scaling, traffic, workload
 from shardctl.render.config import config_text
 from shardctl.render.objects import Object, Plan, account_id, object_name
 from shardctl.render.scaling import max_replicas
-from shardctl.spec import Fleet
-from shardctl.templates import environment, place_of
+from shardctl.render.templates import environment, place_of
 
 __all__ = [
     "KINDS",

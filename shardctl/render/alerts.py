@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from shardctl.fleet.spec import Fleet
 from shardctl.render.objects import seconds
 from shardctl.render.series import Series
-from shardctl.spec import Fleet
 
 MINUTE = timedelta(minutes=1)
 

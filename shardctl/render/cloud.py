@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
+from shardctl.fleet.spec import Fleet
 from shardctl.render import gateway, messaging
 from shardctl.render.objects import Object, Plan
-from shardctl.spec import Fleet
 
 On = Literal["topic", "subscription", "account"]
 _ON: Mapping[str, On] = {

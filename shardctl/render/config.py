@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from shardctl.shardconfig import slice_of
-from shardctl.spec import Fleet, Shard
+from shardctl.fleet.shardconfig import slice_of
+from shardctl.fleet.spec import Fleet, Shard
 
 
 def config_text(fleet: Fleet, shard: Shard) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+from shardctl.fleet.spec import Fleet
 from shardctl.render.series import Series
-from shardctl.spec import Fleet
 
 SCHEMA_VERSION = 39
 COLUMNS, HEIGHT = 24, 8

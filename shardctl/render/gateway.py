@@ -9,14 +9,14 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from shardctl import topology
 from shardctl.errors import UsageError
+from shardctl.fleet import topology
+from shardctl.fleet.settings.cluster import Reach
+from shardctl.fleet.settings.gateway import OPEN, Gateway
+from shardctl.fleet.spec import Fleet
 from shardctl.render.limits import METADATA_SERVER, Rule
 from shardctl.render.objects import Object, Plan, account_id, object_name, seconds, seconds_text
-from shardctl.settings.cluster import Reach
-from shardctl.settings.gateway import OPEN, Gateway
-from shardctl.spec import Fleet
-from shardctl.templates import Lines
+from shardctl.render.templates import Lines
 
 GRACE_MARGIN_SECONDS = 10  # between the gateway's own drain and the kill
 SERVICE_PORT, POD_PORT = 80, 8080

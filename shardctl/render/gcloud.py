@@ -7,11 +7,11 @@ from hashlib import sha256
 from itertools import count
 from shlex import quote
 
-from shardctl import topology
 from shardctl.errors import UsageError
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
-from shardctl.spec import Fleet
-from shardctl.templates import built_in
+from shardctl.render.templates import built_in
 
 
 def text(fleet: Fleet) -> str:

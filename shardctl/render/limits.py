@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl import backends
-from shardctl.credentials import credentials
+from shardctl.fleet import backends
+from shardctl.fleet.credentials import credentials
+from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
+from shardctl.fleet.spec import Fleet
 from shardctl.render import quantities
 from shardctl.render.objects import Object, Plan, seconds_text
 from shardctl.render.rbac import asks_kubernetes
 from shardctl.render.scaling import max_replicas
-from shardctl.settings.cluster import NetworkPolicy, Reach, Resources, Workload
-from shardctl.spec import Fleet
 
 METADATA_SERVER = (
     Reach(ports=(80, 8080), cidrs=("169.254.169.254/32",)),  # as pods name it, and as Dataplane V2 sees it

@@ -7,9 +7,9 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shardctl import schedules, topology
+from shardctl.fleet import schedules, topology
+from shardctl.fleet.spec import Fleet
 from shardctl.render.objects import Object, Plan, Writer, account_id, object_name, seconds, seconds_text
-from shardctl.spec import Fleet
 
 
 def topics(plan: Plan) -> Iterator[Object]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from shardctl.render.alerts import Alert, alerts
 from shardctl.render.dashboard import dashboard
 from shardctl.render.objects import Object, Plan, seconds_text
-from shardctl.templates import Lines
+from shardctl.render.templates import Lines
 
 
 def pod_monitorings(plan: Plan) -> Iterator[Object]:

@@ -9,9 +9,9 @@ from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
 
-from shardctl import topology
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.config import config_text
-from shardctl.spec import Fleet, Shard
 
 SHORTEST_ACCOUNT_ID, LONGEST_ACCOUNT_ID = 6, 30
 

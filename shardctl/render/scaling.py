@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shardctl import topology
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.objects import Object, Plan, Writer, seconds
-from shardctl.spec import Fleet, Shard
 
 TARGET_KINDS: Mapping[str, str] = {"deployment": "Deployment", "statefulset": "StatefulSet"}
 

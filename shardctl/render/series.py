@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from shardctl import topology
-from shardctl.spec import Fleet
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 
 # By the Prometheus names of Cloud Monitoring's metrics, and by those that stackdriver_exporter gives them.
 _BACKLOG = {

@@ -10,10 +10,10 @@ import re
 from base64 import b64encode
 from typing import Any
 
-from shardctl import topology
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, Topic, cloud
 from shardctl.render.objects import digest
-from shardctl.spec import Fleet
 
 _RESOURCES = {
     Topic: "google_pubsub_topic",

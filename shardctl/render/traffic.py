@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.objects import Object, Plan, Writer, seconds
-from shardctl.spec import Fleet, Shard
 
 PREFIXES_A_PATTERN = 8  # a gateway compiles each pattern, and some bound how large it may grow
 MATCHES_A_ROUTE = 64  # the most that one rule of an HTTPRoute takes

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from shardctl import topology
-from shardctl.backends import SECRETS_DIRECTORY, secrets
-from shardctl.credentials import redis_secret
+from shardctl.fleet import topology
+from shardctl.fleet.backends import SECRETS_DIRECTORY, secrets
+from shardctl.fleet.credentials import redis_secret
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.objects import Object, Plan, Writer, seconds
 from shardctl.render.rbac import asks_kubernetes
-from shardctl.spec import Fleet, Shard
-from shardctl.templates import Lines
+from shardctl.render.templates import Lines
 
 GRACE_MARGIN_SECONDS = 10  # between the consumer's own drain and the kill
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from shardctl import databaseurl
+from shardctl.shard import databaseurl
 
 CONNECT_TIMEOUT_SECONDS = 5  # a host
 LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy import Connection
 
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard.engine import MYSQL
 
 

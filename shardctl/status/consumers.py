@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
-from shardctl.local.processes import read_metrics
 from shardctl.status.localfile import LocalConsumer
+from shardctl.status.metricspage import read_metrics
 from shardctl.status.report import Work
 
 TIMEOUT_SECONDS = 2.0

@@ -10,14 +10,14 @@ from threading import Lock
 
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from shardctl import database, lanes
-from shardctl.database import DatabaseError, snapshot
 from shardctl.errors import ShardctlError
-from shardctl.lanes import Lane
 from shardctl.rebalance import journal
 from shardctl.rebalance.planning.rates import measured
 from shardctl.rebalance.preflight import Known
-from shardctl.schema import LaneState, parked, parked_keys, rebalances, replicas, slots
+from shardctl.shard import database, lanes
+from shardctl.shard.database import DatabaseError, snapshot
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas, slots
 from shardctl.status.report import DatabaseFacts
 
 HEAT_WINDOW = timedelta(minutes=2)

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shardctl.printable import printable_line
-from shardctl.rebalance.standing import Survey
-from shardctl.schema import LaneState
+from shardctl.rebalance.summary import Summary
+from shardctl.shard.schema import LaneState
 from shardctl.status.moving import Moving
 from shardctl.status.report import Report, ShardStatus
 
@@ -162,7 +162,7 @@ def _moving(moving: Moving) -> Iterator[str]:
         yield f"  broken: {fault}"
 
 
-def _progress(found: Survey) -> str:
+def _progress(found: Summary) -> str:
     stages = ", ".join(f"{count:,} {stage}" for stage, count in found.stages.items() if count and stage != "arrived")
     told = f"{found.stages.get('arrived', 0):,} of {found.total:,} slots handed over"
     told += f" ({stages})" if stages else ""

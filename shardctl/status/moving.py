@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.planning.request import types_of
 from shardctl.rebalance.preflight import Known
-from shardctl.rebalance.standing import Survey, survey
-from shardctl.schema import LaneState
-from shardctl.spec import Fleet, Shard
+from shardctl.rebalance.summary import Summary, survey
+from shardctl.shard.schema import LaneState
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Moving:
 
     id: str | None
     states: Mapping[str, str]
-    survey: Survey | None
+    survey: Summary | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from shardctl.errors import ShardctlError, UsageError
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.backlog import SCOPE
 from shardctl.redaction import redacted_value
 from shardctl.render.series import Series
-from shardctl.spec import Fleet
 from shardctl.status.report import Work
 
 GOOGLES_HOST = "monitoring.googleapis.com"

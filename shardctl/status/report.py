@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
-from shardctl import topology
+from shardctl.fleet import topology
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.preflight import Known, other_rebalances
-from shardctl.schema import LaneState
-from shardctl.spec import Fleet, Shard
+from shardctl.shard.schema import LaneState
 from shardctl.status.moving import Moving, moving
 
 SILENT_SECONDS = 15.0  # consumers say every 3 s that they are there

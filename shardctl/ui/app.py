@@ -20,9 +20,9 @@ from starlette.types import ASGIApp
 
 from shardctl import audit
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
-from shardctl.status.asking import Asker
+from shardctl.status.poller import Asker
 from shardctl.ui import aside, letters
-from shardctl.ui.guard import Guard
+from shardctl.ui.access import Guard
 from shardctl.ui.problems import Problem
 from shardctl.ui.view import View
 

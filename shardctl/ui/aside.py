@@ -7,9 +7,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from shardctl import parked
-from shardctl.parked import ParkedKey
-from shardctl.status.asking import Asker
+from shardctl.shard import parked
+from shardctl.shard.parked import ParkedKey
+from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
 from shardctl.ui.problems import Problem
 

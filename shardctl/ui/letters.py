@@ -14,13 +14,13 @@ from google.auth.exceptions import DefaultCredentialsError
 
 from shardctl.deadletter import archive, pubsub, reading
 from shardctl.deadletter.choice import Choice
-from shardctl.deadletter.desk import Desk
 from shardctl.deadletter.inboxes import Allowed, Inboxes
+from shardctl.deadletter.leasedreader import LeasedReader
 from shardctl.deadletter.letter import Letter, Origin
 from shardctl.deadletter.replay import Report
 from shardctl.deadletter.replay import replay as replay_found
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import backlog
-from shardctl.spec import Fleet
 from shardctl.status.report import Unknown
 from shardctl.ui.problems import Problem
 
@@ -69,7 +69,7 @@ def replay(
 
 
 @contextmanager
-def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[Desk, pubsub.Outlet]]:
+def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[LeasedReader, pubsub.Outlet]]:
     """A desk on the fleet's subscriptions; everything that is held is handed back at the end."""
     try:
         with pubsub.clients() as (publisher, subscriber):
@@ -86,7 +86,7 @@ def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[Desk, pubsub.Outlet
                 counts = [found[name].messages if name in found else None for name in names]
                 return None if None in counts else sum(count or 0 for count in counts)
 
-            desk = Desk(
+            desk = LeasedReader(
                 subscriber,
                 fleet.project,
                 names,

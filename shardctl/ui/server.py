@@ -9,8 +9,8 @@ from collections.abc import Callable
 from shardctl.serving.limits import Limits
 from shardctl.serving.server import Server, stop_on_signals
 from shardctl.serving.sockets import BACKLOG, bind, shown
+from shardctl.ui.access import EVERYWHERE, LOOPBACK
 from shardctl.ui.app import application
-from shardctl.ui.guard import EVERYWHERE, LOOPBACK
 from shardctl.ui.view import View
 
 GRACE_SECONDS = 2

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.status import databases, drawing
-from shardctl.status.asking import Asker
-from shardctl.status.looker import FleetFile, Look, Looker
+from shardctl.status.collector import Collector, FleetFile, Look
 from shardctl.status.moving import SlotMap
+from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
 
 HEAT_SECONDS = 20.0  # between two counts of the inboxes
@@ -48,7 +48,7 @@ class Shared(Generic[T]):
 class View:
     """The fleet of one file."""
 
-    def __init__(self, looker: Looker, of_file: FleetFile) -> None:
+    def __init__(self, looker: Collector, of_file: FleetFile) -> None:
         self._looker, self._file = looker, of_file
         self._asker = Asker(HEAT_PATIENCE_SECONDS)
         # A little less than the page's pace, or each second call would find the look before.

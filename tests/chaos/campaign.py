@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
-from shardctl import topology
 from shardctl.errors import ShardctlError
+from shardctl.fleet import topology
 from shardctl.local.fleet import POLL_SECONDS
 from tests.chaos import observed, oracle, planted
 from tests.chaos.careless import Careless

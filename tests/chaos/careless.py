@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import grpc
 
-from shardctl.local.broker import protos
+from shardctl.broker import protos
+from shardctl.fleet.topology import topic_of
 from shardctl.local.fleet import LocalFleet
-from shardctl.message import Encoded, Write, encode
-from shardctl.topology import topic_of
+from shardctl.wire.message import Encoded, Write, encode
 from tests.chaos.producer import RETRY_SECONDS, TIMEOUT_SECONDS
 from tests.chaos.writes import Operation, Stream
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from shardctl.local.servers.guard import Guard
+from shardctl.local.servers.watchdog import Guard
 
 KILLED, FROZEN = 0.35, 0.15  # how many of the commands
 WITHIN_SECONDS = (0.7, 5.0)  # of its beginning; the first second is the interpreter's

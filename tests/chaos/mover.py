@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from shardctl import spec, topology
 from shardctl.errors import ShardctlError
-from shardctl.spec import Fleet
+from shardctl.fleet import topology
+from shardctl.fleet.load import load_fleet
+from shardctl.fleet.spec import Fleet
 from tests.chaos import observed
 from tests.chaos.commands import CALM_SECONDS, RETRY_SECONDS, Commands, HopelessError
 from tests.chaos.scene import FLEET, Scene
@@ -94,7 +95,7 @@ class Mover:
         try:
             try:
                 while not self._over.is_set():
-                    self._rebalance(spec.load(self.file))
+                    self._rebalance(load_fleet(self.file))
             finally:
                 self.commands.close()
         except Exception as error:  # noqa: BLE001 - told in the report
@@ -137,7 +138,7 @@ class Mover:
         return int(json.loads(told[told.index("{") : told.rindex("}") + 1])["moved"])
 
     def _prepare(self, following: Path) -> None:
-        fleet = spec.load(following)
+        fleet = load_fleet(following)
         self._local.prepare(fleet)
         for shard in fleet.shards:
             if shard.name not in self._scene.databases:
@@ -150,7 +151,7 @@ class Mover:
         )
 
     def _rebalancing(self) -> bool:
-        return spec.load(self.file).rebalancing
+        return load_fleet(self.file).rebalancing
 
     @property
     def _on_file(self) -> tuple[str, ...]:
@@ -158,7 +159,7 @@ class Mover:
 
     def _roll_out(self) -> None:
         """As `kubectl apply`. No fault has a consumer in its hands meanwhile; but one of them may be killed."""
-        fleet = spec.load(self.file)
+        fleet = load_fleet(self.file)
         self._insist("a rollout", lambda: self._apply(fleet))
 
     def _apply(self, fleet: Fleet) -> None:

@@ -26,7 +26,7 @@ def inbox_not_copied() -> None:
 def no_hold() -> None:
     """A slot that is due counts as active: two databases write."""
     from consumer import fence
-    from shardctl.schema import LaneState
+    from shardctl.shard.schema import LaneState
 
     whole = fence._lanes
 
@@ -43,7 +43,7 @@ def no_hold() -> None:
 def ack_while_due() -> None:
     """What came behind the barrier is taken for the old owner's."""
     from consumer import fence
-    from shardctl.schema import LaneState
+    from shardctl.shard.schema import LaneState
 
     whole = fence._lanes
 
@@ -67,11 +67,11 @@ def left_acks_all() -> None:
 
 def activate_before_copy() -> None:
     """The new owner writes already while rows come, and these wipe out what it wrote."""
-    from shardctl import lanes
-    from shardctl.database import snapshot, writing
-    from shardctl.keyspace import lane_of
+    from shardctl.fleet.keyspace import lane_of
     from shardctl.rebalance import copying, run
-    from shardctl.schema import LaneState
+    from shardctl.shard import lanes
+    from shardctl.shard.database import snapshot, writing
+    from shardctl.shard.schema import LaneState
 
     whole = copying.hand_over
 

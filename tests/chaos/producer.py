@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import grpc
 
+from shardctl.broker import protos
 from shardctl.errors import ShardctlError
-from shardctl.local.broker import protos
+from shardctl.fleet.topology import topic_of
 from shardctl.local.fleet import LocalFleet
-from shardctl.message import Write, encode
 from shardctl.publisher import Outcome, Publisher, connect
-from shardctl.topology import topic_of
+from shardctl.wire.message import Write, encode
 from tests.chaos.writes import Operation, Poison, Stream
 
 BATCH_MAX_LATENCY_SECONDS = 0.1  # fewer, larger requests: this machine has other work

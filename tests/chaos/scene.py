@@ -10,12 +10,13 @@ from pathlib import Path
 
 from google.cloud import pubsub_v1
 
-from shardctl import topology, yamlfile
-from shardctl.local import broker
-from shardctl.local.broker.faults import Faults
+from shardctl import broker
+from shardctl.broker.faults import Faults
+from shardctl.fleet import topology, yamlfile
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.processes import ConsumerProcess
-from shardctl.spec import Fleet, of_file
 from tests.chaos import witnesses
 from tests.chaos.oracle import Layout
 
@@ -54,7 +55,7 @@ PULL_MESSAGES, PULL_SECONDS = 1_000, 5.0
 
 
 def fleet() -> Fleet:
-    return of_file(yamlfile.parse(FLEET, "chaos.yaml"))
+    return fleet_from(yamlfile.parse(FLEET, "chaos.yaml"))
 
 
 class Scene:

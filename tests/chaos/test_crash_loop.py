@@ -13,10 +13,11 @@ import grpc
 import pytest
 from sqlalchemy import create_engine, text
 
-from shardctl import spec, yamlfile
-from shardctl.local.broker import protos
+from shardctl.broker import protos
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.fleet import LocalFleet
-from shardctl.message import Write
+from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.proof
 
@@ -36,7 +37,7 @@ PATIENCE_SECONDS = 600.0
 
 class Crash:
     def __init__(self, folder, writes, keys, killers):
-        self.local = LocalFleet(spec.of_file(yamlfile.parse(FLEET, "shards.yaml")), folder, replicas=2)
+        self.local = LocalFleet(fleet_from(yamlfile.parse(FLEET, "shards.yaml")), folder, replicas=2)
         step = writes // (killers + 1)
         self.killing = {step * (number + 1) for number in range(killers)}
         self.writes = [

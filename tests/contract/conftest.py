@@ -14,7 +14,7 @@ from pubsub_harness import OFFICIAL, PROBES, PubSub, Server, find_official, free
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[Server]:
     port = free_port()
-    server = Server([sys.executable, "-m", "shardctl.local.broker", "--port", str(port)], port)
+    server = Server([sys.executable, "-m", "shardctl.broker", "--port", str(port)], port)
     yield server
     server.stop()
 

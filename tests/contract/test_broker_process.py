@@ -15,9 +15,9 @@ from google.api_core.exceptions import ServiceUnavailable
 from patience import PATIENCE_SECONDS
 from pubsub_harness import PubSub
 
-from shardctl.local.broker import Broker, Faults, set_faults, stats
-from shardctl.local.broker.protos import of
-from shardctl.local.broker.server import AddressInUseError
+from shardctl.broker import Broker, Faults, set_faults, stats
+from shardctl.broker.protos import of
+from shardctl.broker.server import AddressInUseError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_immediately flag")]
 
@@ -118,7 +118,7 @@ def test_inside_a_program_it_lives_as_long_as_its_block():
 
 
 def test_as_a_process_it_says_when_it_is_ready_and_ends_on_sigterm():
-    command = [sys.executable, "-m", "shardctl.local.broker", "--port", "0", "--duplicate-rate", "0.5", "--seed", "7"]
+    command = [sys.executable, "-m", "shardctl.broker", "--port", "0", "--duplicate-rate", "0.5", "--seed", "7"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         host = process.stderr.readline().strip().removeprefix("broker ready: PUBSUB_EMULATOR_HOST=")
         assert stats(host)["subscriptions"] == {}
@@ -129,7 +129,7 @@ def test_as_a_process_it_says_when_it_is_ready_and_ends_on_sigterm():
 @pytest.mark.parametrize("option", [["--duplicate-rate", "5"], ["--no-such-fault"]])
 def test_a_wrong_option_is_a_usage_error(option):
     done = subprocess.run(
-        [sys.executable, "-m", "shardctl.local.broker", *option], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "shardctl.broker", *option], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "rate" in done.stderr or "unrecognized" in done.stderr

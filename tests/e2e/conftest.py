@@ -3,7 +3,8 @@
 import pytest
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Stream
@@ -28,7 +29,7 @@ shards:
 
 @pytest.fixture
 def fleet():
-    return spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+    return fleet_from(yamlfile.parse(FLEET, "shards.yaml"))
 
 
 class Scene:

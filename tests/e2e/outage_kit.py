@@ -12,9 +12,10 @@ import psycopg
 from patience import PATIENCE_SECONDS
 from redis import Redis
 
-from shardctl import spec, yamlfile
-from shardctl.keyspace import digits_of, slot_of
-from shardctl.local.broker import protos
+from shardctl.broker import protos
+from shardctl.fleet import spec, yamlfile
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.fleet.load import fleet_from
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Publication, Stream
@@ -23,7 +24,7 @@ from shardctl.local.processes import ConsumerProcess
 from shardctl.local.servers.account import temporary_folder, unprivileged
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import wait_until
-from shardctl.message import Write
+from shardctl.wire.message import Write
 
 MEBIBYTE = 1 << 20
 HELD_BYTES = 4 * MEBIBYTE
@@ -78,7 +79,7 @@ class Stage:
     """The fleet, its writes so far, and what can be done to it."""
 
     def __init__(self, folder: Path, kind: type[HurtFleet] = HurtFleet) -> None:
-        self.local = kind(spec.of_file(yamlfile.parse(FLEET, "shards.yaml")), folder, replicas=2)
+        self.local = kind(fleet_from(yamlfile.parse(FLEET, "shards.yaml")), folder, replicas=2)
         self.replicas = self.local.replicas["s0"]
         self._story = iter(Stream(self.local.spec, None, 2_000, seed=11))
         self._writes: list[Write] = []

@@ -8,7 +8,8 @@ import pytest
 from http_kit import Backend, Call, Reply
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec, topology, yamlfile
+from shardctl.fleet import topology, yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.schedules import Clock
 from shardctl.local.servers import BinaryMissingError
@@ -98,7 +99,7 @@ def moody():
 @pytest.fixture
 def local(moody, tmp_path):
     try:
-        with LocalFleet(spec.of_file(yamlfile.parse(FLEET % moody.url, "shards.yaml")), tmp_path) as local:
+        with LocalFleet(fleet_from(yamlfile.parse(FLEET % moody.url, "shards.yaml")), tmp_path) as local:
             yield local
     except BinaryMissingError as missing:
         pytest.skip(str(missing))

@@ -11,8 +11,8 @@ import yaml
 
 from shardctl.cli.outcome import tell_outcome
 from shardctl.errors import EXIT_REFUSED
+from shardctl.fleet.load import load_fleet
 from shardctl.local.demo import Plan, run
-from shardctl.spec import load
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ class Saboteur:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_difference_is_told_keeps_the_databases_and_is_a_refusal(tmp_path, sqlite_fleet, capsys, as_json):
-    report = run(load(sqlite_fleet), Plan(tmp_path, writes=200, entities=50), Saboteur(tmp_path))
+    report = run(load_fleet(sqlite_fleet), Plan(tmp_path, writes=200, entities=50), Saboteur(tmp_path))
     assert tell_outcome(report, as_json=as_json) == EXIT_REFUSED
     told = capsys.readouterr()
     assert "customer-00000: name is 'Nobody', not " in told.out

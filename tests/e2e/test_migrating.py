@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec
-from shardctl.keyspace import SlotRule
+from shardctl.fleet.keyspace import SlotRule
+from shardctl.fleet.load import load_fleet
 from shardctl.local.servers.process import wait_until
-from shardctl.message import Write
 from shardctl.publisher import Publisher
+from shardctl.wire.message import Write
 from tests.e2e.test_rebalance_local import SHARDCTL, Terminals
 
 pytestmark = pytest.mark.proof
@@ -81,7 +81,7 @@ def test_a_modulo_fleet_moves_over_while_its_writers_go_on(terminals, tmp_path):
     terminals.run("adopt", "--yes")
 
     old.stop()
-    fleet = spec.load(tmp_path / "shards.yaml")
+    fleet = load_fleet(tmp_path / "shards.yaml")
     visits = Counter(old.visits)
     with publisher(fleet, terminals) as publishing:  # the pods publish now
         for number in range(600):

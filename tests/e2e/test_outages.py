@@ -14,11 +14,11 @@ import pytest
 from outage_kit import HELD_BYTES, MEBIBYTE, SLOW, STATEMENT_SECONDS, HurtFleet, Stage, client_ports, rss_bytes
 from patience import PATIENCE_SECONDS
 
-from shardctl.local.broker import set_faults
-from shardctl.local.broker.faults import Faults
+from shardctl.broker import set_faults
+from shardctl.broker.faults import Faults
 from shardctl.local.servers import BinaryMissingError, PostgresServer
 from shardctl.local.servers.process import HOST, wait_until
-from shardctl.message import Write
+from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.proof
 

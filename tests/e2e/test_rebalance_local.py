@@ -15,9 +15,9 @@ import yaml
 from patience import PATIENCE_SECONDS
 from sqlalchemy.engine import make_url
 
-from shardctl import barrier, spec, yamlfile
-from shardctl.barrier import Barrier
-from shardctl.keyspace import slot_of
+from shardctl.fleet import yamlfile
+from shardctl.fleet.keyspace import slot_of
+from shardctl.fleet.load import fleet_from, load_fleet
 from shardctl.local.changes import CantApplyError
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
@@ -26,8 +26,10 @@ from shardctl.local.moving import Moving
 from shardctl.local.oracle import verify
 from shardctl.local.servers import BinaryMissingError
 from shardctl.local.servers.process import wait_until
-from shardctl.message import Write
 from shardctl.rebalance.driver import BarrierPublisher
+from shardctl.wire import barrier
+from shardctl.wire.barrier import Barrier
+from shardctl.wire.message import Write
 from tests.e2e.conftest import FLEET
 from tests.e2e.test_up import Up
 
@@ -38,7 +40,7 @@ def changed(shard=0, **settings):
     """The fleet's file with one shard's settings changed."""
     data = yaml.safe_load(FLEET)
     data["shards"][shard] |= settings
-    return spec.of_file(yamlfile.parse(yaml.safe_dump(data), "shards.yaml"))
+    return fleet_from(yamlfile.parse(yaml.safe_dump(data), "shards.yaml"))
 
 
 @pytest.mark.parametrize("replicas", [1])
@@ -135,7 +137,7 @@ def terminals(tmp_path):
 @pytest.mark.proof
 def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_the_way(terminals, tmp_path):
     up, file = terminals.up, tmp_path / "shards.yaml"
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     feed = Feed(fleet, terminals.environment()["PUBSUB_EMULATOR_HOST"], Stream(fleet, None, 300), writes_per_second=100)
     feed.start()
     terminals.run("rebalance", "plan", "--add", "s2")
@@ -156,7 +158,7 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     terminals.run("rebalance", "finish", "--yes")
     assert up.says(r"(?s)is applied.*shards\.yaml changed and is applied: consumers of s0, s1\n"), up.log.read_text()
     feed.stop()
-    settled = spec.load(file)
+    settled = load_fleet(file)
     assert not settled.rebalancing
     terminals.run("verify")
     applied = len(feed.writes)
@@ -175,7 +177,7 @@ def inbox_rows(url: str) -> int:
 @pytest.mark.proof
 def test_forged_barriers_on_slots_that_are_arriving_lose_no_write(tmp_path):
     """Of the open rebalance, in order, with all that the journals tell: whatever is acked afterwards is in a database."""
-    fleet = spec.of_file(yamlfile.parse(SMALL, "shards.yaml"))
+    fleet = fleet_from(yamlfile.parse(SMALL, "shards.yaml"))
     with contextlib.ExitStack() as ending:
         try:
             local = ending.enter_context(LocalFleet(fleet, tmp_path))

@@ -8,7 +8,8 @@ import pytest
 from google.cloud import pubsub_v1
 from sqlalchemy.engine import make_url
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from tests.e2e.conftest import FLEET
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def fleet():
     text = FLEET.replace("subscription: {", "subscription: {retain_acked: true, ") + "local: {database: sqlite}\n"
-    return spec.of_file(yamlfile.parse(text, "shards.yaml"))
+    return fleet_from(yamlfile.parse(text, "shards.yaml"))
 
 
 @pytest.mark.proof

@@ -6,12 +6,13 @@ import time
 import pytest
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec, yamlfile
 from shardctl.capacity import Load, Speed, simulate
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.feed import Feed
 from shardctl.local.load import Publication
 from shardctl.local.servers.process import wait_until
-from shardctl.message import Write
+from shardctl.wire.message import Write
 from tests.e2e.conftest import FLEET
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ FAST_FLEET = FLEET.replace(
 
 @pytest.fixture
 def fleet():
-    return spec.of_file(yamlfile.parse(FAST_FLEET, "shards.yaml"))
+    return fleet_from(yamlfile.parse(FAST_FLEET, "shards.yaml"))
 
 
 def writes():

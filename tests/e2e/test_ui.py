@@ -12,14 +12,15 @@ import pytest
 from browser_kit import ENTER, ESCAPE, TAB, UP, Browser, until
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Stream
 from shardctl.local.servers import BinaryMissingError
-from shardctl.message import Write
 from shardctl.publisher import Publisher
 from shardctl.status import localfile
+from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +77,10 @@ class Place:
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seen")
     (folder / "shards.yaml").write_text(FLEET)
-    fleet = spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+    fleet = fleet_from(yamlfile.parse(FLEET, "shards.yaml"))
     try:
         with LocalFleet(fleet, folder / "run") as local:
-            with local.as_emulator(), Publisher(spec.of_file(yamlfile.parse(OLDER, "shards.yaml"))) as producer:
+            with local.as_emulator(), Publisher(fleet_from(yamlfile.parse(OLDER, "shards.yaml"))) as producer:
                 assert all(outcome.message_id for outcome in producer.publish_all(POISON))
             feed = Feed(fleet, local.broker.host, Stream(fleet, None, 200), writes_per_second=40, remember=False)
             feed.start()
@@ -254,9 +255,7 @@ def test_what_is_wrong_is_told_on_the_page_and_by_the_command(page, place):
 def test_consumers_that_took_others_places_are_found(place):
     before = localfile.read(place.told_in)
     place.local.apply(
-        spec.of_file(
-            yamlfile.parse(FLEET.replace("slots: 0-511", "slots: 0-511, consumer: {batch_max_age_ms: 10}"), "x")
-        )
+        fleet_from(yamlfile.parse(FLEET.replace("slots: 0-511", "slots: 0-511, consumer: {batch_max_age_ms: 10}"), "x"))
     )
     assert [each.name for each in before.consumers] == ["seen-s0-0", "seen-s1-0"]
     assert [each.name for each in localfile.read(place.told_in).consumers] == ["seen-s0-1", "seen-s1-0"]

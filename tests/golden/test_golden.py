@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardctl import spec
+from shardctl.fleet.load import load_fleet
 from shardctl.render import documents, gcloud, terraform
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("cases/*/shards.yaml"))
@@ -20,7 +20,7 @@ MAX_DIFF_LINES = 200
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_rendered_tree_is_the_expected_one(case: Path, request: pytest.FixtureRequest) -> None:
-    fleet = spec.load(case / "shards.yaml")
+    fleet = load_fleet(case / "shards.yaml")
     rendered = {document.path: document.text for document in documents(fleet)}
     if fleet.provisioner == "terraform":
         rendered[f"{fleet.fleet}.tf.json"] = terraform.text(fleet)

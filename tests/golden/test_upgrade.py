@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shardctl import spec
+from shardctl.fleet.load import load_fleet
 from shardctl.render import documents
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def _released(case: str) -> dict[tuple[str, str], Any]:
 
 def _rendered(case: str) -> dict[tuple[str, str], Any]:
     """By today's code, from the file as it was then."""
-    return dict(_by_name(document.text for document in documents(spec.load(HERE / "released" / case / "shards.yaml"))))
+    return dict(_by_name(document.text for document in documents(load_fleet(HERE / "released" / case / "shards.yaml"))))
 
 
 def _by_name(texts: Any) -> Iterator[tuple[tuple[str, str], Any]]:

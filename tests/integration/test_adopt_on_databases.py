@@ -6,9 +6,11 @@ import pytest
 from rowcopy_places import PRODUCTS, places
 from sqlalchemy import text
 
-from shardctl import adopt, database, spec
-from shardctl.keyspace import SlotRule, SlotSet
-from shardctl.yamlfile import parse
+from shardctl.fleet.keyspace import SlotRule, SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import database
+from shardctl.verification import adopt
 
 pytestmark = pytest.mark.slow
 __all__ = ["places"]
@@ -23,7 +25,7 @@ message_types:
   visit: {table: visits, key: [user_id, day], columns: {user_id: bigint, day: integer, seen: bigint}}
 shards: [{name: s0, slots: 0-1023}]
 """
-KINDS = spec.of_file(parse(FLEET, "test")).message_types
+KINDS = fleet_from(parse(FLEET, "test")).message_types
 RULE = SlotRule(10, 3)
 MINE = SlotSet.of_ranges([(RULE.run_of(1)[0], RULE.run_of(1)[1] - 1)])
 ROWS = 12_000

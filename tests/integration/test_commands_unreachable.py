@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from shardctl import provision, publisher, starter
+from shardctl import provision, publisher
 from shardctl.cli import app, main
-from shardctl.deadletter import desk, pubsub
+from shardctl.deadletter import leasedreader, pubsub
+from shardctl.fleet import scaffold
 from shardctl.local.servers.process import free_port
 
 pytestmark = pytest.mark.slow
@@ -77,12 +78,12 @@ def nobody(tmp_path, monkeypatch):
     for number in range(3):
         url = f"postgresql+psycopg://u:sekret@127.0.0.1:{free_port()}/d{number}"
         monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_S{number}", url)
-    for module, name in ((provision, "_AGAIN"), (pubsub, "AGAIN"), (desk, "AGAIN")):
+    for module, name in ((provision, "_AGAIN"), (pubsub, "AGAIN"), (leasedreader, "AGAIN")):
         monkeypatch.setattr(module, name, getattr(module, name).with_timeout(0.5))
-    monkeypatch.setattr(desk, "TROUBLE_SECONDS", 0.5)
+    monkeypatch.setattr(leasedreader, "TROUBLE_SECONDS", 0.5)
     monkeypatch.setattr(publisher, "connect", partial(publisher.connect, 1.0))
     monkeypatch.setattr(publisher, "Publisher", partial(publisher.Publisher, give_up_after_seconds=1.0))
-    Path("shards.yaml").write_text(starter.text(2))
+    Path("shards.yaml").write_text(scaffold.text(2))
     Path("writes.jsonl").write_text('{"type": "customer", "body": {"customer_id": "a"}}\n')
     return tmp_path
 

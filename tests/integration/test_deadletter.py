@@ -8,9 +8,9 @@ import json
 import pytest
 from deadletter_kit import BrokerThread, Town
 
-from shardctl import identity
 from shardctl.cli import main
-from shardctl.keyspace import slot_of
+from shardctl.fleet.keyspace import slot_of
+from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 _projects = itertools.count()
@@ -418,14 +418,14 @@ def test_an_archive_older_than_the_inbox_remembers_is_refused(sqlite_town, desk)
 def test_two_desks_share_the_letters_and_harm_nothing(sqlite_town, desk):
     """One holds what it has seen; the other says that it hasn't seen everything."""
     from shardctl.deadletter import pubsub
-    from shardctl.deadletter.desk import Desk
+    from shardctl.deadletter.leasedreader import LeasedReader
 
     town = sqlite_town
     refuse_bad(town)
     town.publish("thing", {"id": A, "note": "bad"}, A)
     town.consume()
     with pubsub.clients() as (_, subscriber):
-        first = Desk(subscriber, town.project, ["shop-dead"], silence_seconds=0.3)
+        first = LeasedReader(subscriber, town.project, ["shop-dead"], silence_seconds=0.3)
         with first:
             assert sum(len(messages) for _, messages in first.read()) == 1
             code, told, err = desk("list", wait="0.4")
@@ -438,14 +438,14 @@ def test_two_desks_share_the_letters_and_harm_nothing(sqlite_town, desk):
 def test_more_letters_than_one_may_hold_at_once(sqlite_town):
     """What is beyond the bound is left for another time, and all of it is handed back."""
     from shardctl.deadletter import pubsub
-    from shardctl.deadletter.desk import Desk
+    from shardctl.deadletter.leasedreader import LeasedReader
 
     town = sqlite_town
     topic = f"projects/{town.project}/topics/data-writes-dead"
     for _ in range(3):
         town.publisher.publish(topic=topic, messages=[{"data": b"x" * 400_000}] * 4)
     with pubsub.clients() as (_, subscriber):
-        desk = Desk(subscriber, town.project, ["shop-dead"], left=town.backlog, max_letters=5)
+        desk = LeasedReader(subscriber, town.project, ["shop-dead"], left=town.backlog, max_letters=5)
         with desk:
             seen = sum(len(messages) for _, messages in desk.read())
             assert 5 <= seen < 12

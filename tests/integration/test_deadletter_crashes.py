@@ -10,12 +10,12 @@ from deadletter_kit import BrokerThread, Town
 
 from shardctl.deadletter import archive, pubsub, reading
 from shardctl.deadletter.choice import Choice
-from shardctl.deadletter.desk import Desk
 from shardctl.deadletter.inboxes import Allowed, Inboxes
+from shardctl.deadletter.leasedreader import LeasedReader
 from shardctl.deadletter.pubsub import Outlet
 from shardctl.deadletter.replay import Report, in_order, replay
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import slot_of
+from shardctl.fleet.keyspace import slot_of
 
 pytestmark = pytest.mark.slow
 _projects = itertools.count()
@@ -103,7 +103,7 @@ class _Outlet:
 def run_desk(town, dying, folder, silence_seconds=10.0):
     """One run of the desk. False when it died: then its leases stay until they end."""
     with pubsub.clients() as (publisher, subscriber), (folder / "spool").open("w+b") as file:
-        desk = Desk(subscriber, town.project, ["shop-dead"], left=town.backlog, silence_seconds=silence_seconds)
+        desk = LeasedReader(subscriber, town.project, ["shop-dead"], left=town.backlog, silence_seconds=silence_seconds)
         spool = archive.Spool(file)
         urls = town.urls
         with desk, Inboxes(town.fleet, urls, Allowed()) as inboxes, archive.Archive(folder / "copies.ndjson") as copies:

@@ -11,16 +11,17 @@ from names_kit import keyed, name_of
 from patience import PATIENCE_SECONDS
 from sqlalchemy import insert, select, update
 
-from shardctl import database, lanes, schema, spec
-from shardctl.database import DatabaseError
 from shardctl.deadletter.inboxes import Allowed, Inboxes
 from shardctl.deadletter.letter import Message, note_of, read
-from shardctl.keyspace import slot_of
-from shardctl.schema import LaneState
-from shardctl.yamlfile import parse
+from shardctl.fleet.keyspace import slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import database, lanes, schema
+from shardctl.shard.database import DatabaseError
+from shardctl.shard.schema import LaneState
 
 pytestmark = pytest.mark.slow
-FLEET_SPEC = spec.of_file(parse(FLEET.format(project="desk-inbox", types=TYPES, topic_bits=""), "test"))
+FLEET_SPEC = fleet_from(parse(FLEET.format(project="desk-inbox", types=TYPES, topic_bits=""), "test"))
 NOW = datetime(2026, 5, 5, 12, tzinfo=UTC)
 KEY = next(key for key in map("Key {}".format, range(99)) if slot_of(key, 6) < 32)
 SLOT = slot_of(KEY, 6)

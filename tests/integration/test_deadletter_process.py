@@ -14,8 +14,8 @@ from deadletter_kit import BrokerThread, Town
 from patience import PATIENCE_SECONDS
 
 from shardctl.deadletter import pubsub
-from shardctl.deadletter.desk import Desk
-from shardctl.keyspace import slot_of
+from shardctl.deadletter.leasedreader import LeasedReader
+from shardctl.fleet.keyspace import slot_of
 from shardctl.local.servers.process import free_port
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_ctrl_c_hands_everything_back_and_a_kill_leaves_it_to_the_leases(town):
         town.publisher.publish(topic=dead, messages=[{"data": b"%d" % number}])
     with (
         pubsub.clients() as (_, subscriber),
-        Desk(subscriber, town.project, ["shop-dead"], silence_seconds=1.0) as other,
+        LeasedReader(subscriber, town.project, ["shop-dead"], silence_seconds=1.0) as other,
     ):
         next(other.read())
         town.publisher.publish(topic=dead, messages=[{"data": b"late"}])

@@ -7,12 +7,12 @@ import pytest
 from deadletter_kit import BrokerThread, Town
 from google.pubsub_v1 import SubscriberClient
 
-from shardctl import starter
 from shardctl.cli import main
-from shardctl.deadletter import desk as desks
+from shardctl.deadletter import leasedreader as desks
 from shardctl.deadletter import pubsub
-from shardctl.deadletter.desk import Desk, GoneError
+from shardctl.deadletter.leasedreader import GoneError, LeasedReader
 from shardctl.deadletter.pubsub import PubsubError
+from shardctl.fleet import scaffold
 from shardctl.local.servers.process import free_port
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def nobody(request, monkeypatch):
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shards.yaml").write_text(starter.text(1))
+    (tmp_path / "shards.yaml").write_text(scaffold.text(1))
 
 
 COMMANDS = [
@@ -66,7 +66,7 @@ def test_a_broker_that_goes_away_while_it_is_read_is_an_error(tmp_path, monkeypa
     town = Town(broker, tmp_path, "desk-gone")
     told = []
     with pubsub.clients() as (_, subscriber):
-        desk = Desk(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=60, tell=told.append)
+        desk = LeasedReader(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=60, tell=told.append)
         with desk:
             reading = desk.read()
             town.close()
@@ -80,11 +80,11 @@ def test_a_subscription_that_is_not_there_is_an_error_where_the_stream_stays_sil
     """The round trip finds it, whatever the stream says."""
     broker = BrokerThread()
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
-    monkeypatch.setattr(Desk, "_read", lambda *_: None)  # a stream that neither gives nor fails
+    monkeypatch.setattr(LeasedReader, "_read", lambda *_: None)  # a stream that neither gives nor fails
     try:
         with (
             pubsub.clients() as (_, subscriber),
-            Desk(subscriber, "p", ["missing"], silence_seconds=0.1) as desk,
+            LeasedReader(subscriber, "p", ["missing"], silence_seconds=0.1) as desk,
             pytest.raises(GoneError, match="missing isn't there"),
         ):
             list(desk.read())
@@ -102,7 +102,7 @@ def test_an_empty_subscription_answers_and_is_empty(tmp_path, monkeypatch):
     try:
         with (
             pubsub.clients() as (_, subscriber),
-            Desk(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=0.1) as desk,
+            LeasedReader(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=0.1) as desk,
         ):
             assert list(desk.read()) == []
     finally:

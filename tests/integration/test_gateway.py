@@ -10,7 +10,7 @@ import pytest
 from gateway_kit import fleet
 from gateway_process import running, until
 
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet.keyspace import digits_of, slot_of
 
 pytestmark = pytest.mark.slow
 FLEET = fleet("{max_body_bytes: 4096}")

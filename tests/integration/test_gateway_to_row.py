@@ -12,15 +12,15 @@ from gateway_process import Broker, Gateway, until
 from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 
-from shardctl import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers.process import free_port
-from shardctl.yamlfile import parse
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_request_becomes_a_row_once(tmp_path, database_url, redis_url):
-    fleet = spec.of_file(parse(FLEET + "gateway: {auth: none}\n", "test"))
+    fleet = fleet_from(parse(FLEET + "gateway: {auth: none}\n", "test"))
     shard = Shard(database_url)
     file, log = tmp_path / "shard.json", tmp_path / "consumer.log"
     file.write_text(shard.config.model_dump_json())

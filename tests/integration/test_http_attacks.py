@@ -16,8 +16,8 @@ from consumer_kit import Shard, config
 from gateway_kit import FLEET, fleet
 from gateway_process import running, until
 
+from shardctl.fleet.settings.delivery import Delivery
 from shardctl.local.servers.process import free_port
-from shardctl.settings.delivery import Delivery
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MOST_BYTES = 64 * MIB

@@ -8,13 +8,13 @@ from rowcopy_kit import Side
 from sqlalchemy.engine import make_url
 
 from consumer import database
-from consumer.errors import AgainError
-from shardctl import database as control
-from shardctl import spec
+from consumer.errors import TransientError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.provision import ProvisionError, provision_database
 from shardctl.rebalance.rows.fitness import unfit
+from shardctl.shard import database as control
 from shardctl.shard.keys import given_out
-from shardctl.yamlfile import parse
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,11 @@ def test_a_key_of_zero_stays_zero(shard, numbered):
     indirect=["url"],
 )
 def test_a_table_that_numbers_its_key_is_refused_until_its_repaired(url, change, fix):
-    fleet = spec.of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     shard = Shard(url)
     for statement in change.split("; "):
         shard.run(statement)
-    with pytest.raises(AgainError, match="key column Id") as refused:
+    with pytest.raises(TransientError, match="key column Id") as refused:
         database.check_keys(shard.engine, shard.dialect, CONFIG.message_types)
     with pytest.raises(ProvisionError, match="key column Id"):
         provision_database(fleet, fleet.shards[0], url)

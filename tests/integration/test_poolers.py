@@ -21,13 +21,13 @@ from sqlalchemy.engine import make_url
 from verify_kit import Fleet
 
 from consumer import database
-from consumer.errors import AgainError
-from shardctl import database as control
-from shardctl import spec
+from consumer.errors import TransientError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers import PostgresServer
 from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
-from shardctl.yamlfile import parse
+from shardctl.shard import database as control
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_writes_of_many_clients_at_once_land_in_their_own_tables(pooler, shard):
             keys = [f"{kind}-{number}-{batch}-{each}" for each in range(WRITES)]
             try:
                 store.apply([write(kind, {"customer_id": key}) for key in keys])
-            except AgainError as error:
+            except TransientError as error:
                 failures.append(error)
         engine.dispose()
 
@@ -161,7 +161,10 @@ def test_every_transaction_is_bounded_and_leaves_nothing_in_its_session(shard):
 
 
 def test_a_statement_that_takes_too_long_is_ended(shard):
-    with pytest.raises(AgainError, match="statement timeout"), database.transaction(shard.engine, shard.dialect) as at:
+    with (
+        pytest.raises(TransientError, match="statement timeout"),
+        database.transaction(shard.engine, shard.dialect) as at,
+    ):
         at.execute(text("SELECT pg_sleep(30)"))
 
 
@@ -169,14 +172,14 @@ def test_a_replica_that_stops_in_its_transaction_is_cut_off(shard):
     with shard.engine.connect() as stopped, another_client(shard) as mover:
         shard.store._fence.share(stopped)
         mover.execute("UPDATE shardctl_fence SET version = version + 1")  # waits for the share to end
-        with pytest.raises(AgainError), database.translated():
+        with pytest.raises(TransientError), database.translated():
             shard.store._fence.share(stopped)
     assert shard.settle(write("customer", {"customer_id": "1"})).applied == 1
 
 
 def test_a_server_that_only_reads_is_tried_again(shard):
     spoil_every_session(shard, "SET default_transaction_read_only = on")
-    with pytest.raises(AgainError, match="read-only"):
+    with pytest.raises(TransientError, match="read-only"):
         shard.store.apply([write("customer", {"customer_id": "1"})])
     spoil_every_session(shard, "RESET default_transaction_read_only")
     assert shard.settle(write("customer", {"customer_id": "1"})).applied == 1
@@ -216,7 +219,7 @@ def test_a_pooler_that_met_its_server_as_a_standby_is_no_hindrance_once_it_takes
 
 
 def test_tables_are_made_and_found_through_it(pooler, database_url):
-    fleet = spec.of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     first, again = (provision_database(fleet, fleet.shards[0], pooler.url(database_url)) for _ in range(2))
     assert (first.action, again.action) == ("create", "identical")
 

@@ -11,12 +11,13 @@ import pytest
 from google.cloud import pubsub_v1
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec, starter, topology, yamlfile
+from shardctl.broker import protos  # noqa: F401 - the broker must be there
 from shardctl.cli import main
-from shardctl.local.broker import protos  # noqa: F401 - the broker must be there
-from shardctl.message import Write
+from shardctl.fleet import scaffold, topology, yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.provision import ProvisionError, provision_database, provision_pubsub
 from shardctl.publisher import Publisher
+from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def fleet(request, broker_host, monkeypatch):
     """A fleet in a project of its own."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker_host)
     project = f"test-{abs(hash(request.node.name)) % 10**9:09}"
-    return spec.of_file(yamlfile.parse(starter.text(3).replace("my-project", project)))
+    return fleet_from(yamlfile.parse(scaffold.text(3).replace("my-project", project)))
 
 
 @pytest.fixture
@@ -74,9 +75,12 @@ def test_provision_updates_what_can_be_and_refuses_the_rest(fleet, clients):
     updates = [step for step in provision_pubsub(changed, *clients) if step.action == "update"]
     assert [step.fields for step in updates] == [("dead_letter_policy",)] * 3
     assert {step.action for step in provision_pubsub(changed, *clients)} == {"identical"}
-    moved = spec.of_file(
+    moved = fleet_from(
         yamlfile.parse(
-            starter.text(3).replace("my-project", fleet.project).replace("0-351", "0-319").replace("352-671", "320-671")
+            scaffold.text(3)
+            .replace("my-project", fleet.project)
+            .replace("0-351", "0-319")
+            .replace("352-671", "320-671")
         )
     )
     with pytest.raises(ProvisionError, match=r"its filter is .* new generation with `shardctl rebalance`") as error:
@@ -124,7 +128,7 @@ def test_a_topic_that_isnt_there_ends_it(fleet):
 
 def test_the_commands_on_a_broker(fleet, clients, tmp_path, capsys, monkeypatch):
     path = tmp_path / "shards.yaml"
-    path.write_text(starter.text(3).replace("my-project", fleet.project))
+    path.write_text(scaffold.text(3).replace("my-project", fleet.project))
     assert main(["provision", "-f", str(path), "--no-databases", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"create topic projects/{fleet.project}/topics/data-writes"
     assert main(["provision", "-f", str(path), "--no-databases", "--json"]) == 0
@@ -143,7 +147,7 @@ def test_the_commands_on_a_broker(fleet, clients, tmp_path, capsys, monkeypatch)
 def test_ctrl_c_flushes_what_was_taken(fleet, clients, tmp_path):
     provision_pubsub(fleet, *clients)
     path = tmp_path / "shards.yaml"
-    path.write_text(starter.text(3).replace("my-project", fleet.project))
+    path.write_text(scaffold.text(3).replace("my-project", fleet.project))
     process = subprocess.Popen(
         [sys.executable, "-m", "shardctl", "publish", "-f", str(path), "--json"],
         stdin=subprocess.PIPE,

@@ -12,11 +12,11 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from patience import PATIENCE_SECONDS
 
-from shardctl import spec
-from shardctl.drift import pubsub_drift, told
-from shardctl.local.broker import Broker
+from shardctl.broker import Broker
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.provision import provision_pubsub
-from shardctl.yamlfile import parse
+from shardctl.render.drift import pubsub_drift, told
 
 pytestmark = pytest.mark.slow
 PULL = """
@@ -54,7 +54,7 @@ def clients():
 def test_a_fleet_goes_to_push_and_back_in_place(clients):
     changed = []
     for text in (PULL, PUSH, f"{PUSH}  wrapped: false\n", PUSH, PULL):
-        fleet = spec.of_file(parse(text))
+        fleet = fleet_from(parse(text))
         steps = provision_pubsub(fleet, *clients)
         changed += [(step.action, step.fields) for step in steps if step.name == NAME]
         assert not pubsub_drift(fleet, *clients)  # and is then as it should be
@@ -62,13 +62,13 @@ def test_a_fleet_goes_to_push_and_back_in_place(clients):
 
 
 def test_drift_tells_both_sides(clients):
-    provision_pubsub(spec.of_file(parse(PULL)), *clients)
-    [step] = pubsub_drift(spec.of_file(parse(PUSH)), *clients).steps
+    provision_pubsub(fleet_from(parse(PULL)), *clients)
+    [step] = pubsub_drift(fleet_from(parse(PUSH)), *clients).steps
     assert "push_config: empty → push_endpoint https://push.example.com/shop/s0/shop-s0-g1" in told(step)
 
 
 def test_what_the_service_adds_is_no_drift(clients):
-    fleet = spec.of_file(parse(PUSH))
+    fleet = fleet_from(parse(PUSH))
     provision_pubsub(fleet, *clients)
     found = clients[1].get_subscription(subscription=NAME)
     found.push_config.attributes["x-goog-version"] = "v1"

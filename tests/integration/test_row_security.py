@@ -11,14 +11,15 @@ from rowcopy_kit import KINDS
 from rowcopy_places import places
 from sqlalchemy.engine import make_url
 
-from consumer.errors import AgainError
-from shardctl import adopt, database
-from shardctl.keyspace import SlotRule, SlotSet
+from consumer.errors import TransientError
+from shardctl.fleet.keyspace import SlotRule, SlotSet
 from shardctl.rebalance.rows.fitness import unfit
 from shardctl.rebalance.rows.removal import RemovalError, delete_slots
 from shardctl.rebalance.rows.rowcopy import copy_slot
 from shardctl.rebalance.rows.tables import row_counts, slot_tables
-from shardctl.verifyrows import check_table
+from shardctl.shard import database
+from shardctl.verification import adopt
+from shardctl.verification.rows import check_table
 
 pytestmark = pytest.mark.slow
 __all__ = ["places"]
@@ -152,7 +153,7 @@ def shards(database_url, mover):
 def test_a_write_to_a_hidden_row_waits_instead_of_touching_nothing(shards, operation):
     owner, bound = shards
     waiting = write("customer", {"customer_id": "bob", "name": "Bob"}, operation)
-    with pytest.raises(AgainError, match='row-level security policy for table "customers"'):
+    with pytest.raises(TransientError, match='row-level security policy for table "customers"'):
         bound.store.apply([waiting])
     assert owner.rows(CUSTOMERS) == [("ann", None), ("bob", None)]
     owner.run(f"ALTER ROLE {ROLE} BYPASSRLS")

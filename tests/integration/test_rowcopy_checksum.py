@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from rowcopy_kit import FLEET, KINDS
 from rowcopy_places import PRODUCTS, places, sides
 
-from shardctl import database, spec
-from shardctl.keyspace import SlotRule, slot_of, slot_of_time
+from shardctl.fleet.keyspace import SlotRule, slot_of, slot_of_time
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.checksum import expected_slot, prepare
 from shardctl.rebalance.rows.tables import slot_tables
-from shardctl.yamlfile import parse
+from shardctl.shard import database
 
 pytestmark = pytest.mark.slow
 __all__ = ["places", "sides"]
@@ -75,7 +76,7 @@ def test_the_databases_keep_remainders_together_as_producers_do(places, product,
 @pytest.mark.parametrize("field", ["a_time", "a_bigint"])
 def test_the_databases_count_time_buckets_as_producers_do(places, product, unit, field):
     text_of = FLEET.replace("key: id\n", f"key: id\n    time_bucket: {{field: {field}, unit: {unit}}}\n", 1)
-    kind = spec.of_file(parse(text_of, "test")).message_types["thing"]
+    kind = fleet_from(parse(text_of, "test")).message_types["thing"]
     side = places.side(product)
     edges = [datetime(1970, 1, 1, tzinfo=UTC) + n * timedelta(hours=12) + off * timedelta(microseconds=1)
              for n in range(-40, 100) for off in (-1, 0)]  # fmt: skip

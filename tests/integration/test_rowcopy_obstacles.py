@@ -10,15 +10,16 @@ from rowcopy_kit import FLEET, KINDS, copy
 from rowcopy_places import POSTGRES, PRODUCTS, places, sides
 from sqlalchemy.engine import make_url
 
-from shardctl import database, spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.fitness import unfit
 from shardctl.rebalance.rows.removal import RemovalError, delete_slots, not_deletable
-from shardctl.yamlfile import parse
+from shardctl.shard import database
 
 pytestmark = pytest.mark.slow
 __all__ = ["places", "sides"]
 
-LINE_KINDS = spec.of_file(
+LINE_KINDS = fleet_from(
     parse(FLEET.replace("note: text}", "note: text}\n    slot_tables: {a_lines: its_slot}"), "test")
 ).message_types
 MARIADB = pytest.mark.parametrize("sides", [("mariadb", "mariadb")], ids=["mariadb"], indirect=True)

@@ -12,11 +12,11 @@ from names_kit import name_of
 from rowcopy_kit import KINDS, THING, copy
 from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
 
-from shardctl import schema
-from shardctl.database import DatabaseError
 from shardctl.rebalance.rows import transfer
 from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.rebalance.rows.rowcopy import CopyError, CopyMismatchError
+from shardctl.shard import schema
+from shardctl.shard.database import DatabaseError
 
 pytestmark = pytest.mark.slow
 __all__ = ["places", "sides"]

@@ -9,12 +9,13 @@ from rowcopy_kit import FLEET, KINDS, copy
 from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
 from sqlalchemy import text
 
-from shardctl import database, spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.fitness import unfit
 from shardctl.rebalance.rows.removal import RemovalError, _check_nobodys, delete_slots
 from shardctl.rebalance.rows.tables import row_counts
-from shardctl.schema import LaneState
-from shardctl.yamlfile import parse
+from shardctl.shard import database
+from shardctl.shard.schema import LaneState
 
 pytestmark = pytest.mark.slow
 __all__ = ["places", "sides"]
@@ -28,7 +29,7 @@ def product(request):
 # --- foreign keys -------------------------------------------------------------------------------------------------------
 
 LINES = FLEET.replace("note: text}", "note: text}\n    slot_tables: {a_lines: its_slot}")
-LINE_KINDS = spec.of_file(parse(LINES, "test")).message_types
+LINE_KINDS = fleet_from(parse(LINES, "test")).message_types
 CHILD = "CREATE TABLE a_lines (id varchar(20) PRIMARY KEY, its_slot int NOT NULL, order_id varchar(255) {}{})"
 OF_ORDER = "REFERENCES a_orders (id)"
 

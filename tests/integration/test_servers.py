@@ -25,9 +25,9 @@ from shardctl.local.servers import (
     StartError,
 )
 from shardctl.local.servers.family import alive, children
-from shardctl.local.servers.guard import Guard
 from shardctl.local.servers.install import find_bin_dir
 from shardctl.local.servers.process import HOST, wait_until
+from shardctl.local.servers.watchdog import Guard
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from shardctl import starter
+from shardctl.fleet import scaffold
 
 pytestmark = pytest.mark.slow
 PATIENCE_SECONDS = 60.0
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 60.0
 @pytest.fixture
 def provision(tmp_path):
     """`shardctl provision`, begun, with a Pub/Sub that accepts connections and never answers; killed at the end."""
-    (tmp_path / "shards.yaml").write_text(starter.text(1))
+    (tmp_path / "shards.yaml").write_text(scaffold.text(1))
     environment = os.environ | {
         "SHARDCTL_AUDIT_LOG": str(tmp_path / "audit.jsonl"),
         "SHARDCTL_DATABASE_URL_S0": f"sqlite:///{tmp_path}/0.db",

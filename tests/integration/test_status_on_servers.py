@@ -10,13 +10,16 @@ from sqlalchemy import delete, insert, update
 
 from consumer.health import Health
 from consumer.metrics import Metrics
-from shardctl import identity, schema, spec, yamlfile
-from shardctl.database import connect, writing
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.servers.process import Server, wait_until
 from shardctl.provision import provision_database
-from shardctl.schema import LaneState
+from shardctl.shard import schema
+from shardctl.shard.database import connect, writing
+from shardctl.shard.schema import LaneState
 from shardctl.status.databases import Databases, heat
 from shardctl.status.prometheus import Prometheus, PrometheusError
+from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +35,7 @@ shards: [{name: s0, slots: 0-15}]
 
 @pytest.fixture
 def fleet():
-    return spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+    return fleet_from(yamlfile.parse(FLEET, "shards.yaml"))
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])

@@ -27,20 +27,22 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 
 from consumer import database as consumers
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
-from shardctl import database, identity, schema, upgrade, verify
 from shardctl.deadletter.inboxes import Allowed, Inboxes
 from shardctl.deadletter.letter import Message
 from shardctl.deadletter.letter import read as read_letter
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.yamlfile import parse
 from shardctl.provision import ProvisionError, provision_database
 from shardctl.rebalance import preflight
-from shardctl.schema import KeyText
-from shardctl.settings.consuming import Batching
-from shardctl.spec import of_file
-from shardctl.yamlfile import parse
+from shardctl.shard import database, schema, upgrade
+from shardctl.shard.schema import KeyText
+from shardctl.verification import verify
+from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 MOMENT = datetime(2026, 5, 4, 3, 2, 1, 123_456, tzinfo=UTC)
@@ -207,7 +209,7 @@ def tables(engine):
 
 
 def provision(url):
-    fleet = of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     return provision_database(fleet, fleet.shards[0], url)
 
 
@@ -323,11 +325,11 @@ def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, ur
     parsed = make_url(url)
     reading, dialect = consumers.engine_of(parsed, Batching()), consumers.dialect_of(parsed)
     store = Store(reading, dialect, Fence(dialect), SqlSink(dialect, {}))
-    with pytest.raises(AgainError, match=r"its inbox is of shardctl 0\.1\.0: run `shardctl provision`"):
+    with pytest.raises(TransientError, match=r"its inbox is of shardctl 0\.1\.0: run `shardctl provision`"):
         store.check_tables()
     with database.writing(engine) as connection:
         connection.execute(text("ALTER TABLE shardctl_inbox RENAME TO shardctl_inbox_0_1"))
-    with pytest.raises(AgainError, match="there is no inbox, or it is being upgraded"):
+    with pytest.raises(TransientError, match="there is no inbox, or it is being upgraded"):
         store.check_tables()
     provision(url)
     store.check_tables()
@@ -335,7 +337,7 @@ def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, ur
 
 
 def test_the_tools_say_what_to_do_with_old_tables(engine, url):
-    fleet = of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     assert "its inbox is of shardctl 0.1.0" in verify.verify(fleet, {"s0": engine}).faults[0].what
     _, faults = preflight.look({"s0": engine})
     assert "shard s0: its inbox is of shardctl 0.1.0: run `shardctl provision`" in faults[0]

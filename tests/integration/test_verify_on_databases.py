@@ -6,7 +6,7 @@ import pytest
 from names_kit import keyed
 from verify_kit import Fleet, key_in
 
-from shardctl.schema import LaneState
+from shardctl.shard.schema import LaneState
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from consumer import inbox
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, BlockedError, NeverError
+from consumer.errors import BlockedError, PermanentError, TransientError
 from consumer.store import Outcome
-from shardctl import identity
+from shardctl.wire import identity
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 
@@ -92,7 +92,7 @@ class Database:
 
         def go_on() -> None:
             if not transaction.open:
-                answer(AgainError(GONE))
+                answer(TransientError(GONE))
                 return
             while todo:
                 identity = identity_of(todo[-1])
@@ -130,7 +130,7 @@ class Database:
 
         def go_on() -> None:
             if not transaction.open:
-                answer(AgainError(GONE))
+                answer(TransientError(GONE))
             elif transaction.operations != turn:
                 pass
             elif locked := next((write.partition_key for write in writes if write.partition_key in self._locked), None):
@@ -169,7 +169,7 @@ class Database:
             return
         if self._draw() < self.fail_commit:
             self.end(transaction)
-            answer(BlockedError("deadlock detected") if self._draw() < 0.5 else AgainError("commit failed"))
+            answer(BlockedError("deadlock detected") if self._draw() < 0.5 else TransientError("commit failed"))
             return
         dead = [delivery for delivery in transaction.recorded if delivery.fault]
         self._watcher.committed(transaction.process, transaction.writes, dead)
@@ -211,7 +211,7 @@ class Database:
 
     def _may_work(self, transaction: Transaction, answer: Answer) -> bool:
         if not transaction.open:
-            answer(AgainError(GONE))
+            answer(TransientError(GONE))
         transaction.operations += 1
         return transaction.open
 
@@ -237,7 +237,7 @@ class SimStore:
         begun: list[Transaction] = []
         try:
             return await self._apply(process, deliveries, begun, lock_seconds)
-        except AgainError:
+        except TransientError:
             for transaction in begun:  # the pool drops the connection, and the server will notice
                 self._loop.after(self._network.delay("database") * 3, self._database.end, transaction)
             raise
@@ -268,7 +268,7 @@ class SimStore:
         if refused:
             self._loop.after(0.0, self._database.end, transaction)
             for delivery in refused:
-                delivery.fault = NeverError("constraint", "number must not be negative")
+                delivery.fault = PermanentError("constraint", "number must not be negative")
             return Outcome(poison=tuple(refused))
         await self._commit(transaction)
         return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), held=held)
@@ -294,7 +294,7 @@ class SimStore:
 
     async def _request(self, serve: Callable[[Answer], None]) -> Any:
         timeout = self._database.statement_timeout_seconds + ANSWER_SECONDS
-        return await self._network.request("database", serve, timeout, lambda why: AgainError(f"database: {why}"))
+        return await self._network.request("database", serve, timeout, lambda why: TransientError(f"database: {why}"))
 
 
 def _first(deliveries: Sequence[Delivery]) -> list[Delivery]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
 
-from shardctl import identity
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.wire import identity
 
 PubsubMessagePb, ReceivedMessagePb = PubsubMessage.pb(), ReceivedMessage.pb()
 SLOT_BITS = 3

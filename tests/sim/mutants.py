@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.handle import Handled, Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.replica import Replica
 from consumer.store import Outcome
-from shardctl import identity
+from shardctl.wire import identity
 from tests.sim.database import SimStore, Transaction, identity_of
 from tests.sim.network import Answer
 from tests.sim.world import Parts
@@ -48,7 +48,7 @@ class ForgetsFailedBatches(Handler):
     async def handle(self, batch: Batch) -> Handled:
         try:
             return await super().handle(batch)
-        except AgainError:
+        except TransientError:
             return Handled(())
 
 
@@ -67,7 +67,7 @@ class DeadLettersInBackground(Handler):
 
 
 async def _quietly(publishing) -> None:
-    with contextlib.suppress(AgainError):
+    with contextlib.suppress(TransientError):
         await publishing
 
 
@@ -184,7 +184,7 @@ class WaitsTogether(Batcher):
 class PausesForOne(Replica):
     """Nothing is taken in while one slot waits."""
 
-    def _wait_alone(self, batch: Batch, error: AgainError) -> None:
+    def _wait_alone(self, batch: Batch, error: TransientError) -> None:
         super()._wait_alone(batch, error)
         self._intake.pause()
 

@@ -56,7 +56,7 @@ class Scenario:
     publications: list[Publication]
     replicas: int = 2
     subscriptions: int = 1
-    settings: dict[str, object] = field(default_factory=dict)  # of `shardctl.settings.consuming.Batching`
+    settings: dict[str, object] = field(default_factory=dict)  # of `shardctl.fleet.settings.consuming.Batching`
     faults: list[Fault] = field(default_factory=list)
     traps: list[Trap] = field(default_factory=list)
     weather: dict[str, Weather] = field(default_factory=lambda: {service: Weather() for service in SERVICES})

@@ -9,14 +9,14 @@ from sqlalchemy import Engine, make_url, text
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.dialects import SQLite
+from consumer.errors import TransientError
 from consumer.fence import Fence
-from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Store
-from shardctl import schema
-from shardctl.schema import LaneState
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.shard import schema
+from shardctl.shard.schema import LaneState
 from tests.sim.database import Identity, Watcher, identity_of
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
@@ -88,11 +88,11 @@ class SqlDatabase:
 
     def serve(self, process: Process, store: Store, deliveries: Sequence[Delivery], answer: Answer) -> None:
         if self._draw() < self.fail_commit:
-            answer(AgainError("commit failed"))
+            answer(TransientError("commit failed"))
             return
         try:
             outcome = store.apply(deliveries)
-        except AgainError as error:
+        except TransientError as error:
             answer(error)
             return
         self._tell_what_is_new(process, deliveries)
@@ -125,4 +125,4 @@ class SqlStore:
         def serve(answer: Answer) -> None:
             self._shard.serve(process, self._store, deliveries, answer)
 
-        return await self._network.request("database", serve, 20.0, lambda why: AgainError(f"database: {why}"))
+        return await self._network.request("database", serve, 20.0, lambda why: TransientError(f"database: {why}"))

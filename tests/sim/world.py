@@ -15,17 +15,18 @@ from typing import Any
 from google.api_core.exceptions import ServiceUnavailable
 
 from consumer.deadletters import DeadLetterTopic
+from consumer.dialects import SQLite
 from consumer.handle import Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
-from consumer.outbox import Again
-from consumer.redisgate import RedisGate
+from consumer.publishing import Again
+from consumer.redisbreaker import RedisBreaker
 from consumer.replica import NotDrainedError, Replica
-from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
-from shardctl import spec, yamlfile
-from shardctl.shardconfig import ShardConfig, slice_of
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.shardconfig import ShardConfig, slice_of
 from tests.sim.broker import Broker, Subscriber
 from tests.sim.database import Database, SimStore
 from tests.sim.loop import Process, SimLoop
@@ -190,7 +191,7 @@ class World:
         config, parts, clock = self._config, self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
-        locks = parts.locks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
+        locks = parts.locks(redis, RedisBreaker(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
         subscriber = Subscriber(self.loop, self._network, self._brokers)
         intake = parts.intake(
             subscriber, config, clock, METRICS, slow_start=self._scenario.slow_start, suspects=self._suspects
@@ -422,5 +423,5 @@ shards:
   - name: s0
     slots: "0-{(1 << SLOT_BITS) - 1}"
 """
-    fleet = spec.of_file(yamlfile.parse(text))
+    fleet = fleet_from(yamlfile.parse(text))
     return slice_of(fleet, fleet.shards[0])

@@ -1,6 +1,7 @@
 """Small fleets for tests."""
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 
 HEAD = """\
 fleet: orders
@@ -22,4 +23,4 @@ def text(shards, *, slot_bits=10, topic_bits=0, types=("a", "b"), more=""):
 
 
 def fleet(shards, **settings):
-    return spec.of_file(yamlfile.parse(text(shards, **settings)))
+    return fleet_from(yamlfile.parse(text(shards, **settings)))

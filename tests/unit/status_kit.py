@@ -13,13 +13,14 @@ from urllib.parse import parse_qs
 from fleets import fleet
 from sqlalchemy import insert, update
 
-from shardctl import identity, schema
-from shardctl.database import connect, writing
 from shardctl.provision import provision_database
 from shardctl.rebalance import journal
 from shardctl.rebalance.backlog import Backlog
-from shardctl.schema import LaneState
+from shardctl.shard import schema
+from shardctl.shard.database import connect, writing
+from shardctl.shard.schema import LaneState
 from shardctl.status.report import Work
+from shardctl.wire import identity
 
 BITS = 4
 AFTER = (

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from disk_kit import full, no_more_bytes, small_disk
 
-from shardctl import atomicfile, guard, spec, starter
+from shardctl import atomicfile, lockfile
 from shardctl.atomicfile import FileError, FileThereError
 from shardctl.cli import main
+from shardctl.fleet import scaffold
+from shardctl.fleet.load import load_fleet
 from shardctl.status.localfile import LocalFile
 
 ROOT = Path(__file__).parents[2]
@@ -151,11 +153,11 @@ def render(path):
 
 def lock(path):
     file = path.parent / "shards.yaml"
-    link = guard.path_of(file)
+    link = lockfile.path_of(file)
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
-    with pytest.raises(guard.GuardError):
-        guard.write(file, spec.load(file))
+    with pytest.raises(lockfile.GuardError):
+        lockfile.write(file, load_fleet(file))
     return 1
 
 
@@ -182,7 +184,7 @@ def failing(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("write", WRITERS, ids=lambda each: each.__name__)
 def test_a_write_that_fails_leaves_the_old_content(failing, write, capsys):
     folder, failure = failing
-    (folder / "shards.yaml").write_text(starter.text(3))
+    (folder / "shards.yaml").write_text(scaffold.text(3))
     path = folder / "target"
     path.write_bytes(b"old\n")
     path.chmod(0o640)

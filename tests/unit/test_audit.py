@@ -51,7 +51,9 @@ def test_the_first_line_is_in_the_log_before_the_first_effect(folder, monkeypatc
     log = folder / "audit.jsonl"
     monkeypatch.setenv("SHARDCTL_AUDIT_LOG", str(log))
     seen = []
-    monkeypatch.setattr("shardctl.adopt.add_column", lambda *_: seen.append(json.loads(log.read_text())["result"]))
+    monkeypatch.setattr(
+        "shardctl.verification.adopt.add_column", lambda *_: seen.append(json.loads(log.read_text())["result"])
+    )
     main(["adopt", "--yes"])
     assert seen[0] == "begun"
 
@@ -69,7 +71,7 @@ def test_what_fails_says_so(folder, capsys, monkeypatch, ends_by, code, result, 
     def fail(*_):
         raise ends_by
 
-    monkeypatch.setattr("shardctl.adopt.give_slots", fail)
+    monkeypatch.setattr("shardctl.verification.adopt.give_slots", fail)
     assert main(["adopt", "--yes"]) == code
     begun, ended = lines(capsys.readouterr().err)
     assert (begun["result"], ended["result"], ended.get("error")) == ("begun", result, error)

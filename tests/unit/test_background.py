@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from shardctl.background import Background, TaskEndedError, start_thread
+from shardctl.supervision.background import Background, TaskEndedError, start_thread
 
 log = logging.getLogger("test")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardctl.backoff import backoff
+from shardctl.supervision.backoff import backoff
 
 
 @given(failures=st.integers(0, 1_000_000), draw=st.floats(0, 1))

@@ -17,20 +17,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.sinks import values
-from shardctl.bodies import Rules
 from shardctl.gateway.encoding import LINE, Encoder
 from shardctl.gateway.fields import FieldError
-from shardctl.jsontext import MAX_DEPTH, JsonBody, JsonError, exact, written
-from shardctl.lines import LineError, body_text, fields_of, write_of
-from shardctl.message import InvalidWriteError, Write, encode
-from shardctl.values import LIMITS, strictest
+from shardctl.wire.bodies import Rules
+from shardctl.wire.jsonlines import LineError, body_text, fields_of, write_of
+from shardctl.wire.jsontext import MAX_DEPTH, JsonBody, JsonError, exact, written
+from shardctl.wire.message import InvalidWriteError, Write, encode
+from shardctl.wire.values import LIMITS, strictest
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 FLEETS = {names: fleet(*names) for names in {case.databases for case in CASES.values()}}
 DOORS = {names: Encoder(of) for names, of in FLEETS.items()}
-REFUSALS = (FieldError, JsonError, LineError, InvalidWriteError, NeverError)
+REFUSALS = (FieldError, JsonError, LineError, InvalidWriteError, PermanentError)
 RULES = {name: Rules(fleet(name).message_types[TYPE], limits) for name, limits in LIMITS.items()}
 
 
@@ -110,7 +110,7 @@ def fault_of(delivery, database):
     """The reason why a consumer of that database refuses it; None where it doesn't."""
     try:
         values.read(delivery, RULES[database])
-    except NeverError as fault:
+    except PermanentError as fault:
         return fault.reason
     return None
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardctl.local.broker.errors import InvalidArgumentError
-from shardctl.local.broker.filter import FilterSyntaxError, compile_filter
+from shardctl.broker.errors import InvalidArgumentError
+from shardctl.broker.filter import FilterSyntaxError, compile_filter
 
 
 @pytest.mark.parametrize(

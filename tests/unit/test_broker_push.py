@@ -24,11 +24,11 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 from grpc.aio import insecure_channel
 from patience import PATIENCE_SECONDS
 
-from shardctl.local.broker import Broker
-from shardctl.local.broker.config import check_push
-from shardctl.local.broker.errors import InvalidArgumentError
-from shardctl.local.broker.protos import of
-from shardctl.local.broker.tokens import ISSUER, KeysServer, Signer
+from shardctl.broker import Broker
+from shardctl.broker.config import check_push
+from shardctl.broker.errors import InvalidArgumentError
+from shardctl.broker.protos import of
+from shardctl.broker.tokens import ISSUER, KeysServer, Signer
 from shardctl.oidc import TokenError, Verifier
 
 TOPIC, NAME = "projects/test-project/topics/writes", "projects/test-project/subscriptions/s-g1"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from shardctl.local.broker import names
-from shardctl.local.broker.errors import (
+from shardctl.broker import names
+from shardctl.broker.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
 )
-from shardctl.local.broker.message import encode
-from shardctl.local.broker.protos import of
-from shardctl.local.broker.reader import Reader
-from shardctl.local.broker.registry import Registry
+from shardctl.broker.message import encode
+from shardctl.broker.orderingqueue import Reader
+from shardctl.broker.protos import of
+from shardctl.broker.registry import Registry
 
 Topic, Subscription, PubsubMessage, PublishRequest = map(
     of, ("Topic", "Subscription", "PubsubMessage", "PublishRequest")

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from properties import examples
 
-from shardctl.local.broker.faults import Faults, Injector
-from shardctl.local.broker.lane import State
-from shardctl.local.broker.message import Message
-from shardctl.local.broker.reader import Reader
-from shardctl.local.broker.settings import Backoff, Settings
-from shardctl.local.broker.subscription import Subscription
+from shardctl.broker.faults import Faults, Injector
+from shardctl.broker.message import Message
+from shardctl.broker.orderingqueue import Reader, State
+from shardctl.broker.settings import Backoff, Settings
+from shardctl.broker.subscription import Subscription
 
 ORDERED = Settings(ordering=True)
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from fleets import text
 
-from shardctl import cli, starter
+from shardctl import cli
 from shardctl.cli import main
+from shardctl.fleet import scaffold
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def run(tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "shards.yaml"
-    path.write_text(starter.text(3))
+    path.write_text(scaffold.text(3))
     return path
 
 
@@ -88,7 +89,7 @@ def failing(monkeypatch, error):
     def fail():
         raise error
 
-    monkeypatch.setattr("shardctl.spec.json_schema", fail)
+    monkeypatch.setattr("shardctl.fleet.spec.json_schema", fail)
 
 
 def test_a_bug_ends_with_3_and_a_file(run, monkeypatch):
@@ -127,7 +128,7 @@ def test_a_closed_pipe_is_quiet():
 
 
 def test_the_shipped_file_is_what_init_writes():
-    assert (ROOT / "shards.yaml").read_text() == starter.text(3)
+    assert (ROOT / "shards.yaml").read_text() == scaffold.text(3)
 
 
 def test_init_writes_and_never_overwrites(run, tmp_path):

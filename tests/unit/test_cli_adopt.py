@@ -5,9 +5,10 @@ import sqlite3
 
 import pytest
 
-from shardctl import spec
 from shardctl.cli import main
-from shardctl.keyspace import SlotRule
+from shardctl.fleet import spec
+from shardctl.fleet.keyspace import SlotRule
+from shardctl.fleet.load import load_fleet
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("modulo", [2, 3, 5, 16, 100, 256])
 def test_each_remainder_has_its_shard(run, modulo):
     assert run("init", "--from-modulo", str(modulo), "--key", "tenant", "--table", "tenants")[0] == 0
-    fleet = spec.load()
+    fleet = load_fleet()
     assert len(fleet.shards) == fleet.routing.modulo == modulo
     for key in range(3 * modulo):
         assert fleet.routing.rule.slot_of(str(key)) in fleet.shards[key % modulo].slots

@@ -12,9 +12,11 @@ from test_redaction import CANARY, ODD_URLS
 import consumer.logs
 import consumer.settings
 import shardctl.gateway.logs
-from shardctl import audit, provision, spec, starter, yamlfile
+from shardctl import audit, provision
 from shardctl.cli import app, main
 from shardctl.errors import ShardctlError, UsageError
+from shardctl.fleet import scaffold, yamlfile
+from shardctl.fleet.load import fleet_from
 
 GONE = "127.0.0.1:1"  # nobody listens there, which is found out at once
 
@@ -100,7 +102,7 @@ def test_a_wrong_command_line_is_not_repeated(shown, words):
 
 @pytest.mark.parametrize("url", DATABASES.values(), ids=DATABASES)
 def test_a_database_that_cant_be_made_is_shown_without_its_password(url):
-    fleet = spec.of_file(yamlfile.parse(starter.text(1)))
+    fleet = fleet_from(yamlfile.parse(scaffold.text(1)))
     with pytest.raises(ShardctlError) as caught:
         provision.provision_database(fleet, fleet.shards[0], url)
     assert CANARY not in str(caught.value)
@@ -158,7 +160,7 @@ def put(data, path, value, *, key=False):
 
 
 FLEET = {
-    **yaml.safe_load(starter.text(2)),
+    **yaml.safe_load(scaffold.text(2)),
     "labels": {"team": "a"},
     "schedules": [{"name": "nightly", "cron": "0 1 * * *", "type": "order", "body": {"id": 1}}],
     "gateway": {
@@ -181,7 +183,7 @@ def test_a_url_in_the_wrong_place_of_the_file_is_not_repeated(url):
     for path in places(FLEET):
         for data in (put(FLEET, path, url), put(FLEET, path, [url]), put(FLEET, path, url, key=True)):
             try:
-                spec.of_file(yamlfile.parse(json.dumps(data)))
+                fleet_from(yamlfile.parse(json.dumps(data)))
             except UsageError as error:
                 refused.append(str(error))
     assert [text for text in refused if CANARY in text] == []
@@ -192,7 +194,7 @@ def test_a_url_in_the_wrong_place_of_the_file_is_not_repeated(url):
 @pytest.mark.parametrize("url", [f'"{ODD_URLS["plain"]}"', ODD_URLS["plain"], ODD_URLS["no scheme"]])
 def test_a_file_that_isnt_yaml_is_not_repeated(text, url):
     with pytest.raises(UsageError) as caught:
-        spec.of_file(yamlfile.parse(text.replace("{}", url)))
+        fleet_from(yamlfile.parse(text.replace("{}", url)))
     assert CANARY not in str(caught.value)
 
 

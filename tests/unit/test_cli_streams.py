@@ -7,8 +7,8 @@ from threading import Event
 import pytest
 from patience import PATIENCE_SECONDS
 
-from shardctl import starter
 from shardctl.cli import main, terminal
+from shardctl.fleet import scaffold
 
 COMMANDS = [
     "--help",
@@ -29,7 +29,7 @@ COMMANDS = [
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = starter.text(3)
+    text = scaffold.text(3)
     (tmp_path / "shards.yaml").write_text(text)
     return text
 
@@ -90,7 +90,7 @@ def test_a_closed_stderr_puts_no_talk_among_the_data(fleet, monkeypatch, capsys)
 
 
 def test_a_bug_is_told_where_no_file_can_keep_its_traceback(fleet, monkeypatch, capsys):
-    monkeypatch.setattr("shardctl.starter.text", lambda _: 1 / 0)
+    monkeypatch.setattr("shardctl.fleet.scaffold.text", lambda _: 1 / 0)
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
     assert main(["init", "-f", "new.yaml"]) == 3
     err = capsys.readouterr().err

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl import coverage, spec, topology, yamlfile
-from shardctl.faults import SpecError, path_text
-from shardctl.filters import MAX_FILTER_BYTES, shard_filter
-from shardctl.keyspace import SlotSet, digits_of
+from shardctl.fleet import coverage, topology, yamlfile
+from shardctl.fleet.filters import MAX_FILTER_BYTES, shard_filter
+from shardctl.fleet.keyspace import SlotSet, digits_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec_errors import SpecError, path_text
 
 TYPES = ("a", "b", "c")
 
@@ -65,7 +66,7 @@ def receivers(found, topic, attributes):
 def loaded(layout):
     """The fleet, or None where a filter had to be refused as too long."""
     try:
-        return spec.of_file(layout)
+        return fleet_from(layout)
     except SpecError as error:
         if all("allows 256" in fault.fault for fault in error.faults):
             return None
@@ -222,4 +223,4 @@ def test_a_thousand_shards_load_soon():
 def test_tables_of_shardctl_are_refused():
     body = text(["0-1023"]).replace("table: a_rows", "table: shardctl_inbox")
     with pytest.raises(SpecError, match="shardctl's own tables"):
-        spec.of_file(yamlfile.parse(body))
+        fleet_from(yamlfile.parse(body))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl import cron
-from shardctl.cron import next_run
+from shardctl.fleet import cron
+from shardctl.fleet.cron import next_run
 
 BERLIN = ZoneInfo("Europe/Berlin")
 WORDS = (None, None, None, "jan feb mar apr may jun jul aug sep oct nov dec", "sun mon tue wed thu fri sat")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shardctl.databaseurl import DatabaseUrlError, parse, prepare_threshold
+from shardctl.shard.databaseurl import DatabaseUrlError, parse, prepare_threshold
 
 
 def arguments(text):

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl.filters import (
+from shardctl.fleet.filters import (
     MAX_FILTER_BYTES,
     FilterAttributes,
     beginnings,
@@ -16,7 +16,7 @@ from shardctl.filters import (
     shard_filter,
     strays_filter,
 )
-from shardctl.keyspace import SlotSet, digits_of
+from shardctl.fleet.keyspace import SlotSet, digits_of
 
 BITS = 5
 subsets = st.frozensets(st.integers(0, (1 << BITS) - 1), min_size=1)
@@ -112,13 +112,13 @@ def shortest_by_search(bits):
 
 
 def test_the_shortest_form_is_the_shortest_of_its_kind():
-    from shardctl.filters import _shortest
+    from shardctl.fleet.filters import _shortest
 
     cost, bits = shortest_by_search(4), 4
     names = FilterAttributes()
     for number in random.Random(7).sample(range(1, 1 << 16), 400):
         slots = frozenset(slot for slot in range(1 << bits) if number >> slot & 1)
-        from shardctl.filters import _or_length
+        from shardctl.fleet.filters import _or_length
 
         for within in ("0", "1"):
             mine = SlotSet.of(slots) & SlotSet.of_prefix(within, bits)

@@ -17,13 +17,13 @@ from consumer_kit import raw, write
 from gateway_kit import fleet
 
 from consumer.push import request as pushed
-from shardctl import spec
 from shardctl.errors import UsageError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.gateway import app, batches, fields, requests
-from shardctl.gateway.auth import Open
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.auth import NoAuth
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.ratelimit import Buckets
-from shardctl.yamlfile import parse
 
 TIMES = 8
 MOST = 3 * TIMES  # a quadratic cost is TIMES ** 2
@@ -45,8 +45,8 @@ def seconds(work: Callable[[Any], None], made: Any) -> float:
     return min(taken)
 
 
-def desk() -> Desk:
-    return Desk(FLEET, NoTopics(), Open(FLEET.gateway, Buckets(time.monotonic)))
+def desk() -> GatewayContext:
+    return GatewayContext(FLEET, NoTopics(), NoAuth(FLEET.gateway, Buckets(time.monotonic)))
 
 
 def parts_of(parts):
@@ -119,7 +119,7 @@ def no_row(body):
 
 def no_fleet(text):
     with pytest.raises(UsageError):
-        spec.of_file(parse(text))
+        fleet_from(parse(text))
 
 
 def named_twice(names):

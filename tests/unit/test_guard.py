@@ -5,7 +5,7 @@ import json
 import pytest
 from fleets import fleet, text
 
-from shardctl import guard
+from shardctl import lockfile
 from shardctl.cli import main
 from shardctl.rebalance.planning.plan import plan
 from shardctl.rebalance.planning.request import Request
@@ -14,7 +14,7 @@ BEFORE = ("0-511", "512-1023")
 
 
 def told(before, after):
-    return list(guard.contradictions(guard.lock_of(before), after))
+    return list(lockfile.contradictions(lockfile.lock_of(before), after))
 
 
 def one(before, after):
@@ -70,9 +70,9 @@ def test_attribute_names_are_fixed_for_life():
 
 
 def test_a_part_of_a_message_that_an_earlier_version_did_not_know_is_no_edit():
-    lock = guard.lock_of(fleet(BEFORE))
+    lock = lockfile.lock_of(fleet(BEFORE))
     del lock.attributes["caller"]
-    assert not list(guard.contradictions(lock, fleet(BEFORE)))
+    assert not list(lockfile.contradictions(lock, fleet(BEFORE)))
 
 
 def test_slots_that_move_by_hand():
@@ -134,25 +134,25 @@ def file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("after", [fleet(BEFORE), moving(), fleet((["slots: 0-1023", "types: [a, b]"],))])
 def test_it_is_read_as_it_was_written(file, after):
-    guard.write(file, after)
-    assert guard.read(file) == guard.lock_of(after)
+    lockfile.write(file, after)
+    assert lockfile.read(file) == lockfile.lock_of(after)
     assert json.loads((file.parent / "shards.lock").read_text())["fleet"] == "orders"
 
 
 def test_without_a_lock_everything_may_be(file):
-    guard.check(file, fleet(("0-1023",)))
+    lockfile.check(file, fleet(("0-1023",)))
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"fleet": "orders"}'])
 def test_a_lock_that_can_not_be_read(file, damage):
-    guard.path_of(file).write_text(damage)
-    with pytest.raises(guard.GuardError, match=r"shards.lock: can't be read as a lock.*version control"):
-        guard.read(file)
+    lockfile.path_of(file).write_text(damage)
+    with pytest.raises(lockfile.GuardError, match=r"shards.lock: can't be read as a lock.*version control"):
+        lockfile.read(file)
 
 
 @pytest.mark.parametrize("command", [["validate"], ["render"], ["provision", "--no-databases"]], ids=" ".join)
 def test_commands_refuse_a_file_that_contradicts_it(file, command, capsys):
-    guard.write(file, fleet(BEFORE))
+    lockfile.write(file, fleet(BEFORE))
     file.write_text(text(("0-500", "501-1023")))
     assert main(command) == 2
     out, err = capsys.readouterr()
@@ -163,12 +163,12 @@ def test_commands_refuse_a_file_that_contradicts_it(file, command, capsys):
 
 @pytest.mark.parametrize("command", [["validate"], ["render"]], ids=" ".join)
 def test_commands_take_a_file_that_follows(file, command):
-    guard.write(file, fleet(BEFORE))
+    lockfile.write(file, fleet(BEFORE))
     assert main(command) == 0
 
 
 def test_many_contradictions_are_counted(file):
     shards = [str(slot) for slot in range(16)]
-    guard.write(file, fleet(shards, slot_bits=4))
-    with pytest.raises(guard.GuardError, match=r"and 6 more\."):
-        guard.check(file, fleet([str(15 - slot) for slot in range(16)], slot_bits=4))
+    lockfile.write(file, fleet(shards, slot_bits=4))
+    with pytest.raises(lockfile.GuardError, match=r"and 6 more\."):
+        lockfile.check(file, fleet([str(15 - slot) for slot in range(16)], slot_bits=4))

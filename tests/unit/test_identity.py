@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardctl import identity
+from shardctl.wire import identity
 
 V7 = "01931c5e-7a2b-7def-8123-456789abcdef"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardctl.keyspace import SlotRule, SlotSet, bucket_of, digits_of, slot_of, slot_of_digits, slot_of_time
+from shardctl.fleet.keyspace import SlotRule, SlotSet, bucket_of, digits_of, slot_of, slot_of_digits, slot_of_time
 
 BITS = 6
 EPOCH = date(1970, 1, 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import create_engine, insert, update
 
-from shardctl import lanes, schema
-from shardctl.keyspace import SlotSet
-from shardctl.lanes import Met
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.shard import lanes, schema
+from shardctl.shard.lanes import Met
+from shardctl.shard.schema import LaneState, RebalanceState
 
 SLOT, OTHER = 5, 6
 

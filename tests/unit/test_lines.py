@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shardctl.lines import MAX_LINE_BYTES, LineError, fields_of, write_of
-from shardctl.message import Write
+from shardctl.wire.jsonlines import MAX_LINE_BYTES, LineError, fields_of, write_of
+from shardctl.wire.message import Write
 
 
 def test_a_line_is_a_write():

@@ -4,9 +4,10 @@ from itertools import islice
 
 import pytest
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.load import Stream
-from shardctl.message import encode
+from shardctl.wire.message import encode
 
 HEAD = """
 fleet: f
@@ -43,7 +44,7 @@ KINDS = {
 
 
 def fleet_of(kinds):
-    return spec.of_file(yamlfile.parse(HEAD + KINDS[kinds], "shards.yaml"))
+    return fleet_from(yamlfile.parse(HEAD + KINDS[kinds], "shards.yaml"))
 
 
 @pytest.fixture(params=KINDS)

@@ -1,4 +1,4 @@
-from shardctl.local.processes import read_metrics
+from shardctl.status.metricspage import read_metrics
 
 
 def test_metrics_are_read_with_label_values_summed_up():

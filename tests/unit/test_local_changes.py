@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.changes import why_not
 
 FLEET = {
@@ -24,7 +25,7 @@ SETTLED = [
 
 
 def fleet(**changes):
-    return spec.of_file(yamlfile.parse(yaml.safe_dump(FLEET | changes), "shards.yaml"))
+    return fleet_from(yamlfile.parse(yaml.safe_dump(FLEET | changes), "shards.yaml"))
 
 
 @pytest.mark.parametrize(

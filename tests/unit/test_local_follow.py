@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shardctl import spec
+from shardctl.fleet.load import load_fleet
 from shardctl.local.changes import CantApplyError
 from shardctl.local.follow import Follower, next_file
 from tests.unit.test_local_changes import FLEET, MOVING
@@ -40,7 +40,7 @@ class Scene:
         self.save(FLEET)
         self.local = Recorder()
         self.told = []
-        self.follower = Follower(self.local, self.file, spec.load(self.file), folder / "manifests")
+        self.follower = Follower(self.local, self.file, load_fleet(self.file), folder / "manifests")
 
     def save(self, content, file=None):
         text = content if isinstance(content, str) else yaml.safe_dump(content)

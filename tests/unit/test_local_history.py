@@ -4,12 +4,14 @@ import sqlite3
 
 import pytest
 
-from shardctl import identity, spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local import history
 from shardctl.local.load import Stream
 from shardctl.local.oracle import Difference, verify
-from shardctl.message import Write
 from shardctl.provision import provision_database
+from shardctl.wire import identity
+from shardctl.wire.message import Write
 
 FLEET = """
 fleet: f
@@ -25,7 +27,7 @@ shards: [{name: s0, slots: 0-1023}]
 
 @pytest.fixture
 def fleet():
-    return history.recorded(spec.of_file(yamlfile.parse(FLEET, "shards.yaml")))
+    return history.recorded(fleet_from(yamlfile.parse(FLEET, "shards.yaml")))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_tables_get_a_revision_where_they_have_none_and_sinks_and_odd_tables_are
 
 
 def test_who_writes_fills_the_revision_and_knows_nothing_of_the_history():
-    fleet = history.numbered(spec.of_file(yamlfile.parse(FLEET, "shards.yaml")))
+    fleet = history.numbered(fleet_from(yamlfile.parse(FLEET, "shards.yaml")))
     tables = fleet.model_copy(update={"message_types": {"customer": fleet.message_types["customer"]}})
     writes = [each.write for each in Stream(tables, 5, 1, duplicate_rate=0)]
     assert [write.body["revision"] for write in writes if write.operation != "delete"] == [1, 2, 3, 4, 5]

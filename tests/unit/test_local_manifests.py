@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shardctl import spec
+from shardctl.fleet.load import load_fleet
 from shardctl.local import manifests
 from shardctl.render import documents
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def fleet():
-    return spec.load(ROOT / "shards.yaml")
+    return load_fleet(ROOT / "shards.yaml")
 
 
 def test_every_object_is_written_and_counted(fleet, tmp_path):

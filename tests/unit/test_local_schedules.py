@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from shardctl import spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.schedules import Clock
 
 FLEET = """
@@ -22,7 +23,7 @@ shards: [{name: all, slots: 0-1023}]
 
 
 def fleet(text=FLEET):
-    return spec.of_file(yamlfile.parse(text, "shards.yaml"))
+    return fleet_from(yamlfile.parse(text, "shards.yaml"))
 
 
 def planned(clock):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shardctl import spec, yamlfile
 from shardctl.errors import UsageError
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.secrets import environment
 
 FLEET = """
@@ -19,7 +20,7 @@ shards: [{name: all, slots: 0-1023}]
 
 
 def fleet(text):
-    return spec.of_file(yamlfile.parse(text, "shards.yaml"))
+    return fleet_from(yamlfile.parse(text, "shards.yaml"))
 
 
 def test_what_is_missing_is_told_with_the_files_wanted(tmp_path):

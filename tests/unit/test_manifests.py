@@ -2,19 +2,19 @@
 
 import pytest
 
-from shardctl import manifests, starter
 from shardctl.cli import main
+from shardctl.fleet import scaffold
+from shardctl.fleet.load import load_fleet
 from shardctl.local import manifests as local
-from shardctl.manifests import OutsideError
-from shardctl.render import Document
-from shardctl.spec import load
+from shardctl.render import Document, manifests
+from shardctl.render.manifests import OutsideError
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "shards.yaml"
-    path.write_text(starter.text(1))
+    path.write_text(scaffold.text(1))
     return path
 
 
@@ -95,7 +95,7 @@ def test_the_local_fleets_manifests_are_held_inside_too(file, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "fleet").symlink_to(tmp_path)
     with pytest.raises(OutsideError):
-        local.write(load(file), tmp_path / "out")
+        local.write(load_fleet(file), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../s0", "s0/../..", "/etc", ".", "..", "a/b", "a\\b"])

@@ -8,10 +8,10 @@ import orjson
 import pytest
 from fleets import fleet
 
-from shardctl.keyspace import digits_of, slot_of, slot_of_time
-from shardctl.message import InvalidWriteError, Write, encode
-from shardctl.settings.messagetypes import TimeBucket
-from shardctl.settings.routing import ATTRIBUTE_PRESETS, Attributes
+from shardctl.fleet.keyspace import digits_of, slot_of, slot_of_time
+from shardctl.fleet.settings.messagetypes import TimeBucket
+from shardctl.fleet.settings.routing import ATTRIBUTE_PRESETS, Attributes
+from shardctl.wire.message import InvalidWriteError, Write, encode
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 FLEET = fleet(["0-1023"])

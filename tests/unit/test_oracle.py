@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from shardctl import identity, spec, yamlfile
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.local.load import Stream
 from shardctl.local.oracle import Difference, verify
-from shardctl.message import Write, encode
 from shardctl.provision import provision_database
+from shardctl.wire import identity
+from shardctl.wire.message import Write, encode
 
 FLEET = """
 fleet: f
@@ -43,7 +45,7 @@ class World:
     """The fleet's databases after a perfect consumer's work."""
 
     def __init__(self, folder):
-        self.fleet = spec.of_file(yamlfile.parse(FLEET, "shards.yaml"))
+        self.fleet = fleet_from(yamlfile.parse(FLEET, "shards.yaml"))
         self.files = {shard.name: folder / f"{shard.name}.db" for shard in self.fleet.shards}
         self.urls = {name: f"sqlite:///{file}" for name, file in self.files.items()}
         for shard in self.fleet.shards:

@@ -11,9 +11,9 @@ from google.api_core import exceptions as api
 from patience import PATIENCE_SECONDS
 
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import digits_of, slot_of
-from shardctl.message import InvalidWriteError, Write
+from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.publisher import Publisher, PublishError, SlotHeldError
+from shardctl.wire.message import InvalidWriteError, Write
 
 FLEET = fleet(["0-511", "512-1023"], topic_bits=1)
 

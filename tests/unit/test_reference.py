@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shardctl import spec
-from shardctl.scalars import _DURATION
+from shardctl.fleet import spec
+from shardctl.fleet.scalars import _DURATION
 
 DOCS = Path(__file__).parents[2] / "docs"
 _found = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")

@@ -16,10 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateRuntimeError
 
-from shardctl import faults, spec
 from shardctl.cli.render import render
 from shardctl.errors import ShardctlError, UsageError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import spec_errors
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from, load_fleet
+from shardctl.fleet.settings.cluster import Autoscaling, Resources
+from shardctl.fleet.settings.routing import Attributes
+from shardctl.fleet.settings.secrets import SecretRef
+from shardctl.fleet.shardconfig import ShardConfig, slice_of
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 from shardctl.render import (
     CLOUD_KINDS,
     KINDS,
@@ -31,13 +38,7 @@ from shardctl.render import (
     object_name,
     warnings,
 )
-from shardctl.settings.cluster import Autoscaling, Resources
-from shardctl.settings.routing import Attributes
-from shardctl.settings.secrets import SecretRef
-from shardctl.shardconfig import ShardConfig, slice_of
-from shardctl.spec import Fleet, load
-from shardctl.templates import Lines, scalar
-from shardctl.yamlfile import parse
+from shardctl.render.templates import Lines, scalar
 
 CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").glob("*/shards.yaml"))
 KUBERNETES_VERSION = "1.32"
@@ -66,7 +67,7 @@ def read_yaml(text: str) -> Any:
 
 
 def fleet_of(text: str = FLEET) -> Fleet:
-    return spec.of_file(parse(text))
+    return fleet_from(parse(text))
 
 
 def objects(fleet: Fleet, **choice: Any) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def cases() -> Any:
 @pytest.mark.slow
 @cases()
 def test_built_in_kinds_pass_the_kubernetes_schemas(path: Path) -> None:
-    built_in = [item for item in objects(load(path)) if _is_built_in(item)]
+    built_in = [item for item in objects(load_fleet(path)) if _is_built_in(item)]
     assert built_in
     for item in built_in:
         kubernetes_validate.validate(item, KUBERNETES_VERSION, strict=True)
@@ -107,7 +108,7 @@ def _is_built_in(item: dict[str, Any]) -> bool:
 
 @cases()
 def test_documents_say_what_their_text_holds(path: Path) -> None:
-    fleet = load(path)
+    fleet = load_fleet(path)
     found = list(documents(fleet))
     for document in found:
         item = read_yaml(document.text)
@@ -122,18 +123,22 @@ def test_documents_say_what_their_text_holds(path: Path) -> None:
 
 @cases()
 def test_what_others_need_comes_first(path: Path) -> None:
-    kinds = [document.kind for document in documents(load(path))]
+    kinds = [document.kind for document in documents(load_fleet(path))]
     assert kinds == sorted(kinds, key=KINDS.index)
 
 
 def test_every_kind_is_in_some_golden_case() -> None:
     """But for what lies in Google Cloud, which other tests hold in each of its forms."""
-    assert {document.kind for path in CASES for document in documents(load(path))} >= set(KINDS) - set(CLOUD_KINDS)
+    assert {document.kind for path in CASES for document in documents(load_fleet(path))} >= set(KINDS) - set(
+        CLOUD_KINDS
+    )
 
 
 @cases()
 def test_every_reference_has_its_object(path: Path) -> None:
-    found = objects(load(path).model_copy(update={"provisioner": "config-connector"}))  # others' objects lie elsewhere
+    found = objects(
+        load_fleet(path).model_copy(update={"provisioner": "config-connector"})
+    )  # others' objects lie elsewhere
     there = {(item["kind"], item["metadata"]["name"]) for item in found}
     for item in found:
         assert set(_references(item)) <= there
@@ -174,8 +179,8 @@ def _references(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 @cases()
 def test_selectors_are_app_and_shard_and_match_their_pods_alone(path: Path) -> None:
-    deployments = {item["metadata"]["name"]: item for item in objects(load(path), kinds=WORKLOADS)}
-    budgets = {item["metadata"]["name"]: item for item in objects(load(path), kinds=["PodDisruptionBudget"])}
+    deployments = {item["metadata"]["name"]: item for item in objects(load_fleet(path), kinds=WORKLOADS)}
+    budgets = {item["metadata"]["name"]: item for item in objects(load_fleet(path), kinds=["PodDisruptionBudget"])}
     assert deployments.keys() == budgets.keys()
     pods = {name: item["spec"]["template"]["metadata"]["labels"] for name, item in deployments.items()}
     for name, item in deployments.items():
@@ -191,7 +196,7 @@ def test_a_deployment_leaves_the_number_of_replicas_to_the_autoscaler() -> None:
 
 def test_a_pod_outlives_its_drain() -> None:
     for path in CASES:
-        fleet = load(path)
+        fleet = load_fleet(path)
         for shard, item in zip(fleet.shards, workloads(fleet), strict=True):
             grace = item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
             assert grace >= fleet.consumer_of(shard).drain_timeout.total_seconds() + 5
@@ -382,7 +387,7 @@ def test_the_longest_subscription_name_still_fits_an_autoscalers_selector() -> N
 
 @cases()
 def test_a_consumer_reads_back_its_slice(path: Path) -> None:
-    fleet = load(path)
+    fleet = load_fleet(path)
     found = [item for item in objects(fleet, kinds=["ConfigMap"]) if "shard" in item["metadata"]["labels"]]
     for shard, item in zip(fleet.shards, found, strict=True):
         text = item["data"]["shard.json"]
@@ -693,13 +698,13 @@ def test_labels_of_ones_own(label: str) -> None:
     ],
 )
 def test_labels_that_kubernetes_google_cloud_or_a_selector_would_not_bear(label: str) -> None:
-    with pytest.raises(faults.SpecError, match=r"shards.yaml:\d+: labels"):
+    with pytest.raises(spec_errors.SpecError, match=r"shards.yaml:\d+: labels"):
         fleet_of(FLEET.replace("team: payments", label))
 
 
 @pytest.mark.parametrize("number", ["123456789012", '"my-project"', '"0123"', '"12 34"', '""'])
 def test_a_project_number_is_digits_in_quotes(number: str) -> None:
-    with pytest.raises(faults.SpecError, match="project_number"):
+    with pytest.raises(spec_errors.SpecError, match="project_number"):
         fleet_of(FLEET.replace('"123456789012"', number))
 
 
@@ -716,7 +721,7 @@ def file(tmp_path: Path) -> Path:
 def test_the_stream_is_every_document_in_order(file: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert render(file) == 0
     out, err = capfdbinary.readouterr()
-    assert out.decode() == "".join(f"---\n{document.text}" for document in documents(load(file)))
+    assert out.decode() == "".join(f"---\n{document.text}" for document in documents(load_fleet(file)))
     assert err == b""
 
 
@@ -738,7 +743,7 @@ def test_files_are_created_updated_or_found_identical(
         done = dict(line.split(" ", 1)[::-1] for line in capsys.readouterr().err.splitlines())
         return {Path(path).relative_to(out).as_posix(): word for path, word in done.items()}
 
-    fleet = load(file)
+    fleet = load_fleet(file)
     assert talk() == {document.path: "create" for document in documents(fleet)}
     assert {p.relative_to(out).as_posix(): p.read_text() for p in out.rglob("*.yaml")} == {
         document.path: document.text for document in documents(fleet)

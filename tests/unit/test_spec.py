@@ -8,16 +8,17 @@ import pytest
 import yaml
 from fleets import HEAD, TYPE, fleet, text
 
-from shardctl import spec, starter, yamlfile
-from shardctl.faults import MAX_FAULTS_SHOWN, SpecError
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet import scaffold, spec, yamlfile
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec_errors import MAX_FAULTS_SHOWN, SpecError
 
 GOOD = text(["0-1023"])
 
 
 def refused(body):
     with pytest.raises(SpecError) as error:
-        spec.of_file(yamlfile.parse(body, "f.yaml"))
+        fleet_from(yamlfile.parse(body, "f.yaml"))
     return str(error.value)
 
 
@@ -194,7 +195,7 @@ def test_the_json_schema_is_one():
     json.dumps(SCHEMA)
 
 
-@pytest.mark.parametrize("body", [GOOD, starter.text(3), starter.text(200)], ids=["small", "three", "many"])
+@pytest.mark.parametrize("body", [GOOD, scaffold.text(3), scaffold.text(200)], ids=["small", "three", "many"])
 def test_the_json_schema_accepts_what_loads(body):
     jsonschema.validate(yaml.safe_load(body), SCHEMA)
 
@@ -221,9 +222,9 @@ def test_the_json_schema_refuses(body):
 
 @pytest.mark.parametrize("shards", [*range(1, 13), 31, 33, 47, 64, 100, 255, 256])
 def test_init_writes_a_fleet(shards):
-    from shardctl import topology
+    from shardctl.fleet import topology
 
-    found = spec.of_file(yamlfile.parse(starter.text(shards)))
+    found = fleet_from(yamlfile.parse(scaffold.text(shards)))
     assert len(found.shards) == shards
     if shards <= 64:
         assert topology.strays(found)[0].blind == ()
@@ -240,7 +241,7 @@ def test_init_writes_a_fleet(shards):
     ],
 )
 def test_a_decimals_digits_can_be_stated(written, column):
-    kind = spec.of_file(yamlfile.parse(text_with_column(written))).message_types["a"]
+    kind = fleet_from(yamlfile.parse(text_with_column(written))).message_types["a"]
     assert (kind.columns["amount"], kind.types["amount"]) == (column, "decimal")
     assert MessageType.model_validate_json(kind.model_dump_json()) == kind
 
@@ -248,7 +249,7 @@ def test_a_decimals_digits_can_be_stated(written, column):
 @pytest.mark.parametrize("written", ["numeric(66,2)", "numeric(10,11)", "numeric(40,31)", "numeric(0,0)"])
 def test_digits_that_no_database_has_are_refused(written):
     with pytest.raises(SpecError, match="a precision is 1 to 65 digits"):
-        spec.of_file(yamlfile.parse(text_with_column(written)))
+        fleet_from(yamlfile.parse(text_with_column(written)))
 
 
 def text_with_column(written):

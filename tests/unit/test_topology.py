@@ -5,7 +5,7 @@ import re
 import pytest
 from fleets import fleet
 
-from shardctl import topology
+from shardctl.fleet import topology
 
 WITHOUT_ROOM = (("0-335", "336-687", "688-1023"), ("0-415", "416-683", "684-1023"))
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from shardctl import trouble
-from shardctl.trouble import REMIND_SECONDS, Trouble
+from shardctl.supervision import trouble
+from shardctl.supervision.trouble import REMIND_SECONDS, Trouble
 
 log = logging.getLogger("test")
 

@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import MetaData, insert
 from verify_kit import FLEET, Fleet, key_in
 
-from shardctl import database, schema, verify
 from shardctl.cli import main
-from shardctl.keyspace import SlotSet
-from shardctl.lanes import Lane
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.shard import database, schema
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.verification import verify
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shardctl import yamlfile
-from shardctl.yamlfile import YamlError, parse
+from shardctl.fleet import yamlfile
+from shardctl.fleet.yamlfile import YamlError, parse
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consumer.metrics import Metrics
-from shardctl import backends
-from shardctl.shardconfig import ShardConfig
+from shardctl.fleet import backends
+from shardctl.fleet.shardconfig import ShardConfig
 
 if TYPE_CHECKING:
     from consumer.sinks.http.sink import HttpSink

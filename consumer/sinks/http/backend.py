@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.metrics import Metrics
 from consumer.sinks.http import answers, request
 from consumer.sinks.http.answers import Meaning
@@ -26,8 +26,8 @@ from consumer.sinks.http.breaker import Breaker, Permit
 from consumer.sinks.http.calls import Answer, Caller, CallError
 from consumer.sinks.http.credentials import CredentialsError
 from consumer.sinks.http.progress import Progress
-from shardctl.backoff import backoff
-from shardctl.settings.http import HttpBackend
+from shardctl.fleet.settings.http import HttpBackend
+from shardctl.supervision.backoff import backoff
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Backend:
                 progress.done = True
                 self._well(permit)
             case Meaning.REFUSED:
-                progress.fault = NeverError(REFUSED, f"{self.name} {text}")
+                progress.fault = PermanentError(REFUSED, f"{self.name} {text}")
                 self._well(permit)
             case Meaning.THROTTLED:
                 self.trouble = text
@@ -181,7 +181,7 @@ class Backend:
                 )
         if progress.failures >= self._settings.attempts:
             detail = f"{self.name} {text}; {progress.failures} calls failed while others succeeded"
-            progress.fault = NeverError(GIVEN_UP, detail)
+            progress.fault = PermanentError(GIVEN_UP, detail)
             return
         pause = self._pause(max(1, progress.failures))
         progress.not_before = time.monotonic() + pause

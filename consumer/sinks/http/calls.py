@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 
 from consumer.sinks.http.credentials import Authorization, Trust
-from shardctl.background import Background
-from shardctl.settings.http import HttpBackend
+from shardctl.fleet.settings.http import HttpBackend
+from shardctl.supervision.background import Background
 
 MAX_REDIRECTS = 3
 MAX_ANSWER_BYTES = (

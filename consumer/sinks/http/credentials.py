@@ -7,7 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 
 from shardctl.errors import UsageError
-from shardctl.settings.http import AUTH_KEYS, CA_KEY, HttpAuth
+from shardctl.fleet.settings.http import AUTH_KEYS, CA_KEY, HttpAuth
 
 MAX_BYTES = 1024**2  # of one file: as much as a Secret can hold
 

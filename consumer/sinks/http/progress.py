@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from consumer.delivery import Delivery
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 
 MAX_WRITES = 20_000
 LONGEST_SECONDS = 3_600.0  # far below the inbox's memory: a key that is used again after that must not find itself done
@@ -18,7 +18,7 @@ class Progress:
 
     since: float
     done: bool = False
-    fault: NeverError | None = None
+    fault: PermanentError | None = None
     calls: int = 0
     failures: int = 0
     unsure: bool = False

@@ -23,20 +23,20 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, RootTransaction
 
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, LaterError, NeverError
+from consumer.errors import DataFaultError, PermanentError, SlotsWaitError
 from consumer.metrics import Metrics
 from consumer.sinks.base import check_key, json_object
 from consumer.sinks.http.backend import Backend, NotNowError
 from consumer.sinks.http.progress import Memory
-from shardctl import backends
-from shardctl.background import start_thread
-from shardctl.settings.consuming import Batching
-from shardctl.settings.messagetypes import MessageType
+from shardctl.fleet import backends
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.supervision.background import start_thread
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-_End = NeverError | Delivery | None
+_End = PermanentError | Delivery | None
 
 # A write that fails is called again within its transaction only if that is soon. Otherwise the others commit without it, and it
 # comes again in a transaction of its own.
@@ -71,14 +71,14 @@ class HttpSink:
             delivery.body = json_object(delivery)  # the slot follows from a field of it
         most = self._settings[delivery.message_type].max_body_bytes
         if len(delivery.message.data) > most:
-            raise NeverError(
+            raise PermanentError(
                 "too_large", f"the body has {len(delivery.message.data):,} bytes, and {most:,} are allowed"
             )
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         """Call for each write that hasn't been called for yet: those of a key in order, those of different keys at once.
 
-        Raises LaterError while some may still succeed; DataFaultError when the others can't.
+        Raises SlotsWaitError while some may still succeed; DataFaultError when the others can't.
         """
         began = self._began(connection)
         until = {name: began + backends.window_seconds(self._consumer, each) for name, each in self._settings.items()}
@@ -89,9 +89,9 @@ class HttpSink:
         ends = self._calls.run(lambda: self._bring_about(by_key.values(), work), self._most_seconds(began))
         waiting = [end for end in ends if isinstance(end, Delivery)]
         if waiting:
-            raise LaterError(self._why(waiting), {write.lane for write in waiting})
+            raise SlotsWaitError(self._why(waiting), {write.lane for write in waiting})
         for end in ends:
-            if isinstance(end, NeverError):
+            if isinstance(end, PermanentError):
                 raise DataFaultError(end.reason, end.detail, key_waits=True)
         return 0
 
@@ -161,15 +161,15 @@ class _Loop:
         self._starting, self._closed = threading.Lock(), False
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]], patience_seconds: float) -> Result:
-        """Run to the end, from any thread. Raises LaterError where that can't be, or takes too long."""
+        """Run to the end, from any thread. Raises SlotsWaitError where that can't be, or takes too long."""
         future = asyncio.run_coroutine_threadsafe(work(), self._started())
         try:
             return future.result(patience_seconds)
         except CancelledError as error:
-            raise LaterError("this process ends") from error
+            raise SlotsWaitError("this process ends") from error
         except TimeoutError as error:
             future.cancel()
-            raise LaterError("calls of HTTP backends did not end in time") from error
+            raise SlotsWaitError("calls of HTTP backends did not end in time") from error
 
     def close(self, last: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
         """Cancel what runs, then do these. A second call has no effect."""
@@ -194,7 +194,7 @@ class _Loop:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._closed:
-                raise LaterError("this process ends")
+                raise SlotsWaitError("this process ends")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = start_thread("http", self._loop.run_forever, log)

@@ -60,16 +60,16 @@ def list_(
     as_json: JsonOption = False,
 ) -> int:
     """List what waits, and sum it up by reason, type and shard. Nothing is taken away."""
-    from shardctl import spec
     from shardctl.cli.deadletter import look
     from shardctl.cli.deadletter import parked as keys
+    from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     choice = options.choice_of(of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     if parked:
         options.refuse_for_parked(archive=archive)
         return keys.list_parked(file, database or (), choice, shard=shard, limit=limit, as_json=as_json)
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     return look.list_letters(
         fleet, choice, strays=strays, limit=limit or LISTED, archive=archive, wait_seconds=wait, as_json=as_json
     )
@@ -87,14 +87,14 @@ def show(
     as_json: JsonOption = False,
 ) -> int:
     """Show a letter: attributes, body, why it was set aside, and where it belongs now. Of a parked key, all its messages."""
-    from shardctl import spec
     from shardctl.cli.deadletter import look
     from shardctl.cli.deadletter import parked as keys
+    from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     if parked:
         return keys.show_parked(file, database or (), ident, shard=shard, as_json=as_json)
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     choice = options.choice_of([ident], shard=shard)
     given = given_urls(database or ())
     return look.show_letter(fleet, choice, given, strays=strays, wait_seconds=wait, as_json=as_json)
@@ -131,9 +131,9 @@ def replay(
     as_json: JsonOption = False,
 ) -> int:
     """Publish letters again, in order and with their own idempotency keys, and take them off. Parked keys: apply them again."""
-    from shardctl import spec
     from shardctl.cli.deadletter import act
     from shardctl.cli.deadletter import parked as keys
+    from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     ids = idents or []
@@ -147,7 +147,7 @@ def replay(
         raise UsageError("--strays isn't for --from: the file says what each letter was.")
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     options.refuse_all_or_nothing(choice, every=every, what="replay")
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     how = act.How(strays, limit, archive, source, wait, dry_run, yes, as_json)
     given = given_urls(database or ())
     return act.replay_letters(fleet, choice, given, how, unrecorded=unrecorded, overwrite=overwrite)
@@ -177,9 +177,9 @@ def drop(
     as_json: JsonOption = False,
 ) -> int:
     """Delete letters for good. Of a parked key, the message that failed, and the consumer goes on with the ones behind it."""
-    from shardctl import spec
     from shardctl.cli.deadletter import act
     from shardctl.cli.deadletter import parked as keys
+    from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     ids = idents or []
@@ -196,5 +196,5 @@ def drop(
         return keys.drop_parked(file, database or (), ids, of_type, every=every, yes=yes, shard=shard, as_json=as_json)
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     options.refuse_all_or_nothing(choice, every=every, what="drop")
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     return act.drop_letters(fleet, choice, act.How(strays, limit, archive, None, wait, dry_run, yes, as_json))

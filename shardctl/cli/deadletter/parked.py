@@ -21,7 +21,7 @@ def list_parked(
     file: Path, database: Sequence[str], choice: Any, *, shard: str | None, limit: int | None, as_json: bool
 ) -> int:
     """Shard, slot, type, key, why, since when, and how many messages."""
-    from shardctl.parked import as_json as told
+    from shardctl.shard.parked import as_json as told
 
     every = [each for each in _found(_urls(file, database, shard), choice.key) if _chosen(each, choice)]
     found = every[:limit]
@@ -50,7 +50,7 @@ def list_parked(
 
 def show_parked(file: Path, database: Sequence[str], key: str, *, shard: str | None, as_json: bool) -> int:
     """A key's messages in order, the one that failed first."""
-    from shardctl import parked as of
+    from shardctl.shard import parked as of
 
     urls = _urls(file, database, shard)
     found = _found(urls, key)
@@ -76,7 +76,7 @@ def replay_parked(
 ) -> int:
     """Let the consumer apply a key's messages again, in order. What fails again is parked again."""
     from shardctl import audit
-    from shardctl import parked as of
+    from shardctl.shard import parked as of
 
     if bool(keys) == every or len(keys) > 1 or (reason and not every):
         raise UsageError("give a KEY, or --all with or without --reason.")
@@ -109,7 +109,7 @@ def drop_parked(
 ) -> int:
     """Delete the message that failed, and let the consumer go on with the ones behind it."""
     from shardctl import audit
-    from shardctl import parked as of
+    from shardctl.shard import parked as of
 
     if len(keys) != 1:
         raise UsageError("give one KEY: a parked key is dropped by itself.")
@@ -152,9 +152,9 @@ def _chosen(key: Any, choice: Any) -> bool:
 
 
 def _fleet(file: Path) -> Any:
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
 
-    return spec.load(file)
+    return load_fleet(file)
 
 
 def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, str]:
@@ -167,7 +167,7 @@ def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, s
 
 
 def _found(urls: dict[str, str], key: str | None, of_type: str | None = None) -> list[Any]:
-    from shardctl import parked
+    from shardctl.shard import parked
 
     found: list[Any] = []
     for shard, url in urls.items():
@@ -188,7 +188,7 @@ def _ambiguous(key: str, types: Sequence[str]) -> int:
 
 
 def _in_transaction(urls: dict[str, str], key: Any, work: Callable[[Any, Any], Any]) -> Any:
-    from shardctl import parked
+    from shardctl.shard import parked
 
     with parked.opened(key.shard, urls[key.shard]) as connection:
         return work(connection, key)

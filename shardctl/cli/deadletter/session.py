@@ -27,7 +27,7 @@ def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.deadletter import pubsub
-    from shardctl.deadletter.desk import Desk
+    from shardctl.deadletter.leasedreader import LeasedReader
 
     try:
         with pubsub.clients() as (publisher, subscriber):
@@ -35,7 +35,7 @@ def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session
                 names = pubsub.subscriptions(fleet, subscriber, strays=strays)
             counted = Count(fleet.project, names)
             exact = counted if os.environ.get("PUBSUB_EMULATOR_HOST") else lambda: None
-            desk = Desk(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds, tell=say)
+            desk = LeasedReader(subscriber, fleet.project, names, left=exact, silence_seconds=wait_seconds, tell=say)
             with desk:
                 yield Session(desk, pubsub.Outlet(publisher, fleet.project), counted)
     except DefaultCredentialsError as error:

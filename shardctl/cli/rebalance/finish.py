@@ -24,8 +24,8 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
 from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.preflight import Known
-    from shardctl.spec import Fleet
 
 
 def finish(
@@ -40,12 +40,13 @@ def finish(
     database: DatabaseOption = None,
 ) -> int:
     """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
-    from shardctl import atomicfile, guard, spec
+    from shardctl import atomicfile, lockfile
+    from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing
     from shardctl.rebalance.planning.edit import settled
-    from shardctl.schema import RebalanceState
+    from shardctl.shard.schema import RebalanceState
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     before = file.read_bytes()
     text = settled(before.decode(), str(file)).encode()
     with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
@@ -63,7 +64,7 @@ def finish(
         say(f"{rows:,} rows deleted.")
         closing.close(fleet, work.databases, RebalanceState.DONE)
     refuse_changed(file, (before, text))
-    guard.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
+    lockfile.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
     atomicfile.write(file, text)
     say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")
     for shard in fleet.shards:
@@ -79,7 +80,7 @@ def finish(
 def _verify(work: Work) -> None:
     """Before anything is deleted: every row lies where its slot is active, or is left over from where it was."""
     from shardctl.rebalance import handover
-    from shardctl.verify import verify
+    from shardctl.verification.verify import verify
 
     say("verifying every row of the databases that take part …")
     taking_part = work.fleet.model_copy(update={"shards": handover.participating(work.fleet)})
@@ -115,10 +116,10 @@ def _subscriptions(
 
 
 def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], file: Path) -> None:
-    from shardctl.database import snapshot
     from shardctl.rebalance import closing, handover
     from shardctl.rebalance.copying import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
+    from shardctl.shard.database import snapshot
 
     fleet = work.fleet
     out(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")

@@ -17,8 +17,8 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_js
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.planning.plan import Plan
-    from shardctl.spec import Fleet
 
 
 def plan(
@@ -70,12 +70,13 @@ def plan(
     as_json: JsonOption = False,
 ) -> int:
     """Find the fewest slots to move, and write the next file. With no option: level the shards there are."""
-    from shardctl import atomicfile, spec
+    from shardctl import atomicfile
+    from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.planning.edit import edited
     from shardctl.rebalance.planning.plan import plan as planned
     from shardctl.rebalance.planning.request import Request
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     target = output or file.with_name(f"{file.stem}.next{file.suffix}")
     to_stdout = str(target) == "-"
     if to_stdout and as_json:
@@ -116,12 +117,12 @@ def plan(
 
 def _refuse_others(target: Path, fleet: Fleet) -> None:
     """Raise unless the file isn't there, or is the next file of an earlier plan for this fleet."""
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
 
     if not target.exists():
         return
     try:
-        there = spec.load(target)
+        there = load_fleet(target)
         ours = there.rebalancing and there.fleet == fleet.fleet
     except UsageError:
         ours = False
@@ -150,7 +151,7 @@ def _share(option: str, text: str) -> float:
 def _duration(text: str) -> timedelta:
     from pydantic import TypeAdapter, ValidationError
 
-    from shardctl.scalars import Between
+    from shardctl.fleet.scalars import Between
 
     try:
         return TypeAdapter(Annotated[timedelta, Between("1m", "7d")]).validate_python(text)
@@ -170,9 +171,9 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
 
 def _rows(fleet: Fleet, found: Plan, given: dict[str, str]) -> int | None:
     """How many rows are to be copied; None where the databases can't be asked."""
-    from shardctl.database import DatabaseError
     from shardctl.provision import database_url_variable
     from shardctl.rebalance.planning.rates import rows_to_copy
+    from shardctl.shard.database import DatabaseError
 
     urls = {s.name: given.get(s.name) or os.environ.get(database_url_variable(s), "") for s in fleet.shards}
     if not all(urls[move.source] for move in found.moves):

@@ -12,7 +12,7 @@ from shardctl.printable import printable
 
 if TYPE_CHECKING:
     from shardctl.rebalance.run import Progress
-    from shardctl.rebalance.tally import Tally
+    from shardctl.rebalance.stats import Stats
 
 LINE_SECONDS, BAR_SECONDS = 5.0, 0.2
 ESTIMATE_SECONDS = 15.0
@@ -35,7 +35,7 @@ class ProgressView:
         if self._bar is not None:
             self._bar.stop()
 
-    def tell(self, progress: Progress, tally: Tally) -> None:
+    def tell(self, progress: Progress, tally: Stats) -> None:
         now = time.monotonic()
         if now - self._told < (BAR_SECONDS if sys.stderr.isatty() else LINE_SECONDS) and not progress.ended:
             return

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
-    from shardctl import topology
-    from shardctl.filters import MAX_FILTER_BYTES
+    from shardctl.fleet import topology
+    from shardctl.fleet.filters import MAX_FILTER_BYTES
     from shardctl.rebalance.planning.rates import expected_seconds
 
     old = {shard.name: shard for shard in found.before.shards}

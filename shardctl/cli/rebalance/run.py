@@ -32,10 +32,10 @@ from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, Json
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.preflight import Known
     from shardctl.rebalance.run import Progress
-    from shardctl.rebalance.tally import Tally
-    from shardctl.spec import Fleet
+    from shardctl.rebalance.stats import Stats
 
 MOST_PARALLEL = 12  # each copy takes one of a database's fifteen sessions
 LAG_SECONDS = 10.0
@@ -54,10 +54,10 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     """Hand over every slot that isn't where the file says. Ctrl-C stops it, and running it again goes on."""
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import preflight
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
         known = work.known()
         refuse([*preflight.not_started(fleet, known), *preflight.other_rebalances(fleet, known)])
@@ -96,11 +96,11 @@ def abort(
     as_json: JsonOption = False,
 ) -> int:
     """Begin no more slots, bring those that have begun to their end, and close the rebalance half done."""
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing, journal, opening, preflight
-    from shardctl.schema import RebalanceState
+    from shardctl.shard.schema import RebalanceState
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     with work_on(fleet, database) as work:
         known = work.known()
         mine = [journal.entry_of(fleet, each.entries) for each in known.values()]
@@ -135,7 +135,7 @@ def abort(
 
 def _drive(
     work: Work, *, parallel: int, max_lag: int | None, onward: bool = True
-) -> tuple[Progress, Tally, float, bool]:
+) -> tuple[Progress, Stats, float, bool]:
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.rebalance import driver
@@ -195,7 +195,7 @@ def _asked_to_end() -> Iterator[Event]:
 
 
 def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None]) -> None:
-    from shardctl.rebalance.standing import survey
+    from shardctl.rebalance.summary import survey
 
     found = survey(work.fleet, known)
     tell(
@@ -206,7 +206,7 @@ def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None])
         tell(f"  {len(slots):,} move from {source} to {destination}: {slots}")
 
 
-def _report(progress: Progress, tally: Tally, seconds: float) -> dict[str, Any]:
+def _report(progress: Progress, tally: Stats, seconds: float) -> dict[str, Any]:
     return {
         "complete": progress.complete,
         "slots": progress.total,
@@ -217,7 +217,7 @@ def _report(progress: Progress, tally: Tally, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print(progress: Progress, tally: Tally, seconds: float) -> None:
+def _print(progress: Progress, tally: Stats, seconds: float) -> None:
     told = tally.as_json()
     out(
         f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "

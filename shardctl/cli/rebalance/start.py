@@ -25,7 +25,7 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
 from shardctl.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:
-    from shardctl.spec import Fleet
+    from shardctl.fleet.spec import Fleet
 
 
 def start(
@@ -39,7 +39,7 @@ def start(
     database: DatabaseOption = None,
 ) -> int:
     """Open a planned rebalance, and put the next file in the file's place. Safe to run again."""
-    from shardctl import atomicfile, guard
+    from shardctl import atomicfile, lockfile
     from shardctl.rebalance import opening, preflight
 
     before = file.read_bytes() if file.exists() else b""
@@ -70,7 +70,7 @@ def start(
         if source.exists() and source.read_bytes() == planned:
             source.unlink(missing_ok=True)
         say(f"{file} is now what {source} was; {before_of(file)} keeps what it was before.")
-    guard.write(file, wanted)
+    lockfile.write(file, wanted)
     say(
         f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods are "
         f"ready, `shardctl rebalance run -f {file}`."
@@ -84,10 +84,11 @@ def before_of(file: Path) -> Path:
 
 def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
     """The transitional fleet, and the file it comes from unless that is in place already."""
-    from shardctl import guard, spec
+    from shardctl import lockfile
+    from shardctl.fleet.load import load_fleet
 
-    fleet = spec.load(file)
-    guard.check(file, fleet)
+    fleet = load_fleet(file)
+    lockfile.check(file, fleet)
     path = following or file.with_name(f"{file.stem}.next{file.suffix}")
     if following is None and not path.exists():
         if not fleet.rebalancing:
@@ -95,17 +96,17 @@ def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
                 f"{path}: there is no such file. `shardctl rebalance plan` writes it; --next names another."
             )
         return fleet, None
-    wanted = spec.load(path)
-    if faults := list(guard.contradictions(guard.lock_of(fleet), wanted)):
-        told = "\n".join(f"{path}: {fault}" for fault in faults[: guard.MAX_TOLD])
-        raise guard.GuardError(
+    wanted = load_fleet(path)
+    if faults := list(lockfile.contradictions(lockfile.lock_of(fleet), wanted)):
+        told = "\n".join(f"{path}: {fault}" for fault in faults[: lockfile.MAX_TOLD])
+        raise lockfile.GuardError(
             f"{told}\n{path} doesn't follow from {file}. Plan again: `shardctl rebalance plan -f {file} …`."
         )
     return wanted, path
 
 
 def _tell_plan(work: Work, rebalance: str | None, file: Path, source: Path | None) -> None:
-    from shardctl import topology
+    from shardctl.fleet import topology
     from shardctl.rebalance import handover
 
     fleet = work.fleet

@@ -18,10 +18,10 @@ STAGES = ("waiting", "due", "left", "arrived", "broken")
 
 def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_json: JsonOption = False) -> int:
     """Show the journal, where the slots stand, what is in hand, and what is left."""
-    from shardctl import spec
+    from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.preflight import PreflightError, no_tables
 
-    fleet = spec.load(file)
+    fleet = load_fleet(file)
     if not fleet.rebalancing:
         if as_json:
             print_json({"rebalance": None})
@@ -55,7 +55,7 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
 
 
 def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
-    from shardctl.rebalance.standing import survey
+    from shardctl.rebalance.summary import survey
     from shardctl.status.moving import state_of
 
     found = survey(work.fleet, known, int(time.time() * 1e6))
@@ -84,10 +84,10 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
 
 
 def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:
-    from shardctl.database import snapshot
     from shardctl.errors import ShardctlError
     from shardctl.rebalance.copying import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
+    from shardctl.shard.database import snapshot
 
     try:
         with snapshot(work.databases[source]) as connection:

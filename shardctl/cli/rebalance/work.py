@@ -18,9 +18,9 @@ from shardctl.errors import EXIT_REFUSED, ShardctlError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.backlog import Backlog
     from shardctl.rebalance.preflight import Known
-    from shardctl.spec import Fleet
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
 DatabaseOption = Annotated[
@@ -62,9 +62,9 @@ class Work:
 @contextmanager
 def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
     """Raises UsageError where the file isn't transitional, ProvisionError where a database's URL is lacking."""
-    from shardctl import database as databases
     from shardctl.provision import database_urls
     from shardctl.rebalance import handover, preflight
+    from shardctl.shard import database as databases
 
     if reasons := list(preflight.not_transitional(fleet)):
         raise preflight.PreflightError(reasons)

@@ -15,8 +15,8 @@ from typing import Any
 
 from shardctl import atomicfile
 from shardctl.local.servers.account import Account, temporary_folder, unprivileged
-from shardctl.local.servers.guard import remove_when_we_end
 from shardctl.local.servers.process import BinaryMissingError, ServerError
+from shardctl.local.servers.watchdog import remove_when_we_end
 
 BIN_VARIABLE = "SHARDCTL_POSTGRES_BIN"
 SUPERUSER = "postgres"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 from shardctl.atomicfile import PRIVATE
 from shardctl.errors import ShardctlError
 from shardctl.local.servers.family import alive, children
-from shardctl.local.servers.guard import Guard
+from shardctl.local.servers.watchdog import Guard
 
 HOST = "127.0.0.1"
 PORT_TRIES = 5

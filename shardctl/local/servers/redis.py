@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from shardctl.local.servers.account import Account, temporary_folder, unprivileged
-from shardctl.local.servers.guard import remove_when_we_end
 from shardctl.local.servers.process import HOST, BinaryMissingError, Server
+from shardctl.local.servers.watchdog import remove_when_we_end
 
 BINARY_VARIABLE = "SHARDCTL_REDIS_SERVER"
 ADMINISTRATOR = "admin"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance.planning.quotas import Quota
 from shardctl.rebalance.planning.room import FilterRoom
 

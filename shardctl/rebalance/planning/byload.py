@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from itertools import accumulate
 
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance.planning.board import Run
 from shardctl.rebalance.planning.quotas import Quota
 from shardctl.rebalance.planning.room import FilterRoom

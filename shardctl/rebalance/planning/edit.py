@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from shardctl import spec, yamlfile
 from shardctl.errors import UsageError
-from shardctl.keyspace import SlotSet
-from shardctl.spec import Fleet, Previous, Shard
+from shardctl.fleet import yamlfile
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet, Previous, Shard
 
 _BOM = "\ufeff"
 _BLANK = r"(?:\s|#[^\n]*(?=\n))*"  # what may stand between a key and its value, or between two items
@@ -43,10 +44,10 @@ def edited(text: str, wanted: Fleet, path: str = "shards.yaml") -> str:
     Raises EditError, and what `spec.load` raises for a text that isn't a fleet.
     """
     file = yamlfile.parse(text, path)
-    present = {shard.name: shard for shard in spec.of_file(file).shards}
+    present = {shard.name: shard for shard in fleet_from(file).shards}
     try:
         result = _Editor(text, file.root).edited(present, wanted)
-        fits = spec.of_file(yamlfile.parse(result, path)) == wanted
+        fits = fleet_from(yamlfile.parse(result, path)) == wanted
     except (_UneditableError, UsageError):
         fits = False
     if not fits:
@@ -64,7 +65,7 @@ def edited(text: str, wanted: Fleet, path: str = "shards.yaml") -> str:
 
 def settled(text: str, path: str = "shards.yaml") -> str:
     """The text once every slot has arrived: no `previous`, no shards without slots."""
-    return edited(text, spec.of_file(yamlfile.parse(text, path)).settled(), path)
+    return edited(text, fleet_from(yamlfile.parse(text, path)).settled(), path)
 
 
 class _Editor:

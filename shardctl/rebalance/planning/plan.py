@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardctl.errors import ShardctlError, UsageError
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet, Previous, Shard
 from shardctl.rebalance.planning import byload, way_back
 from shardctl.rebalance.planning.board import Sets, least_moved
 from shardctl.rebalance.planning.request import Asked, Group, Request, asked, types_of
 from shardctl.rebalance.planning.room import FilterRoom
 from shardctl.rebalance.planning.search import Search
-from shardctl.spec import Fleet, Previous, Shard
 
 WIDER = (0.1, 0.2, 0.5)  # tolerances to offer where a closer one has no plan
 EFFORT = 20_000  # steps that a search may look at: seconds, for the largest fleets

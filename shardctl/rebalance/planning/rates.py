@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnClause, Connection, and_, column, func, inspect, or_, select, table
 
-from shardctl.database import connect, snapshot
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.planning.plan import Move
-from shardctl.schema import inbox
-from shardctl.spec import Fleet
+from shardctl.shard.database import connect, snapshot
+from shardctl.shard.schema import inbox
 
 SLOTS_PER_SECOND = 8  # that change databases: what the executor hands over, where rows are few
 STAYING_PER_SECOND = 256  # slots that only change generation

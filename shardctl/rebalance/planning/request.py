@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pydantic import TypeAdapter, ValidationError
 
 from shardctl.errors import UsageError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.scalars import ShortName
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.quotas import Quota, bounds, drained, fair_parts, filled
-from shardctl.scalars import ShortName
-from shardctl.spec import Fleet, Shard
 
 TOLERANCE = 0.05
 MIN_GAIN = 0.02

@@ -12,9 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shardctl.filters import MAX_FILTER_BYTES, compile_filter
-from shardctl.keyspace import SlotSet, digits_of
-from shardctl.spec import Fleet, Shard
+from shardctl.fleet.filters import MAX_FILTER_BYTES, compile_filter
+from shardctl.fleet.keyspace import SlotSet, digits_of
+from shardctl.fleet.spec import Fleet, Shard
 
 _OR, _AND_NOT, _PARENTHESES = len(" OR "), len(" AND NOT "), len("()")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance.planning.board import Run
 
 

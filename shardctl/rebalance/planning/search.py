@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from heapq import nsmallest
 
-from shardctl.keyspace import MAX_SLOT_BITS, SlotSet
+from shardctl.fleet.keyspace import MAX_SLOT_BITS, SlotSet
 from shardctl.rebalance.planning.board import Board, Run, Sets, State, Step, least_moved
 from shardctl.rebalance.planning.quotas import Quota
 from shardctl.rebalance.planning.room import FilterRoom

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shardctl.errors import UsageError
-from shardctl.keyspace import SlotSet
-from shardctl.spec import Fleet, Previous, Shard
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet, Previous, Shard
 
 
 def fleet_back(fleet: Fleet) -> Fleet | None:

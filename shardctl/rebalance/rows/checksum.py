@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from shardctl.keyspace import SlotRule, TimeUnit, slot_of_time
+from shardctl.fleet.keyspace import SlotRule, TimeUnit, slot_of_time
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.shape import Column, SlotTable, quoted
 from shardctl.rebalance.rows.values import MICROSECONDS, MYSQL, Kind
-from shardctl.settings.messagetypes import MessageType
 
 HASH_BITS = 60
 MODULUS = 1 << 64

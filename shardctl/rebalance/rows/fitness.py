@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy import types as sa
 
-from shardctl import database
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.obstacles import obstacles
 from shardctl.rebalance.rows.references import doubtful_references, faulty_references
 from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableError, look_at
 from shardctl.rebalance.rows.tables import named, remember, slot_tables
 from shardctl.rebalance.rows.values import MYSQL, Kind, meeting
-from shardctl.settings.messagetypes import MessageType
+from shardctl.shard import database
 from shardctl.shard.keys import given_out
 
 

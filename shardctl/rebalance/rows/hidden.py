@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from sqlalchemy import Connection
 
-from shardctl.database import SEE_EVERY_ROW
 from shardctl.rebalance.rows.catalog import place_of, regclasses
 from shardctl.rebalance.rows.shape import SlotTable
 from shardctl.rebalance.rows.values import MYSQL
+from shardctl.shard.database import SEE_EVERY_ROW
 
 _POSTGRESQL = """
 SELECT c.relkind, row_security_active(c.oid),

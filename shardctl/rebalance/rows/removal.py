@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, inspect, select
 
-from shardctl import database, schema
 from shardctl.errors import ShardctlError
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.effects import mark
 from shardctl.rebalance.rows.obstacles import obstacles
 from shardctl.rebalance.rows.shape import SlotTable, crossing, foreign_keys
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.values import MYSQL
-from shardctl.schema import LaneState
-from shardctl.settings.messagetypes import MessageType
+from shardctl.shard import database, schema
+from shardctl.shard.schema import LaneState
 
 ROWS_AT_ONCE = 5_000
 SLOTS_AT_ONCE = 500

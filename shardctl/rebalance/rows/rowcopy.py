@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from shardctl import schema
 from shardctl.errors import ShardctlError
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.catalog import column_names
 from shardctl.rebalance.rows.effects import mark
 from shardctl.rebalance.rows.paired import Paired, pair
@@ -20,8 +20,8 @@ from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.shape import SlotTable, SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.transfer import Digest, read_back, send
-from shardctl.schema import LaneState
-from shardctl.settings.messagetypes import MessageType
+from shardctl.shard import schema
+from shardctl.shard.schema import LaneState
 
 
 class CopyError(ShardctlError):

@@ -10,9 +10,9 @@ from sqlalchemy import Dialect
 from sqlalchemy import types as sa
 from sqlalchemy.engine.reflection import Inspector
 
-from shardctl import schema
 from shardctl.errors import ShardctlError
 from shardctl.rebalance.rows.values import MYSQL, Kind, kind_of, precision_of, reading
+from shardctl.shard import schema
 
 
 class SlotTableError(ShardctlError):

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, inspect
 
-from shardctl import schema
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.shape import Named, SlotTable, SlotTableError, look_at
-from shardctl.settings.messagetypes import MessageType
+from shardctl.shard import schema
 
 OWN = (
     Named(schema.inbox.name, "slot"),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from shardctl import database
 from shardctl.rebalance.rows.paired import Conversions, Paired
 from shardctl.rebalance.rows.shape import SlotTable
 from shardctl.rebalance.rows.values import MYSQL
+from shardctl.shard import database
 
 if TYPE_CHECKING:
     import psycopg

@@ -16,8 +16,10 @@ from test_consumer_process import Consumer, Pubsub, until
 
 from consumer import database
 from examples import inventory
-from shardctl import schema, shardconfig, spec
-from shardctl.yamlfile import parse
+from shardctl.fleet import shardconfig
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import schema
 
 pytestmark = pytest.mark.slow
 TYPES = """
@@ -28,7 +30,7 @@ TYPES = """
 
 
 def config_of(types=TYPES, **consumer):
-    fleet = spec.of_file(parse(HEAD + types, "test"))
+    fleet = fleet_from(parse(HEAD + types, "test"))
     made = shardconfig.slice_of(fleet, fleet.shards[0])
     settings = {"lease": timedelta(seconds=10), **consumer}
     return made.model_copy(update={"consumer": made.consumer.model_copy(update=settings)})

@@ -25,8 +25,8 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from patience import PATIENCE_SECONDS
 
-from shardctl.keyspace import digits_of, slot_of
-from shardctl.local.broker import Broker
+from shardctl.broker import Broker
+from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.local.servers import PostgresServer
 from shardctl.local.servers.process import free_port
 

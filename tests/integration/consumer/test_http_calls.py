@@ -14,11 +14,11 @@ import trustme
 from http_kit import Backend, Place, Reply
 from patience import PATIENCE_SECONDS
 
-from consumer.errors import LaterError
+from consumer.errors import SlotsWaitError
 from consumer.sinks.http import sink, sink_for
 from consumer.sinks.http.credentials import CredentialsError
 from examples.backend import Taken, handler_of
-from shardctl.spec import SpecError
+from shardctl.fleet.spec_errors import SpecError
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def settle(place, *writes, seconds=PATIENCE_SECONDS):
     while True:
         try:
             return place.database.settle(*writes)
-        except LaterError:
+        except SlotsWaitError:
             assert time.monotonic() < end
             time.sleep(0.02)
 
@@ -200,17 +200,17 @@ def test_a_backend_that_is_down_has_nothing_set_aside_and_is_left_alone(place, b
     backend.answer = lambda _: Reply(500)
     p = place(breaker={"open": timedelta(seconds=3)})  # longer than ten refusals take on any machine
     writes = [p.call(f"k{n}", f"w{n}") for n in range(20)]
-    with pytest.raises(LaterError, match=r"500 Internal Server Error \(20 keys wait\)"):
+    with pytest.raises(SlotsWaitError, match=r"500 Internal Server Error \(20 keys wait\)"):
         p.database.settle(*writes)
     opened = len(backend.calls)
     assert opened <= 5 + 8
     for _ in range(10):
-        with pytest.raises(LaterError):
+        with pytest.raises(SlotsWaitError):
             p.database.settle(*writes)
     assert len(backend.calls) == opened, "an open breaker lets nothing through"
     assert p.metrics.registry.get_sample_value("shardctl_http_breaker_open", {"type": "call"}) == 1
     time.sleep(3)
-    with pytest.raises(LaterError):
+    with pytest.raises(SlotsWaitError):
         p.database.settle(*writes)
     assert len(backend.calls) == opened + 1, "one call probes"
     backend.answer = lambda _: Reply(200)
@@ -226,7 +226,7 @@ def test_an_outage_sets_aside_nothing_however_often_the_same_write_probes(place,
     write = p.call(ident="a")
     end = time.monotonic() + 5
     while len(backend.calls) < 10:
-        with pytest.raises(LaterError):
+        with pytest.raises(SlotsWaitError):
             p.database.settle(write)
         assert time.monotonic() < end
     assert write.fault is None
@@ -257,7 +257,7 @@ def test_a_large_answer_is_not_read_to_its_end(place, backend):
 
 def test_nobody_listens(place):
     p = place("http://127.0.0.1:1/", breaker={"failures": 1})
-    with pytest.raises(LaterError, match="ConnectError: Connect call failed"):
+    with pytest.raises(SlotsWaitError, match="ConnectError: Connect call failed"):
         p.database.settle(p.call())
 
 
@@ -270,7 +270,7 @@ def test_retry_after_holds_every_write_of_the_backend(place, backend):
     assert len(backend.calls) == 3
     backend.answer = lambda _: Reply(429, {"Retry-After": "3600"})
     for _ in range(3):
-        with pytest.raises(LaterError, match="429"):
+        with pytest.raises(SlotsWaitError, match="429"):
             p.database.settle(p.call("c"))
     assert len(backend.calls) == 4, "what asks for more time than there is gets no second call"
 
@@ -346,12 +346,12 @@ def test_one_transaction_waits_for_one_window_however_often_the_sink_is_asked(pl
         breaker={"failures": 1_000},
     )
     with p.database.engine.connect() as connection, connection.begin():
-        with pytest.raises(LaterError):
+        with pytest.raises(SlotsWaitError):
             p.http.apply(connection, [p.call("first", ident="first")])
         assert set(backend.asked()) == {"first"}
         time.sleep(1)  # no window is longer than the statement's time-out
         for n in range(8):  # the window is over: nothing more is called, and nothing waited for
-            with pytest.raises(LaterError):
+            with pytest.raises(SlotsWaitError):
                 p.http.apply(connection, [p.call(f"k{n}", ident=f"k{n}")])
         assert set(backend.asked()) == {"first"}
 
@@ -405,11 +405,11 @@ def test_nothing_is_waited_for_once_the_process_is_told_to_stop(place, backend, 
     backend.answer = lambda _: Reply(200, hang=0.1)
     p = place(concurrency=1, statement_timeout=timedelta(minutes=10))
     p.stopping = True
-    with pytest.raises(LaterError):
+    with pytest.raises(SlotsWaitError):
         p.database.settle(*(p.call(f"k{n}") for n in range(50)))
     assert len(backend.calls) <= 5
     backend.answer = lambda _: Reply(503, {"Retry-After": "3600"})
-    with pytest.raises(LaterError):  # at once: it would wait for longer than any test may last
+    with pytest.raises(SlotsWaitError):  # at once: it would wait for longer than any test may last
         p.database.settle(p.call("other"))
 
 
@@ -421,7 +421,7 @@ def test_closing_gives_up_what_is_on_its_way(place, backend):
     def work():
         try:
             p.database.settle(p.call(ident="a"))
-        except LaterError as error:
+        except SlotsWaitError as error:
             raised.append(error)
 
     thread = threading.Thread(target=work)
@@ -449,7 +449,7 @@ def test_a_redirect_on_the_same_host_keeps_method_and_body(place, backend):
 def test_redirects_do_not_go_on_for_ever(place, backend):
     backend.answer = lambda _: Reply(308, {"Location": "/again"})
     p = place(breaker={"failures": 1})
-    with pytest.raises(LaterError, match="more than 3 redirects"):
+    with pytest.raises(SlotsWaitError, match="more than 3 redirects"):
         p.database.settle(p.call())
     assert len(backend.calls) == 4
 
@@ -495,7 +495,7 @@ def test_credentials_come_from_the_secret_and_its_new_version_is_used(place, sec
     assert secure.calls[1].headers["authorization"] in ("Basic eW91Ong=", "Bearer n3w")
     assert (secrets / "login" / "token").unlink() is None
     (secrets / "login" / "password").unlink()
-    with pytest.raises(LaterError, match=r"login/.* can't be read"):
+    with pytest.raises(SlotsWaitError, match=r"login/.* can't be read"):
         p.database.settle(p.call("c"))
 
 
@@ -504,7 +504,7 @@ def test_a_certificate_of_another_authority_is_refused_until_its_own_is_mounted(
     p = place(
         secure.url, ", ca_secret: ca", secrets=secrets, breaker={"failures": 1, "open": timedelta(milliseconds=100)}
     )
-    with pytest.raises(LaterError, match="the certificate is refused: unable to get local issuer"):
+    with pytest.raises(SlotsWaitError, match="the certificate is refused: unable to get local issuer"):
         p.database.settle(p.call())
     secret(secrets, "ca", ca_crt=authority.cert_pem.bytes())
     assert settle(p, p.call()).applied == 1
@@ -512,14 +512,14 @@ def test_a_certificate_of_another_authority_is_refused_until_its_own_is_mounted(
 
 def test_a_certificate_for_another_name_is_refused(place, secure, secrets):
     p = place(secure.url.replace("127.0.0.1", "localhost"), ", ca_secret: ca", secrets=secrets, breaker={"failures": 1})
-    with pytest.raises(LaterError, match="Hostname mismatch"):
+    with pytest.raises(SlotsWaitError, match="Hostname mismatch"):
         p.database.settle(p.call())
     assert secure.calls == []
 
 
 def test_without_a_private_authority_its_certificate_is_refused(place, secure):
     p = place(secure.url, breaker={"failures": 1})
-    with pytest.raises(LaterError, match="the certificate is refused"):
+    with pytest.raises(SlotsWaitError, match="the certificate is refused"):
         p.database.settle(p.call())
 
 
@@ -544,7 +544,7 @@ def test_no_log_holds_a_credential(place, secure, secrets, caplog):
     caplog.set_level(logging.DEBUG)
     secure.answer = lambda _: Reply(500, body=b"t0ken")
     p = place(f"{secure.url}/take?key=hush", AUTH % "bearer", secrets=secrets, breaker={"failures": 2})
-    with pytest.raises(LaterError) as raised:
+    with pytest.raises(SlotsWaitError) as raised:
         p.database.settle(p.call())
     assert "is left alone" in caplog.text
     told = caplog.text + str(raised.value)

@@ -9,9 +9,9 @@ from arrival_kit import Database
 from sqlalchemy import event
 
 from consumer.delivery import decode
-from consumer.errors import NeverError
-from shardctl import identity
-from shardctl.marks import KEY_REUSED
+from consumer.errors import PermanentError
+from shardctl.wire import identity
+from shardctl.wire.deadletters import KEY_REUSED
 
 pytestmark = pytest.mark.slow
 KEY = "x"
@@ -208,7 +208,7 @@ def test_a_row_of_0_1_0_equals_every_write_of_its_identity(shard):
 
 def test_a_message_at_fault_is_told_by_its_fault_and_not_by_its_key(shard):
     bad = arrive(shard, 1, ident="k")
-    bad.fault = NeverError("bad_json", "x")
+    bad.fault = PermanentError("bad_json", "x")
     shard.settle(bad)
     again = redelivered(shard, bad)
     again.fault = bad.fault

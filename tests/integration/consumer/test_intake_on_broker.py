@@ -14,8 +14,8 @@ from patience import PATIENCE_SECONDS
 from consumer import pubsub
 from consumer.intake import Intake
 from consumer.metrics import Metrics
-from shardctl.keyspace import digits_of
-from shardctl.local.broker import Broker, Faults
+from shardctl.broker import Broker, Faults
+from shardctl.fleet.keyspace import digits_of
 
 pytestmark = pytest.mark.slow
 TOPIC = "projects/test-project/topics/data-writes"

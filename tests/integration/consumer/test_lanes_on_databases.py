@@ -9,13 +9,13 @@ from consumer_kit import SLOT_BITS, Shard, write
 from sqlalchemy import insert, text
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError, NeverError
+from consumer.errors import PermanentError, TransientError
 from consumer.store import Passed
-from shardctl import lanes, schema
-from shardctl.barrier import Barrier
-from shardctl.keyspace import SlotSet, lane_of
-from shardctl.lanes import Met
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.fleet.keyspace import SlotSet, lane_of
+from shardctl.shard import lanes, schema
+from shardctl.shard.lanes import Met
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.wire.barrier import Barrier
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +169,7 @@ def test_nobody_awaits_the_barrier_of_a_lane_that_isnt_active(shard):
 def test_a_database_of_an_older_version_is_told_of(shard):
     shard.store.check_tables()
     shard.run("DROP TABLE shardctl_barriers")
-    with pytest.raises(AgainError, match="lacks shardctl_barriers: run `shardctl provision`"):
+    with pytest.raises(TransientError, match="lacks shardctl_barriers: run `shardctl provision`"):
         shard.store.check_tables()
     schema.create(shard.engine, shard.config.message_types, SlotSet(), 1)
     shard.store.check_tables()
@@ -216,7 +216,7 @@ def test_after_the_barrier_a_lane_keeps_nothing_and_loses_nothing(shard):
 @pytest.mark.parametrize("state", [LaneState.DUE, LaneState.ARRIVING, LaneState.LEFT])
 def test_a_fault_is_set_aside_by_the_lane_that_owns_it_alone(shard, state):
     faulty = customer(1 if state == LaneState.LEFT else 2)
-    faulty.fault = NeverError("bad_json", "…")
+    faulty.fault = PermanentError("bad_json", "…")
     if state == LaneState.LEFT:
         leave(shard, PUBLISHED_US)
     else:
@@ -227,7 +227,7 @@ def test_a_fault_is_set_aside_by_the_lane_that_owns_it_alone(shard, state):
 
 def test_a_fault_that_was_set_aside_before_the_slot_came_isnt_again(shard):
     faulty = customer()
-    faulty.fault = NeverError("bad_json", "…")
+    faulty.fault = PermanentError("bad_json", "…")
     shard.settle(faulty)
     expect(shard, LaneState.DUE)
     leave(shard, PUBLISHED_US + 1)

@@ -14,7 +14,7 @@ from lease_kit import LeaseApi, mount
 from patience import PATIENCE_SECONDS
 from test_consumer_process import Consumer, Pubsub, until
 
-from shardctl.settings.leader import Leader
+from shardctl.fleet.settings.leader import Leader
 
 pytestmark = pytest.mark.slow
 

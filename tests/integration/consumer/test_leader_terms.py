@@ -10,7 +10,7 @@ import pytest
 from consumer_kit import Shard, write
 from patience import PATIENCE_SECONDS
 
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.fence import Fence
 from consumer.leader.term import NotLeaderError, Term
 from consumer.sinks.sql import SqlSink
@@ -148,7 +148,7 @@ def test_a_stream_of_writes_doesnt_keep_a_new_term_waiting(shard):
         while not stopped.is_set():
             try:
                 old_store.apply([customer(key)])
-            except (NotLeaderError, AgainError):
+            except (NotLeaderError, TransientError):
                 return
 
     writers = [threading.Thread(target=write_on, args=(str(number),)) for number in range(3)]
@@ -166,9 +166,9 @@ def test_a_stream_of_writes_doesnt_keep_a_new_term_waiting(shard):
 def test_tables_from_before_there_were_leaders_are_told(shard):
     term, store = replica(shard, "a")
     shard.run("DELETE FROM shardctl_leader")
-    with pytest.raises(AgainError, match="shardctl provision"):
+    with pytest.raises(TransientError, match="shardctl provision"):
         term.begin()
-    with pytest.raises(AgainError, match="shardctl provision"):
+    with pytest.raises(TransientError, match="shardctl provision"):
         store.apply([customer()])
     shard.run("INSERT INTO shardctl_leader VALUES (1, 0, '')")
     assert term.begin() == 1

@@ -22,9 +22,11 @@ from consumer.metrics import Metrics
 from consumer.replica import Replica
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
-from shardctl import schema, shardconfig, spec
-from shardctl.keyspace import slot_of
-from shardctl.yamlfile import parse
+from shardctl.fleet import shardconfig
+from shardctl.fleet.keyspace import slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+from shardctl.shard import schema
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +48,7 @@ class Scene:
     """One replica on a real database, fed by hand: all of it but Pub/Sub and Redis."""
 
     def __init__(self, url, concurrency):
-        fleet = spec.of_file(parse(FLEET.replace("slot_bits: 6", "slot_bits: 7").replace("0-63", "0-127"), "test"))
+        fleet = fleet_from(parse(FLEET.replace("slot_bits: 6", "slot_bits: 7").replace("0-63", "0-127"), "test"))
         config = shardconfig.slice_of(fleet, fleet.shards[0])
         timeouts = {"statement_timeout": timedelta(seconds=STATEMENT_SECONDS), "concurrency": concurrency}
         self.config = config.model_copy(update={"consumer": config.consumer.model_copy(update=timeouts)})

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
-from consumer.redisgate import KEYS_A_CALL, RedisGate
+from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def client(url, timeout_seconds):
 
 def make_locks(redis, ttl_ms, clock):
     metrics = Metrics()
-    return SlotLocks(redis, RedisGate(clock, metrics), "fleet:s0", ttl_ms, metrics)
+    return SlotLocks(redis, RedisBreaker(clock, metrics), "fleet:s0", ttl_ms, metrics)
 
 
 def scenario(url, play, ttl_ms=600_000, timeout_seconds=PATIENCE_SECONDS):

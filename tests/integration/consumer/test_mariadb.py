@@ -13,12 +13,13 @@ from consumer_kit import FLEET, Shard, write
 from patience import PATIENCE_SECONDS
 
 from consumer import database
-from consumer.errors import AgainError, NeverError
-from shardctl import database as control
-from shardctl import schema, spec
+from consumer.errors import PermanentError, TransientError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
-from shardctl.yamlfile import parse
+from shardctl.shard import database as control
+from shardctl.shard import schema
 
 pytestmark = pytest.mark.slow
 
@@ -179,7 +180,7 @@ def test_a_write_that_changes_nothing_isnt_missed(shard):
 def test_a_table_with_several_rows_of_one_key_is_no_messages_fault(fresh):
     fresh.run("ALTER TABLE customers DROP PRIMARY KEY")
     fresh.run("INSERT INTO customers (customer_id, slot) VALUES ('1', 1), ('1', 1)")
-    with pytest.raises(AgainError, match="several rows of one key"):
+    with pytest.raises(TransientError, match="several rows of one key"):
         fresh.store.apply([customer(1, name="x")])
 
 
@@ -296,7 +297,7 @@ def test_a_value_that_doesnt_fit_is_a_fault_and_never_another_value(fresh, colum
 
 def again_and_then_fine(shard, trouble_ends=lambda: None):
     batch = [customer(number, "insert") for number in range(5)]
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         shard.store.apply(batch)
     assert not any(each.fault for each in batch)
     trouble_ends()
@@ -311,7 +312,7 @@ def in_a_thread(call):
     def work():
         try:
             call()
-        except AgainError as failure:
+        except TransientError as failure:
             failures.append(failure)
 
     thread = threading.Thread(target=work)
@@ -459,7 +460,7 @@ def test_a_change_of_slots_waits_for_the_writes_under_way_and_no_longer_than_a_r
             ask(mover, "UPDATE shardctl_fence SET version = version + 1")
         ask(mover, "SET innodb_lock_wait_timeout = 20")
         ask(mover, "UPDATE shardctl_fence SET version = version + 1")
-        with pytest.raises(AgainError), database.translated():
+        with pytest.raises(TransientError), database.translated():
             fresh.store._fence.share(reader)
 
 
@@ -468,7 +469,7 @@ def test_a_change_of_slots_waits_for_the_writes_under_way_and_no_longer_than_a_r
 
 def test_old_messages_are_forgotten_the_oldest_first_and_parked_ones_never(shard):
     batch = [customer(number, ident=f"k{number}") for number in range(5)]
-    batch[4].fault = NeverError("bad_json", "…")
+    batch[4].fault = PermanentError("bad_json", "…")
     shard.settle(*batch)
     for number in range(4):
         then = f"utc_timestamp() - INTERVAL {60 - number} MINUTE"
@@ -480,7 +481,7 @@ def test_old_messages_are_forgotten_the_oldest_first_and_parked_ones_never(shard
 
 
 def test_provisioning_twice_makes_the_tables_once(mariadb_server):
-    fleet = spec.of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     url = mariadb_server.create_database("provision_tests").replace("mysql+pymysql", "mariadb")
     first, again = (provision_database(fleet, fleet.shards[0], url) for _ in range(2))
     mariadb_server.drop_database("provision_tests")
@@ -510,7 +511,7 @@ def test_provisioning_twice_makes_the_tables_once(mariadb_server):
 def test_what_an_operator_can_repair_is_no_writes_fault(fresh, before, what, repair):
     fresh.run(before)
     batch = [customer(number, name="x") for number in range(20)]
-    with pytest.raises(AgainError, match=what):
+    with pytest.raises(TransientError, match=what):
         fresh.store.apply(batch)
     assert not any(write.fault for write in batch)
     assert fresh.inbox() == []
@@ -526,7 +527,7 @@ def test_a_session_that_lost_its_settings_is_left_before_it_writes(shard, lost):
         session.exec_driver_sql(f"SET SESSION {lost}")
         session.close()
     for _ in sessions:
-        with pytest.raises(AgainError, match=r"docs/poolers\.md"):
+        with pytest.raises(TransientError, match=r"docs/poolers\.md"):
             shard.store.apply([customer(1)])
     assert shard.settle(customer(1)).applied == 1
 

@@ -11,7 +11,7 @@ from consumer_kit import Shard, write
 from sqlalchemy import text
 
 from consumer import database, packet
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from shardctl.local.servers import BinaryMissingError, MariaDBServer
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_server_that_takes_too_little_is_refused_at_start(server, shard, caplo
     assert "max_allowed_packet is 16,777,216" in caplog.text
     server._execute(f"SET GLOBAL max_allowed_packet = {MEBIBYTE}")
     shard.engine.dispose()
-    with pytest.raises(AgainError, match="max_allowed_packet is 1,048,576"):
+    with pytest.raises(TransientError, match="max_allowed_packet is 1,048,576"):
         database.check_packets(shard.engine, shard.dialect)
     server._execute(f"SET GLOBAL max_allowed_packet = {16 * MEBIBYTE}")
     shard.engine.dispose()

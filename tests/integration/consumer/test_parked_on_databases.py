@@ -14,9 +14,9 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, text
 from sqlalchemy.exc import OperationalError
 
 from consumer import parked
-from consumer.errors import AgainError, DataFaultError
+from consumer.errors import DataFaultError, TransientError
 from consumer.store import Released
-from shardctl import parked as people
+from shardctl.shard import parked as people
 
 pytestmark = pytest.mark.slow
 TYPES = """
@@ -453,7 +453,7 @@ def test_writers_and_releasers_at_once_lose_double_and_swap_nothing(race_shard, 
         for _ in range(2_000):
             try:
                 return call()
-            except (AgainError, OperationalError):  # deadlocks, and SQLite's one writer
+            except (TransientError, OperationalError):  # deadlocks, and SQLite's one writer
                 continue
         return pytest.fail("in trouble for ever")
 

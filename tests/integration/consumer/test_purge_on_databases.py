@@ -11,10 +11,10 @@ from consumer_kit import Shard
 from redis.asyncio import Redis
 
 from consumer import maintenance, pace
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def play(shard, redis_url, scenario):
         metrics = Metrics()
         async with Redis.from_url(redis_url, socket_timeout=10) as client:
             with ThreadPoolExecutor(1) as threads:
-                gate = RedisGate(asyncio.get_running_loop().time, metrics)
+                gate = RedisBreaker(asyncio.get_running_loop().time, metrics)
                 await scenario(
                     Maintenance(shard.store, print, client, gate, "f:s", timedelta(days=8), threads, metrics), client
                 )
@@ -83,7 +83,7 @@ def test_a_chunk_over_the_statement_timeout_is_made_smaller_until_it_ends(slow_s
         while old_rows(slow_shard):
             try:
                 await maintaining.purge()
-            except AgainError:
+            except TransientError:
                 failures += 1
                 assert failures < 5
         assert failures

@@ -22,15 +22,17 @@ from patience import PATIENCE_SECONDS
 from sqlalchemy import insert
 from test_consumer_process import Consumer, customers, until
 
-from shardctl import barrier, lanes, schema, spec
-from shardctl.barrier import Barrier
-from shardctl.keyspace import SlotSet, digits_of, slot_of
-from shardctl.local.broker import Broker
-from shardctl.local.broker.tokens import Signer
+from shardctl.broker import Broker
+from shardctl.broker.tokens import Signer
+from shardctl.fleet.keyspace import SlotSet, digits_of, slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.settings.delivery import Delivery
+from shardctl.fleet.shardconfig import Generation
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers.process import free_port
-from shardctl.settings.delivery import Delivery
-from shardctl.shardconfig import Generation
-from shardctl.yamlfile import parse
+from shardctl.shard import lanes, schema
+from shardctl.wire import barrier
+from shardctl.wire.barrier import Barrier
 
 pytestmark = pytest.mark.slow
 BASE = "projects/test-project"
@@ -237,7 +239,7 @@ def test_while_slots_move_each_generation_has_its_own_path(bench, shard):
         )
     )
     broker.publish({"customer_id": "1", "name": "before"}, "1")
-    fleet = spec.of_file(parse(FLEET, "test"))
+    fleet = fleet_from(parse(FLEET, "test"))
     marker = barrier.encode(fleet, fleet.shards[0], slot, Barrier("r1", "s0", 1, token))
     message = PubsubMessage(attributes=marker.attributes, ordering_key=marker.ordering_key)
     broker.publisher.publish(topic=TOPIC, messages=[message])

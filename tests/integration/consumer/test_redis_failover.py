@@ -11,15 +11,15 @@ import pytest
 from consumer_kit import raw
 from redis.asyncio import Redis
 
-from consumer import redisgate
+from consumer import redisbreaker
 from consumer.leader.election import Election, Times
 from consumer.leader.leadership import Leadership
 from consumer.leader.redis import RedisLease
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
 from consumer.ratelimit import RateLimit
-from consumer.recent import RecentlyDone
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
+from consumer.seenfilter import SeenFilter
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def play(servers, scenario):
             await one.flushall()
             await follow(two, first)
             await two.config_set("requirepass", first.password)
-        async with Address(first.port, first.password) as address, redisgate.connect(address.url, 10.0) as redis:
+        async with Address(first.port, first.password) as address, redisbreaker.connect(address.url, 10.0) as redis:
             await scenario(Pair(address, first, second), redis)
 
     asyncio.run(run())
@@ -151,7 +151,7 @@ def _pace(redis, gate, clock, metrics):
 
 
 def _marks(redis, gate, clock, metrics):
-    recent = RecentlyDone(redis, gate, "f:s", clock)
+    recent = SeenFilter(redis, gate, "f:s", clock)
     done = [raw("customer", b"{}", "c")]
     return lambda: recent.mark(done), lambda: recent.probably_done(done)
 
@@ -160,7 +160,7 @@ def _marks(redis, gate, clock, metrics):
 def test_what_replicas_share_is_shared_again(servers, use):
     async def scenario(pair, redis):
         clock, metrics = Clock(), Metrics()
-        gate = RedisGate(clock, metrics)
+        gate = RedisBreaker(clock, metrics)
         calls = use(redis, gate, clock, metrics)
         # As many connections as there are batches at once: each of them lives on.
         await asyncio.gather(*(call() for _ in range(3) for call in calls))
@@ -168,7 +168,7 @@ def test_what_replicas_share_is_shared_again(servers, use):
         await pair.fail_over()
         for _ in range(TRIES):
             await asyncio.gather(*(call() for _ in range(3) for call in calls))
-            clock.now += redisgate.LAST_RETRY_SECONDS
+            clock.now += redisbreaker.LAST_RETRY_SECONDS
         await calls[0]()
         assert not gate.shut
         async with Redis.from_url(pair.address.url) as new:

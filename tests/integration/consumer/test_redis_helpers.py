@@ -18,8 +18,8 @@ from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
 from consumer.pace import MOST_ROWS
 from consumer.ratelimit import RateLimit
-from consumer.recent import BITS, BUCKET_SECONDS, RecentlyDone
-from consumer.redisgate import KEYS_A_CALL, RedisGate
+from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
+from consumer.seenfilter import BITS, BUCKET_SECONDS, SeenFilter
 from consumer.store import Outcome
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def play(url, scenario, replicas=2):
     async def run():
         clock = Clock()
         clients = [Redis.from_url(url, socket_timeout=PATIENCE_SECONDS) for _ in range(replicas)]
-        gates = [RedisGate(clock, Metrics()) for _ in clients]
+        gates = [RedisBreaker(clock, Metrics()) for _ in clients]
         try:
             return await scenario(clients, gates, clock)
         finally:
@@ -139,7 +139,7 @@ def messages(*idents, attempt=2, kind="customer"):
 
 
 def recents(clients, gates, clock):
-    return [RecentlyDone(client, gate, "f:s", clock) for client, gate in zip(clients, gates, strict=True)]
+    return [SeenFilter(client, gate, "f:s", clock) for client, gate in zip(clients, gates, strict=True)]
 
 
 def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):

@@ -10,7 +10,7 @@ import pytest
 from arrival_kit import Database
 from sqlalchemy import Column, Integer, MetaData, String, Table, exc, insert, select
 
-from consumer.errors import AgainError, DataFaultError, NeverError
+from consumer.errors import DataFaultError, PermanentError, TransientError
 from consumer.sinks.custom import CustomSink
 from consumer.sinks.router import Router
 from consumer.sinks.sql import SqlSink
@@ -38,7 +38,7 @@ def again(call):
     for _ in range(5_000):
         try:
             return call()
-        except AgainError:
+        except TransientError:
             continue
     return pytest.fail("in trouble for ever")
 
@@ -148,7 +148,7 @@ def test_a_conflict_of_versions_is_tried_again_and_nothing_of_it_stays(shard):
                 return sink.apply(Between(), writes)
 
         shard.sink._sinks["booking"]._sink = Overtaken()
-        with pytest.raises(AgainError, match="changed by somebody else"):
+        with pytest.raises(TransientError, match="changed by somebody else"):
             shard.store.apply([booking])
         assert shard.inbox() == {}
         assert shard.store.apply([booking]).applied == 1
@@ -188,11 +188,11 @@ def fail(error):
 BEHAVIOURS = {
     "bug": fail(ZeroDivisionError("a \x00 in it")),
     "data fault": fail(DataFaultError("too_heavy", "half a surrogate pair: \ud800")),
-    "never": fail(NeverError("r" * 200, "…")),
+    "never": fail(PermanentError("r" * 200, "…")),
     "no row": lambda connection: connection.execute(select(EVENTS.c.id).where(EVENTS.c.id == "x")).one(),
     "missing parameter": fail(exc.StatementError("a value is required", "", {}, KeyError("x"))),
     "constraint": lambda connection: connection.execute(insert(EVENTS).values(id=None)),
-    "again": fail(AgainError("not now")),
+    "again": fail(TransientError("not now")),
     "network": fail(ConnectionRefusedError("no route")),
     "memory": fail(MemoryError()),
     "rollback": lambda connection: connection.rollback(),
@@ -246,7 +246,7 @@ def test_one_message_that_cant_be_is_found_and_set_aside_and_the_others_land(mix
 def test_trouble_keeps_everything_and_leaves_nothing(mixed, behaviour, monkeypatch):
     """Above all a sink that rolls back: the inbox rows are gone with it, and an ack would lose the batch."""
     batch, _ = batch_of(mixed, behaviour)
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         mixed.settle(*batch)
     assert not any(each.fault for each in batch)
     assert mixed.inbox() == {}
@@ -259,7 +259,7 @@ def test_trouble_keeps_everything_and_leaves_nothing(mixed, behaviour, monkeypat
 def test_a_sink_that_ends_the_transaction_last_of_all_isnt_believed(mixed, end, monkeypatch):
     """Nothing comes after it that could fail, so it would look like a success."""
     monkeypatch.setitem(BEHAVIOURS, "end", lambda connection: getattr(connection, end)())
-    with pytest.raises(AgainError, match="ended the transaction" if end != "close" else None):
+    with pytest.raises(TransientError, match="ended the transaction" if end != "close" else None):
         mixed.store.apply([mixed.arrive("own", b"end", "k")])
 
 
@@ -270,7 +270,7 @@ def test_a_lost_connection_under_a_raw_cursor_is_trouble_too(mixed):
 
     BEHAVIOURS["raw"] = raw
     batch, _ = batch_of(mixed, "raw")
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         mixed.settle(*batch)
     BEHAVIOURS["raw"] = lambda _: None
     assert mixed.settle(*batch).applied == 13

@@ -18,10 +18,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import NotSupportedError
 
 from consumer import database
-from consumer.errors import AgainError, NeverError
+from consumer.dialects import SQLite
+from consumer.errors import PermanentError, TransientError
 from consumer.fence import Fence
-from consumer.rows import SQLite
-from shardctl import identity
+from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +121,7 @@ def test_two_replicas_with_the_same_messages_apply_each_once(shard):
                 try:
                     applied += store.apply(batch).applied
                     break
-                except AgainError:
+                except TransientError:
                     continue
             else:
                 pytest.fail("a deadlock for ever")
@@ -228,7 +228,7 @@ def test_the_search_finds_exactly_the_poison(constrained, fault, how_many):
     outcome = shard.store.apply(batch)
     assert set(outcome.poison) == set(bad)
     assert len(shard.table("customer")) == 1  # nothing is committed while poison is found
-    assert all(isinstance(each.fault, NeverError) for each in bad)
+    assert all(isinstance(each.fault, PermanentError) for each in bad)
     outcome = shard.settle(*batch)
     assert (outcome.applied, outcome.dead, outcome.poison) == (20, how_many, ())
     assert len(shard.table("customer")) == 21
@@ -343,7 +343,7 @@ def test_attributes_of_a_dead_message_never_stop_its_record(shard):
     """Its type and its key are the producer's own text, and may hold what no text column can."""
     dead = customer(1)
     dead.message_type, dead.partition_key = "a\x00b" * 200, "k\x00"
-    dead.fault = NeverError("unknown_type", "…")
+    dead.fault = PermanentError("unknown_type", "…")
     assert shard.settle(dead, customer(2)).applied == 1
     assert (dead.idempotency_key, "dead") in shard.inbox()
 
@@ -357,7 +357,7 @@ def test_when_no_single_message_is_to_blame_everything_is_kept(shard):
         "CREATE TABLE profiles (customer_id text PRIMARY KEY REFERENCES known DEFERRABLE INITIALLY DEFERRED, "
         "bio text, slot integer)"
     )
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         shard.store.apply([write("profile", {"customer_id": "1", "bio": "x"})])
 
 
@@ -533,7 +533,7 @@ def test_a_batch_does_on_a_server_what_its_writes_do_one_after_the_other(served_
 
 def again_and_then_fine(shard, trouble_ends):
     batch = [customer(number, "insert") for number in range(5)]
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         shard.store.apply(batch)
     assert not any(each.fault for each in batch)
     trouble_ends()
@@ -561,7 +561,7 @@ def test_a_session_killed_in_the_middle_of_its_transaction(fresh_postgres):
         def work():
             try:
                 shard.store.apply([customer(1, "insert", ident="killed")])
-            except AgainError as error:
+            except TransientError as error:
                 failure.append(error)
 
         thread = threading.Thread(target=work)
@@ -647,7 +647,7 @@ def test_a_deadlock_with_somebody_else(fresh_postgres):
         def work():
             try:
                 shard.store.apply([customer(1, "update", name="a"), customer(2, "update", email="b")])
-            except AgainError as error:
+            except TransientError as error:
                 failure.append(error)
 
         thread = threading.Thread(target=work)
@@ -680,7 +680,7 @@ def test_sqlite_held_by_another_writer(tmp_path):
 def waits_for_an_operator(shard, what, repair):
     """Every write is kept while the fault lasts, none is dead-lettered, and all are applied once it is repaired."""
     batch = [customer(number, name="x") for number in range(20)]
-    with pytest.raises(AgainError, match=what):
+    with pytest.raises(TransientError, match=what):
         shard.store.apply(batch)
     assert not any(write.fault for write in batch)
     assert shard.inbox() == []

@@ -13,9 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from test_consumer_process import TOPIC, Consumer, broker, customers, shard, until
 
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.fleet.settings.tracing import Tracing
 from shardctl.publisher import connect
-from shardctl.settings.tracing import Tracing
 
 pytestmark = pytest.mark.slow
 __all__ = ["broker", "shard"]

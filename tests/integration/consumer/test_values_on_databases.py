@@ -15,13 +15,13 @@ from sqlalchemy.engine import make_url
 
 from consumer import database
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, NeverError
+from consumer.errors import DataFaultError, PermanentError
 from consumer.sinks.sql import SqlSink
-from shardctl import schema
-from shardctl.bodies import Rules
-from shardctl.jsontext import JsonBody
-from shardctl.settings.consuming import Batching
-from shardctl.values import LIMITS, moment_of
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.shard import schema
+from shardctl.wire.bodies import Rules
+from shardctl.wire.jsontext import JsonBody
+from shardctl.wire.values import LIMITS, moment_of
 
 pytestmark = pytest.mark.slow
 CHOSEN = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -106,7 +106,7 @@ def test_a_body_is_stored_as_it_came_or_refused(table, name):
     case = CASES[name]
     body = case.body.encode()
     if (case.refused and table.name in case.databases) or table.name in case.beyond:
-        with pytest.raises(NeverError) as refused:
+        with pytest.raises(PermanentError) as refused:
             table.write(body)
         assert refused.value.reason == (case.refused or "bad_value")
     else:

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from shardctl.message import Encoded
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import closing, copying, handover, journal, opening, preflight
 from shardctl.rebalance.run import Progress, Run
-from shardctl.schema import RebalanceState
-from shardctl.spec import Fleet
-from shardctl.verify import verify
+from shardctl.shard.schema import RebalanceState
+from shardctl.verification.verify import verify
+from shardctl.wire.message import Encoded
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Network
 from tests.sim.rebalance.shard import Hooks, ShardDatabase, hooked

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shardctl import barrier
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.wire import barrier
 from tests.sim.message import PubsubMessagePb, ReceivedMessagePb
 
 SLOT_BITS = 2

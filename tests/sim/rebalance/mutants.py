@@ -15,15 +15,15 @@ from consumer.delivery import Delivery
 from consumer.fence import Fence, Lanes
 from consumer.handle import Handled, Handler
 from consumer.store import Outcome, Passed, Store
-from shardctl import lanes
-from shardctl.database import snapshot, writing
-from shardctl.lanes import Met
-from shardctl.message import Encoded
 from shardctl.rebalance import closing, copying, journal
 from shardctl.rebalance.handover import HandOver, Stage
 from shardctl.rebalance.run import Progress, Run
-from shardctl.rebalance.survey import InHand
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.rebalance.tracker import InHand
+from shardctl.shard import lanes
+from shardctl.shard.database import snapshot, writing
+from shardctl.shard.lanes import Met
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.wire.message import Encoded
 from tests.sim.broker import Habits
 from tests.sim.rebalance.executor import Executor
 from tests.sim.rebalance.scenario import FORWARD, Scenario, drawn, small

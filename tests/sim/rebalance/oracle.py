@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from shardctl import identity
-from shardctl.spec import Fleet
+from shardctl.fleet.spec import Fleet
+from shardctl.wire import identity
 from tests.sim.loop import Process
 from tests.sim.oracle import Oracle
 from tests.sim.rebalance.message import ENTRY, NOTE, Order, Poison, Posted, Write

@@ -7,9 +7,10 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from shardctl import spec, yamlfile
-from shardctl.keyspace import SlotSet
-from shardctl.spec import Fleet, Previous
+from shardctl.fleet import yamlfile
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet, Previous
 from tests.sim.broker import Habits
 from tests.sim.network import Weather
 from tests.sim.rebalance.executor import Crash, Manners
@@ -81,7 +82,7 @@ message_types:
   {NOTE}: {{table: notes, key: id, routing_key: owner, columns: {columns}, on_poison: park}}
 shards:
 {shards}"""
-    return spec.of_file(yamlfile.parse(text))
+    return fleet_from(yamlfile.parse(text))
 
 
 def next_file(fleet: Fleet, owners: tuple[str, ...]) -> Fleet:

@@ -16,20 +16,20 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.pool import QueuePool
 
 from consumer.delivery import Delivery
-from consumer.errors import AgainError
+from consumer.dialects import SQLite
+from consumer.errors import TransientError
 from consumer.fence import Fence
 from consumer.parked import Key
-from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
 from consumer.store import Outcome, Passed, Released, Store
-from shardctl import schema
-from shardctl.keyspace import SlotSet
-from shardctl.lanes import Lane
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.rebalance.rows.tables import slot_tables
-from shardctl.schema import LaneState
-from shardctl.settings.messagetypes import MessageType
+from shardctl.shard import schema
 from shardctl.shard.engine import configure_sqlite
-from shardctl.shardconfig import ShardConfig
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 
@@ -204,14 +204,14 @@ class ShardStore:
             answer(self._transaction(process, call))
 
         service = f"database {self._shard.name}"
-        return await self._network.request(service, serve, 20.0, lambda why: AgainError(f"database: {why}"))
+        return await self._network.request(service, serve, 20.0, lambda why: TransientError(f"database: {why}"))
 
     def _transaction(self, process: Process, call: Callable[[], Any]) -> Any:
         if self._fail():
-            return AgainError("commit failed")
+            return TransientError("commit failed")
         try:
             return call()
-        except AgainError as error:
+        except TransientError as error:
             return error
         finally:
             self._observe(self._shard, process)

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from google.api_core.exceptions import NotFound, ServiceUnavailable
 
-from shardctl import barrier, provision, topology
-from shardctl.keyspace import SlotSet
+from shardctl import provision
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.backlog import Backlog
-from shardctl.spec import Fleet
+from shardctl.wire import barrier
 from tests.sim.broker import Broker, Habits, Lease
 from tests.sim.loop import Process, SimLoop
 from tests.sim.message import EPOCH_SECONDS

@@ -12,21 +12,23 @@ from typing import Any
 
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import read_anew
-from consumer.errors import AgainError
+from consumer.dialects import SQLite
+from consumer.errors import TransientError
 from consumer.handle import Handler
 from consumer.intake import Intake
 from consumer.lock import SlotLocks
-from consumer.outbox import Again
-from consumer.redisgate import RedisGate
+from consumer.publishing import Again
+from consumer.redisbreaker import RedisBreaker
 from consumer.replica import NotDrainedError, Replica
-from consumer.rows import SQLite
 from consumer.sinks.sql import SqlSink
-from shardctl import barrier, parked, topology
-from shardctl.barrier import Barrier
 from shardctl.errors import ShardctlError
+from shardctl.fleet import topology
+from shardctl.fleet.shardconfig import ShardConfig, slice_of
+from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.planning.way_back import fleet_back
-from shardctl.shardconfig import ShardConfig, slice_of
-from shardctl.spec import Fleet
+from shardctl.shard import parked
+from shardctl.wire import barrier
+from shardctl.wire.barrier import Barrier
 from tests.sim.broker import Subscriber
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Network
@@ -231,7 +233,7 @@ class MovingWorld(World):
         config, parts, clock = self._reads[life], self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
-        locks = SlotLocks(redis, RedisGate(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
+        locks = SlotLocks(redis, RedisBreaker(clock, METRICS), f"{config.fleet}:{config.shard}", ttl_ms, METRICS)
         intake = parts.intake(
             Subscriber(self.loop, self._network, self._brokers), config, clock, METRICS, slow_start=False
         )
@@ -397,5 +399,5 @@ async def _release(store: ShardStore, read: Callable[[Any], None], stop: asyncio
                     released = await store.release(key, read)
                     if released is None or not released.more:
                         break
-        except AgainError:
+        except TransientError:
             continue

@@ -11,7 +11,7 @@ from properties import examples
 
 from consumer.batch import Batcher
 from consumer.delivery import Delivery
-from shardctl.barrier import Barrier
+from shardctl.wire.barrier import Barrier
 
 
 def delivery(number: int, slot: int, size: int = 10) -> Delivery:

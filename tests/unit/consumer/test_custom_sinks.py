@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from properties import examples
 
 from consumer.delivery import check_slot
-from consumer.errors import NeverError
-from consumer.rows import DIALECTS
+from consumer.dialects import DIALECTS
+from consumer.errors import PermanentError
 from consumer.sinks import custom
 from consumer.sinks.router import Router, share_out, sink_of
 from consumer.sinks.sql import SqlSink
 from shardctl.errors import EXIT_USAGE
-from shardctl.keyspace import SlotRule
-from shardctl.message import Write, encode, slot_for
-from shardctl.shardconfig import ShardConfig
-from shardctl.spec import of_file
-from shardctl.yamlfile import parse
+from shardctl.fleet.keyspace import SlotRule
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.fleet.yamlfile import parse
+from shardctl.wire.message import Write, encode, slot_for
 
 KINDS = config_of("""
   row: {table: events, key: id, routing_key: entity, columns: {id: text, entity: text}}
@@ -206,7 +206,7 @@ def test_a_configuration_with_sinks_comes_out_of_its_file_as_it_went_in():
 
 
 def test_producers_send_such_types_like_any_other():
-    fleet = of_file(
+    fleet = fleet_from(
         parse(
             """
 fleet: shop
@@ -227,5 +227,5 @@ shards: [{name: s0, slots: 0-1023}]
 
 def test_the_check_of_the_slot_needs_no_body(accepting):
     check_slot(accepting.arrive("blob", b"\xff", "k"), accepting.config)
-    with pytest.raises(NeverError):
+    with pytest.raises(PermanentError):
         check_slot(accepting.arrive("blob", b"\xff", "k", slot=1), accepting.config)

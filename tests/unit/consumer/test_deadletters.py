@@ -6,9 +6,9 @@ import pytest
 from consumer_kit import CONFIG, raw
 
 from consumer.deadletters import SHORTENED, DeadLetterTopic
-from consumer.errors import NeverError
-from shardctl.local.broker.protos import of
-from shardctl.local.broker.publishing import check_publish
+from consumer.errors import PermanentError
+from shardctl.broker.protos import of
+from shardctl.broker.publishing import check_publish
 
 
 class Topic:
@@ -26,7 +26,7 @@ class Topic:
 def dead(data, **attributes):
     delivery = raw("customer", data, "1")
     delivery.message.attributes.update(attributes)
-    delivery.fault = NeverError("bad_json", "é" * 2_000)
+    delivery.fault = PermanentError("bad_json", "é" * 2_000)
     return delivery
 
 

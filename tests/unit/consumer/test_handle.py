@@ -9,12 +9,12 @@ from consumer_kit import InThisThread, raw
 
 from consumer.batch import Batch
 from consumer.delivery import NO_SLOT
-from consumer.errors import AgainError, NeverError
+from consumer.errors import PermanentError, TransientError
 from consumer.handle import Handler
 from consumer.metrics import Metrics
 from consumer.store import Outcome, Passed
-from shardctl.barrier import Barrier
-from shardctl.keyspace import slot_of_lane
+from shardctl.fleet.keyspace import slot_of_lane
+from shardctl.wire.barrier import Barrier
 
 
 class Seams:
@@ -28,7 +28,7 @@ class Seams:
     def _note(self, what, *about):
         self.diary.append((what, *about))
         if what in self.failures:
-            raise AgainError(what)
+            raise TransientError(what)
 
     async def take(self, slots):
         self._note("lock", *map(slot_of_lane, slots))
@@ -42,13 +42,13 @@ class Seams:
         if self.poison and (found := tuple(each for each in deliveries if each in self.poison[0])):
             self.poison.pop(0)
             for each in found:
-                each.fault = NeverError("constraint", "…")
+                each.fault = PermanentError("constraint", "…")
             return Outcome(poison=found)
         unset = [each for each in deliveries if each.fault and not (each.parks or each.dead_lettered)]
         if found := tuple(each for each in unset if each.slot not in self.held):
             return Outcome(poison=found)
         if "late commit" in self.failures:
-            raise AgainError("late commit")
+            raise TransientError("late commit")
         kept = tuple(each for each in deliveries if each.slot in self.held)
         again = tuple(each for each in deliveries if each.slot in self.again)
         return Outcome(applied=len(deliveries) - len(kept) - len(again), held=kept, again=again)
@@ -106,7 +106,7 @@ def test_lock_commit_ack_release_in_that_order():
 
 def test_nothing_is_acked_where_the_commit_fails_and_the_locks_are_given_up():
     seams = Seams(failures={"commit"})
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         handle(seams, messages(1))
     assert [what for what, *_ in seams.diary] == ["lock", "commit", "release"]
 
@@ -161,7 +161,7 @@ def test_a_barrier_behind_what_is_held_waits_with_it():
 
 def test_a_barrier_isnt_acked_where_it_couldnt_be_passed():
     seams = Seams(failures={"pass"})
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         handle(seams, [barrier(1)])
     assert "ack" not in [what for what, *_ in seams.diary]
 
@@ -198,7 +198,7 @@ def test_what_was_overtaken_by_its_barrier_is_published_again_before_it_is_acked
 
 def test_what_cant_be_published_again_isnt_acked():
     seams = Seams(again={2}, failures={"publish again"})
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         handle(seams, messages(2))
     assert "ack" not in [what for what, *_ in seams.diary]
 
@@ -206,14 +206,14 @@ def test_what_cant_be_published_again_isnt_acked():
 def test_poison_isnt_acked_where_it_couldnt_be_set_aside():
     batch = messages(1)
     seams = Seams(poison=[batch], failures={"set aside"})
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         handle(seams, batch)
     assert "ack" not in [what for what, *_ in seams.diary]
 
 
 def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_database():
     [message] = messages(NO_SLOT)
-    message.fault = NeverError("bad_slot", "…")
+    message.fault = PermanentError("bad_slot", "…")
     seams = Seams()
     handle(seams, [message])
     assert [what for what, *_ in seams.diary] == ["lock", "set aside", "ack", "release"]
@@ -229,12 +229,12 @@ def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_databa
 def test_a_message_tried_again_and_again_is_set_aside_once(trouble, times):
     """The dead-letter topic must not fill up at the rate of the retries."""
     [message] = messages(1)
-    message.fault = NeverError("bad_json", "…")
+    message.fault = PermanentError("bad_json", "…")
     seams, metrics = Seams(**trouble), Metrics()
     for _ in range(5):
         try:
             handle(seams, [message], metrics=metrics)
-        except AgainError:
+        except TransientError:
             continue
     assert seams.diary.count(("set aside", "1/0")) == times
     counted = metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"})
@@ -310,7 +310,7 @@ def test_what_is_settled_is_marked_once_the_locks_are_given_up():
 
 def test_counts():
     batch = messages(1, 2)
-    batch[0].fault = NeverError("bad_json", "…")
+    batch[0].fault = PermanentError("bad_json", "…")
     metrics = Metrics()
     handle(Seams(held={2}), batch, metrics=metrics)
     value = metrics.registry.get_sample_value
@@ -323,6 +323,6 @@ def test_counts():
 
 def test_the_database_is_told_to_be_down_while_it_doesnt_answer():
     metrics = Metrics()
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         handle(Seams(failures={"commit"}), messages(1), metrics=metrics)
     assert metrics.registry.get_sample_value("shardctl_database_up") == 0

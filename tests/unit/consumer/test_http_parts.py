@@ -16,8 +16,8 @@ from consumer.sinks.http.answers import LONGEST_RETRY_AFTER_SECONDS, Meaning, me
 from consumer.sinks.http.credentials import Authorization, CredentialsError, SecretFiles, Trust
 from consumer.sinks.http.progress import Memory
 from consumer.sinks.http.request import content_type, encoded, headers
-from shardctl import identity
-from shardctl.settings.http import HttpAuth
+from shardctl.fleet.settings.http import HttpAuth
+from shardctl.wire import identity
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

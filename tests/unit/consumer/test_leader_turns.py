@@ -9,10 +9,10 @@ import time
 import pytest
 from consumer_kit import InThisThread
 
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.leader.election import Election, Times
 from consumer.leader.leadership import Leadership, LeaseError
-from consumer.leader.turns import Turns
+from consumer.leader.turns import LeaderLoop
 from consumer.metrics import Metrics
 from consumer.replica import NotDrainedError
 
@@ -42,7 +42,7 @@ class FakeTerm:
 
     def begin(self):
         if self.trouble:
-            raise AgainError(self.trouble.pop())
+            raise TransientError(self.trouble.pop())
         self.begun += 1
         self.number = self.begun
         return self.begun
@@ -77,7 +77,7 @@ class Bench:
         self.lease, self.term, self.metrics, self.log = FakeLease(**lease), FakeTerm(), Metrics(), []
         self.leadership = Leadership(self.lease, Election(TIMES, time.monotonic()), time.monotonic)
         self.works, self.undrained = [], False
-        self.turns = Turns(self.new_work, self.leadership, self.term, InThisThread(), self.metrics)
+        self.turns = LeaderLoop(self.new_work, self.leadership, self.term, InThisThread(), self.metrics)
         self.stop = asyncio.Event()
 
     def new_work(self):

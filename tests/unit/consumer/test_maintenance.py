@@ -13,7 +13,7 @@ from consumer_kit import InThisThread
 from patience import PATIENCE_SECONDS
 
 from consumer import maintenance, pace
-from consumer.errors import AgainError, NeverError
+from consumer.errors import PermanentError, TransientError
 from consumer.maintenance import Maintenance
 from consumer.metrics import Metrics
 from consumer.store import Released
@@ -80,7 +80,7 @@ def test_every_released_key_is_applied_to_its_end_and_counted():
     shard = Shard(
         {
             (1, "order", "a"): [Released(5, more=True), Released(2)],
-            (2, "order", "b"): [Released(0, NeverError("x", "y"))],
+            (2, "order", "b"): [Released(0, PermanentError("x", "y"))],
         }
     )
     metrics = Metrics()
@@ -91,17 +91,17 @@ def test_every_released_key_is_applied_to_its_end_and_counted():
 
 def test_a_key_in_trouble_doesnt_hold_the_others_up():
     stories = {(slot, "order", "k"): [Released(1)] for slot in range(20)} | {
-        (99, "order", "bad"): [AgainError("a conflict")]
+        (99, "order", "bad"): [TransientError("a conflict")]
     }
     shard = Shard(stories)
-    with pytest.raises(AgainError):
+    with pytest.raises(TransientError):
         asyncio.run(maintainer(shard).release())
     assert set(shard.released) == set(stories)
 
 
 def test_with_the_database_gone_it_doesnt_ask_for_every_key():
-    shard = Shard({(slot, "order", "k"): [AgainError("gone")] for slot in range(20)})
-    with pytest.raises(AgainError):
+    shard = Shard({(slot, "order", "k"): [TransientError("gone")] for slot in range(20)})
+    with pytest.raises(TransientError):
         asyncio.run(maintainer(shard).release())
     assert len(shard.released) == 2
 
@@ -121,16 +121,16 @@ def test_a_purge_rests_between_its_chunks_and_ends_when_nothing_old_is_left():
 
 
 def test_a_chunk_that_fails_is_smaller_the_next_time():
-    shard = Shard(purges=[AgainError("over the time limit")] * 3)
+    shard = Shard(purges=[TransientError("over the time limit")] * 3)
     maintaining = maintainer(shard)
     for _ in range(3):
-        with pytest.raises(AgainError):
+        with pytest.raises(TransientError):
             asyncio.run(maintaining.purge())
     assert shard.chunks == [1_000, 125, 15]
 
 
 @pytest.mark.parametrize(
-    ("error", "level"), [(AgainError("gone"), logging.WARNING), (KeyError("a bug"), logging.ERROR)], ids=str
+    ("error", "level"), [(TransientError("gone"), logging.WARNING), (KeyError("a bug"), logging.ERROR)], ids=str
 )
 def test_trouble_is_told_once_counted_and_outlasted(monkeypatch, caplog, error, level):
     """Above all a bug: the loop must neither end in silence nor end the process."""
@@ -173,7 +173,7 @@ def test_a_bug_is_reported_with_its_traceback_behind_trouble_that_was_expected(m
                 return super().purge()
 
         await maintainer(
-            Stops(purges=[AgainError("gone"), AgainError("gone"), KeyError("a bug"), KeyError("a bug")])
+            Stops(purges=[TransientError("gone"), TransientError("gone"), KeyError("a bug"), KeyError("a bug")])
         ).run(stop)
 
     asyncio.run(scenario())

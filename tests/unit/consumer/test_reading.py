@@ -18,14 +18,14 @@ from patience import PATIENCE_SECONDS
 
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import NO_SLOT, check_slot, decode
-from consumer.errors import AgainError, NeverError
+from consumer.errors import PermanentError, TransientError
 from consumer.health import Health
 from consumer.intake import _Stream
 from consumer.logs import JsonFormatter
 from consumer.metrics import Metrics
 from consumer.settings import load
 from shardctl.errors import UsageError
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet.keyspace import digits_of, slot_of
 
 SLOT = digits_of(slot_of("1", SLOT_BITS), SLOT_BITS)
 GOOD = {"slot": SLOT, "partition_key": "1", "message_type": "customer"}
@@ -108,7 +108,7 @@ def test_without_an_idempotency_key_the_message_id_is_it():
 
 
 def test_a_slot_that_isnt_its_keys_is_refused():
-    with pytest.raises(NeverError) as refused:
+    with pytest.raises(PermanentError) as refused:
         check_slot(raw("customer", b"{}", "1", slot=(slot_of("1", SLOT_BITS) + 1) % 64), CONFIG)
     assert refused.value.reason == "wrong_slot"
 
@@ -139,7 +139,7 @@ class FakeTopic:
 def dead(data=b"{}", **attributes):
     made = raw("customer", data, "1")
     made.message = PubsubMessage.pb(PubsubMessage(data=data, attributes=attributes, ordering_key="01"))
-    made.fault = NeverError("bad_json", "it's no JSON")
+    made.fault = PermanentError("bad_json", "it's no JSON")
     return made
 
 
@@ -160,7 +160,7 @@ def test_a_dead_letter_tells_why_and_keeps_what_it_was():
 
 def test_a_dead_letter_stays_within_what_the_service_takes():
     made = dead(**{f"a{number}": "ü" * 512 for number in range(99)}, googclient_schemaencoding="JSON")
-    made.fault = NeverError("bad_json", "ü" * 5_000)
+    made.fault = PermanentError("bad_json", "ü" * 5_000)
     [[letter]] = published(made)
     assert len(letter.attributes) == 100
     assert all(len(value.encode()) <= 1024 for value in letter.attributes.values())
@@ -183,7 +183,7 @@ def test_requests_stay_within_what_the_service_takes_and_in_order(count, size, r
 
 
 def test_a_missing_dead_letter_topic_means_again():
-    with pytest.raises(AgainError, match="data-writes-dead"):
+    with pytest.raises(TransientError, match="data-writes-dead"):
         asyncio.run(DeadLetterTopic(FakeTopic(NotFound("…")), CONFIG).publish([dead()]))
 
 

@@ -12,12 +12,12 @@ from patience import PATIENCE_SECONDS
 from virtualtime import run
 
 from consumer import replica
-from consumer.errors import AgainError, BlockedError, LaterError
+from consumer.errors import BlockedError, SlotsWaitError, TransientError
 from consumer.handle import Handled
 from consumer.metrics import Metrics
 from consumer.replica import NotDrainedError, Replica
 from consumer.since import Since
-from shardctl.keyspace import lane_of
+from shardctl.fleet.keyspace import lane_of
 
 
 class FakeIntake:
@@ -93,7 +93,7 @@ def test_messages_of_a_slot_get_through_in_order_however_often_they_are_tried():
     async def shaky(batch):
         await asyncio.sleep(0)
         if next(tries) % 3 == 0:
-            raise AgainError("…")
+            raise TransientError("…")
         if next(tries) % 3 == 1:
             return batch.deliveries
         return None
@@ -114,7 +114,7 @@ def test_a_failed_batch_pauses_intake_until_one_works():
 
     async def handle(_):
         if broken:
-            raise AgainError("database down")
+            raise TransientError("database down")
 
     async def scenario():
         nonlocal broken
@@ -136,7 +136,7 @@ def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch
 
     async def handle(batch):
         if lane_of(1, 1) in batch.lanes:
-            raise AgainError("…")
+            raise TransientError("…")
 
     async def scenario():
         async with Bench(handle) as bench:
@@ -159,7 +159,7 @@ def test_an_outage_is_tried_by_one_worker():
         if len(tries) == 8:
             all_busy.set()
         await all_busy.wait()
-        raise AgainError("database down")
+        raise TransientError("database down")
 
     async def scenario():
         async with Bench(handle, concurrency=8, batch_max_rows=1) as bench:
@@ -192,10 +192,12 @@ def test_a_batch_that_is_blocked_makes_only_the_slots_wait_that_are_the_cause():
     run(scenario())
 
 
-@pytest.mark.parametrize("error", [BlockedError("lock timeout"), LaterError("backend down", [lane_of(1, 1)])], ids=repr)
+@pytest.mark.parametrize(
+    "error", [BlockedError("lock timeout"), SlotsWaitError("backend down", [lane_of(1, 1)])], ids=repr
+)
 def test_an_outage_ends_where_only_some_slots_wait(error):
     """Else nothing would come in for the others, where what was taken in are those alone."""
-    failures = iter([AgainError("database down"), error])
+    failures = iter([TransientError("database down"), error])
 
     async def handle(batch):
         if lane_of(1, 1) in batch.lanes:
@@ -238,7 +240,7 @@ def test_a_stuck_slot_is_told_for_as_long_as_it_is_stuck(failing, name):
 
     async def handle(batch):
         if stuck and failing:
-            raise AgainError("…")
+            raise TransientError("…")
         return batch.deliveries if stuck else None
 
     async def scenario():
@@ -343,7 +345,7 @@ def test_what_comes_back_while_it_drains_is_handed_back_before_what_waited_behin
 
     async def handle(batch):
         if lane_of(2, 1) in batch.lanes:
-            raise AgainError("database down")  # so that nothing more is written
+            raise TransientError("database down")  # so that nothing more is written
         begun.set()
         await go_on.wait()
         return batch.deliveries
@@ -366,7 +368,7 @@ def test_what_comes_back_while_it_drains_is_handed_back_before_what_waited_behin
 
 def test_stopping_doesnt_wait_for_a_back_off():
     async def handle(_):
-        raise AgainError("database down")
+        raise TransientError("database down")
 
     async def scenario():
         async with Bench(handle) as bench:

@@ -12,7 +12,7 @@ from redis.asyncio import ConnectionPool, Redis
 
 from consumer.lock import SlotLocks
 from consumer.metrics import Metrics
-from consumer.redisgate import KEYS_A_CALL, RedisGate
+from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
 
 
 class Line(ConnectionPool):
@@ -39,7 +39,8 @@ class Bench:
         self.line = Line.from_url(url, socket_timeout=PATIENCE_SECONDS)
         self.redis, self.now, self.metrics = Redis(connection_pool=self.line), 0.0, Metrics()
         self.mine, self.other = (
-            SlotLocks(self.redis, RedisGate(lambda: self.now, self.metrics), "f:s", 600_000, self.metrics) for _ in "ab"
+            SlotLocks(self.redis, RedisBreaker(lambda: self.now, self.metrics), "f:s", 600_000, self.metrics)
+            for _ in "ab"
         )
 
     def take(self, *slots, locks=None):

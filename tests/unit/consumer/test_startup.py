@@ -4,14 +4,14 @@ import asyncio
 
 from consumer_kit import InThisThread
 
-from consumer.errors import AgainError
+from consumer.errors import TransientError
 from consumer.metrics import Metrics
 from consumer.startup import Startup
 
 
 def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     async def scenario():
-        said, answers = [], iter([AgainError("refused"), AgainError("wrong password"), None])
+        said, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])
 
         def tell_presence():
             said.append(startup.waiting_for)
@@ -36,7 +36,7 @@ def test_it_ends_when_told_to_stop():
 
         def tell_presence():
             stop.set()
-            raise AgainError("refused")
+            raise TransientError("refused")
 
         startup = Startup([tell_presence], InThisThread(), Metrics())
         await startup.wait(stop)
@@ -47,7 +47,7 @@ def test_it_ends_when_told_to_stop():
 
 def test_a_step_that_fails_keeps_the_later_ones_from_being_tried():
     async def scenario():
-        done, answers = [], iter([AgainError("a key that the database gives out"), None])
+        done, answers = [], iter([TransientError("a key that the database gives out"), None])
 
         def check():
             done.append("check")

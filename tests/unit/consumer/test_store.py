@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from consumer_kit import Shard, write
 
-from shardctl.schema import InboxOutcome
+from shardctl.shard.schema import InboxOutcome
 
 
 @pytest.fixture

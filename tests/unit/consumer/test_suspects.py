@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 from consumer.metrics import Metrics
-from consumer.redisgate import RedisGate
+from consumer.redisbreaker import RedisBreaker
 from consumer.suspects import Suspects
 
 
@@ -47,7 +47,7 @@ class Redis:
 def test_a_process_that_dies_leaves_its_note_and_one_that_lives_on_takes_it_away():
     async def scenario():
         redis = Redis()
-        first, second = (Suspects(redis, RedisGate(lambda: 0.0, Metrics()), "shop:s0") for _ in range(2))
+        first, second = (Suspects(redis, RedisBreaker(lambda: 0.0, Metrics()), "shop:s0") for _ in range(2))
         await first.begin("m1")  # and dies
         await second.begin("m1")  # and dies
         assert await first.deaths("m1") == 2
@@ -62,7 +62,7 @@ def test_a_process_that_dies_leaves_its_note_and_one_that_lives_on_takes_it_away
 def test_without_redis_nobody_is_blamed():
     async def scenario():
         redis = Redis()
-        suspects = Suspects(redis, RedisGate(lambda: 0.0, Metrics()), "shop:s0")
+        suspects = Suspects(redis, RedisBreaker(lambda: 0.0, Metrics()), "shop:s0")
         redis.down = True
         await suspects.begin("m1")
         await suspects.survived("m1")

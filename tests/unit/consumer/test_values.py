@@ -7,10 +7,10 @@ from decimal import Decimal
 import pytest
 from consumer_kit import CONFIG, raw, write
 
-from consumer.errors import NeverError
+from consumer.errors import PermanentError
 from consumer.sinks import values
-from shardctl.bodies import Rules
-from shardctl.values import LIMITS
+from shardctl.wire.bodies import Rules
+from shardctl.wire.values import LIMITS
 
 RULES = {
     database: {name: Rules(kind, limits) for name, kind in CONFIG.message_types.items()}
@@ -69,7 +69,7 @@ RULES = {
     ],
 )
 def test_a_body_that_cant_land_is_refused_before_any_transaction(kind, data, reason):
-    with pytest.raises(NeverError) as refused:
+    with pytest.raises(PermanentError) as refused:
         values.read(raw(kind, data, "1"), RULES["postgresql"][kind])
     assert refused.value.reason == reason
 
@@ -158,7 +158,7 @@ def test_a_decimal_that_the_database_would_cut_is_refused(database, digits, fits
         if fits:
             values.read(delivery, RULES[database]["mixed"])
         else:
-            with pytest.raises(NeverError) as refused:
+            with pytest.raises(PermanentError) as refused:
                 values.read(delivery, RULES[database]["mixed"])
             assert refused.value.reason in ("bad_value", "bad_json")
 

@@ -9,13 +9,13 @@ from consumer_kit import InThisThread, config, raw
 from virtualtime import run
 
 from consumer.batch import Batch
-from consumer.errors import LaterError
+from consumer.errors import SlotsWaitError
 from consumer.handle import Handled, Handler
 from consumer.metrics import Metrics
 from consumer.replica import Replica
 from consumer.store import Outcome, Passed
-from shardctl.barrier import Barrier
-from shardctl.keyspace import lane_of
+from shardctl.fleet.keyspace import lane_of
+from shardctl.wire.barrier import Barrier
 
 
 class Seams:
@@ -34,7 +34,7 @@ class Seams:
         self.diary.append(("try", *(each.idempotency_key for each in deliveries)))
         waits = sorted({each.lane for each in deliveries if each.slot in self.waiting})
         if waits:
-            raise LaterError("the backend is down", waits[:1] if self.one_by_one else waits)
+            raise SlotsWaitError("the backend is down", waits[:1] if self.one_by_one else waits)
         return Outcome(applied=len(deliveries))
 
     def pass_barriers(self, barriers):
@@ -83,7 +83,7 @@ def test_a_barrier_behind_a_waiting_write_is_not_passed():
 
 def test_where_all_of_a_batch_waits_nothing_of_it_is_settled():
     seams, metrics = Seams(1, 2, one_by_one=True), Metrics()
-    with pytest.raises(LaterError):
+    with pytest.raises(SlotsWaitError):
         handle(seams, [message(1, "1a"), message(2, "2a")], metrics)
     assert not any(what == "ack" for what, *_ in seams.diary)
     assert metrics.registry.get_sample_value("shardctl_database_up") == 1
@@ -121,7 +121,7 @@ class Waits:
     async def handle(self, batch):
         waits = [each for each in batch.deliveries if each.slot == 1] if not self.well else []
         self.tries += bool(waits)
-        later = LaterError("the backend is down", {each.lane for each in waits}) if waits else None
+        later = SlotsWaitError("the backend is down", {each.lane for each in waits}) if waits else None
         if later and (self.whole or len(waits) == len(batch.deliveries)):
             raise later
         self.settled += [each.idempotency_key for each in batch.deliveries if each not in waits]

@@ -1,9 +1,9 @@
 """Letters of a small fleet, as consumers, Pub/Sub and strangers leave them."""
 
-from shardctl import spec
 from shardctl.deadletter.letter import Message, read
-from shardctl.keyspace import slot_of
-from shardctl.yamlfile import parse
+from shardctl.fleet.keyspace import slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 
 TEXT = """
 fleet: shop
@@ -17,8 +17,8 @@ shards:
   - {name: s0, slots: 0-31, types: [thing, timed]}
   - {name: s1, slots: 32-63, types: [thing, timed]}
 """
-FLEET = spec.of_file(parse(TEXT, "test"))
-MOVING = spec.of_file(
+FLEET = fleet_from(parse(TEXT, "test"))
+MOVING = fleet_from(
     parse(
         TEXT.replace(
             "s0, slots: 0-31,", "s0, slots: 0-15, generation: 2, previous: [{generation: 1, slots: 0-31}],"

@@ -6,11 +6,11 @@ import pytest
 from consumer_kit import CONFIG, raw
 
 from consumer.deadletters import DeadLetterTopic
-from consumer.errors import NeverError
-from shardctl import marks
-from shardctl.identity import COPY_OF
-from shardctl.local.broker.protos import of
-from shardctl.local.broker.publishing import check_publish
+from consumer.errors import PermanentError
+from shardctl.broker.protos import of
+from shardctl.broker.publishing import check_publish
+from shardctl.wire import deadletters
+from shardctl.wire.identity import COPY_OF
 
 ROUTING = {"message_type": "customer", "partition_key": "1", "slot": "000000", "operation": "upsert", "timestamp": "t"}
 
@@ -23,7 +23,7 @@ def set_aside(attributes):
 
     delivery = raw("customer", b"{", "1")
     delivery.message.attributes.update(attributes)
-    delivery.fault = NeverError("bad_json", "x")
+    delivery.fault = PermanentError("bad_json", "x")
     topic = Topic()
     asyncio.run(DeadLetterTopic(topic, CONFIG).publish([delivery]))
     return dict(topic.letters[0].attributes)
@@ -31,8 +31,8 @@ def set_aside(attributes):
 
 def test_its_own_attributes_come_back_as_they_were():
     letter = set_aside(ROUTING | {"color": "red"})
-    assert marks.by_consumer(letter)
-    assert marks.original(letter) == ROUTING | {"color": "red", COPY_OF: letter[marks.MESSAGE_ID]}
+    assert deadletters.by_consumer(letter)
+    assert deadletters.original(letter) == ROUTING | {"color": "red", COPY_OF: letter[deadletters.MESSAGE_ID]}
 
 
 @pytest.mark.parametrize("others", [93, 95])
@@ -40,10 +40,10 @@ def test_of_too_many_attributes_those_that_route_the_write_stay_and_the_letter_s
     letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(others)})
     assert len(letter) == 100
     assert letter.items() >= ROUTING.items()
-    assert "attributes left out" in letter[marks.SHORTENED]
+    assert "attributes left out" in letter[deadletters.SHORTENED]
 
 
 def test_as_many_attributes_as_there_is_room_for_are_all_kept():
     letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(87)})
     assert len(letter) == 100
-    assert marks.SHORTENED not in letter
+    assert deadletters.SHORTENED not in letter

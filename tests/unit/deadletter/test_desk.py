@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from shardctl.deadletter.desk import Desk
+from shardctl.deadletter.leasedreader import LeasedReader
 
 
 def client(streaming_pull):
@@ -37,5 +37,8 @@ def broken(*_, **__):
 )
 def test_a_threads_failure_is_raised_where_letters_are_read(pull, left):
     """A stream that nobody reads any more would look like one that is empty."""
-    with Desk(client(pull), "p", ["s"], left=left, silence_seconds=60) as desk, pytest.raises(KeyError, match="a bug"):
+    with (
+        LeasedReader(client(pull), "p", ["s"], left=left, silence_seconds=60) as desk,
+        pytest.raises(KeyError, match="a bug"),
+    ):
         list(desk.read())

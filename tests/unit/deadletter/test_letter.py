@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from letter_kit import FLEET, KEY, MOVING, OURS, PUBSUBS, SLOT, US, WRITE, letter
 
 from shardctl.deadletter.letter import Message, Origin, copy_of, note_of, read
-from shardctl.identity import COPY_OF
+from shardctl.wire.identity import COPY_OF
 
 
 def test_a_consumers():

@@ -10,7 +10,7 @@ from patience import PATIENCE_SECONDS
 
 from shardctl.gateway.auth import Caller
 from shardctl.gateway.batches import MAX_RESULTS_HELD, _Batch
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.context import GatewayContext
 
 
 class Topics:
@@ -29,7 +29,7 @@ def test_a_bug_in_answering_ends_the_reading_too():
         raise ZeroDivisionError
 
     async def run():
-        desk = Desk(fleet(), Topics(), None)
+        desk = GatewayContext(fleet(), Topics(), None)
         async with asyncio.timeout(PATIENCE_SECONDS) as limit:
             with pytest.raises(ZeroDivisionError):
                 await _Batch(desk, Caller("anybody"), receive, send).run()

@@ -12,13 +12,13 @@ import pytest
 from gateway_kit import fleet
 from google.pubsub_v1 import PublishRequest
 
-from shardctl import identity
 from shardctl.gateway.app import application
 from shardctl.gateway.auth import door
 from shardctl.gateway.claims import Claim, Claims
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.pubsub import PublishRefusedError
 from shardctl.gateway.ratelimit import Buckets
+from shardctl.wire import identity
 
 ORDER = {"order_id": "o-1", "status": "paid"}
 OPEN = fleet()
@@ -48,7 +48,9 @@ class Gateway:
         keys.write_text("".join(f"{name} {sha256(name.encode()).hexdigest()}\n" for name in ("shop", "till")))
         self.topics = Topics()
         guarded = of.gateway is not None and of.gateway.auth.kind == "keys"
-        self.desk = Desk(of, self.topics, door(of.gateway, keys if guarded else None, Buckets(time.monotonic)))
+        self.desk = GatewayContext(
+            of, self.topics, door(of.gateway, keys if guarded else None, Buckets(time.monotonic))
+        )
         transport = httpx.ASGITransport(application(self.desk))
         self._http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
@@ -153,7 +155,7 @@ def test_a_write_that_pubsub_refused_frees_its_key(play):
 
 
 def test_a_claim_is_what_the_consumer_will_know_the_write_by(play):
-    encoder = Desk(GUARDED, Topics(), None).encoder
+    encoder = GatewayContext(GUARDED, Topics(), None).encoder
     body = json.dumps(ORDER).encode()
     message = encoder.encode(
         encoder.kinds["order"],

@@ -10,10 +10,10 @@ from google.pubsub_v1 import PublishRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardctl.fleet.settings.routing import ATTRIBUTE_PRESETS, Attributes
 from shardctl.gateway.encoding import LINE, REQUEST, Encoder
 from shardctl.gateway.fields import FieldError
-from shardctl.message import Write, encode
-from shardctl.settings.routing import ATTRIBUTE_PRESETS, Attributes
+from shardctl.wire.message import Write, encode
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 5, tzinfo=UTC)
 FLEET = fleet()

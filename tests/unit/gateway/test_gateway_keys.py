@@ -8,7 +8,7 @@ from gateway_kit import fleet
 
 from shardctl.errors import UsageError
 from shardctl.gateway import auth, keys
-from shardctl.gateway.auth import ByKey, door
+from shardctl.gateway.auth import ApiKeyAuth, door
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Buckets
 
@@ -51,7 +51,7 @@ def test_a_file_at_fault_is_refused_without_repeating_it(text, tmp_path):
     path.write_bytes(text)
     assert not keys.read(path).names
     with pytest.raises(UsageError, match=r"/keys: ") as caught:
-        ByKey(path, fleet(ALL).gateway, Buckets(lambda: 0.0))
+        ApiKeyAuth(path, fleet(ALL).gateway, Buckets(lambda: 0.0))
     assert "topsecret" not in str(caught.value)
 
 
@@ -77,7 +77,7 @@ class Clock:
 def made(tmp_path, text, gateway=GATEWAY, clock=None):
     path = tmp_path / "keys"
     path.write_text(text)
-    return ByKey(path, fleet(gateway).gateway, Buckets(lambda: 0.0), clock or Clock()), path
+    return ApiKeyAuth(path, fleet(gateway).gateway, Buckets(lambda: 0.0), clock or Clock()), path
 
 
 def named(found, key):

@@ -9,8 +9,8 @@ from patience import PATIENCE_SECONDS
 
 from shardctl.gateway import batches
 from shardctl.gateway.app import application
-from shardctl.gateway.auth import Open
-from shardctl.gateway.desk import Desk
+from shardctl.gateway.auth import NoAuth
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.ratelimit import MAX_CLIENTS, Bucket, Buckets
 
 
@@ -53,7 +53,7 @@ def test_clients_have_buckets_of_their_own_and_are_forgotten_in_the_end():
 
 
 def lines(parts, most=10):
-    desk = Desk(fleet(), None, Open(fleet().gateway, Buckets(Clock())))
+    desk = GatewayContext(fleet(), None, NoAuth(fleet().gateway, Buckets(Clock())))
     events = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
     events.append({"type": "http.request", "body": parts[-1], "more_body": False})
 
@@ -105,7 +105,7 @@ def served(parts, send, *, rate="{}"):
 
     async def run():
         loop = asyncio.get_running_loop()
-        desk = Desk(settings, Prompt(), Open(settings.gateway, Buckets(loop.time)), clock=loop.time)
+        desk = GatewayContext(settings, Prompt(), NoAuth(settings.gateway, Buckets(loop.time)), clock=loop.time)
         scope = {"headers": [(b"content-type", b"application/x-ndjson")], "query_string": b"", "client": ("a", 1)}
         await asyncio.wait_for(batches.Batches(desk)(scope, receive, lambda event: send(event, read)), PATIENCE_SECONDS)
 
@@ -163,7 +163,7 @@ def test_bodies_under_way_count_as_in_flight_from_their_first_part(path, kind):
     settings = fleet("{max_in_flight_bytes: 1048576, max_body_bytes: 500000}")
 
     async def run():
-        desk = Desk(settings, NoTopics(), Open(settings.gateway, Buckets(Clock())))
+        desk = GatewayContext(settings, NoTopics(), NoAuth(settings.gateway, Buckets(Clock())))
         gateway = application(desk)
         rest, answers = asyncio.Event(), []
 
@@ -199,7 +199,7 @@ def test_bodies_under_way_count_as_in_flight_from_their_first_part(path, kind):
 
 def test_there_are_only_so_many_batches_at_once():
     async def run():
-        desk = Desk(fleet(), NoTopics(), Open(fleet().gateway, Buckets(Clock())))
+        desk = GatewayContext(fleet(), NoTopics(), NoAuth(fleet().gateway, Buckets(Clock())))
         gateway, end, statuses = application(desk), asyncio.Event(), []
 
         async def receive():

@@ -6,7 +6,7 @@ import pytest
 from patience import PATIENCE_SECONDS
 
 from shardctl.gateway.metrics import Metrics
-from shardctl.gateway.outbox import MAX_REQUEST_WRITES, MAX_REQUESTS, Outbox
+from shardctl.gateway.publishing import MAX_REQUEST_WRITES, MAX_REQUESTS, Outbox
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError, TransientError
 
 

@@ -6,16 +6,18 @@ import jsonschema
 import pytest
 from gateway_kit import FLEET, fleet
 
-from shardctl import render, spec, yamlfile
+from shardctl import render
 from shardctl.cli import main
 from shardctl.errors import UsageError
+from shardctl.fleet import yamlfile
+from shardctl.fleet.load import fleet_from
 from shardctl.gateway import server
 from shardctl.gateway.encoding import Encoder
 from shardctl.gateway.fields import FieldError
 from shardctl.gateway.openapi import body_of, document
 from shardctl.render import cloud
 from shardctl.render.gateway import config_text
-from shardctl.values import strictest
+from shardctl.wire.values import strictest
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_what_makes_no_sense_is_refused(gateway, says):
 
 def test_a_gateway_says_who_may_write():
     with pytest.raises(UsageError, match=r"who may write.*auth: none"):
-        spec.of_file(yamlfile.parse(FLEET.rstrip() + " {}\n"))
+        fleet_from(yamlfile.parse(FLEET.rstrip() + " {}\n"))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.com"])
@@ -80,7 +82,7 @@ def test_validate_warns_of_a_gateway_that_anybody_may_write_to(tmp_path, capsys)
 
 def test_the_pods_slice_is_a_file_that_loads_to_the_same_routing():
     whole = fleet("{auth: {kind: keys, secret: {name: k}}, rate_limit: 5, resources: {cpu: 250m}, pre_stop: 9s}")
-    read = spec.of_file(yamlfile.parse(config_text(whole), "gateway.json"))
+    read = fleet_from(yamlfile.parse(config_text(whole), "gateway.json"))
     assert Encoder(read).kinds["order"]._shards == Encoder(whole).kinds["order"]._shards
     assert (read.routing, read.message_types, read.topic) == (whole.routing, whole.message_types, whole.topic)
     assert read.gateway.auth == whole.gateway.auth

@@ -3,9 +3,9 @@
 from functools import cache
 from itertools import combinations, product
 
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.keyspace import SlotSet
-from shardctl.topology import subscriptions
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.topology import subscriptions
 
 
 def fewest_moved(fleet, group, shards, most):

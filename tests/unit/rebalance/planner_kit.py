@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from fleets import fleet
 
-from shardctl import coverage
 from shardctl.errors import UsageError
+from shardctl.fleet import coverage
 from shardctl.rebalance.planning.request import Request
 
 

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from fleets import fleet
 from sqlalchemy import event, insert, select
 
-from shardctl import barrier, lanes, schema
-from shardctl.database import connect, writing
-from shardctl.keyspace import digits_of, slot_of
-from shardctl.lanes import Met
-from shardctl.local.broker import Broker
+from shardctl.broker import Broker
+from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.provision import provision_database
 from shardctl.rebalance import copying, handover, journal
 from shardctl.rebalance.run import Run
-from shardctl.schema import LaneState
+from shardctl.shard import lanes, schema
+from shardctl.shard.database import connect, writing
+from shardctl.shard.lanes import Met
+from shardctl.shard.schema import LaneState
+from shardctl.wire import barrier
 
 BITS = 4
 BEFORE = ("0-7", "8-15")

@@ -3,7 +3,7 @@ import random
 import pytest
 from fleets import fleet
 
-from shardctl import coverage
+from shardctl.fleet import coverage
 from shardctl.rebalance.planning.plan import NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
 

@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import create_engine, insert
 
-from shardctl import identity, schema, spec, starter
 from shardctl.cli import main
+from shardctl.fleet import scaffold
+from shardctl.fleet.load import load_fleet
+from shardctl.shard import schema
+from shardctl.wire import identity
 
-TEXT = starter.text(3)
+TEXT = scaffold.text(3)
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def run(tmp_path, capsys, monkeypatch):
 @pytest.fixture
 def databases(tmp_path, monkeypatch):
     """A SQLite database for each shard, with the writes of its inbox: by default five on slots 0 to 99."""
-    fleet = spec.load(tmp_path / "shards.yaml")
+    fleet = load_fleet(tmp_path / "shards.yaml")
     for shard in fleet.shards:
         url = f"sqlite:///{tmp_path}/{shard.name}.db"
         monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{shard.name.upper()}", url)
@@ -63,7 +66,7 @@ def test_a_plan_is_told_and_written(run, tmp_path):
     assert "no plan moves fewer than" in out
     assert "orders-s3-g1" in out
     assert "shardctl rebalance start" in err
-    fleet = spec.load(tmp_path / "shards.next.yaml")
+    fleet = load_fleet(tmp_path / "shards.next.yaml")
     assert fleet.rebalancing
     assert (tmp_path / "shards.yaml").read_text() == TEXT
 
@@ -100,9 +103,9 @@ def test_the_way_back(run, tmp_path):
     run("--add", "s3")
     code, _, err = run("-f", "shards.next.yaml", "--back", "-o", "back.yaml")
     assert code == 0, err
-    back = spec.load(tmp_path / "back.yaml").settled()
+    back = load_fleet(tmp_path / "back.yaml").settled()
     assert [shard.slots for shard in back.shards] == [
-        shard.slots for shard in spec.load(tmp_path / "shards.yaml").shards
+        shard.slots for shard in load_fleet(tmp_path / "shards.yaml").shards
     ]
 
 

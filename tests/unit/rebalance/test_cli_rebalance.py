@@ -15,13 +15,16 @@ from google.cloud import pubsub_v1
 from rebalance_kit import AFTER, BEFORE, BITS, running_broker
 from sqlalchemy import insert
 
-from shardctl import barrier, guard, lanes, spec
+from shardctl import lockfile
 from shardctl.cli import main
-from shardctl.database import writing
-from shardctl.lanes import Met
+from shardctl.fleet.load import load_fleet
 from shardctl.provision import provision_pubsub
 from shardctl.rebalance import closing, driver, journal, opening
-from shardctl.schema import LaneState, RebalanceState, replicas
+from shardctl.shard import lanes
+from shardctl.shard.database import writing
+from shardctl.shard.lanes import Met
+from shardctl.shard.schema import LaneState, RebalanceState, replicas
+from shardctl.wire import barrier
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +44,7 @@ class Site:
         self.file, self.next = Path("shards.yaml"), Path("shards.next.yaml")
         self.file.write_text(self.text(BEFORE))
         self.next.write_text(self.text(AFTER))
-        self.settled = spec.load(self.file)
+        self.settled = load_fleet(self.file)
         provision_pubsub(self.settled, self.publisher, self.subscriber)
         self._ending = threading.Event()
         self._consumers = threading.Thread(target=self._consume)
@@ -128,7 +131,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert '"action": "rebalance start", "fleet": "orders"' in err
     assert (site.file.read_text(), Path("shards.before.yaml").read_text()) == (site.text(AFTER), before)
     assert not site.next.exists()
-    assert guard.read(site.file) == guard.lock_of(spec.load(site.file))
+    assert lockfile.read(site.file) == lockfile.lock_of(load_fleet(site.file))
     assert {"orders-s0-g1", "orders-s0-g2", "orders-s1-g2", "orders-s2-g1"} <= site.subscriptions()
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
 
@@ -173,9 +176,9 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert not {"orders-s0-g1", "orders-s1-g1"} & site.subscriptions()
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "done")
     assert site.world.rows("s0") == dict.fromkeys(range(6), 3)
-    fleet = spec.load(site.file)
+    fleet = load_fleet(site.file)
     assert not fleet.rebalancing
-    assert guard.read(site.file) == guard.lock_of(fleet)
+    assert lockfile.read(site.file) == lockfile.lock_of(fleet)
     assert {(name, lane.generation) for name, held in site.world.lanes().items() for lane in held.values()} == {
         ("s0", 2),
         ("s1", 2),

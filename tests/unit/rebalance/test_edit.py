@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl import spec, starter, yamlfile
-from shardctl.faults import SpecError
+from shardctl.fleet import scaffold, yamlfile
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec_errors import SpecError
 from shardctl.rebalance.planning.edit import EditError, edited, settled
 from shardctl.rebalance.planning.plan import plan
 from shardctl.rebalance.planning.request import Request
@@ -97,7 +98,7 @@ shards:
 
 
 def _fleet(text):
-    return spec.of_file(yamlfile.parse(text))
+    return fleet_from(yamlfile.parse(text))
 
 
 def _untouched(text):
@@ -127,7 +128,7 @@ def test_the_text_says_what_was_planned_and_keeps_the_rest(style, request_):
 
 
 def test_only_the_lines_of_changed_shards_differ():
-    text = starter.text(3)
+    text = scaffold.text(3)
     there = edited(text, plan(_fleet(text), Request(split="s2")).after)
     gone = [line for line in text.splitlines() if line not in there.splitlines()]
     came = [line for line in there.splitlines() if line not in text.splitlines()]

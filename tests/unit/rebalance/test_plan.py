@@ -5,13 +5,13 @@ from hypothesis import strategies as st
 from planner_kit import any_case, contiguous, with_long_filters
 from properties import examples
 
-from shardctl import coverage, topology
 from shardctl.errors import UsageError
-from shardctl.filters import MAX_FILTER_BYTES
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import coverage, topology
+from shardctl.fleet.filters import MAX_FILTER_BYTES
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.spec import Previous
 from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request, asked
-from shardctl.spec import Previous
 
 THREE = fleet(["0-351", "352-671", "672-1023"])
 

@@ -3,14 +3,14 @@
 import pytest
 from rebalance_kit import CrashError, after
 
-from shardctl import lanes
-from shardctl.database import writing
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.planning import way_back
-from shardctl.rebalance.standing import survey
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.rebalance.summary import survey
+from shardctl.shard import lanes
+from shardctl.shard.database import writing
+from shardctl.shard.schema import LaneState, RebalanceState
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import pytest
 from rebalance_kit import after
 
-from shardctl.keyspace import lane_of
-from shardctl.lanes import Lane
+from shardctl.fleet.keyspace import lane_of
 from shardctl.rebalance import handover
 from shardctl.rebalance.handover import Place, Stage
-from shardctl.schema import LaneState
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState
 
 SLOT = 6  # goes from s0 to s2
 

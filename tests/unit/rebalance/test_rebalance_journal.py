@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from rebalance_kit import AFTER, after, before
 
-from shardctl import lanes
-from shardctl.database import connect, writing
 from shardctl.provision import ProvisionError, provision_database
 from shardctl.rebalance import journal
 from shardctl.rebalance.opening import make_tables, open_rebalance
-from shardctl.schema import RebalanceState
+from shardctl.shard import lanes
+from shardctl.shard.database import connect, writing
+from shardctl.shard.schema import RebalanceState
 
 OTHER = (AFTER[0], AFTER[1], ["slots: 6-9", "generation: 5", "previous: []"])
 

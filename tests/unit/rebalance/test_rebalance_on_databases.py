@@ -5,12 +5,12 @@ import itertools
 import pytest
 from rebalance_kit import CrashError, World
 
-from shardctl.database import connect, snapshot
 from shardctl.rebalance import closing, journal
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows.fitness import unfit
-from shardctl.schema import LaneState, RebalanceState
-from shardctl.verify import verify
+from shardctl.shard.database import connect, snapshot
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.verification.verify import verify
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,12 @@ import pytest
 from rebalance_kit import AFTER, after, before
 from sqlalchemy import insert, text
 
-from shardctl.database import connect, writing
-from shardctl.keyspace import SlotSet
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.provision import provision_database
 from shardctl.rebalance import journal, preflight
 from shardctl.rebalance.backlog import Backlog
-from shardctl.schema import RebalanceState, replicas
+from shardctl.shard.database import connect, writing
+from shardctl.shard.schema import RebalanceState, replicas
 
 OTHER = (AFTER[0], AFTER[1], ["slots: 6-9", "generation: 5", "previous: []"])
 

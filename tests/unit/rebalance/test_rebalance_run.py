@@ -7,15 +7,16 @@ import pytest
 from rebalance_kit import KEYS, ROWS, CrashError
 from sqlalchemy import delete, select, update
 
-from shardctl import barrier, lanes, schema
-from shardctl.database import writing
 from shardctl.rebalance import copying, journal
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.run import AGAIN_SECONDS, SETTLE_SECONDS
-from shardctl.rebalance.tally import quantiles
-from shardctl.rebalance.window import SLOW_SECONDS, Window
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.rebalance.stats import quantiles
+from shardctl.rebalance.window import SLOW_SECONDS, AimdWindow
+from shardctl.shard import lanes, schema
+from shardctl.shard.database import writing
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.wire import barrier
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def test_the_way_back_of_an_aborted_rebalance(world):
 
 
 def test_the_window_grows_by_one_and_halves():
-    window = Window(4, 8)
+    window = AimdWindow(4, 8)
     for _ in range(10):
         window.met(0.0, 1.0)
     assert window.size == 8

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl import filters, topology
-from shardctl.keyspace import SlotSet
+from shardctl.fleet import filters, topology
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance.planning.room import FilterRoom
 
 FLEETS = [

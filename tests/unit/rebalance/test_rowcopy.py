@@ -6,14 +6,15 @@ import pytest
 from rowcopy_kit import FLEET, Side, copy
 from sqlalchemy import text
 
-from shardctl import database, schema, spec
-from shardctl.database import DatabaseError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows import transfer
 from shardctl.rebalance.rows.rowcopy import CopyCancelledError, CopyError, CopyMismatchError
 from shardctl.rebalance.rows.shape import SlotTableError
 from shardctl.rebalance.rows.tables import named, row_counts
-from shardctl.schema import LaneState
-from shardctl.yamlfile import parse
+from shardctl.shard import database, schema
+from shardctl.shard.database import DatabaseError
+from shardctl.shard.schema import LaneState
 
 LINES = FLEET.replace("note: text}", "note: text}\n    slot_tables: {a_lines: its_slot}")
 
@@ -29,7 +30,7 @@ def sides(tmp_path):
 @pytest.fixture
 def with_lines(tmp_path):
     """Two tables whose names sort against their foreign key, one of them only named under slot_tables."""
-    kinds = spec.of_file(parse(LINES, "test")).message_types
+    kinds = fleet_from(parse(LINES, "test")).message_types
     made = [Side(f"sqlite:///{tmp_path}/{name}.db", kinds) for name in ("source", "destination")]
     for side in made:
         side.run(
@@ -248,7 +249,7 @@ def test_two_types_with_another_slot_column_each_for_one_table_are_refused():
     with pytest.raises(
         SlotTableError, match="table things: one message type has its slot in 'slot', another in 'other'"
     ):
-        named(spec.of_file(parse(text_of, "test")).message_types)
+        named(fleet_from(parse(text_of, "test")).message_types)
 
 
 def test_a_missing_table_is_told(sides):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from rowcopy_kit import FLEET, Side
 
-from shardctl import schema, spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.rebalance.rows.removal import RemovalError, delete_slots
-from shardctl.schema import LaneState
-from shardctl.yamlfile import parse
+from shardctl.shard import schema
+from shardctl.shard.schema import LaneState
 
 LINES = FLEET.replace("note: text}", "note: text}\n    slot_tables: {a_lines: its_slot}")
 LINE_TABLE = "CREATE TABLE a_lines (id TEXT PRIMARY KEY, its_slot INTEGER NOT NULL, order_id TEXT{})"
@@ -17,7 +18,7 @@ LINE_TABLE = "CREATE TABLE a_lines (id TEXT PRIMARY KEY, its_slot INTEGER NOT NU
 
 @pytest.fixture
 def sides(tmp_path):
-    kinds = spec.of_file(parse(LINES, "test")).message_types
+    kinds = fleet_from(parse(LINES, "test")).message_types
     made = [Side(f"sqlite:///{tmp_path}/{name}.db", kinds) for name in ("source", "destination")]
     yield made
     for side in made:

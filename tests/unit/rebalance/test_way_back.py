@@ -1,8 +1,8 @@
 import pytest
 from fleets import fleet
 
-from shardctl import coverage
 from shardctl.errors import UsageError
+from shardctl.fleet import coverage
 from shardctl.rebalance.planning.plan import NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
 

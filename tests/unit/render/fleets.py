@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shardctl import spec
-from shardctl.spec import Fleet
-from shardctl.yamlfile import parse
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 
 FLEET = """
 fleet: orders
@@ -32,4 +32,4 @@ shards:
 
 
 def fleet_of(text: str = FLEET) -> Fleet:
-    return spec.of_file(parse(text))
+    return fleet_from(parse(text))

@@ -8,10 +8,10 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
-from shardctl import spec
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents
-from shardctl.spec import Fleet
-from shardctl.yamlfile import parse
 
 CASES = sorted((Path(__file__).parents[2] / "golden" / "cases").glob("*/shards.yaml"))
 WORKLOADS = ("Deployment", "StatefulSet")
@@ -36,7 +36,7 @@ shards:
 
 def fleet_of(more: str = "", shards: str = SHARDS) -> Fleet:
     """The fleet with more settings; `shards` takes the place of its two."""
-    return spec.of_file(parse(f"{HEAD}{more}\n{shards}"))
+    return fleet_from(parse(f"{HEAD}{more}\n{shards}"))
 
 
 def objects(fleet: Fleet, *kinds: str, **choice: Any) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from manifests import objects, pod_of
 
-from shardctl import backends, spec, yamlfile
-from shardctl.advice import advice
-from shardctl.faults import SpecError
+from shardctl.fleet import backends, yamlfile
+from shardctl.fleet.advice import advice
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec_errors import SpecError
 
 FLEET = """
 fleet: jobs
@@ -29,7 +30,7 @@ MIXED = FLEET.replace("types: [a, b]", "except_types: []").replace("  - {name: r
 
 
 def fleet(policy="", backend="", consumer="", text=FLEET):
-    return spec.of_file(yamlfile.parse(text % (policy, backend, consumer), "shards.yaml"))
+    return fleet_from(yamlfile.parse(text % (policy, backend, consumer), "shards.yaml"))
 
 
 def of_shard(kind, shard, **given):
@@ -125,4 +126,4 @@ message_types:
 shards: [{{name: all, slots: 0-1023}}]
 """
     with pytest.raises(SpecError, match=says):
-        spec.of_file(yamlfile.parse(text, "shards.yaml"))
+        fleet_from(yamlfile.parse(text, "shards.yaml"))

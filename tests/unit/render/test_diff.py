@@ -15,8 +15,8 @@ import yaml
 
 from shardctl.cli import main
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
+from shardctl.fleet.load import load_fleet
 from shardctl.render import documents
-from shardctl.spec import load
 from tests.unit.render.fleets import FLEET
 
 KUBECTL = """#!/bin/sh
@@ -74,7 +74,7 @@ def run(file: Path, *options: str) -> int:
 def test_kubectl_is_asked_about_every_document_on_the_servers_side(file: Path, kubectl: Kubectl) -> None:
     assert run(file, "--no-pubsub", "--context", "prod") == EXIT_DONE
     assert kubectl.arguments == "diff --server-side --filename - --context prod"
-    found = list(documents(load(file)))
+    found = list(documents(load_fleet(file)))
     assert [item["metadata"]["name"] for item in yaml.safe_load_all(kubectl.stdin)] == [item.name for item in found]
 
 

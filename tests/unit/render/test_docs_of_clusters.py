@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from manifests import HEAD, objects
 
-from shardctl import spec
-from shardctl.yamlfile import parse
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 
 PAGE = (Path(__file__).parents[3] / "docs" / "rendering.md").read_text()
 SECTIONS = ("Workload", "Autoscaling", "Secrets", "Security", "Placement")
@@ -31,4 +31,4 @@ def test_every_section_shows_settings() -> None:
 def test_what_the_page_shows_is_a_fleet_that_can_be_rendered(title: str, block: str) -> None:
     head = HEAD.replace("routing: {slot_bits: 4}\n", "")
     shards = "" if "shards:" in block else "shards:\n  - {name: s0, slots: 0-1023}\n"
-    assert objects(spec.of_file(parse(f"{head}{block}{shards}")))
+    assert objects(fleet_from(parse(f"{head}{block}{shards}")))

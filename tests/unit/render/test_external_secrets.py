@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from manifests import CASES, WORKLOADS, fleet_of, objects, pod_of
 
-from shardctl.faults import SpecError
-from shardctl.spec import load
+from shardctl.fleet.load import load_fleet
+from shardctl.fleet.spec_errors import SpecError
 
 cases = pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
 
@@ -35,7 +35,7 @@ def test_every_secret_of_the_pods_is_filled_from_secret_manager() -> None:
 
 @cases
 def test_what_pods_read_is_what_is_filled(path: Path) -> None:
-    fleet = load(path)
+    fleet = load_fleet(path)
     if fleet.secrets.kind == "external-secrets":
         filled = {
             (item["spec"]["target"]["name"], entry["secretKey"])
@@ -46,7 +46,7 @@ def test_what_pods_read_is_what_is_filled(path: Path) -> None:
 
 
 def _read_secrets(path: Path) -> Iterator[tuple[str, str]]:
-    for item in objects(load(path), *WORKLOADS):
+    for item in objects(load_fleet(path), *WORKLOADS):
         for container in pod_of(item)["containers"]:
             for entry in container.get("env", ()):
                 if "secretKeyRef" in entry.get("valueFrom", {}):

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from shardctl.errors import UsageError
+from shardctl.fleet.spec import Fleet
 from shardctl.provision import wanted_subscriptions, wanted_topics
 from shardctl.render import documents, gcloud
-from shardctl.spec import Fleet
-from shardctl.templates import built_in
+from shardctl.render.templates import built_in
 from tests.unit.render.fleets import FLEET, fleet_of
 
 pytestmark = pytest.mark.slow

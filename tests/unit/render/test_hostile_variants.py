@@ -9,10 +9,10 @@ import pytest
 import yaml
 from manifests import LOADER, fleet_of
 
+from shardctl.fleet.settings.cluster import Placement, Reach, Storage, Toleration
+from shardctl.fleet.settings.secrets import SecretRef, SecretStore
+from shardctl.fleet.spec import Fleet
 from shardctl.render import documents
-from shardctl.settings.cluster import Placement, Reach, Storage, Toleration
-from shardctl.settings.secrets import SecretRef, SecretStore
-from shardctl.spec import Fleet
 
 EVERYTHING = (
     "workload: {kind: statefulset, storage: {size: 5Gi}}\n"

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 import yaml
 
-from shardctl.advice import advice
-from shardctl.faults import SpecError
+from shardctl.fleet.advice import advice
+from shardctl.fleet.shardconfig import ShardConfig, slice_of
+from shardctl.fleet.spec_errors import SpecError
 from shardctl.local.standins import on_this_machine
 from shardctl.render import documents
-from shardctl.shardconfig import ShardConfig, slice_of
 from tests.unit.render.fleets import FLEET, fleet_of
 
 PLAIN = FLEET.replace("provisioner: terraform", "")

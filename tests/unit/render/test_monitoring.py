@@ -15,14 +15,14 @@ import pytest
 import yaml
 
 from consumer.metrics import Metrics
-from shardctl import spec
 from shardctl.errors import UsageError
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.settings.gateway import OPEN, Auth, Gateway, KeysSecret
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 from shardctl.gateway.metrics import Metrics as GatewayMetrics
 from shardctl.render import documents
 from shardctl.render.alerts import alerts
-from shardctl.settings.gateway import OPEN, Auth, Gateway, KeysSecret
-from shardctl.spec import Fleet
-from shardctl.yamlfile import parse
 
 DOCS = Path(__file__).parents[3] / "docs" / "alerts.md"
 KINDS = ["ConfigMap", "PodMonitoring", "PodMonitor", "Rules", "GlobalRules", "PrometheusRule"]
@@ -43,7 +43,7 @@ shards:
 
 
 def fleet_of(monitoring: str) -> Fleet:
-    return spec.of_file(parse(FLEET.format(monitoring=monitoring)))
+    return fleet_from(parse(FLEET.format(monitoring=monitoring)))
 
 
 def rendered(fleet: Fleet) -> list[dict[str, Any]]:
@@ -410,7 +410,7 @@ def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
 
 def test_only_a_fleet_that_parks_is_told_of_parked_writes() -> None:
     text = FLEET.replace(", on_poison: park", "").format(monitoring="prometheus-operator")
-    assert "ShardctlParked" not in rules(spec.of_file(parse(text)))
+    assert "ShardctlParked" not in rules(fleet_from(parse(text)))
 
 
 @pytest.mark.parametrize("gateway", [None, OPEN], ids=["no gateway", "open"])
@@ -421,7 +421,7 @@ def test_only_a_gateway_that_asks_for_keys_is_watched_for_them(gateway: Gateway 
 
 def test_a_fleet_that_may_have_no_pods_isnt_missed() -> None:
     text = FLEET.format(monitoring="prometheus-operator") + "autoscaling: {kind: keda, min: 0}\n"
-    assert "ShardctlSilent" not in rules(spec.of_file(parse(text)))
+    assert "ShardctlSilent" not in rules(fleet_from(parse(text)))
 
 
 def yaml_of_docs(containing: str) -> Any:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shardctl import coverage, spec
-from shardctl.advice import advice
 from shardctl.errors import UsageError
-from shardctl.faults import SpecError
+from shardctl.fleet import coverage
+from shardctl.fleet.advice import advice
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec_errors import SpecError
+from shardctl.fleet.yamlfile import parse
 from shardctl.local.standins import on_this_machine
 from shardctl.provision import wanted_subscriptions
 from shardctl.render import documents, gcloud, terraform
-from shardctl.yamlfile import parse
 from tests.unit.render.fleets import FLEET, fleet_of
 from tests.unit.render.test_gcloud import Cloud
 
@@ -164,4 +165,4 @@ def test_it_isnt_run_on_this_machine():
 
 def test_the_golden_cases_prove_what_they_render():
     for case in (Path(__file__).parents[2] / "golden" / "cases").glob("push*"):
-        assert coverage.faults(spec.of_file(parse((case / "shards.yaml").read_text()))) == ()
+        assert coverage.faults(fleet_from(parse((case / "shards.yaml").read_text()))) == ()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from manifests import WORKLOADS, fleet_of, objects, only
 
-from shardctl.advice import advice
-from shardctl.faults import SpecError
-from shardctl.shardconfig import slice_of
+from shardctl.fleet.advice import advice
+from shardctl.fleet.shardconfig import slice_of
+from shardctl.fleet.spec_errors import SpecError
 
 KEDA = (
     "autoscaling: {kind: keda, min: 0, max: 6, backlog_per_replica: 250, keda: {activation_backlog: 3, polling: 10s}}"

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from shardctl import spec, topology
-from shardctl.cron import fault as cron_fault
-from shardctl.faults import SpecError
-from shardctl.keyspace import digits_of, slot_of
+from shardctl.fleet import topology
+from shardctl.fleet.cron import fault as cron_fault
+from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec_errors import SpecError
+from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents
-from shardctl.yamlfile import parse
 from tests.unit.render.fleets import FLEET, fleet_of
 
 TWIN = """schedules:
@@ -134,9 +135,9 @@ schedules:
   - {{name: a, cron: "0 4 * * *", region: europe-west1, type: tick, {more}}}
 shards: [{{name: all, slots: 0-1023}}]
 """
-    assert spec.of_file(parse(text.format(more="body: {job: nightly}")))
-    assert spec.of_file(parse(text.format(more="key: nightly, operation: insert, body: {anything: [1]}")))
+    assert fleet_from(parse(text.format(more="body: {job: nightly}")))
+    assert fleet_from(parse(text.format(more="key: nightly, operation: insert, body: {anything: [1]}")))
     with pytest.raises(SpecError, match=r"schedules\[0\].body: the body's 'job' gives no routing key"):
-        spec.of_file(parse(text.format(more="body: {n: 1}")))
+        fleet_from(parse(text.format(more="body: {n: 1}")))
     with pytest.raises(SpecError, match=r"schedules\[0\].cron: no month"):
-        spec.of_file(parse(text.format(more="body: {job: a}").replace("0 4 * * *", "0 4 31 2 *")))
+        fleet_from(parse(text.format(more="body: {job: a}").replace("0 4 * * *", "0 4 31 2 *")))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from manifests import CASES, WORKLOADS, fleet_of, objects, only, pod_of
 
-from shardctl.faults import SpecError
-from shardctl.spec import load
+from shardctl.fleet.load import load_fleet
+from shardctl.fleet.spec_errors import SpecError
 
 cases = pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
 
@@ -32,7 +32,7 @@ RESTRICTED_VOLUMES = {
 @cases
 def test_pods_meet_the_restricted_pod_security_standard(path: Path) -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/, rule by rule."""
-    for item in objects(load(path), *WORKLOADS):
+    for item in objects(load_fleet(path), *WORKLOADS):
         pod = pod_of(item)
         assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & pod.keys()
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -50,7 +50,7 @@ def test_pods_meet_the_restricted_pod_security_standard(path: Path) -> None:
 
 @cases
 def test_pods_have_no_more_than_they_need(path: Path) -> None:
-    for item in objects(load(path), *WORKLOADS):
+    for item in objects(load_fleet(path), *WORKLOADS):
         pod = pod_of(item)
         assert pod["automountServiceAccountToken"] is False
         assert pod["enableServiceLinks"] is False
@@ -59,7 +59,7 @@ def test_pods_have_no_more_than_they_need(path: Path) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             for bound in ("requests", "limits"):
                 assert container["resources"][bound].keys() == {"cpu", "memory", "ephemeral-storage"}
-    for account in objects(load(path), "ServiceAccount"):
+    for account in objects(load_fleet(path), "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
 
 

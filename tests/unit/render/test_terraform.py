@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from shardctl.fleet.spec import Fleet
 from shardctl.provision import wanted_subscriptions, wanted_topics
 from shardctl.render import documents, terraform
-from shardctl.spec import Fleet
 from tests.unit.render.fleets import FLEET, fleet_of
 
 # Resource: argument → whether it must be there, or the arguments of its block.

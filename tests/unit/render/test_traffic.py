@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl import spec, topology
 from shardctl.errors import UsageError
-from shardctl.keyspace import SlotSet, digits_of
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet, digits_of
+from shardctl.fleet.load import fleet_from, load_fleet
+from shardctl.fleet.settings.traffic import GatewayRef, Traffic
+from shardctl.fleet.spec import Fleet
+from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents, warnings
 from shardctl.render.traffic import MATCHES_A_ROUTE, PREFIXES_A_PATTERN, slot_patterns
-from shardctl.settings.traffic import GatewayRef, Traffic
-from shardctl.spec import Fleet
-from shardctl.yamlfile import parse
 
 CASES = sorted((Path(__file__).parents[2] / "golden" / "cases").glob("*/shards.yaml"))
 KINDS = ["Service", "DestinationRule", "VirtualService", "KongUpstreamPolicy", "Ingress", "HTTPRoute"]
@@ -44,7 +45,7 @@ shards:
 
 
 def fleet_of(more: str, shards: str = SHARDS) -> Fleet:
-    return spec.of_file(parse(HEAD + more + shards))
+    return fleet_from(parse(HEAD + more + shards))
 
 
 def rendered(fleet: Fleet) -> list[dict[str, Any]]:
@@ -198,7 +199,7 @@ def check_every_slot(fleet: Fleet, form: str) -> None:
 @pytest.mark.parametrize("form", ROUTERS)
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
 def test_every_slot_of_the_golden_fleets_goes_to_its_one_shard(path: Path, form: str) -> None:
-    check_every_slot(spec.load(path), form)
+    check_every_slot(load_fleet(path), form)
 
 
 TYPED = """

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from manifests import CASES, WORKLOADS, fleet_of, objects, only, pod_of
 
-from shardctl.faults import SpecError
-from shardctl.spec import load
+from shardctl.fleet.load import load_fleet
+from shardctl.fleet.spec_errors import SpecError
 
 cases = pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
 
@@ -94,7 +94,7 @@ def test_a_stateful_sets_service_chooses_its_pods_and_balances_nothing() -> None
 
 @cases
 def test_no_rollout_of_a_deployment_takes_a_pod_before_it_adds_one(path: Path) -> None:
-    for item in objects(load(path), "Deployment"):
+    for item in objects(load_fleet(path), "Deployment"):
         rolling = item["spec"]["strategy"]["rollingUpdate"]
         assert rolling["maxUnavailable"] == 0
         assert rolling["maxSurge"] >= 1
@@ -119,7 +119,7 @@ def test_without_a_wait_there_is_no_hook() -> None:
 @cases
 def test_a_budget_lets_every_drain_go_on(path: Path) -> None:
     """A minimum, or a maximum of none, would hold up a drain for ever where there is one replica."""
-    for item in objects(load(path), "PodDisruptionBudget"):
+    for item in objects(load_fleet(path), "PodDisruptionBudget"):
         assert item["spec"]["maxUnavailable"] == 1
         assert "minAvailable" not in item["spec"]
         assert item["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
@@ -128,7 +128,7 @@ def test_a_budget_lets_every_drain_go_on(path: Path) -> None:
 @cases
 def test_probes_ask_three_different_things(path: Path) -> None:
     """Dead, not writing, not started yet: a database that is away must not restart a pod."""
-    for item in objects(load(path), *WORKLOADS):
+    for item in objects(load_fleet(path), *WORKLOADS):
         (container,) = pod_of(item)["containers"]
         startup, liveness, readiness = (container[f"{name}Probe"] for name in ("startup", "liveness", "readiness"))
         assert liveness["httpGet"]["path"] == startup["httpGet"]["path"] == "/health"
@@ -141,7 +141,7 @@ def test_probes_ask_three_different_things(path: Path) -> None:
 
 @cases
 def test_replicas_of_a_shard_keep_apart(path: Path) -> None:
-    for item in objects(load(path), *WORKLOADS):
+    for item in objects(load_fleet(path), *WORKLOADS):
         labels = item["spec"]["selector"]
         pod = pod_of(item)
         (spread,) = pod["topologySpreadConstraints"]

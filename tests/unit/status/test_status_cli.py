@@ -84,10 +84,10 @@ def test_json_of_a_rebalance_has_its_stages(tmp_path):
     databases = Databases(tmp_path)
     databases.add("s2", after)
     databases.open_rebalance(after)
-    from shardctl.status.looker import Looker, Sources
+    from shardctl.status.collector import Collector, Sources
 
     sources = Sources(lambda _: databases.urls, lambda of: lambda _: backlogs(of), lambda _: {}, local=True)
-    told = drawing.as_json(Looker(sources).look(after).report)["rebalance"]
+    told = drawing.as_json(Collector(sources).look(after).report)["rebalance"]
     assert told["states"] == {"s0": "open", "s2": "open"}
     assert told["stages"]["broken"] == 8  # nothing is announced yet
     assert json.dumps(told)

@@ -3,13 +3,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from status_kit import WORKING, backlogs, settled, transitional
 
-from shardctl.keyspace import lane_of
-from shardctl.lanes import Lane
+from shardctl.fleet.keyspace import lane_of
 from shardctl.rebalance import journal
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.preflight import Known
-from shardctl.schema import LaneState, RebalanceState
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.status.moving import slot_maps
 from shardctl.status.report import DatabaseFacts, Unknown, assemble
 

@@ -13,17 +13,18 @@ from patience import PATIENCE_SECONDS
 from sqlalchemy import insert
 from status_kit import BITS, Databases, backlogs, http_server, settled, transitional
 
-from shardctl import identity, schema
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.rebalance.backlog import UnknownError
-from shardctl.schema import LaneState
+from shardctl.shard import schema
+from shardctl.shard.schema import LaneState
 from shardctl.status import localfile
-from shardctl.status.asking import Asker
+from shardctl.status.collector import Collector, FleetFile, LocalMetrics, Sources, database_urls, sources
 from shardctl.status.consumers import APPLIED, BATCHES, ROWS, Rates, Sample, samples
 from shardctl.status.databases import heat
 from shardctl.status.localfile import LocalConsumer, LocalFile
-from shardctl.status.looker import FleetFile, LocalMetrics, Looker, Sources, database_urls, sources
+from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
+from shardctl.wire import identity
 
 S0 = LocalConsumer("orders-s0-0", "s0", "http://127.0.0.1:1")
 
@@ -168,7 +169,7 @@ def databases(tmp_path):
 
 
 def looker(databases, patience=5.0, metrics=lambda _: {}, held=None):
-    return Looker(
+    return Collector(
         Sources(lambda _: databases.urls, lambda of: lambda _: held or backlogs(of), metrics, local=True), patience
     )
 

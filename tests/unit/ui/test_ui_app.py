@@ -9,7 +9,7 @@ from status_kit import AFTER, Databases, transitional
 from test_ui_guard import problem
 from ui_kit import ORIGIN, client
 
-from shardctl import parked, schema
+from shardctl.shard import parked, schema
 from shardctl.status.report import Unknown
 
 

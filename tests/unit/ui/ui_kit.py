@@ -6,7 +6,7 @@ from weakref import finalize
 import httpx
 from status_kit import WORKING, backlogs
 
-from shardctl.status.looker import FleetFile, Looker, Sources
+from shardctl.status.collector import Collector, FleetFile, Sources
 from shardctl.ui.app import application
 from shardctl.ui.view import View
 
@@ -44,5 +44,5 @@ class Client:
 def client(path, urls, *, host="127.0.0.1", token=TOKEN, **sources):
     """`path` is the fleet's file; `sources` are told otherwise than by a healthy fleet."""
     told = {"metrics": lambda of: {shard.name: WORKING for shard in of.shards}} | sources
-    looker = Looker(Sources(lambda _: urls, lambda of: lambda _: backlogs(of), local=True, **told), 5.0)
+    looker = Collector(Sources(lambda _: urls, lambda of: lambda _: backlogs(of), local=True, **told), 5.0)
     return Client(application(View(looker, FleetFile(path)), TOKEN, host), token)

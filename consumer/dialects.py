@@ -1,0 +1,246 @@
+"""A batch as one parameter: JSON text that the database itself unfolds into typed rows.
+
+One parameter instead of thousands keeps the consumer's CPU out of the way, and a body's numbers reach the database as they were
+written. Each database has its own table function for this; the statements around it are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
+from shardctl.wire.values import LIMITS, Limits, moment_of
+
+
+def utc_text(text: str | None) -> str | None:
+    """A timestamp in UTC and without an offset: as SQLAlchemy's DateTime writes it into SQLite, and as MySQL reads it."""
+    moment = None if text is None else moment_of(text)
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+class Dialect(Protocol):
+    """What differs between databases in the consumer's statements. Each statement takes one parameter: the JSON text."""
+
+    @property
+    def share_fence(self) -> str:
+        """Reads the fence's version and shares its row until the transaction ends. A second column: the session is ours still."""
+
+    @property
+    def begin(self) -> tuple[str, ...]:
+        """What opens a transaction, where the driver doesn't."""
+
+    @property
+    def reads_json_as_written(self) -> bool:
+        """Reads a producer's JSON as we do: the last of two equal names, escapes in names, times with an offset, all digits.
+
+        Else it is sent plain rows: texts, numbers and booleans; times by `utc_text`; decimals and JSON values as text.
+        """
+
+    @property
+    def limits(self) -> Limits:
+        """What it keeps exactly."""
+
+    @property
+    def has_on_conflict(self) -> bool:
+        """Inserts rows, or else updates or skips them, in one statement, and tells which."""
+
+    @property
+    def lock_limit(self) -> str | None:
+        """Limits how long a statement of the transaction waits for a lock: a template of `seconds`, and `least` and
+        `most`, the whole ones beside it.
+        """
+
+    @property
+    def usual_lock_limit(self) -> str | None:
+        """Restores the session's own limit, where the end of the transaction doesn't."""
+
+    @property
+    def check_deferred(self) -> str | None:
+        """Makes deferred constraints speak up now."""
+
+    @property
+    def column_places(self) -> str | None:
+        """Yields each column of a table, with how many places it rounds a decimal to; None where nothing is rounded.
+
+        Its parameter is the table's name, as `quote` writes it for PostgreSQL and as the file has it for MySQL.
+        """
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
+
+    def bytes_of(self, digits: str) -> str:
+        """The bytes that an expression gives as hexadecimal digits."""
+
+    def same(self, column: str, of: ColumnType) -> str:
+        """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        """Sets quoted columns of `table`, called `t`, to those of `r`."""
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        """Deletes the rows of `table`, called `t`, that have one in `r`."""
+
+    def quote(self, identifier: str) -> str:
+        """An identifier, or a dotted pair, as this database quotes it."""
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        """Deletes the oldest inbox rows of that age; parked messages' stay, since they have not taken effect."""
+
+
+def quoted(identifier: str, mark: str) -> str:
+    return ".".join(f"{mark}{part}{mark}" for part in identifier.split("."))
+
+
+class _Standard:
+    """What PostgreSQL and SQLite agree on."""
+
+    __slots__ = ()
+
+    def same(self, column: str, of: ColumnType) -> str:  # noqa: ARG002 - texts are equal by their bytes here
+        return f"t.{column} = r.{column}"
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        assigned = ", ".join(f"{column} = r.{column}" for column in columns)
+        return f"UPDATE {table} AS t SET {assigned} FROM {source} WHERE {where}"  # noqa: S608
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        return f"DELETE FROM {table} AS t WHERE EXISTS (SELECT 1 FROM {source} WHERE {where})"  # noqa: S608
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, '"')
+
+
+@dataclass(frozen=True, slots=True)
+class PostgreSQL(_Standard):
+    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
+    begin: tuple[str, ...] = ()
+    reads_json_as_written: bool = True
+    limits: Limits = LIMITS["postgresql"]
+    has_on_conflict: bool = True
+    # A numeric's scale is in its type's modifier: eleven bits with a sign.
+    column_places: str | None = (
+        "SELECT attname, CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN 0 "
+        "WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0 THEN (((atttypmod - 4) & 2047) # 1024) - 1024 END "
+        "FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+    )
+    # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
+    check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
+    lock_limit: str | None = "SET LOCAL lock_timeout = '{seconds}s'"
+    usual_lock_limit: str | None = None
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        types = {
+            "text": "text", "integer": "integer", "bigint": "bigint", "number": "double precision", "decimal": "numeric",
+            "boolean": "boolean", "timestamp": "timestamptz", "json": "jsonb",
+        }  # fmt: skip
+        listed = ", ".join(f"{self.quote(name)} {types[of]}" for name, of in columns)
+        return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
+
+    def bytes_of(self, digits: str) -> str:
+        return f"decode({digits}, 'hex')"
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < now() - interval '{older_than_seconds} seconds' AND outcome <> 'parked'"
+        oldest = (
+            f"SELECT ctid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows} FOR UPDATE SKIP LOCKED"  # noqa: S608
+        )
+        return f"DELETE FROM shardctl_inbox WHERE ctid = ANY (ARRAY({oldest}))"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class SQLite(_Standard):
+    # SQLite has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock.
+    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
+    begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
+    reads_json_as_written: bool = False
+    limits: Limits = LIMITS["sqlite"]
+    column_places: str | None = None  # a column's declared type rounds nothing
+    has_on_conflict: bool = True
+    check_deferred: str | None = None
+    lock_limit: str | None = None
+    usual_lock_limit: str | None = None
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        listed = ", ".join(f"json_extract(item.value, '$.\"{name}\"') AS {self.quote(name)}" for name, _ in columns)
+        return f"(SELECT {listed} FROM json_each(?) AS item WHERE true) AS r"  # noqa: S608
+
+    def bytes_of(self, digits: str) -> str:
+        return f"{UNHEX}({digits})"
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < datetime('now', '-{older_than_seconds} seconds') AND outcome <> 'parked'"
+        oldest = f"SELECT rowid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
+        return f"DELETE FROM shardctl_inbox WHERE rowid IN ({oldest})"  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class MySQL:
+    """MariaDB from 10.6 and MySQL from 8.0."""
+
+    share_fence: str = f"SELECT version, {HOLDS_MYSQL_SETTINGS} FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"  # noqa: S608
+    begin: tuple[str, ...] = ()
+    reads_json_as_written: bool = False
+    limits: Limits = LIMITS["mariadb"]
+    column_places: str | None = (
+        "SELECT column_name, CASE WHEN data_type = 'decimal' OR data_type LIKE '%%int' THEN numeric_scale END "
+        "FROM information_schema.columns WHERE CONCAT(table_schema, '.', table_name) = "
+        "IF(LOCATE('.', %s), %s, CONCAT(DATABASE(), '.', %s))"
+    )
+    # There is `ON DUPLICATE KEY UPDATE`, but it fires on any unique index, and so would overwrite another key's row.
+    has_on_conflict: bool = False
+    check_deferred: str | None = None
+    lock_limit: str | None = (
+        "SET @shardctl_row_limit = @@innodb_lock_wait_timeout, @shardctl_table_limit = @@lock_wait_timeout, "
+        "SESSION innodb_lock_wait_timeout = {most}, SESSION lock_wait_timeout = {most} "
+        "/*M! , SESSION innodb_lock_wait_timeout = {least} */"  # MariaDB takes 0, which MySQL refuses
+    )
+    usual_lock_limit: str | None = (
+        "SET SESSION innodb_lock_wait_timeout = @shardctl_row_limit, SESSION lock_wait_timeout = @shardctl_table_limit"
+    )
+
+    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
+        # Left to itself, a text would have the database's default character set.
+        text = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        types = {
+            "text": text, "integer": "integer", "bigint": "bigint", "number": "double", "decimal": "decimal(65,30)",
+            "boolean": "boolean", "timestamp": "datetime(6)", "json": text,
+        }  # fmt: skip
+        listed = ", ".join(
+            f"{self.quote(name)} {types[of]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR" for name, of in columns
+        )
+        return f"JSON_TABLE(%s, '$[*]' COLUMNS ({listed})) AS r"
+
+    def same(self, column: str, of: ColumnType) -> str:
+        if of != "text":
+            return f"t.{column} = r.{column}"
+        # Whatever the column's character set and collation. Most pad, which makes 'a' and 'a ' equal but for their length.
+        length = f"length(CONVERT(t.{column} USING utf8mb4)) = length(r.{column})"
+        return f"t.{column} = r.{column} COLLATE utf8mb4_bin AND {length}"
+
+    def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
+        assigned = ", ".join(f"t.{column} = r.{column}" for column in columns)
+        return f"UPDATE {table} AS t JOIN {source} ON {where} SET {assigned}"  # noqa: S608
+
+    def delete(self, table: str, source: str, where: str) -> str:
+        return f"DELETE t FROM {table} AS t JOIN {source} ON {where}"
+
+    def quote(self, identifier: str) -> str:
+        return quoted(identifier, "`")
+
+    def bytes_of(self, digits: str) -> str:
+        return f"unhex({digits})"
+
+    def purge(self, older_than_seconds: int, rows: int) -> str:
+        old = f"applied_time < utc_timestamp() - INTERVAL {older_than_seconds} SECOND AND outcome <> 'parked'"
+        return f"DELETE FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
+
+
+DIALECTS: dict[str, Dialect] = {
+    "postgresql": PostgreSQL(),
+    "sqlite": SQLite(),
+    "mysql": MySQL(),
+    "mariadb": MySQL(),
+}

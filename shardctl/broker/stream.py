@@ -1,0 +1,202 @@
+"""Streams and waiting pulls: who is told when a subscription has something, and the loop of one StreamingPull."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import grpc
+
+from shardctl.broker import config
+from shardctl.broker.errors import InvalidArgumentError, UnavailableError
+from shardctl.broker.message import encode
+from shardctl.broker.orderingqueue import Reader
+from shardctl.broker.protos import Proto, of
+from shardctl.broker.registry import Held
+from shardctl.broker.subscription import Subscription
+
+StreamingPullResponse = of("StreamingPullResponse")
+MAX_MODIFY_SECONDS = config.ACK_DEADLINE_SECONDS[1]
+
+END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""
+
+
+class Waiter:
+    """One reader and the event that wakes whoever serves it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.event = asyncio.Event()
+
+
+class Waiters:
+    """Those who wait for messages, by subscription."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Subscription, deque[Waiter]] = defaultdict(deque)
+
+    @contextlib.contextmanager
+    def waiting(self, core: Subscription, waiter: Waiter) -> Iterator[None]:
+        self._waiting[core].append(waiter)
+        try:
+            yield
+        finally:
+            self._waiting[core].remove(waiter)
+            if not self._waiting[core]:
+                del self._waiting[core]
+
+    def wake(self, core: Subscription) -> None:
+        """Wakes all who could take something, each time beginning with another, so that trickles are shared too."""
+        waiting = self._waiting.get(core, ())
+        for waiter in waiting:
+            if core.gone or core.has_work(waiter.reader):
+                waiter.event.set()
+        if isinstance(waiting, deque):
+            waiting.rotate(-1)
+
+    def wake_all(self) -> None:
+        for core in list(self._waiting):
+            self.wake(core)
+
+
+def check_modify_seconds(seconds: float) -> None:
+    if not 0 <= seconds <= MAX_MODIFY_SECONDS:
+        raise InvalidArgumentError(f"An ack deadline of {seconds} s: it must lie between 0 and {MAX_MODIFY_SECONDS}.")
+
+
+class StreamingPull:
+    """One open stream: a task reads acks and deadlines, `run` writes messages, both on the subscription's core."""
+
+    def __init__(self, held: Held, first: Proto, context: Any, waiters: Waiters, clock: Clock) -> None:
+        seconds = first.stream_ack_deadline_seconds
+        low, high = config.ACK_DEADLINE_SECONDS
+        if not low <= seconds <= high:
+            raise InvalidArgumentError(f"stream_ack_deadline_seconds is {seconds}; it must lie from {low} to {high}.")
+        self._held = held
+        self._core = held.core
+        self._context = context
+        self._waiters = waiters
+        self._clock = clock
+        self._waiter = Waiter(
+            Reader(
+                ack_deadline_seconds=seconds,
+                max_messages=first.max_outstanding_messages,
+                max_bytes=first.max_outstanding_bytes,
+                client_id=first.client_id,
+            )
+        )
+        self._confirmations: deque[bytes] = deque()
+        self._injector = held.core.injector
+        self._apply(first)
+
+    async def run(self) -> None:
+        """Until the client closes its side, the subscription goes or a fault cuts the stream."""
+        core, reader, event = self._core, self._waiter.reader, self._waiter.event
+        core.attach(reader)
+        listening = asyncio.create_task(self._listen())
+        listening.add_done_callback(lambda _task: event.set())
+        try:
+            with self._waiters.waiting(core, self._waiter):
+                while not listening.done():
+                    if core.gone:
+                        raise core.gone
+                    response = self._next()
+                    if not response:
+                        event.clear()
+                        await event.wait()
+                        continue
+                    reader.busy = True
+                    await self._context.write(response)
+                    reader.busy = False
+                    if self._injector.happens("cut_stream", self._injector.faults.cut_stream_rate):
+                        raise UnavailableError("The stream was cut (injected fault).")
+                await listening
+        finally:
+            listening.cancel()
+            core.detach(reader)
+            self._waiters.wake(core)
+
+    def _next(self) -> bytes:
+        """The next response, as serialised; empty when there is nothing to say."""
+        confirmations = b"".join(self._confirmations)
+        self._confirmations.clear()
+        batch = self._core.take(self._waiter.reader, self._clock())
+        if not batch:
+            return confirmations
+        subscription = self._held.config
+        properties = StreamingPullResponse.SubscriptionProperties(
+            exactly_once_delivery_enabled=subscription.enable_exactly_once_delivery,
+            message_ordering_enabled=subscription.enable_message_ordering,
+        )
+        return confirmations + encode(batch) + _serialised(subscription_properties=properties)
+
+    async def _listen(self) -> None:
+        while (request := await self._context.read()) is not END:
+            if request.subscription:
+                raise InvalidArgumentError("The subscription is named in a stream's first request only.")
+            self._apply(request)
+
+    def _apply(self, request: Proto) -> None:
+        if request.stream_ack_deadline_seconds:
+            self._waiter.reader.ack_deadline_seconds = request.stream_ack_deadline_seconds
+        if request.ack_ids:
+            stale = self._core.ack(request.ack_ids, self._clock())
+            self._confirm("acknowledge_confirmation", request.ack_ids, stale)
+        if request.modify_deadline_ack_ids:
+            self._modify(request.modify_deadline_ack_ids, request.modify_deadline_seconds)
+        if request.ack_ids or request.modify_deadline_ack_ids:
+            self._waiters.wake(self._core)
+
+    def _modify(self, ack_ids: Sequence[str], seconds: Sequence[int]) -> None:
+        if len(ack_ids) != len(seconds):
+            raise InvalidArgumentError("modify_deadline_seconds and modify_deadline_ack_ids differ in length.")
+        stale: list[str] = []
+        for each, group in groupby(zip(seconds, ack_ids, strict=True), key=itemgetter(0)):
+            check_modify_seconds(each)
+            stale += self._core.modify([ack_id for _, ack_id in group], each, self._clock())
+        self._confirm("modify_ack_deadline_confirmation", ack_ids, stale)
+
+    def _confirm(self, field: str, ack_ids: Sequence[str], stale: Sequence[str]) -> None:
+        """Exactly-once subscriptions tell which acks and deadlines counted; others never do."""
+        if not self._core.settings.exactly_once:
+            return
+        refused = set(stale)
+        taken = [ack_id for ack_id in ack_ids if ack_id not in refused]
+        self._confirmations.append(_serialised(**{field: {"ack_ids": taken, "invalid_ack_ids": list(stale)}}))
+        self._waiter.event.set()
+
+
+def _serialised(**fields: Any) -> bytes:
+    return bytes(StreamingPullResponse(**fields).SerializeToString())
+
+
+async def pull(core: Subscription, max_messages: int, wait_seconds: float, *, waiters: Waiters, clock: Clock) -> bytes:
+    """One unary Pull, as serialised: waits for a first message, but not for a full batch; may be empty.
+
+    Its reader is closed at once, so of a lane it took from nothing more is given until that is acked or expires.
+    """
+    reader = Reader(ack_deadline_seconds=core.settings.ack_deadline_seconds)
+    waiter = Waiter(reader)
+    end = clock() + wait_seconds
+    try:
+        with waiters.waiting(core, waiter):
+            while True:
+                if core.gone:
+                    raise core.gone
+                batch = core.take(reader, clock(), max_messages)
+                left = end - clock()
+                if batch or left <= 0:
+                    return encode(batch)
+                waiter.event.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(waiter.event.wait(), left)
+    finally:
+        core.detach(reader)

@@ -1,0 +1,133 @@
+"""What a valid fleet may still regret, or leaves open: sentences for `shardctl validate`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardctl.fleet import backends, topology
+from shardctl.fleet.spec import Fleet
+
+MANY_DELIVERIES = 6
+SHARDS_NAMED = 8
+LEADER_AND_STANDBY = 2
+ENOUGH_PUSH_ATTEMPTS = 50
+
+
+def advice(fleet: Fleet) -> tuple[str, ...]:
+    return (
+        *_on_capacity(fleet),
+        *_on_replicas(fleet),
+        *_on_filters(fleet),
+        *_on_times(fleet),
+        *_on_push(fleet),
+        *backends.advice(fleet),
+    )
+
+
+def warnings(fleet: Fleet) -> tuple[str, ...]:
+    """What a valid fleet leaves open to others."""
+    gateway = fleet.gateway
+    if gateway is None or gateway.auth.kind != "none":
+        return ()
+    limits = "" if gateway.rate_limit else ", and without a limit (gateway.rate_limit)"
+    reach = "from any namespace"
+    if fleet.network_policy is not None and gateway.from_namespaces:
+        reach = f"from the namespaces {', '.join(gateway.from_namespaces)}"
+    warning = (
+        f"gateway.auth is none: whoever reaches Service {fleet.fleet}-gateway, {reach}, can write every message type as anybody"
+        f"{limits}. Give auth with kind: keys or kind: oidc, unless something before the gateway decides who may write."
+    )
+    return (warning,)
+
+
+def _on_capacity(fleet: Fleet) -> Iterator[str]:
+    capped = [shard.name for shard in fleet.shards if fleet.autoscaling_of(shard).most > len(shard.slots)]
+    if capped:
+        yield f"autoscaling.max is over the number of slots, and more replicas would idle: {_names(capped)}."
+    factor = topology.delivery_factor(fleet)
+    if factor > MANY_DELIVERIES:
+        yield (
+            f"each message is delivered {factor:g} times, since Pub/Sub charges each subscription of a topic for all its "
+            "messages. routing.topic_bits spreads the slots over topics (it can't be changed later)."
+        )
+
+
+def _on_replicas(fleet: Fleet) -> Iterator[str]:
+    scaling = {shard.name: fleet.autoscaling_of(shard) for shard in fleet.shards}
+    alone = [name for name, wanted in scaling.items() if wanted.min == 1]
+    if alone:
+        yield (
+            "autoscaling.min is 1: while that pod is moved to another node, or after a crash, nobody reads the shard until the "
+            f"next one has started: {_names(alone)}."
+        )
+    asleep = [name for name, wanted in scaling.items() if wanted.min == 0]
+    if asleep:
+        slowest = max(int(scaling[name].keda.polling.total_seconds()) for name in asleep)
+        yield (
+            "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
+            f"three minutes), for KEDA to ask (up to {slowest} s) and for a pod to start: {_names(asleep)}."
+        )
+    led = [shard.name for shard in fleet.shards if fleet.leader_of(shard).kind != "none"]
+    idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
+    if idle:
+        yield (
+            f"leader: one replica of a shard writes, so more than {LEADER_AND_STANDBY} mostly stand by, and scaling with the "
+            f"load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {_names(idle)}."
+        )
+    lonely = [name for name in led if scaling[name].most < LEADER_AND_STANDBY]
+    if lonely:
+        yield f"leader: with one replica nobody stands by to follow a leader that dies: {_names(lonely)}."
+    left_on = [name for name, wanted in scaling.items() if wanted.min == 0 and wanted.keda.activation_backlog]
+    if left_on:
+        yield (
+            "autoscaling.keda.activation_backlog leaves so many messages, and fewer, unwritten for as long as no more come: "
+            f"{_names(left_on)}."
+        )
+
+
+def _on_filters(fleet: Fleet) -> Iterator[str]:
+    for stray in topology.strays(fleet):
+        if stray.blind:
+            yield (
+                f"topic {stray.topic.id}: the filters have no room for every malformed slot; Pub/Sub would drop what "
+                f"breaks off after {_names(list(stray.blind))}. Rounder slot boundaries cure it."
+            )
+
+
+def _on_times(fleet: Fleet) -> Iterator[str]:
+    settings = {shard.name: fleet.consumer_of(shard) for shard in fleet.shards}
+    deadline = fleet.subscription.ack_deadline
+    slow = [name for name, consumer in settings.items() if consumer.statement_timeout > deadline]
+    if slow:
+        yield (
+            "consumer.statement_timeout is over subscription.ack_deadline: where leases can't be renewed, a slow "
+            f"statement's messages are worked on twice (and applied once): {_names(slow)}."
+        )
+    stuck = [name for name, consumer in settings.items() if consumer.lock_ttl > consumer.lease]
+    if stuck:
+        yield (
+            "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages come again before its lock is "
+            f"free: {_names(stuck)}."
+        )
+
+
+def _on_push(fleet: Fleet) -> Iterator[str]:
+    if fleet.delivery.kind != "push":
+        return
+    attempts = fleet.subscription.max_delivery_attempts
+    if attempts < ENOUGH_PUSH_ATTEMPTS:
+        yield (
+            "delivery: push counts each request that is refused, while a database is down or pods start, as a failed try, and "
+            f"after {attempts} of them Pub/Sub sets a healthy write aside; subscription.max_delivery_attempts: 100 gives hours."
+        )
+    stopping = [shard.name for shard in fleet.shards if not fleet.workload_of(shard).pre_stop]
+    if stopping:
+        yield (
+            "delivery: push goes to pods that are about to stop until the load balancer knows; workload.pre_stop: 10s keeps them "
+            f"answering so long: {_names(stopping)}."
+        )
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
+    return ", ".join(names[:SHARDS_NAMED]) + more

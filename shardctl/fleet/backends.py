@@ -1,0 +1,104 @@
+"""The HTTP backends that a shard's consumers call: what may go together with the consumer's own limits. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.settings.http import HttpBackend
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec import Fleet, Shard
+from shardctl.fleet.spec_errors import Fault
+
+SECRETS_VARIABLE = "SHARDCTL_SECRETS_DIR"
+SECRETS_DIRECTORY = "/var/run/secrets/shardctl"  # holds a folder for each Secret, and in it a file for each key
+
+# Calls run inside the transaction that records them, and the database ends one that rests for statement_timeout.
+HELD_SHARE = 0.8
+SHARDS_NAMED = 8
+
+
+def window_seconds(consumer: Batching, backend: HttpBackend) -> float:
+    """How long after a transaction began a call may still begin: with a whole timeout to go, it is over in time."""
+    return HELD_SHARE * consumer.statement_timeout.total_seconds() - backend.timeout.total_seconds()
+
+
+def called(kinds: Mapping[str, MessageType]) -> dict[str, HttpBackend]:
+    """By type, the backends among where these types land."""
+    return {name: kind.http for name, kind in kinds.items() if kind.http is not None}
+
+
+def of_shard(fleet: Fleet, shard: Shard) -> dict[str, HttpBackend]:
+    """By type, the backends that the shard's consumers call."""
+    return {name: backend for name, backend in called(fleet.message_types).items() if shard.takes(name)}
+
+
+def secrets(fleet: Fleet, shard: Shard) -> dict[str, tuple[str, ...]]:
+    """The Secrets that the shard's pods mount, by name, each with the keys that are read of it; sorted."""
+    found: dict[str, set[str]] = {}
+    for backend in of_shard(fleet, shard).values():
+        for name, keys in backend.secrets.items():
+            found.setdefault(name, set()).update(keys)
+    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+
+def ports(fleet: Fleet, shard: Shard) -> tuple[int, ...]:
+    """Where the shard's backends listen."""
+    return tuple(sorted({backend.port for backend in of_shard(fleet, shard).values()}))
+
+
+def faults(fleet: Fleet) -> Iterator[Fault]:
+    """A call that takes all of its time must end before the database ends the transaction around it."""
+    for name, backend in called(fleet.message_types).items():
+        takers = [fleet.consumer_of(shard).statement_timeout for shard in fleet.shards if shard.takes(name)]
+        if takers and backend.timeout * 2 > (least := min(takers)):
+            yield Fault(
+                ("message_types", name, "http", "timeout"),
+                f"a call may take {_text(backend.timeout.total_seconds())}, inside a transaction that the database ends after "
+                f"consumer.statement_timeout, {_text(least.total_seconds())}.",
+                f"make it {_text(least.total_seconds() / 2)} or less, or statement_timeout twice as long as it.",
+            )
+
+
+def advice(fleet: Fleet) -> Iterator[str]:
+    calling = [(shard, fleet.consumer_of(shard), of_shard(fleet, shard)) for shard in fleet.shards]
+    large: dict[str, int] = {}
+    slow, mixed = [], []
+    for shard, consumer, backends in calling:
+        if not backends:
+            continue
+        rows = min(_rows_in_time(consumer, backend) for backend in backends.values())
+        if consumer.batch_max_rows > rows:
+            large[shard.name] = rows
+        if 2 * max(backend.timeout for backend in backends.values()) > consumer.drain_timeout:
+            slow.append(shard.name)
+        if any(kind.table and shard.takes(name) for name, kind in fleet.message_types.items()):
+            mixed.append(shard.name)
+    if large:
+        yield (
+            "consumer.batch_max_rows is more than a backend answers in one transaction at a second a call; "
+            f"{min(large.values())} or fewer keep a slow backend's batches short: {_names(list(large))}."
+        )
+    if slow:
+        yield (
+            "http.timeout is over half of consumer.drain_timeout: a pod that is told to stop may end in the middle of a call, "
+            f"which is then made again elsewhere: {_names(slow)}."
+        )
+    if mixed:
+        yield (
+            "writes to tables share transactions with calls of HTTP backends, and wait for them; `types` and `except_types` give "
+            f"the backends' types shards of their own: {_names(mixed)}."
+        )
+
+
+def _rows_in_time(consumer: Batching, backend: HttpBackend) -> int:
+    return max(1, int(backend.concurrency * window_seconds(consumer, backend)))
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:g}s"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
+    return ", ".join(names[:SHARDS_NAMED]) + more

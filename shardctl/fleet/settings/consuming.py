@@ -1,0 +1,70 @@
+"""How the consumers read and write: `subscription`, `redis` and `consumer` of `shards.yaml`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shardctl.fleet.model import Model
+from shardctl.fleet.scalars import Between
+from shardctl.fleet.settings.secrets import SecretRef
+
+
+class Subscriptions(Model):
+    """Settings of every subscription the fleet reads from."""
+
+    ack_deadline: Annotated[timedelta, Between("10s", "600s")] = timedelta(seconds=60)
+    retention: Annotated[timedelta, Between("10m", "31d")] = timedelta(days=7)
+    retain_acked: Annotated[
+        bool,
+        Field(
+            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be given again what "
+            "it lacks. Costs storage."
+        ),
+    ] = False
+    retry_minimum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=10)
+    retry_maximum: Annotated[timedelta, Between("0s", "600s")] = timedelta(seconds=600)
+    max_delivery_attempts: Annotated[int, Field(ge=5, le=100)] = 5
+
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> Self:
+        if self.retry_minimum > self.retry_maximum:
+            raise ValueError("retry_minimum exceeds retry_maximum")
+        return self
+
+
+class Redis(Model):
+    secret: SecretRef | None = None
+
+
+class Batching(Model):
+    """How the consumer works; a shard may override any of it."""
+
+    batch_max_rows: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    batch_max_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024**2)] = 4 * 1024**2
+    batch_max_age_ms: Annotated[int, Field(ge=0, le=10_000, description="How long a message may wait for company.")] = (
+        20
+    )
+    concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
+    max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
+    # With the least back-off of the subscription, 10 s, a dead replica's messages are elsewhere within 30 s.
+    lease: Annotated[
+        timedelta,
+        Between("10s", "600s"),
+        Field(description="The stream's ack deadline: how soon a dead replica's messages go elsewhere."),
+    ] = timedelta(seconds=15)
+    lock_ttl: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=15)
+    redis_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
+    statement_timeout: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=30)
+    drain_timeout: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=20)
+    rate_limit: Annotated[
+        int | None, Field(ge=1, le=1_000_000, description="Writes a second, of all the shard's replicas together.")
+    ] = None
+    inbox_retention: Annotated[
+        Annotated[timedelta, Between("1h", "365d")] | None,
+        Field(description="How long an applied message is remembered; by default as long as it can be replayed."),
+    ] = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,0 +1,118 @@
+"""`http` of a message type: the backend that its writes are posted to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from shardctl.fleet.model import Model
+from shardctl.fleet.scalars import Between, ObjectName, Text
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+AUTH_KEYS: dict[str, tuple[str, ...]] = {"basic": ("username", "password"), "bearer": ("token",)}
+CA_KEY = "ca.crt"
+
+Url = Annotated[
+    str,
+    Text(
+        r"https?://[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[!-~]*)?",
+        "a URL that begins with https:// or http://, without user, password and blanks",
+        2_000,
+    ),
+]
+
+
+class HttpAuth(Model):
+    """A Secret, mounted into the pods: `basic` reads its keys `username` and `password`, `bearer` its key `token`."""
+
+    kind: Literal["basic", "bearer"]
+    secret: ObjectName
+
+
+class Breaker(Model):
+    """Stops calling a backend that is down, instead of failing one write after the other."""
+
+    failures: Annotated[int, Field(ge=1, le=1_000, description="So many calls that failed in a row open it.")] = 5
+    open: Annotated[timedelta, Between("1s", "1h"), Field(description="How long before one call probes again.")] = (
+        timedelta(seconds=30)
+    )
+
+
+class HttpBackend(Model):
+    url: Url
+    method: Literal["POST", "PUT", "PATCH"] = "POST"
+    auth: HttpAuth | None = None
+    ca_secret: Annotated[
+        ObjectName | None,
+        Field(description="A Secret whose key `ca.crt` holds the authority that signs the backend's certificate."),
+    ] = None
+    timeout: Annotated[timedelta, Between("1s", "5m"), Field(description="Of one call, answer included.")] = timedelta(
+        seconds=10
+    )
+    attempts: Annotated[
+        int,
+        Field(
+            ge=1, le=20, description="Calls for one write before it is set aside, a backend that is down not counted."
+        ),
+    ] = 5
+    retry_minimum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=1)
+    retry_maximum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=10)
+    concurrency: Annotated[int, Field(ge=1, le=256, description="Calls of one replica at once, to this backend.")] = 8
+    max_body_bytes: Annotated[
+        int, Field(ge=1_024, le=10 * 1024**2, description="A larger body is set aside without a call.")
+    ] = 10 * 1024**2
+    breaker: Breaker = Breaker()
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def secrets(self) -> dict[str, tuple[str, ...]]:
+        """The Secrets it needs, each with the keys that it reads."""
+        found: dict[str, tuple[str, ...]] = {}
+        if self.auth:
+            found[self.auth.secret] = AUTH_KEYS[self.auth.kind]
+        if self.ca_secret:
+            found[self.ca_secret] = (*found.get(self.ca_secret, ()), CA_KEY)
+        return found
+
+    @model_validator(mode="after")
+    def _url_can_be_called(self) -> Self:
+        try:
+            port = urlsplit(self.url).port
+        except ValueError:
+            port = 0
+        if port == 0:
+            raise ValueError("url: ports run from 1 to 65535")
+        if "#" in self.url:
+            raise ValueError("url: what follows a '#' is never sent; write %23 for the character itself")
+        if self.ca_secret and self.url.startswith("http://"):
+            raise ValueError("ca_secret has no use over http://; use https://")
+        return self
+
+    @model_validator(mode="after")
+    def _an_outage_is_told_from_a_bad_write(self) -> Self:
+        """The breaker must open before a write has used up its attempts, or an outage would set writes aside."""
+        if self.breaker.failures > self.attempts:
+            raise ValueError(
+                f"breaker.failures ({self.breaker.failures}) exceeds attempts ({self.attempts}): while the backend is down, "
+                "writes would be set aside before the breaker opens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _backoff_grows(self) -> Self:
+        if self.retry_minimum > self.retry_maximum:
+            raise ValueError("retry_minimum exceeds retry_maximum")
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_are_hidden(self) -> Self:
+        if self.auth and self.url.startswith("http://"):
+            raise ValueError("auth over http:// would send the credentials in the clear; use https://")
+        return self

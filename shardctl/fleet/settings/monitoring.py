@@ -1,0 +1,74 @@
+"""`monitoring` of `shards.yaml`: who scrapes the consumers, and when people are called."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from shardctl.fleet.model import Model, OrJust
+from shardctl.fleet.scalars import Between, LabelKey, LabelValue, Text
+
+Stack = Literal["none", "managed-prometheus", "prometheus-operator"]
+
+MetricName = Annotated[str, Text(r"[a-zA-Z_:][a-zA-Z0-9_:]*", "the name of a Prometheus metric", 200)]
+AlertLabel = Annotated[
+    str,
+    Text(
+        r"(?!__|(severity|alertname|shard|fleet)$)[a-zA-Z_][a-zA-Z0-9_]*",
+        "a label of your own: letters, digits and '_' (severity, shard and fleet are taken)",
+        100,
+    ),
+]
+Place = Annotated[str, Text(r"[!-~]+", "a URL or a path, without blanks", 500)]
+
+
+class Thresholds(Model):
+    """From where on an alert fires. A duration says how long a thing may last."""
+
+    backlog_messages: Annotated[int, Field(ge=1, description="Undelivered messages of a shard.")] = 10_000
+    oldest_message_age: Annotated[timedelta, Between("30s", "31d")] = timedelta(minutes=10)
+    # The histogram's last bucket ends at 60 s, so no quantile of it is ever more.
+    handling_latency: Annotated[timedelta, Between("1s", "59s")] = timedelta(seconds=30)
+    failure_percent: Annotated[float, Field(gt=0, le=100, description="Of a shard's batches, or of its writes.")] = 1
+    unavailable_pods: Annotated[int, Field(ge=0, description="Of a shard: more than so many.")] = 1
+    memory_percent: Annotated[int, Field(ge=1, le=100, description="Of a container's memory limit.")] = 80
+    dead_letters: Annotated[int, Field(ge=0, description="On the dead-letter subscription: more than so many.")] = 0
+    strays: Annotated[int, Field(ge=0, description="On the strays subscriptions: more than so many.")] = 0
+    redis_degraded: Annotated[timedelta, Between("0s", "1d")] = timedelta(minutes=5)
+    slot_failing: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=2)
+    slot_held: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=5)
+    published_again: Annotated[
+        int, Field(ge=0, description="Messages of a shard in 10 minutes that came after their slot's barrier.")
+    ] = 0
+
+
+class Monitoring(Model):
+    stack: Annotated[
+        Stack, Field(description="Google Cloud's managed Prometheus, the Prometheus Operator, or nothing rendered.")
+    ] = "none"
+    # Alerts judge by what they see in 5 minutes, and a rate wants a few samples.
+    scrape_interval: Annotated[timedelta, Between("5s", "2m")] = timedelta(seconds=30)
+    evaluation_interval: Annotated[timedelta, Between("5s", "10m")] = timedelta(seconds=30)
+    labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(description="On the objects of monitoring alone: what your Prometheus chooses them by."),
+    ] = {}
+    alert_labels: Annotated[
+        dict[AlertLabel, LabelValue], Field(description="On every alert: what Alertmanager routes by.")
+    ] = {}
+    runbook_url: Annotated[
+        Place, Field(description="Where your copy of docs/alerts.md is read; each alert links to its section of it.")
+    ] = "docs/alerts.md"
+    dashboard: Annotated[bool, Field(description="A Grafana dashboard in a ConfigMap.")] = True
+    backlog_metric: Annotated[
+        MetricName | None, Field(description="Undelivered messages by subscription_id, where they are named otherwise.")
+    ] = None
+    oldest_age_metric: Annotated[
+        MetricName | None, Field(description="Seconds of the oldest unacked message by subscription_id, likewise.")
+    ] = None
+    thresholds: Thresholds = Thresholds()
+
+
+MonitoringSetting = Annotated[Monitoring, OrJust("stack", get_args(Stack))]

@@ -1,0 +1,87 @@
+"""A shard's own slice of configuration: `shardctl render` puts it into a ConfigMap, `python -m consumer` reads it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotRule
+from shardctl.fleet.model import Model
+from shardctl.fleet.scalars import Duration, Slots
+from shardctl.fleet.settings.consuming import Batching, Subscriptions
+from shardctl.fleet.settings.delivery import Delivery
+from shardctl.fleet.settings.leader import Leader
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.settings.routing import Attributes
+from shardctl.fleet.settings.tracing import Tracing
+from shardctl.fleet.spec import Fleet, Shard
+
+
+class Generation(Model):
+    """The subscriptions that one generation of a shard reads, and the slots they carry."""
+
+    number: int
+    slots: Slots
+    subscriptions: tuple[str, ...] = Field(strict=False)
+
+
+class ShardConfig(Model):
+    """Everything a consumer needs but credentials, which come by environment: DATABASE_URL and REDIS_URL."""
+
+    fleet: str
+    shard: str
+    project: str
+    slot_bits: int
+    modulo: int = 0
+    attributes: Attributes
+    message_types: dict[str, MessageType]
+    generations: tuple[Generation, ...] = Field(strict=False)
+    dead_letter_topic: str
+    topics: tuple[str, ...] = Field(strict=False, description="The fleet's, in the order of their slots.")
+    subscription: Subscriptions
+    consumer: Batching
+    inbox_retention: Duration
+    leader: Leader = Leader()
+    tracing: Tracing | None = None
+    delivery: Delivery = Delivery()
+    replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
+
+    @property
+    def rule(self) -> SlotRule:
+        return SlotRule(self.slot_bits, self.modulo)
+
+
+def _writers(fleet: Fleet, shard: Shard) -> int:
+    """The most replicas that may write at once."""
+    return fleet.autoscaling_of(shard).most if fleet.leader_of(shard).kind == "none" else 1
+
+
+def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
+    takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
+    return ShardConfig(
+        fleet=fleet.fleet,
+        shard=shard.name,
+        project=fleet.project,
+        slot_bits=fleet.routing.slot_bits,
+        modulo=fleet.routing.modulo,
+        attributes=fleet.routing.attributes,
+        message_types=takes,
+        generations=tuple(
+            Generation(
+                number=each.generation,
+                slots=each.slots,
+                subscriptions=tuple(sub.id for sub in topology.subscriptions(fleet, each)),
+            )
+            for each in topology.generations(shard)
+        ),
+        dead_letter_topic=topology.dead_letter_topic(fleet),
+        topics=tuple(topic.id for topic in topology.topics(fleet)),
+        subscription=fleet.subscription,
+        consumer=fleet.consumer_of(shard),
+        inbox_retention=topology.inbox_retention(fleet, shard),
+        leader=fleet.leader_of(shard),
+        tracing=fleet.tracing,
+        delivery=fleet.delivery,
+        # Only where it matters: a change of this file rolls the pods.
+        replicas=_writers(fleet, shard) if fleet.consumer_of(shard).rate_limit else 1,
+    )

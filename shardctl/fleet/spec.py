@@ -1,0 +1,316 @@
+"""`shards.yaml` as frozen models, and `load`, whose errors name file, line, path, fault and fix."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+
+from shardctl.errors import UsageError
+from shardctl.fleet.model import Model
+from shardctl.fleet.scalars import (
+    Cron,
+    Image,
+    Label,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    ProjectId,
+    ProjectNumber,
+    Region,
+    SecretKey,
+    ShortName,
+    Slots,
+    TimeZone,
+    TopicId,
+    TypeName,
+    as_tuple,
+    shown,
+    written_duration,
+)
+from shardctl.fleet.settings.cluster import (
+    Autoscaling,
+    AutoscalingSetting,
+    NetworkPolicy,
+    Placement,
+    Probes,
+    ResourceQuota,
+    Resources,
+    Workload,
+    WorkloadSetting,
+)
+from shardctl.fleet.settings.consuming import Batching, Redis, Subscriptions
+from shardctl.fleet.settings.databases import DEFAULT_KINDS, DatabaseKinds
+from shardctl.fleet.settings.delivery import Delivery, DeliverySetting
+from shardctl.fleet.settings.gateway import Gateway
+from shardctl.fleet.settings.leader import Leader, LeaderSetting
+from shardctl.fleet.settings.messagetypes import MessageType, Operation
+from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
+from shardctl.fleet.settings.routing import Routing
+from shardctl.fleet.settings.secrets import SecretRef, Secrets, SecretsSetting
+from shardctl.fleet.settings.tracing import Tracing
+from shardctl.fleet.settings.traffic import Traffic, TrafficSetting
+
+DEFAULT_PATH = Path("shards.yaml")
+SCHEMA_ID = "urn:shardctl:shards.yaml"
+
+
+class Schedule(Model):
+    """A write that Cloud Scheduler publishes again and again, the same each time."""
+
+    name: ShortName
+    cron: Cron
+    time_zone: TimeZone = "Etc/UTC"
+    region: Annotated[Region, Field(description="Where the job lives; it can't be changed later.")]
+    type: TypeName
+    key: Annotated[
+        str | None, Field(description="The routing key; by default the body's field that the type names.")
+    ] = None
+    operation: Annotated[Operation | None, Field(description="By default as the type says.")] = None
+    body: dict[str, Any] = {}
+
+
+class Local(Model):
+    """What `shardctl up` and `shardctl demo` start on this machine. Nothing here is rendered."""
+
+    database: Literal["postgresql", "sqlite"] = "postgresql"
+    replicas: Annotated[int, Field(ge=1, le=8)] = 2
+
+
+class Previous(Model):
+    """A generation that a shard had before the rebalance under way, and that may still hold some of its slots active."""
+
+    generation: Annotated[int, Field(ge=1, le=999_999)]
+    slots: Slots
+
+
+class Shard(Model):
+    name: ShortName
+    slots: Slots
+    types: Annotated[
+        tuple[TypeName, ...],
+        BeforeValidator(as_tuple),
+        Field(description="Only these message types; all when left out."),
+    ] = ()
+    except_types: Annotated[
+        tuple[TypeName, ...], BeforeValidator(as_tuple), Field(description="All message types but these.")
+    ] = ()
+    generation: Annotated[
+        int, Field(ge=1, le=999_999, description="Grows by one each time the shard's slots change.")
+    ] = 1
+    previous: Annotated[
+        tuple[Previous, ...] | None,
+        BeforeValidator(as_tuple),
+        Field(
+            description="Written by `shardctl rebalance` while slots move: the generations that may still own some, the "
+            "oldest first; empty for a new shard."
+        ),
+    ] = None
+    database: SecretRef | None = None
+    consumer: Annotated[Batching | None, Field(description="What differs from the fleet's `consumer`.")] = None
+    autoscaling: Annotated[
+        AutoscalingSetting | None, Field(description="What differs from the fleet's `autoscaling`.")
+    ] = None
+    resources: Annotated[Resources | None, Field(description="What differs from the fleet's `resources`.")] = None
+    workload: Annotated[WorkloadSetting | None, Field(description="What differs from the fleet's `workload`.")] = None
+    network_policy: Annotated[
+        NetworkPolicy | None, Field(description="What differs from the fleet's `network_policy`.")
+    ] = None
+
+    leader: Annotated[LeaderSetting | None, Field(description="What differs from the fleet's `leader`.")] = None
+
+    @model_validator(mode="after")
+    def _types_make_sense(self) -> Self:
+        if self.types and self.except_types:
+            raise ValueError("types and except_types exclude each other")
+        for names in (self.types, self.except_types):
+            if len(set(names)) != len(names):
+                raise ValueError("a message type is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _generations_grow(self) -> Self:
+        numbers = [*(before.generation for before in self.previous or ()), self.generation]
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
+            raise ValueError("generations grow: those of `previous` in order, then the shard's own")
+        return self
+
+    def takes(self, message_type: str) -> bool:
+        """Whether the shard's filters let that type through; of slots they decide apart."""
+        return message_type in self.types if self.types else message_type not in self.except_types
+
+
+def _with_kinds(data: dict[str, Any]) -> dict[str, Any]:
+    """`workload: statefulset` written out, so that what a shard says can be laid over what the fleet says."""
+    short = {
+        name: {"kind": data[name]} for name in ("autoscaling", "workload", "leader") if isinstance(data.get(name), str)
+    }
+    return {**data, **short}
+
+
+SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy", "leader")
+
+
+class Fleet(Model):
+    """Every shard fed by one topic: the whole of `shards.yaml`."""
+
+    fleet: ShortName
+    project: ProjectId
+    project_number: Annotated[
+        ProjectNumber | None,
+        Field(description="In quotes. Lets `render` grant Pub/Sub's service agent what dead-lettering needs."),
+    ] = None
+    namespace: Label = "default"
+    image: Image
+    topic: TopicId = "data-writes"
+    labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}
+    routing: Routing = Routing()
+    message_types: Annotated[dict[TypeName, MessageType], Field(min_length=1)]
+    databases: DatabaseKinds = DEFAULT_KINDS
+    subscription: Subscriptions = Subscriptions()
+    redis: Redis = Redis()
+    consumer: Batching = Batching()
+    autoscaling: AutoscalingSetting = Autoscaling()
+    resources: Resources = Resources()
+    probes: Probes = Probes()
+    workload: WorkloadSetting = Workload()
+    placement: Placement = Placement()
+    secrets: SecretsSetting = Secrets()
+    certificates: Annotated[
+        dict[ObjectName, Annotated[tuple[SecretKey, ...], Field(min_length=1), BeforeValidator(as_tuple)]],
+        Field(
+            description="Secrets with certificates and keys for TLS, by name, each with the keys to mount into every consumer: "
+            "`/var/run/secrets/shardctl/NAME/KEY` is what a URL names."
+        ),
+    ] = {}
+    network_policy: Annotated[
+        NetworkPolicy | None, Field(description="Rendered when given, if only as `{}`; without it nothing is closed.")
+    ] = None
+    resource_quota: Annotated[
+        ResourceQuota | None,
+        Field(description="Rendered when given, if only as `{}`; it counts for the whole namespace."),
+    ] = None
+    monitoring: MonitoringSetting = Monitoring()
+    tracing: Annotated[
+        Tracing | None, Field(description="Spans for the writes that producers trace; off when left out.")
+    ] = None
+    traffic: TrafficSetting = Traffic()
+    gateway: Annotated[Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given.")] = (
+        None
+    )
+    delivery: DeliverySetting = Delivery()
+    leader: LeaderSetting = Leader()
+    provisioner: Annotated[
+        Literal["config-connector", "terraform", "gcloud", "api"],
+        Field(
+            description="What makes topics, subscriptions, service accounts, grants and schedules: Config Connector's objects "
+            "among the manifests; `render --format terraform`; `render --format gcloud`; or `shardctl provision`, which makes "
+            "topics and subscriptions alone."
+        ),
+    ] = "config-connector"
+    schedules: Annotated[
+        tuple[Schedule, ...],
+        BeforeValidator(as_tuple),
+        Field(description="Writes that Cloud Scheduler publishes into the fleet."),
+    ] = ()
+    local: Local = Local()
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_fit_google_cloud(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            if "/" not in key and not re.fullmatch(r"[-_a-z0-9]*", value):
+                raise ValueError(
+                    f"{key}: {shown(value)} isn't lower-case letters, digits, '-' and '_', as Google Cloud's labels "
+                    "are; a key with a domain, such as example.com/team, stays in Kubernetes and may have others"
+                )
+        return labels
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shards_inherit(cls, data: Any) -> Any:
+        """Lay a shard's own settings over the fleet's, so that a shard names only what differs."""
+        if not isinstance(data, dict) or not isinstance(data.get("shards"), list):
+            return data
+        data = _with_kinds(data)
+
+        def inherit(shard: Any) -> Any:
+            if not isinstance(shard, dict):
+                return shard
+            shard = _with_kinds(shard)
+            merged = {
+                name: {**data[name], **shard[name]}
+                for name in SHARD_OVERRIDES
+                if isinstance(shard.get(name), dict) and isinstance(data.get(name), dict)
+            }
+            return {**shard, **merged}
+
+        return {**data, "shards": [inherit(shard) for shard in data["shards"]]}
+
+    def consumer_of(self, shard: Shard) -> Batching:
+        return shard.consumer or self.consumer
+
+    def autoscaling_of(self, shard: Shard) -> Autoscaling:
+        return shard.autoscaling or self.autoscaling
+
+    def resources_of(self, shard: Shard) -> Resources:
+        return shard.resources or self.resources
+
+    def workload_of(self, shard: Shard) -> Workload:
+        return shard.workload or self.workload
+
+    def leader_of(self, shard: Shard) -> Leader:
+        return shard.leader or self.leader
+
+    def network_policy_of(self, shard: Shard) -> NetworkPolicy | None:
+        return shard.network_policy or self.network_policy
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether slots are on the move: some shard has generations that may still own what another has been given."""
+        return any(shard.previous is not None for shard in self.shards)
+
+    def settled(self) -> Fleet:
+        """The fleet as it is once every slot has arrived."""
+        shards = (shard.model_copy(update={"previous": None}) for shard in self.shards if shard.slots.ranges)
+        return self.model_copy(update={"shards": tuple(shards)})
+
+    def shard(self, name: str) -> Shard:
+        """The shard of that name. Raises UsageError that lists the names there are."""
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        raise UsageError(f"no shard {name!r} in fleet {self.fleet}; shards: {', '.join(s.name for s in self.shards)}")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of `shards.yaml`, draft 2020-12. What only shows across fields, `load` alone checks."""
+    schema = _closed(Fleet.model_json_schema(schema_generator=_Schema))
+    return {
+        **schema,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": "shards.yaml of shardctl",
+    }
+
+
+class _Schema(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        """Durations as this file has them, not as ISO 8601 does."""
+        return written_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+
+def _closed(schema: Any) -> Any:
+    """Pydantic leaves mappings open to keys that match no pattern, and `load` refuses them."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if "patternProperties" in schema else {}
+    return {name: _closed(part) for name, part in schema.items()} | closed

@@ -1,0 +1,130 @@
+"""What is wrong with `shards.yaml`, told so that a person can mend it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from shardctl.errors import UsageError
+from shardctl.fleet.scalars import shown
+from shardctl.fleet.yamlfile import YamlFile
+
+MAX_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a file: where in it, what, and how to mend it."""
+
+    path: tuple[str | int, ...]
+    fault: str
+    fix: str = ""
+
+
+class SpecError(UsageError):
+    """`shards.yaml` can't be used. Nothing was done."""
+
+    def __init__(self, file: YamlFile, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(_fault_lines(file, self.faults)))
+
+
+def _fault_lines(file: YamlFile, faults: Sequence[Fault]) -> list[str]:
+    lines = []
+    for fault in faults[:MAX_FAULTS_SHOWN]:
+        line = file.line_of(fault.path)
+        where = f"{file.path}:{line}" if line else file.path
+        lines.append(f"{where}: {path_text(fault.path)}: {fault.fault}" + (f" Fix: {fault.fix}" if fault.fix else ""))
+    if len(faults) > MAX_FAULTS_SHOWN:
+        lines.append(f"{file.path}: … and {len(faults) - MAX_FAULTS_SHOWN} more.")
+    return lines
+
+
+def path_text(path: Sequence[str | int]) -> str:
+    """`("shards", 2, "slots")` as people write it: `shards[2].slots`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "(the whole file)"
+
+
+def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
+    """What pydantic found when it read the file into `model`, in the file's own words."""
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    given = error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            known = _known_fields(model, path)
+            fix = f"fields here: {', '.join(known)}." if known else "remove it."
+            fault = Fault(path, f"there is no such field.{_nearest(str(path[-1]), known)}", fix)
+        case "missing":
+            fault = Fault(path, "is missing.", "add it; `shardctl schema` describes it.")
+        case "string_type":
+            fault = _not_text(file, path, given)
+        case "value_error":
+            fault = Fault(path, f"{error['ctx']['error']}.")
+        case "literal_error":
+            expected = error["ctx"]["expected"]
+            close = _nearest(str(given), re.findall(r"'([^']+)'", expected))
+            fault = Fault(path, f"{shown(given)} isn't one of {expected}.{close}")
+        case "model_type" | "dict_type" | "model_attributes_type":
+            fault = Fault(path, f"a mapping of fields is wanted, not {_yaml_kind(given)}.")
+        case "tuple_type":
+            fault = Fault(path, f"a list is wanted, not {_yaml_kind(given)}.", "begin each item with `- `.")
+        case _:
+            message = error["msg"].replace("Input should be", "must be")
+            message = message.replace("Tuple", "The list").replace("Dictionary", "The mapping")
+            fault = Fault(path, f"{message[0].lower()}{message[1:]}, and is {shown(given)}.")
+    return fault
+
+
+def _not_text(file: YamlFile, path: tuple[str | int, ...], given: object) -> Fault:
+    written = file.written(path)
+    if isinstance(given, bool | int | float) and written is not None:
+        what = f"YAML reads {written} as {_yaml_kind(given)}, and text is wanted."
+        return Fault(path, what, f'write "{written}" in quotes.')
+    return Fault(path, f"text is wanted, not {_yaml_kind(given)}.")
+
+
+def _yaml_kind(value: object) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"the value {str(value).lower()}"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _known_fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The fields of the model that holds the field at `path`."""
+    in_dict = False
+    for part in path[:-1]:
+        if isinstance(part, int) or in_dict:  # a list's item, or a dict's: such as a message type's name
+            in_dict = False
+            continue
+        field = model.model_fields.get(part)
+        within = _model_within(field.annotation) if field else None
+        if field is None or within is None:
+            return []
+        model, in_dict = within, getattr(field.annotation, "__origin__", None) is dict
+    return list(model.model_fields)
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _model_within(argument):
+            return found
+    return None
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, 1)
+    return f" Did you mean {close[0]}?" if close else ""

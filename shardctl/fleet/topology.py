@@ -1,0 +1,235 @@
+"""What a fleet is made of on Pub/Sub: topics, subscriptions and their filters. Pure.
+
+Every name is derived here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from hashlib import sha256
+
+from shardctl.fleet.filters import MAX_FILTER_BYTES, ShardFilter, beginnings, compile_filter, strays_filter
+from shardctl.fleet.keyspace import SlotSet, digits_of
+from shardctl.fleet.settings.secrets import SecretRef
+from shardctl.fleet.spec import Fleet, Shard
+
+USD_PER_DELIVERED_TIB = 40
+KEPT_FOR_PEOPLE = timedelta(days=31)  # dead letters and strays; the most Pub/Sub allows
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One of the fleet's 2^topic_bits topics. It carries the slots whose digits begin with `prefix`."""
+
+    id: str
+    prefix: str
+    slots: SlotSet
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One shard's subscription of one generation on one topic. `slots` are the shard's on that topic."""
+
+    id: str
+    topic: Topic
+    filter: str
+    generation: int
+    slots: SlotSet
+
+
+@dataclass(frozen=True, slots=True)
+class Strays:
+    """The subscription on one topic for messages that no shard's filter takes.
+
+    `blind` lists the beginnings after which a malformed slot may match nothing: those digits alone, or followed by
+    anything but a digit. It is empty unless a shard's filter has no room for them; a malformed slot may then also reach
+    two shards, and each sets it aside.
+    """
+
+    id: str
+    topic: Topic
+    filter: str
+    blind: tuple[str, ...]
+
+
+def topics(fleet: Fleet) -> tuple[Topic, ...]:
+    return _topics(fleet.topic, fleet.routing.topic_bits, fleet.routing.slot_bits)
+
+
+@lru_cache(maxsize=64)
+def _topics(name: str, topic_bits: int, slot_bits: int) -> tuple[Topic, ...]:
+    if topic_bits == 0:
+        return (Topic(name, "", SlotSet.all(slot_bits)),)
+    prefixes = [digits_of(number, topic_bits) for number in range(1 << topic_bits)]
+    return tuple(
+        Topic(f"{name}-{number}", prefix, SlotSet.of_prefix(prefix, slot_bits))
+        for number, prefix in enumerate(prefixes)
+    )
+
+
+def topic_of(fleet: Fleet, slot: int) -> Topic:
+    """The topic a slot's messages are published to."""
+    return topics(fleet)[slot >> (fleet.routing.slot_bits - fleet.routing.topic_bits)]
+
+
+def shard_id(fleet: Fleet, shard: Shard) -> str:
+    """The name that a shard's Kubernetes objects share: `orders-s0`."""
+    return f"{fleet.fleet}-{shard.name}"
+
+
+def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
+    """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`."""
+    return shard.database or SecretRef.model_construct(name=f"{shard_id(fleet, shard)}-db")
+
+
+def generations(shard: Shard) -> tuple[Shard, ...]:
+    """The shard as each generation that reads messages has it, the oldest first: one, unless its slots are on the move."""
+    before = (
+        shard.model_copy(update={"generation": earlier.generation, "slots": earlier.slots, "previous": None})
+        for earlier in shard.previous or ()
+    )
+    return tuple(each for each in (*before, shard) if each.slots.ranges)
+
+
+def every_subscription(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
+    """The subscriptions of all generations that the shard reads."""
+    return tuple(sub for generation in generations(shard) for sub in subscriptions(fleet, generation))
+
+
+def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
+    """Those of the shard's own generation, one on each topic its slots touch: `orders-s0-g1`, `orders-s0-g1-t5` on topic 5."""
+    found = []
+    for number, topic in enumerate(topics(fleet)):
+        slots = shard.slots & topic.slots
+        if not slots.ranges:
+            continue
+        suffix = f"-t{number}" if fleet.routing.topic_bits else ""
+        text = _filter_on(fleet, shard, topic).text
+        found.append(
+            Subscription(f"{shard_id(fleet, shard)}-g{shard.generation}{suffix}", topic, text, shard.generation, slots)
+        )
+    return tuple(found)
+
+
+# A shard's filter is asked for when the file is checked, when it is rendered, and for its consumer.
+_compiled = lru_cache(maxsize=32_768)(compile_filter)
+
+
+def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
+    return _compiled(
+        shard.slots & topic.slots,
+        fleet.routing.slot_bits,
+        within=topic.prefix,
+        types=shard.types,
+        except_types=shard.except_types,
+        names=fleet.routing.attributes.in_filters,
+    )
+
+
+def push_endpoint(fleet: Fleet, shard: Shard, subscription: Subscription) -> str | None:
+    """Where a shard's subscription pushes to: one path a shard, under it one a subscription. None where consumers pull."""
+    url = fleet.delivery.url
+    return f"{url.rstrip('/')}/{shard.name}/{subscription.id}" if fleet.delivery.kind == "push" and url else None
+
+
+def strays(fleet: Fleet) -> tuple[Strays, ...]:
+    """One strays subscription a topic: its filter and the shards' filters leave nothing to the service to drop."""
+    types = () if takes_every_type(fleet) else known_types(fleet)
+    names = fleet.routing.attributes.in_filters
+    found = []
+    for number, topic in enumerate(topics(fleet)):
+        nobodys, blind = _left_out(fleet, topic)
+        text, named = strays_filter(within=topic.prefix, types=types, names=names), 0
+        while named < len(nobodys):
+            longer = strays_filter(nobodys[: named + 1], within=topic.prefix, types=types, names=names)
+            if len(longer.encode()) > MAX_FILTER_BYTES:
+                break
+            text, named = longer, named + 1
+        suffix = f"-t{number}" if fleet.routing.topic_bits else ""
+        if named:  # which beginnings it names goes with the shards' slots, and a subscription's filter can't be changed
+            suffix += f"-{sha256(text.encode()).hexdigest()[:6]}"
+        found.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
+    return tuple(found)
+
+
+def is_strays(fleet: Fleet, name: str) -> bool:
+    """Whether a subscription is, or was under other slots, one of the fleet's for strays."""
+    return re.fullmatch(strays_pattern(fleet), name) is not None
+
+
+def strays_pattern(fleet: Fleet) -> str:
+    """What the names of the fleet's strays subscriptions match, whatever its slots are or were; as RE2 reads it too."""
+    return f"{fleet.fleet}-strays(-t[0-9]+)?(-[0-9a-f]{{6}})?"
+
+
+def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Beginnings after which no shard takes a malformed slot of any type, and of some type."""
+    here = [shard for shard in fleet.shards if (shard.slots & topic.slots).ranges]
+    compiled = [(shard, _filter_on(fleet, shard, topic)) for shard in here]
+    if all(shard_filter.padded for _, shard_filter in compiled):
+        return (), ()
+    types = (*known_types(fleet), "") if takes_every_type(fleet) else known_types(fleet)  # "": any type not named
+    nobodys, blind = [], []
+    prefixes = [prefix for shard in here for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
+    by_prefix: dict[str, list[tuple[Shard, ShardFilter]]] = {}  # asking every shard would take 10,000 of them minutes
+    for shard, shard_filter in compiled:
+        for prefix in {prefix for selection in shard_filter.selections for prefix in selection.prefixes}:
+            by_prefix.setdefault(prefix, []).append((shard, shard_filter))
+    for beginning in beginnings(prefixes, topic.prefix):
+        possible = [one for length in range(len(beginning) + 1) for one in by_prefix.get(beginning[:length], ())]
+        takers = [shard for shard, shard_filter in possible if shard_filter.takes_slot(beginning)]
+        if not all(any(shard.takes(name) for shard in takers) for name in types):
+            blind.append(beginning)
+            if not takers:
+                nobodys.append(beginning)
+    return tuple(nobodys), tuple(blind)
+
+
+def cloud_labels(fleet: Fleet) -> dict[str, str]:
+    """The labels of topics and subscriptions in Google Cloud, which takes no key with a domain."""
+    return {"shardctl-fleet": fleet.fleet, **{key: value for key, value in fleet.labels.items() if "/" not in key}}
+
+
+def dead_letter_topic(fleet: Fleet) -> str:
+    return f"{fleet.topic}-dead"
+
+
+def dead_letter_subscription(fleet: Fleet) -> str:
+    return f"{fleet.fleet}-dead"
+
+
+def replay_reach(fleet: Fleet) -> timedelta:
+    """How long after its first delivery a message can come again: from its subscription, then from the dead letters."""
+    return fleet.subscription.retention + KEPT_FOR_PEOPLE
+
+
+def inbox_retention(fleet: Fleet, shard: Shard) -> timedelta:
+    """How long a shard remembers an applied message; what is configured, or as long as it can be replayed."""
+    return fleet.consumer_of(shard).inbox_retention or replay_reach(fleet)
+
+
+def known_types(fleet: Fleet) -> tuple[str, ...]:
+    """Every message type the file names, sorted."""
+    named = {name for shard in fleet.shards for name in (*shard.types, *shard.except_types)}
+    return tuple(sorted(named | set(fleet.message_types)))
+
+
+def takes_every_type(fleet: Fleet) -> bool:
+    """True when some shard takes messages of types the file doesn't name."""
+    return any(not shard.types for shard in fleet.shards)
+
+
+def delivery_factor(fleet: Fleet) -> float:
+    """How many deliveries Pub/Sub charges for each message: one a subscription on its topic, filtered out or not.
+
+    The strays subscription counts like any other. Slots are even, so the topics weigh the same.
+    """
+    counts = {topic.id: 1 for topic in topics(fleet)}  # the strays subscription
+    for shard in fleet.shards:
+        for topic in topics(fleet):
+            if (shard.slots & topic.slots).ranges:
+                counts[topic.id] += 1
+    return sum(counts.values()) / len(counts)

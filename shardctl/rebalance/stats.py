@@ -1,0 +1,55 @@
+"""What a run has done so far, measured."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+RECENT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Stats:
+    """Of what this run did itself: a slot whose barrier another run published counts, its times don't. Times in seconds."""
+
+    moved: int = 0  # to another database
+    flipped: int = 0  # to another generation in their own database
+    rows: int = 0
+    barriers: int = 0  # published, copies included
+    pauses: list[float] = field(default_factory=list)  # of a moved slot: left seen → active
+    latencies: list[float] = field(default_factory=list)  # barrier published → met
+    _arrivals: dict[bool, deque[float]] = field(default_factory=lambda: {True: deque(), False: deque()})
+
+    def arrived(self, now: float, *, stayed: bool) -> None:
+        self.flipped, self.moved = self.flipped + stayed, self.moved + (not stayed)
+        self._arrivals[stayed].append(now)
+
+    def rate(self, now: float, *, stayed: bool) -> float:
+        """Slots of one kind handed over in a second, of late."""
+        arrivals = self._arrivals[stayed]
+        while arrivals and arrivals[0] < now - RECENT_SECONDS:
+            arrivals.popleft()
+        return len(arrivals) / RECENT_SECONDS
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "moved": self.moved,
+            "flipped": self.flipped,
+            "rows_copied": self.rows,
+            "barriers": self.barriers,
+            "pause_seconds": quantiles(self.pauses),
+            "barrier_seconds": quantiles(self.latencies),
+        }
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    """p50, p99 and the largest; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    at = {
+        name: ordered[min(len(ordered) - 1, int(part * len(ordered)))] for name, part in (("p50", 0.5), ("p99", 0.99))
+    }
+    return {name: round(value, 4) for name, value in {**at, "max": ordered[-1]}.items()}

@@ -1,0 +1,96 @@
+"""What is live, held against what shards.yaml says: Pub/Sub through its API, Kubernetes through `kubectl diff`. Only reads."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.protobuf.duration_pb2 import Duration
+from google.pubsub_v1.types import Subscription
+
+from shardctl.errors import ShardctlError
+from shardctl.fleet.spec import Fleet
+from shardctl.provision import Step, survey_pubsub
+
+
+class DriftError(ShardctlError):
+    """What is live couldn't be read, so nothing is known of a drift."""
+
+
+class NoKubectlError(DriftError):
+    """kubectl isn't on the PATH, so Kubernetes can't be compared. Install it, or leave Kubernetes out: --no-kubernetes."""
+
+    def __init__(self) -> None:
+        super().__init__(str(self.__doc__))
+
+
+@dataclass(frozen=True, slots=True)
+class PubSubDrift:
+    """`steps` are what `shardctl provision` would do; `unchangeable` is what it can't, each with the safe way."""
+
+    steps: tuple[Step, ...]
+    unchangeable: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.unchangeable)
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesDrift:
+    differs: bool
+    diff: str | None  # None where kubectl printed it itself
+
+
+def pubsub_drift(fleet: Fleet, publisher: Any, subscriber: Any) -> PubSubDrift:
+    """The clients are `google.cloud.pubsub_v1`'s. Raises DriftError."""
+    try:
+        steps, unchangeable = survey_pubsub(fleet, publisher, subscriber)
+    except (GoogleAPICallError, RetryError) as error:
+        raise DriftError(f"Pub/Sub, project {fleet.project}: {type(error).__name__}: {error}.") from error
+    return PubSubDrift(tuple(step for step in steps if step.action != "identical"), unchangeable)
+
+
+def told(step: Step) -> str:
+    """A step in one line, an update with what each field is and would be."""
+    if step.action != "update":
+        return str(step)
+    found, wanted = Subscription.pb(step.found), Subscription.pb(step.wanted)
+    changes = (f"{field}: {_shown(found, field)} → {_shown(wanted, field)}" for field in step.fields)
+    return f"{step.action} {step.kind} {step.name}\n  " + "\n  ".join(changes)
+
+
+def _shown(message: Any, field: str) -> str:
+    value = getattr(message, field)
+    if not hasattr(value, "ListFields"):
+        return str(value)
+    if not message.HasField(field):
+        return "unset"
+    if isinstance(value, Duration):
+        return f"{value.seconds}s"
+    parts = ", ".join(f"{part.name} {_shown(value, part.name)}" for part, _ in value.ListFields())
+    return parts or ("never" if field == "expiration_policy" else "empty")
+
+
+def kubernetes_drift(texts: Iterable[str], *, context: str | None, capture: bool) -> KubernetesDrift:
+    """Ask the cluster what applying the documents on the server's side would change. kubectl prints it, unless captured.
+
+    Raises DriftError, NoKubectlError.
+    """
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise NoKubectlError
+    command = [kubectl, "diff", "--server-side", "--filename", "-"]
+    if context is not None:
+        command += ["--context", context]
+    stream = "".join(f"---\n{text}" for text in texts).encode()
+    try:
+        run = subprocess.run(command, input=stream, stdout=subprocess.PIPE if capture else None, check=False)
+    except OSError as error:
+        raise DriftError(f"{kubectl}: {error.strerror}") from error
+    if run.returncode not in (0, 1):  # kubectl's own rule: 1 is a difference, more is a failure
+        raise DriftError(f"kubectl diff failed with exit code {run.returncode}; it said why above.")
+    return KubernetesDrift(run.returncode == 1, run.stdout.decode(errors="replace") if capture else None)

@@ -1,0 +1,130 @@
+"""The control plane's way into a shard's database: an engine, a transaction that writes, a view that stays as it is.
+
+Whatever the database refuses comes out as DatabaseError, whose text never holds a password.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from shardctl.errors import ShardctlError
+from shardctl.redaction import redacted_value
+from shardctl.shard import databaseurl
+from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, MYSQL, PRODUCTS, SETTINGS_ARE_LOST, Limits, open_engine
+
+LIMITS = Limits(
+    "shardctl",
+    statement=timedelta(hours=1),  # copying a large slot and checking a large table are single statements
+    lock=timedelta(seconds=30),  # no consumer keeps the fence for longer than its own statement timeout
+    idle=timedelta(minutes=10),  # one side of a copy waits while the other is checked
+    answer=timedelta(hours=1),
+)
+SEE_EVERY_ROW = (
+    "Let the user see every row: `ALTER ROLE … BYPASSRLS`, or make it the table's owner, or a member of the owner's role, where "
+    "the table doesn't FORCE ROW LEVEL SECURITY."
+)
+
+
+class DatabaseError(ShardctlError):
+    """A shard's database can't be reached, or refused a statement. Its cause is SQLAlchemy's error."""
+
+
+def connect(url: str) -> Engine:
+    """An engine whose sessions are in UTC and don't wait for ever. Connects when first used; `dispose()` it when done.
+
+    Raises DatabaseError where the URL can't be used. Its sessions do so inside `writing` and `snapshot`.
+    """
+    try:
+        parsed = databaseurl.parse(url)
+    except databaseurl.DatabaseUrlError as error:
+        raise DatabaseError(f"the database URL can't be used: {error}") from error
+    backend = parsed.get_backend_name()
+    if backend not in PRODUCTS:
+        raise DatabaseError(f"no support for {backend!r} databases; there is: {', '.join(PRODUCTS)}")
+    engine = open_engine(parsed, LIMITS)
+    event.listen(engine, "handle_error", _remember_engine)
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction: committed when the block ends, rolled back when it raises."""
+    with _session(engine) as connection, connection.begin():
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # who reads first and writes then may be refused
+        _verify_session(connection)
+        yield connection
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """One view of all that was committed when the block began; nothing that commits later is seen. It can't write."""
+    with _session(engine) as connection, connection.begin():
+        for statement in _SNAPSHOT[engine.dialect.name]:
+            connection.exec_driver_sql(statement).close()
+        _verify_session(connection)
+        try:
+            yield connection
+        finally:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+
+_MYSQL_SNAPSHOT = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+)
+_SNAPSHOT = {
+    # On PostgreSQL and SQLite a view begins with its first query.
+    "postgresql": ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT 1"),
+    "mysql": _MYSQL_SNAPSHOT,
+    "mariadb": _MYSQL_SNAPSHOT,
+    "sqlite": ("PRAGMA query_only = ON", "BEGIN DEFERRED", "SELECT 1 FROM sqlite_master LIMIT 1"),
+}
+
+
+def _verify_session(connection: Connection) -> None:
+    """Inside a transaction, where no proxy changes the session any more."""
+    if connection.dialect.name not in MYSQL:
+        return
+    if not connection.exec_driver_sql(f"SELECT {HOLDS_MYSQL_SETTINGS}").scalar():
+        connection.invalidate()
+        raise DatabaseError(f"database {_where(connection.engine)}: {SETTINGS_ARE_LOST}")
+
+
+def error_of(engine: Engine, error: BaseException) -> DatabaseError:
+    """What to raise, from `error`. For what uses a driver without SQLAlchemy, too."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    told = str(cause).strip().partition("\n")[0]
+    fix = f". {SEE_EVERY_ROW}" if "row-level security" in told else ""
+    return DatabaseError(f"database {_where(engine)}: {told}{fix}")
+
+
+def _where(engine: Engine) -> str:
+    hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
+    return redacted_value(engine.url.set(query=hosts).render_as_string(hide_password=True))
+
+
+@contextmanager
+def _session(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        # Of two sessions in one block, this may be the other one's error.
+        raise error_of(getattr(error, _REFUSED_BY, engine), error) from error
+
+
+_REFUSED_BY = "refused_by"
+
+
+def _remember_engine(context: ExceptionContext) -> None:
+    if context.sqlalchemy_exception is not None and context.engine is not None:
+        setattr(context.sqlalchemy_exception, _REFUSED_BY, context.engine)

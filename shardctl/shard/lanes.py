@@ -1,0 +1,198 @@
+"""Lanes: what a shard's database holds of each slot in each generation, and every change that a hand-over makes to them.
+
+Invariants kept here and in the transactions that call this:
+- at most one lane of a slot is active, over all databases of the fleet: one becomes active only after the one before it has left;
+- whoever changes lanes takes the fence alone first. Each write transaction shares the fence until it commits, so what it has
+  read of the lanes can't change under it, and after a change has committed nothing is written by the lanes of before;
+- a lane is left only by the barrier that its own database awaits. It is awaited only once the slot's next lane is due, and its
+  token is unknown to everybody else until it is published. So while a slot is arriving, no message can end the lane it is in,
+  and a barrier that is met was published after the lane became due.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+
+from shardctl.fleet.keyspace import SlotSet, lane_of
+from shardctl.shard.schema import LaneState, RebalanceState, barriers, fence, rebalances, slots
+
+TOKEN_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One slot in one generation. `barrier_time_us`: of the barrier that it began with, or ended with once it has left."""
+
+    slot: int
+    generation: int
+    state: LaneState
+    barrier_time_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A barrier that a consumer met on a lane: the token that it carries, and when it was published."""
+
+    slot: int
+    token: str
+    time_us: int
+
+
+def version(connection: Connection) -> int | None:
+    """Grows with every change of a lane. None where the tables are empty."""
+    return connection.scalar(select(fence.c.version))
+
+
+def read(connection: Connection, of: Collection[int] | None = None) -> dict[int, Lane]:
+    """Every lane of the database, or those of some slots, by `keyspace.lane_of`.
+
+    Share the fence, or take it alone, to rely on them.
+    """
+    query = select(slots.c.slot, slots.c.generation, slots.c.state, slots.c.barrier_time_us)
+    if of is not None:
+        query = query.where(slots.c.slot.in_(of))
+    return {
+        lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us)
+        for slot, generation, state, barrier_time_us in connection.execute(query)
+    }
+
+
+def take_fence_alone(connection: Connection) -> None:
+    """Until the transaction ends nobody else writes to the shard, and then everybody reads the lanes anew."""
+    if connection.dialect.name == "postgresql":
+        # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and who waits gets his turn.
+        connection.exec_driver_sql(f"LOCK TABLE {fence.name} IN EXCLUSIVE MODE")
+    connection.execute(update(fence).values(version=fence.c.version + 1))
+
+
+def share_fence(connection: Connection) -> None:
+    """Until the transaction ends nobody changes a lane or the journal. Writers don't notice."""
+    connection.execute(select(fence.c.version).with_for_update(read=True))
+
+
+def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
+    """A lane that nobody else changes until the transaction ends. Writers don't notice."""
+    query = select(slots.c.state, slots.c.barrier_time_us).where(slots.c.slot == slot, slots.c.generation == generation)
+    found = connection.execute(query.with_for_update()).first()
+    return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us)
+
+
+def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
+    """Mark slots as arriving in a generation, where the database has nothing of them in it yet."""
+    take_fence_alone(connection)
+    there = set(connection.scalars(select(slots.c.slot).where(slots.c.generation == generation)))
+    new = [
+        {"slot": slot, "generation": generation, "state": LaneState.ARRIVING} for slot in slot_set if slot not in there
+    ]
+    if new:
+        connection.execute(insert(slots), new)
+
+
+def make_due(connection: Connection, of: Iterable[int], generation: int) -> None:
+    """Arriving slots become due: from the commit on their barriers may be published, and nobody acks for them any more."""
+    take_fence_alone(connection)
+    _move(connection, dict.fromkeys(of), generation, LaneState.ARRIVING, LaneState.DUE)
+
+
+def await_barriers(connection: Connection, of: Collection[int], generation: int, rebalance: str) -> dict[int, str]:
+    """From the commit on, each slot's barrier ends its lane in `generation` here; the tokens that the barriers must carry.
+
+    For slots whose next lane is due, or becomes due in this transaction. Slots that have left meanwhile are left out. Done again,
+    it gives the same tokens. `journal.hold_open` keeps other executors out meanwhile.
+    """
+    lane = and_(slots.c.generation == generation, slots.c.state == LaneState.ACTIVE, slots.c.slot.in_(list(of)))
+    here = connection.scalars(select(slots.c.slot).where(lane)).all()
+    awaited = _awaited(connection, here, generation)
+    tokens = {slot: awaited[slot].token for slot in here if slot in awaited and awaited[slot].rebalance == rebalance}
+    new = {slot: secrets.token_hex(TOKEN_BYTES) for slot in here if slot not in tokens}
+    if new:
+        _forget_barriers(connection, new, generation)
+        more = {"generation": generation, "rebalance": rebalance}
+        connection.execute(insert(barriers), [{"slot": slot, "token": token, **more} for slot, token in new.items()])
+    return tokens | new
+
+
+def activate(connection: Connection, barrier_times_us: Mapping[int, int], generation: int) -> None:
+    """Slots whose rows and inbox are here, copied and verified in this transaction, become active. From due alone."""
+    take_fence_alone(connection)
+    _move(connection, barrier_times_us, generation, LaneState.DUE, LaneState.ACTIVE)
+
+
+def awaited_among(connection: Connection, met: Iterable[Met], generation: int) -> dict[int, int]:
+    """By slot, when the barrier was published that this database awaits on its lane. Take the fence alone to rely on it."""
+    met = list(met)
+    opened = set(connection.scalars(select(rebalances.c.id).where(rebalances.c.state == RebalanceState.OPEN)))
+    awaited = _awaited(connection, {one.slot for one in met}, generation)
+    return {
+        one.slot: one.time_us
+        for one in met
+        if (row := awaited.get(one.slot)) and row.rebalance in opened and row.token == one.token
+    }
+
+
+def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozenset[int]:
+    """These barriers were met in this generation: it lets go of their slots, with everything before the barriers committed.
+
+    Gives the slots that were let go. One that stays in this database has its next lane due here, which becomes active in the same
+    transaction. A barrier that isn't awaited changes nothing. Nor does a second copy, since its lane has left.
+    """
+    take_fence_alone(connection)
+    times_us = awaited_among(connection, met, generation)
+    found = select(slots.c.slot).where(slots.c.generation == generation, slots.c.state == LaneState.ACTIVE)
+    held = set(connection.scalars(found.where(slots.c.slot.in_(list(times_us)))))
+    leaving = {slot: time_us for slot, time_us in times_us.items() if slot in held}
+    _move(connection, leaving, generation, LaneState.ACTIVE, LaneState.LEFT)
+    _forget_barriers(connection, leaving, generation)
+    due = connection.execute(
+        select(slots.c.slot, slots.c.generation).where(slots.c.state == LaneState.DUE, slots.c.generation > generation)
+    )
+    staying: dict[int, dict[int, int]] = {}
+    for slot, later in due:
+        if slot in leaving:
+            staying.setdefault(later, {})[slot] = leaving[slot]
+    for later, times_us in staying.items():
+        _move(connection, times_us, later, LaneState.DUE, LaneState.ACTIVE)
+    return frozenset(leaving)
+
+
+def retire(connection: Connection) -> None:
+    """Lanes that were announced and never came to it, once no subscription of theirs is left."""
+    take_fence_alone(connection)
+    connection.execute(update(slots).where(slots.c.state == LaneState.ARRIVING).values(state=LaneState.LEFT))
+
+
+def forget(connection: Connection) -> int:
+    """Drop the lanes that aren't active, once no subscription of theirs is left; how many there were."""
+    take_fence_alone(connection)
+    return connection.execute(delete(slots).where(slots.c.state != LaneState.ACTIVE)).rowcount
+
+
+def _move(
+    connection: Connection, times_us: Mapping[int, int | None], generation: int, before: LaneState, after: LaneState
+) -> None:
+    if not times_us:
+        return
+    lane = and_(slots.c.slot == bindparam("of_slot"), slots.c.generation == generation, slots.c.state == before)
+    change = update(slots).where(lane).values(state=after, barrier_time_us=bindparam("time_us"))
+    connection.execute(change, [{"of_slot": slot, "time_us": time_us} for slot, time_us in times_us.items()])
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    rebalance: str
+    token: str
+
+
+def _awaited(connection: Connection, of: Collection[int], generation: int) -> dict[int, _Awaited]:
+    """The barriers that are awaited, by slot."""
+    lane = and_(barriers.c.generation == generation, barriers.c.slot.in_(list(of)))
+    found = connection.execute(select(barriers.c.slot, barriers.c.rebalance, barriers.c.token).where(lane))
+    return {slot: _Awaited(rebalance, token) for slot, rebalance, token in found}
+
+
+def _forget_barriers(connection: Connection, of: Collection[int], generation: int) -> None:
+    connection.execute(delete(barriers).where(barriers.c.generation == generation, barriers.c.slot.in_(list(of))))

@@ -1,0 +1,203 @@
+"""Parked keys as a person sees them: what waits in a shard's database behind a write that failed, and what to do about it.
+
+A consumer does the work. Here a key is only allowed to go on (`replay`), with or without its first message (`drop`). Only keys
+whose slots are active in the database are seen: what a slot left behind when it moved is nobody's any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+
+from shardctl.errors import ShardctlError
+from shardctl.shard import database
+from shardctl.shard.schema import InboxOutcome, LaneState, fence, inbox, parked, parked_keys, slots
+
+
+class ParkedError(ShardctlError):
+    """A shard's database doesn't answer as it should. Never shows a password."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """`reason` and `detail` are of its first message; `released` means that a consumer may go on with it."""
+
+    shard: str
+    slot: int
+    message_type: str
+    key: str
+    reason: str
+    detail: str
+    released: bool
+    parked_time: datetime
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedMessage:
+    message_id: str
+    message_type: str
+    operation: str
+    idempotency_key: str  # or the id of the message that carried it first
+    identity: bytes
+    publish_time: datetime
+    attributes: dict[str, str]
+    body: bytes
+
+
+@contextmanager
+def opened(shard: str, url: str) -> Iterator[Connection]:
+    """One transaction on a shard's database. Raises ParkedError."""
+    try:
+        engine = database.connect(url)
+    except database.DatabaseError as error:
+        raise ParkedError(f"shard {shard}: {error}") from error
+    try:
+        with database.writing(engine) as connection:
+            yield connection
+    except database.DatabaseError as error:
+        raise ParkedError(f"shard {shard}: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[ParkedKey, ...]:
+    """All parked keys, or one, those that were parked first to begin with. A key is there once for each slot and type."""
+    count = (
+        select(func.count())
+        .where(
+            parked.c.slot == parked_keys.c.slot,
+            parked.c.message_type == parked_keys.c.message_type,
+            parked.c.partition_key == parked_keys.c.partition_key,
+        )
+        .scalar_subquery()
+    )
+    query = (
+        select(parked_keys, count.label("messages"))
+        .join(slots, and_(slots.c.slot == parked_keys.c.slot, slots.c.state == LaneState.ACTIVE))
+        .order_by(
+            parked_keys.c.parked_time, parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key
+        )
+    )
+    if key is not None:
+        query = query.where(parked_keys.c.partition_key == key)
+    return tuple(
+        ParkedKey(
+            shard,
+            row.slot,
+            row.message_type,
+            row.partition_key,
+            row.reason,
+            row.detail,
+            row.released,
+            _utc(row.parked_time),
+            row.messages,
+        )
+        for row in connection.execute(query)
+    )
+
+
+def messages(connection: Connection, of: ParkedKey) -> tuple[ParkedMessage, ...]:
+    """A key's messages in order."""
+    query = select(parked).where(_its_messages(of)).order_by(parked.c.position)
+    return tuple(
+        ParkedMessage(
+            row.message_id,
+            row.message_type,
+            row.operation,
+            row.idempotency_key,
+            bytes(row.identity),
+            datetime.fromtimestamp(row.publish_time_us / 1_000_000, UTC),
+            json.loads(row.attributes),
+            bytes(row.body),
+        )
+        for row in connection.execute(query)
+    )
+
+
+def replay(connection: Connection, of: ParkedKey) -> bool:
+    """Let a consumer apply the key's messages, in order. False when the key is gone."""
+    return _take(connection, of) and _release(connection, of)
+
+
+def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
+    """Delete the key's first message, or every one, and let a consumer go on with the rest. How many were deleted.
+
+    They stay known as dead, so that a redelivery doesn't bring them back.
+    """
+    if not _take(connection, of):
+        return 0
+    first = select(parked.c.position, parked.c.identity).where(_its_messages(of)).order_by(parked.c.position)
+    doomed = connection.execute(first if every else first.limit(1)).all()
+    for at in range(0, len(doomed), 500):
+        some = doomed[at : at + 500]
+        is_one = inbox.c.identity.in_([row.identity for row in some])
+        connection.execute(update(inbox).where(inbox.c.slot == of.slot, is_one).values(outcome=InboxOutcome.DEAD))
+        connection.execute(delete(parked).where(parked.c.position.in_([row.position for row in some])))
+    if connection.scalar(select(parked.c.position).where(_its_messages(of)).limit(1)) is None:
+        connection.execute(delete(parked_keys).where(_its_row(of)))
+    else:
+        _release(connection, of)
+    return len(doomed)
+
+
+def _take(connection: Connection, of: ParkedKey) -> bool:
+    """Take the key alone, as whoever applies it does. Shares the fence, so that its slot can't leave meanwhile."""
+    connection.execute(select(fence.c.version).with_for_update(read=True))
+    active = select(slots.c.slot).where(slots.c.slot == of.slot, slots.c.state == LaneState.ACTIVE)
+    its_row = select(parked_keys.c.slot).where(_its_row(of)).with_for_update()
+    return connection.scalar(active) is not None and connection.scalar(its_row) is not None
+
+
+def _release(connection: Connection, of: ParkedKey) -> bool:
+    connection.execute(update(parked_keys).where(_its_row(of)).values(released=True))
+    return True
+
+
+def _its_row(of: ParkedKey) -> ColumnElement[bool]:
+    return and_(
+        parked_keys.c.slot == of.slot,
+        parked_keys.c.message_type == of.message_type,
+        parked_keys.c.partition_key == of.key,
+    )
+
+
+def _its_messages(of: ParkedKey) -> ColumnElement[bool]:
+    return and_(parked.c.slot == of.slot, parked.c.message_type == of.message_type, parked.c.partition_key == of.key)
+
+
+def _utc(moment: datetime) -> datetime:
+    """SQLite and MySQL keep UTC without saying so."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def as_json(of: ParkedKey, its_messages: Sequence[ParkedMessage] | None = None) -> dict[str, Any]:
+    """For a machine to read. A body that isn't text comes as hexadecimal digits."""
+    told: dict[str, Any] = {
+        "shard": of.shard, "slot": of.slot, "type": of.message_type, "key": of.key, "reason": of.reason,
+        "detail": of.detail,
+        "released": of.released, "parked_time": of.parked_time.isoformat(), "messages": of.messages,
+    }  # fmt: skip
+    if its_messages is not None:
+        told["messages"] = [
+            {
+                "message_id": each.message_id, "type": each.message_type, "operation": each.operation,
+                "idempotency_key": each.idempotency_key, "publish_time": each.publish_time.isoformat(),
+                "attributes": each.attributes, **_body(each.body),
+            }
+            for each in its_messages
+        ]  # fmt: skip
+    return told
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_hex": body.hex()}

@@ -1,0 +1,301 @@
+"""The tables that shardctl keeps in each shard's database, beside the user's own.
+
+Invariants kept here:
+- a write commits only where its slot is `active` at the writer's generation: each write transaction shares the fence row, each
+  ownership change takes it alone and raises its version;
+- the inbox row of a message commits in the transaction of its effect, so an effect is there once or not at all.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    func,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy import types as sa
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.types import TypeEngine
+
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.settings.messagetypes import MAX_PRECISION, MAX_SCALE, ColumnType, MessageType
+from shardctl.wire import identity
+
+
+class LaneState(StrEnum):
+    """What a shard's database holds of a lane: of one slot in one generation. In the order in which a lane goes through them."""
+
+    ARRIVING = "arriving"  # no barrier is out for the slot: an older lane, here or elsewhere, has all that is published
+    DUE = "due"  # the barrier may be out
+    ACTIVE = "active"
+    LEFT = "left"
+
+
+class RebalanceState(StrEnum):
+    """How a rebalance stands in a database that takes part in it."""
+
+    OPEN = "open"
+    ABORTED = "aborted"
+    DONE = "done"
+
+
+KEY_LENGTH = (
+    255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
+)
+
+
+class InboxOutcome(StrEnum):
+    """What became of a message whose inbox row is there."""
+
+    APPLIED = "applied"
+    DEAD = "dead"  # on the dead-letter topic; not to be tried again unasked
+    PARKED = "parked"  # waits in the parked table
+    REPLAYED = "replayed"  # no message's row, but a letter's: see `shardctl.deadletter.inboxes`
+
+
+class KeyText(TypeDecorator[str]):
+    """A key that equals no other: MySQL's collations would fold case, accents or blanks at the end, so it holds the bytes."""
+
+    impl = String(KEY_LENGTH)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in _MYSQL:
+            return dialect.type_descriptor(mysql.VARBINARY(KEY_LENGTH * 4))
+        return dialect.type_descriptor(String(KEY_LENGTH))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        return value.encode() if value is not None and dialect.name in _MYSQL else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - as SQLAlchemy calls it
+        return value.decode() if isinstance(value, bytes) else value
+
+
+_MYSQL = ("mysql", "mariadb")
+# Whatever the database's own defaults are.
+_MYSQL_OPTIONS: dict[str, Any] = {
+    f"{name}_{option}": value for name in _MYSQL for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"))
+}
+_LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), *_MYSQL)
+_MOMENT = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
+
+metadata = MetaData()
+
+# One row. Writers take it FOR SHARE; whoever changes slots takes it FOR UPDATE and adds one to its version.
+fence = Table(
+    "shardctl_fence",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", sa.BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="shardctl_fence_one_row"),
+    **_MYSQL_OPTIONS,
+)
+
+# One row, used where one replica of a shard leads: see `consumer.leader.term`. The term grows with each leadership.
+leader = Table(
+    "shardctl_leader",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("term", sa.BigInteger, nullable=False),
+    Column("holder", String(255), nullable=False),
+    CheckConstraint("id = 1", name="shardctl_leader_one_row"),
+    **_MYSQL_OPTIONS,
+)
+
+# See `shardctl.shard.lanes`, which alone changes them.
+slots = Table(
+    "shardctl_slots",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub told it.
+    Column("barrier_time_us", sa.BigInteger),
+    **_MYSQL_OPTIONS,
+)
+
+# The barriers that the executor of a rebalance awaits in this database, each on the lane that it ends. A barrier that has no row
+# here ends nothing, whatever it says. See `shardctl.shard.lanes`, which alone changes them.
+barriers = Table(
+    "shardctl_barriers",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("rebalance", String(64), nullable=False),
+    Column("token", String(64), nullable=False),  # random; nobody knows it before the barrier is published
+    **_MYSQL_OPTIONS,
+)
+
+# The rebalances that this database took part in; one at most is open. See `shardctl.rebalance.journal`.
+rebalances = Table(
+    "shardctl_rebalances",
+    metadata,
+    Column("id", String(64), primary_key=True),  # random, the same in every database that takes part
+    Column("state", String(16), nullable=False),  # see RebalanceState
+    Column("plan", _LONG_TEXT, nullable=False),  # JSON
+    Column("opened_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("closed_time", DateTime(timezone=True)),
+    **_MYSQL_OPTIONS,
+)
+
+# Who reads which generations of the shard, told again and again by each consumer.
+replicas = Table(
+    "shardctl_replicas",
+    metadata,
+    Column("replica", String(255), primary_key=True),
+    Column("generations", String(255), nullable=False),  # "1,2"
+    Column("seen_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_MYSQL_OPTIONS,
+)
+
+# A write's identity: see `shardctl.wire.identity`. On PostgreSQL a uuid would take 1 byte less, which alignment takes back.
+_IDENTITY = LargeBinary(identity.BYTES).with_variant(mysql.BINARY(identity.BYTES), *_MYSQL)
+
+# Keyed by slot first: a slot's rows lie together, move together and are deleted together, without a second index. Identities of
+# time-ordered keys grow, so new rows still go to one page of the index a slot: the last of its slot.
+inbox = Table(
+    "shardctl_inbox",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("identity", _IDENTITY, primary_key=True),
+    Column("fingerprint", sa.BigInteger),  # NULL in rows that 0.1.0 wrote: they equal every write of their identity
+    Column("message_type", String(100), nullable=False),
+    Column("partition_key", Text, nullable=False),
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time", _MOMENT, nullable=False),
+    Column("outcome", String(16), nullable=False),  # see InboxOutcome
+    Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("shardctl_inbox_applied", "applied_time"),
+    **_MYSQL_OPTIONS,
+)
+
+# A routing key whose order waits for a person, in one message type: who may write one type must not hold up another. Writers
+# share its row; whoever releases it takes it alone.
+parked_keys = Table(
+    "shardctl_parked_keys",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("message_type", KeyText, primary_key=True),
+    Column("partition_key", KeyText, primary_key=True),
+    Column("reason", String(64), nullable=False),  # of its first message
+    Column("detail", _LONG_TEXT, nullable=False),
+    Column("released", Boolean, nullable=False, default=False),  # a consumer may apply its messages now
+    Column("parked_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    **_MYSQL_OPTIONS,
+)
+
+# The messages of parked keys, the first one at fault and those that wait behind it, by position.
+parked = Table(
+    "shardctl_parked",
+    metadata,
+    Column("position", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("slot", Integer, nullable=False),
+    Column("partition_key", KeyText, nullable=False),
+    Column("message_type", KeyText, nullable=False),
+    Column("operation", String(16), nullable=False),
+    Column("idempotency_key", KeyText, nullable=False),
+    Column("identity", _IDENTITY, nullable=False),  # of its row in the inbox
+    Column("message_id", String(64), nullable=False),
+    Column("publish_time_us", sa.BigInteger, nullable=False),
+    Column("attributes", _LONG_TEXT, nullable=False),  # JSON
+    Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL), nullable=False),
+    Index("shardctl_parked_by_key", "slot", "message_type", "partition_key", "position"),
+    **_MYSQL_OPTIONS,
+)
+
+_COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
+    "text": _LONG_TEXT,
+    "integer": Integer(),
+    "bigint": sa.BigInteger(),
+    "number": sa.Double(),
+    "decimal": Numeric().with_variant(mysql.DECIMAL(MAX_PRECISION, MAX_SCALE), *_MYSQL),  # the widest there is
+    "boolean": Boolean(),
+    "timestamp": _MOMENT,
+    "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+}
+# MySQL can't index a text without a length. This collation tells all texts apart but those that differ in blanks at the end.
+_KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
+
+
+def fault_of_inbox(connection: Connection) -> str | None:
+    """Why this version can't work with the inbox that is there, and what to do; None where it can.
+
+    What 0.1.0 made is rewritten by `shardctl.shard.upgrade`; meanwhile there is no inbox.
+    """
+    inspector = inspect(connection)
+    if not inspector.has_table(inbox.name):
+        return "there is no inbox, or it is being upgraded: run `shardctl provision`"
+    if any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
+        return None
+    return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+
+
+def missing_tables(connection: Connection) -> tuple[str, ...]:
+    """The tables of shardctl's that an older version didn't make. `shardctl provision` makes them."""
+    return tuple(name for name in metadata.tables if not connection.dialect.has_table(connection, name))
+
+
+def _column_type(kind: MessageType, column: str) -> TypeEngine[Any]:
+    if column in kind.precisions:
+        return Numeric(*kind.precisions[column])
+    of = kind.types[column]
+    return _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of]
+
+
+def table_of(kind: MessageType, into: MetaData) -> Table:
+    """The mapped table of a message type, as `shardctl provision` creates it where it doesn't exist."""
+    schema, _, name = kind.table.rpartition(".")
+    if (found := into.tables.get(kind.table)) is not None:
+        return found
+    columns: list[Column[Any]] = [
+        Column(
+            column,
+            _column_type(kind, column),
+            primary_key=column in kind.key,
+            autoincrement=False,  # keys come from the messages: see `shardctl.shard.keys`
+        )
+        for column in kind.columns
+    ]
+    columns.append(Column(kind.slot_column, Integer, nullable=False, index=True))
+    return Table(name, into, *columns, schema=schema or None, **_MYSQL_OPTIONS)
+
+
+def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:
+    """Create what is missing; a fresh database holds `owned` active. Safe to run again: what a database holds is left alone."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        metadata.create_all(connection)
+        mapped = MetaData()
+        for kind in kinds.values():
+            if kind.table:
+                table_of(kind, mapped)
+        mapped.create_all(connection)
+        if connection.scalar(select(leader.c.term)) is None:
+            connection.execute(insert(leader).values(id=1, term=0, holder=""))
+        if connection.scalar(select(fence.c.version)) is None:
+            connection.execute(insert(fence).values(id=1, version=1))
+            rows = [{"slot": slot, "generation": generation, "state": LaneState.ACTIVE} for slot in owned]
+            if rows:
+                connection.execute(insert(slots), rows)

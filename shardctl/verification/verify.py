@@ -1,0 +1,192 @@
+"""Whether a fleet's databases are as the file says: every row where its slot is active, every slot active once.
+
+Each database is looked at in one snapshot, table by table, in SQL. While slots move, what has left and waits to be deleted is no
+fault, and a slot may be active in any generation that the file lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, inspect, select
+
+from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec import Fleet, Shard
+from shardctl.rebalance.rows.checksum import MODULUS
+from shardctl.rebalance.rows.shape import Named, SlotTableError, look_at
+from shardctl.rebalance.rows.tables import named
+from shardctl.shard import database, lanes, schema
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.verification.rows import Fault, TableCheck, check_parked, check_table
+
+Progress = Callable[[str, str], None]  # hears of each shard and table before it is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCheck:
+    """What one shard's database holds. `active`: its slots by what its lanes say; None where its tables are missing."""
+
+    shard: str
+    active: SlotSet | None
+    tables: tuple[TableCheck, ...] = ()
+
+    @property
+    def waiting(self) -> int:
+        return sum(table.waiting for table in self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    shards: tuple[ShardCheck, ...]
+    faults: tuple[Fault, ...]
+    rebalancing: bool
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Rows and checksum of each table in all shards together: the same before and after its slots have moved."""
+        found: dict[str, tuple[int, int]] = {}
+        for shard in self.shards:
+            for table in shard.tables:
+                rows, checksum = found.get(table.table, (0, 0))
+                found[table.table] = rows + table.rows, (checksum + table.checksum) % MODULUS
+        return found
+
+
+@dataclass(slots=True)
+class _Found:
+    faults: list[Fault] = field(default_factory=list)
+    lanes: dict[str, tuple[Lane, ...]] = field(default_factory=dict)
+
+
+def verify(fleet: Fleet, databases: Mapping[str, Engine], progress: Progress = lambda _, __: None) -> Report:
+    """Check every shard of the fleet. Changes nothing.
+
+    Raises DatabaseError, and SlotTableError for a file that contradicts itself.
+    """
+    found = _Found()
+    checks = []
+    for shard in fleet.shards:
+        with database.snapshot(databases[shard.name]) as connection:
+            checks.append(_check_shard(fleet, shard, connection, found, progress))
+    faults = list(lane_faults(fleet, found.lanes))
+    if faults and fleet.rebalancing:
+        # The databases were looked at one after the other, and a slot may have moved between two of them.
+        again = set(lane_faults(fleet, _read_lanes(fleet, databases, found.lanes)))
+        faults = [fault for fault in faults if fault in again]
+    return Report(tuple(checks), (*faults, *found.faults), fleet.rebalancing)
+
+
+def tables_of(fleet: Fleet, shard: Shard) -> tuple[Named, ...]:
+    """What `progress` will hear of."""
+    return named(kinds_of(fleet, shard))
+
+
+def kinds_of(fleet: Fleet, shard: Shard) -> dict[str, MessageType]:
+    return {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
+
+
+def _check_shard(fleet: Fleet, shard: Shard, connection: Connection, found: _Found, progress: Progress) -> ShardCheck:
+    inspector = inspect(connection)
+    missing = [table.name for table in schema.metadata.sorted_tables if not inspector.has_table(table.name)]
+    if missing:
+        what = f"the database has no table {', '.join(missing)}"
+        found.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or mend the database's URL."))
+        return ShardCheck(shard.name, None)
+    if fault := schema.fault_of_inbox(connection):
+        found.faults.append(Fault(shard.name, fault, ""))
+        return ShardCheck(shard.name, None)
+    held = found.lanes[shard.name] = tuple(lanes.read(connection).values())
+    active = SlotSet.of(lane.slot for lane in held if lane.state == LaneState.ACTIVE)
+    is_open = select(schema.rebalances.c.id).where(schema.rebalances.c.state == RebalanceState.OPEN)
+    moving = fleet.rebalancing or connection.scalar(is_open.limit(1)) is not None
+    elsewhere = SlotSet.of(lane.slot for lane in held) - active if moving else SlotSet()
+    kinds = kinds_of(fleet, shard)
+    checks = []
+    for each in named(kinds):
+        progress(shard.name, each.name)
+        try:
+            table = look_at(inspector, each)
+        except SlotTableError as error:
+            found.faults.append(Fault(shard.name, str(error), "", each.name))
+            continue
+        if table is None:
+            found.faults.append(Fault(shard.name, "the table is missing", "Run `shardctl provision`.", each.name))
+            continue
+        mapped = [kind for kind in kinds.values() if kind.table == each.name]
+        checked, faults = check_table(connection, shard.name, table, mapped, active, elsewhere, fleet.routing.rule)
+        checks.append(checked)
+        found.faults += faults
+    found.faults += check_parked(connection, shard.name, active)
+    return ShardCheck(shard.name, active, tuple(checks))
+
+
+def _read_lanes(
+    fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, object]
+) -> dict[str, tuple[Lane, ...]]:
+    found = {}
+    for shard in fleet.shards:
+        if shard.name in known:
+            with database.snapshot(databases[shard.name]) as connection:
+                found[shard.name] = tuple(lanes.read(connection).values())
+    return found
+
+
+def lane_faults(fleet: Fleet, held: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
+    """What is wrong with who owns which slot. Pure. Slots of shards that `held` lacks are taken to be fine."""
+    groups: dict[object, list[Shard]] = {}
+    for shard in fleet.shards:
+        groups.setdefault((frozenset(shard.types), frozenset(shard.except_types)), []).append(shard)
+        if shard.name in held:
+            yield from _unlisted(shard, held[shard.name])
+    for shards in groups.values():
+        yield from _not_once(shards, held)
+
+
+def _unlisted(shard: Shard, held: Iterable[Lane]) -> Iterator[Fault]:
+    """Slots that are active in a generation that the file doesn't give them."""
+    listed = {each.generation: each.slots for each in topology.generations(shard)}
+    by_generation: dict[int, list[int]] = {}
+    for lane in held:
+        if lane.state == LaneState.ACTIVE and lane.slot not in listed.get(lane.generation, SlotSet()):
+            by_generation.setdefault(lane.generation, []).append(lane.slot)
+    for generation, slots in sorted(by_generation.items()):
+        yield Fault(
+            shard.name,
+            f"active in generation {generation}, where the file doesn't have them",
+            "Take the file that the last `shardctl rebalance` wrote, or undo the edit of its slots.",
+            slots=SlotSet.of(slots),
+        )
+
+
+def _not_once(shards: list[Shard], held: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
+    holders: dict[int, list[str]] = {}
+    on_the_way: set[int] = set()
+    for shard in shards:
+        for lane in held.get(shard.name, ()):
+            if lane.state == LaneState.ACTIVE:
+                holders.setdefault(lane.slot, []).append(shard.name)
+            elif lane.state == LaneState.DUE and shard.previous is not None:
+                on_the_way.add(lane.slot)
+    twice: dict[str, list[int]] = {}
+    for slot, names in holders.items():
+        if len(names) > 1:
+            twice.setdefault(", ".join(sorted(names)), []).append(slot)
+    for names_text, slots in sorted(twice.items()):
+        yield Fault(
+            names_text,
+            "active more than once: two consumers may write to the same keys",
+            "Stop the consumers of all but the right shard, and ask which rows each has written since.",
+            slots=SlotSet.of(slots),
+        )
+    for shard in shards:
+        nowhere = SlotSet.of(slot for slot in shard.slots if slot not in holders and slot not in on_the_way)
+        if nowhere.ranges and all(other.name in held for other in shards):
+            yield Fault(
+                shard.name,
+                "active in no database, so their writes wait",
+                "`shardctl rebalance run` goes on with those that were on the move; else restore the database's shardctl_slots.",
+                slots=nowhere,
+            )

@@ -1,0 +1,1 @@
+"""A write as it travels: message, barrier, JSON lines, and what a dead letter says about itself."""

@@ -1,0 +1,161 @@
+"""A write as it travels: attributes, ordering key and body. Pure; producers and consumers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from shardctl.fleet.keyspace import SlotRule, digits_of, slot_of_time
+from shardctl.fleet.settings.databases import DatabaseKind
+from shardctl.fleet.settings.messagetypes import MessageType, Operation
+from shardctl.fleet.spec import Fleet
+from shardctl.wire import bodies
+from shardctl.wire.bodies import BodyError, Rules, routing_key_in
+from shardctl.wire.jsontext import JsonBody, JsonError, read_object, written
+from shardctl.wire.values import strictest
+
+MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
+OPERATIONS = get_args(Operation)
+MAX_BODY_BYTES = 9 * 1024**2  # leaves room for attributes inside Pub/Sub's 10 MB request
+# Pub/Sub's own limits of one message.
+MAX_ATTRIBUTES, MAX_NAME_BYTES, MAX_VALUE_BYTES = 100, 256, 1024
+MAX_MESSAGE_BYTES = 9_999_000  # what the topic's name leaves of the 10 MB
+
+
+class InvalidWriteError(ValueError):
+    """The write can't be sent, whoever tries: says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One insert, upsert, update or delete of one entity. `key` and `operation` default to what the type says.
+
+    `body` may hold whole numbers of any size, Decimal, times and UUIDs; a `JsonBody` travels as the text that it came as.
+    """
+
+    type: str
+    body: Mapping[str, Any]
+    key: str | None = None
+    operation: Operation | None = None
+    idempotency_key: str | None = None
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A write ready for `Publish`: its topic is that of `slot`, its ordering key is the slot's digits."""
+
+    slot: int
+    ordering_key: str
+    data: bytes
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any], rule: SlotRule) -> int:
+    """The slot of a write: by its key, or by the time bucket its type names. Raises InvalidWriteError."""
+    if kind is None or kind.time_bucket is None:
+        try:
+            return rule.slot_of(routing_key)
+        except UnicodeEncodeError:
+            raise  # half a surrogate pair, which the caller has refused or tells in its own words
+        except ValueError as error:
+            raise InvalidWriteError(str(error)) from error
+    return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, rule.bits)
+
+
+def _moment(body: Mapping[str, Any], name: str) -> datetime:
+    value = body.get(name)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidWriteError(f"{name}: {value!r} is no time: {error}") from error
+    raise InvalidWriteError(f"{name}: a time is wanted (RFC 3339 text or seconds since 1970), not {value!r}")
+
+
+def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
+    """Put a write into the fleet's attributes. Raises InvalidWriteError where it could not land."""
+    kind = fleet.message_types.get(write.type)
+    if kind is None:
+        raise InvalidWriteError(f"type {write.type!r} isn't among message_types: {', '.join(fleet.message_types)}")
+    key, body, data = _read(fleet, kind, write)
+    if write.idempotency_key is not None:
+        check_key("the idempotency key", write.idempotency_key)
+    if write.operation is not None and write.operation not in OPERATIONS:
+        raise InvalidWriteError(f"the operation {write.operation!r} isn't one of {', '.join(OPERATIONS)}")
+    if write.timestamp is not None and write.timestamp.tzinfo is None:
+        raise InvalidWriteError("the timestamp has no time zone: end it with Z for UTC")
+    slot = slot_for(kind, key, body, fleet.routing.rule)
+    digits = digits_of(slot, fleet.routing.slot_bits)
+    names = fleet.routing.attributes
+    attributes = {
+        names.slot: digits,
+        names.partition_key: key,
+        names.message_type: write.type,
+        names.operation: write.operation or kind.operation,
+        names.timestamp: (write.timestamp or now).astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    if write.idempotency_key is not None:
+        attributes[names.idempotency_key] = write.idempotency_key
+    return Encoded(slot, digits, data, attributes)
+
+
+def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[str, Any], bytes]:
+    """The write's routing key, and its body as a consumer reads it and as it travels. Raises InvalidWriteError."""
+    operation = write.operation or kind.operation
+    try:
+        data = written(write.body)
+        if len(data) > MAX_BODY_BYTES:
+            raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
+        body = write.body.data if isinstance(write.body, JsonBody) else read_object(data)
+        key = _key_in(body, data, kind.routing_field) if write.key is None else write.key
+        check_key("the routing key", key)
+        rules = _rules_of(kind, fleet.databases)
+        rules.check(body, data, operation)
+        bodies.check_key(kind, body, data, key)
+    except JsonError as error:
+        raise InvalidWriteError(f"{'.'.join(error.where)}: {error}" if error.where else str(error)) from None
+    except BodyError as error:
+        raise InvalidWriteError(str(error)) from None
+    return key, body, data
+
+
+# By a type's identity: models aren't hashable, and building the rules anew would cost as much as the write. The entry keeps the
+# type alive, so no other one takes its place.
+_known_rules: dict[tuple[int, tuple[DatabaseKind, ...]], tuple[MessageType, Rules]] = {}
+_MAX_KNOWN_RULES = 1_000
+
+
+def _rules_of(kind: MessageType, databases: tuple[DatabaseKind, ...]) -> Rules:
+    known = _known_rules.get((id(kind), databases))
+    if known is None:
+        if len(_known_rules) >= _MAX_KNOWN_RULES:
+            _known_rules.clear()
+        known = _known_rules[id(kind), databases] = (kind, Rules(kind, strictest(databases), at_the_door=True))
+    return known[1]
+
+
+def _key_in(body: Mapping[str, Any], data: bytes, name: str) -> str:
+    key = routing_key_in(name, body, data)
+    if key is not None and (type(body[name]) is not float or key.lstrip("-").isdecimal()):
+        return key
+    raise InvalidWriteError(
+        f"the body's {name!r} gives no routing key: text or a whole number is wanted, not {body.get(name)!r}"
+    )
+
+
+def check_key(what: str, key: str) -> None:
+    """Raise InvalidWriteError unless `key` can be a routing or an idempotency key."""
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS:
+        raise InvalidWriteError(f"{what} must have 1 to {MAX_KEY_CHARACTERS} characters, and has {len(key)}")
+    if any(ord(character) < 32 for character in key):
+        raise InvalidWriteError(f"{what} holds a control character")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidWriteError(f"{what} holds half a surrogate pair, which isn't text") from error

@@ -1,0 +1,95 @@
+"""The rules of the tree: what may import what, and that no import runs in a circle.
+
+Every import counts, wherever it stands: at the top, inside a function, or for the type checker alone.
+"""
+
+import importlib.util
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs/architecture.py")
+architecture = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(architecture)
+
+VOCABULARY = tuple(
+    f"shardctl.{name}"
+    for name in ("fleet", "wire", "shard", "supervision", "serving", "oidc", "errors", "redaction", "printable")
+)
+ROOT_MODULES = {
+    "atomicfile",
+    "audit",
+    "capacity",
+    "errors",
+    "lockfile",
+    "oidc",
+    "printable",
+    "provision",
+    "publisher",
+    "redaction",
+}
+KNOWN = architecture.modules("shardctl", "consumer")
+GRAPH = architecture.graph(KNOWN)
+
+
+def among(name, allowed):
+    return any(name == package or name.startswith(f"{package}.") for package in allowed)
+
+
+def strangers(importers, allowed):
+    """Imports by modules of `importers` of what isn't `allowed`, in words."""
+    return [
+        f"{module} imports {name}"
+        for module, imported in GRAPH.items()
+        if among(module, importers)
+        for name in imported
+        if not among(name, allowed)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import shardctl.fleet.spec as spec", {"shardctl.fleet.spec"}),
+        ("from shardctl.fleet import spec, __doc__", {"shardctl.fleet.spec", "shardctl.fleet"}),
+        ("from shardctl.fleet.spec import Fleet", {"shardctl.fleet.spec"}),
+        ("def f():\n    from shardctl.local import fleet", {"shardctl.local.fleet"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from shardctl.render import Document", {"shardctl.render"}),
+        ("from ..handle import x", {"consumer.handle"}),
+        ("from . import base", {"consumer.sinks.base"}),
+        ("import os, json", set()),
+    ],
+)  # fmt: skip
+def test_every_form_of_an_import_is_found(source, expected):
+    assert set(architecture.imports(source, "consumer.sinks.router", KNOWN)) == expected
+
+
+def test_the_consumer_imports_only_the_vocabulary():
+    assert not strangers(["consumer"], ["consumer", *VOCABULARY])
+
+
+def test_the_vocabulary_stands_on_itself():
+    """What a consumer would otherwise import through it by the back door."""
+    assert not strangers(VOCABULARY, VOCABULARY)
+
+
+def test_shardctl_never_imports_the_consumer():
+    assert not strangers(["shardctl"], ["shardctl"])
+
+
+def test_no_import_runs_in_a_circle():
+    try:
+        tuple(TopologicalSorter(GRAPH).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))
+
+
+def test_a_new_module_at_the_root_is_a_decision():
+    there = {path.stem for path in (ROOT / "shardctl").glob("*.py")} - {"__init__", "__main__"}
+    assert there == ROOT_MODULES
+
+
+def test_the_picture_is_of_todays_code():
+    assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws it anew; look at it"
