@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl import audit
-from shardctl.cli import deadletter, rebalance, signals, stdout
+from shardctl.cli import deadletter, parked, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
 from shardctl.cli.broker import broker
 from shardctl.cli.diff import diff
@@ -73,6 +73,7 @@ for _verb in (
 ):
     app.command()(_verb)
 app.add_typer(deadletter.app, name="deadletter")
+app.add_typer(parked.app, name="parked")
 app.add_typer(rebalance.app, name="rebalance")
 
 

@@ -249,7 +249,7 @@ def _recorded(row: _Row, letter: Letter) -> Verdict | None:
     if row.outcome == InboxOutcome.APPLIED:
         return DONE
     if row.outcome == InboxOutcome.PARKED:
-        return Verdict("parked", f"its key is parked: `shardctl deadletter show --parked {letter.key}`")
+        return Verdict("parked", f"its key is parked: `shardctl parked show {letter.key}`")
     return None
 
 

@@ -61,7 +61,7 @@ def application(view: View, token: str, host: str) -> ASGIApp:
             told["parked_time"],
         )  # fmt: skip
         what = {"shard": told["shard"], "type": told["type"], "keys": [told["key"]]}
-        return await act("deadletter replay --parked", what, work)
+        return await act("parked release", what, work)
 
     async def found_letters(request: Request) -> Any:
         strays = request.query_params.get("strays") == "true"

@@ -13,7 +13,7 @@ from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
 from shardctl.ui.problems import Problem
 
-MAX_KEYS = 500  # on the page; `shardctl deadletter list --parked` lists all
+MAX_KEYS = 500  # on the page; `shardctl parked list` lists all
 MAX_MESSAGES = 50
 MAX_BODY_CHARACTERS = 2_000
 

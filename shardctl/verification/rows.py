@@ -172,5 +172,5 @@ def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterato
             yield Fault(shard, what, do, table.name, slots, sum(row[1] for row in found), key_of(found[0][2:]))
 
 
-_MAKE_KEY = "Insert the missing row into shardctl_parked_keys; then `shardctl deadletter list --parked` shows it."
+_MAKE_KEY = "Insert the missing row into shardctl_parked_keys; then `shardctl parked list` shows it."
 _DELETE_KEY = "Delete the row from shardctl_parked_keys while no consumer of the shard runs."

@@ -1,4 +1,4 @@
-"""`shardctl deadletter`: what was set aside: list, show, replay, drop. Dead letters, strays, or keys that are parked."""
+"""`shardctl deadletter`: dead letters and strays: list, show, replay, drop. `--parked` is the old form of `shardctl parked`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that
 
 LISTED = 100
 
-IdArgument = Annotated[
-    str, typer.Argument(metavar="MESSAGE_ID", help="Of the letter, or of what it was; --parked: KEY.")
-]
+IdArgument = Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="Of the letter, or of what it was.")]
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[MESSAGE_ID]...", help="Of letters, or of what they were; --parked: KEY.")
+    list[str] | None, typer.Argument(metavar="[MESSAGE_ID]...", help="Of letters, or of what they were.")
 ]
 
 
@@ -61,13 +59,14 @@ def list_(
 ) -> int:
     """List what waits, and sum it up by reason, type and shard. Nothing is taken away."""
     from shardctl.cli.deadletter import look
-    from shardctl.cli.deadletter import parked as keys
+    from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     choice = options.choice_of(of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     if parked:
         options.refuse_for_parked(archive=archive)
+        options.say_parked_moved("list")
         return keys.list_parked(file, database or (), choice, shard=shard, limit=limit, as_json=as_json)
     fleet = load_fleet(file)
     return look.list_letters(
@@ -86,13 +85,14 @@ def show(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show a letter: attributes, body, why it was set aside, and where it belongs now. Of a parked key, all its messages."""
+    """Show a letter: attributes, body, why it was set aside, and where it belongs now."""
     from shardctl.cli.deadletter import look
-    from shardctl.cli.deadletter import parked as keys
+    from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
     if parked:
+        options.say_parked_moved("show")
         return keys.show_parked(file, database or (), ident, shard=shard, as_json=as_json)
     fleet = load_fleet(file)
     choice = options.choice_of([ident], shard=shard)
@@ -130,9 +130,9 @@ def replay(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Publish letters again, in order and with their own idempotency keys, and take them off. Parked keys: apply them again."""
+    """Publish letters again, in order and with their own idempotency keys, and take them off."""
     from shardctl.cli.deadletter import act
-    from shardctl.cli.deadletter import parked as keys
+    from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
@@ -142,7 +142,10 @@ def replay(
             key=key, since=since, until=until, limit=limit, archive=archive, overwrite=overwrite,
             unrecorded=unrecorded, dry_run=dry_run, **{"from": source},
         )  # fmt: skip
-        return keys.replay_parked(file, database or (), ids, reason, of_type, every=every, shard=shard, as_json=as_json)
+        options.say_parked_moved("release")
+        return keys.release_parked(
+            file, database or (), ids, reason, of_type, every=every, shard=shard, as_json=as_json
+        )
     if strays and source:
         raise UsageError("--strays isn't for --from: the file says what each letter was.")
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
@@ -158,9 +161,7 @@ def drop(
     idents: IdsArgument = None,
     parked: ParkedOption = False,
     strays: StraysOption = False,
-    every: Annotated[
-        bool, typer.Option("--all", help="All there are; of a parked key every message, not the first alone.")
-    ] = False,
+    every: AllOption = False,
     of_type: TypeOption = None,
     shard: ShardOption = None,
     reason: ReasonOption = None,
@@ -176,9 +177,9 @@ def drop(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Delete letters for good. Of a parked key, the message that failed, and the consumer goes on with the ones behind it."""
+    """Delete letters for good."""
     from shardctl.cli.deadletter import act
-    from shardctl.cli.deadletter import parked as keys
+    from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
@@ -193,6 +194,7 @@ def drop(
             archive=archive,
             dry_run=dry_run,
         )
+        options.say_parked_moved("drop")
         return keys.drop_parked(file, database or (), ids, of_type, every=every, yes=yes, shard=shard, as_json=as_json)
     choice = options.choice_of(ids, of_type=of_type, shard=shard, reason=reason, key=key, since=since, until=until)
     options.refuse_all_or_nothing(choice, every=every, what="drop")

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from shardctl.cli.terminal import say
 from shardctl.errors import UsageError
 
-ParkedOption = Annotated[bool, typer.Option("--parked", help="Keys that wait in their shard's database.")]
+ParkedOption = Annotated[bool, typer.Option("--parked", help="Deprecated: use `shardctl parked`.")]
 StraysOption = Annotated[bool, typer.Option("--strays", help="Messages that no shard takes, instead of dead letters.")]
 TypeOption = Annotated[str | None, typer.Option("--type", metavar="T", help="Only this message type.")]
 ShardOption = Annotated[str | None, typer.Option("--shard", metavar="S", help="Only this shard; else all.")]
@@ -68,6 +69,10 @@ def choice_of(
         since_us=moment_us("--since", since, now),
         until_us=moment_us("--until", until, now),
     )
+
+
+def say_parked_moved(verb: str) -> None:
+    say(f"--parked is deprecated and goes with the next release: use `shardctl parked {verb}`.")
 
 
 def refuse_both(*, parked: bool, strays: bool) -> None:

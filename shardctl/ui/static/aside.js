@@ -15,7 +15,7 @@ export async function showParked() {
     say($("parked-told"), found.keys.length ? `${count(found.keys.length + found.more)} parked.` : "No key is parked.");
     return [
       rows.length ? table(PARKED, rows) : null,
-      found.more ? el("p", {}, `${count(found.more)} more aren't shown; shardctl deadletter list --parked lists all.`) : null,
+      found.more ? el("p", {}, `${count(found.more)} more aren't shown; shardctl parked list lists all.`) : null,
       ...unknown(found.unknown),
     ];
   });

@@ -130,8 +130,8 @@ def test_each_replay_leaves_its_lines(databases, page, capsys):
     replay(page, shown)
     lines = [json.loads(line.removeprefix("audit: ")) for line in capsys.readouterr().err.splitlines()]
     assert [(line["action"], line["result"]) for line in lines] == [
-        ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "refused"),
-        ("deadletter replay --parked", "begun"), ("deadletter replay --parked", "done"),
+        ("parked release", "begun"), ("parked release", "refused"),
+        ("parked release", "begun"), ("parked release", "done"),
     ]  # fmt: skip
     assert lines[0]["plan"] == {"by": "ui", "shard": "s0", "type": "a", "keys": ["k"]}
 

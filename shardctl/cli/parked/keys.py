@@ -1,4 +1,4 @@
-"""`--parked`: keys that wait behind a write that failed: list, show, replay, drop."""
+"""What `shardctl parked` does: keys found in their shards' databases, shown, released or dropped."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def show_parked(file: Path, database: Sequence[str], key: str, *, shard: str | N
     return EXIT_DONE if found else _not_there(key, urls)
 
 
-def replay_parked(
+def release_parked(
     file: Path,
     database: Sequence[str],
     keys: Sequence[str],
@@ -88,7 +88,7 @@ def replay_parked(
     if key is not None and (types := _types(found)):
         return _ambiguous(key, types)
     if found:
-        audit.begin("deadletter replay --parked", _fleet(file).fleet, keys=[each.key for each in found])
+        audit.begin("parked release", _fleet(file).fleet, keys=[each.key for each in found])
     released = [each for each in found if _in_transaction(urls, each, of.replay)]
     if as_json:
         print_json([of.as_json(each) for each in released])
@@ -129,9 +129,9 @@ def drop_parked(
             f"delete {len(doomed):,} of {len(ids):,} messages: {', '.join(doomed[:SHOWN_IDS])}{more}."
         )
     if not yes:
-        say("Nothing was done. `shardctl deadletter show` prints them; add --yes to delete them for good.")
+        say("Nothing was done. `shardctl parked show` prints them; add --yes to delete them for good.")
         return EXIT_REFUSED
-    audit.begin("deadletter drop --parked", _fleet(file).fleet, keys=[each.key for each in found], every=every)
+    audit.begin("parked drop", _fleet(file).fleet, keys=[each.key for each in found], every=every)
     dropped = [
         _in_transaction(urls, each, lambda connection, one: of.drop(connection, one, every=every)) for each in found
     ]
@@ -195,7 +195,7 @@ def _in_transaction(urls: dict[str, str], key: Any, work: Callable[[Any, Any], A
 
 
 def _not_there(key: str, urls: dict[str, str]) -> int:
-    say(f"error: key {key!r} isn't parked in: {', '.join(urls)}. `shardctl deadletter list --parked` lists what is.")
+    say(f"error: key {key!r} isn't parked in: {', '.join(urls)}. `shardctl parked list` lists what is.")
     return EXIT_REFUSED
 
 
