@@ -20,6 +20,8 @@ from consumer.sqlstate import column_without_value
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.wire.bodies import Rules
 
+MAX_SHAPES = 1_000  # kept of statements: which columns a write names is its client's choice
+
 
 class SqlSink:
     """Insert, upsert, update and delete. An update of a row that isn't there is a fault; a delete of one is not."""
@@ -28,7 +30,7 @@ class SqlSink:
         self._dialect, self._kinds = dialect, kinds
         self._rules = {name: Rules(kind, dialect.limits) for name, kind in kinds.items() if kind.table}
         self._places = Places(dialect)
-        self._statements: dict[Shape, tuple[str, ...]] = {}
+        self._writing = functools.lru_cache(MAX_SHAPES)(self._statements)
 
     def check(self, delivery: Delivery) -> None:
         values.read(delivery, self._rules[delivery.message_type])
@@ -38,7 +40,7 @@ class SqlSink:
         for statement_group in group(writes, self._kinds):
             kind = self._kinds[statement_group.shape[0]]
             operation = statement_group.shape[1]
-            writing = self._statements_of(statement_group.shape)
+            writing = self._writing(statement_group.shape)
             rules = self._rules[statement_group.shape[0]]
             self._places.check(connection, rules, statement_group.rows.values())
             written = functools.partial(self._text, rules=rules)
@@ -74,11 +76,8 @@ class SqlSink:
             raise DataFaultError("no_row", f"two updates of one statement meet in one row of {kind.table}")
         return missed
 
-    def _statements_of(self, shape: Shape) -> tuple[str, ...]:
-        found = self._statements.get(shape)
-        if found is None:
-            found = self._statements[shape] = statements.writing(self._dialect, self._kinds[shape[0]], shape)
-        return found
+    def _statements(self, shape: Shape) -> tuple[str, ...]:
+        return statements.writing(self._dialect, self._kinds[shape[0]], shape)
 
 
 def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:

@@ -37,7 +37,6 @@ _DEAD_LETTER = "CloudPubSubDeadLetterSource"
 
 PubsubMessage = of("PubsubMessage")
 PublishRequest = of("PublishRequest")
-SnapshotConfig = of("Snapshot")
 
 
 @dataclass(slots=True)

@@ -75,7 +75,8 @@ class _Clause:
         return self.text if self.kind in ("atom", operator) else f"({self.text})"
 
 
-@lru_cache(maxsize=4096)
+# A shard's filter is asked for when the file is checked, when it is rendered, and for its consumer.
+@lru_cache(maxsize=32_768)
 def compile_filter(
     slots: SlotSet,
     slot_bits: int,

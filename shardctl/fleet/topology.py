@@ -114,12 +114,8 @@ def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
     return tuple(found)
 
 
-# A shard's filter is asked for when the file is checked, when it is rendered, and for its consumer.
-_compiled = lru_cache(maxsize=32_768)(compile_filter)
-
-
 def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
-    return _compiled(
+    return compile_filter(
         shard.slots & topic.slots,
         fleet.routing.slot_bits,
         within=topic.prefix,

@@ -33,10 +33,6 @@ class Breaker:
         """Half-open, with the one call out that will decide."""
         return self._probing
 
-    def opens_in(self, now: float) -> float:
-        """Seconds until a call may probe; 0 when one may now, or the breaker is closed."""
-        return 0.0 if self._open_until is None else max(0.0, self._open_until - now)
-
     def permit(self, now: float) -> Permit | None:
         """Leave for a call, whose end must be told; None where it mustn't be made."""
         if self._open_until is None:

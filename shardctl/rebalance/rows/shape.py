@@ -43,7 +43,6 @@ class Column:
     precision: int
     nullable: bool
     numbered: bool  # the database gives it the next number
-    has_default: bool
     read: str  # SQL that selects it
 
 
@@ -173,7 +172,6 @@ def _column(dialect: Dialect, found: Any, native: str | None, *, rowid: bool) ->
         precision=precision_of(product, of),
         nullable=bool(found["nullable"]),
         numbered=numbered,
-        has_default=bool(default) or numbered,
         read=reading(product, quoted(product, found["name"]), of),
     )
 
