@@ -1,4 +1,4 @@
-"""Bearer tokens of an OpenID Connect issuer, verified against its published keys. PyJWT does the cryptography."""
+"""Bearer tokens of an OpenID Connect issuer, verified by PyJWT against its published keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 import jwt
 import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt.types import Options
+from jwt.exceptions import InvalidSubjectError
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.settings.gateway import GOOGLE_ISSUERS, GOOGLE_KEYS_URL
@@ -33,18 +33,6 @@ GRACE_SECONDS = 82_800.0  # so much longer they are used while the issuer can't 
 REFETCH_PAUSE_SECONDS = 10.0  # between two fetches that a token with an unknown key asks for
 FAILURE_PAUSE_SECONDS = 1.0  # after a failed fetch
 MAX_REMEMBERED = 4_096  # verified tokens
-
-# Times and names are compared here, on the caller's clock.
-_SIGNATURE_ALONE: Options = {
-    "verify_signature": True,
-    "verify_exp": False,
-    "verify_nbf": False,
-    "verify_iat": False,
-    "verify_aud": False,
-    "verify_iss": False,
-    "verify_sub": False,
-    "verify_jti": False,
-}
 
 
 class TokenError(ShardctlError):
@@ -92,7 +80,9 @@ class Verifier:
             self._generation = self._keys.generation
         digest = sha256(token.encode()).digest()
         found = self._remembered.get(digest)
-        if found is not None and self._clock() < found[0] + LEEWAY_SECONDS:
+        if found is not None:
+            if self._clock() >= found[0] + LEEWAY_SECONDS:
+                raise TokenError("the token has expired")
             self._remembered.move_to_end(digest)
             return found[1]
         claims = await self._verified(token)
@@ -113,37 +103,43 @@ class Verifier:
             raise TokenError("the token's header has critical extensions, and none is known here")
         key = await self._keys.find(kid, algorithm)
         try:
-            claims: Mapping[str, Any] = jwt.decode(token, key, algorithms=[algorithm], options=_SIGNATURE_ALONE)
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise TokenError("the token's signature doesn't fit the issuer's key") from error
-        self._check(claims)
+            claims: Mapping[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuers,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+            raise TokenError(_why(error)) from error
+        if not isinstance(claims["exp"], int | float) or isinstance(claims["exp"], bool):
+            raise TokenError("the token's exp is no time")  # PyJWT takes a number written as text
         return claims
 
-    def _check(self, claims: Mapping[str, Any]) -> None:
-        now, issuer = self._clock(), claims.get("iss")
-        if not isinstance(issuer, str) or issuer not in self._issuers:
-            raise TokenError("the token is from another issuer")
-        audience = claims.get("aud")
-        if self._audience not in (audience if isinstance(audience, list) else [audience]):
-            raise TokenError("the token is for another audience")
-        expires = _moment(claims, "exp")
-        if expires is None:
-            raise TokenError("the token has no exp, so it would never expire")
-        if now >= expires + LEEWAY_SECONDS:
-            raise TokenError("the token has expired")
-        for name in ("iat", "nbf"):
-            begins = _moment(claims, name)
-            if begins is not None and now < begins - LEEWAY_SECONDS:
-                raise TokenError(f"the token isn't valid yet, by its {name}")
+
+def _why(error: Exception) -> str:
+    """What is wrong with a token, in words that hold nothing of it."""
+    if isinstance(error, jwt.MissingRequiredClaimError):
+        return f"the token has no {error.claim}"
+    for kind, text in _REASONS.items():
+        if isinstance(error, kind):
+            return text
+    return "the token can't be verified with its issuer's key"
 
 
-def _moment(claims: Mapping[str, Any], name: str) -> float | None:
-    value = claims.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TokenError(f"the token's {name} is no time")
-    return float(value)
+# The first that fits.
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "the token has expired",
+    jwt.ImmatureSignatureError: "the token isn't valid yet, by its iat or nbf",
+    jwt.InvalidIssuerError: "the token is from another issuer",
+    jwt.InvalidAudienceError: "the token is for another audience",
+    jwt.InvalidIssuedAtError: "the token's iat is no time",
+    InvalidSubjectError: "the token's sub is no text",
+    jwt.InvalidSignatureError: "the token's signature doesn't fit the issuer's key",
+    jwt.DecodeError: "the token's times, or its claims altogether, can't be read",
+}
 
 
 class _Keys:

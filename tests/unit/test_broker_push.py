@@ -29,6 +29,7 @@ from shardctl.broker.config import check_push
 from shardctl.broker.errors import InvalidArgumentError
 from shardctl.broker.protos import of
 from shardctl.broker.tokens import ISSUER, KeysServer, Signer
+from shardctl.local.servers.process import wait_until
 from shardctl.oidc import TokenError, Verifier
 
 TOPIC, NAME = "projects/test-project/topics/writes", "projects/test-project/subscriptions/s-g1"
@@ -159,7 +160,11 @@ def test_messages_of_a_key_are_pushed_one_at_a_time_and_in_order(receiver):
 
 @slow
 def test_keys_dont_wait_for_each_other(receiver):
-    receiver.answer = lambda _number, _data: (0.2, 204)
+    def answer(_number, _data):
+        wait_until(lambda: receiver.together > 1, PATIENCE_SECONDS)  # the first is answered when a second has come
+        return 204
+
+    receiver.answer = answer
 
     async def scenario(bench):
         await bench.subscribe(receiver.url)
@@ -200,10 +205,10 @@ def test_an_answer_after_the_ack_deadline_counts_as_none(receiver):
         )
         await bench.publish("a")
         await bench.drained()
-        assert bench.standing()["counts"]["pushed"] == 2
+        assert bench.standing()["counts"]["pushed"] > 1  # a slow machine answers the second late, too
 
     play(scenario)
-    assert receiver.data() == ["a", "a"]
+    assert receiver.data()[:2] == ["a", "a"]
 
 
 @slow
