@@ -259,7 +259,7 @@ class Store:
     def release(self, key: Key, read: Read) -> Released | None:
         """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
 
-        `read` reads a message anew, as on arrival: what was wrong with it may be mended, or may not. Raises TransientError.
+        `read` reads a message anew, as on arrival: its fault may have been fixed since, or not. Raises TransientError.
         """
         try:
             with self._writing() as connection:

@@ -85,7 +85,7 @@ def show(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show a letter: attributes, body, why it was set aside, and where it belongs now."""
+    """Show a letter: attributes, body, why it failed, and where it belongs now."""
     from shardctl.cli.deadletter import look
     from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet

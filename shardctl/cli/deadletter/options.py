@@ -15,12 +15,12 @@ ParkedOption = Annotated[bool, typer.Option("--parked", help="Deprecated: use `s
 StraysOption = Annotated[bool, typer.Option("--strays", help="Messages that no shard takes, instead of dead letters.")]
 TypeOption = Annotated[str | None, typer.Option("--type", metavar="T", help="Only this message type.")]
 ShardOption = Annotated[str | None, typer.Option("--shard", metavar="S", help="Only this shard; else all.")]
-ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="R", help="Only what was set aside for R.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", metavar="R", help="Only what failed with reason R.")]
 KeyOption = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Only this routing key.")]
 SinceOption = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="Set aside since: 2h or 3d ago, or an RFC 3339 time.")
+    str | None, typer.Option("--since", metavar="TIME", help="Failed since: 2h or 3d ago, or an RFC 3339 time.")
 ]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Set aside before, likewise.")]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before: likewise.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", metavar="N", min=1, help="So many at most, those written first.")
