@@ -90,8 +90,7 @@ class LeasedReader:
         self.unreturned = 0  # letters that could not be handed back, and come when their lease ends
 
     def __enter__(self) -> Self:
-        for thread in (*self._readers, self._keeper, self._counter):
-            thread.start()
+        """Nothing is leased yet: a Ctrl-C in here would leave the block without its end."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -103,6 +102,8 @@ class LeasedReader:
         Raises PubsubError and GoneError.
         """
         try:
+            for thread in (*self._readers, self._keeper, self._counter):
+                thread.start()
             yield from self._until_silence()
         finally:
             self._end_streams()
@@ -187,7 +188,8 @@ class LeasedReader:
         """Close the streams, and hand back all that is held."""
         self._end_streams()
         self._closing.set()
-        self._keeper.join(CLOSE_SECONDS)
+        if self._keeper.is_alive():
+            self._keeper.join(CLOSE_SECONDS)
         with self._lock:
             letters = list(self._held)
         for name, held in self._by_subscription(letters):

@@ -1,4 +1,4 @@
-"""Reading dead letters with threads: what becomes of a thread's failure."""
+"""Reading dead letters with threads: when they begin, and what becomes of a thread's failure."""
 
 from __future__ import annotations
 
@@ -42,3 +42,11 @@ def test_a_threads_failure_is_raised_where_letters_are_read(pull, left):
         pytest.raises(KeyError, match="a bug"),
     ):
         list(desk.read())
+
+
+def test_nothing_is_leased_before_the_reading_begins():
+    """A Ctrl-C while a `with` block is entered runs no `__exit__`, so what was leased by then would stay leased."""
+    opened = []
+    with LeasedReader(client(lambda *_, **__: opened.append(1)), "p", ["s"], silence_seconds=60) as reader:
+        assert not any(thread.is_alive() for thread in (*reader._readers, reader._keeper, reader._counter))
+    assert not opened
