@@ -22,9 +22,24 @@ settings.load_profile(ALL)  # unless the command line names another
 
 _numbers = itertools.count()
 
+JUDGED = ("chaos", "model", "sim")  # folders whose tests judge whether writes are exact: what they find once is found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--reruns`, as in CI, a test that fails is run again, but for those that judge."""
+    for item in items:
+        if not set(JUDGED).isdisjoint(item.path.relative_to(item.config.rootpath).parts):
+            item.add_marker(pytest.mark.flaky(reruns=0))
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was skipped, one line a reason: where a server is missing, hundreds of tests have the same."""
+    """What was run again, and what was skipped, one line a reason: where a server is missing, hundreds of tests have the same."""
+    reruns = terminalreporter.stats.get("rerun", ())
+    if reruns:
+        terminalreporter.section("failed and was run again: a fault to be fixed all the same", yellow=True)
+    for report in reruns:
+        terminalreporter.line(report.nodeid)
+        terminalreporter.line(report.longreprtext)
     reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
     if reasons:
         terminalreporter.section("skipped", cyan=True)

@@ -133,7 +133,8 @@ def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
             assert wait_until(lambda: prometheus.work(fleet)["s0"].rows_a_batch, PATIENCE_SECONDS)
             work = prometheus.work(fleet)["s0"]
         assert work.applied > 10
-        assert (work.replicas, work.ready, work.dead_lettered, work.rows_a_batch) == (2, 1, 2, 5.0)
+        assert (work.replicas, work.ready, work.dead_lettered) == (2, 1, 2)
+        assert work.rows_a_batch == pytest.approx(5)  # a quotient of two rates
         assert work.troubles == (
             "1 of 2 replicas aren't ready",
             "1 of 2 replicas work without Redis: they may repeat each other's work",
