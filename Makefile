@@ -53,8 +53,9 @@ docs: $(VENV)/.dev             ## write docs/reference/ and the picture in ARCHI
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/architecture.py
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev            ## what a consumer does and costs, on a backlog and under a steady load
 	$(BIN)/python -m bench.pipeline
+	$(BIN)/python -m bench.pipeline --rate 100 --rate 500 --rate 1000
 
 # The locks hold versions and hashes and name no host, so they work with any package index.
 lock:

@@ -17,17 +17,15 @@ message counts once it is acked, which is after its commit. At the end an oracle
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import parser_of, say, show
+from bench.rig import FLEET, SHARD, SUBSCRIPTION, plain
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.local.feed import Feed
@@ -37,18 +35,6 @@ from shardctl.local.oracle import verify
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST, wait_until
 
-FLEET = """
-fleet: bench
-project: bench-project
-image: consumer:bench
-message_types:
-  customer:
-    table: customers
-    key: customer_id
-    columns: {customer_id: text, name: text, email: text, credit: bigint, revision: bigint}
-shards:
-  - {name: s0, slots: 0-1023}
-"""
 GOALS = {
     "consumer_kill_s": "< 30",
     "shard_down_drain_s": "backlog kept, then drained",
@@ -62,12 +48,10 @@ LONGEST_SECONDS = 180.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--rate", type=float, default=500, help="writes a second")
     parser.add_argument("--unnoticed", type=float, default=10, help="seconds a dead primary stays unnoticed")
     options = parser.parse_args()
-    say = Console(stderr=True).print
     with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, _load(Path(folder), options.rate) as scene:
         say("Redis is killed …")
         gap = scene.redis_loss()
@@ -88,13 +72,7 @@ def main() -> None:
         "primary_unnoticed_s": options.unnoticed,
         "writes_verified": writes,
     }
-    if options.json:
-        print(json.dumps(result))
-        return
-    table = Table("recovery", "measured", "goal")
-    for name, value in result.items():
-        table.add_row(name, f"{value:,}", GOALS.get(name, ""))
-    Console().print(table)
+    show(result, options.json, GOALS)
 
 
 class Pair(LocalFleet):
@@ -119,7 +97,7 @@ class Scene:
 
     def __init__(self, local, feed):
         self.local, self.feed = local, feed
-        self.replicas = local.replicas["s0"]
+        self.replicas = local.replicas[SHARD]
         self.primary = local.postgres
 
     def redis_loss(self):
@@ -186,7 +164,7 @@ class Scene:
         return time.time() - (age or 0.0)
 
     def _subscription(self):
-        return self.local.subscriptions()["bench-s0-g1"]
+        return self.local.subscriptions()[SUBSCRIPTION]
 
     def _applied(self):
         ((count,),) = self._sql("SELECT count(*) FROM shardctl_inbox")
@@ -197,7 +175,7 @@ class Scene:
         return now
 
     def _sql(self, query):
-        with psycopg.connect(self.primary.url("bench_s0").replace("+psycopg", ""), sslmode="disable") as connection:
+        with psycopg.connect(plain(self.primary.url("bench_s0")), sslmode="disable") as connection:
             return connection.execute(query).fetchall()
 
     @staticmethod

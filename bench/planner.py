@@ -9,14 +9,11 @@ beyond the shifted boundaries; most of its filters wouldn't fit.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
 import time
 
-from rich.console import Console
-
+from bench.report import parser_of, show
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.load import fleet_from
@@ -37,8 +34,7 @@ shards: [{name: s0, slots: 0-65535}]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--shards", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
@@ -60,11 +56,7 @@ def main() -> None:
         result[f"{name}_minimum"] = made.minimum if made else None
     result["recut_moved"] = _recut(fleet, options.shards + 1)
     result["ratio"] = round(result["recut_moved"] / result["plan_moved"], 1)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        told = f"{result['plan_s']:.2f} s for a plan (goal: under 1 s), {result['ratio']:,} times fewer slots than a new cut"
-        Console().print(told, result)
+    show(result, options.json, {"plan_s": "< 1"})
 
 
 def _timed(fleet, request, runs):

@@ -9,44 +9,29 @@ the same comparison gives between every other window *without* a purge: what is 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import statistics
-import tempfile
 import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
-from rich.console import Console
+from bench.load import publish_backlog
+from bench.pipeline import work_off
+from bench.report import parser_of, show
+from bench.rig import SHARD, fill_inbox, rig
 
-from bench.pipeline import FLEET, _broker, _messages, _pipeline, _prefill
-from shardctl.fleet.load import fleet_from
-from shardctl.fleet.yamlfile import parse
-from shardctl.local.servers import PostgresServer, RedisServer
-
-FILL = """
-INSERT INTO shardctl_inbox
-       (slot, identity, fingerprint, message_type, partition_key, message_id, publish_time, outcome, applied_time)
-SELECT n % 1024, decode(md5('old-' || n), 'hex'), 0, 'customer', 'customer-' || n, 'm' || n, now() - interval '90 days',
-       'applied', now() - interval '90 days' + n * interval '1 millisecond'
-FROM generate_series(1, {rows}) AS n
-"""
+KEPT = timedelta(days=1)  # so that nearly all of the old rows may go
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--messages", type=int, default=300_000)
     parser.add_argument("--old", type=int, default=1_000_000, help="old rows in the inbox")
     parser.add_argument("--window", type=float, default=1.0, help="seconds with a purge, then as many without")
     options = parser.parse_args()
-    fleet = fleet_from(parse(FLEET, "bench"))
-    messages = _messages(fleet, options.messages)
-    windows, purged, samples = _run(fleet, messages, options.old, options.window)
+    windows, purged, samples = _run(options.messages, options.old, options.window)
     rates = {purging: [] for purging in (True, False)}
     for began, ended, purging in windows:
         if samples[0][0] < began and ended < samples[-1][0]:
@@ -61,10 +46,7 @@ def main() -> None:
         "rows_purged_per_s": round(purged / (len(rates[True]) * options.window)),
         "old_rows": options.old,
     }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        Console().print(f"{result['ratio']:.2f} of the throughput without a purge (goal: >= 0.90)", result)
+    show(result, options.json, {"ratio": ">= 0.90"})
 
 
 def _done_at(samples, moment):
@@ -74,33 +56,19 @@ def _done_at(samples, moment):
     return n0 + (n1 - n0) * (moment - t0) / (t1 - t0)
 
 
-def _run(fleet, messages, old, window):
-    with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, _broker() as broker:
-        base = Path(folder)
-        asyncio.run(_prefill(broker, fleet, messages))
-        with PostgresServer(base / "postgres") as postgres, RedisServer(base / "redis") as redis:
-            stop, told = multiprocessing.Event(), multiprocessing.Queue()
-            purger = None
-
-            def prepared(url):
-                nonlocal purger
-                _fill(url, old)
-                purger = multiprocessing.Process(target=_purge, args=(url, redis.url, window, stop, told))
-                purger.start()
-
-            samples = _pipeline(fleet, base, broker, postgres, redis, len(messages), prepared)["samples"]
-            stop.set()
-            windows, purged = told.get()
-            purger.join()
-            return windows, purged, samples
-
-
-def _fill(url, rows):
-    import psycopg
-
-    with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
-        connection.execute(FILL.format(rows=rows))
-        connection.execute("VACUUM ANALYZE shardctl_inbox")
+def _run(messages, old, window):
+    with rig() as local:
+        url = local.database_url(SHARD)
+        fill_inbox(url, old)
+        publish_backlog(local, messages)
+        stop, told = multiprocessing.Event(), multiprocessing.Queue()
+        purger = multiprocessing.Process(target=_purge, args=(url, local.redis.url, window, stop, told))
+        purger.start()
+        _, samples = work_off(local, messages)
+        stop.set()
+        windows, purged = told.get()
+        purger.join()
+        return windows, purged, samples
 
 
 def _purge(url, redis_url, window, stop, told):
@@ -124,7 +92,7 @@ def _purge(url, redis_url, window, stop, told):
         gate, client = RedisBreaker(time.monotonic, metrics), Redis.from_url(redis_url)
         with ThreadPoolExecutor(1) as threads:
             while not stop.is_set():
-                maintenance = Maintenance(store, print, client, gate, "bench", timedelta(days=38), threads, metrics)
+                maintenance = Maintenance(store, print, client, gate, "bench", KEPT, threads, metrics)
                 await client.delete("{bench}:purge")
                 began = time.perf_counter()
                 purging = asyncio.create_task(maintenance.purge())

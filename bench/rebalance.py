@@ -24,10 +24,8 @@ with nothing else going on. What comes between (the plan, new subscriptions, con
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
-import json
 import random
 import tempfile
 import time
@@ -37,9 +35,9 @@ from pathlib import Path
 
 import psutil
 import psycopg
-from rich.console import Console
-from rich.table import Table
 
+from bench.report import parser_of, say, show
+from bench.rig import plain
 from shardctl.fleet import topology
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -79,8 +77,7 @@ LONGEST_SECONDS = 120.0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rate", type=float, default=1_000, help="writes a second")
     parser.add_argument("--replicas", type=int, default=1, help="consumers of each shard")
@@ -93,17 +90,10 @@ def main():
             result = measure(local, options.rows, options.rate, options.parallel)
         finally:
             local.stop()
-    if options.json:
-        print(json.dumps(result))
-        return
-    table = Table("figure", "measured", "goal")
-    for name, value in result.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value), GOALS.get(name, ""))
-    Console().print(table)
+    show(result, options.json, GOALS)
 
 
 def measure(local, count, rate, parallel):
-    say = Console(stderr=True, highlight=False).print
     say(f"loading {count:,} rows …")
     rows = Rows(count)
     local.start_servers()
@@ -221,7 +211,7 @@ class Rows:
 
     def _load(self, shard, url):
         past = "2026-01-01 00:00:00+00"
-        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        with psycopg.connect(plain(url), autocommit=True) as connection:
             now = connection.execute("SELECT now()").fetchone()[0]  # not to be purged yet
             with connection.transaction():
                 columns = f"customer_id, name, credit, revision, {history.COLUMN}, slot"
@@ -311,7 +301,7 @@ class Judge:
 
     def _read(self, shard, url):
         rows, inbox = [], []
-        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        with psycopg.connect(plain(url)) as connection:
             columns = f"customer_id, name, credit, revision, {history.COLUMN}, slot"
             for line in _lines(connection, f"SELECT {columns} FROM customers"):
                 self._judge_row(shard, line)

@@ -10,7 +10,6 @@ are found: they make the objects of 1,000 shards from a base that is already ren
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from bench.report import parser_of, show
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents
@@ -43,8 +43,7 @@ OTHERS_SECONDS = 600
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-others", action="store_true", help="leave out kustomize and cdk8s")
     options = parser.parse_args()
@@ -56,11 +55,7 @@ def main() -> None:
         result |= {f"shards_{shards}_s": wall, f"shards_{shards}_cpu_s": cpu, f"shards_{shards}_objects": objects}
     for name, run in {"kustomize": _kustomize, "cdk8s": _cdk8s}.items():
         result[f"{name}_1000_s"] = None if options.no_others else _elapsed(run, 1_000)
-    if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for name, value in result.items():
-            print(f"{name:24}{'not here' if value is None else format(value, ',')}")
+    show(result, options.json)
 
 
 def file_of(shards: int) -> str:

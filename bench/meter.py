@@ -1,0 +1,117 @@
+"""What a window of work costs: CPU of each process, WAL, batches.
+
+CPU time is what the kernel counted for a program and its processes, so a busy machine makes it little larger; the time that
+passes on the clock says as much of what else runs there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from shardctl.local.servers.install import find_installation
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """`handled` messages in `batches` transactions so far; CPU seconds by role; where the WAL ends."""
+
+    at: float
+    clock: float
+    handled: int
+    batches: float | None
+    cpu: dict
+    wal_end: str
+
+
+@dataclass(frozen=True)
+class Wal:
+    """Bytes: of records without, and of full-page images alone."""
+
+    records: int
+    images: int
+
+
+class Meter:
+    """Reads one consumer, whatever program it is, and the servers of its fleet. `counted` gives messages and batches so far."""
+
+    def __init__(self, local, consumer_pid, counted):
+        self._local, self._counted = local, counted
+        self._pids = {
+            "consumer": consumer_pid,
+            "postgres": local.postgres.pid,
+            "broker": local.broker.pid,
+            "redis": local.redis.pid,
+        }
+
+    def read(self):
+        handled, batches = self._counted()
+        ((end,),) = self._local.query("SELECT pg_current_wal_insert_lsn()::text")
+        cpu = {role: cpu_seconds(pid) for role, pid in self._pids.items()}
+        return Reading(time.monotonic(), time.time(), handled, batches, cpu, end)
+
+    def resident_mib(self):
+        return psutil.Process(self._pids["consumer"]).memory_info().rss / MIB
+
+    def costs(self, first, last):
+        """Figures a message of what happened between two readings."""
+        handled = last.handled - first.handled
+        micros = {role: (last.cpu[role] - first.cpu[role]) / handled * 1e6 for role in self._pids}
+        wal = wal_between(self._local.postgres.pgdata, first.wal_end, last.wal_end)
+        batches = None if first.batches is None else last.batches - first.batches
+        return {
+            "msgs_per_s": round(handled / (last.at - first.at)),
+            **({"mean_batch_rows": round(handled / batches, 1)} if batches else {}),
+            **{f"{role}_cpu_us_per_msg": round(micro, 1) for role, micro in micros.items()},
+            "total_cpu_us_per_msg": round(sum(micros.values()), 1),
+            "wal_bytes_per_msg": round(wal.records / handled),
+            "wal_image_bytes_per_msg": round(wal.images / handled),
+        }
+
+
+def consumer_counts(local):
+    """Of the product's consumer, by its own metrics."""
+    metrics = local.consumer.metrics()
+    handled = metrics.get("shardctl_messages_applied_total", 0) + metrics.get("shardctl_messages_duplicate_total", 0)
+    return int(handled), metrics.get("shardctl_batch_rows_count", 0)
+
+
+def cpu_seconds(pid):
+    """Of a process, of all that live under it, and of those that have ended and were waited for."""
+    root, seconds = psutil.Process(pid), 0.0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
+
+
+def wal_between(pgdata, start, end):
+    """By PostgreSQL's own reading of the log."""
+    installation = find_installation()
+    program = str(installation.bin_dir / "pg_waldump")
+    command = installation.command(program, "--stats", "--path", str(pgdata / "pg_wal"), "--start", start, "--end", end)
+    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
+    total = re.search(r"^Total\s+\d+\s+(\d+) \[[^]]*\]\s+(\d+) \[", text, re.MULTILINE)
+    return Wal(int(total[1]), int(total[2]))
+
+
+def commit_milliseconds(local, first, last):
+    """From publish to commit of the messages that were published between two readings: p50 and p99 that occurred.
+
+    By the commit's own time stamp; its flush to the disk is not in it.
+    """
+    ((fractions,),) = local.query(
+        "SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP "
+        "(ORDER BY extract(epoch FROM pg_xact_commit_timestamp(xmin) - publish_time)::float8) "
+        "FROM shardctl_inbox WHERE publish_time >= to_timestamp(%s) AND publish_time < to_timestamp(%s)",
+        first.clock,
+        last.clock,
+    )
+    return [round(seconds * 1_000, 1) for seconds in fractions]
