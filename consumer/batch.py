@@ -3,6 +3,9 @@
 Invariant, the root of order: the messages of a lane leave in the order in which they came, and none leaves while an earlier one
 of its lane is still in hand. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a batch.
 
+A batch leaves at once where none has left for `pause_seconds`. Else it leaves when it is full, or that long after the one before:
+a lone write waits for nothing, and a steady trickle makes no more batches than its share of a CPU is worth.
+
 A batch that is blocked is split: its lanes are suspects and are tried again in smaller parts, one part at a time, so that lanes
 that really wait end up alone and take one worker at most. Meanwhile no batch waits long for a lock.
 
@@ -14,7 +17,7 @@ No call looks at every lane: with 65,536 of them, and a call for each response o
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -35,7 +38,6 @@ class _Queue:
 
     lane: int
     deliveries: deque[Delivery]
-    since: float  # when the first of them came
     bytes: int = 0
     entry: int = 0
     most_lanes: int = 0
@@ -56,10 +58,11 @@ class Batch:
 
 
 class Batcher:
-    """Queues a lane each; batches bounded by rows, bytes and age. The message that crosses `max_bytes` still goes along."""
+    """Queues a lane each; batches bounded by rows and bytes. The message that crosses `max_bytes` still goes along."""
 
-    def __init__(self, max_rows: int, max_bytes: int, max_age_seconds: float) -> None:
-        self._max_rows, self._max_bytes, self._max_age = max_rows, max_bytes, max_age_seconds
+    def __init__(self, max_rows: int, max_bytes: int, pause_seconds: float) -> None:
+        self._max_rows, self._max_bytes, self._pause = max_rows, max_bytes, pause_seconds
+        self._next_at = float("-inf")  # when a batch may leave that isn't full
         self._free: OrderedDict[int, _Queue] = OrderedDict()  # the lane that waits longest for its turn first
         self._in_hand: dict[int, _Queue] = {}  # lanes of batches out: what came for them meanwhile
         self._later: dict[int, _Queue] = {}  # lanes to be tried again, but not yet
@@ -67,22 +70,18 @@ class Batcher:
         self._suspected: set[int] = set()  # all that were in a batch that was blocked, wherever they are
         self._trying = False  # a batch of suspects is out
         self._free_next = False  # the last batch was one of suspects
-        entries = count(1)
-        self._ages = _Moments(entries)  # when each free lane is old enough
-        self._retries = _Moments(entries)  # when each later lane may be tried
+        self._retries = _Moments()  # when each later lane may be tried
         self._free_rows = 0
         self._free_bytes = 0
 
-    def add(self, deliveries: Iterable[Delivery], now: float) -> None:
+    def add(self, deliveries: Iterable[Delivery]) -> None:
         free, in_hand, later, suspects = self._free, self._in_hand, self._later, self._suspects
         for delivery in deliveries:
             lane = delivery.lane
             queue = free.get(lane)
             if queue is None and (queue := in_hand.get(lane) or later.get(lane) or suspects.get(lane)) is None:
-                queue = _Queue(lane, deque(), now)
-                self._set_free(queue, now + self._max_age)
-            if not queue.deliveries:
-                queue.since = now
+                queue = _Queue(lane, deque())
+                self._set_free(queue)
             queue.deliveries.append(delivery)
             queue.bytes += delivery.size
             if lane in free:
@@ -90,22 +89,23 @@ class Batcher:
                 self._free_bytes += delivery.size
 
     def take(self, now: float) -> Batch | None:
-        """The next batch, or None when there is nothing, or not yet enough and nothing is old enough."""
+        """The next batch, or None when there is nothing, or not yet enough and the last one left a moment ago."""
         self._free_what_may_be_tried(now)
-        first_due = self._ages.first()
-        enough = self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
-        ready = first_due is not None and (enough or first_due <= now)
+        ready = bool(self._free) and (self._is_full or now >= self._next_at)
         # In turns, so that with one worker, too, what is free isn't held up by what waits.
         if self._suspects and not self._trying and not (ready and self._free_next):
             return self._take_suspects()
-        return self._take_free() if ready else None
+        return self._take_free(now) if ready else None
 
-    def _take_free(self) -> Batch:
-        self._free_next = False
+    @property
+    def _is_full(self) -> bool:
+        return self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
+
+    def _take_free(self, now: float) -> Batch:
+        self._free_next, self._next_at = False, now + self._pause
         cut = _Cut(self._max_rows, self._max_bytes)
         while self._free and cut.has_room:
             lane, queue = self._free.popitem(last=False)
-            queue.entry = 0
             self._in_hand[lane] = queue
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
@@ -129,9 +129,10 @@ class Batcher:
 
     def due_at(self, now: float) -> float | None:
         """When `take` will give something if nothing else comes; None when only new messages can make it so."""
-        if self._suspects and not self._trying:
+        if (self._suspects and not self._trying) or self._is_full:
             return now
-        moments = [moment for moment in (self._ages.first(), self._retries.first()) if moment is not None]
+        retry_at = self._retries.first()
+        moments = [*([self._next_at] if self._free else []), *([] if retry_at is None else [retry_at])]
         return max(now, min(moments)) if moments else None
 
     def done(self, batch: Batch) -> None:
@@ -167,7 +168,7 @@ class Batcher:
 
     @property
     def busy(self) -> bool:
-        """Whether something is in hand, or may be taken as soon as it is old enough."""
+        """Whether something is in hand, or may be taken without another try of its own."""
         return bool(self._in_hand or self._free)
 
     def drain(self) -> list[Delivery]:
@@ -191,14 +192,13 @@ class Batcher:
         if not queue.deliveries:
             return
         if not_before is None:
-            self._set_free(queue, queue.since + self._max_age)
+            self._set_free(queue)
         else:
             self._later[lane] = queue
             self._retries.add(not_before, queue)
 
-    def _set_free(self, queue: _Queue, due_at: float) -> None:
+    def _set_free(self, queue: _Queue) -> None:
         self._free[queue.lane] = queue
-        self._ages.add(due_at, queue)
         self._free_rows += len(queue.deliveries)
         self._free_bytes += queue.bytes
 
@@ -209,7 +209,8 @@ class Batcher:
             if queue.most_lanes:
                 self._suspects[queue.lane] = queue
             else:
-                self._set_free(queue, moment)
+                self._set_free(queue)
+                self._next_at = min(self._next_at, moment)
 
 
 class _Cut:
@@ -242,9 +243,9 @@ class _Cut:
 class _Moments:
     """Queues by a moment each, the earliest first. A queue that was taken, or added again, leaves a dead entry behind."""
 
-    def __init__(self, entries: Iterator[int]) -> None:
+    def __init__(self) -> None:
         self._heap: list[tuple[float, int, _Queue]] = []
-        self._entries = entries
+        self._entries = count(1)
 
     def add(self, moment: float, queue: _Queue) -> None:
         queue.entry = next(self._entries)

@@ -106,8 +106,13 @@ class Replica:
                     check_slot(delivery, self._config)
                 except PermanentError as fault:
                     delivery.fault = fault
-        self._batcher.add(deliveries, self._clock())
-        self._work.set()
+        now = self._clock()
+        waited_for = self._batcher.due_at(now)
+        self._batcher.add(deliveries)
+        due = self._batcher.due_at(now)
+        # Most of a steady trickle comes while a worker waits for the next batch's moment: no need to wake it for each message.
+        if due is not None and (due <= now or waited_for is None or due < waited_for):
+            self._work.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then finish what is in hand and hand back the rest, inside the drain timeout.
@@ -183,7 +188,8 @@ class Replica:
         due = self._batcher.due_at(self._clock())
         self._work.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._work.wait(), None if due is None else max(0.001, due - self._clock()))
+            async with asyncio.timeout(None if due is None else max(0.001, due - self._clock())):
+                await self._work.wait()
 
     async def _handle(self, batch: Batch) -> None:
         try:

@@ -62,7 +62,7 @@ class Scenario:
     weather: dict[str, Weather] = field(default_factory=lambda: {service: Weather() for service in SERVICES})
     habits: Habits = field(default_factory=lambda: Habits(forget_ack=0.0))
     fail_commit: float = 0.0
-    break_pipelines: float = 0.0
+    break_takes: float = 0.0
     drawn: bool = False  # from the seed alone, and not the small scenario
     arriving: frozenset[int] = frozenset()
     in_flight_dies_with_sender: bool = True
@@ -97,7 +97,7 @@ def drawn(seed: int) -> Scenario:
     if draw.random() < 0.3:
         scenario.fail_commit = draw.random() * 0.4
     if draw.random() < 0.3:
-        scenario.break_pipelines = draw.random() * 0.3
+        scenario.break_takes = draw.random() * 0.3
     if draw.random() < 0.2:
         scenario.arriving = frozenset(draw.sample(slots, 1))
     scenario.faults = _faults(draw, replicas, calm_at)
@@ -250,7 +250,9 @@ def waiting(seed: int, locked_slots: int) -> Scenario:
     messages = [message(number, keys[number % 8]) for number in range(160)]
     return Scenario(
         seed,
-        [Publication(0.05 * each.number, each) for each in messages],
+        [
+            Publication(0.4 * (each.number // 8), each) for each in messages
+        ],  # one of each slot at once: they share batches
         settings={
             "statement_timeout": f"{WAITING_STATEMENT_SECONDS}s",
             "concurrency": 2,

@@ -44,9 +44,15 @@ class Batching(Model):
 
     batch_max_rows: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     batch_max_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024**2)] = 4 * 1024**2
-    batch_max_age_ms: Annotated[int, Field(ge=0, le=10_000, description="How long a message may wait for company.")] = (
-        20
-    )
+    batch_max_age_ms: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="How long a batch waits to fill after the one before has left. A message that comes later than that "
+            "waits for nothing.",
+        ),
+    ] = 20
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
     max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
