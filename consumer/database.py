@@ -38,7 +38,8 @@ def engine_of(url: URL, settings: Batching) -> Engine:
     """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server."""
     bound = settings.statement_timeout
     limits = Limits("shardctl-consumer", bound, bound, bound, answer=bound + timedelta(seconds=CONNECT_TIMEOUT_SECONDS))
-    return open_engine(url, limits, settings.concurrency + 1)  # one for maintenance
+    connections = settings.concurrency + 1  # one for maintenance
+    return open_engine(url, limits, connections, begins_with_statement=True)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from consumer.delivery import Delivery
 from consumer.dialects import Dialect
 from consumer.errors import BlockedError, PermanentError
 from shardctl.fleet.settings.messagetypes import ColumnType
-from shardctl.shard.schema import InboxOutcome, inbox
+from shardctl.shard.schema import InboxOutcome, inbox, parked_keys
 from shardctl.wire import identity
 from shardctl.wire.deadletters import KEY_REUSED
 
@@ -45,10 +45,14 @@ Known = dict[Place, int | None]  # the fingerprints of rows that are there
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """`fresh` messages were not there before. Those in `reused` have the identity of another write; their fault says so."""
+    """`fresh` messages were not there before. Those in `reused` have the identity of another write; their fault says so.
+
+    `none_parked`: no key is parked, for sure. See `consumer.parked` for why that was known when the insert began.
+    """
 
     fresh: Sequence[Delivery] = ()
     reused: Sequence[Delivery] = ()
+    none_parked: bool = False
 
 
 NOTHING_ADDED = Added()
@@ -67,7 +71,8 @@ class Inbox:
             "WHERE true ORDER BY r.slot, r.identity"
         )
         if dialect.has_on_conflict:
-            self._insert += " ON CONFLICT DO NOTHING RETURNING slot, identity"
+            none_parked = f"NOT EXISTS (SELECT 1 FROM {dialect.quote(parked_keys.name)})"  # noqa: S608
+            self._insert += f" ON CONFLICT DO NOTHING RETURNING slot, identity, {none_parked}"
         self._find = (
             f"SELECT t.slot, t.identity, t.fingerprint FROM {table} AS t, {dialect.source(_COLUMNS[:2])} "  # noqa: S608
             f"WHERE t.slot = r.slot AND t.identity = {bytes_of_it}"
@@ -83,19 +88,21 @@ class Inbox:
             first.setdefault(_place(delivery), delivery)
         known: Known = {} if self._has_on_conflict else self._look_up(connection, first)
         new = {place: delivery for place, delivery in first.items() if place not in known} if known else first
+        none_parked = False
         if new:
-            fresh = self._insert_new(connection, new)
+            fresh, none_parked = self._insert_new(connection, new)
             if len(fresh) < len(new):
+                none_parked = False  # it may have waited for a replica that has parked one since
                 known |= self._look_up(connection, (place for place in new if place not in fresh))
                 new = {place: delivery for place, delivery in new.items() if place in fresh}
         fresh_ones = list(new.values())
         if len(fresh_ones) == len(deliveries):
-            return Added(fresh_ones)
+            return Added(fresh_ones, none_parked=none_parked)
         known |= {place: delivery.fingerprint for place, delivery in new.items()}
-        return Added(fresh_ones, self._reused(connection, deliveries, known))
+        return Added(fresh_ones, self._reused(connection, deliveries, known), none_parked)
 
-    def _insert_new(self, connection: Connection, new: dict[Place, Delivery]) -> dict[Place, Delivery]:
-        """Insert rows; those that were not there."""
+    def _insert_new(self, connection: Connection, new: dict[Place, Delivery]) -> tuple[dict[Place, Delivery], bool]:
+        """Insert rows; those that were not there, and whether no key was parked before, as far as the statement tells."""
         rows = [
             {
                 "slot": slot,
@@ -109,22 +116,24 @@ class Inbox:
             }
             for (slot, its_identity), delivery in new.items()
         ]
-        fresh: dict[Place, Delivery] = {}
+        fresh, none_parked = new, False
         for part, text in packet.parts(connection, (self._insert,), rows, _text):  # several parts are for MySQL alone
-            fresh = self._insert_part(connection, text, len(part), new)
-        return fresh
+            fresh, none_parked = self._insert_part(connection, text, len(part), new)
+        return fresh, none_parked
 
     def _insert_part(
         self, connection: Connection, text: str, count: int, new: dict[Place, Delivery]
-    ) -> dict[Place, Delivery]:
+    ) -> tuple[dict[Place, Delivery], bool]:
         if self._has_on_conflict:
             fresh = connection.exec_driver_sql(self._insert, (text,)).all()
-            return new if len(fresh) == count else {place: new[place] for place in map(_read_place, fresh)}
+            none_parked = bool(fresh and fresh[0][2])
+            all_are = len(fresh) == count
+            return new if all_are else {place: new[place] for place in map(_read_place, fresh)}, none_parked
         try:
             connection.exec_driver_sql(self._insert, (text,))
         except IntegrityError as error:  # no fault of the data: another replica inserted one after we had looked
             raise BlockedError("another replica was quicker with the same messages") from error
-        return new
+        return new, False
 
     def _reused(self, connection: Connection, deliveries: Sequence[Delivery], known: Known) -> list[Delivery]:
         """Messages that say something else than the write whose identity they have, unless that was recorded before."""

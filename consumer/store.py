@@ -147,7 +147,7 @@ class Store:
         fresh = added.fresh
         _commit_only_without([*added.reused, *(delivery for delivery in fresh if _to_be_set_aside(delivery))])
         # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
-        held = self._parked.held(connection, fresh) if fresh else set()
+        held = self._parked.held(connection, fresh) if fresh and not added.none_parked else set()
         writes, dead, waiting = _sorted_out(fresh, held)
         _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
         stale = apply(connection, writes) if writes else 0

@@ -10,12 +10,14 @@ each transaction verifies that they still hold: see `HOLDS_MYSQL_SETTINGS`.
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardctl.shard import databaseurl
@@ -25,9 +27,11 @@ LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as
 PRODUCTS = ("postgresql", "mysql", "mariadb", "sqlite")
 MYSQL = ("mysql", "mariadb")
 MAX_PACKET = "max_allowed_packet"  # in `Connection.info`: the server's limit, in bytes, for what this session sends
+PING_AFTER_SECONDS = 1.0  # unused for so long, a connection is asked whether it lives before a transaction meets it
 UNHEX = "shardctl_unhex"  # a function of SQLite's sessions; it has one of its own from 3.41
 
 _READ_ONLY_TRANSACTION = "25006"
+_BEGIN, _RETURNED_AT = "begin", "returned at"  # in `Connection.info`
 _MYSQL_READ_ONLY = (1290, 1792, 1836)
 
 # A boolean expression: the session is as `_mysql` made it. A proxy that shares server sessions may have swapped it for another.
@@ -52,21 +56,28 @@ class Limits:
     answer: timedelta  # a MySQL or MariaDB that says nothing for so long is given up
 
 
-def open_engine(url: URL, limits: Limits, connections: int | None = None) -> Engine:
+def open_engine(
+    url: URL, limits: Limits, connections: int | None = None, *, begins_with_statement: bool = False
+) -> Engine:
     """An engine whose transactions are bounded by `limits`, in UTC, and in READ COMMITTED. Connects when first used.
 
-    With `connections`, it never has more of them.
+    With `connections`, it never has more of them. Where a transaction `begins_with_statement`, PostgreSQL gets BEGIN and the
+    transaction's first statement in one request: not for callers that use the driver's own connection before any of ours.
     """
     pool = {} if connections is None else {"pool_size": connections, "max_overflow": 0}
     product = url.get_backend_name()
     if product == "sqlite":
         return _sqlite(url, limits)
-    engine = _postgresql(url, limits, pool) if product == "postgresql" else _mysql(url, limits, pool)
+    if product == "postgresql":
+        engine = _postgresql(url, limits, pool, begins_with_statement=begins_with_statement)
+    else:
+        engine = _mysql(url, limits, pool)
+    _ping_what_was_idle(engine)
     event.listen(engine, "handle_error", _leave_what_cant_write)
     return engine
 
 
-def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
+def _postgresql(url: URL, limits: Limits, pool: dict[str, Any], *, begins_with_statement: bool) -> Engine:
     url, prepare_threshold = databaseurl.prepare_threshold(url)
     hosts = url.query.get("host") or ""
     if isinstance(hosts, str) and "," not in hosts:
@@ -74,7 +85,6 @@ def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
         url = url.update_query_dict({"target_session_attrs": "any"})
     engine = create_engine(
         url,
-        pool_pre_ping=True,  # after a fail-over, a dead connection is found before a transaction meets it
         connect_args={
             "autocommit": True,  # of the driver: it would send a BEGIN of its own
             "prepare_threshold": prepare_threshold,
@@ -97,11 +107,58 @@ def _postgresql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
                 "session is read-only: the server is a standby, or takes no writes"
             )
 
+    if begins_with_statement:
+        _begin_with_statement(engine, begin)
+    else:
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin).close())
+    return engine
+
+
+def _begin_with_statement(engine: Engine, begin: str) -> None:
+    """Send `begin` with a transaction's first statement: the driver sends a text without parameters whole, whatever is in it.
+
+    A statement with parameters can't share a request, and comes after it.
+    """
+
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
-        connection.exec_driver_sql(begin).close()
+        connection.info[_BEGIN] = True
 
-    return engine
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        if not connection.info.pop(_BEGIN, False):
+            return statement, parameters
+        if parameters:
+            cursor.execute(begin)
+            return statement, parameters
+        return f"{begin}; {statement}", parameters
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def _(_: Connection, cursor: Any, statement: str, *__: Any) -> None:
+        if statement.startswith(begin):
+            while cursor.nextset():  # to the statement's own result, which is the last
+                pass
+
+
+def _ping_what_was_idle(engine: Engine) -> None:
+    """After a fail-over, or a time-out of the server's, a dead connection is found before a transaction meets it.
+
+    As the pool's own `pre_ping`, but without a round trip for a connection that was in use a moment ago.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_RETURNED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _(driver: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        returned_at = record.info.get(_RETURNED_AT)
+        if returned_at is None or time.monotonic() < returned_at + PING_AFTER_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(driver)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
 
 
 def postgresql_begin(limits: Limits) -> str:
@@ -151,7 +208,6 @@ def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
     engine = create_engine(
         url,
         isolation_level="READ COMMITTED",  # what others have committed is seen at once; no locks on gaps
-        pool_pre_ping=True,  # a session may have been idle for too long
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,

@@ -10,8 +10,8 @@ from consumer_kit import Shard, write
 
 pytestmark = pytest.mark.slow
 
-# The pool's question whether the connection is alive; BEGIN with its settings; fence; inbox; parked keys; rows; COMMIT.
-POSTGRESQL = 7
+# BEGIN with its settings and the fence; inbox, which also tells whether any key is parked; rows; COMMIT.
+POSTGRESQL = 4
 # Fence, which also verifies the session; inbox, read and then written; parked keys; rows, updated and then inserted; COMMIT; the
 # pool's ROLLBACK. Its ping is no question.
 MYSQL = 8
