@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 from redis.asyncio import Redis
 
 from consumer.metrics import Metrics
 from consumer.redisbreaker import RedisBreaker, calls_of
 from shardctl.fleet.keyspace import generation_of_lane, slot_of_lane
+
+# SET NX for each key; the numbers, from 1, of those that are another's. One text for the server instead of a command a key.
+TAKE = """
+local refused = {}
+for index, key in ipairs(KEYS) do
+  if not redis.call('set', key, ARGV[1], 'nx', 'px', ARGV[2]) then refused[#refused + 1] = index end
+end
+return refused
+"""
 
 # Delete a lock only while it is still ours: it may have expired and be another's by now.
 RELEASE = """
@@ -28,38 +36,36 @@ class SlotLocks:
     """Locks on lanes for one replica. `take` and `release` never raise: without Redis every lane counts as locked."""
 
     def __init__(self, redis: Redis, gate: RedisBreaker, prefix: str, ttl_ms: int, metrics: Metrics) -> None:
-        self._redis, self._gate, self._ttl_ms, self._metrics = redis, gate, ttl_ms, metrics
+        self._gate, self._ttl_ms, self._metrics = gate, ttl_ms, metrics
         self._prefix = f"{{{prefix}}}:lock:"  # braces: one hash slot of a Redis Cluster, so one script sees all keys
         self._token = secrets.token_hex(16)
-        self._release = redis.register_script(RELEASE)
+        self._take, self._release = redis.register_script(TAKE), redis.register_script(RELEASE)
         self._unreleased: set[int] = set()  # ours still, as far as we know, because Redis didn't answer the release
 
     async def take(self, lanes: Sequence[int]) -> frozenset[int]:
         """Lock `lanes`, a thousand in each round trip; the lanes that this replica may work on now."""
         if not lanes:
             return frozenset()
-        answers = await self._gate.ask(lambda: self._set(lanes))
-        if answers is None:
+        refused = await self._gate.ask(lambda: self._set(lanes))
+        if not refused:
             return frozenset(lanes)
-        held = frozenset(lane for lane, answer in zip(lanes, answers, strict=True) if answer)
-        if len(held) < len(lanes):
-            self._metrics.lock_contended.inc(len(lanes) - len(held))
-        return held
+        self._metrics.lock_contended.inc(len(refused))
+        return frozenset(lanes).difference(refused)
 
     async def release(self, lanes: Sequence[int]) -> None:
         """Give up `lanes`. A lock that can't be given up now is given up later, or expires by itself."""
         if lanes and await self._gate.ask(lambda: self._delete(lanes)) is None:
             self._unreleased.update(lanes)
 
-    async def _set(self, lanes: Sequence[int]) -> list[Any]:
-        await self._delete_unreleased()
-        answers: list[Any] = []
+    async def _set(self, lanes: Sequence[int]) -> list[int]:
+        """The lanes that are locked already."""
+        if self._unreleased:
+            await self._delete_unreleased()
+        refused: list[int] = []
         for some in calls_of(lanes):
-            pipeline = self._redis.pipeline(transaction=False)
-            for lane in some:
-                pipeline.execute_command("SET", self._key(lane), self._token, "NX", "PX", self._ttl_ms)
-            answers += await pipeline.execute()
-        return answers
+            numbers = await self._take(keys=[self._key(lane) for lane in some], args=[self._token, self._ttl_ms])
+            refused += (some[number - 1] for number in numbers)
+        return refused
 
     async def _delete_unreleased(self) -> None:
         # Taken out first: another batch that did the same a moment later could delete a lock that was taken in between.

@@ -109,7 +109,7 @@ class World:
         self._network.in_flight_dies_with_sender = scenario.in_flight_dies_with_sender
         self._config = _config(json.dumps(scenario.settings), scenario.subscriptions)
         self._redis = RedisServer(self.loop.time, seed)
-        self._redis.break_pipelines = scenario.break_pipelines
+        self._redis.break_takes = scenario.break_takes
         timeout = self._config.consumer.statement_timeout.total_seconds()
         if scenario.real_store:
             self._database = SqlDatabase(self.loop, self.oracle, seed, self._config, scenario.arriving)
@@ -328,7 +328,7 @@ class World:
         for weather in self._network.weather.values():
             weather.clear_up()
         self._scenario.habits.behave()
-        self._database.fail_commit = self._redis.break_pipelines = 0.0
+        self._database.fail_commit = self._redis.break_takes = 0.0
         self._database.activate()
         self._database.unlock_rows()
         self._look(self.loop.time() + patience_seconds)

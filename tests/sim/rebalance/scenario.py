@@ -50,7 +50,7 @@ class Scenario:
     habits: Habits = field(default_factory=lambda: Habits(forget_ack=0.0))
     manners: Manners = field(default_factory=Manners)
     fail_commit: float = 0.0
-    break_pipelines: float = 0.0
+    break_takes: float = 0.0
     in_flight_dies_with_sender: bool = True
     hostile: bool = False  # somebody publishes barriers of their own
     drawn: bool = False
@@ -142,7 +142,7 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     if draw.random() < 0.3:
         scenario.fail_commit = draw.random() * 0.3
     if draw.random() < 0.2:
-        scenario.break_pipelines = draw.random() * 0.3
+        scenario.break_takes = draw.random() * 0.3
     scenario.manners = _manners(draw)
     scenario.faults = _faults(draw, replicas, calm_at)
     if draw.random() < 0.4:

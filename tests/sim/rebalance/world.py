@@ -102,7 +102,7 @@ class MovingWorld(World):
         self._network.weather = scenario.weather
         self._network.in_flight_dies_with_sender = scenario.in_flight_dies_with_sender
         self._redis = RedisServer(self.loop.time, seed)
-        self._redis.break_pipelines = scenario.break_pipelines
+        self._redis.break_takes = scenario.break_takes
         self._database = _Databases()
         self._database.fail_commit = scenario.fail_commit
         self.topic = Topic(self.loop, self._network, self.oracle, seed, scenario.orders, scenario.habits)
