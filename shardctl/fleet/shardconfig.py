@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from pydantic import Field
 
 from shardctl.fleet import topology
@@ -46,7 +48,7 @@ class ShardConfig(Model):
     delivery: Delivery = Delivery()
     replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
 
-    @property
+    @cached_property
     def rule(self) -> SlotRule:
         return SlotRule(self.slot_bits, self.modulo)
 
