@@ -17,38 +17,29 @@ from threading import Condition
 from typing import Any, Protocol, Self
 
 from google.api_core import exceptions as api
-from google.api_core.retry import Retry, if_exception_type
-from google.cloud import pubsub_v1
 from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
-from google.cloud.pubsub_v1.types import BatchSettings, LimitExceededBehavior, PublisherOptions, PublishFlowControl
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import digits_of
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import topic_of
 from shardctl.supervision.backoff import backoff
+from shardctl.topicclient import (
+    FIRST_PAUSE_SECONDS,
+    GIVE_UP_AFTER_SECONDS,
+    MAX_OUTSTANDING_WRITES,
+    MAX_PAUSE_SECONDS,
+    TRANSIENT,
+    connect,
+)
 from shardctl.wire.identity import new_key
 from shardctl.wire.message import Encoded, InvalidWriteError, Write, encode
 
-GIVE_UP_AFTER_SECONDS = 60.0
-BATCH_MAX_LATENCY_SECONDS = 0.02
-BULK_MAX_LATENCY_SECONDS = 0.5  # a request carries one slot alone: the longer the wait, the fewer the requests
-MAX_OUTSTANDING_WRITES = 10_000
-MAX_OUTSTANDING_BYTES = 64 * 1024**2
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
+__all__ = ["Client", "Outcome", "PublishError", "Publisher", "SlotHeldError", "connect"]
+
 RESUME_ATTEMPTS = 50
 
-_TRANSIENT = (
-    api.Aborted,
-    api.Cancelled,
-    api.DeadlineExceeded,
-    api.InternalServerError,
-    api.ResourceExhausted,
-    api.RetryError,
-    api.ServiceUnavailable,
-    api.Unknown,
-)
-# What the client says of writes that wait behind a failed one. It says so before it fails that one itself.
+# What a client says of writes that wait behind a failed one. Google's says so before it fails that one itself.
 _NOT_SENT = (RuntimeError, PublishToPausedOrderingKeyException)
 _ABOUT_THE_WRITE = (api.InvalidArgument, api.OutOfRange)
 
@@ -72,45 +63,11 @@ class SlotHeldError(PublishError):
 
 
 class Client(Protocol):
-    """What is used of `google.cloud.pubsub_v1.PublisherClient`, made with message ordering."""
+    """What is used of `TopicClient`, or of `google.cloud.pubsub_v1.PublisherClient` made with message ordering."""
 
     def publish(self, topic: str, data: bytes, ordering_key: str = "", **attributes: str) -> Any: ...
     def resume_publish(self, topic: str, ordering_key: str) -> None: ...
     def stop(self) -> None: ...
-
-
-class _BoundedRetry(Retry):  # type: ignore[misc]  # the library is untyped
-    """Gives up when its time is over. The client would stretch the deadline of ordered messages to forever."""
-
-    def with_deadline(self, deadline: float | None) -> Self:  # noqa: ARG002 - the client's wish is refused
-        return self
-
-
-def connect(
-    give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
-    batch_max_latency_seconds: float = BATCH_MAX_LATENCY_SECONDS,
-    *,
-    tracing: bool = False,
-) -> pubsub_v1.PublisherClient:
-    """A client that keeps order, bounds what it holds, and gives up in time. Honours PUBSUB_EMULATOR_HOST.
-
-    With `tracing` each write carries the trace that is current where it is published, by your own OpenTelemetry provider.
-    Raises `google.auth.exceptions.DefaultCredentialsError` where there are no credentials.
-    """
-    return pubsub_v1.PublisherClient(
-        batch_settings=BatchSettings(max_messages=500, max_bytes=1_000_000, max_latency=batch_max_latency_seconds),
-        publisher_options=PublisherOptions(
-            enable_message_ordering=True,
-            enable_open_telemetry_tracing=tracing,
-            flow_control=PublishFlowControl(MAX_OUTSTANDING_WRITES, MAX_OUTSTANDING_BYTES, LimitExceededBehavior.BLOCK),
-            retry=_BoundedRetry(
-                if_exception_type(*_TRANSIENT),
-                initial=FIRST_PAUSE_SECONDS,
-                maximum=MAX_PAUSE_SECONDS,
-                timeout=give_up_after_seconds,
-            ),
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +88,9 @@ class _Sent:
 
 class Publisher:
     """Publishes from any thread. A write without an idempotency key gets a UUIDv7, so that a retry isn't a second write.
+
+    Batches: a write is sent at once where nothing of its slot is in flight. What comes on the slot meanwhile forms its next
+    request. No timer is involved, and there is nothing to tune.
 
     Order: writes of a slot reach the topic in the order of the calls. When one fails, every write of its slot that is
     waiting fails too, and so does each later one, until `resume(slot)`: the caller then retries the failed ones in order.
@@ -241,7 +201,7 @@ class Publisher:
         for _ in range(RESUME_ATTEMPTS):
             try:
                 self._client.resume_publish(self._topic_path(slot), digits_of(slot, self._fleet.routing.slot_bits))
-            except RuntimeError:  # a batch's writes may fail a moment before the client pauses their key
+            except RuntimeError:  # a batch's writes may fail a moment before Google's client pauses their key
                 self._sleep(0.01)
             else:
                 return
@@ -301,7 +261,7 @@ class Publisher:
             if isinstance(cause, _ABOUT_THE_WRITE):
                 self.resume(sent.slot)
                 return True
-            if not isinstance(cause, _TRANSIENT) or left <= 0:
+            if not isinstance(cause, TRANSIENT) or left <= 0:
                 return False
             failures += 1
             pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())

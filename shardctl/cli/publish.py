@@ -96,11 +96,11 @@ def _published(
     """
     from google.auth.exceptions import DefaultCredentialsError
 
-    from shardctl.publisher import BULK_MAX_LATENCY_SECONDS, Publisher, connect
+    from shardctl.publisher import Publisher, connect
     from shardctl.wire.jsonlines import LineError, write_of
 
     try:
-        client = connect(batch_max_latency_seconds=BULK_MAX_LATENCY_SECONDS)
+        client = connect()
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     numbers: deque[int] = deque()  # of the writes on their way, in the order in which their outcomes come

@@ -21,7 +21,6 @@ from shardctl.wire.message import Encoded
 
 STEP_SECONDS = 0.02
 GIVE_UP_AFTER_SECONDS = 20.0  # sooner than a barrier is published again
-BARRIER_LATENCY_SECONDS = 0.005
 
 
 class BarrierPublisher:
@@ -31,7 +30,7 @@ class BarrierPublisher:
         from shardctl.publisher import connect
 
         self._fleet = fleet
-        self._client = client or connect(GIVE_UP_AFTER_SECONDS, BARRIER_LATENCY_SECONDS)
+        self._client = client or connect(GIVE_UP_AFTER_SECONDS)
 
     def __call__(self, message: Encoded) -> Future[Any]:
         path = f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, message.slot).id}"

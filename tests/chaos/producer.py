@@ -17,7 +17,6 @@ from shardctl.publisher import Outcome, Publisher, connect
 from shardctl.wire.message import Write, encode
 from tests.chaos.writes import Operation, Poison, Stream
 
-BATCH_MAX_LATENCY_SECONDS = 0.1  # fewer, larger requests: this machine has other work
 MOST_DEBT_SECONDS = 1.0  # what a slow moment cost is made up, but not at once
 RETRY_SECONDS = 0.1
 TIMEOUT_SECONDS = 10.0
@@ -53,7 +52,7 @@ class Producer:
     def _run(self) -> None:
         try:
             with self._local.as_emulator():
-                client = connect(batch_max_latency_seconds=BATCH_MAX_LATENCY_SECONDS)
+                client = connect()
             with (
                 Publisher(self._local.spec, client) as publisher,
                 grpc.insecure_channel(self._local.broker.host) as channel,

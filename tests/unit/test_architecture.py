@@ -29,6 +29,7 @@ ROOT_MODULES = {
     "provision",
     "publisher",
     "redaction",
+    "topicclient",
 }
 KNOWN = architecture.modules("shardctl", "consumer")
 GRAPH = architecture.graph(KNOWN)
