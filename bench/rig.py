@@ -11,6 +11,7 @@ import psycopg
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.local.fleet import LocalFleet
+from shardctl.local.processes import BrokerProcess
 from shardctl.local.servers import PostgresServer
 from shardctl.shard import schema
 
@@ -56,8 +57,9 @@ _OLD_ROW = {
 class Rig(LocalFleet):
     """`with rig() as local:` gives servers, topics and tables. Consumers start when the benchmark says so."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, broker=BrokerProcess):
         super().__init__(fleet_from(parse(FLEET, "bench")), directory, replicas=1)
+        self.broker = broker(self.directory / "broker")
         self.postgres = PostgresServer(self.directory / "postgres", settings=SETTINGS)
 
     def __enter__(self):
@@ -99,8 +101,8 @@ class Rig(LocalFleet):
 
 
 @contextmanager
-def rig():
-    with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, Rig(Path(folder)) as local:
+def rig(broker=BrokerProcess):
+    with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, Rig(Path(folder), broker) as local:
         yield local
 
 
