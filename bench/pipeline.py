@@ -13,6 +13,8 @@ Without `--rate`, a backlog of `--messages` waits when the consumer starts: slot
   which each page's first change is logged with the whole page: so images are at their most, and fewer in a longer window.
 - `times_naive`, `naive_cpu_ratio`: throughput, and CPU of everything a message, to those of `bench.naive` in the same case.
 - `inbox_bytes_per_row`: with indexes.
+- `batch_cpu_us`, `message_cpu_us`, from several rates: CPU of the consumer for each batch and for each message, by least squares.
+  `shardctl simulate` counts with them; see `shardctl/capacity.py`.
 
 `--inbox-rows` measures each case twice, with an empty inbox and with so many old rows in it; `ratio` is the second to the first.
 """
@@ -20,6 +22,7 @@ Without `--rate`, a backlog of `--messages` waits when the consumer starts: slot
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -61,6 +64,8 @@ def main() -> None:
             cases[f"{name}, ratio"] = _ratios(figures, then)
         if not options.without_naive:
             figures |= _compared(figures, _measured_naive(f"{name}, naive", rate, options))
+    if len(options.rate or ()) > 1:
+        cases["cost curve"] = _curve([figures for name, figures in cases.items() if not name.endswith("ratio")])
     show_cases(cases, options.json, {} if options.rate else BACKLOG_GOALS)
 
 
@@ -179,6 +184,13 @@ def _compared(figures, naive_figures):
         "times_naive": round(figures["msgs_per_s"] / naive_figures["msgs_per_s"], 1),
         "naive_cpu_ratio": round(figures["total_cpu_us_per_msg"] / naive_figures["total_cpu_us_per_msg"], 3),
     }
+
+
+def _curve(cases):
+    """The consumer's CPU for each batch and for each message: the line of least squares through what it takes in each case."""
+    batches = [1 / figures["mean_batch_rows"] for figures in cases]
+    fit = statistics.linear_regression(batches, [figures["consumer_cpu_us_per_msg"] for figures in cases])
+    return {"batch_cpu_us": round(fit.slope), "message_cpu_us": round(fit.intercept)}
 
 
 def _ratios(before, then):
