@@ -1,8 +1,12 @@
-"""What a fleet needs for a load that isn't there yet: replicas, lag after an outage, volume, what a rebalance would do. Pure.
+"""What a fleet needs for a load that isn't there yet: replicas, lag after an outage, disk, volume, what a rebalance does. Pure.
 
 Keys are written as often as Zipf's law says: the key of rank r gets a share in proportion to 1 / r^skew. Each is hashed as
 producers hash it, so a hot key is hot on the slot that it would really have. Keys beyond `COUNTED_KEYS` are few writes each; they
 are taken as spread evenly, as many keys are.
+
+A replica's CPU is what each batch costs, whatever is in it, and what each message costs. How many messages share a batch follows
+from the rate: the next batch leaves once `batch_max_age_ms` has passed since the last one, or, with all workers busy, once one of
+them is done. So twice the replicas make more batches of fewer messages, and take more CPU together.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from shardctl.fleet import topology
-from shardctl.fleet.spec import Fleet, Shard
+from shardctl.fleet.spec import Batching, Fleet, Shard
 from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
+from shardctl.render import quantities
 
 COUNTED_KEYS = 200_000
 ATTRIBUTE_BYTES = 220  # of the publisher's six attributes, names included, and the ordering key
@@ -24,6 +29,26 @@ KEY_BYTES_PER_SECOND = 1_000_000  # of one ordering key, which is a slot
 SCALE_DELAY_SECONDS = 180.0  # until the autoscaler has seen a backlog and its pods are ready
 MONTH_SECONDS = 30.4375 * 86_400
 TIB = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds of a replica's process for each batch and for each message; and how long a batch of few messages takes."""
+
+    batch_cpu_seconds: float
+    message_cpu_seconds: float
+    batch_seconds: float
+
+
+# --- measured: what this version takes on PostgreSQL. Change these figures together with what they are figures of. --------------
+
+# batch_cpu_us and message_cpu_us of `python -m bench.pipeline --rate 100 --rate 500 --rate 1000`; committed_p50_ms of
+# `python -m bench.latency`.
+MEASURED = Cost(batch_cpu_seconds=0.005_7, message_cpu_seconds=0.000_28, batch_seconds=0.01)
+# `python -m bench.pipeline --inbox-rows 3000000 --rate 500`: inbox_bytes_per_row, with indexes.
+INBOX_BYTES_PER_WRITE = 240
+
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +79,23 @@ class Speed:
 class ShardNeed:
     """`replicas` are those that keep the CPU under its target; `capped` says that the shard may not have so many.
 
-    `hottest_rate` is that of `hottest_slot`. `backlog` is what an outage leaves; `drain_seconds` how long the shard then works on
-    it, None where it never ends.
+    With them each replica takes `replica_cores` of CPU, in batches of `batch_rows` messages. `hottest_rate` is that of
+    `hottest_slot`. `backlog` is what an outage leaves; `drain_seconds` how long the shard then works on it, None where it never
+    ends. The inbox grows to `inbox_rows` within its retention, and stays there.
     """
 
     shard: str
     writes_per_second: float
     replicas: int
     capped: bool
+    replica_cores: float
+    batch_rows: float
     hottest_slot: int
     hottest_rate: float
     backlog: int
     drain_seconds: float | None
+    inbox_rows: int
+    inbox_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +123,15 @@ class Capacity:
         return sum(shard.replicas for shard in self.shards)
 
     @property
+    def inbox_bytes(self) -> int:
+        return sum(shard.inbox_bytes for shard in self.shards)
+
+    @property
     def fits(self) -> bool:
         return not self.hot_slots and not any(shard.capped for shard in self.shards)
 
 
-def simulate(fleet: Fleet, load: Load, speed: Speed, outage_seconds: float) -> Capacity:
+def simulate(fleet: Fleet, load: Load, speed: Speed, outage_seconds: float, cost: Cost = MEASURED) -> Capacity:
     """The same for the same arguments."""
     rates = slot_rates(fleet, load)
     message_bytes = load.body_bytes + ATTRIBUTE_BYTES
@@ -108,7 +142,7 @@ def simulate(fleet: Fleet, load: Load, speed: Speed, outage_seconds: float) -> C
     )
     delivered = load.writes_per_second * message_bytes * MONTH_SECONDS / TIB * topology.delivery_factor(fleet)
     return Capacity(
-        tuple(_need(fleet, shard, load, rates, speed, outage_seconds) for shard in fleet.shards),
+        tuple(_need(fleet, shard, load, rates, speed, outage_seconds, cost) for shard in fleet.shards),
         tuple((slot, rate) for rate, slot in hot),
         published,
         delivered,
@@ -150,26 +184,51 @@ def _harmonic(count: int, skew: float) -> float:
 
 
 def _need(
-    fleet: Fleet, shard: Shard, load: Load, rates: Sequence[float], speed: Speed, outage_seconds: float
+    fleet: Fleet, shard: Shard, load: Load, rates: Sequence[float], speed: Speed, outage_seconds: float, cost: Cost
 ) -> ShardNeed:
     share = _share_of_types(fleet, shard, load)
     mine = {slot: rates[slot] * share for slot in shard.slots}
     rate = math.fsum(mine.values())
     hottest = max(mine, key=lambda slot: (mine[slot], -slot), default=0)
-    scaling = fleet.autoscaling_of(shard)
+    scaling, batching = fleet.autoscaling_of(shard), fleet.consumer_of(shard)
     most = min(scaling.most, len(shard.slots))
-    wanted = math.ceil(rate / (speed.replica * scaling.cpu_percent / 100))
+    target = scaling.cpu_percent / 100
+    cores = target * float(quantities.read(fleet.resources_of(shard).cpu))
+    wanted = 1
+    while wanted <= most and (
+        cores_of(rate / wanted, batching, cost) > cores or rate / wanted > speed.replica * target
+    ):
+        wanted += 1
     replicas = max(min(scaling.min, most), min(wanted, most), 1 if rate else 0)
+    inbox_rows = round(rate * topology.inbox_retention(fleet, shard).total_seconds())
     return ShardNeed(
         shard.name,
         rate,
         replicas,
         wanted > most,
+        cores_of(rate / max(1, replicas), batching, cost),
+        batch_rows(rate / max(1, replicas), batching, cost),
         hottest,
         mine.get(hottest, 0.0),
         round(rate * outage_seconds),
         _drain_seconds(rate, rate * outage_seconds, replicas * speed.replica, most * speed.replica),
+        inbox_rows,
+        inbox_rows * INBOX_BYTES_PER_WRITE,
     )
+
+
+def batch_rows(rate: float, batching: Batching, cost: Cost) -> float:
+    """How many messages share a batch, on average, of a replica that gets so many a second, by chance as producers send them.
+
+    What comes within the interval behind a batch is the next one; where nothing does, that is a lone message, later.
+    """
+    interval = max(batching.batch_max_age_ms / 1_000, cost.batch_seconds / batching.concurrency)
+    return min(rate * interval + math.exp(-rate * interval), batching.batch_max_rows)
+
+
+def cores_of(rate: float, batching: Batching, cost: Cost) -> float:
+    """How much CPU such a replica takes, in cores."""
+    return rate / batch_rows(rate, batching, cost) * cost.batch_cpu_seconds + rate * cost.message_cpu_seconds
 
 
 def _share_of_types(fleet: Fleet, shard: Shard, load: Load) -> float:

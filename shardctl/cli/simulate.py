@@ -45,7 +45,7 @@ def simulate(
             "--replica-speed",
             metavar="W",
             min=0.001,
-            help="Writes a second of one replica at full work. Measure yours: rows, indexes and the database decide.",
+            help="Writes a second of one replica on a full backlog. Measure yours: rows, indexes and the database decide.",
         ),
     ] = 10_000.0,
     publish_batch: Annotated[
@@ -54,7 +54,7 @@ def simulate(
     outage: Annotated[str, typer.Option("--outage", metavar="TIME", help="How long consumers stand still.")] = "10m",
     as_json: JsonOption = False,
 ) -> int:
-    """Predict replicas, lag after an outage, hot slots, Pub/Sub volume, and what a rebalance by load would do."""
+    """Predict replicas, lag after an outage, hot slots, the inbox's size, Pub/Sub volume, what a rebalance by load would do."""
     from shardctl import capacity
     from shardctl.fleet.load import load_fleet
 
@@ -67,7 +67,7 @@ def simulate(
     speed = capacity.Speed(replica_speed, replica_speed / concurrency)
     found = capacity.simulate(fleet, load, speed, _seconds(outage))
     if as_json:
-        print_json(asdict(found) | {"replicas": found.replicas, "fits": found.fits})
+        print_json(asdict(found) | {"replicas": found.replicas, "inbox_bytes": found.inbox_bytes, "fits": found.fits})
     else:
         _print(found)
     _advise(found)
@@ -75,22 +75,39 @@ def simulate(
 
 
 def _print(found: Any) -> None:
-    numbers = ("writes/s", "replicas", "hottest slot", "its writes/s", "backlog", "drained after")
+    numbers = (
+        "writes/s",
+        "replicas",
+        "CPU each",
+        "writes/batch",
+        "hottest slot",
+        "its writes/s",
+        "backlog",
+        "drained after",
+        "inbox",
+    )
     rows = [
         (
             each.shard,
             f"{each.writes_per_second:,.1f}",
             f"{each.replicas}" + ("!" if each.capped else ""),
+            f"{each.replica_cores * 1_000:,.0f}m",
+            f"{each.batch_rows:,.1f}",
             f"{each.hottest_slot}",
             f"{each.hottest_rate:,.1f}",
             f"{each.backlog:,}",
             "never" if each.drain_seconds is None else _time(each.drain_seconds),
+            _size(each.inbox_bytes),
         )
         for each in found.shards
     ]
     print_table(("shard", *numbers), rows, right=numbers)
     out()
     out(f"replicas: {found.replicas}")
+    rows = sum(each.inbox_rows for each in found.shards)
+    out(
+        f"The inboxes keep each write for their retention: {rows:,} rows, {_size(found.inbox_bytes)} with indexes, on PostgreSQL."
+    )
     out(
         f"Pub/Sub a month: {found.published_tib:,.3f} TiB published, {found.delivered_tib:,.3f} TiB delivered, "
         f"about ${found.usd:,.0f}."
@@ -153,6 +170,13 @@ def _seconds(text: str) -> float:
     except ValidationError as error:
         raise UsageError(f"--outage: {error.errors()[0]['ctx']['error']}.") from error
     return read.total_seconds()
+
+
+def _size(count: int) -> str:
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / (1 << 20):,.1f} MiB"
 
 
 def _time(seconds: float) -> str:

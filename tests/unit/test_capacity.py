@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from properties import examples
 
 from shardctl import capacity
-from shardctl.capacity import Load, Speed, simulate, slot_rates
+from shardctl.capacity import Cost, Load, Speed, simulate, slot_rates
 from shardctl.cli import main
+from shardctl.fleet import topology
 
 
 @cache
@@ -64,13 +65,72 @@ def test_an_outage_drains_as_second_by_second(rate, backlog, before, after):
     assert second == pytest.approx(told, abs=1.01)
 
 
-def test_replicas_keep_the_cpu_under_its_target():
-    found = simulate(fleet(), Load(1_400, 100_000, 0), Speed(500, 500), 60)
-    assert [(each.replicas, each.capped) for each in found.shards] == [(2, False), (3, False)] or all(
-        each.replicas == math.ceil(each.writes_per_second / 350) for each in found.shards
-    )
+FREE = Cost(0.0, 0.0, 0.01)  # so that the speed of a replica alone decides
+
+
+def test_replicas_keep_below_their_speed():
+    found = simulate(fleet(), Load(1_400, 100_000, 0), Speed(500, 500), 60, FREE)
+    assert [each.replicas for each in found.shards] == [
+        math.ceil(each.writes_per_second / 350) for each in found.shards
+    ]
     assert found.fits
     assert [each.backlog for each in found.shards] == [round(each.writes_per_second * 60) for each in found.shards]
+
+
+@pytest.mark.parametrize(("cpu", "cpu_percent"), [("500m", 70), ("1", 70), ("1500m", 70), ("1", 35)])
+@pytest.mark.parametrize("rate", [20, 200, 2_000])
+def test_the_cpu_target_is_a_part_of_what_a_pod_requests(cpu, cpu_percent, rate):
+    """As an autoscaler of Kubernetes counts utilization."""
+    more = (
+        f"resources: {{cpu: '{cpu}', cpu_limit: '2'}}\nautoscaling: {{min: 1, max: 100, cpu_percent: {cpu_percent}}}\n"
+    )
+    one = fleet_of(("0-1023",), more=more)
+    cost = Cost(0.004, 0.000_4, 0.01)
+    (need,) = simulate(one, Load(rate, 10_000, 0), Speed(1e6, 1e6), 60, cost).shards
+    target = float(cpu.removesuffix("m")) / (1_000 if cpu.endswith("m") else 1) * cpu_percent / 100
+
+    def cores(replicas):
+        return capacity.cores_of(rate / replicas, one.consumer, cost)
+
+    assert need.replica_cores == pytest.approx(cores(need.replicas))
+    assert need.replica_cores <= target
+    assert need.replicas == 1 or cores(need.replicas - 1) > target
+
+
+@pytest.mark.parametrize("rate", [5, 40, 100, 1_000, 50_000])
+@pytest.mark.parametrize("age_ms", [0, 20])
+def test_batches_are_as_large_as_those_of_a_consumer_played_through(rate, age_ms):
+    batching = fleet().consumer.model_copy(update={"batch_max_age_ms": age_ms, "batch_max_rows": 100, "concurrency": 2})
+    cost = Cost(0.0, 0.0, batch_seconds=0.01)
+    interval = max(age_ms / 1_000, cost.batch_seconds / batching.concurrency)
+    draw, now, next_at, waiting, batches, messages = random.Random(4), 0.0, 0.0, 0, 0, 20_000
+    for _ in range(messages):
+        arrives = now + draw.expovariate(rate)
+        if waiting and next_at <= arrives:  # what waited has left
+            batches, waiting, next_at = batches + 1, 0, next_at + interval
+        now, waiting = arrives, waiting + 1
+        if now >= next_at or waiting >= batching.batch_max_rows:
+            batches, waiting, next_at = batches + 1, 0, now + interval
+    assert capacity.batch_rows(rate, batching, cost) == pytest.approx(messages / batches, rel=0.03)
+
+
+@examples(0.5)
+@given(st.floats(0.1, 1e5), st.integers(1, 50))
+def test_more_replicas_take_less_cpu_each_and_more_together(rate, replicas):
+    batching, cost = fleet().consumer, Cost(0.004, 0.000_4, 0.01)
+    fewer, more = (capacity.cores_of(rate / count, batching, cost) for count in (replicas, replicas + 1))
+    assert more <= fewer * (1 + 1e-9)
+    assert more * (replicas + 1) >= fewer * replicas * (1 - 1e-9)
+
+
+def test_the_inbox_keeps_each_write_for_its_retention():
+    one = fleet_of((["slots: 0-511", "consumer: {inbox_retention: 50d}"], "512-1023"))
+    found = simulate(one, Load(100, 100_000, 0), Speed(1e4, 1e4), 60)
+    kept = [50 * 86_400, topology.replay_reach(one).total_seconds()]
+    assert [each.inbox_rows for each in found.shards] == [
+        round(each.writes_per_second * seconds) for each, seconds in zip(found.shards, kept, strict=True)
+    ]
+    assert found.inbox_bytes == sum(each.inbox_rows for each in found.shards) * capacity.INBOX_BYTES_PER_WRITE
 
 
 def test_what_does_not_fit_is_told():
@@ -126,6 +186,7 @@ def test_the_command_tells_and_its_code_says_whether_it_fits(capsys):
     assert main(["simulate", "--rate", "1000"]) == 0
     out, _ = capsys.readouterr()
     assert "Pub/Sub a month" in out
+    assert "The inboxes keep each write" in out
     assert main(["simulate", "--rate", "1000000", "--json"]) == 1
     out, err = capsys.readouterr()
     assert '"fits": false' in out
