@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from shardctl.fleet import topology
-from shardctl.fleet.spec import Batching, Fleet, Shard
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
 from shardctl.render import quantities
