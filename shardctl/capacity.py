@@ -191,10 +191,10 @@ def _need(
     mine = {slot: rates[slot] * share for slot in shard.slots}
     rate = math.fsum(mine.values())
     hottest = max(mine, key=lambda slot: (mine[slot], -slot), default=0)
-    scaling, batching = fleet.autoscaling_of(shard), fleet.consumer_of(shard)
+    scaling, batching = shard.autoscaling, shard.consumer
     most = min(scaling.most, len(shard.slots))
     target = scaling.cpu_percent / 100
-    cores = target * float(quantities.read(fleet.resources_of(shard).cpu))
+    cores = target * float(quantities.read(shard.resources.cpu))
     wanted = 1
     while wanted <= most and (
         cores_of(rate / wanted, batching, cost) > cores or rate / wanted > speed.replica * target

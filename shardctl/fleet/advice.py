@@ -41,7 +41,7 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
 
 
 def _on_capacity(fleet: Fleet) -> Iterator[str]:
-    capped = [shard.name for shard in fleet.shards if fleet.autoscaling_of(shard).most > len(shard.slots)]
+    capped = [shard.name for shard in fleet.shards if shard.autoscaling.most > len(shard.slots)]
     if capped:
         yield f"autoscaling.max is over the number of slots, and more replicas would idle: {_names(capped)}."
     factor = topology.delivery_factor(fleet)
@@ -53,7 +53,7 @@ def _on_capacity(fleet: Fleet) -> Iterator[str]:
 
 
 def _on_replicas(fleet: Fleet) -> Iterator[str]:
-    scaling = {shard.name: fleet.autoscaling_of(shard) for shard in fleet.shards}
+    scaling = {shard.name: shard.autoscaling for shard in fleet.shards}
     alone = [name for name, wanted in scaling.items() if wanted.min == 1]
     if alone:
         yield (
@@ -67,7 +67,7 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
             "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
             f"three minutes), for KEDA to ask (up to {slowest} s) and for a pod to start: {_names(asleep)}."
         )
-    led = [shard.name for shard in fleet.shards if fleet.leader_of(shard).kind != "none"]
+    led = [shard.name for shard in fleet.shards if shard.leader.kind != "none"]
     idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
     if idle:
         yield (
@@ -95,7 +95,7 @@ def _on_filters(fleet: Fleet) -> Iterator[str]:
 
 
 def _on_times(fleet: Fleet) -> Iterator[str]:
-    settings = {shard.name: fleet.consumer_of(shard) for shard in fleet.shards}
+    settings = {shard.name: shard.consumer for shard in fleet.shards}
     deadline = fleet.subscription.ack_deadline
     slow = [name for name, consumer in settings.items() if consumer.statement_timeout > deadline]
     if slow:
@@ -120,7 +120,7 @@ def _on_push(fleet: Fleet) -> Iterator[str]:
             "delivery: push counts each request that is refused, while a database is down or pods start, as a failed try, and "
             f"after {attempts} of them Pub/Sub sets a healthy write aside; subscription.max_delivery_attempts: 100 gives hours."
         )
-    stopping = [shard.name for shard in fleet.shards if not fleet.workload_of(shard).pre_stop]
+    stopping = [shard.name for shard in fleet.shards if not shard.workload.pre_stop]
     if stopping:
         yield (
             "delivery: push goes to pods that are about to stop until the load balancer knows; workload.pre_stop: 10s keeps them "

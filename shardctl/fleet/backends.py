@@ -50,7 +50,7 @@ def ports(fleet: Fleet, shard: Shard) -> tuple[int, ...]:
 def faults(fleet: Fleet) -> Iterator[Fault]:
     """A call that takes all of its time must end before the database ends the transaction around it."""
     for name, backend in called(fleet.message_types).items():
-        takers = [fleet.consumer_of(shard).statement_timeout for shard in fleet.shards if shard.takes(name)]
+        takers = [shard.consumer.statement_timeout for shard in fleet.shards if shard.takes(name)]
         if takers and backend.timeout * 2 > (least := min(takers)):
             yield Fault(
                 ("message_types", name, "http", "timeout"),
@@ -61,7 +61,7 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
 
 
 def advice(fleet: Fleet) -> Iterator[str]:
-    calling = [(shard, fleet.consumer_of(shard), of_shard(fleet, shard)) for shard in fleet.shards]
+    calling = [(shard, shard.consumer, of_shard(fleet, shard)) for shard in fleet.shards]
     large: dict[str, int] = {}
     slow, mixed = [], []
     for shard, consumer, backends in calling:

@@ -176,7 +176,7 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
     reach = replay_reach(fleet)
     for number, shard in enumerate(fleet.shards):
         if inbox_retention(fleet, shard) < reach:
-            own = shard.consumer is not None and shard.consumer != fleet.consumer
+            own = shard.consumer != fleet.consumer
             yield Fault(
                 (*(("shards", number) if own else ()), "consumer", "inbox_retention"),
                 f"a message can be replayed for {reach.days}d (the subscription's retention and the dead letters'), "
@@ -196,10 +196,10 @@ def _bad_delivery(fleet: Fleet) -> Iterator[Fault]:
     if fleet.delivery.kind != "push":
         return
     for number, shard in enumerate(fleet.shards):
-        if fleet.leader_of(shard).kind != "none":
-            place: tuple[str | int, ...] = ("shards", number, "leader") if shard.leader else ("leader",)
+        if shard.leader.kind != "none":
+            own = shard.leader != fleet.leader
             yield Fault(
-                place,
+                (*(("shards", number) if own else ()), "leader"),
                 "a push reaches any replica, and those that stand by could only refuse it.",
                 "use `delivery: pull` where one replica leads.",
             )

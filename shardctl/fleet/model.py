@@ -30,3 +30,16 @@ class OrJust:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(self.choices)}, handler(schema)]}
+
+
+class Inherited:
+    """Lets a part of the file leave a setting out, or empty, that the whole it belongs to gives it when read.
+
+    Such a field's default is INHERITED, which no model that has been read still holds.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.nullable_schema(handler(source))
+
+
+INHERITED: Any = None

@@ -53,9 +53,9 @@ class ShardConfig(Model):
         return SlotRule(self.slot_bits, self.modulo)
 
 
-def _writers(fleet: Fleet, shard: Shard) -> int:
+def _writers(shard: Shard) -> int:
     """The most replicas that may write at once."""
-    return fleet.autoscaling_of(shard).most if fleet.leader_of(shard).kind == "none" else 1
+    return shard.autoscaling.most if shard.leader.kind == "none" else 1
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
@@ -79,11 +79,11 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         dead_letter_topic=topology.dead_letter_topic(fleet),
         topics=tuple(topic.id for topic in topology.topics(fleet)),
         subscription=fleet.subscription,
-        consumer=fleet.consumer_of(shard),
+        consumer=shard.consumer,
         inbox_retention=topology.inbox_retention(fleet, shard),
-        leader=fleet.leader_of(shard),
+        leader=shard.leader,
         tracing=fleet.tracing,
         delivery=fleet.delivery,
         # Only where it matters: a change of this file rolls the pods.
-        replicas=_writers(fleet, shard) if fleet.consumer_of(shard).rate_limit else 1,
+        replicas=_writers(shard) if shard.consumer.rate_limit else 1,
     )

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from shardctl.errors import UsageError
-from shardctl.fleet.model import Model
+from shardctl.fleet.model import INHERITED, Inherited, Model
 from shardctl.fleet.scalars import (
     Cron,
     Image,
@@ -90,6 +90,8 @@ class Previous(Model):
 
 
 class Shard(Model):
+    """One shard. The fleet gives it the settings that it leaves out."""
+
     name: ShortName
     slots: Slots
     types: Annotated[
@@ -112,17 +114,24 @@ class Shard(Model):
         ),
     ] = None
     database: SecretRef | None = None
-    consumer: Annotated[Batching | None, Field(description="What differs from the fleet's `consumer`.")] = None
+    consumer: Annotated[Batching, Inherited(), Field(description="What differs from the fleet's `consumer`.")] = (
+        INHERITED
+    )
     autoscaling: Annotated[
-        AutoscalingSetting | None, Field(description="What differs from the fleet's `autoscaling`.")
-    ] = None
-    resources: Annotated[Resources | None, Field(description="What differs from the fleet's `resources`.")] = None
-    workload: Annotated[WorkloadSetting | None, Field(description="What differs from the fleet's `workload`.")] = None
+        AutoscalingSetting, Inherited(), Field(description="What differs from the fleet's `autoscaling`.")
+    ] = INHERITED
+    resources: Annotated[Resources, Inherited(), Field(description="What differs from the fleet's `resources`.")] = (
+        INHERITED
+    )
+    workload: Annotated[
+        WorkloadSetting, Inherited(), Field(description="What differs from the fleet's `workload`.")
+    ] = INHERITED
     network_policy: Annotated[
         NetworkPolicy | None, Field(description="What differs from the fleet's `network_policy`.")
     ] = None
-
-    leader: Annotated[LeaderSetting | None, Field(description="What differs from the fleet's `leader`.")] = None
+    leader: Annotated[LeaderSetting, Inherited(), Field(description="What differs from the fleet's `leader`.")] = (
+        INHERITED
+    )
 
     @model_validator(mode="after")
     def _types_make_sense(self) -> Self:
@@ -234,7 +243,7 @@ class Fleet(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _shards_inherit(cls, data: Any) -> Any:
+    def _lay_shards_over_the_fleet(cls, data: Any) -> Any:
         """Lay a shard's own settings over the fleet's, so that a shard names only what differs."""
         if not isinstance(data, dict) or not isinstance(data.get("shards"), list):
             return data
@@ -253,23 +262,15 @@ class Fleet(Model):
 
         return {**data, "shards": [inherit(shard) for shard in data["shards"]]}
 
-    def consumer_of(self, shard: Shard) -> Batching:
-        return shard.consumer or self.consumer
-
-    def autoscaling_of(self, shard: Shard) -> Autoscaling:
-        return shard.autoscaling or self.autoscaling
-
-    def resources_of(self, shard: Shard) -> Resources:
-        return shard.resources or self.resources
-
-    def workload_of(self, shard: Shard) -> Workload:
-        return shard.workload or self.workload
-
-    def leader_of(self, shard: Shard) -> Leader:
-        return shard.leader or self.leader
-
-    def network_policy_of(self, shard: Shard) -> NetworkPolicy | None:
-        return shard.network_policy or self.network_policy
+    @field_validator("shards")
+    @classmethod
+    def _shards_inherit(cls, shards: tuple[Shard, ...], info: ValidationInfo) -> tuple[Shard, ...]:
+        """Give each shard the fleet's settings that it leaves out. A setting with a fault of its own isn't there."""
+        settings = {name: info.data[name] for name in SHARD_OVERRIDES if name in info.data}
+        return tuple(
+            shard.model_copy(update={name: value for name, value in settings.items() if getattr(shard, name) is None})
+            for shard in shards
+        )
 
     @property
     def rebalancing(self) -> bool:

@@ -204,7 +204,7 @@ def replay_reach(fleet: Fleet) -> timedelta:
 
 def inbox_retention(fleet: Fleet, shard: Shard) -> timedelta:
     """How long a shard remembers an applied message; what is configured, or as long as it can be replayed."""
-    return fleet.consumer_of(shard).inbox_retention or replay_reach(fleet)
+    return shard.consumer.inbox_retention or replay_reach(fleet)
 
 
 def known_types(fleet: Fleet) -> tuple[str, ...]:

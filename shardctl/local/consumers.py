@@ -116,7 +116,7 @@ class Consumers:
         return consumer
 
     def _write_config(self, fleet: Fleet, shard: Shard) -> None:
-        self._drain_seconds[shard.name] = fleet.consumer_of(shard).drain_timeout.total_seconds()
+        self._drain_seconds[shard.name] = shard.consumer.drain_timeout.total_seconds()
         file = self.config_file(shard.name)
         file.parent.mkdir(parents=True, exist_ok=True)
         atomicfile.write(file, config_text(fleet, shard).encode())

@@ -313,7 +313,7 @@ class LocalFleet:
 
     def _sessions_of(self, spec: Fleet, more_shards: int = 0) -> int:
         """What PostgreSQL must have room for; a rollout has one replica more of each shard."""
-        each = [spec.consumer_of(shard).concurrency + 1 for shard in spec.shards]
+        each = [shard.consumer.concurrency + 1 for shard in spec.shards]
         return (sum(each) + more_shards * max(each)) * (self._replicas + 1) + SESSIONS_BESIDE_CONSUMERS
 
     def _provision_pubsub(self, spec: Fleet) -> None:

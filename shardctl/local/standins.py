@@ -17,10 +17,7 @@ def on_this_machine(fleet: Fleet) -> Fleet:
             f"delivery: push sends messages to {fleet.delivery.url}, and nothing on this machine answers there. "
             "Run a copy of the file with delivery: pull."
         )
-    shards = tuple(
-        shard if shard.leader is None else shard.model_copy(update={"leader": _elected_here(shard.leader)})
-        for shard in fleet.shards
-    )
+    shards = tuple(shard.model_copy(update={"leader": _elected_here(shard.leader)}) for shard in fleet.shards)
     return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "shards": shards})
 
 

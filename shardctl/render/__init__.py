@@ -78,7 +78,7 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
             "project_number isn't set, so Pub/Sub's service agent gets no grants and the platform won't dead-letter; "
             f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` tells the number"
         )
-    capped = [s.name for s in fleet.shards if max_replicas(fleet, s) < fleet.autoscaling_of(s).most]
+    capped = [s.name for s in fleet.shards if max_replicas(s) < s.autoscaling.most]
     if capped:
         more = f" and {len(capped) - SHARDS_NAMED} more" if len(capped) > SHARDS_NAMED else ""
         found.append(

@@ -185,7 +185,7 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "The consumer in {{ $labels.pod }} uses {{ $value | humanizePercentage }} of its memory limit, at which it is killed.",
         cloud=fleet.monitoring.stack == "managed-prometheus",
     )
-    if any(fleet.autoscaling_of(shard).min for shard in fleet.shards):  # else no pods at all may be as it should be
+    if any(shard.autoscaling.min for shard in fleet.shards):  # else no pods at all may be as it should be
         yield Alert(
             "ShardctlSilent",
             "critical",

@@ -31,7 +31,7 @@ class Rule:
 
 def network_policies(plan: Plan) -> Iterator[Object]:
     for writer in plan.writers:
-        policy = plan.fleet.network_policy_of(writer.shard)
+        policy = writer.shard.network_policy
         if policy is not None:
             yield plan.object(
                 "NetworkPolicy",
@@ -44,7 +44,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                 egress=tuple(
                     _egress(
                         policy,
-                        asks_kubernetes=asks_kubernetes(plan, writer),
+                        asks_kubernetes=asks_kubernetes(writer),
                         backend_ports=backends.ports(plan.fleet, writer.shard),
                     )
                 ),
@@ -108,9 +108,9 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
             add(resource, pods * quantities.read(each))
 
     for shard in fleet.shards:
-        workload = fleet.workload_of(shard)
-        pods = max_replicas(fleet, shard) + _surge(workload)
-        add_pods(pods, fleet.resources_of(shard))
+        workload = shard.workload
+        pods = max_replicas(shard) + _surge(workload)
+        add_pods(pods, shard.resources)
         if workload.storage:
             add("persistentvolumeclaims", Fraction(pods))
             add("requests.storage", pods * quantities.read(workload.storage.size))

@@ -12,28 +12,28 @@ from shardctl.render.objects import Object, Plan, Writer, seconds
 TARGET_KINDS: Mapping[str, str] = {"deployment": "Deployment", "statefulset": "StatefulSet"}
 
 
-def max_replicas(fleet: Fleet, shard: Shard) -> int:
+def max_replicas(shard: Shard) -> int:
     """The most replicas that have work, one a slot; never under the minimum, whose extra replicas are hot standbys."""
-    wanted = fleet.autoscaling_of(shard)
+    wanted = shard.autoscaling
     slots = max(len(generation.slots) for generation in topology.generations(shard))
     return max(wanted.min, min(wanted.most, slots))
 
 
 def min_replicas(fleet: Fleet, shard: Shard) -> int:
     """Never none while slots move: barriers wait for a reader, and a rebalance for its barriers."""
-    least = fleet.autoscaling_of(shard).min
+    least = shard.autoscaling.min
     return 1 if least == 0 and fleet.rebalancing else least  # in this order: the latter looks at every shard
 
 
 def autoscalers(plan: Plan) -> Iterator[Object]:
     for writer in plan.writers:
-        if plan.fleet.autoscaling_of(writer.shard).kind == "hpa":
+        if writer.shard.autoscaling.kind == "hpa":
             yield plan.object(
                 "HorizontalPodAutoscaler",
                 writer.id,
                 writer,
                 **_bounds(plan, writer),
-                cpu_percent=plan.fleet.autoscaling_of(writer.shard).cpu_percent,
+                cpu_percent=writer.shard.autoscaling.cpu_percent,
                 subscriptions=[sub.id for sub in writer.subscriptions],
             )
 
@@ -41,7 +41,7 @@ def autoscalers(plan: Plan) -> Iterator[Object]:
 def scaled_objects(plan: Plan) -> Iterator[Object]:
     server = f"https://monitoring.googleapis.com/v1/projects/{plan.fleet.project}/location/global/prometheus"
     for writer in plan.writers:
-        wanted = plan.fleet.autoscaling_of(writer.shard)
+        wanted = writer.shard.autoscaling
         if wanted.kind == "keda":
             yield plan.object(
                 "ScaledObject",
@@ -59,17 +59,17 @@ def scaled_objects(plan: Plan) -> Iterator[Object]:
 
 
 def trigger_authentications(plan: Plan) -> Iterator[Object]:
-    if plan.whole and any(plan.fleet.autoscaling_of(shard).kind == "keda" for shard in plan.fleet.shards):
+    if plan.whole and any(shard.autoscaling.kind == "keda" for shard in plan.fleet.shards):
         yield plan.object("TriggerAuthentication", _authentication(plan), None)
 
 
 def _bounds(plan: Plan, writer: Writer) -> dict[str, Any]:
     fleet, shard = plan.fleet, writer.shard
     return {
-        "target_kind": TARGET_KINDS[fleet.workload_of(shard).kind],
+        "target_kind": TARGET_KINDS[shard.workload.kind],
         "min_replicas": min_replicas(fleet, shard),
-        "max_replicas": max_replicas(fleet, shard),
-        "backlog_per_replica": str(fleet.autoscaling_of(shard).backlog_per_replica),  # a quantity, which is text
+        "max_replicas": max_replicas(shard),
+        "backlog_per_replica": str(shard.autoscaling.backlog_per_replica),  # a quantity, which is text
     }
 
 

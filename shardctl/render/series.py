@@ -105,7 +105,7 @@ class Series:
     def _by_workload(self) -> Mapping[str, str]:
         names: dict[str, list[str]] = {}
         for shard in self.fleet.shards:
-            names.setdefault(self.fleet.workload_of(shard).kind, []).append(shard.name)
+            names.setdefault(shard.workload.kind, []).append(shard.name)
         return {kind: self._named(of_kind) for kind, of_kind in sorted(names.items())}
 
     def _named(self, names: Iterable[str]) -> str:

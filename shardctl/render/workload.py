@@ -30,7 +30,7 @@ def config_maps(plan: Plan) -> Iterator[Object]:
 def deployments(plan: Plan) -> Iterator[Object]:
     redis = redis_secret(plan.fleet)
     for writer in plan.writers:
-        workload = plan.fleet.workload_of(writer.shard)
+        workload = writer.shard.workload
         if workload.kind == "deployment":
             pods = _pods(plan, writer)
             yield plan.object("Deployment", writer.id, writer, **pods, redis=redis, max_surge=workload.max_surge)
@@ -39,7 +39,7 @@ def deployments(plan: Plan) -> Iterator[Object]:
 def stateful_sets(plan: Plan) -> Iterator[Object]:
     redis = redis_secret(plan.fleet)
     for writer in plan.writers:
-        if plan.fleet.workload_of(writer.shard).kind == "statefulset":
+        if writer.shard.workload.kind == "statefulset":
             pods = _pods(plan, writer)
             yield plan.object("StatefulSet", writer.id, writer, **pods, redis=redis, service=_pod_names(writer))
 
@@ -47,7 +47,7 @@ def stateful_sets(plan: Plan) -> Iterator[Object]:
 def headless_services(plan: Plan) -> Iterator[Object]:
     """What gives a StatefulSet's pods their names; a Deployment's have none to give."""
     for writer in plan.writers:
-        if plan.fleet.workload_of(writer.shard).kind == "statefulset":
+        if writer.shard.workload.kind == "statefulset":
             yield plan.object(
                 "Service", _pod_names(writer), writer, template="headlessservice", app=plan.app, shard=writer.shard.name
             )
@@ -70,8 +70,8 @@ def disruption_budgets(plan: Plan) -> Iterator[Object]:
 def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
     """What the templates of both kinds of workload show."""
     fleet, shard = plan.fleet, writer.shard
-    workload, scaling = fleet.workload_of(shard), fleet.autoscaling_of(shard)
-    drain = seconds(fleet.consumer_of(shard).drain_timeout)
+    workload, scaling = shard.workload, shard.autoscaling
+    drain = seconds(shard.consumer.drain_timeout)
     return {
         "app": plan.app,
         "shard": shard.name,
@@ -82,12 +82,12 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
         "pre_stop_seconds": seconds(workload.pre_stop),
         "database": topology.database_secret(fleet, shard),
         "probes": fleet.probes,
-        "resources": fleet.resources_of(shard),
+        "resources": shard.resources,
         "placement": fleet.placement,
         "storage": workload.storage,
         "mounted": _mounted(fleet, shard),
         "takes_pushes": fleet.delivery.kind == "push",
-        "asks_kubernetes": asks_kubernetes(plan, writer),
+        "asks_kubernetes": asks_kubernetes(writer),
     }
 
 

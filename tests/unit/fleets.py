@@ -2,6 +2,7 @@
 
 from shardctl.fleet import yamlfile
 from shardctl.fleet.load import fleet_from
+from shardctl.fleet.spec import SHARD_OVERRIDES
 
 HEAD = """\
 fleet: orders
@@ -24,3 +25,10 @@ def text(shards, *, slot_bits=10, topic_bits=0, types=("a", "b"), more=""):
 
 def fleet(shards, **settings):
     return fleet_from(yamlfile.parse(text(shards, **settings)))
+
+
+def throughout(fleet, **settings):
+    """The fleet with other settings, past a file's checks, and its shards with them where shards have such settings."""
+    own = {name: value for name, value in settings.items() if name in SHARD_OVERRIDES}
+    shards = tuple(shard.model_copy(update=own) for shard in fleet.shards)
+    return fleet.model_copy(update={"shards": shards, **settings})

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from shardctl.render import documents
-from tests.unit.render.fleets import fleet_of
+from tests.unit.render.cloud_kit import fleet_of
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

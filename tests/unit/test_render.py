@@ -12,6 +12,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from fleets import throughout
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateRuntimeError
@@ -199,7 +200,7 @@ def test_a_pod_outlives_its_drain() -> None:
         fleet = load_fleet(path)
         for shard, item in zip(fleet.shards, workloads(fleet), strict=True):
             grace = item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-            assert grace >= fleet.consumer_of(shard).drain_timeout.total_seconds() + 5
+            assert grace >= shard.consumer.drain_timeout.total_seconds() + 5
 
 
 def test_credentials_come_from_secrets_by_name() -> None:
@@ -357,11 +358,11 @@ def test_other_pubsub_ids_get_names_of_their_own() -> None:
 def test_replicas_are_capped_by_slots(scaling: dict[str, int], slots: str, expected: int) -> None:
     fleet = fleet_of()
     shard = fleet.shards[0].model_copy(update={"autoscaling": Autoscaling(**scaling), "slots": SlotSet.parse(slots)})
-    assert max_replicas(fleet, shard) == expected
+    assert max_replicas(shard) == expected
 
 
 def test_capped_shards_are_named_in_one_warning() -> None:
-    fleet = fleet_of().model_copy(update={"autoscaling": Autoscaling(min=2, max=9)})
+    fleet = throughout(fleet_of(), autoscaling=Autoscaling(min=2, max=9))
     (warning,) = warnings(fleet)
     assert warning.endswith("capped for s0, s1")
 
@@ -492,7 +493,7 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
         "routing": fleet.routing.model_copy(update={"attributes": Attributes.model_construct(slot=text)}),
     }
     for field, value in everywhere.items():
-        yield field, fleet.model_copy(update={field: value})
+        yield field, throughout(fleet, **{field: value})
     for field in ("name", "types"):
         value = text if field == "name" else (text,)
         yield (

@@ -176,9 +176,28 @@ def test_a_shard_lays_its_own_settings_over_the_fleets():
     found = fleet(
         [["slots: 0-511", "consumer: {concurrency: 7}"], "512-1023"], more="consumer: {concurrency: 3, lease: 30s}\n"
     )
-    first, second = (found.consumer_of(shard) for shard in found.shards)
+    first, second = (shard.consumer for shard in found.shards)
     assert (first.concurrency, first.lease) == (7, timedelta(seconds=30))
     assert (second.concurrency, second.lease) == (3, timedelta(seconds=30))
+
+
+@pytest.mark.parametrize("name", spec.SHARD_OVERRIDES)
+@pytest.mark.parametrize("own", ["", "{name}: ", "{name}: {{}}"], ids=["left out", "empty", "no difference"])
+def test_a_shard_has_the_fleets_setting_that_it_leaves_out(name, own):
+    settings = {
+        "consumer": "{concurrency: 3}",
+        "autoscaling": "{min: 3}",
+        "resources": "{cpu: 300m}",
+        "workload": "statefulset",
+        "network_policy": "{from_namespaces: [three]}",
+        "leader": "redis",
+    }
+    made = fleet([["slots: 0-1023", own.format(name=name)]], more=f"{name}: {settings[name]}\n")
+    assert getattr(made.shards[0], name) == getattr(made, name) != spec.Fleet.model_fields[name].default
+
+
+def test_a_fault_of_a_setting_is_shown_once_however_many_shards_have_it():
+    assert len(refused(text(["0-511", "512-1023"], more="consumer: {concurrency: 0}\n")).splitlines()) == 1
 
 
 def test_unknown_shard_names_list_the_known():

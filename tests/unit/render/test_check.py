@@ -9,7 +9,7 @@ from shardctl.cli.render import Format, render
 from shardctl.cli.terminal import print_diff
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, ShardctlError, UsageError
 from shardctl.render import BadTemplateError
-from tests.unit.render.fleets import FLEET
+from tests.unit.render.cloud_kit import FLEET
 
 
 @pytest.fixture

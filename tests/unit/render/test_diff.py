@@ -17,7 +17,7 @@ from shardctl.cli import main
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from shardctl.fleet.load import load_fleet
 from shardctl.render import documents
-from tests.unit.render.fleets import FLEET
+from tests.unit.render.cloud_kit import FLEET
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" > "$FAKE_KUBECTL/arguments"

@@ -15,7 +15,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.provision import wanted_subscriptions, wanted_topics
 from shardctl.render import documents, gcloud
 from shardctl.render.templates import built_in
-from tests.unit.render.fleets import FLEET, fleet_of
+from tests.unit.render.cloud_kit import FLEET, fleet_of
 
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).with_name("fake_gcloud.py")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fleets import throughout
 from manifests import LOADER, fleet_of
 
 from shardctl.fleet.settings.cluster import Placement, Reach, Storage, Toleration
@@ -43,9 +44,9 @@ def _with(fleet: Fleet, text: str) -> Iterator[tuple[str, Fleet]]:
     store = SecretStore.model_construct(name=text, kind=text)
     secret = SecretRef.model_construct(name="s", key=text, remote=text)
     yield "placement", fleet.model_copy(update={"placement": placement})
-    yield "storage", fleet.model_copy(update={"workload": fleet.workload.model_copy(update={"storage": storage})})
+    yield "storage", throughout(fleet, workload=fleet.workload.model_copy(update={"storage": storage}))
     policy = fleet.network_policy.model_copy(update={"dns": reach, "from_namespaces": (text,)})
-    yield "network_policy", fleet.model_copy(update={"network_policy": policy})
+    yield "network_policy", throughout(fleet, network_policy=policy)
     yield "store", fleet.model_copy(update={"secrets": fleet.secrets.model_copy(update={"store": store})})
     yield "remote", fleet.model_copy(update={"redis": fleet.redis.model_copy(update={"secret": secret})})
     yield "project", fleet.model_copy(update={"project": text})

@@ -12,7 +12,7 @@ from shardctl.fleet.shardconfig import ShardConfig, slice_of
 from shardctl.fleet.spec_errors import SpecError
 from shardctl.local.standins import on_this_machine
 from shardctl.render import documents
-from tests.unit.render.fleets import FLEET, fleet_of
+from tests.unit.render.cloud_kit import FLEET, fleet_of
 
 PLAIN = FLEET.replace("provisioner: terraform", "")
 BOTH = PLAIN.replace("slots: 0-7}", "slots: 0-7, leader: kubernetes}") + "network_policy: {}\n"
@@ -89,5 +89,5 @@ def test_advice_on_how_many_stand_by():
 
 def test_on_this_machine_it_is_elected_in_redis():
     fleet = on_this_machine(fleet_of(f"{BOTH}leader: kubernetes\n"))
-    assert {fleet.leader_of(shard).kind for shard in fleet.shards} == {"redis"}
+    assert {shard.leader.kind for shard in fleet.shards} == {"redis"}
     assert on_this_machine(fleet_of(PLAIN)) == fleet_of(PLAIN)

@@ -17,7 +17,7 @@ from shardctl.fleet.yamlfile import parse
 from shardctl.local.standins import on_this_machine
 from shardctl.provision import wanted_subscriptions
 from shardctl.render import documents, gcloud, terraform
-from tests.unit.render.fleets import FLEET, fleet_of
+from tests.unit.render.cloud_kit import FLEET, fleet_of
 from tests.unit.render.test_gcloud import Cloud
 
 ACCOUNT = "pubsub-push@other-project.iam.gserviceaccount.com"

@@ -14,7 +14,7 @@ from shardctl.fleet.load import fleet_from
 from shardctl.fleet.spec_errors import SpecError
 from shardctl.fleet.yamlfile import parse
 from shardctl.render import documents
-from tests.unit.render.fleets import FLEET, fleet_of
+from tests.unit.render.cloud_kit import FLEET, fleet_of
 
 TWIN = """schedules:
   - {name: nightly, cron: 0 0 1 1 *, region: us-east1, type: order, body: {order_id: a}}

@@ -15,7 +15,7 @@ import pytest
 from shardctl.fleet.spec import Fleet
 from shardctl.provision import wanted_subscriptions, wanted_topics
 from shardctl.render import documents, terraform
-from tests.unit.render.fleets import FLEET, fleet_of
+from tests.unit.render.cloud_kit import FLEET, fleet_of
 
 # Resource: argument → whether it must be there, or the arguments of its block.
 ARGUMENTS: dict[str, dict[str, Any]] = {
