@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from google.pubsub_v1 import PublisherAsyncClient, PubsubMessage
+from typing import Any
 
 from consumer import publishing
 from consumer.delivery import Delivery
+from consumer.protos import PubsubMessage
+from consumer.pubsub import Publisher
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.wire import deadletters, identity
 from shardctl.wire.deadletters import SHORTENED
@@ -17,7 +18,7 @@ SHORTENED_BYTES = 100  # what that attribute takes at most
 
 
 class DeadLetterTopic:
-    def __init__(self, client: PublisherAsyncClient, config: ShardConfig) -> None:
+    def __init__(self, client: Publisher, config: ShardConfig) -> None:
         self._client, self._config = client, config
 
     async def publish(self, deliveries: Sequence[Delivery]) -> None:
@@ -25,17 +26,17 @@ class DeadLetterTopic:
         messages = [self._message(delivery) for delivery in deliveries]
         await publishing.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
 
-    def _message(self, delivery: Delivery) -> PubsubMessage:
+    def _message(self, delivery: Delivery) -> Any:
         """The letter. The largest messages lose the end of their data: with the reason they'd be more than the service takes."""
         data = delivery.message.data
         message = self._letter(delivery, data, {})
-        excess = PubsubMessage.pb(message).ByteSize() - MAX_MESSAGE_BYTES
+        excess = message.ByteSize() - MAX_MESSAGE_BYTES
         if excess <= 0:
             return message
         kept = data[: -(excess + SHORTENED_BYTES)]
         return self._letter(delivery, kept, {SHORTENED: f"{len(kept):,} of {len(data):,} bytes"})
 
-    def _letter(self, delivery: Delivery, data: bytes, more: Mapping[str, str]) -> PubsubMessage:
+    def _letter(self, delivery: Delivery, data: bytes, more: Mapping[str, str]) -> Any:
         fault = delivery.fault
         own = {
             deadletters.REASON: fault.reason if fault else "",

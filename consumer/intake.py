@@ -3,8 +3,8 @@
 Before it opens a stream, and when messages come that a process died of, or may have, it pulls in small rounds instead: see
 `consumer.slowstart`. A stream's bounds can't change, and what is on its way to the client counts as outstanding.
 
-Reads `StreamingPull` through the generated client: the callback subscriber costs ten times the CPU a message, and acks or
-re-leases behind its user's back.
+Reads `StreamingPull` through the plain channel: the callback subscriber costs ten times the CPU a message, and acks or re-leases
+behind its user's back.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from itertools import takewhile
 from typing import Any, Protocol
 
-from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound, RetryError
-from google.pubsub_v1 import PullRequest, StreamingPullRequest, SubscriberAsyncClient
+from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound
 
 from consumer.delivery import Delivery, decode
 from consumer.errors import PermanentError
 from consumer.metrics import Metrics
+from consumer.protos import StreamingPullRequest
+from consumer.pubsub import Subscriber
 from consumer.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
 from shardctl.fleet.shardconfig import ShardConfig
 
@@ -56,7 +57,7 @@ class Intake:
 
     def __init__(
         self,
-        client: SubscriberAsyncClient,
+        client: Subscriber,
         config: ShardConfig,
         clock: Callable[[], float],
         metrics: Metrics,
@@ -146,9 +147,9 @@ class Intake:
         for path, ids in _ids_by_subscription(deliveries):
             try:
                 await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout=2, retry=None
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout_seconds=2
                 )
-            except (GoogleAPICallError, RetryError) as error:
+            except GoogleAPICallError as error:
                 log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
 
     def _settle(self, deliveries: Iterable[Delivery]) -> None:
@@ -165,9 +166,8 @@ class Intake:
     async def _send_ack(self, path: str, ids: list[str]) -> None:
         for attempt in range(1, ACK_TRIES + 1):
             try:
-                # Without the client's own retries, which would go on for a minute behind our back.
-                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout=5, retry=None)
-            except (GoogleAPICallError, RetryError) as error:
+                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout_seconds=5)
+            except GoogleAPICallError as error:
                 why = str(error)
                 if attempt < ACK_TRIES:
                     await asyncio.sleep(_backoff(attempt))
@@ -187,13 +187,13 @@ class Intake:
         failures = 0
         while True:
             try:
-                responses = await self._client.streaming_pull(requests=self._requests(stream), timeout=None, retry=None)
+                responses = await self._client.streaming_pull(requests=self._requests(stream))
                 try:
                     await self._until_left(stream, self._take_responses(stream, responses))
                     failures = 0
                 finally:
                     responses.cancel()  # also while nothing is read: the service must not go on sending
-            except (GoogleAPICallError, RetryError) as error:
+            except GoogleAPICallError as error:
                 failures = 1 if stream.connected else failures + 1
                 stream.connected = False
                 self._tell_of_end(stream, error)
@@ -210,8 +210,7 @@ class Intake:
     async def _take_responses(self, stream: _Stream, responses: Any) -> None:
         async for response in responses:
             stream.connected = True
-            # The raw protobuf: wrapping each message would cost more than all else here.
-            self._take_in(stream, response._pb.received_messages)  # noqa: SLF001
+            self._take_in(stream, response.received_messages)
             if not stream.leave.is_set():
                 await stream.room.wait()
                 await self._paused.wait()
@@ -253,7 +252,7 @@ class Intake:
             await self._paused.wait()
             try:
                 deliveries = self._held_of(stream, await self._pull(stream, window.messages))
-            except (GoogleAPICallError, RetryError) as error:
+            except GoogleAPICallError as error:
                 stream.connected = False
                 failures += 1
                 self._tell_of_end(stream, error)
@@ -269,8 +268,9 @@ class Intake:
 
     async def _pull(self, stream: _Stream, messages: int) -> Any:
         """Up to so many messages, once there are any; none when the time is over or the streams are being closed."""
-        request = PullRequest(subscription=stream.path, max_messages=messages)
-        pulling = asyncio.ensure_future(self._client.pull(request=request, timeout=PULL_SECONDS, retry=None))
+        pulling = asyncio.ensure_future(
+            self._client.pull(subscription=stream.path, max_messages=messages, timeout_seconds=PULL_SECONDS)
+        )
         closing = asyncio.create_task(self._closing.wait())
         try:
             await asyncio.wait({pulling, closing}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -279,7 +279,7 @@ class Intake:
                 await asyncio.wait({pulling, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not pulling.done():
                 await asyncio.wait({pulling}, timeout=SETTLE_SECONDS)  # what it may have got is on its way here
-            return pulling.result()._pb.received_messages if pulling.done() else ()  # noqa: SLF001
+            return pulling.result().received_messages if pulling.done() else ()
         except DeadlineExceeded:
             return ()
         finally:
@@ -340,7 +340,7 @@ class Intake:
             extra={"action": "stream_ended"},
         )
 
-    async def _requests(self, stream: _Stream) -> AsyncIterator[StreamingPullRequest]:
+    async def _requests(self, stream: _Stream) -> AsyncIterator[Any]:
         stream.opened = opened = stream.opened + 1
         yield StreamingPullRequest(
             subscription=stream.path,
@@ -402,9 +402,9 @@ class Intake:
         for path, ids in _ids_by_subscription(held):
             try:
                 await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout=2, retry=None
+                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout_seconds=2
                 )
-            except (GoogleAPICallError, RetryError) as error:
+            except GoogleAPICallError as error:
                 log.info("leases of %s messages weren't extended (%s): they may come twice", len(ids), error)
 
     def _measure(self) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.pubsub_v1 import ReceivedMessage
+
+from consumer.protos import ReceivedMessage
 
 METADATA = "x-goog-pubsub-"  # before the name of what isn't an attribute, where the body is the data
 MESSAGE_ID = f"{METADATA}message-id"
-
-_Received: Any = ReceivedMessage.pb()
 
 # What an HTTP client, a proxy or a load balancer adds. A message's attribute of such a name is lost, if only to dead letters; a
 # token must not get there.
@@ -100,7 +99,7 @@ def _received(
     time = Timestamp()
     try:
         time.FromJsonString(published)
-        return _Received(
+        return ReceivedMessage(
             ack_id=ack_id,
             message={
                 "data": data,

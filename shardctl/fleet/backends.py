@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.settings.http import HttpBackend
 from shardctl.fleet.settings.messagetypes import MessageType
-from shardctl.fleet.spec import Fleet, Shard
 from shardctl.fleet.spec_errors import Fault
+
+if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet, Shard
 
 SECRETS_VARIABLE = "SHARDCTL_SECRETS_DIR"
 SECRETS_DIRECTORY = "/var/run/secrets/shardctl"  # holds a folder for each Secret, and in it a file for each key

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotRule
 from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import Duration, Slots
@@ -16,7 +16,9 @@ from shardctl.fleet.settings.leader import Leader
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.settings.routing import Attributes
 from shardctl.fleet.settings.tracing import Tracing
-from shardctl.fleet.spec import Fleet, Shard
+
+if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet, Shard
 
 
 class Generation(Model):
@@ -59,6 +61,8 @@ def _writers(shard: Shard) -> int:
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
+    from shardctl.fleet import topology  # of the whole fleet, which a consumer that reads its slice need not know
+
     takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
     return ShardConfig(
         fleet=fleet.fleet,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from shardctl.errors import UsageError
 from shardctl.fleet.scalars import shown
-from shardctl.fleet.yamlfile import YamlFile
+
+if TYPE_CHECKING:  # consumers read no YAML
+    from shardctl.fleet.yamlfile import YamlFile
 
 MAX_FAULTS_SHOWN = 20
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shardctl.fleet.keyspace import digits_of
-from shardctl.fleet.spec import Fleet, Shard
 from shardctl.wire.message import Encoded
+
+if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet, Shard
 
 REBALANCE = "shardctl-barrier"
 SHARD = "shardctl-shard"

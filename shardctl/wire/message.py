@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from shardctl.fleet.keyspace import SlotRule, digits_of, slot_of_time
 from shardctl.fleet.settings.databases import DatabaseKind
 from shardctl.fleet.settings.messagetypes import MessageType, Operation
-from shardctl.fleet.spec import Fleet
 from shardctl.wire import bodies
 from shardctl.wire.bodies import BodyError, Rules, routing_key_in
 from shardctl.wire.jsontext import JsonBody, JsonError, read_object, written
 from shardctl.wire.values import strictest
+
+if TYPE_CHECKING:
+    from shardctl.fleet.spec import Fleet
 
 MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
 OPERATIONS = get_args(Operation)

@@ -318,15 +318,13 @@ class Broker:
 
 @dataclass(slots=True)
 class Subscriber:
-    """Stands where `SubscriberAsyncClient` does."""
+    """Stands where `consumer.pubsub.Subscriber` does."""
 
     loop: SimLoop
     network: Network
     brokers: dict[str, Broker]  # by subscription path
 
-    async def streaming_pull(
-        self, *, requests: AsyncIterator[Any], timeout: float | None = None, retry: Any = None
-    ) -> Responses:
+    async def streaming_pull(self, *, requests: AsyncIterator[Any]) -> Responses:
         first = await anext(requests)
         broker = self.brokers[first.subscription]
         process = self.loop.current()
@@ -343,9 +341,9 @@ class Subscriber:
             raise
         return Responses(self.loop, broker, stream, self.loop.create_task(_pump(requests), name="pump"))
 
-    async def pull(self, *, request: Any, timeout: float, retry: Any = None) -> Any:
-        broker = self.brokers[request.subscription]
-        stream = Stream(self.loop.current(), "", PULL_LEASE_SECONDS, request.max_messages, once=True)
+    async def pull(self, *, subscription: str, max_messages: int, timeout_seconds: float) -> Any:
+        broker = self.brokers[subscription]
+        stream = Stream(self.loop.current(), "", PULL_LEASE_SECONDS, max_messages, once=True)
 
         def serve(answer: Answer) -> None:
             broker.open_stream(stream)
@@ -354,7 +352,7 @@ class Subscriber:
         try:
             await self.network.request("pubsub", serve, 5.0, _failure)
             reading = anext(Responses(self.loop, broker, stream, self.loop.create_task(_nothing(), name="pump")))
-            return await asyncio.wait_for(reading, timeout)
+            return await asyncio.wait_for(reading, timeout_seconds)
         except TimeoutError as error:
             raise DeadlineExceeded("timeout") from error
         except StopAsyncIteration as error:
@@ -362,20 +360,18 @@ class Subscriber:
         finally:
             broker.close_stream(stream)
 
-    async def acknowledge(
-        self, *, subscription: str, ack_ids: Sequence[str], timeout: float, retry: Any = None
-    ) -> None:
+    async def acknowledge(self, *, subscription: str, ack_ids: Sequence[str], timeout_seconds: float) -> None:
         await self._call(
-            subscription, lambda broker, who, answer: broker.serve_ack(who, tuple(ack_ids), answer), timeout
+            subscription, lambda broker, who, answer: broker.serve_ack(who, tuple(ack_ids), answer), timeout_seconds
         )
 
     async def modify_ack_deadline(
-        self, *, subscription: str, ack_ids: Sequence[str], ack_deadline_seconds: int, timeout: float, retry: Any = None
+        self, *, subscription: str, ack_ids: Sequence[str], ack_deadline_seconds: int, timeout_seconds: float
     ) -> None:
         await self._call(
             subscription,
             lambda broker, who, answer: broker.serve_modify(who, tuple(ack_ids), ack_deadline_seconds, answer),
-            timeout,
+            timeout_seconds,
         )
 
     async def _call(self, subscription: str, serve: Callable[[Broker, Process, Answer], None], timeout: float) -> None:
@@ -429,7 +425,7 @@ class Responses:
                 lease.message.received(lease.ack_id, lease.lane.failures[lease.index] + 1 if counts else 0)
                 for lease in item
             ]
-            return SimpleNamespace(_pb=SimpleNamespace(received_messages=received))
+            return SimpleNamespace(received_messages=received)
         self.cancel()
         if item is None:
             raise StopAsyncIteration

@@ -187,7 +187,7 @@ class World:
         self.loop.spawn(life.process, self._live(life))
 
     async def _live(self, life: Life) -> None:
-        """What `consumer.__main__.serve` does, with the simulated services."""
+        """What `consumer.process.serve` does, with the simulated services."""
         config, parts, clock = self._config, self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
@@ -365,7 +365,7 @@ class Suspects:
 
 
 class _DeadLetterPublisher:
-    """Stands where `PublisherAsyncClient` does."""
+    """Stands where `consumer.pubsub.Publisher` does."""
 
     def __init__(self, loop: SimLoop, network: Network, oracle: Oracle) -> None:
         self._loop, self._network, self._oracle = loop, network, oracle
@@ -375,8 +375,7 @@ class _DeadLetterPublisher:
         *,
         topic: str,
         messages: Sequence[Any],
-        timeout: float,  # noqa: ASYNC109  # the real client's signature
-        retry: Any = None,
+        timeout_seconds: float,
     ) -> None:
         process = self._loop.current()
 
@@ -385,7 +384,7 @@ class _DeadLetterPublisher:
                 self._oracle.dead_lettered(process, message.attributes["shardctl-message-id"])
             answer(None)
 
-        await self._network.request("deadletters", serve, timeout, ServiceUnavailable)
+        await self._network.request("deadletters", serve, timeout_seconds, ServiceUnavailable)
 
 
 class _Teller(logging.Handler):

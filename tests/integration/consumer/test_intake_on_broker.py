@@ -6,14 +6,18 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 
+import grpc.aio
 import pytest
 from consumer_kit import SLOT_BITS, config
-from google.pubsub_v1 import DeadLetterPolicy, PubsubMessage, Subscription
+from google.pubsub_v1 import DeadLetterPolicy, PublisherAsyncClient, SubscriberAsyncClient, Subscription
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from patience import PATIENCE_SECONDS
 
 from consumer import pubsub
 from consumer.intake import Intake
 from consumer.metrics import Metrics
+from consumer.protos import PubsubMessage
 from shardctl.broker import Broker, Faults
 from shardctl.fleet.keyspace import digits_of
 
@@ -34,19 +38,24 @@ class Bench:
     def __init__(self, broker):
         self.broker, self.metrics = broker, Metrics()
         self.publisher, self.subscriber = pubsub.publisher(broker.host), pubsub.subscriber(broker.host)
+        channel = grpc.aio.insecure_channel(broker.host)
+        self.topics = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel))
+        self.subscriptions = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=channel))
 
     async def provision(self):
-        await self.publisher.create_topic(name=TOPIC)
-        await self.subscriber.create_subscription(
+        await self.topics.create_topic(name=TOPIC)
+        await self.subscriptions.create_subscription(
             request=Subscription(name=PATH, topic=TOPIC, enable_message_ordering=True, ack_deadline_seconds=10)
         )
 
     async def retry_counted(self):
         """From here on the subscription tells how often it has tried to deliver a message."""
-        await self.publisher.create_topic(name=f"{TOPIC}-dead")
+        await self.topics.create_topic(name=f"{TOPIC}-dead")
         policy = DeadLetterPolicy(dead_letter_topic=f"{TOPIC}-dead", max_delivery_attempts=5)
         changed = Subscription(name=PATH, topic=TOPIC, dead_letter_policy=policy)
-        await self.subscriber.update_subscription(subscription=changed, update_mask={"paths": ["dead_letter_policy"]})
+        await self.subscriptions.update_subscription(
+            subscription=changed, update_mask={"paths": ["dead_letter_policy"]}
+        )
 
     async def publish(self, count, slot=0, size=0):
         key = digits_of(slot, SLOT_BITS)
@@ -55,7 +64,7 @@ class Bench:
             for n in range(count)
         ]
         for start in range(0, count, 500):
-            await self.publisher.publish(topic=TOPIC, messages=messages[start : start + 500])
+            await self.publisher.publish(topic=TOPIC, messages=messages[start : start + 500], timeout_seconds=10)
 
     def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, *, slow_start=False, **consumer):
         got = []
@@ -234,7 +243,7 @@ def test_a_missing_subscription_is_waited_for_and_never_counts_as_connected():
                 assert not intake.connected
                 await asyncio.sleep(0.002)
             path = "projects/test-project/subscriptions/later"
-            await made.subscriber.create_subscription(request=Subscription(name=path, topic=TOPIC))
+            await made.subscriptions.create_subscription(request=Subscription(name=path, topic=TOPIC))
             await until(lambda: intake.connected)
             await made.publish(1)
             await until(lambda: got)
@@ -324,7 +333,9 @@ def test_what_comes_again_on_a_stream_is_tried_after_all_else_and_then_the_strea
             await made.publish(1, slot=2)
             await until(lambda: len(got) == 129)
             first, other = got[-2:]
-            await made.subscriber.modify_ack_deadline(subscription=PATH, ack_ids=[first.ack_id], ack_deadline_seconds=0)
+            await made.subscriber.modify_ack_deadline(
+                subscription=PATH, ack_ids=[first.ack_id], ack_deadline_seconds=0, timeout_seconds=2
+            )
             await until(stream.leave.is_set)
             assert len(got) == 129  # not while the other one is outstanding
             await intake.ack([other])

@@ -158,7 +158,7 @@ class Topic:
 
 
 class Publisher:
-    """Stands where the consumer's `PublisherAsyncClient` does: for dead letters, and for what is published again."""
+    """Stands where `consumer.pubsub.Publisher` does: for dead letters, and for what is published again."""
 
     def __init__(
         self, loop: SimLoop, network: Network, watcher: Watcher, topic: Topic, write_of: Callable[[bytes], Write]
@@ -171,8 +171,7 @@ class Publisher:
         *,
         topic: str,
         messages: Sequence[Any],
-        timeout: float,  # noqa: ASYNC109 - the real client's signature
-        retry: Any = None,
+        timeout_seconds: float,
     ) -> None:
         process = self._loop.current()
         letters = topic.endswith("-dead")
@@ -186,7 +185,7 @@ class Publisher:
                     self._topic.publish(self._write_of(message.data), message.data, message.attributes, process)
             answer(None)
 
-        await self._network.request("deadletters", serve, timeout, ServiceUnavailable)
+        await self._network.request("deadletters", serve, timeout_seconds, ServiceUnavailable)
 
 
 class Admin:

@@ -228,7 +228,7 @@ class MovingWorld(World):
                 self._reads.setdefault(life, config)
 
     async def _live(self, life: Life) -> None:
-        """What `consumer.__main__.serve` does, with the simulated services."""
+        """What `consumer.process.serve` does, with the simulated services."""
         name = self._shard_of(life.index)
         config, parts, clock = self._reads[life], self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)

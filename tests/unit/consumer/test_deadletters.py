@@ -18,7 +18,7 @@ class Topic:
         self.letters = []
 
     async def publish(self, *, topic, messages, **_):
-        request = of("PublishRequest")(topic=topic, messages=[type(each).pb(each) for each in messages])
+        request = of("PublishRequest")(topic=topic, messages=messages)
         check_publish(request)
         self.letters.extend(messages)
 

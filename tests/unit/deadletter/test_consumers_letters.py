@@ -18,7 +18,7 @@ ROUTING = {"message_type": "customer", "partition_key": "1", "slot": "000000", "
 def set_aside(attributes):
     class Topic:
         async def publish(self, *, topic, messages, **_):
-            check_publish(of("PublishRequest")(topic=topic, messages=[type(each).pb(each) for each in messages]))
+            check_publish(of("PublishRequest")(topic=topic, messages=messages))
             self.letters = messages
 
     delivery = raw("customer", b"{", "1")
