@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import types
 
 import pytest
 
-from consumer.__main__ import _live
 from consumer.maintenance import NotEndedError
+from consumer.process import _live
 
 
 class Startup:
@@ -61,6 +63,22 @@ def test_a_bug_beside_the_work_stops_the_process_and_is_seen():
 
 
 def test_maintenance_that_doesnt_end_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("consumer.__main__.LEAST_SECONDS", 0.01)
+    monkeypatch.setattr("consumer.process.LEAST_SECONDS", 0.01)
     with pytest.raises(NotEndedError):
         live(Maintenance(hangs=True))
+
+
+def test_garbage_with_cycles_still_goes():
+    """Seldom, but before it is many megabytes."""
+    code = """
+import gc
+from consumer import collector
+collector.hold()
+collector.release()
+for _ in range(1_000_000):
+    cycle = []
+    cycle.append(cycle)
+left = sum(1 for each in gc.get_objects() if type(each) is list and each and each[0] is each)
+assert left <= collector.THRESHOLDS[0], left
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
