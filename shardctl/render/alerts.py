@@ -164,6 +164,16 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "{{ $value | humanize }} messages of shard {{ $labels.shard }} in 5 minutes came after the barrier of their slot's "
         "move. A few are usual just after a move; this goes on.",
     )
+    refused = series.own("shardctl_barriers_refused_total")
+    yield Alert(
+        "ShardctlBarriersRefused",
+        "warning",
+        f"sum by (shard) (increase({refused}[15m])) > 0",
+        timedelta(),
+        "Shard {{ $labels.shard }} gets barriers that its database doesn't await",
+        "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, and "
+        "changed nothing. Somebody forges them, or `shardctl rebalance run` is of version 0.1.0.",
+    )
 
 
 def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:

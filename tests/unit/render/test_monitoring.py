@@ -188,6 +188,8 @@ CASES = [
     ),
     Case("ShardctlParked", "one", ((own("messages_parked_total"), "0x20 1x10"),), S0),
     Case("ShardctlParked", "long ago", ((own("messages_parked_total"), "0 1x30"),), None),
+    Case("ShardctlBarriersRefused", "one", ((own("barriers_refused_total"), "0x20 1x10"),), S0),
+    Case("ShardctlBarriersRefused", "long ago", ((own("barriers_refused_total"), "0 1x30"),), None),
     Case(
         "ShardctlHandlingSlow",
         "two in a hundred",
