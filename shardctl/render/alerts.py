@@ -171,8 +171,8 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"sum by (shard) (increase({refused}[15m])) > 0",
         timedelta(),
         "Shard {{ $labels.shard }} gets barriers that its database doesn't await",
-        "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, and "
-        "changed nothing. Somebody forges them, or `shardctl rebalance run` is of version 0.1.0.",
+        "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, "
+        "and changed nothing. Somebody forges them, or `shardctl rebalance run` is of version 0.1.0.",
     )
 
 
