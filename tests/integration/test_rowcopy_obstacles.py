@@ -1,4 +1,4 @@
-"""Deleting rows that have moved away touches no other row: not by foreign keys, nor by triggers or rules."""
+"""What stands in a move's way: mostly that deleting rows which have moved away would touch others, by keys, triggers or rules."""
 
 from __future__ import annotations
 
@@ -390,3 +390,18 @@ def _plain(side):
     return {
         "host": url.host, "port": url.port, "user": url.username, "password": url.password, "database": url.database,
     }  # fmt: skip
+
+
+@MARIADB
+def test_a_destination_that_takes_smaller_requests_is_refused(sides, mariadb_server):
+    """A row near the source's limit would end the copy's session, at each try anew."""
+    source, destination = sides
+    with source.engine.connect() as connection:
+        usual = connection.exec_driver_sql("SELECT @@GLOBAL.max_allowed_packet").scalar_one()
+        connection.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {usual // 2}")
+    destination.engine.dispose()  # a session keeps the limit that it began with
+    try:
+        assert f"max_allowed_packet is {usual // 2:,}" in one(unfit(source.engine, destination.engine, KINDS))
+    finally:
+        with source.engine.connect() as connection:
+            connection.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {usual}")

@@ -14,6 +14,7 @@ from shardctl.rebalance.rows.shape import Column, Named, SlotTable, SlotTableErr
 from shardctl.rebalance.rows.tables import named, remember, slot_tables
 from shardctl.rebalance.rows.values import MYSQL, Kind, meeting
 from shardctl.shard import database
+from shardctl.shard.engine import MAX_PACKET
 from shardctl.shard.keys import given_out
 
 
@@ -32,6 +33,7 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
         for name, table in here.items():
             if name in there:
                 told += _differences(one.dialect.name, table, other.dialect.name, there[name])
+        told += _smaller_packets(one, other)
         for connection, tables in ((one, here), (other, there)):
             told += given_out(connection, kinds)
             told += [reason for table in tables.values() for reason in _of_one_side(connection.dialect.name, table)]
@@ -43,6 +45,16 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
             remember(source, wanted, here.values())
             remember(destination, wanted, there.values())
     return list(dict.fromkeys(told))
+
+
+def _smaller_packets(source: Connection, destination: Connection) -> Iterator[str]:
+    """A row that the source took in one request, the destination must take in one as well."""
+    here, there = source.info.get(MAX_PACKET), destination.info.get(MAX_PACKET)
+    if here and there and there < here:
+        yield (
+            f"the destination's max_allowed_packet is {there:,} and the source's {here:,}: a large row could not be copied. "
+            f"Set it to at least {here:,} there."
+        )
 
 
 def doubts(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
