@@ -57,6 +57,9 @@ class Meter:
         cpu = {role: cpu_seconds(pid) for role, pid in self._pids.items()}
         return Reading(time.monotonic(), time.time(), handled, batches, cpu, end)
 
+    def handled(self):
+        return self._counted()[0]
+
     def resident_mib(self):
         return psutil.Process(self._pids["consumer"]).memory_info().rss / MIB
 

@@ -121,6 +121,8 @@ def _window(local, counted, rate, options):
         load.latest_seconds = 0.0
         first = counted.read()
         time.sleep(options.seconds)
+        if not wait_until(lambda: counted.handled() > first.handled, LONGEST_SECONDS):
+            raise SystemExit("the consumer handled nothing")
         return first, counted.read(), load
 
 
@@ -189,6 +191,8 @@ def _compared(figures, naive_figures):
 def _curve(cases):
     """The consumer's CPU for each batch and for each message: the line of least squares through what it takes in each case."""
     batches = [1 / figures["mean_batch_rows"] for figures in cases]
+    if len(set(batches)) < 2:  # no line goes through one point
+        return {"batch_cpu_us": None, "message_cpu_us": None}
     fit = statistics.linear_regression(batches, [figures["consumer_cpu_us_per_msg"] for figures in cases])
     return {"batch_cpu_us": round(fit.slope), "message_cpu_us": round(fit.intercept)}
 

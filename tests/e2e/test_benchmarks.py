@@ -1,0 +1,48 @@
+"""The benchmarks run, and print what they promise: the figures of small runs say nothing, so none is judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
+
+ROOT = Path(__file__).parents[2]
+CPU = {f"{role}_cpu_us_per_msg" for role in ("consumer", "postgres", "broker", "redis", "total")}
+COSTS = CPU | {"msgs_per_s", "mean_batch_rows", "wal_bytes_per_msg", "wal_image_bytes_per_msg", "inbox_bytes_per_row"}
+COMPARED = {"naive_msgs_per_s", "naive_total_cpu_us_per_msg", "times_naive", "naive_cpu_ratio"}
+COMMIT = {"commit_p50_ms", "commit_p99_ms", "published_late_ms"}
+
+
+def bench(name, *options):
+    command = [sys.executable, "-m", f"bench.{name}", "--json", *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_backlog_beside_the_sketch():
+    (figures,) = bench("pipeline", "--messages", "2000").values()
+    assert figures.keys() == COSTS | COMPARED | {"peak_rss_mib", "rss_growth_mib"}
+
+
+def test_steady_loads_with_an_empty_inbox_and_a_full_one():
+    options = ("--rate", "20", "--rate", "40", "--seconds", "2", "--inbox-rows", "5000", "--without-naive")
+    cases = bench("pipeline", *options)
+    assert list(cases) == [
+        *("20/s", "20/s, 5,000 old rows", "20/s, ratio"),
+        *("40/s", "40/s, 5,000 old rows", "40/s, ratio"),
+        "cost curve",
+    ]
+    assert cases["20/s"].keys() == COSTS | COMMIT
+    assert cases["cost curve"].keys() == {"batch_cpu_us", "message_cpu_us"}
+
+
+def test_the_idle_path():
+    figures = bench("latency", "--seconds", "1")
+    parts = ("answered", "taken", "sent", "committed", "acked", "call_to_commit", "call_to_ack", "database_alone")
+    named = {f"{part}_p{percent}_ms" for part in parts for percent in (50, 99)}
+    assert figures.keys() == named | {"writes", "rate", "times_database_alone"}
+    assert figures["writes"] == 10
