@@ -47,7 +47,7 @@ _OLD_ROW = {
     "fingerprint": "('x' || substr(md5('body' || n), 1, 16))::bit(64)::bigint",
     "message_type": "CASE n % 2 WHEN 0 THEN 'customer' ELSE 'order' END",
     "partition_key": "CASE n % 2 WHEN 0 THEN 'customer-' ELSE 'order-' END || n % 50000",
-    "message_id": "n::text",
+    "message_id": "(1e16::bigint + n)::text",  # as long as Pub/Sub's are
     "publish_time": _APPLIED,
     "outcome": "'applied'",
     "applied_time": _APPLIED,
