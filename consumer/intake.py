@@ -27,6 +27,8 @@ from consumer.protos import StreamingPullRequest
 from consumer.pubsub import Subscriber
 from consumer.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
 from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.supervision.background import Background
+from shardctl.supervision.backoff import backoff
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Intake:
         self._by_path = {stream.path: stream for stream in self._streams}
         self._held: dict[str, Delivery] = {}  # by ack id, the one leased longest ago first
         self.tasks: tuple[asyncio.Task[None], ...] = ()
+        self._acks = Background(log)
         self._acking: set[asyncio.Task[None]] = set()
         self._paused = asyncio.Event()
         self._paused.set()  # set means open
@@ -137,7 +140,7 @@ class Intake:
         """Acknowledge in the background. An ack that is lost brings the message again, and the inbox knows it."""
         self._settle(deliveries)
         for path, ids in _ids_by_subscription(deliveries):
-            task = asyncio.create_task(self._send_ack(path, ids))
+            task = self._acks.once("acks", self._send_ack(path, ids))
             self._acking.add(task)
             task.add_done_callback(self._acking.discard)
 
@@ -467,5 +470,4 @@ def _ids_by_subscription(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, 
 
 
 def _backoff(failures: int) -> float:
-    longest = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))
-    return random.uniform(0.5, 1.0) * longest
+    return backoff(failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())

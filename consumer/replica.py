@@ -18,6 +18,7 @@ from consumer.metrics import Metrics
 from consumer.since import Since
 from consumer.sinks.base import Sink
 from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.supervision.backoff import backoff
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ class Replica:
         for delivery in kept:
             if self._kept[delivery.lane] == HELD_TRIES:
                 delivery.keep()
-        return _backoff(before, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS)
+        return backoff(before + 1, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS, random.random())
 
     def _wait_alone(self, batch: Batch, error: BlockedError | SlotsWaitError) -> None:
         """Only some lanes must wait, and the others go on: else one write that can't finish would stop the shard."""
@@ -301,7 +302,7 @@ class Replica:
             before = max(before, self._outages)
             self._alone.difference_update(lanes)
             self._failure = str(error)
-        wait = _backoff(before, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
+        wait = backoff(before + 1, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
         self._metrics.batch_retries.labels("again").inc()
         log.log(
             # A slot that waits for hours is worth a line ever more rarely; there may be many.
@@ -314,7 +315,3 @@ class Replica:
             extra={"action": "batch_retry"},
         )
         return wait
-
-
-def _backoff(tries_before: int, first_seconds: float, last_seconds: float) -> float:
-    return random.uniform(0.5, 1.0) * min(last_seconds, first_seconds * 2.0 ** min(tries_before, 10))
