@@ -29,6 +29,7 @@ class Reading:
     batches: float | None
     cpu: dict
     wal_end: str
+    processors: Processors
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Wal:
 
     records: int
     images: int
+
+
+class Processors:
+    """Who has had the machine's processors by the moment at which this is made."""
+
+    def __init__(self):
+        self._all, self._ours = psutil.cpu_times(), cpu_seconds(psutil.Process().pid)
+
+    def elsewhere(self, until):
+        """The part that neither we nor our servers took from this moment to the other."""
+        passed = sum(until._all) - sum(self._all)
+        return max(0.0, (passed - (until._all.idle - self._all.idle) - (until._ours - self._ours)) / passed)
 
 
 class Meter:
@@ -55,7 +68,7 @@ class Meter:
         handled, batches = self._counted()
         ((end,),) = self._local.query("SELECT pg_current_wal_insert_lsn()::text")
         cpu = {role: cpu_seconds(pid) for role, pid in self._pids.items()}
-        return Reading(time.monotonic(), time.time(), handled, batches, cpu, end)
+        return Reading(time.monotonic(), time.time(), handled, batches, cpu, end, Processors())
 
     def handled(self):
         return self._counted()[0]
@@ -76,6 +89,7 @@ class Meter:
             "total_cpu_us_per_msg": round(sum(micros.values()), 1),
             "wal_bytes_per_msg": round(wal.records / handled),
             "wal_image_bytes_per_msg": round(wal.images / handled),
+            "cpu_elsewhere": round(first.processors.elsewhere(last.processors), 2),
         }
 
 

@@ -24,7 +24,6 @@ with nothing else going on. What comes between (the plan, new subscriptions, con
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 import tempfile
@@ -33,9 +32,9 @@ from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import psycopg
 
+from bench.meter import Processors
 from bench.report import parser_of, say, show
 from bench.rig import plain
 from shardctl.fleet import topology
@@ -119,7 +118,7 @@ def measure(local, count, rate, parallel):
         began = time.time()
         processors = Processors()
         moving.run(parallel=parallel)
-        elsewhere = processors.elsewhere()
+        elsewhere = processors.elsewhere(Processors())
         ended = time.time()
         say("what they left behind is deleted …")
         effect = moving.effect(Times(quiet, opened, began, ended))
@@ -160,29 +159,6 @@ def measure(local, count, rate, parallel):
 
 def seconds(name, of):
     return {f"{name}_p50_s": round(of.p50, 3), f"{name}_p99_s": round(of.p99, 3), f"{name}_max_s": round(of.longest, 3)}
-
-
-class Processors:
-    """Who had the machine's processors since this was made."""
-
-    def __init__(self):
-        self._all, self._ours = psutil.cpu_times(), self._our_seconds()
-
-    def elsewhere(self):
-        """The part that others took."""
-        now, ours = psutil.cpu_times(), self._our_seconds() - self._ours
-        passed = sum(now) - sum(self._all)
-        return max(0.0, (passed - (now.idle - self._all.idle) - ours) / passed)
-
-    @staticmethod
-    def _our_seconds():
-        me, seconds = psutil.Process(), 0.0
-        times = me.cpu_times()
-        seconds += times.children_user + times.children_system  # of those that have ended
-        for process in (me, *me.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                seconds += sum(process.cpu_times()[:2])
-        return seconds
 
 
 def not_taken(local):
