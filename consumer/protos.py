@@ -1,8 +1,8 @@
 """Pub/Sub's messages as the plain protobuf classes of Google's package, since its wrappers cost more than all else here.
 
 Importing that package loads the clients of all its services, their retries and their credentials: some 20 MiB, and a fifth of a
-consumer's start. Its types need none of that, and are loaded without it. Whoever imports the package later, such as a sink of the
-user's, gets the whole of it with these same types.
+consumer's start. Its types need none of that, and are loaded without it. Whoever imports the package later gets all of it, with
+these same types: a sink of the user's, or `consumer.pubsub`, which opens the channel to the service with its client.
 """
 
 from __future__ import annotations
