@@ -65,84 +65,86 @@ SHARD = "{{shard}}"
 
 
 def _rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
-    def by_shard(name: str) -> list[tuple[str, str]]:
-        return [(SHARD, series.rate(f"shardctl_{name}_total"))]
+    yield "What waits", _waiting(series)
+    yield "What is done", _done(series)
+    yield "How long it takes", _latencies(series)
+    yield "What fails", _failures(series)
+    yield "Slots", _slots(series)
+    yield "Pods", _pods(series)
 
-    def highest(name: str) -> list[tuple[str, str]]:
-        return [(SHARD, f"max by (shard) ({series.own(f'shardctl_{name}')})")]
 
-    def quantiles(name: str) -> list[tuple[str, str]]:
-        return [
-            (f"{SHARD} p{quantile * 100:g}", series.quantile(quantile, f"shardctl_{name}")) for quantile in (0.5, 0.99)
-        ]
+def _waiting(series: Series) -> list[Panel]:
+    return [
+        ("Undelivered messages", "short", [(SHARD, series.backlog)]),
+        ("Oldest unacked message", "s", [(SHARD, series.oldest_age)]),
+        ("Dead letters and strays", "short", [("dead letters", series.dead_letters), ("strays", series.strays)]),
+    ]
 
-    yield (
-        "What waits",
-        [
-            ("Undelivered messages", "short", [(SHARD, series.backlog)]),
-            ("Oldest unacked message", "s", [(SHARD, series.oldest_age)]),
-            ("Dead letters and strays", "short", [("dead letters", series.dead_letters), ("strays", series.strays)]),
-        ],
-    )
-    yield (
-        "What is done",
-        [
-            ("Messages received", "ops", by_shard("messages_received")),
-            ("Writes applied", "ops", by_shard("messages_applied")),
-            ("Found done already", "ops", by_shard("messages_duplicate")),
-            ("Stale writes", "ops", by_shard("writes_stale")),
-        ],
-    )
-    yield (
-        "How long it takes",
-        [
-            ("From taking a batch to its acknowledgement", "s", quantiles("batch_seconds")),
-            ("From publishing to commit", "s", quantiles("publish_to_commit_seconds")),
-            ("A database transaction", "s", quantiles("transaction_seconds")),
-            ("Messages a transaction", "short", quantiles("batch_rows")),
-        ],
-    )
-    set_aside = series.rate("shardctl_messages_dead_lettered_total", by="shard, reason")
-    yield (
-        "What fails",
-        [
-            ("Batches tried again", "ops", by_shard("batch_retries")),
-            ("Writes set aside", "ops", [(f"{SHARD} {{{{reason}}}}", set_aside)]),
-            ("Writes parked", "ops", [*by_shard("messages_parked")]),
-            ("A slot failing for", "s", highest("slot_failing_seconds")),
-        ],
-    )
-    yield (
-        "Slots",
-        [
-            ("Locks found held", "ops", by_shard("locks_contended")),
-            ("A slot held for", "s", highest("slot_held_seconds")),
-            ("Held, a second", "ops", by_shard("messages_held")),
-            (
-                "Passed on, and published again",
-                "ops",
-                [
-                    (f"{SHARD} passed on", series.rate("shardctl_messages_passed_on_total")),
-                    (f"{SHARD} again", series.rate("shardctl_messages_published_again_total")),
-                    (f"{SHARD} barriers", series.rate("shardctl_barriers_passed_total")),
-                ],
-            ),
-        ],
-    )
-    yield (
-        "Pods",
-        [
-            ("Ready", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_ready')})")]),
-            ("Missing", "short", [(SHARD, series.unavailable)]),
-            ("Memory, of the limit", "percentunit", [("{{pod}}", series.memory)]),
-            ("Messages in hand", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
-            (
-                "Redis and database",
-                "bool_on_off",
-                [
-                    (f"{SHARD} without locks", f"max by (shard) ({series.own('shardctl_redis_degraded')})"),
-                    (f"{SHARD} database", f"min by (shard) ({series.own('shardctl_database_up')})"),
-                ],
-            ),
-        ],
-    )
+
+def _done(series: Series) -> list[Panel]:
+    return [
+        ("Messages received", "ops", _rate(series, "messages_received")),
+        ("Writes applied", "ops", _rate(series, "messages_applied")),
+        ("Found done already", "ops", _rate(series, "messages_duplicate")),
+        ("Stale writes", "ops", _rate(series, "writes_stale")),
+    ]
+
+
+def _latencies(series: Series) -> list[Panel]:
+    return [
+        ("From taking a batch to its acknowledgement", "s", _quantiles(series, "batch_seconds")),
+        ("From publishing to commit", "s", _quantiles(series, "publish_to_commit_seconds")),
+        ("A database transaction", "s", _quantiles(series, "transaction_seconds")),
+        ("Messages a transaction", "short", _quantiles(series, "batch_rows")),
+    ]
+
+
+def _failures(series: Series) -> list[Panel]:
+    dead_lettered = series.rate("shardctl_messages_dead_lettered_total", by="shard, reason")
+    return [
+        ("Batches tried again", "ops", _rate(series, "batch_retries")),
+        ("Writes set aside", "ops", [(f"{SHARD} {{{{reason}}}}", dead_lettered)]),
+        ("Writes parked", "ops", _rate(series, "messages_parked")),
+        ("A slot failing for", "s", _highest(series, "slot_failing_seconds")),
+    ]
+
+
+def _slots(series: Series) -> list[Panel]:
+    passed_on = [
+        (f"{SHARD} passed on", series.rate("shardctl_messages_passed_on_total")),
+        (f"{SHARD} again", series.rate("shardctl_messages_published_again_total")),
+        (f"{SHARD} barriers", series.rate("shardctl_barriers_passed_total")),
+    ]
+    return [
+        ("Locks found held", "ops", _rate(series, "locks_contended")),
+        ("A slot held for", "s", _highest(series, "slot_held_seconds")),
+        ("Held, a second", "ops", _rate(series, "messages_held")),
+        ("Passed on, and published again", "ops", passed_on),
+    ]
+
+
+def _pods(series: Series) -> list[Panel]:
+    dependencies = [
+        (f"{SHARD} without locks", f"max by (shard) ({series.own('shardctl_redis_degraded')})"),
+        (f"{SHARD} database", f"min by (shard) ({series.own('shardctl_database_up')})"),
+    ]
+    return [
+        ("Ready", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_ready')})")]),
+        ("Missing", "short", [(SHARD, series.unavailable)]),
+        ("Memory, of the limit", "percentunit", [("{{pod}}", series.memory)]),
+        ("Messages in hand", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
+        ("Redis and database", "bool_on_off", dependencies),
+    ]
+
+
+def _rate(series: Series, name: str) -> list[tuple[str, str]]:
+    return [(SHARD, series.rate(f"shardctl_{name}_total"))]
+
+
+def _highest(series: Series, name: str) -> list[tuple[str, str]]:
+    return [(SHARD, f"max by (shard) ({series.own(f'shardctl_{name}')})")]
+
+
+def _quantiles(series: Series, name: str) -> list[tuple[str, str]]:
+    metric = f"shardctl_{name}"
+    return [(f"{SHARD} p{quantile * 100:g}", series.quantile(quantile, metric)) for quantile in (0.5, 0.99)]

@@ -39,47 +39,65 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def application(view: View, token: str, host: str) -> ASGIApp:
     """`token` is asked for by each call of `/api/`; `host` is where the server listens."""
-    asker, acting = Asker(PATIENCE_SECONDS), asyncio.Lock()
+    api = _Api(view)
+    routes = [
+        Route("/api/status", _answer(lambda _: view.status())),
+        Route("/api/slots", _answer(lambda _: view.slots())),
+        Route("/api/heat", _answer(lambda _: view.heat())),
+        Route("/api/parked", _answer(api.parked_keys)),
+        Route("/api/parked/messages", _answer(api.parked_messages)),
+        Route("/api/parked/replay", _answer(api.parked_replay), methods=["POST"]),
+        Route("/api/letters", _answer(api.dead_letters)),
+        Route("/api/letters/replay", _answer(api.letters_replay), methods=["POST"]),
+        *(Route(path, _file(content, kind)) for path, content, kind in _pages()),
+    ]
+    handlers = {Problem: _problem, HTTPException: _http, ShardctlError: _refused, Exception: _broken}
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, host)
 
-    async def parked(_: Request) -> Any:
-        return await _in_thread(aside.listed, view.urls(), asker)
 
-    async def parked_messages(request: Request) -> Any:
+class _Api:
+    """What the page reads of parked keys and dead letters, and what it does with them: one action at a time."""
+
+    def __init__(self, view: View) -> None:
+        self._view, self._asker = view, Asker(PATIENCE_SECONDS)
+        self._acting = asyncio.Lock()
+
+    async def parked_keys(self, _: Request) -> Any:
+        return await _in_thread(aside.listed, self._view.urls(), self._asker)
+
+    async def parked_messages(self, request: Request) -> Any:
         query = request.query_params
         slot = _number(query.get("slot"), "slot")
         kind, key = query.get("type", ""), query.get("key", "")
         _check_text(kind, "type")
         _check_text(key, "key")
-        return await _in_thread(aside.shown, view.urls(), query.get("shard", ""), slot, kind, key)
+        return await _in_thread(aside.shown, self._view.urls(), query.get("shard", ""), slot, kind, key)
 
-    async def parked_replay(request: Request) -> Any:
-        told = await _body(
-            request, {"shard": str, "slot": int, "type": str, "key": str, "messages": int, "parked_time": str}
+    async def parked_replay(self, request: Request) -> Any:
+        fields = {"shard": str, "slot": int, "type": str, "key": str, "messages": int, "parked_time": str}
+        body = await _body(request, fields)
+        work = partial(aside.replay, self._view.urls(), *(body[name] for name in fields))
+        return await self._act(
+            "parked release", {"shard": body["shard"], "type": body["type"], "keys": [body["key"]]}, work
         )
-        work = partial(
-            aside.replay, view.urls(), told["shard"], told["slot"], told["type"], told["key"], told["messages"],
-            told["parked_time"],
-        )  # fmt: skip
-        what = {"shard": told["shard"], "type": told["type"], "keys": [told["key"]]}
-        return await act("parked release", what, work)
 
-    async def found_letters(request: Request) -> Any:
+    async def dead_letters(self, request: Request) -> Any:
         strays = request.query_params.get("strays") == "true"
-        return await _in_thread(partial(letters.listed, view.fleet(), strays=strays))
+        return await _in_thread(partial(letters.listed, self._view.fleet(), strays=strays))
 
-    async def letters_replay(request: Request) -> Any:
-        told = await _body(request, {"strays": bool, "id": str, "key": str, "set_aside_us": int})
-        confirmed = {"letter_id": told["id"], "key": told["key"], "set_aside_us": told["set_aside_us"]}
-        work = partial(letters.replay, view.fleet(), view.urls(), strays=told["strays"], **confirmed)
-        return await act("deadletter replay", {"strays": told["strays"], "ids": [told["id"]]}, work)
+    async def letters_replay(self, request: Request) -> Any:
+        body = await _body(request, {"strays": bool, "id": str, "key": str, "set_aside_us": int})
+        confirmed = {"letter_id": body["id"], "key": body["key"], "set_aside_us": body["set_aside_us"]}
+        work = partial(letters.replay, self._view.fleet(), self._view.urls(), strays=body["strays"], **confirmed)
+        return await self._act("deadletter replay", {"strays": body["strays"], "ids": [body["id"]]}, work)
 
-    async def act(name: str, plan: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-        """One at a time, with its lines for the audit."""
-        async with acting:
-            audit.begin(name, view.fleet().fleet, by="ui", **plan)
+    async def _act(self, name: str, plan: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """The work's answer, with the action's lines in the audit."""
+        async with self._acting:
+            audit.begin(name, self._view.fleet().fleet, by="ui", **plan)
             code, why = EXIT_BUG, ""
             try:
-                told = await _in_thread(work)
+                answer = await _in_thread(work)
                 code = EXIT_DONE
             except Problem:
                 code = EXIT_REFUSED
@@ -92,21 +110,7 @@ def application(view: View, token: str, host: str) -> ASGIApp:
                 raise
             finally:
                 audit.end(code, why)
-            return told
-
-    routes = [
-        Route("/api/status", _answer(lambda _: view.status())),
-        Route("/api/slots", _answer(lambda _: view.slots())),
-        Route("/api/heat", _answer(lambda _: view.heat())),
-        Route("/api/parked", _answer(parked)),
-        Route("/api/parked/messages", _answer(parked_messages)),
-        Route("/api/parked/replay", _answer(parked_replay), methods=["POST"]),
-        Route("/api/letters", _answer(found_letters)),
-        Route("/api/letters/replay", _answer(letters_replay), methods=["POST"]),
-        *(Route(path, _file(content, kind)) for path, content, kind in _pages()),
-    ]
-    handlers = {Problem: _problem, HTTPException: _http, ShardctlError: _refused, Exception: _broken}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, host)
+            return answer
 
 
 def _pages() -> list[tuple[str, bytes, str]]:

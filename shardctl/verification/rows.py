@@ -58,65 +58,74 @@ def check_table(
     """`kinds` are the message types that the table is mapped for; rows of slots in `elsewhere` wait to be deleted."""
     prepare(connection)
     expected = _expected(connection.dialect.name, table, kinds, rule)
-    wrong = f"({expected}) <> {table.slot_sql}" if expected else None
-    here = frozenset(active)
-    waiting_for = frozenset(elsewhere)
-    rows = checksum = waiting = 0
+    wrong = f"({expected}) <> {table.slot_sql}" if expected else ""
+    active_slots, moved_slots = frozenset(active), frozenset(elsewhere)
+    here: list[_Slot] = []
+    waiting: list[_Slot] = []
     lost: list[_Slot] = []
-    misrouted: list[_Slot] = []
-    for each in _by_slot(connection, table, wrong):
-        if each.slot in here:
-            rows += each.rows
-            checksum += each.checksum
-            if each.wrong:
-                misrouted.append(each)
-        elif each.slot in waiting_for:
-            waiting += each.rows
+    for counted in _by_slot(connection, table, wrong):
+        if counted.slot in active_slots:
+            here.append(counted)
+        elif counted.slot in moved_slots:
+            waiting.append(counted)
         else:
-            lost.append(each)
-    checked = TableCheck(table.name, rows, checksum % MODULUS, waiting)
-    faults = []
-    without = [each for each in lost if each.slot is None]
-    lost = [each for each in lost if each.slot is not None]
-    if without:
-        faults.append(
-            Fault(
+            lost.append(counted)
+    check = TableCheck(
+        table.name,
+        sum(counted.rows for counted in here),
+        sum(counted.checksum for counted in here) % MODULUS,
+        sum(counted.rows for counted in waiting),
+    )
+    misrouted = [counted for counted in here if counted.wrong]
+    faults = [*_slotless(connection, shard, table, lost), *_lost(connection, shard, table, lost)]
+    return check, [*faults, *_misrouted(connection, shard, table, misrouted, wrong)]
+
+
+def _slotless(connection: Connection, shard: str, table: SlotTable, lost: Sequence[_Slot]) -> Iterator[Fault]:
+    for counted in lost:
+        if counted.slot is None:
+            yield Fault(
                 shard,
                 "rows without a slot, which no rebalance would move",
                 f"Set their {table.slot_column.name}, or delete them.",
                 table.name,
-                rows=without[0].rows,
+                rows=counted.rows,
                 example=_example(connection, table, f"{table.slot_sql} IS NULL"),
             )
+
+
+def _lost(connection: Connection, shard: str, table: SlotTable, lost: Sequence[_Slot]) -> Iterator[Fault]:
+    slots = [counted.slot for counted in lost if counted.slot is not None]
+    if slots:
+        yield Fault(
+            shard,
+            "rows of slots that aren't active here",
+            "If a rebalance moved the slots away, its `shardctl rebalance finish` deletes them; else find who wrote them, "
+            "and move them to the shard that `shardctl route` names.",
+            table.name,
+            SlotSet.of(slots),
+            sum(counted.rows for counted in lost if counted.slot is not None),
+            _example(connection, table, f"{table.slot_sql} = {slots[0]}"),
         )
-    if lost:
-        faults.append(
-            Fault(
-                shard,
-                "rows of slots that aren't active here",
-                "If a rebalance moved the slots away, its `shardctl rebalance finish` deletes them; else find who wrote them, "
-                "and move them to the shard that `shardctl route` names.",
-                table.name,
-                SlotSet.of(each.slot for each in lost if each.slot is not None),
-                sum(each.rows for each in lost),
-                _example(connection, table, f"{table.slot_sql} = {lost[0].slot}"),
-            )
+
+
+def _misrouted(
+    connection: Connection, shard: str, table: SlotTable, misrouted: Sequence[_Slot], wrong: str
+) -> Iterator[Fault]:
+    """`wrong` is true, in SQL, of a row whose key gives another slot."""
+    slots = [counted.slot for counted in misrouted if counted.slot is not None]
+    if slots:
+        yield Fault(
+            shard,
+            "rows whose routing key or time gives another slot than the one they have",
+            "Find the producer that hashes otherwise or gives another key than the row's; see `shardctl route`. "
+            "Then write the rows anew.",
+            table.name,
+            SlotSet.of(slots),
+            sum(counted.wrong for counted in misrouted),
+            _example(connection, table, f"{wrong} AND {table.slot_sql} = {slots[0]}"),
+            of_keys=True,
         )
-    if misrouted:
-        faults.append(
-            Fault(
-                shard,
-                "rows whose routing key or time gives another slot than the one they have",
-                "Find the producer that hashes otherwise or gives another key than the row's; see `shardctl route`. "
-                "Then write the rows anew.",
-                table.name,
-                SlotSet.of(each.slot for each in misrouted if each.slot is not None),
-                sum(each.wrong for each in misrouted),
-                _example(connection, table, f"{wrong} AND {table.slot_sql} = {misrouted[0].slot}"),
-                of_keys=True,
-            )
-        )
-    return checked, faults
 
 
 def _expected(product: str, table: SlotTable, kinds: Sequence[MessageType], rule: SlotRule) -> str | None:
@@ -125,7 +134,7 @@ def _expected(product: str, table: SlotTable, kinds: Sequence[MessageType], rule
     return found.pop() if len(found) == 1 else None
 
 
-def _by_slot(connection: Connection, table: SlotTable, wrong: str | None) -> Iterator[_Slot]:
+def _by_slot(connection: Connection, table: SlotTable, wrong: str) -> Iterator[_Slot]:
     total = sum_of_rows(connection.dialect.name, table)
     counted = f"sum(CASE WHEN {wrong} THEN 1 ELSE 0 END)" if wrong else "0"
     query = f"SELECT {table.slot_sql}, count(*), {total}, {counted} FROM {table.sql} GROUP BY {table.slot_sql}"  # noqa: S608

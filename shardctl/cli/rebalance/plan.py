@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,68 +21,73 @@ if TYPE_CHECKING:
     from shardctl.rebalance.planning.plan import Plan
 
 
+AddOption = Annotated[list[str] | None, typer.Option("--add", metavar="S", help="A new shard; may be repeated.")]
+LikeOption = Annotated[
+    str, typer.Option("--like", metavar="S", help="With --add: the shard whose message types it takes.")
+]
+RemoveOption = Annotated[
+    list[str] | None, typer.Option("--remove", metavar="S", help="A shard to empty; may be repeated.")
+]
+SplitOption = Annotated[str, typer.Option("--split", metavar="S", help="Halve this shard.")]
+IntoOption = Annotated[str, typer.Option("--into", metavar="T", help="With --split: the new half's name.")]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", metavar="S=W", help="A shard's part, where others have 1; may be repeated."),
+]
+ByLoadOption = Annotated[
+    bool, typer.Option("--by-load", help="Level measured writes, not counts of slots; alone or with the above.")
+]
+WindowOption = Annotated[str, typer.Option("--window", metavar="TIME", help="With --by-load: measure so far back.")]
+BackOption = Annotated[
+    bool, typer.Option("--back", help="From a rebalance that is open or was aborted, back to where it began.")
+]
+ToleranceOption = Annotated[
+    str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its part.")
+]
+MinGainOption = Annotated[
+    str, typer.Option("--min-gain", metavar="PERCENT", help="With --by-load: what a move must take off a peak.")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="NEXT", help="The next file; by default shards.next.yaml, - for stdout."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Write over any file.")]
+DatabaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--database",
+        metavar="SHARD=URL",
+        help="A shard's database, to measure in; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>.",
+    ),
+]
+
+
 def plan(
     file: FileOption = DEFAULT_FILE,
-    add: Annotated[list[str] | None, typer.Option("--add", metavar="S", help="A new shard; may be repeated.")] = None,
-    like: Annotated[
-        str, typer.Option("--like", metavar="S", help="With --add: the shard whose message types it takes.")
-    ] = "",
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", metavar="S", help="A shard to empty; may be repeated.")
-    ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="S", help="Halve this shard.")] = "",
-    into: Annotated[str, typer.Option("--into", metavar="T", help="With --split: the new half's name.")] = "",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option("--weights", metavar="S=W", help="A shard's part, where others have 1; may be repeated."),
-    ] = None,
-    by_load: Annotated[
-        bool, typer.Option("--by-load", help="Level measured writes, not counts of slots; alone or with the above.")
-    ] = False,
-    window: Annotated[
-        str, typer.Option("--window", metavar="TIME", help="With --by-load: measure so far back.")
-    ] = "15m",
-    back: Annotated[
-        bool, typer.Option("--back", help="From a rebalance that is open or was aborted, back to where it began.")
-    ] = False,
-    tolerance: Annotated[
-        str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its part.")
-    ] = "5%",
-    min_gain: Annotated[
-        str,
-        typer.Option("--min-gain", metavar="PERCENT", help="With --by-load: what a move must take off a peak."),
-    ] = "2%",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="NEXT", help="The next file; by default shards.next.yaml, - for stdout."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over any file.")] = False,
-    database: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--database",
-            metavar="SHARD=URL",
-            help="A shard's database, to measure in; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>.",
-        ),
-    ] = None,
+    add: AddOption = None,
+    like: LikeOption = "",
+    remove: RemoveOption = None,
+    split: SplitOption = "",
+    into: IntoOption = "",
+    weights: WeightsOption = None,
+    by_load: ByLoadOption = False,
+    window: WindowOption = "15m",
+    back: BackOption = False,
+    tolerance: ToleranceOption = "5%",
+    min_gain: MinGainOption = "2%",
+    output: OutputOption = None,
+    force: ForceOption = False,
+    database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Find the fewest slots to move, and write the next file. With no option: level the shards there are."""
-    from shardctl import atomicfile
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.planning.edit import edited
     from shardctl.rebalance.planning.plan import plan as planned
     from shardctl.rebalance.planning.request import Request
 
     fleet = load_fleet(file)
-    target = output or file.with_name(f"{file.stem}.next{file.suffix}")
-    to_stdout = str(target) == "-"
-    if to_stdout and as_json:
-        raise UsageError("--json and -o - both want stdout. Give -o a file.")
-    if not (to_stdout or force):
-        _refuse_others(target, fleet)
+    target = _target(file, output, fleet, force=force, as_json=as_json)
     given = given_urls(database or ())
     request = Request(
         add=tuple(add or ()),
@@ -96,23 +101,42 @@ def plan(
         tolerance=_share("--tolerance", tolerance),
         min_gain=_share("--min-gain", min_gain),
     )
-    found = planned(fleet, request)
-    text = edited(file.read_bytes().decode(), found.after, str(file))
-    told = report.of_plan(found, _rows(fleet, found, given))
-    if to_stdout:
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.flush()
-    else:
-        atomicfile.write(target, text.encode())
-        if as_json:
-            print_json(told | {"file": str(target)})
-        else:
-            report.show(told)
-    report.talk(told, request)
-    if not to_stdout:
+    proposal = planned(fleet, request)
+    text = edited(file.read_bytes().decode(), proposal.after, str(file))
+    summary = report.of_plan(proposal, _rows(fleet, proposal, given))
+    _write(target, text, summary, as_json=as_json)
+    report.talk(summary, request)
+    if target is not None:
         following = "" if output is None else f" --next {target}"
         say(f"{target}: written; nothing has moved yet. Next: `shardctl rebalance start -f {file}{following}`.")
     return EXIT_DONE
+
+
+def _target(file: Path, output: Path | None, fleet: Fleet, *, force: bool, as_json: bool) -> Path | None:
+    """The file to write; None for stdout. Raises ShardctlError where that would destroy something else."""
+    target = output or file.with_name(f"{file.stem}.next{file.suffix}")
+    if str(target) == "-":
+        if as_json:
+            raise UsageError("--json and -o - both want stdout. Give -o a file.")
+        return None
+    if not force:
+        _refuse_others(target, fleet)
+    return target
+
+
+def _write(target: Path | None, text: str, summary: dict[str, Any], *, as_json: bool) -> None:
+    """Write the next file, and show the summary on stdout unless the file goes there."""
+    from shardctl import atomicfile
+
+    if target is None:
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.flush()
+        return
+    atomicfile.write(target, text.encode())
+    if as_json:
+        print_json(summary | {"file": str(target)})
+    else:
+        report.show(summary)
 
 
 def _refuse_others(target: Path, fleet: Fleet) -> None:
