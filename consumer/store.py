@@ -219,7 +219,7 @@ class Store:
         """Raises TransientError while a table of shardctl's is missing, or the inbox is of another version."""
         with database.translated(), self._engine.connect() as connection:
             missing = schema.missing_tables(connection)
-            fault = schema.fault_of_inbox(connection)
+            fault = schema.fault_of_version(connection)
         if fault or missing:
             raise TransientError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
 

@@ -248,7 +248,7 @@ def provision_database(
     from shardctl.shard import database, schema
     from shardctl.shard.keys import given_out
 
-    was_old = _upgrade(shard, url, upgraded)
+    rewritten = _upgrade(shard, url, upgraded)
     try:
         engine = database.connect(url)
     except database.DatabaseError as error:
@@ -267,13 +267,13 @@ def provision_database(
         raise ProvisionError(f"database of shard {name}: {error.__cause__ or error}") from error
     finally:
         engine.dispose()
-    if was_old:
-        return Step("update", "database", name, (schema.inbox.name, schema.parked.name, schema.parked_keys.name, *made))
+    if rewritten:
+        return Step("update", "database", name, (*rewritten, *made))
     return Step("create" if made else "identical", "database", name, made)
 
 
-def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
-    """Bring tables of 0.1.0 to this version; whether there were any."""
+def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> tuple[str, ...]:
+    """Bring tables of 0.1.0 to this version; the names of those that there were."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl.shard import database, upgrade
@@ -283,9 +283,7 @@ def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bo
     except database.DatabaseError as error:
         raise ProvisionError(f"shard {shard.name}: {error}") from error
     try:
-        if not upgrade.is_due(engine):
-            return False
-        upgrade.upgrade(engine, upgraded)
+        return upgrade.upgrade(engine, upgraded)
     except SQLAlchemyError as error:
         name = engine.url.render_as_string(hide_password=True)
         raise ProvisionError(f"database of shard {shard.name} at {name}: {error.__cause__ or error}") from error
@@ -293,7 +291,6 @@ def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bo
         raise ProvisionError(f"shard {shard.name}: {error}") from error
     finally:
         engine.dispose()
-    return True
 
 
 def database_url_variable(shard: Shard) -> str:

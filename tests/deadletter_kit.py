@@ -192,7 +192,7 @@ class _Shard(Database):
         of = next(each for each in fleet.shards if each.name == name)
         self.config = shardconfig.slice_of(fleet, of)
         keep = ", ".join(str(slot) for slot in of.slots)
-        self.run(f"DELETE FROM shardctl_slots WHERE slot NOT IN ({keep})")
+        self.run(f"DELETE FROM shardctl_lanes WHERE slot NOT IN ({keep})")
         self.run("UPDATE shardctl_fence SET version = version + 1")
 
     def settle(self, deliveries, set_aside):

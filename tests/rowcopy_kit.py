@@ -99,11 +99,11 @@ class Side:
             self.put(schema.parked, {**common, **its_own})
 
     def lane(self, slot: int, state: LaneState, generation: int = 1) -> None:
-        self.put(schema.slots, {"slot": slot, "generation": generation, "state": state})
+        self.put(schema.lanes, {"slot": slot, "generation": generation, "state": state})
 
     def set_lanes(self, state: LaneState) -> None:
         with database.writing(self.engine) as connection:
-            connection.execute(update(schema.slots).values(state=state))
+            connection.execute(update(schema.lanes).values(state=state))
 
     def rows(self, table: Any, slot: int = 5) -> list[dict[str, Any]]:
         """In UTC, whatever the database makes of time zones."""
@@ -117,7 +117,7 @@ class Side:
 
     def clear(self) -> None:
         with database.writing(self.engine) as connection:
-            for table in (self.things, schema.inbox, schema.parked, schema.parked_keys, schema.slots):
+            for table in (self.things, schema.inbox, schema.parked, schema.parked_keys, schema.lanes):
                 connection.execute(table.delete())
 
     def close(self) -> None:

@@ -109,16 +109,16 @@ class Fleet:
             self._execute(shard, insert(schema.parked).values(row))
 
     def lane(self, shard, slot, state, generation=1) -> None:
-        self._execute(shard, insert(schema.slots).values(slot=slot, generation=generation, state=state))
+        self._execute(shard, insert(schema.lanes).values(slot=slot, generation=generation, state=state))
 
     def set(self, shard, slot, of_generation=None, **values) -> None:
-        change = update(schema.slots).where(schema.slots.c.slot == slot)
+        change = update(schema.lanes).where(schema.lanes.c.slot == slot)
         if of_generation is not None:
-            change = change.where(schema.slots.c.generation == of_generation)
+            change = change.where(schema.lanes.c.generation == of_generation)
         self._execute(shard, change.values(values))
 
     def delete_lane(self, shard, slot) -> None:
-        self._execute(shard, delete(schema.slots).where(schema.slots.c.slot == slot))
+        self._execute(shard, delete(schema.lanes).where(schema.lanes.c.slot == slot))
 
     def run(self, shard, *statements) -> None:
         for statement in statements:

@@ -20,7 +20,7 @@ _WRITES = (
 )
 _BEGINNINGS = (
     "SELECT slot, barrier_time_us / 1e6::float8, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 "
-    "FROM shardctl_slots WHERE state = 'active' AND barrier_time_us IS NOT NULL"
+    "FROM shardctl_lanes WHERE state = 'active' AND barrier_time_us IS NOT NULL"
 )
 
 

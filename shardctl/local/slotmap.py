@@ -37,7 +37,7 @@ def read(fleet: Fleet, shards: Sequence[str], databases: Mapping[str, str]) -> S
     for shard in shards:
         engine = create_engine(databases[shard])
         with engine.connect() as connection:
-            active = connection.scalars(text("SELECT slot FROM shardctl_slots WHERE state = 'active'"))
+            active = connection.scalars(text("SELECT slot FROM shardctl_lanes WHERE state = 'active'"))
             holders.update(dict.fromkeys(active, shard))
         engine.dispose()
     return SlotMap(1 << fleet.routing.slot_bits, tuple(shards), holders)

@@ -24,7 +24,7 @@ from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.shard.database import DatabaseError, snapshot
 from shardctl.shard.lanes import Lane
 from shardctl.shard.lanes import read as read_lanes
-from shardctl.shard.schema import LaneState, RebalanceState, fault_of_inbox, missing_tables, rebalances, replicas
+from shardctl.shard.schema import LaneState, RebalanceState, fault_of_version, missing_tables, rebalances, replicas
 
 MAX_LAG = 10_000
 SEEN = timedelta(seconds=60)
@@ -65,7 +65,7 @@ def _known(engine: Engine) -> Known:
     with snapshot(engine) as connection:
         if not engine.dialect.has_table(connection, rebalances.name):
             return Known({}, {}, {}, empty=True)
-        if fault := fault_of_inbox(connection):
+        if fault := fault_of_version(connection):
             raise DatabaseError(fault)
         lacks = missing_tables(connection)
         readers: dict[int, timedelta] = {}

@@ -103,8 +103,18 @@ def error_of(engine: Engine, error: BaseException) -> DatabaseError:
     """What to raise, from `error`. For what uses a driver without SQLAlchemy, too."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     told = str(cause).strip().partition("\n")[0]
-    fix = f". {SEE_EVERY_ROW}" if "row-level security" in told else ""
+    fix = ""
+    if "row-level security" in told:
+        fix = f". {SEE_EVERY_ROW}"
+    elif _is_missing_table(cause) and "shardctl_" in told:
+        fix = ". Its tables aren't those of this version of shardctl: run `shardctl provision`"
     return DatabaseError(f"database {_where(engine)}: {told}{fix}")
+
+
+def _is_missing_table(cause: BaseException | None) -> bool:
+    """By codes, where there are any: PostgreSQL's words are in the server's language."""
+    state, first = getattr(cause, "sqlstate", None), next(iter(getattr(cause, "args", ())), "")
+    return state == "42P01" or first == 1146 or str(first).startswith("no such table: ")
 
 
 def _where(engine: Engine) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from shardctl.fleet.keyspace import SlotSet, lane_of
-from shardctl.shard.schema import LaneState, RebalanceState, barriers, fence, rebalances, slots
+from shardctl.shard.schema import LaneState, RebalanceState, barriers, fence, lanes, rebalances
 
 TOKEN_BYTES = 16
 
@@ -52,9 +52,9 @@ def read(connection: Connection, of: Collection[int] | None = None) -> dict[int,
 
     Share the fence, or take it alone, to rely on them.
     """
-    query = select(slots.c.slot, slots.c.generation, slots.c.state, slots.c.barrier_time_us)
+    query = select(lanes.c.slot, lanes.c.generation, lanes.c.state, lanes.c.barrier_time_us)
     if of is not None:
-        query = query.where(slots.c.slot.in_(of))
+        query = query.where(lanes.c.slot.in_(of))
     return {
         lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us)
         for slot, generation, state, barrier_time_us in connection.execute(query)
@@ -76,7 +76,7 @@ def share_fence(connection: Connection) -> None:
 
 def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
     """A lane that nobody else changes until the transaction ends. Writers don't notice."""
-    query = select(slots.c.state, slots.c.barrier_time_us).where(slots.c.slot == slot, slots.c.generation == generation)
+    query = select(lanes.c.state, lanes.c.barrier_time_us).where(lanes.c.slot == slot, lanes.c.generation == generation)
     found = connection.execute(query.with_for_update()).first()
     return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us)
 
@@ -84,12 +84,12 @@ def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
 def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
     """Mark slots as arriving in a generation, where the database has nothing of them in it yet."""
     take_fence_alone(connection)
-    there = set(connection.scalars(select(slots.c.slot).where(slots.c.generation == generation)))
+    there = set(connection.scalars(select(lanes.c.slot).where(lanes.c.generation == generation)))
     new = [
         {"slot": slot, "generation": generation, "state": LaneState.ARRIVING} for slot in slot_set if slot not in there
     ]
     if new:
-        connection.execute(insert(slots), new)
+        connection.execute(insert(lanes), new)
 
 
 def make_due(connection: Connection, of: Iterable[int], generation: int) -> None:
@@ -104,8 +104,8 @@ def await_barriers(connection: Connection, of: Collection[int], generation: int,
     For slots whose next lane is due, or becomes due in this transaction. Slots that have left meanwhile are left out. Done again,
     it gives the same tokens. `journal.hold_open` keeps other executors out meanwhile.
     """
-    lane = and_(slots.c.generation == generation, slots.c.state == LaneState.ACTIVE, slots.c.slot.in_(list(of)))
-    here = connection.scalars(select(slots.c.slot).where(lane)).all()
+    lane = and_(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE, lanes.c.slot.in_(list(of)))
+    here = connection.scalars(select(lanes.c.slot).where(lane)).all()
     awaited = _awaited(connection, here, generation)
     tokens = {slot: awaited[slot].token for slot in here if slot in awaited and awaited[slot].rebalance == rebalance}
     new = {slot: secrets.token_hex(TOKEN_BYTES) for slot in here if slot not in tokens}
@@ -142,13 +142,13 @@ def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozen
     """
     take_fence_alone(connection)
     times_us = awaited_among(connection, met, generation)
-    found = select(slots.c.slot).where(slots.c.generation == generation, slots.c.state == LaneState.ACTIVE)
-    held = set(connection.scalars(found.where(slots.c.slot.in_(list(times_us)))))
+    found = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
+    held = set(connection.scalars(found.where(lanes.c.slot.in_(list(times_us)))))
     leaving = {slot: time_us for slot, time_us in times_us.items() if slot in held}
     _move(connection, leaving, generation, LaneState.ACTIVE, LaneState.LEFT)
     _forget_barriers(connection, leaving, generation)
     due = connection.execute(
-        select(slots.c.slot, slots.c.generation).where(slots.c.state == LaneState.DUE, slots.c.generation > generation)
+        select(lanes.c.slot, lanes.c.generation).where(lanes.c.state == LaneState.DUE, lanes.c.generation > generation)
     )
     staying: dict[int, dict[int, int]] = {}
     for slot, later in due:
@@ -162,13 +162,13 @@ def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozen
 def retire(connection: Connection) -> None:
     """Lanes that were announced and never came to it, once no subscription of theirs is left."""
     take_fence_alone(connection)
-    connection.execute(update(slots).where(slots.c.state == LaneState.ARRIVING).values(state=LaneState.LEFT))
+    connection.execute(update(lanes).where(lanes.c.state == LaneState.ARRIVING).values(state=LaneState.LEFT))
 
 
 def forget(connection: Connection) -> int:
     """Drop the lanes that aren't active, once no subscription of theirs is left; how many there were."""
     take_fence_alone(connection)
-    return connection.execute(delete(slots).where(slots.c.state != LaneState.ACTIVE)).rowcount
+    return connection.execute(delete(lanes).where(lanes.c.state != LaneState.ACTIVE)).rowcount
 
 
 def _move(
@@ -176,8 +176,8 @@ def _move(
 ) -> None:
     if not times_us:
         return
-    lane = and_(slots.c.slot == bindparam("of_slot"), slots.c.generation == generation, slots.c.state == before)
-    change = update(slots).where(lane).values(state=after, barrier_time_us=bindparam("time_us"))
+    lane = and_(lanes.c.slot == bindparam("of_slot"), lanes.c.generation == generation, lanes.c.state == before)
+    change = update(lanes).where(lane).values(state=after, barrier_time_us=bindparam("time_us"))
     connection.execute(change, [{"of_slot": slot, "time_us": time_us} for slot, time_us in times_us.items()])
 
 

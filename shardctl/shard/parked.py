@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, up
 
 from shardctl.errors import ShardctlError
 from shardctl.shard import database
-from shardctl.shard.schema import InboxOutcome, LaneState, fence, inbox, parked, parked_keys, slots
+from shardctl.shard.schema import InboxOutcome, LaneState, fence, inbox, lanes, parked, parked_keys
 
 
 class ParkedError(ShardctlError):
@@ -80,7 +80,7 @@ def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[Pa
     )
     query = (
         select(parked_keys, count.label("messages"))
-        .join(slots, and_(slots.c.slot == parked_keys.c.slot, slots.c.state == LaneState.ACTIVE))
+        .join(lanes, and_(lanes.c.slot == parked_keys.c.slot, lanes.c.state == LaneState.ACTIVE))
         .order_by(
             parked_keys.c.parked_time, parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key
         )
@@ -150,7 +150,7 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
 def _take(connection: Connection, of: ParkedKey) -> bool:
     """Take the key alone, as whoever applies it does. Shares the fence, so that its slot can't leave meanwhile."""
     connection.execute(select(fence.c.version).with_for_update(read=True))
-    active = select(slots.c.slot).where(slots.c.slot == of.slot, slots.c.state == LaneState.ACTIVE)
+    active = select(lanes.c.slot).where(lanes.c.slot == of.slot, lanes.c.state == LaneState.ACTIVE)
     its_row = select(parked_keys.c.slot).where(_its_row(of)).with_for_update()
     return connection.scalar(active) is not None and connection.scalar(its_row) is not None
 

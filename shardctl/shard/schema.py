@@ -124,8 +124,8 @@ leader = Table(
 )
 
 # See `shardctl.shard.lanes`, which alone changes them.
-slots = Table(
-    "shardctl_slots",
+lanes = Table(
+    "shardctl_lanes",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("generation", Integer, primary_key=True, autoincrement=False),
@@ -238,17 +238,24 @@ _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
 _KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
 
 
-def fault_of_inbox(connection: Connection) -> str | None:
-    """Why this version can't work with the inbox that is there, and what to do; None where it can.
+LANES_OF_0_1 = "shardctl_slots"  # what 0.1.0 called the lanes' table
 
-    What 0.1.0 made is rewritten by `shardctl.shard.upgrade`; meanwhile there is no inbox.
+
+def fault_of_version(connection: Connection) -> str | None:
+    """Why this version can't work with the tables that are there, and what to do; None where it can.
+
+    What 0.1.0 made is upgraded by `shardctl.shard.upgrade`; meanwhile there is no inbox.
     """
     inspector = inspect(connection)
     if not inspector.has_table(inbox.name):
         return "there is no inbox, or it is being upgraded: run `shardctl provision`"
-    if any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
-        return None
-    return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+    if not any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
+        return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+    if not inspector.has_table(lanes.name) and inspector.has_table(LANES_OF_0_1):
+        return (
+            f"its table {LANES_OF_0_1} is of shardctl 0.1.0: run `shardctl provision`, which renames it to {lanes.name}"
+        )
+    return None
 
 
 def missing_tables(connection: Connection) -> tuple[str, ...]:
@@ -298,4 +305,4 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
             connection.execute(insert(fence).values(id=1, version=1))
             rows = [{"slot": slot, "generation": generation, "state": LaneState.ACTIVE} for slot in owned]
             if rows:
-                connection.execute(insert(slots), rows)
+                connection.execute(insert(lanes), rows)

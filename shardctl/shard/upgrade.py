@@ -1,5 +1,5 @@
 """Tables that 0.1.0 made, rewritten for this version: its inbox knew a write by its idempotency key alone, and it
-parked a routing key for all message types at once.
+parked a routing key for all message types at once. The lanes' table only has a new name.
 
     shardctl_inbox ──rename──▶ shardctl_inbox_0_1 ──rows, a batch a transaction──▶ shardctl_inbox_new ──rename──▶ shardctl_inbox
 
@@ -40,18 +40,29 @@ class UpgradeError(ShardctlError):
 
 def is_due(engine: Engine) -> bool:
     """Whether the database has tables of 0.1.0, or some on their way."""
-    return any(_is_due(engine, table) for table in _MADE_OF)
+    return bool(_due(engine))
 
 
-def upgrade(engine: Engine, progress: Progress = lambda _, __: None) -> None:
-    """Bring the tables of 0.1.0 to this version. Safe to run again, wherever it ended before.
+def upgrade(engine: Engine, progress: Progress = lambda _, __: None) -> tuple[str, ...]:
+    """Bring the tables of 0.1.0 to this version; the names of those that were due. Safe to run again, wherever it ended before.
 
     `engine` is of `shardctl.shard.database`. Raises UpgradeError and DatabaseError.
     """
-    _refuse_beside_consumers(engine)
-    for table, made_of in _MADE_OF.items():
-        if _is_due(engine, table):
-            _rewrite(engine, table, made_of, progress)
+    due = _due(engine)
+    if due:
+        _refuse_beside_consumers(engine)
+    for table in due:
+        if table is schema.lanes:
+            _rename_lanes(engine)
+        else:
+            _rewrite(engine, table, _MADE_OF[table], progress)
+    return tuple(table.name for table in due)
+
+
+def _due(engine: Engine) -> list[Table]:
+    """In the order in which they are upgraded."""
+    lanes = [schema.lanes] if inspect(engine).has_table(schema.LANES_OF_0_1) else []
+    return lanes + [table for table in _MADE_OF if _is_due(engine, table)]
 
 
 def _is_due(engine: Engine, table: Table) -> bool:
@@ -83,6 +94,29 @@ def _refuse_beside_consumers(engine: Engine) -> None:
         )
 
 
+def _rename_lanes(engine: Engine) -> None:
+    """One transaction; on MySQL and MariaDB one statement."""
+    old, new = schema.LANES_OF_0_1, schema.lanes.name
+    if inspect(engine).has_table(new):
+        _drop_empty(engine, old, new)
+        return
+    with database.writing(engine) as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+        if engine.dialect.name == "postgresql":
+            _give_names(connection, new, old)
+
+
+def _drop_empty(engine: Engine, old: str, new: str) -> None:
+    """What a `shardctl provision` of 0.1.0 makes beside the renamed table has no rows."""
+    with database.writing(engine) as connection:
+        if connection.exec_driver_sql(f"SELECT 1 FROM {old} LIMIT 1").first():  # noqa: S608
+            raise UpgradeError(
+                f"{old}, of 0.1.0, has rows, and {new} is there: a tool of 0.1.0 wrote to it meanwhile. Look which of them says "
+                f"what the shard owns, drop or empty the other, and run `shardctl provision` again."
+            )
+        connection.exec_driver_sql(f"DROP TABLE {old}")
+
+
 def _rewrite(engine: Engine, table: Table, made_of: MadeOf, progress: Progress) -> None:
     new = table.to_metadata(MetaData(), name=table.name + NEW)
     names = set(inspect(engine).get_table_names())
@@ -108,7 +142,7 @@ def _rewrite(engine: Engine, table: Table, made_of: MadeOf, progress: Progress) 
             )
         old.drop(connection)
         if engine.dialect.name == "postgresql":
-            _give_names(connection, table.name)
+            _give_names(connection, table.name, table.name + NEW)
 
 
 def _make(engine: Engine, old: Table, new: Table) -> None:
@@ -150,14 +184,18 @@ def _rename(engine: Engine, name: str, to: str) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {name} RENAME TO {to}")
 
 
-def _give_names(connection: Connection, name: str) -> None:
-    """To what PostgreSQL named after the new table: its indexes and its sequence."""
-    like = f"{name}{NEW}_".replace("_", "\\_") + "%"
-    query = (
+def _give_names(connection: Connection, name: str, before: str) -> None:
+    """To what PostgreSQL named after the table when it was called `before`: its constraints, indexes and sequence."""
+    like = f"{before}_".replace("_", "\\_") + "%"
+    constraints = "SELECT conname FROM pg_constraint WHERE conname LIKE %s AND conrelid = to_regclass(%s)"
+    for (constraint,) in connection.exec_driver_sql(constraints, (like, name)).all():
+        renamed = constraint.replace(before, name, 1)
+        connection.exec_driver_sql(f"ALTER TABLE {name} RENAME CONSTRAINT {constraint} TO {renamed}")
+    relations = (
         "SELECT relname FROM pg_class WHERE relname LIKE %s AND relnamespace = to_regnamespace(current_schema()::text)"
     )
-    for (found,) in connection.exec_driver_sql(query, (like,)).all():
-        connection.exec_driver_sql(f"ALTER TABLE {found} RENAME TO {found.replace(name + NEW, name, 1)}")
+    for (relation,) in connection.exec_driver_sql(relations, (like,)).all():
+        connection.exec_driver_sql(f"ALTER TABLE {relation} RENAME TO {relation.replace(before, name, 1)}")
 
 
 # --- what becomes of a row ----------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from shardctl.errors import ShardctlError
 from shardctl.rebalance import journal
 from shardctl.rebalance.planning.rates import measured
 from shardctl.rebalance.preflight import Known
-from shardctl.shard import database, lanes
+from shardctl.shard import database, lanes, schema
 from shardctl.shard.database import DatabaseError, snapshot
 from shardctl.shard.lanes import Lane
-from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas, slots
+from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas
 from shardctl.status.report import DatabaseFacts
 
 HEAT_WINDOW = timedelta(minutes=2)
@@ -99,8 +99,8 @@ def _parked(connection: Connection) -> tuple[int, int]:
     """Keys and messages that wait for a person, of slots that are active here."""
     counts = []
     for table in (parked_keys, parked):
-        active = and_(slots.c.slot == table.c.slot, slots.c.state == LaneState.ACTIVE)
-        counts.append(connection.scalar(select(func.count()).select_from(table.join(slots, active))) or 0)
+        active = and_(schema.lanes.c.slot == table.c.slot, schema.lanes.c.state == LaneState.ACTIVE)
+        counts.append(connection.scalar(select(func.count()).select_from(table.join(schema.lanes, active))) or 0)
     return counts[0], counts[1]
 
 

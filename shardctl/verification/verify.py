@@ -91,12 +91,13 @@ def kinds_of(fleet: Fleet, shard: Shard) -> dict[str, MessageType]:
 def _check_shard(fleet: Fleet, shard: Shard, connection: Connection, found: _Found, progress: Progress) -> ShardCheck:
     inspector = inspect(connection)
     missing = [table.name for table in schema.metadata.sorted_tables if not inspector.has_table(table.name)]
+    fault = None if schema.inbox.name in missing else schema.fault_of_version(connection)
+    if fault:
+        found.faults.append(Fault(shard.name, fault, ""))
+        return ShardCheck(shard.name, None)
     if missing:
         what = f"the database has no table {', '.join(missing)}"
-        found.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or mend the database's URL."))
-        return ShardCheck(shard.name, None)
-    if fault := schema.fault_of_inbox(connection):
-        found.faults.append(Fault(shard.name, fault, ""))
+        found.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or fix the database's URL."))
         return ShardCheck(shard.name, None)
     held = found.lanes[shard.name] = tuple(lanes.read(connection).values())
     active = SlotSet.of(lane.slot for lane in held if lane.state == LaneState.ACTIVE)
@@ -187,6 +188,6 @@ def _not_once(shards: list[Shard], held: Mapping[str, Iterable[Lane]]) -> Iterat
             yield Fault(
                 shard.name,
                 "active in no database, so their writes wait",
-                "`shardctl rebalance run` goes on with those that were on the move; else restore the database's shardctl_slots.",
+                "`shardctl rebalance run` goes on with those that were on the move; else restore the database's shardctl_lanes.",
                 slots=nowhere,
             )

@@ -87,7 +87,7 @@ def _read(url: str) -> Database:
 def lanes_not_active(url: str) -> list[str]:
     """What a database knows of slots that it doesn't have."""
     engine = create_engine(url)
-    query = "SELECT slot, generation, state FROM shardctl_slots WHERE state <> 'active' ORDER BY slot, generation"
+    query = "SELECT slot, generation, state FROM shardctl_lanes WHERE state <> 'active' ORDER BY slot, generation"
     with engine.connect() as connection:
         found = [f"{slot} g{generation} {state}" for slot, generation, state in connection.execute(text(query))]
     engine.dispose()

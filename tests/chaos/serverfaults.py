@@ -11,7 +11,7 @@ from redis import Redis, RedisError
 from tests.chaos.fault import Aim, Fault
 
 REDIS, POSTGRES = "redis", "postgres"
-LOCKABLE = ("shardctl_inbox", "shardctl_fence", "shardctl_slots", "journal", "counter")
+LOCKABLE = ("shardctl_inbox", "shardctl_fence", "shardctl_lanes", "journal", "counter")
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
 

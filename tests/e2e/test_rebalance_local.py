@@ -120,7 +120,7 @@ class Terminals:
         count = 0
         for url in self.databases().values():
             with psycopg.connect(url.replace("+psycopg", "")) as connection:
-                query = "SELECT count(*) FROM shardctl_slots WHERE state = %s"
+                query = "SELECT count(*) FROM shardctl_lanes WHERE state = %s"
                 count += connection.execute(query, (state,)).fetchone()[0]
         return count
 

@@ -185,17 +185,17 @@ def test_what_the_inbox_has_forgotten(url, engine):
 
 def test_a_slot_on_its_way_is_left_alone_and_the_fence_is_shared(url, engine):
     record(engine, "i1", "dead")
-    lane = (schema.slots.c.slot == SLOT) & (schema.slots.c.generation == 1)
+    lane = (schema.lanes.c.slot == SLOT) & (schema.lanes.c.generation == 1)
     with database.writing(engine) as connection:
         lanes.take_fence_alone(connection)
-        connection.execute(update(schema.slots).where(lane).values(state=LaneState.LEFT))
+        connection.execute(update(schema.lanes).where(lane).values(state=LaneState.LEFT))
     try:
         with inboxes(url) as asked:
             assert codes(asked.let_go([letter(1)])) == ["moving"]
             assert known(engine) == {"i1": "dead"}
     finally:
         with database.writing(engine) as connection:
-            connection.execute(update(schema.slots).where(lane).values(state=LaneState.ACTIVE))
+            connection.execute(update(schema.lanes).where(lane).values(state=LaneState.ACTIVE))
 
 
 def test_who_changes_slots_waits_for_a_letter_to_be_let_go_of(url, engine):
@@ -215,10 +215,10 @@ def test_who_changes_slots_waits_for_a_letter_to_be_let_go_of(url, engine):
         assert began.wait(PATIENCE_SECONDS)
         waiting.join(0.3)
         assert ended == []
-        connection.execute(update(schema.slots).where(schema.slots.c.slot == SLOT).values(state=LaneState.LEFT))
+        connection.execute(update(schema.lanes).where(schema.lanes.c.slot == SLOT).values(state=LaneState.LEFT))
     waiting.join(30)
     with database.writing(engine) as connection:
-        connection.execute(update(schema.slots).where(schema.slots.c.slot == SLOT).values(state=LaneState.ACTIVE))
+        connection.execute(update(schema.lanes).where(schema.lanes.c.slot == SLOT).values(state=LaneState.ACTIVE))
     assert ended == [["moving"]]
     assert known(engine) == {"i1": "dead"}
 

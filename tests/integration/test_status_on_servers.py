@@ -53,7 +53,7 @@ def test_a_database_tells_of_its_lanes_keys_and_replicas(fleet, url):
     databases = Databases()
     assert databases.look(url).known.empty
     provision_database(fleet, fleet.shards[0], url)
-    engine, slots = connect(url), schema.slots
+    engine, slots = connect(url), schema.lanes
     parked = {"message_type": "a", "partition_key": "K", "reason": "bad", "detail": "", "released": False}
     inbox = {"message_type": "a", "partition_key": "p", "message_id": "m", "outcome": "applied"}
     with writing(engine) as connection:

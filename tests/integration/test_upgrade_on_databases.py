@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -39,8 +40,9 @@ from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.yamlfile import parse
 from shardctl.provision import ProvisionError, provision_database
 from shardctl.rebalance import preflight
-from shardctl.shard import database, schema, upgrade
+from shardctl.shard import database, parked, schema, upgrade
 from shardctl.shard.schema import KeyText
+from shardctl.status.databases import Databases
 from shardctl.verification import verify
 from shardctl.wire import identity
 
@@ -72,6 +74,16 @@ INBOX = Table(
     Column("outcome", String(16), nullable=False),
     Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("shardctl_inbox_applied", "applied_time"),
+    mysql_charset="utf8mb4",
+    mariadb_charset="utf8mb4",
+)
+SLOTS = Table(
+    "shardctl_slots",
+    OLD,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("barrier_time_us", BigInteger),
     mysql_charset="utf8mb4",
     mariadb_charset="utf8mb4",
 )
@@ -113,6 +125,10 @@ def row(slot, key, message_id, outcome="applied", kind="step"):
     }  # fmt: skip
 
 
+LANES = [
+    {"slot": slot, "generation": 1, "state": "active" if slot else "due", "barrier_time_us": slot or None}
+    for slot in range(64)
+]
 NOTE = f"shardctl-letter:{'ab' * 32}"
 ROWS = [
     row(1, "mine", "11"),
@@ -160,11 +176,11 @@ def engine(url):
 
 def fill(engine, rows=ROWS):
     with database.writing(engine) as connection:
-        others = [table for table in schema.metadata.sorted_tables if table.name not in OLD.tables]
+        others = [table for table in schema.metadata.sorted_tables if table.name not in {*OLD.tables, "shardctl_lanes"}]
         schema.metadata.create_all(connection, others)
         OLD.create_all(connection)
         connection.execute(insert(schema.fence).values(id=1, version=1))
-        connection.execute(insert(schema.slots), [{"slot": n, "generation": 1, "state": "active"} for n in range(64)])
+        connection.execute(insert(SLOTS), LANES)
         connection.execute(insert(INBOX), rows)
         connection.execute(
             insert(PARKED_KEYS).values(slot=3, partition_key="ü", reason="constraint", detail="taken", released=False)
@@ -183,6 +199,8 @@ def read(engine):
         found = connection.execute(select(schema.inbox)).all()
         parked = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()
         keys = connection.execute(select(schema.parked_keys).order_by(schema.parked_keys.c.message_type)).all()
+        lanes = connection.execute(select(schema.lanes).order_by(schema.lanes.c.slot)).mappings().all()
+    assert lanes == LANES
     assert [
         (each.slot, each.message_type, each.partition_key, each.reason, each.detail, each.released) for each in keys
     ] == [(3, kind, "ü", "constraint", "taken", False) for kind in ("mark", "step")]
@@ -203,9 +221,12 @@ PARKED_WANTED = [
 
 
 def tables(engine):
-    return {
-        name for name in inspect(engine).get_table_names() if name.startswith(("shardctl_inbox", "shardctl_parked"))
-    }
+    upgraded = ("shardctl_inbox", "shardctl_parked", "shardctl_slots", "shardctl_lanes")
+    return {name for name in inspect(engine).get_table_names() if name.startswith(upgraded)}
+
+
+OF_0_1 = {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys", "shardctl_slots"}
+OF_THIS_VERSION = OF_0_1 - {"shardctl_slots"} | {"shardctl_lanes"}
 
 
 def provision(url):
@@ -215,9 +236,9 @@ def provision(url):
 
 def test_what_0_1_0_recorded_is_known(engine, url):
     step = provision(url)
-    assert (step.action, {"shardctl_inbox", "shardctl_parked"} <= set(step.fields)) == ("update", True)
+    assert (step.action, set(step.fields) >= OF_THIS_VERSION) == ("update", True)
     assert read(engine) == (WANTED, PARKED_WANTED)
-    assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}
+    assert tables(engine) == OF_THIS_VERSION
     assert provision(url).action == "identical"
     indexes = {
         index["name"] for name in ("shardctl_inbox", "shardctl_parked") for index in inspect(engine).get_indexes(name)
@@ -263,7 +284,7 @@ def test_it_may_be_cut_off_before_any_statement_and_run_again(url, monkeypatch):
         finished = not cut.happened
         upgrade.upgrade(engine)
         assert read(engine) == (WANTED, PARKED_WANTED), cut_at
-        assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}, cut_at
+        assert tables(engine) == OF_THIS_VERSION, cut_at
         cut_at += 1
     assert cut_at > 20
     engine.dispose()
@@ -300,7 +321,7 @@ def test_it_is_refused_while_consumers_of_0_1_0_run(engine, url):
         connection.execute(insert(schema.replicas).values(replica="pod-a", generations="1"))
     with pytest.raises(ProvisionError, match=r"consumers of that version run: pod-a\. Scale them to 0"):
         provision(url)
-    assert tables(engine) == {"shardctl_inbox", "shardctl_parked", "shardctl_parked_keys"}
+    assert tables(engine) == OF_0_1
     assert upgrade.is_due(engine)
     with database.writing(engine) as connection:
         connection.execute(update(schema.replicas).values(seen_time=MOMENT))
@@ -319,6 +340,57 @@ def test_tables_that_0_1_0_made_again_meanwhile_are_not_taken_for_upgraded(engin
         INBOX.create(connection)
     with pytest.raises(ProvisionError, match=r"another shardctl_inbox of 0\.1\.0"):
         provision(url)
+
+
+def test_nothing_keeps_a_name_of_0_1_0_or_of_the_upgrade(postgres_server):
+    url = postgres_server.create_database("upgrade_tests")
+    engine = database.connect(url)
+    fill(engine)
+    provision(url)
+    with database.snapshot(engine) as connection:
+        names = connection.exec_driver_sql("SELECT conname FROM pg_constraint UNION SELECT relname FROM pg_class")
+        assert not [name for name in names.scalars() if re.match(r"shardctl_(slots|\w+_new|\w+_0_1)", name)]
+    engine.dispose()
+    postgres_server.drop_database("upgrade_tests")
+
+
+def test_an_empty_table_of_lanes_that_0_1_0_made_again_is_dropped_and_one_with_rows_refused(engine, url):
+    provision(url)
+    with database.writing(engine) as connection:
+        SLOTS.create(connection)
+    provision(url)
+    assert tables(engine) == OF_THIS_VERSION
+    with database.writing(engine) as connection:
+        SLOTS.create(connection)
+        connection.execute(insert(SLOTS), LANES[:1])
+    with pytest.raises(ProvisionError, match=r"shardctl_slots, of 0\.1\.0, has rows, and shardctl_lanes is there"):
+        provision(url)
+    assert tables(engine) == OF_THIS_VERSION | {"shardctl_slots"}
+    read(engine)
+
+
+def test_who_meets_lanes_by_their_old_name_alone_says_what_to_do(engine, url):
+    provision(url)
+    with database.writing(engine) as connection:
+        connection.execute(text("ALTER TABLE shardctl_lanes RENAME TO shardctl_slots"))
+    fleet = fleet_from(parse(FLEET, "test"))
+    do = "run `shardctl provision`"
+    parsed = make_url(url)
+    reading, dialect = consumers.engine_of(parsed, Batching()), consumers.dialect_of(parsed)
+    with pytest.raises(TransientError, match=do):
+        Store(reading, dialect, Fence(dialect), SqlSink(dialect, {})).check_tables()
+    reading.dispose()
+    assert do in verify.verify(fleet, {"s0": engine}).faults[0].what
+    _, faults = preflight.look({"s0": engine})
+    assert do in faults[0]
+    looking = Databases()
+    with pytest.raises(database.DatabaseError, match=do):
+        looking.look(url)
+    looking.close()
+    with pytest.raises(parked.ParkedError, match=do), parked.opened("s0", url) as connection:
+        parked.keys(connection, "s0", "")
+    provision(url)
+    read(engine)
 
 
 def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, url):

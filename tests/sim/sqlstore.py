@@ -66,7 +66,7 @@ class SqlDatabase:
     def _mark(self, slots: set[int], state: LaneState) -> None:
         with self.engine.begin() as connection:
             connection.execute(schema.fence.update().values(version=schema.fence.c.version + 1))
-            connection.execute(schema.slots.update().where(schema.slots.c.slot.in_(slots)).values(state=state))
+            connection.execute(schema.lanes.update().where(schema.lanes.c.slot.in_(slots)).values(state=state))
 
     deadly: frozenset[int] = frozenset()
     kill: Callable[[Process], None]

@@ -87,10 +87,10 @@ class Databases:
                 engine.dispose()
 
     def lane(self, shard, slot, state, generation=1) -> None:
-        self.execute(shard, insert(schema.slots).values(slot=slot, generation=generation, state=state))
+        self.execute(shard, insert(schema.lanes).values(slot=slot, generation=generation, state=state))
 
     def leave(self, shard, *slots) -> None:
-        of = schema.slots
+        of = schema.lanes
         change = update(of).where(of.c.slot.in_(slots)).values(state=LaneState.LEFT, barrier_time_us=1)
         self.execute(shard, change, update(schema.fence).values(version=schema.fence.c.version + 1))
 

@@ -43,7 +43,7 @@ def test_a_slot_is_let_go_and_its_next_lane_begins_and_no_other(connection):
 def test_a_lane_that_isnt_active_lets_nothing_go_and_its_next_doesnt_begin(connection):
     """Its slot is another database's, which may still write: were the next lane active here, two would be."""
     barrier = met(connection, SLOT)
-    mine = (schema.slots.c.slot == SLOT) & (schema.slots.c.generation == 1)
-    connection.execute(update(schema.slots).where(mine).values(state=LaneState.LEFT))
+    mine = (schema.lanes.c.slot == SLOT) & (schema.lanes.c.generation == 1)
+    connection.execute(update(schema.lanes).where(mine).values(state=LaneState.LEFT))
     assert lanes.leave(connection, [barrier], 1) == set()
     assert states(connection)[SLOT, 2] == LaneState.DUE

@@ -169,12 +169,12 @@ def test_parked_rows_of_a_slot_that_is_not_active_here(fleet):
 
 def test_tables_that_are_missing(fleet, run):
     fleet.run("s0", "DROP TABLE things")
-    fleet.run("s1", "DROP TABLE shardctl_slots")
+    fleet.run("s1", "DROP TABLE shardctl_lanes")
     assert {(fault.shard, fault.table) for fault in fleet.faults()} == {("s0", "things"), ("s1", "")}
     code, out, _ = run()
     assert code == 1
     assert "shard s0, table things: the table is missing" in out
-    assert "shard s1: the database has no table shardctl_slots" in out
+    assert "shard s1: the database has no table shardctl_lanes" in out
 
 
 def test_a_database_that_is_not_there(fleet, run, monkeypatch, tmp_path):
@@ -295,11 +295,11 @@ def test_what_left_and_was_not_deleted_is_a_fault_once_the_file_is_settled(movin
     )
     for shard in ("s0", "s1"):
         with database.writing(moving.engines[shard]) as connection:
-            connection.execute(schema.slots.delete())
+            connection.execute(schema.lanes.delete())
             rows = [
                 {"slot": slot, "generation": 2, "state": LaneState.ACTIVE} for slot in moving.spec.shard(shard).slots
             ]
-            connection.execute(insert(schema.slots), rows)
+            connection.execute(insert(schema.lanes), rows)
     moving.lane("s0", 5, LaneState.LEFT)
     lost = [fault for fault in moving.faults() if fault.table == "things"]
     assert [(fault.shard, fault.slots) for fault in lost] == [("s0", SlotSet.of([5, 7]))]

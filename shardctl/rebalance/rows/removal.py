@@ -109,7 +109,7 @@ def _delete(product: str, table: SlotTable, slots: list[int], limit: int | None)
 def _check_nobodys(connection: Connection, slots: list[int]) -> None:
     """Under the shared fence, so no lane changes until the rows are gone."""
     connection.execute(select(schema.fence.c.version).with_for_update(read=True))
-    lanes = schema.slots.c
+    lanes = schema.lanes.c
     held = select(lanes.slot).where(lanes.slot.in_(slots), lanes.state != LaneState.LEFT)
     found = SlotSet.of(connection.scalars(held))
     if found.ranges:

@@ -110,7 +110,7 @@ _CHECK_LATER = {"postgresql": "SET CONSTRAINTS ALL DEFERRED", "sqlite": "PRAGMA 
 
 
 def _check_nobody_writes(connection: Connection, slot: int, where: str) -> None:
-    lane = select(schema.slots.c.slot).where(schema.slots.c.slot == slot, schema.slots.c.state == LaneState.ACTIVE)
+    lane = select(schema.lanes.c.slot).where(schema.lanes.c.slot == slot, schema.lanes.c.state == LaneState.ACTIVE)
     if connection.scalar(lane) is not None:
         raise CopyError(f"slot {slot} is active {where}.")
 

@@ -142,12 +142,12 @@ def test_it_ends_in_time_while_a_release_waits_for_a_lock(start, broker, engine)
     broker.publish({"customer_id": "1"})
     broker.publish({"customer_id": "1"}, operation="insert")
     until(lambda: rows(engine, "SELECT count(*) FROM shardctl_parked_keys") == [(1,)], what="a parked key")
-    run(engine, "UPDATE shardctl_slots SET state = 'left'")  # no release begins before the lock is ours
+    run(engine, "UPDATE shardctl_lanes SET state = 'left'")  # no release begins before the lock is ours
     run(engine, "UPDATE shardctl_fence SET version = version + 1")
     run(engine, "UPDATE shardctl_parked_keys SET released = true")
     with engine.connect() as blocker, blocker.begin():
         blocker.execute(text("SELECT * FROM shardctl_parked_keys FOR SHARE"))
-        run(engine, "UPDATE shardctl_slots SET state = 'active'")
+        run(engine, "UPDATE shardctl_lanes SET state = 'active'")
         run(engine, "UPDATE shardctl_fence SET version = version + 1")
         waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         until(lambda: rows(engine, waits) == [(1,)], what="a release that waits")

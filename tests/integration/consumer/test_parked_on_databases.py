@@ -224,14 +224,14 @@ def test_keys_of_slots_that_arent_active_here_are_left_alone_and_dont_stand_in_t
     shard.settle(gone)
     shard.settle(here)
     shard.run("DELETE FROM steps")
-    shard.run(f"UPDATE shardctl_slots SET state = 'left' WHERE slot = {gone.slot}")
+    shard.run(f"UPDATE shardctl_lanes SET state = 'left' WHERE slot = {gone.slot}")
     shard.run("UPDATE shardctl_fence SET version = version + 1")
     try:
         assert shard.store.release((gone.slot, "step", "gone"), shard.read) is None
         assert shard.release() == [Released(1)]
         assert shard.parked() == {"gone": ["gone/1"]}
     finally:
-        shard.run("UPDATE shardctl_slots SET state = 'active'")
+        shard.run("UPDATE shardctl_lanes SET state = 'active'")
         shard.run("UPDATE shardctl_fence SET version = version + 1")
 
 

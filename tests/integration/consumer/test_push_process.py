@@ -247,6 +247,6 @@ def test_while_slots_move_each_generation_has_its_own_path(bench, shard):
     broker.drained("shop-s0-g1")
     broker.drained("shop-s0-g2")
     assert customers(shard) == {"1": "after"}
-    states = shard.rows(f"SELECT generation, state FROM shardctl_slots WHERE slot = {slot} ORDER BY generation")
+    states = shard.rows(f"SELECT generation, state FROM shardctl_lanes WHERE slot = {slot} ORDER BY generation")
     assert states == [(1, "left"), (2, "active")]
     assert len(shard.inbox()) == 2

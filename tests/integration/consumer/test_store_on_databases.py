@@ -139,15 +139,15 @@ def test_two_replicas_with_the_same_messages_apply_each_once(shard):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param("UPDATE shardctl_slots SET state = 'due' WHERE slot = {slot}", id="due"),
-        pytest.param("UPDATE shardctl_slots SET generation = 2 WHERE slot = {slot}", id="another generation"),
-        pytest.param("DELETE FROM shardctl_slots WHERE slot = {slot}", id="unknown"),
+        pytest.param("UPDATE shardctl_lanes SET state = 'due' WHERE slot = {slot}", id="due"),
+        pytest.param("UPDATE shardctl_lanes SET generation = 2 WHERE slot = {slot}", id="another generation"),
+        pytest.param("DELETE FROM shardctl_lanes WHERE slot = {slot}", id="unknown"),
     ],
 )
 def test_a_slot_that_isnt_active_here_is_kept_and_leaves_no_trace(shard, change):
     mine, others = customer(1, name="mine"), customer(2, name="other")
     shard.store.apply([customer(2, name="before")])
-    before = shard.rows("SELECT * FROM shardctl_slots")
+    before = shard.rows("SELECT * FROM shardctl_lanes")
     shard.run(change.format(slot=mine.slot))
     shard.run("UPDATE shardctl_fence SET version = version + 1")
     try:
@@ -157,9 +157,9 @@ def test_a_slot_that_isnt_active_here_is_kept_and_leaves_no_trace(shard, change)
         assert names(shard) == {"2": "other"}
         assert mine.idempotency_key not in dict(shard.inbox())
     finally:
-        shard.run("DELETE FROM shardctl_slots")
+        shard.run("DELETE FROM shardctl_lanes")
         for slot, generation, state, _ in before:
-            shard.run(f"INSERT INTO shardctl_slots VALUES ({slot}, {generation}, '{state}', NULL)")
+            shard.run(f"INSERT INTO shardctl_lanes VALUES ({slot}, {generation}, '{state}', NULL)")
         shard.run("UPDATE shardctl_fence SET version = version + 1")
     assert shard.store.apply([mine]).applied == 1
 

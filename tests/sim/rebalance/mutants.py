@@ -120,7 +120,7 @@ class LetsGoTwice(Store):
         with self._engine.begin() as connection:
             for each in barriers:
                 connection.exec_driver_sql(
-                    "UPDATE shardctl_slots SET barrier_time_us = ? WHERE slot = ? AND generation = ? AND state = 'left'",
+                    "UPDATE shardctl_lanes SET barrier_time_us = ? WHERE slot = ? AND generation = ? AND state = 'left'",
                     (each.publish_time_us, each.slot, each.generation),
                 )
                 connection.exec_driver_sql("UPDATE shardctl_fence SET version = version + 1")

@@ -117,7 +117,7 @@ class ShardDatabase:
 
     def lanes(self) -> list[Lane]:
         found = self._ask(
-            "SELECT slot, generation, state, barrier_time_us FROM shardctl_slots ORDER BY slot, generation"
+            "SELECT slot, generation, state, barrier_time_us FROM shardctl_lanes ORDER BY slot, generation"
         )
         return [Lane(slot, generation, LaneState(state), time_us) for slot, generation, state, time_us in found]
 

@@ -206,7 +206,7 @@ class World:
         found = {}
         for name, engine in self.own.items():
             with engine.connect() as connection:
-                if engine.dialect.has_table(connection, "shardctl_slots"):
+                if engine.dialect.has_table(connection, "shardctl_lanes"):
                     found[name] = lanes.read(connection)
         return found
 

@@ -260,13 +260,13 @@ def test_finish_refuses_while_old_messages_are_left(site):
     assert site("run", "--yes")[0] == 0
     site.deaf = True
     with writing(site.world.own["s2"]) as connection:  # as if the last barrier had been in the future
-        connection.exec_driver_sql("UPDATE shardctl_slots SET barrier_time_us = barrier_time_us + 3600000000")
+        connection.exec_driver_sql("UPDATE shardctl_lanes SET barrier_time_us = barrier_time_us + 3600000000")
     site.publisher.publish(topic, b"{}", slot="0000", message_type="a").result()
     code, _, err = site("finish", "--yes")
     assert code == 1
     assert "not known to be empty" in err
     with writing(site.world.own["s2"]) as connection:
-        connection.exec_driver_sql("UPDATE shardctl_slots SET barrier_time_us = barrier_time_us - 3600000000")
+        connection.exec_driver_sql("UPDATE shardctl_lanes SET barrier_time_us = barrier_time_us - 3600000000")
     assert "orders-s0-g1" in site.subscriptions()
     assert site("finish", "--yes")[0] == 0  # what is left was published after the last barrier
 

@@ -37,12 +37,12 @@ def test_it_may_be_finished_once_every_slot_is_handed_over(world):
     ("statement", "told"),
     [
         (
-            "UPDATE shardctl_slots SET state = 'due' WHERE slot = 6",
+            "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6",
             "1 slots aren't handed over: 6. `shardctl rebalance run`",
         ),
         ("DELETE FROM shardctl_rebalances", "shard s2: the rebalance was never opened there"),
         (
-            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (1, 1, 'active')",
+            "INSERT INTO shardctl_lanes (slot, generation, state) VALUES (1, 1, 'active')",
             "slot 1 is active in s2 g1, which",
         ),
     ],
@@ -53,7 +53,7 @@ def test_it_may_not_be_finished(world, statement, told):
 
 
 def test_a_slot_that_is_active_twice_is_never_deleted(world):
-    do(world, "s0", "UPDATE shardctl_slots SET state = 'active' WHERE slot = 6")
+    do(world, "s0", "UPDATE shardctl_lanes SET state = 'active' WHERE slot = 6")
     assert "slot 6 is active in s2 g1 and in s0 g1" in next(closing.not_handed_over(world.after, look(world)))
 
 
@@ -167,7 +167,7 @@ def test_what_is_left_behind(world):
 def test_how_it_stands(world):
     found = survey(world.after, look(world), now_us=world.time_us + 10)
     assert (found.total, found.stages["arrived"], found.moves, found.seconds_left) == (16, 16, {}, 0.0)
-    do(world, "s2", "UPDATE shardctl_slots SET state = 'due' WHERE slot = 6")
+    do(world, "s2", "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6")
     found = survey(world.after, look(world), now_us=world.time_us + 10)
     assert (found.stages["left"], found.moves, found.in_hand) == (
         1,

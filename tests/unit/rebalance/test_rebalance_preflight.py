@@ -113,14 +113,14 @@ def test_every_slot_is_active_once(fresh, announced):
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("DELETE FROM shardctl_slots WHERE slot = 6", "slot 6: it is active in no lane that the file tells of"),
-        ("UPDATE shardctl_slots SET generation = 7 WHERE slot = 3", "slot 3: it is active in no lane"),
+        ("DELETE FROM shardctl_lanes WHERE slot = 6", "slot 6: it is active in no lane that the file tells of"),
+        ("UPDATE shardctl_lanes SET generation = 7 WHERE slot = 3", "slot 3: it is active in no lane"),
         (
-            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (12, 1, 'active')",
+            "INSERT INTO shardctl_lanes (slot, generation, state) VALUES (12, 1, 'active')",
             "slot 12 is active in s0 g1, which",
         ),
         (
-            "INSERT INTO shardctl_slots (slot, generation, state) VALUES (3, 2, 'active')",
+            "INSERT INTO shardctl_lanes (slot, generation, state) VALUES (3, 2, 'active')",
             "slot 3 is active in s0 g2 and in s0 g1",
         ),
     ],
@@ -133,7 +133,7 @@ def test_a_slot_that_is_not_active_once(fresh, statement, told):
 
 
 def test_many_odd_slots_are_counted(fresh):
-    do(fresh, "s0", "DELETE FROM shardctl_slots")
+    do(fresh, "s0", "DELETE FROM shardctl_lanes")
     reasons = odd(fresh, announced=False)
     assert len(reasons) == preflight.MAX_TOLD + 1
     assert reasons[-1] == "… and 3 slots more."

@@ -286,7 +286,7 @@ def test_while_it_is_held_back_nothing_begins(world):
 
 def test_a_slot_nobody_has_is_told_of_and_the_others_go_on(world):
     with writing(world.own["s0"]) as connection:
-        connection.exec_driver_sql("DELETE FROM shardctl_slots WHERE slot = 3 AND generation = 1")
+        connection.exec_driver_sql("DELETE FROM shardctl_lanes WHERE slot = 3 AND generation = 1")
     (said,) = world.to_its_end(world.run())
     assert said.failed == ("slot 3: it is active in no lane that the file tells of",)
     assert said.arrived == 15
@@ -346,8 +346,8 @@ def test_a_run_that_wakes_up_after_it_was_all_closed_comes_to_an_end(announced):
             lanes.forget(connection)
             for lane in list(lanes.read(connection).values()):  # and the next rebalance has taken every slot on
                 connection.execute(
-                    update(schema.slots)
-                    .where(schema.slots.c.slot == lane.slot, schema.slots.c.generation == lane.generation)
+                    update(schema.lanes)
+                    .where(schema.lanes.c.slot == lane.slot, schema.lanes.c.generation == lane.generation)
                     .values(generation=9)
                 )
             lanes.take_fence_alone(connection)
