@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import uvloop
 from redis.asyncio import Redis
 
-from consumer import collector, database, logs, pubsub, redisbreaker
+from consumer import collector, database, pubsub, redisbreaker
 from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import read_anew
 from consumer.fence import Fence
@@ -48,10 +48,13 @@ from consumer.suspects import Suspects
 from consumer.tracing import Traces
 from shardctl.errors import EXIT_DONE, ShardctlError
 from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.supervision import logs
 from shardctl.supervision.background import Background
 
 if TYPE_CHECKING:
     from consumer.push.intake import PushIntake
+
+NOISY = ("google", "grpc", "sqlalchemy", "asyncio")
 
 log = logging.getLogger("consumer")
 
@@ -60,13 +63,9 @@ def run(path: Path) -> int:
     """Serve by the settings in a file until a signal; the exit code."""
     try:
         settings = load(path)
-        logs.configure(
-            settings.config.consumer.log_level,
-            settings.config.project,
-            fleet=settings.config.fleet,
-            shard=settings.config.shard,
-            replica=settings.replica,
-        )
+        config = settings.config
+        labels = {"fleet": config.fleet, "shard": config.shard, "replica": settings.replica}
+        logs.configure(config.consumer.log_level, logs.JsonFormatter(config.project, **labels), NOISY)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except ShardctlError as error:

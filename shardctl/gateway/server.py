@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,7 +15,6 @@ from pathlib import Path
 from shardctl.errors import UsageError
 from shardctl.fleet.settings.gateway import OPEN
 from shardctl.fleet.spec import Fleet
-from shardctl.gateway import logs
 from shardctl.gateway.app import application
 from shardctl.gateway.auth import ApiKeyAuth, Authenticator, door
 from shardctl.gateway.context import GatewayContext
@@ -22,9 +22,11 @@ from shardctl.gateway.pubsub import connect
 from shardctl.gateway.ratelimit import Buckets
 from shardctl.serving.server import Server, stop_on_signals
 from shardctl.serving.sockets import BACKLOG, bind, shown
+from shardctl.supervision import logs
 from shardctl.supervision.background import Background
 
 GC_AFTER_OBJECTS = 50_000
+NOISY = ("uvicorn", "google", "grpc", "asyncio", "httpx", "httpcore")
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,9 @@ async def _serve(fleet: Fleet, options: Options) -> None:
     try:
         desk = GatewayContext(fleet, topics, _door(fleet, options))
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
-        logs.configure(desk.settings.log_level, fleet=fleet.fleet)
+        at_terminal = sys.stderr.isatty()
+        formatter = logs.PlainFormatter() if at_terminal else logs.JsonFormatter(fleet=fleet.fleet)
+        logs.configure(desk.settings.log_level, formatter, NOISY)
         async with Background(log) as beside:
             beside.keep("the watch on Pub/Sub", desk.watch)
             if isinstance(desk.door, ApiKeyAuth):

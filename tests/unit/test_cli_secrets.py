@@ -9,14 +9,13 @@ import typer
 import yaml
 from test_redaction import CANARY, ODD_URLS
 
-import consumer.logs
 import consumer.settings
-import shardctl.gateway.logs
 from shardctl import audit, provision
 from shardctl.cli import app, main
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet import scaffold, yamlfile
 from shardctl.fleet.load import fleet_from
+from shardctl.supervision import logs
 
 GONE = "127.0.0.1:1"  # nobody listens there, which is found out at once
 
@@ -213,8 +212,8 @@ def test_a_consumers_settings_are_not_repeated(url, tmp_path, monkeypatch):
 @pytest.mark.parametrize("url", ODD_URLS.values(), ids=ODD_URLS)
 @pytest.mark.parametrize(
     "formatter",
-    [consumer.logs.JsonFormatter(), shardctl.gateway.logs.JsonFormatter(), shardctl.gateway.logs.PlainFormatter()],
-    ids=["consumer", "gateway", "gateway on a terminal"],
+    [logs.JsonFormatter(), logs.PlainFormatter()],
+    ids=["JSON", "at a terminal"],
 )
 def test_a_log_line_shows_no_password(formatter, url):
     with pytest.raises(OSError, match="reach") as caught:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import consumer.logs
 import shardctl.cli
-import shardctl.gateway.logs
 from shardctl import audit
 from shardctl.cli.terminal import out, print_diff, print_json, print_table, say
 from shardctl.printable import printable, printable_json, printable_line
+from shardctl.supervision import logs
 
 EVERY = [chr(code) for code in range(sys.maxunicode + 1)]
 ACTIVE = [each for each in EVERY if unicodedata.category(each) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
@@ -98,13 +97,12 @@ def test_an_audit_line_is_one_line_of_harmless_json():
 
 
 FORMATTERS = [
-    consumer.logs.JsonFormatter(),
-    shardctl.gateway.logs.JsonFormatter(),
-    shardctl.gateway.logs.PlainFormatter(),
+    logs.JsonFormatter(),
+    logs.PlainFormatter(),
 ]
 
 
-@pytest.mark.parametrize("formatter", FORMATTERS, ids=["consumer", "gateway", "gateway on a terminal"])
+@pytest.mark.parametrize("formatter", FORMATTERS, ids=["JSON", "at a terminal"])
 def test_a_log_line_is_harmless(formatter):
     line = formatter.format(logging.LogRecord("a", logging.INFO, "a", 1, "key %s", (HOSTILE,), None))
     assert not set(line) & set(ACTIVE)

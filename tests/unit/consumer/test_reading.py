@@ -21,11 +21,11 @@ from consumer.delivery import NO_SLOT, check_slot, decode
 from consumer.errors import PermanentError, TransientError
 from consumer.health import Health
 from consumer.intake import _Stream
-from consumer.logs import JsonFormatter
 from consumer.metrics import Metrics
 from consumer.settings import load
 from shardctl.errors import UsageError
 from shardctl.fleet.keyspace import digits_of, slot_of
+from shardctl.supervision.logs import JsonFormatter
 
 SLOT = digits_of(slot_of("1", SLOT_BITS), SLOT_BITS)
 GOOD = {"slot": SLOT, "partition_key": "1", "message_type": "customer"}

@@ -1,4 +1,4 @@
-"""Logs as Cloud Logging reads them: one JSON object a line, with `severity`, `message`, `action` and what it is about."""
+"""Logs: elsewhere than at a terminal as Cloud Logging reads them, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import orjson
 
-from shardctl.printable import printable_json
+from shardctl.printable import printable, printable_json
 from shardctl.redaction import redacted
 
 FIELDS = ("action", "slot", "generation", "message_id", "partition_key", "message_type")
-
 
 _TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})", re.ASCII)
 
 
 class JsonFormatter(logging.Formatter):
-    """`project` is the one whose traces are named."""
+    """Lines with `severity`, `message`, `action`, the labels, and what the record is about.
+
+    `project` is the one whose traces are named.
+    """
 
     def __init__(self, project: str = "", **labels: str) -> None:
         super().__init__()
@@ -35,10 +38,10 @@ class JsonFormatter(logging.Formatter):
             **self._labels,
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        if found := _TRACEPARENT.fullmatch(getattr(record, "traceparent", "")):
-            line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{found['trace']}"
-            line["logging.googleapis.com/spanId"] = found["span"]
-            line["logging.googleapis.com/trace_sampled"] = bool(int(found["flags"], 16) & 1)
+        if parent := _TRACEPARENT.fullmatch(getattr(record, "traceparent", "")):
+            line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{parent['trace']}"
+            line["logging.googleapis.com/spanId"] = parent["span"]
+            line["logging.googleapis.com/trace_sampled"] = bool(int(parent["flags"], 16) & 1)
         if record.exc_info:
             line["stack_trace"] = redacted(self.formatException(record.exc_info))
         try:
@@ -47,9 +50,20 @@ class JsonFormatter(logging.Formatter):
             return json.dumps(line, default=str)
 
 
-def configure(level: str, project: str = "", **labels: str) -> None:
+class PlainFormatter(logging.Formatter):
+    """For a person at a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().format(record)))
+
+
+def configure(level: str, formatter: logging.Formatter, noisy: Iterable[str]) -> None:
+    """Log to stderr; of the `noisy` libraries only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(project, **labels))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("google", "grpc", "sqlalchemy", "asyncio"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for name in noisy:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
