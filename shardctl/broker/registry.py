@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -37,6 +37,8 @@ _DEAD_LETTER = "CloudPubSubDeadLetterSource"
 
 PubsubMessage = of("PubsubMessage")
 PublishRequest = of("PublishRequest")
+
+_Resource = TypeVar("_Resource")
 
 
 @dataclass(slots=True)
@@ -79,11 +81,7 @@ class Registry:
         return config
 
     def topic(self, name: str) -> Topic:
-        names.check("topics", name)
-        found = self.topics.get(name)
-        if found is None:
-            raise NotFoundError(f"Resource not found (resource={name}).")
-        return found
+        return _named(name, "topics", self.topics)
 
     def update_topic(self, config: Proto, mask: Proto) -> Proto:
         topic = self.topic(config.name)
@@ -162,11 +160,7 @@ class Registry:
         return config
 
     def subscription(self, name: str) -> Held:
-        names.check("subscriptions", name)
-        found = self.subscriptions.get(name)
-        if found is None:
-            raise NotFoundError(f"Resource not found (resource={name}).")
-        return found
+        return _named(name, "subscriptions", self.subscriptions)
 
     def pullable(self, name: str) -> Held:
         """A subscription whose messages clients fetch; FailedPreconditionError for a detached or a push one."""
@@ -270,11 +264,7 @@ class Registry:
         return config
 
     def snapshot(self, name: str) -> Snapshot:
-        names.check("snapshots", name)
-        found = self.snapshots.get(name)
-        if found is None:
-            raise NotFoundError(f"Resource not found (resource={name}).")
-        return found
+        return _named(name, "snapshots", self.snapshots)
 
     def update_snapshot(self, config: Proto, mask: Proto) -> Proto:
         snapshot = self.snapshot(config.name)
@@ -325,3 +315,12 @@ def _show_topic_retention(held: Held) -> None:
     held.config.ClearField("topic_message_retention_duration")
     if held.topic.config.HasField("message_retention_duration"):
         held.config.topic_message_retention_duration.CopyFrom(held.topic.config.message_retention_duration)
+
+
+def _named(name: str, kind: str, held: Mapping[str, _Resource]) -> _Resource:
+    """Raises InvalidArgumentError for a name that is none of that kind, NotFoundError where none is held by it."""
+    names.check(kind, name)
+    resource = held.get(name)
+    if resource is None:
+        raise NotFoundError(f"Resource not found (resource={name}).")
+    return resource

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     Work,
     YesOption,
     backlogs_of,
     old_subscriptions,
-    pubsub,
     rebalance_of,
     refuse,
     refuse_changed,
@@ -49,7 +49,7 @@ def finish(
     fleet = load_fleet(file)
     before = file.read_bytes()
     text = settled(before.decode(), str(file)).encode()
-    with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
+    with work_on(fleet, database) as work, pubsub_clients() as (publisher, subscriber):
         known = work.known()
         refuse(list(closing.not_handed_over(fleet, known)))
         refuse(list(closing.not_deletable(fleet, work.databases, known)))

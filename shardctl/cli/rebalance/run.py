@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardctl.cli import signals
+from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.progress import ProgressView
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
@@ -22,7 +23,6 @@ from shardctl.cli.rebalance.work import (
     lag_reasons,
     odd_slots,
     old_subscriptions,
-    pubsub,
     rebalance_of,
     refuse,
     unless_yes,
@@ -58,7 +58,7 @@ def run(
     from shardctl.rebalance import preflight
 
     fleet = load_fleet(file)
-    with work_on(fleet, database) as work, pubsub() as (publisher, subscriber):
+    with work_on(fleet, database) as work, pubsub_clients() as (publisher, subscriber):
         known = work.known()
         refuse([*preflight.not_started(fleet, known), *preflight.other_rebalances(fleet, known)])
         refuse(list(preflight.lacking_tables(known)))

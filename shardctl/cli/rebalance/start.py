@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
@@ -14,7 +15,6 @@ from shardctl.cli.rebalance.work import (
     YesOption,
     lag_reasons,
     odd_slots,
-    pubsub,
     rebalance_of,
     refuse,
     refuse_changed,
@@ -45,7 +45,7 @@ def start(
     before = file.read_bytes() if file.exists() else b""
     wanted, source = _wanted(file, following)
     planned = source.read_bytes() if source is not None else before
-    with work_on(wanted, database) as work, pubsub() as (publisher, subscriber):
+    with work_on(wanted, database) as work, pubsub_clients() as (publisher, subscriber):
         known = work.known()
         reasons = list(preflight.other_rebalances(wanted, known))
         reasons += odd_slots(work, known, announced=False)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardctl.cli.provision import given_urls
-from shardctl.cli.terminal import NO_CREDENTIALS, say, waiting
+from shardctl.cli.terminal import say, waiting
 from shardctl.errors import EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:
@@ -77,20 +77,6 @@ def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
         if reasons := list(preflight.shared_databases(engines)):
             raise preflight.PreflightError(reasons)
         yield Work(fleet, urls, engines)
-
-
-@contextmanager
-def pubsub() -> Iterator[tuple[Any, Any]]:
-    """A publisher and a subscriber of Google's library. Raises ShardctlError without credentials."""
-    from google.auth.exceptions import DefaultCredentialsError
-    from google.cloud import pubsub_v1
-
-    try:
-        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
-    except DefaultCredentialsError as error:
-        raise ShardctlError(NO_CREDENTIALS) from error
-    with publisher, subscriber:
-        yield publisher, subscriber
 
 
 def backlogs_of(fleet: Fleet, subscriptions: Sequence[str]) -> tuple[Mapping[str, Backlog], str]:
