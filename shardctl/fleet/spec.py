@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic.json_schema import GenerateJsonSchema
 
 from shardctl.errors import UsageError
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.model import INHERITED, Inherited, Model
 from shardctl.fleet.scalars import (
     Cron,
@@ -271,6 +272,12 @@ class Fleet(Model):
             shard.model_copy(update={name: value for name, value in settings.items() if getattr(shard, name) is None})
             for shard in shards
         )
+
+    def new_shard(self, name: str, like: Shard) -> Shard:
+        """A shard without slots that takes another's message types; its other settings are the fleet's."""
+        settings: dict[str, Any] = {setting: getattr(self, setting) for setting in SHARD_OVERRIDES}
+        settings |= {"name": name, "slots": SlotSet(), "types": like.types, "except_types": like.except_types}
+        return Shard.model_construct(**settings)
 
     @property
     def rebalancing(self) -> bool:

@@ -77,7 +77,7 @@ def asked(fleet: Fleet, request: Request) -> Asked:
     elif new:
         model = _model(fleet, request)
     for name in new:
-        shards = (*shards, _new_shard(shards, name, model))
+        shards = (*shards, _new_shard(fleet, shards, name, model))
     _check_weights(shards, request)
     return Asked(shards, tuple(_groups(shards, new, request)), new)
 
@@ -154,15 +154,15 @@ def _model(fleet: Fleet, request: Request) -> Shard:
     return fleet.shards[0]
 
 
-def _new_shard(shards: Sequence[Shard], name: str, model: Shard) -> Shard:
-    """A shard without slots that takes the model's message types; its other settings are the fleet's."""
+def _new_shard(fleet: Fleet, shards: Sequence[Shard], name: str, model: Shard) -> Shard:
+    """See `Fleet.new_shard`. Raises UsageError for a name that can't be given, or that one of `shards` has."""
     try:
         _NAME.validate_python(name)
     except ValidationError as error:
         raise UsageError(f"{error.errors()[0]['ctx']['error']}.") from error
     if name in {shard.name for shard in shards}:
         raise UsageError(f"shard {name} is there already. Name the new one otherwise.")
-    return Shard.model_construct(name=name, slots=SlotSet(), types=model.types, except_types=model.except_types)
+    return fleet.new_shard(name, model)
 
 
 def _free_name(fleet: Fleet, name: str) -> str:
