@@ -4,9 +4,11 @@
 
 `bare` is a Starlette app under the same uvicorn, uvloop and httptools; it reads the body and answers. `gateway` is the command,
 publishing into the embedded broker, which is a process of its own; a write counts when its 202 has come. The load comes from
-here: keep-alive connections that each send the next request when the last is answered, and, for batches, streams of JSON lines.
-Bare and gateway take turns, so that a machine that slows down slows both. A publish request carries one slot's writes, so how
-many slots there are decides how many requests it takes: single writes are measured with 1,024 slots, the default, and with 64.
+here. At the peak, keep-alive connections each send the next request when the last is answered; for batches, they send streams of
+JSON lines. At half of its own peak, a server gets requests at a steady rate whether or not it has answered, and an answer's time
+counts from when its request was due. Bare and gateway take turns, so that a machine that slows down slows both; processor time a
+write depends less on what else the machine does than writes a second. A publish request carries one slot's writes, so how many
+slots there are decides how many requests it takes: single writes are measured with 1,024 slots, the default, and with 64.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import grpc
 import psutil
@@ -35,6 +39,7 @@ from rich.table import Table
 
 REQUESTS = 20_000  # different ones, sent round and round
 WARM_SECONDS = 1.0
+TICK_SECONDS = 0.001
 BATCH_LINES, BATCH_CONNECTIONS = 50_000, 2
 TURNS = 2
 FLEET = """
@@ -69,7 +74,12 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    goals = {"share_of_bare": ">= 0.50", "share_of_bare_64_slots": ">= 0.50", "batch_times_bare": ">= 10"}
+    goals = {
+        "share_of_bare": ">= 0.50",
+        "share_of_bare_64_slots": ">= 0.50",
+        "batch_times_bare": ">= 10",
+        "half_p99_ms": "<= 100",
+    }
     table = Table("figure", "measured", "goal")
     for name, value in result.items():
         table.add_row(name, f"{value:,}", goals.get(name, ""))
@@ -79,38 +89,47 @@ def main() -> None:
 def _measured(connections: int, seconds: float) -> dict[str, float]:
     say = Console(stderr=True).print
     requests, batch = _requests(), _batch()
-    bare_rates, bare_p99, many, few, batches = [], [], [], [], []
+    bare, many, few, batches, half, bare_half = [], [], [], [], [], []
     with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder, ExitStack() as stack:
         broker = stack.enter_context(_broker())
-        bare = stack.enter_context(_bare())
+        app = stack.enter_context(_bare())
         default = stack.enter_context(_gateway(Path(folder), broker, 10))
         small = stack.enter_context(_gateway(Path(folder), broker, 6))
         for turn in range(TURNS):
             say(f"turn {turn + 1} of {TURNS} …")
-            rate, _, p99, _ = _load(bare, requests, connections, seconds)
-            bare_rates.append(rate)
-            bare_p99.append(p99)
+            bare.append(_load(app, requests, connections, seconds))
             many.append(_load(default, requests, connections, seconds))
             few.append(_load(small, requests, connections, seconds))
             batches.append(_load_batches(default, batch, seconds))
-        idle, idle_bare = (_load(each, requests, 1, 1.0) for each in (default, bare))
+            half.append(_load_steadily(default, requests, connections, seconds, many[-1].rate / 2))
+            bare_half.append(_load_steadily(app, requests, connections, seconds, bare[-1].rate / 2))
+        idle, idle_bare = (_load(server, requests, 1, 1.0) for server in (default, app))
         rss = default[1].memory_info().rss / 1024**2
-    bare_rate = median(bare_rates)
+    bare_rate = _middle(bare, "rate")
     return {
-        "gateway_writes_per_s": round(median(each[0] for each in many)),
-        "gateway_writes_per_s_64_slots": round(median(each[0] for each in few)),
+        "gateway_writes_per_s": round(_middle(many, "rate")),
+        "gateway_writes_per_s_64_slots": round(_middle(few, "rate")),
         "gateway_batch_writes_per_s": round(median(each[0] for each in batches)),
         "bare_writes_per_s": round(bare_rate),
-        "p99_ms": round(median(each[2] for each in many), 1),
-        "p99_ms_64_slots": round(median(each[2] for each in few), 1),
-        "bare_p99_ms": round(median(bare_p99), 1),
-        "share_of_bare": round(median(each[0] for each in many) / bare_rate, 2),
-        "share_of_bare_64_slots": round(median(each[0] for each in few) / bare_rate, 2),
+        "p99_ms": round(_middle(many, "p99_ms"), 1),
+        "p99_ms_64_slots": round(_middle(few, "p99_ms"), 1),
+        "bare_p99_ms": round(_middle(bare, "p99_ms"), 1),
+        "half_writes_per_s": round(_middle(half, "rate")),
+        "half_p50_ms": round(_middle(half, "p50_ms"), 1),
+        "half_p99_ms": round(_middle(half, "p99_ms"), 1),
+        "bare_half_writes_per_s": round(_middle(bare_half, "rate")),
+        "bare_half_p50_ms": round(_middle(bare_half, "p50_ms"), 1),
+        "bare_half_p99_ms": round(_middle(bare_half, "p99_ms"), 1),
+        "share_of_bare": round(_middle(many, "rate") / bare_rate, 2),
+        "share_of_bare_64_slots": round(_middle(few, "rate") / bare_rate, 2),
         "batch_times_bare": round(median(each[0] for each in batches) / bare_rate, 1),
-        "cpu_us_per_write": round(median(each[3] for each in many), 1),
+        "cpu_us_per_write": round(_middle(many, "cpu_us"), 1),
+        "cpu_us_per_write_64_slots": round(_middle(few, "cpu_us"), 1),
+        "cpu_us_per_write_at_half": round(_middle(half, "cpu_us"), 1),
+        "bare_cpu_us_per_write": round(_middle(bare, "cpu_us"), 1),
         "cpu_us_per_batch_write": round(median(each[1] for each in batches), 1),
-        "idle_p50_ms": round(idle[1], 2),
-        "bare_idle_p50_ms": round(idle_bare[1], 2),
+        "idle_p50_ms": round(idle.p50_ms, 2),
+        "bare_idle_p50_ms": round(idle_bare.p50_ms, 2),
         "rss_mib": round(rss),
         "connections": connections,
         "cores": os.cpu_count() or 0,
@@ -146,19 +165,32 @@ def _batch() -> bytes:
     return head.encode() + body
 
 
+class _Measured(NamedTuple):
+    """Answers a second, milliseconds to an answer, and the server's processor time each."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+def _middle(measured: list[_Measured], figure: str) -> float:
+    return median(getattr(each, figure) for each in measured)
+
+
 class _Client(asyncio.Protocol):
-    """Sends the next request when the last is answered in full."""
+    """Sends a request where the load has one that is due: at first, and when the last is answered in full."""
 
     def __init__(self, load: _Load) -> None:
-        self._load, self._rest, self._sent = load, b"", 0.0
+        self._load, self._rest, self._due = load, b"", 0.0
 
     def connection_made(self, transport) -> None:
         self._transport = transport
-        self._send()
+        self._load.free(self)
 
-    def _send(self) -> None:
-        self._sent = time.perf_counter()
-        self._transport.write(self._load.next())
+    def send(self, request: bytes, due: float) -> None:
+        self._due = due
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
@@ -169,9 +201,8 @@ class _Client(asyncio.Protocol):
         self._rest = b""
         if not data.startswith(b"HTTP/1.1 202"):
             raise SystemExit(f"not a 202: {data[:300]!r}")
-        self._load.latencies.append(time.perf_counter() - self._sent)
-        if self._load.going:
-            self._send()
+        self._load.latencies.append(time.perf_counter() - self._due)
+        self._load.free(self)
 
 
 def _length(data: bytes, head: int) -> int:
@@ -180,38 +211,76 @@ def _length(data: bytes, head: int) -> int:
 
 
 class _Load:
+    """As much as the server answers: a connection that is free gets the next request."""
+
     def __init__(self, requests: list[bytes]) -> None:
         self._requests, self._number = requests, 0
         self.latencies: list[float] = []
         self.going = True
 
-    def next(self) -> bytes:
-        self._number += 1
-        return self._requests[self._number % len(self._requests)]
+    def free(self, client: _Client) -> None:
+        if self.going:
+            self._number += 1
+            client.send(self._requests[self._number % len(self._requests)], time.perf_counter())
+
+    async def run(self) -> None:
+        """There is nothing to do: each answer brings the next request."""
 
 
-def _load(server, requests: list[bytes], connections: int, seconds: float) -> tuple[float, float, float, float]:
-    """Answers a second, median and 99th percentile of their milliseconds, and microseconds of CPU each."""
+class _SteadyLoad(_Load):
+    """A steady rate: a request that is due waits for a free connection if it must, and its time runs meanwhile."""
+
+    def __init__(self, requests: list[bytes], rate: float) -> None:
+        super().__init__(requests)
+        self._rate = rate
+        self._clients: deque[_Client] = deque()
+        self._due: deque[float] = deque()
+
+    def free(self, client: _Client) -> None:
+        self._clients.append(client)
+        self._send()
+
+    def _send(self) -> None:
+        while self._due and self._clients:
+            self._number += 1
+            self._clients.popleft().send(self._requests[self._number % len(self._requests)], self._due.popleft())
+
+    async def run(self) -> None:
+        begun, made = time.perf_counter(), 0
+        while self.going:
+            until = int((time.perf_counter() - begun) * self._rate)
+            self._due.extend(begun + number / self._rate for number in range(made, until))
+            made = until
+            self._send()
+            await asyncio.sleep(TICK_SECONDS)
+
+
+def _load(server, requests: list[bytes], connections: int, seconds: float) -> _Measured:
+    return uvloop.run(_measure(server, _Load(requests), connections, seconds))
+
+
+def _load_steadily(server, requests: list[bytes], connections: int, seconds: float, rate: float) -> _Measured:
+    return uvloop.run(_measure(server, _SteadyLoad(requests, rate), connections, seconds))
+
+
+async def _measure(server, load: _Load, connections: int, seconds: float) -> _Measured:
     address, process = server
-    load = _Load(requests)
-
-    async def run():
-        loop = asyncio.get_running_loop()
-        transports = [(await loop.create_connection(lambda: _Client(load), *address))[0] for _ in range(connections)]
-        await asyncio.sleep(WARM_SECONDS)
-        load.latencies.clear()
-        begun, cpu = time.perf_counter(), _cpu_seconds(process)
-        await asyncio.sleep(seconds)
-        taken, cpu = time.perf_counter() - begun, _cpu_seconds(process) - cpu
-        found = sorted(load.latencies)
-        load.going = False
-        await asyncio.sleep(1.0)
-        for transport in transports:
-            transport.close()
-        count = len(found)
-        return count / taken, 1e3 * found[count // 2], 1e3 * found[int(count * 0.99)], 1e6 * cpu / count
-
-    return uvloop.run(run())
+    loop = asyncio.get_running_loop()
+    transports = [(await loop.create_connection(lambda: _Client(load), *address))[0] for _ in range(connections)]
+    running = asyncio.create_task(load.run())
+    await asyncio.sleep(WARM_SECONDS)
+    load.latencies.clear()
+    begun, cpu = time.perf_counter(), _cpu_seconds(process)
+    await asyncio.sleep(seconds)
+    taken, cpu = time.perf_counter() - begun, _cpu_seconds(process) - cpu
+    found = sorted(load.latencies)
+    load.going = False
+    await running
+    await asyncio.sleep(1.0)
+    for transport in transports:
+        transport.close()
+    count = len(found)
+    return _Measured(count / taken, 1e3 * found[count // 2], 1e3 * found[int(count * 0.99)], 1e6 * cpu / count)
 
 
 def _load_batches(server, batch: bytes, seconds: float) -> tuple[float, float]:
