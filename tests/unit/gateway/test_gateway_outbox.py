@@ -3,11 +3,17 @@
 import asyncio
 
 import pytest
+from gateway_kit import fleet
+from google.pubsub_v1 import PublishRequest
 from patience import PATIENCE_SECONDS
 
+from shardctl.gateway.app import application
+from shardctl.gateway.auth import NoAuth
+from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.metrics import Metrics
 from shardctl.gateway.publishing import MAX_REQUEST_WRITES, MAX_REQUESTS, Outbox
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError, TransientError
+from shardctl.gateway.ratelimit import Buckets
 
 
 class Topics:
@@ -189,5 +195,53 @@ def test_a_batch_that_is_gone_leaves_room_to_others():
         await asyncio.wait_for(stays, PATIENCE_SECONDS)
         with pytest.raises(asyncio.CancelledError):
             await gone
+
+    asyncio.run(run())
+
+
+class Counting:
+    """Topics that count what each request carries, and answer once `go` is set."""
+
+    def __init__(self):
+        self.writes, self.go, self.begun = [], asyncio.Event(), asyncio.Event()
+
+    async def publish(self, slot, messages, timeout_seconds):
+        self.writes.append(len(PublishRequest.pb().FromString(messages).messages))
+        self.begun.set()
+        await self.go.wait()
+        return ["id"] * self.writes[-1]
+
+
+async def post(app, order_id):
+    answers, body = [], b'{"order_id":"%b"}' % order_id.encode()
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(event):
+        answers.append(event.get("status"))
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    scope = {"type": "http", "method": "POST", "path": "/v1/writes/order", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+    return answers[0]
+
+
+def test_concurrent_requests_of_one_slot_share_publish_requests():
+    """A lone write takes one, 50 that come while it is in flight take one more, and 200 at once take one."""
+
+    async def run():
+        topics, settings = Counting(), fleet()
+        app = application(GatewayContext(settings, topics, NoAuth(settings.gateway, Buckets(lambda: 0.0))))
+        lone = asyncio.create_task(post(app, "k"))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await topics.begun.wait()
+            behind = [asyncio.create_task(post(app, "k")) for _ in range(50)]
+            await asyncio.sleep(0)  # each of them has put its write
+            topics.go.set()
+            assert {await lone, *await asyncio.gather(*behind)} == {202}
+            assert topics.writes == [1, 50]
+            assert set(await asyncio.gather(*(post(app, "k") for _ in range(200)))) == {202}
+        assert topics.writes == [1, 50, 200]
 
     asyncio.run(run())
