@@ -37,6 +37,8 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from rich.console import Console
 from rich.table import Table
 
+from bench.meter import Processors
+
 REQUESTS = 20_000  # different ones, sent round and round
 WARM_SECONDS = 1.0
 TICK_SECONDS = 0.001
@@ -95,6 +97,7 @@ def _measured(connections: int, seconds: float) -> dict[str, float]:
         app = stack.enter_context(_bare())
         default = stack.enter_context(_gateway(Path(folder), broker, 10))
         small = stack.enter_context(_gateway(Path(folder), broker, 6))
+        begun = Processors()
         for turn in range(TURNS):
             say(f"turn {turn + 1} of {TURNS} …")
             bare.append(_load(app, requests, connections, seconds))
@@ -103,6 +106,7 @@ def _measured(connections: int, seconds: float) -> dict[str, float]:
             batches.append(_load_batches(default, batch, seconds))
             half.append(_load_steadily(default, requests, connections, seconds, many[-1].rate / 2))
             bare_half.append(_load_steadily(app, requests, connections, seconds, bare[-1].rate / 2))
+        elsewhere = begun.elsewhere(Processors())
         idle, idle_bare = (_load(server, requests, 1, 1.0) for server in (default, app))
         rss = default[1].memory_info().rss / 1024**2
     bare_rate = _middle(bare, "rate")
@@ -133,6 +137,7 @@ def _measured(connections: int, seconds: float) -> dict[str, float]:
         "rss_mib": round(rss),
         "connections": connections,
         "cores": os.cpu_count() or 0,
+        "cpu_elsewhere": round(elsewhere, 2),
     }
 
 
