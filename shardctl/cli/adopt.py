@@ -17,7 +17,7 @@ from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 def adopt(
     file: FileOption = DEFAULT_FILE,
     database: DatabaseOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Give the rows of tables that were there before the fleet their slots, while others write. Safe to run again."""

@@ -1,4 +1,4 @@
-"""What `shardctl demo` tells: its stages while they go by, and its outcome; with `--rebalance` the slot map too."""
+"""What `shardctl demo` prints: its stages while they go by, and its outcome; with `--rebalance` the slot map too."""
 
 from __future__ import annotations
 

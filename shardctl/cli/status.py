@@ -32,7 +32,7 @@ def status(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show each shard's backlog, rates, batches, lock waits, what is set aside, and what is wrong."""
+    """Show each shard's backlog, rates, batches, lock waits, dead letters, and what is wrong."""
     from shardctl.status.collector import Collector, FleetFile, sources
 
     of_file = FleetFile(file)
@@ -51,7 +51,7 @@ def status(
         looker.close()
     _show(report, as_json=as_json)
     if report.nothing:
-        say("nothing could be told: nobody who knows about this fleet can be asked from here.")
+        say("nothing is known: no source that knows about this fleet can be asked from here.")
     return EXIT_REFUSED if report.nothing else EXIT_DONE
 
 

@@ -1,4 +1,4 @@
-"""Stdout whose failures are told apart from all others: a full disk or a closed pipe is no bug, and no success."""
+"""Stdout whose failures are distinguished from all others: a full disk or a closed pipe is no bug, and no success."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def ui(
     prometheus: PrometheusOption = None,
     database: DatabaseOption = None,
 ) -> int:
-    """Serve a page that shows the fleet as it stands: shards, slots, a rebalance, what is set aside. Until Ctrl-C."""
+    """Serve a page that shows the fleet as it stands: shards, slots, a rebalance, dead letters and parked keys. Until Ctrl-C."""
     from shardctl.status.collector import Collector, FleetFile, sources
     from shardctl.ui import server
     from shardctl.ui.view import View
@@ -43,8 +43,8 @@ def ui(
     def ready() -> None:
         if not server.is_loopback(host):
             say(
-                f"warning: whoever can reach {host} and has the address below may replay what is set aside, and nothing is "
-                "encrypted on the way. A tunnel to 127.0.0.1 is safer."
+                f"warning: anyone who can reach {host} and has the address below may replay dead letters and parked keys, and "
+                "nothing is encrypted on the way. A tunnel to 127.0.0.1 is safer."
             )
         out(f"{server.address(listening, host)}#{token}", flush=True)
         say("Open that address: what follows # lets you in, and holds until Ctrl-C.")

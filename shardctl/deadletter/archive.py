@@ -168,7 +168,7 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, tuple[int, int], bytes | Non
         if line.strip():
             yield number, (at, length), line if whole else None
         at += length
-        file.seek(at)  # whoever got the line may have read elsewhere meanwhile
+        file.seek(at)  # the caller may have read elsewhere since it got the line
 
 
 def opened(path: Path) -> BinaryIO:

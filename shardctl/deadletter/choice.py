@@ -15,7 +15,7 @@ _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is left out chooses all. `ids` are of letters, or of the messages that they were; times, of setting aside."""
+    """What is left out chooses all. `ids` are of letters, or of the messages that they were; times, of dead-lettering."""
 
     ids: frozenset[str] = frozenset()
     type: str | None = None

@@ -10,7 +10,7 @@ and not yet recorded it, whose late `dead` would swallow the copy. The second is
 
 Why no write is lost: a consumer inserts `dead` only after it has published a letter of its own for it, and a letter is taken off
 only when the write was applied, or after a copy was published behind the deletion of a `dead` row. If another `dead` comes after
-that deletion, the letter of whoever inserted it is still there.
+that deletion, the letter of the write that inserted it is still there.
 
 A row counts for a letter only where it has the fingerprint of the letter's write, or none, as rows of 0.1.0 have. So a letter
 that uses another write's idempotency key neither lets go of that write's row nor passes for applied.

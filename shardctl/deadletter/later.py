@@ -1,4 +1,4 @@
-"""What has happened to a key since its letter was written, as the inbox tells. Only reads."""
+"""What has happened to a key since its letter was written, as the inbox records. Only reads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def overtaken(connection: Connection, fleet: Fleet, letters: Sequence[Letter]) -
 
 
 def _overwrites(fleet: Fleet, letter: Letter) -> bool:
-    """An insert meets the row that is there, and a version column tells old from new."""
+    """An insert meets the row that is there, and a version column distinguishes old from new."""
     kind = fleet.message_types[letter.type]
     return not (kind.version_column or (kind.table and letter.operation == "insert"))
 
@@ -94,7 +94,7 @@ def _newest(connection: Connection, slot: int, keys: Iterable[str]) -> dict[tupl
 
 
 def _replayed(connection: Connection, slot: int, keys: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Of each routing key the writes that were replayed, and when they were written: their inbox rows tell the replay's time."""
+    """Of each routing key the writes that were replayed, and when they were written: their inbox rows have the replay's time."""
     query = select(inbox.c.partition_key, inbox.c.message_id, inbox.c.publish_time).where(
         inbox.c.slot == slot, inbox.c.outcome == InboxOutcome.REPLAYED, inbox.c.partition_key.in_(sorted(keys))
     )

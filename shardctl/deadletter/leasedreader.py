@@ -58,7 +58,7 @@ class _TroubleError(PubsubError):
 
 
 class LeasedReader:
-    """Reads subscriptions of `project` by name. `left` asks how many messages they hold, out or not; None: nobody can tell."""
+    """Reads subscriptions of `project` by name. `left` asks how many messages they hold, out or not; None: unknown."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""A letter: a message on a dead-letter or a strays subscription, and what it tells of itself. Pure.
+"""A letter: a message on a dead-letter or a strays subscription, and what it says of itself. Pure.
 
-Whoever may publish to a topic may put anything into a message, so nothing here raises for what one holds.
+Anyone who may publish to a topic may put anything into a message, so nothing here raises for what one holds.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Letter:
 
 
 def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> Letter:
-    """What a message of the subscription with that name tells."""
+    """What a message of the subscription with that name says."""
     names, origin = fleet.routing.attributes, _origin(message.attributes, stray=stray)
     attributes = message.attributes if origin == Origin.CONSUMER else deadletters.of_others(message.attributes)
     written_us, precision_us = _written(origin, message)
@@ -244,7 +244,7 @@ def _why_stray(fleet: Fleet, subscription: str, attributes: Mapping[str, str]) -
 
 
 def topic_of_strays(fleet: Fleet, subscription: str) -> topology.Topic | None:
-    """The topic of a subscription for strays; its name tells, also where it is one of before."""
+    """The topic of a subscription for strays; its name says which, also where it is an earlier one."""
     topics = topology.topics(fleet)
     if not fleet.routing.topic_bits:
         return topics[0]

@@ -80,7 +80,7 @@ class Outlet:
         self._client, self._project = client, project
 
     def publish(self, topics: Mapping[str, str], messages: Sequence[Message]) -> dict[int, str]:
-        """Publish in order within each ordering key; `topics` tells its topic. Which were refused for what they are, and why.
+        """Publish in order within each ordering key; `topics` gives its topic. Which were refused for what they are, and why.
 
         Raises PubsubError: then some may have been published, and others behind them not.
         """

@@ -34,8 +34,8 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
     if fleet.network_policy is not None and gateway.from_namespaces:
         reach = f"from the namespaces {', '.join(gateway.from_namespaces)}"
     warning = (
-        f"gateway.auth is none: whoever reaches Service {fleet.fleet}-gateway, {reach}, can write every message type as anybody"
-        f"{limits}. Give auth with kind: keys or kind: oidc, unless something before the gateway decides who may write."
+        f"gateway.auth is none: anyone who reaches Service {fleet.fleet}-gateway, {reach}, can write every message type as "
+        f"anybody{limits}. Give auth with kind: keys or kind: oidc, unless something before the gateway decides who may write."
     )
     return (warning,)
 

@@ -53,7 +53,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ShardFilter:
-    """A shard's filter on one topic. `padded` tells whether it takes malformed slots by the rule above."""
+    """A shard's filter on one topic. `padded`: whether it takes malformed slots by the rule above."""
 
     text: str
     padded: bool

@@ -76,7 +76,7 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
 
 
 def _zone_exists(name: str) -> bool:
-    """True also where this machine knows no time zones at all, so that nothing can be told."""
+    """True also where this machine knows no time zones at all, so that nothing can be known."""
     for zone in (name, "Europe/London"):
         try:
             ZoneInfo(zone)

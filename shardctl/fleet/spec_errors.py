@@ -1,4 +1,4 @@
-"""What is wrong with `shards.yaml`, told so that a person can mend it."""
+"""What is wrong with `shards.yaml`, said so that a person can fix it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_FAULTS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a file: where in it, what, and how to mend it."""
+    """One thing wrong with a file: where in it, what, and how to fix it."""
 
     path: tuple[str | int, ...]
     fault: str

@@ -1,4 +1,4 @@
-"""How the local fleet stands, as `shardctl status` tells it, and what only `shardctl up` knows of its parts."""
+"""How the local fleet stands, as `shardctl status` shows it, and what only `shardctl up` knows of its parts."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LONGEST_REVIVE_PAUSE_SECONDS = 10.0
 
 
 class Consumers:
-    """`by_shard` holds the replicas of each shard; whoever looks in the middle of a rollout finds those that serve.
+    """`by_shard` holds the replicas of each shard; a look in the middle of a rollout finds those that serve.
 
     `environment_of` gives what a pod takes from Secrets, by the shard's name. `taken` are ports that others have. `changed` is
     called, from any thread, when other replicas serve than before.

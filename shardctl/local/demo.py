@@ -87,7 +87,7 @@ class Report:
 
 
 class Watch(Protocol):
-    """Whoever looks on."""
+    """What hears of the run's progress."""
 
     def done(self, what: str) -> None:
         """A stage has ended."""
@@ -230,7 +230,7 @@ def _latencies(url: str) -> tuple[float | None, float | None]:
 
 
 def _consumers_tell(local: LocalFleet) -> dict[str, float]:
-    """What the consumers counted themselves. A restart forgets, so this is told and not judged."""
+    """What the consumers counted themselves. A restart forgets, so this is reported and not judged."""
     total: Counter[str] = Counter()
     for consumer in local.consumers:
         total.update(consumer.metrics())

@@ -136,7 +136,7 @@ class LocalFleet:
         self.tell()
 
     def prepare(self, spec: Fleet) -> tuple[str, ...]:
-        """Make databases for shards of `spec` that aren't here yet, and tell which. `environment` knows them from now on.
+        """Make databases for shards of `spec` that aren't here yet, and return which. `environment` knows them from now on.
 
         So a rebalance can begin, which wants the new shard's database, before `apply` brings the rest.
         """
@@ -251,7 +251,7 @@ class LocalFleet:
         return LocalFile(tuple(listed), databases)
 
     def tell(self) -> None:
-        """Write `told` where the environment names it, for whoever looks at the fleet."""
+        """Write `told` where the environment names it, for commands that look at the fleet."""
         with self._telling:
             self.told().write(self._told_in)
 
@@ -284,7 +284,7 @@ class LocalFleet:
         }
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:
-        """What the broker tells of each subscription, by id; see `shardctl.broker.stats`."""
+        """What the broker reports of each subscription, by id; see `shardctl.broker.stats`."""
         try:
             found = brokers.stats(self.broker.host)["subscriptions"]
         except grpc.RpcError as error:

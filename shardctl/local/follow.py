@@ -37,7 +37,7 @@ class Watched:
 
 
 class Follower:
-    """Looks when told to. `fleet` is what the file said when `local` was made; `folder` takes the manifests.
+    """Looks when asked to. `fleet` is what the file said when `local` was made; `folder` takes the manifests.
 
     A plan beside the file, `shards.next.yaml`, gets databases for its new shards: `shardctl rebalance start` wants them before
     it writes the file, and the file is what brings the rest.
@@ -48,7 +48,7 @@ class Follower:
         self._file, self._next = Watched(file), Watched(next_file(file), new=True)
 
     def look(self, tell: Tell) -> None:
-        """Apply what has changed; tell what was done, and once what can't be."""
+        """Apply what has changed; report what was done, and once what can't be."""
         if self._next.changed():
             self._prepare(tell)
         if self._file.changed():

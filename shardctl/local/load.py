@@ -1,4 +1,4 @@
-"""A realistic stream of writes for any fleet. Seeded: the same seed tells the same story again."""
+"""A realistic stream of writes for any fleet. Seeded: the same seed gives the same writes again."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Report:
     """Seconds of the steps, and of pauses by quantile.
 
     `pause` runs from publish to commit, of the longest write of each slot; `closed` from a moved slot's barrier to the commit
-    that let its new shard write. None where the databases don't tell when they commit, as SQLite doesn't.
+    that let its new shard write. None where the databases don't report when they commit, as SQLite doesn't.
     """
 
     verified: bool
@@ -78,7 +78,7 @@ class Report:
 
 
 class Watch(Protocol):
-    """Whoever looks on."""
+    """What hears of the run's progress."""
 
     def done(self, what: str) -> None:
         """A stage has ended."""

@@ -98,7 +98,7 @@ class Moving:
         local.apply(after.settled())
 
     def effect(self, times: Times) -> Effect | None:
-        """What the hand-over cost, to be asked before `finish`; None where the databases don't tell when they commit."""
+        """What the hand-over cost, to be asked before `finish`; None where the databases don't report when they commit."""
         return pauses.effect(self.databases, self.moved, self.unmoved, times)
 
     def commits(self, since: float) -> list[Commit] | None:

@@ -76,7 +76,7 @@ class Times:
 def effect(
     databases: Mapping[str, str], moved: Collection[int], unmoved: Collection[int], times: Times
 ) -> Effect | None:
-    """None where the databases can't tell when they commit."""
+    """None where the databases don't report when they commit."""
     found = commits(databases, datetime.fromtimestamp(times.quiet - EARLIER_SECONDS, UTC))
     if found is None:
         return None
@@ -90,7 +90,7 @@ def effect(
 
 
 def commits(databases: Mapping[str, str], since: datetime) -> list[Commit] | None:
-    """Every write that was published since then, once; None where the databases can't tell."""
+    """Every write that was published since then, once; None where the databases don't report it."""
     first: dict[tuple[int, bytes], Commit] = {}
     for slot, its_identity, published, committed in _asked(databases, _WRITES, since=since):
         known = first.get((slot, its_identity))

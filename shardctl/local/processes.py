@@ -48,7 +48,7 @@ class BrokerProcess(Server):
         return [sys.executable, "-m", "shardctl.broker", "--host", HOST, "--port", str(self.port), *options]
 
     def _ping(self) -> bool:
-        """Its own log tells it apart from any other broker at that port."""
+        """Its own log distinguishes it from any other broker at that port."""
         return f"broker ready: PUBSUB_EMULATOR_HOST={self.host}" in self.log_tail()
 
 
@@ -82,7 +82,7 @@ class ConsumerProcess(Server):
 
     @property
     def died(self) -> bool:
-        """True once it has ended without being told to: what Kubernetes would start again."""
+        """True once it has ended without being asked to: what Kubernetes would start again."""
         return self._wanted and not self.running
 
     @property

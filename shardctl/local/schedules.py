@@ -23,7 +23,7 @@ _PublishRequest, _PublishResponse = protos.of("PublishRequest"), protos.of("Publ
 
 
 class Clock:
-    """Looks when told to, and publishes what has come due since. `now` may run faster than time does.
+    """Looks when asked to, and publishes what has come due since. `now` may run faster than time does.
 
     However many runs of a job have come due between two looks, as over a laptop's sleep, it publishes one, and goes on from
     there. A run that the broker didn't take is tried again at the next look.
@@ -51,7 +51,7 @@ class Clock:
         return tuple((planned.job, planned.due) for planned in self._plan.values())
 
     def look(self, tell: Tell) -> int:
-        """Publish what is due; tell each run; how many there were."""
+        """Publish what is due; report each run; how many there were."""
         now, runs = self._now(), 0
         for planned in self._plan.values():
             job, due = planned.job, planned.due

@@ -43,7 +43,7 @@ Source = Callable[[Sequence[str]], Mapping[str, Backlog]]  # by subscription id
 
 
 class UnknownError(Exception):
-    """Nobody can tell. Says why."""
+    """The number is unknown. Says why."""
 
 
 def source(project: str) -> Source:
@@ -54,7 +54,7 @@ def source(project: str) -> Source:
 
 
 def of_broker(host: str, project: str, ids: Sequence[str]) -> dict[str, Backlog]:
-    """From the broker of this project. Raises UnknownError: Google's emulator doesn't tell."""
+    """From the broker of this project. Raises UnknownError: Google's emulator doesn't report it."""
     import grpc
 
     from shardctl import broker

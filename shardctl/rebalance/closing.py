@@ -31,7 +31,7 @@ class PubSubError(ShardctlError):
 
 
 def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
-    """From its return on no slot becomes due any more, whoever runs."""
+    """From its return on no slot becomes due any more, in any executor."""
     for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
             journal.stop(connection, fleet)

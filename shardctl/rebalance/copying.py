@@ -45,7 +45,7 @@ class Inline:
         future: Future[Any] = Future()
         try:
             future.set_result(call(*arguments))
-        except Exception as error:  # noqa: BLE001 - whoever asks the future for its result meets it
+        except Exception as error:  # noqa: BLE001 - the future's result raises it
             future.set_exception(error)
         return future
 

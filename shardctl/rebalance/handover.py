@@ -1,7 +1,7 @@
 """Which slots change lanes in a transitional file, and where each of them stands. Pure.
 
 What is to be done for a slot follows from the file, which names the lane that is to have it, and from the databases, one of which
-holds it active: never from the memory of whoever does it.
+holds it active: never from the executor's memory.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """`source`: who holds the slot, or held it last. `fault` tells what is broken."""
+    """`source`: who holds the slot, or held it last. `fault` says what is broken."""
 
     stage: Stage
     source: Place | None = None
@@ -119,7 +119,7 @@ def twice_active(of: HandOver, views: Views) -> str:
 
 
 def unexpected(fleet: Fleet, views: Views) -> Iterator[tuple[Place, int]]:
-    """Slots that a database holds active in a lane that the file doesn't tell of."""
+    """Slots that a database holds active in a lane that the file doesn't have."""
     for shard in fleet.shards:
         listed = {lane_of(slot, each.generation) for each in topology.generations(shard) for slot in each.slots}
         for lane, held in views.get(shard.name, {}).items():

@@ -1,9 +1,9 @@
 """The rebalance as each participating database knows it: open, aborted or done. One is open at most.
 
 Its id is random, and only the databases have it: nobody who knows the file can guess it. What it changes tells which one is a
-file's, so whoever works with the same file, and a command that is run again, finds the same rebalance.
+file's, so every command with the same file, and one that is run again, finds the same rebalance.
 
-Whoever changes it takes the fence alone, so that what a lane's change has read of it still holds when that commits.
+A change of it takes the fence alone, so that what a lane's change has read of it still holds when that commits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def change(self) -> dict[str, Any]:
-        """What it changes: as `describe` told it when it was opened."""
+        """What it changes: as `describe` gave it when it was opened."""
         return {name: value for name, value in self.plan.items() if name not in (_SHARD, _STOPPING)}
 
     @property
@@ -77,7 +77,7 @@ def entry_of(fleet: Fleet, entries: Mapping[str, Entry]) -> Entry | None:
 
 
 def id_of(fleet: Fleet, entries: Iterable[Mapping[str, Entry]]) -> str | None:
-    """The id of a file's rebalance by what its databases tell; None where none of them has opened it. Raises JournalError."""
+    """The id of a file's rebalance by what its databases record; None where none of them has opened it. Raises JournalError."""
     ids = {entry.id for each in entries if (entry := entry_of(fleet, each))}
     if len(ids) > 1:
         raise _disagreement(ids)

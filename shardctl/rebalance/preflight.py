@@ -41,7 +41,7 @@ class PreflightError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What one participating database tells. `readers`: generations that consumers read, by how long ago they said so."""
+    """What one participating database reports. `readers`: generations that consumers read, by how long ago they said so."""
 
     lanes: Mapping[int, Lane]
     entries: Mapping[str, Entry]
@@ -51,13 +51,13 @@ class Known:
 
 
 def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
-    """What each database tells, and why some don't."""
+    """What each database reports, and why some don't."""
     found, told = {}, []
     for name, engine in databases.items():
         try:
             found[name] = _known(engine)
         except DatabaseError as error:
-            told.append(f"shard {name}: {error}. Mend it, or give the right URL; nothing moves while it is away.")
+            told.append(f"shard {name}: {error}. Fix it, or give the right URL; nothing moves while it is away.")
     return found, told
 
 
@@ -186,7 +186,7 @@ def unfit_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[s
 
 
 def doubtful_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
-    """What may go wrong or be slow though rows can be moved, where `unfit_tables` finds nothing. Each told once."""
+    """What may go wrong or be slow though rows can be moved, where `unfit_tables` finds nothing. Each reported once."""
     told = (
         doubt
         for source, destination in _ways(fleet, known)
@@ -214,7 +214,7 @@ def lacking_subscriptions(fleet: Fleet, publisher: Any, subscriber: Any, *, ever
         yield from str(error).splitlines()
         return
     except (GoogleAPICallError, RetryError) as error:
-        yield f"Pub/Sub, project {fleet.project}, doesn't answer: {type(error).__name__}: {error}. Mend that first."
+        yield f"Pub/Sub, project {fleet.project}, doesn't answer: {type(error).__name__}: {error}. Fix that first."
         return
     missing = {
         step.name.rpartition("/")[2] for step in steps if step.action == "create" and step.kind == "subscription"

@@ -47,7 +47,7 @@ Publish = Callable[[Encoded], "Future[Any]"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many slots stand where. `failed` tells of slots that need a person, `trouble` of what is tried again."""
+    """How many slots stand where. `failed` names slots that need a person, `trouble` what is tried again."""
 
     total: int
     arrived: int

@@ -27,7 +27,7 @@ class Stats:
         self._arrivals[stayed].append(now)
 
     def rate(self, now: float, *, stayed: bool) -> float:
-        """Slots of one kind handed over in a second, of late."""
+        """Slots of one kind handed over in a second, recently."""
         arrivals = self._arrivals[stayed]
         while arrivals and arrivals[0] < now - RECENT_SECONDS:
             arrivals.popleft()

@@ -1,4 +1,4 @@
-"""Where every slot of a rebalance stands, as far as was seen: waiting, in hand, arrived, or broken."""
+"""Where every slot of a rebalance stands, as far as was seen: waiting, in flight, arrived, or broken."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Tracker:
         return self._views.unreachable
 
     def look(self, now: float, *, begin: bool) -> list[InHand]:
-        """Those in hand that have left or arrived since the last look. `begin`: those waiting are still to be begun."""
+        """Those in flight that have left or arrived since the last look. `begin`: those waiting are still to be begun."""
         self.complete = False
         if not self._sure or not (self.hand or (begin and any(self.waiting.values()))):
             return self._look_at_everything(now)
@@ -106,8 +106,8 @@ class Tracker:
         return handover.standing(of, self._views.seen)
 
     def _moved_on(self, each: InHand, standing: Standing) -> bool:
-        """Take note of where a slot in hand stands now; whether it has left or arrived."""
-        if each.work is not None:  # whoever began the copy asks what became of it
+        """Take note of where a slot in flight stands now; whether it has left or arrived."""
+        if each.work is not None:  # the thread that began the copy asks what became of it
             return False
         if standing.stage == Stage.ARRIVED:
             self.done(each.of)

@@ -1,4 +1,4 @@
-"""The lanes of several databases as they were seen last, read again where the fence tells that something changed."""
+"""The lanes of several databases as they were seen last, read again where the fence shows that something changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RETRY_SECONDS = 1.0
 
 
 class LaneViews:
-    """`seen` is what `handover.standing` reads; `unreachable` tells which databases don't answer for now, and why."""
+    """`seen` is what `handover.standing` reads; `unreachable` says which databases don't answer for now, and why."""
 
     def __init__(self, databases: Mapping[str, Engine]) -> None:
         self._databases = databases

@@ -1,4 +1,4 @@
-"""How many slots are in hand at once: one more each time a barrier is met soon, half as many when one isn't. Pure.
+"""How many slots are in flight at once: one more each time a barrier is met soon, half as many when one isn't. Pure.
 
 Additive increase, multiplicative decrease (V. Jacobson, Congestion Avoidance and Control, 1988): a barrier waits behind all that
 the old generation has yet to write, so its time tells how far a shard lags.
@@ -27,6 +27,6 @@ class AimdWindow:
             self._size = min(self._most, self._size + 1)
 
     def late(self, published: float, now: float) -> None:
-        """A barrier is slow to be met. Barriers that were out at the last cut tell nothing about its effect."""
+        """A barrier is slow to be met. Barriers that were out at the last cut say nothing about its effect."""
         if now - published > SLOW_SECONDS and published > self._cut_at:
             self._size, self._cut_at = max(self._least, self._size / 2), now

@@ -173,7 +173,7 @@ def _text(item: Object, templates: Environment) -> str:
 
 
 def _path(fleet: Fleet, item: Object) -> str:
-    """`shards/s0/deployment.yaml`; the part of the name that the folder doesn't already tell follows the kind."""
+    """`shards/s0/deployment.yaml`; the part of the name that the folder doesn't already say follows the kind."""
     base, folder = (item.owner.id, f"shards/{item.owner.shard.name}") if item.owner else (fleet.fleet, "fleet")
     rest = "" if item.name == base else "-" + item.name.removeprefix(f"{base}-")
     return f"{folder}/{item.kind.lower()}{rest}.yaml"

@@ -1,4 +1,4 @@
-"""When people are called, and what they are told. docs/alerts.md has a section for each alert: what it means, what to do."""
+"""When people are called, and what the call says. docs/alerts.md has a section for each alert: what it means, what to do."""
 
 from __future__ import annotations
 

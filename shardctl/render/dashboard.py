@@ -15,7 +15,7 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def dashboard(fleet: Fleet) -> dict[str, Any]:
-    """As Grafana imports it. Whoever looks chooses the data source; nothing in it is tied to one."""
+    """As Grafana imports it. The viewer chooses the data source; nothing in it is tied to one."""
     return {
         "title": f"Shards of {fleet.fleet}",
         "uid": f"shardctl-{fleet.fleet}",  # at most 40 characters

@@ -15,7 +15,7 @@ from shardctl.render.templates import built_in
 
 
 def text(fleet: Fleet) -> str:
-    """The functions of `templates/gcloud.sh`, then one call of them a line. Raises UsageError for what gcloud can't be told."""
+    """The functions of `templates/gcloud.sh`, then one call of them a line. Raises UsageError for what gcloud can't be given."""
     head = (built_in() / "gcloud.sh").read_text(encoding="utf-8")
     calls = (" ".join(quote(word) for word in words) for words in _calls(fleet, cloud(fleet)))
     return f"{head}\nproject={quote(fleet.project)}\n" + "".join(f"{call}\n" for call in calls)

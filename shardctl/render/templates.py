@@ -141,7 +141,7 @@ def _refuse_unless_overriding(templates: Path) -> None:
 
 
 def place_of(error: TemplateError) -> str | None:
-    """The template and line that an error comes from, `FILE:LINE`; None where it can't be told."""
+    """The template and line that an error comes from, `FILE:LINE`; None where that is unknown."""
     if isinstance(error, TemplateSyntaxError):
         return f"{error.filename or error.name}:{error.lineno}"
     place, frame = None, error.__traceback__

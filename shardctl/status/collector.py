@@ -1,4 +1,4 @@
-"""Looks at a fleet: asks everybody at once, and puts together what they tell."""
+"""Looks at a fleet: asks every source at once, and puts together what they report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Metrics = Callable[[Fleet], Mapping[str, Work]]  # by shard; raises ShardctlErro
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """`urls` tells each shard's database URL or why there is none; `local`: all of it is on this machine."""
+    """`urls` has each shard's database URL or why there is none; `local`: all of it is on this machine."""
 
     urls: Callable[[Fleet], Mapping[str, str | Unknown]]
     backlogs: Callable[[Fleet], backlog.Source]

@@ -1,4 +1,4 @@
-"""What each shard's database tells of its slots, its parked keys and its replicas. Only looks."""
+"""What each shard's database reports of its slots, its parked keys and its replicas. Only looks."""
 
 from __future__ import annotations
 

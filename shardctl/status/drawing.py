@@ -56,7 +56,7 @@ def line(report: Report) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """For a machine: null is what nobody could tell, and `unknown` says why."""
+    """For a machine: null is an unknown value, and `unknown` says why."""
     return {
         "fleet": report.fleet,
         "at": report.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

@@ -1,4 +1,4 @@
-"""The file in which a local fleet tells where its consumers and databases are, kept current while it runs."""
+"""The file in which a local fleet says where its consumers and databases are, kept current while it runs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class SlotMap:
 
 
 def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Moving | None, str]:
-    """The rebalance that the file tells of, and why it isn't known how far that is."""
+    """The rebalance that the file describes, and why it isn't known how far that is."""
     if not fleet.rebalancing:
         return None, ""
     taking_part = [shard.name for shard in handover.participating(fleet)]
@@ -93,7 +93,7 @@ def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[st
 
 
 def _stages(fleet: Fleet, known: Mapping[str, Known]) -> dict[str, dict[str, SlotSet]]:
-    """The slots of each shard by where their hand-over stands; nothing where a database doesn't tell."""
+    """The slots of each shard by where their hand-over stands; nothing where a database doesn't answer."""
     if not fleet.rebalancing or any(shard.name not in known for shard in handover.participating(fleet)):
         return {}
     views = {name: each.lanes for name, each in known.items()}

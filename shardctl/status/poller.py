@@ -16,7 +16,7 @@ AT_ONCE = 32
 
 
 class Asker:
-    """Whoever hasn't answered yet isn't asked again until he has: a server that hangs costs one thread, however often one looks.
+    """A server isn't asked again until it has answered: one that hangs costs one thread, however often one looks.
 
     The threads are daemons, so that none holds up the end of the process.
     """
@@ -27,7 +27,7 @@ class Asker:
         self._room = threading.Semaphore(AT_ONCE)
 
     def ask(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-        """The answer to each question, or Unknown: an error that a person can mend, or no answer in time. A bug is raised."""
+        """The answer to each question, or Unknown: an error that a person can fix, or no answer in time. A bug is raised."""
         deadline = time.monotonic() + self._patience_seconds
         for name, question in questions.items():
             if name not in self._under_way:

@@ -29,7 +29,7 @@ _WANTED = (
 
 
 class PrometheusError(ShardctlError):
-    """The server can't be asked, or refused to tell. Never shows a password or a token."""
+    """The server can't be asked, or refused to answer. Never shows a password or a token."""
 
 
 class Prometheus:

@@ -19,19 +19,19 @@ from shardctl.shard.schema import LaneState
 from shardctl.status.moving import Moving, moving
 
 SILENT_SECONDS = 15.0  # consumers say every 3 s that they are there
-FORGOTTEN_SECONDS = 300.0  # whoever was silent for longer has ended, and is missed by nobody
+FORGOTTEN_SECONDS = 300.0  # a replica that was silent for longer has ended, and isn't missed
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Stands where an answer would. `why` tells what to do about it."""
+    """Stands where an answer would. `why` says what to do about it."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What one shard's database tells. `silent_seconds`: since each replica last said that it is there."""
+    """What one shard's database reports. `silent_seconds`: since each replica last said that it is there."""
 
     known: Known
     parked_keys: int = 0
@@ -41,7 +41,7 @@ class DatabaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a shard's consumers count: totals since they began, rates of late. `rows_a_batch` is a mean.
+    """What a shard's consumers count: totals since they began, recent rates. `rows_a_batch` is a mean.
 
     `names` are the replicas there should be, where that is known; `troubles` tells what is wrong with which.
     """
@@ -76,7 +76,7 @@ class ShardStatus:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`unknown` has what nobody could tell, and why; `nothing`: nobody told anything at all."""
+    """`unknown` has what no source could answer, and why; `nothing`: no source answered at all."""
 
     fleet: str
     at: datetime
@@ -90,7 +90,7 @@ class Report:
 
 
 def subscription_ids(fleet: Fleet) -> tuple[str, ...]:
-    """Every subscription whose backlog is told."""
+    """Every subscription whose backlog is known."""
     shards = (sub.id for shard in fleet.shards for sub in topology.every_subscription(fleet, shard))
     strays = (each.id for each in topology.strays(fleet))
     return (*shards, topology.dead_letter_subscription(fleet), *strays)
@@ -136,7 +136,7 @@ def assemble(
 
 
 def _silent(databases: Mapping[str, str]) -> dict[str, str]:
-    """Databases that tell nothing for one reason are told of together."""
+    """Databases that don't answer for one reason are reported together."""
     found: dict[str, list[str]] = {}
     for name, why in databases.items():
         found.setdefault(why, []).append(name)

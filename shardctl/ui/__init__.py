@@ -1,1 +1,1 @@
-"""`shardctl ui`: one page that shows what `shardctl status` tells, on this machine, for whoever has its token."""
+"""`shardctl ui`: one page that shows what `shardctl status` shows, on this machine, for the holder of its token."""

@@ -1,4 +1,4 @@
-"""Who may talk to the page's server: whoever has the token, from the page itself.
+"""Who may talk to the page's server: the holder of the token, from the page itself.
 
 A browser on this machine opens any site, and any site may try to reach a server on loopback. Four things stand against that:
 - each call wants the token, which only the address that was printed tells, in a part of it that no browser sends;

@@ -1,4 +1,4 @@
-"""What the page's server refuses, as RFC 9457 tells it: `application/problem+json`."""
+"""What the page's server refuses, as RFC 9457 has it: `application/problem+json`."""
 
 from __future__ import annotations
 

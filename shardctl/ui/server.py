@@ -40,7 +40,7 @@ def serve(view: View, token: str, host: str, listening: socket.socket, ready: Ca
     async def run() -> None:
         server = Server(application(view, token, host), LIMITS, GRACE_SECONDS)
         stop_on_signals(server)
-        ready()  # the socket listens already: whoever comes now waits for an instant
+        ready()  # the socket listens already: a client that comes now waits for an instant
         await server.serve_on(listening)
 
     asyncio.run(run())

@@ -71,7 +71,7 @@ class View:
         return {"slots": 1 << look.fleet.routing.slot_bits, "maps": [_map_json(each) for each in self._mapped[1]]}
 
     async def heat(self) -> dict[str, Any]:
-        """Writes a second by shard and slot; `unknown` has the shards whose database doesn't tell."""
+        """Writes a second by shard and slot; `unknown` has the shards whose database doesn't answer."""
         return await self._heat.get()
 
     def urls(self) -> Mapping[str, str | Unknown]:

@@ -233,7 +233,7 @@ def test_listening_for_others_is_warned_about(place):
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert address.startswith("http://127.0.0.1:")
-    assert err.startswith("warning: whoever can reach 0.0.0.0")
+    assert err.startswith("warning: anyone who can reach 0.0.0.0")
     assert address.strip().partition("#")[2] not in err
 
 

@@ -1,4 +1,4 @@
-"""The dead-letter desk on the embedded broker and real databases: what was set aside comes back once and in order."""
+"""The dead-letter desk on the embedded broker and real databases: a replayed letter comes back once and in order."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_what_failed_is_applied_once_and_in_order_when_its_cause_is_mended(town,
     assert desk("replay", "--all", "--dry-run", "--yes")[0] == 0
     assert sorted(town.inbox().values()) == ["applied", "dead", "dead", "dead"]
 
-    code, told, _ = desk("replay", "--all", "--yes")  # the cause isn't mended: they come back
+    code, told, _ = desk("replay", "--all", "--yes")  # the cause isn't fixed: they come back
     assert (code, told["replayed"]) == (0, 3)
     town.consume()
     assert (things(town), town.backlog()) == ({}, 3)

@@ -121,7 +121,7 @@ def replay(
         bool, typer.Option("--overwrite", help="Also writes that later ones of their key have overtaken.")
     ] = False,
     unrecorded: Annotated[
-        bool, typer.Option("--unrecorded", help="Also where nobody can tell whether the write took effect.")
+        bool, typer.Option("--unrecorded", help="Also where it is unknown whether the write took effect.")
     ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,

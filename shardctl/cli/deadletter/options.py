@@ -40,7 +40,7 @@ WaitOption = Annotated[
     ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DEFAULT_WAIT = 5.0
 
 
@@ -88,7 +88,7 @@ def refuse_for_parked(**given: object) -> None:
 
 
 def refuse_all_or_nothing(choice: Any, *, every: bool, what: str) -> None:
-    """What changes something wants to be told of which letters."""
+    """A command that changes something must be given the letters."""
     from shardctl.deadletter.choice import Choice
 
     chosen = choice != Choice()

@@ -41,7 +41,7 @@ def moment(us: int) -> str:
 def print_letters(letters: Sequence[Any], *, strays: bool) -> None:
     headers = [
         "message id",
-        "set aside",
+        "dead-lettered",
         "reason",
         "belongs to" if strays else "shard",
         "type",
@@ -64,7 +64,7 @@ def print_letters(letters: Sequence[Any], *, strays: bool) -> None:
     ]
     if sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE_COLUMNS:  # ids must stay whole, to be copied
         headers, rows = headers[:-1], [row[:-1] for row in rows]
-    print_table(headers, rows, right=("set aside", "bytes"))
+    print_table(headers, rows, right=("dead-lettered", "bytes"))
 
 
 def print_tally(tally: Any) -> None:

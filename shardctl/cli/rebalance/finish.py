@@ -33,7 +33,7 @@ def finish(
     drained: Annotated[
         bool,
         typer.Option(
-            "--drained", help="Where nobody can tell what old subscriptions hold: I have looked, nothing is left."
+            "--drained", help="Where it is unknown what old subscriptions hold: I have looked, nothing is left."
         ),
     ] = False,
     yes: YesOption = False,
@@ -92,7 +92,7 @@ def _verify(work: Work) -> None:
         for fault in verify(taking_part, work.databases).faults
     ]
     for text, of_keys in told:
-        if of_keys:  # the rows lie where their slots are, whoever named those
+        if of_keys:  # the rows lie where their slots are, wherever those came from
             say(f"warning: {text}")
     refuse([text for text, of_keys in told if not of_keys])
 

@@ -1,4 +1,4 @@
-"""How a run tells its progress: a bar on a terminal, a line now and then elsewhere."""
+"""How a run shows its progress: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ MOST_PARALLEL = 12  # each copy takes one of a database's fifteen sessions
 LAG_SECONDS = 10.0
 
 ParallelOption = Annotated[
-    int, typer.Option("--parallel", metavar="N", min=1, max=MOST_PARALLEL, help="Moved slots in hand at once, at most.")
+    int,
+    typer.Option("--parallel", metavar="N", min=1, max=MOST_PARALLEL, help="Moved slots in flight at once, at most."),
 ]
 
 
@@ -83,7 +84,7 @@ def run(
         say(f"stopped. What has begun goes on by itself or waits; `shardctl rebalance run -f {file} --yes` goes on.")
         return EXIT_INTERRUPTED
     if not progress.complete:
-        say("not every slot was handed over. Mend what is told above and run it again: writes of these slots wait.")
+        say("not every slot was handed over. Fix what is reported above and run it again: writes of these slots wait.")
         return EXIT_REFUSED
     say(f"every slot is where the file says. Next: `shardctl rebalance finish -f {file}`.")
     return EXIT_DONE

@@ -17,7 +17,7 @@ STAGES = ("waiting", "due", "left", "arrived", "broken")
 
 
 def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_json: JsonOption = False) -> int:
-    """Show the journal, where the slots stand, what is in hand, and what is left."""
+    """Show the journal, where the slots stand, what is in flight, and what is left."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.preflight import PreflightError, no_tables
 
@@ -46,7 +46,7 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
         rows_text = "rows not counted" if move["rows"] is None else f"{move['rows']:,} rows"
         out(f"to move from {move['from']} to {move['to']}: {move['slot_count']:,} slots, {rows_text}: {move['slots']}")
     if report["in_hand"]:
-        out(f"in hand: {report['in_hand']}")
+        out(f"in flight: {report['in_hand']}")
     if report["seconds_left"] is not None:
         out(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
     for fault in report["broken"]:

@@ -1,4 +1,4 @@
-"""What the commands share that work on a rebalance: its file, its databases, Pub/Sub, and what all of these tell."""
+"""What the commands share that work on a rebalance: its file, its databases, Pub/Sub, and what all of these report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardctl.rebalance.backlog import Backlog
     from shardctl.rebalance.preflight import Known
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only tell what would be done.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DatabaseOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,7 +49,7 @@ class Work:
     databases: Mapping[str, Engine]
 
     def known(self) -> dict[str, Known]:
-        """What the databases tell. Raises PreflightError where one doesn't answer."""
+        """What the databases report. Raises PreflightError where one doesn't answer."""
         from shardctl.rebalance import preflight
 
         with waiting(f"the databases of {', '.join(self.databases)}"):
@@ -80,7 +80,7 @@ def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
 
 
 def backlogs_of(fleet: Fleet, subscriptions: Sequence[str]) -> tuple[Mapping[str, Backlog], str]:
-    """What the subscriptions hold, or why nobody can tell."""
+    """What the subscriptions hold, or why that is unknown."""
     from shardctl.rebalance import backlog
 
     try:
@@ -129,7 +129,7 @@ def rebalance_of(work: Work, known: Mapping[str, Known]) -> str | None:
 
 
 def unless_yes(yes: bool, command: str, work: Work, known: Mapping[str, Known]) -> int | None:
-    """The exit code of a command that was only to tell what it would do; else its action begins."""
+    """The exit code of a command that was only to show what it would do; else its action begins."""
     if yes:
         from shardctl import audit
         from shardctl.rebalance import journal

@@ -55,14 +55,16 @@ class HttpBackend(Model):
     attempts: Annotated[
         int,
         Field(
-            ge=1, le=20, description="Calls for one write before it is set aside, a backend that is down not counted."
+            ge=1,
+            le=20,
+            description="Calls for one write before it is dead-lettered, a backend that is down not counted.",
         ),
     ] = 5
     retry_minimum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=1)
     retry_maximum: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=10)
     concurrency: Annotated[int, Field(ge=1, le=256, description="Calls of one replica at once, to this backend.")] = 8
     max_body_bytes: Annotated[
-        int, Field(ge=1_024, le=10 * 1024**2, description="A larger body is set aside without a call.")
+        int, Field(ge=1_024, le=10 * 1024**2, description="A larger body is dead-lettered without a call.")
     ] = 10 * 1024**2
     breaker: Breaker = Breaker()
 
@@ -101,7 +103,7 @@ class HttpBackend(Model):
         if self.breaker.failures > self.attempts:
             raise ValueError(
                 f"breaker.failures ({self.breaker.failures}) exceeds attempts ({self.attempts}): while the backend is down, "
-                "writes would be set aside before the breaker opens"
+                "writes would be dead-lettered before the breaker opens"
             )
         return self
 

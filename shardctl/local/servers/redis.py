@@ -18,7 +18,7 @@ BINARY_VARIABLE = "SHARDCTL_REDIS_SERVER"
 ADMINISTRATOR = "admin"
 _PROGRAMS = ("valkey-server", "redis-server")
 
-# Whoever may set where Redis writes, load a module or make it follow another server can run programs as its user.
+# Anyone who may set where Redis writes, load a module or make it follow another server can run programs as its user.
 _RIGHTS = "~* +@all -@admin -migrate +client"
 
 
@@ -36,12 +36,12 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """For whoever uses it: may read and write every key, and not administer the server."""
+        """For its users: may read and write every key, and not administer the server."""
         return f"redis://:{self.password}@{HOST}:{self.port}/0"
 
     @property
     def admin_url(self) -> str:
-        """For whoever breaks it: may do all that the server allows."""
+        """For tests that break it: may do all that the server allows."""
         return f"redis://{ADMINISTRATOR}:{self._admin_password}@{HOST}:{self.port}/0"
 
     def _prepare(self) -> None:

@@ -1,6 +1,6 @@
 """Fewer hot shards by measured rates. Pure.
 
-Like Slicer's weighted-move (A. Adya et al., OSDI 2016): while a shard is outside its bounds, move the run of slots that mends
+Like Slicer's weighted-move (A. Adya et al., OSDI 2016): while a shard is outside its bounds, move the run of slots that corrects
 most from the shard furthest over its target to the one furthest under it, and stop where a move gains too little. It is greedy:
 which slots to move for a balance of unequal rates is bin packing, and rates change before an optimum would be found.
 """
@@ -127,7 +127,7 @@ class _Planner:
         self._loads[taker] += load
 
     def _best(self, giver: int, taker: int) -> Run | None:
-        """Of the runs that gain enough and fit, the one that mends most; of those alike, the shortest, then the roundest."""
+        """Of the runs that gain enough and fit, the one that corrects most; of those alike, the shortest, then the roundest."""
         source, sink = self._quotas[giver], self._quotas[taker]
         can = min(self._loads[giver] - source.low, sink.high - self._loads[taker])
         need = max(self._loads[giver] - source.high, sink.low - self._loads[taker])
@@ -140,8 +140,8 @@ class _Planner:
             if load <= 0 or _length(run) >= lengths or (load > can + ROUNDING and not alone):
                 continue
             if self._gain(giver, taker, load) >= self._min_gain:
-                mended = round(min(load, need) / need, 1) if need > 0 else 0.0
-                found.append((-mended, _length(run), -_roundness(run), run))
+                corrected = round(min(load, need) / need, 1) if need > 0 else 0.0
+                found.append((-corrected, _length(run), -_roundness(run), run))
         for *_, run in nsmallest(TRIED, found):
             slots = SlotSet((run,))
             if self._fits(self.sets[taker] | slots) and self._fits(self.sets[giver] - slots):

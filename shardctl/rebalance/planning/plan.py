@@ -145,7 +145,7 @@ def _rates(fleet: Fleet, rates: Mapping[int, float]) -> list[float]:
 
 
 def _next(wanted: Asked, sets: Mapping[int, SlotSet]) -> Iterator[Shard]:
-    """The shards of the next file: one whose slots change tells the generation it had."""
+    """The shards of the next file: one whose slots change names the generation it had."""
     for number, shard in enumerate(wanted.shards):
         slots = sets.get(number, shard.slots)
         if shard.name in wanted.new:

@@ -1,4 +1,4 @@
-"""What the shards' databases tell a planner: how often each slot is written, and how many rows a move would copy."""
+"""What the shards' databases report to a planner: how often each slot is written, and how many rows a move would copy."""
 
 from __future__ import annotations
 

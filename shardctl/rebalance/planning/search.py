@@ -81,7 +81,7 @@ class Search:
             steps: dict[int, Step] = {}
             for state in beam:
                 for step in self._steps(state, most):
-                    if step.excess and self._width == 1:  # many shards: a state that doesn't fit isn't worth mending
+                    if step.excess and self._width == 1:  # many shards: a state that doesn't fit isn't worth repairing
                         continue
                     steps.setdefault(step.key, step)
             ended = [step for step in steps.values() if step.ends]

@@ -1,4 +1,4 @@
-"""Checking rows where they lie: SQL that sums up a table's rows, and that tells which slot a row belongs to.
+"""Checking rows where they lie: SQL that sums up a table's rows, and that says which slot a row belongs to.
 
 A table is read once and nothing of it is sent, so millions of rows take seconds. SQLite is given Python's own functions instead.
 """
@@ -49,7 +49,7 @@ def sum_of_rows(product: str, table: SlotTable) -> str:
 
 
 def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotRule) -> str | None:
-    """The slot that a row's routing key or time gives; None where the table doesn't tell. NULL for a row that doesn't."""
+    """The slot that a row's routing key or time gives; None where the table doesn't say. NULL for a row that doesn't."""
     columns = {column.name: column for column in table.columns}
     column = columns.get(kind.time_bucket.field if kind.time_bucket else kind.routing_field)
     if column is None:

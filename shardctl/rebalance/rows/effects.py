@@ -1,6 +1,6 @@
 """What deleting a table's rows sets off beside: triggers and rules, which take a row that has moved away for one that is gone.
 
-Whoever wrote them for it has them do nothing while rows move: they can tell by a mark that each transaction sets.
+Their author has them do nothing while rows move: they know by a mark that each transaction sets.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _found(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[tupl
 
 
 def _unseen(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[str]:
-    """MySQL hides triggers from whoever lacks the TRIGGER privilege."""
+    """MySQL hides triggers from a user without the TRIGGER privilege."""
     grants = [re.match(r"GRANT (.+?) ON (\S+) TO ", row[0]) for row in connection.exec_driver_sql("SHOW GRANTS")]
     scopes = [
         grant[2].replace("`", "").replace("\\", "")

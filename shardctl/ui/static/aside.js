@@ -1,4 +1,4 @@
-// What is set aside: looked at, and replayed after a question. The server is told what the person was shown, and refuses if it changed.
+// Dead letters and parked keys: looked at, and replayed after a question. The server gets what the person was shown, and refuses if it changed.
 
 import { get, post } from "./api.js";
 import { $, count, el, say, since } from "./dom.js";

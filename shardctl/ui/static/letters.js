@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { confirmed, look, message, row, table } from "./aside.js";
 import { $, count, el, say, since } from "./dom.js";
 
-const LETTERS = ["Key", "Type", "Shard", "Reason", "Set aside", ""];
+const LETTERS = ["Key", "Type", "Shard", "Reason", "Dead-lettered", ""];
 
 export async function showLetters(strays) {
   await look($("letters"), $(strays ? "strays-look" : "letters-look"), async () => {
@@ -27,7 +27,7 @@ const bodyOf = (letter) => el("details", {}, el("summary", { "aria-label": `Mess
 function replayButton(letter, strays) {
   const ask = () => confirmed({
     title: `Replay the write of ${letter.key}?`,
-    told: `It is published again with its own idempotency key (${letter.type}, set aside ${since(letter.set_aside)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
+    told: `It is published again with its own idempotency key (${letter.type}, dead-lettered ${since(letter.set_aside)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
     work: () => post("letters/replay", { strays, id: letter.id, key: letter.key, set_aside_us: letter.set_aside_us }),
     after: () => showLetters(strays),
   });

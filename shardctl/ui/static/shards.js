@@ -13,7 +13,7 @@ const COLUMNS = [
   ["Backlog", (shard) => count(shard.backlog)],
   ["Oldest", (shard) => duration(shard.oldest_seconds)],
   ["Writes/s", (shard) => figure(shard.writes_per_second)],
-  ["Of late", null],
+  ["Recent", null],
   ["Rows a batch", (shard) => figure(shard.rows_a_batch)],
   ["Lock waits/s", (shard) => figure(shard.locks_contended_per_second)],
   ["Duplicates/s", (shard) => figure(shard.duplicates_per_second)],

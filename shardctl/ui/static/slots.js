@@ -40,7 +40,7 @@ function caption(figureOf, map, maps) {
   say(title, maps > 1 || map.types ? `Message types: ${map.types || "all"}` : "");
   const sizes = Object.entries(map.holders).map(([name, ranges]) => [name, size(ranges), ranges]);
   const moving = Object.entries(map.stages).filter(([stage]) => IN_HAND.has(stage)).reduce((sum, [, ranges]) => sum + size(ranges), 0);
-  const summary = sizes.map(([name, slots]) => `${name} holds ${count(slots)}`).join(", ") + (moving ? `, ${count(moving)} in hand` : "");
+  const summary = sizes.map(([name, slots]) => `${name} holds ${count(slots)}`).join(", ") + (moving ? `, ${count(moving)} in flight` : "");
   canvas.setAttribute("aria-label", `Map of ${count(told.slots)} slots: ${summary}`);
   const marks = sizes.map(([name, slots]) => el("li", {}, swatch(numbers.get(name)), `${name} ${count(slots)}${map.from_file.includes(name) ? " by the file" : ""}`));
   if (moving) marks.push(el("li", {}, el("span", { class: "swatch hand", "aria-hidden": "true" }), `being handed over ${count(moving)}`));

@@ -72,7 +72,7 @@ def test_validate_warns_of_a_gateway_that_anybody_may_write_to(tmp_path, capsys)
     file = tmp_path / "shards.yaml"
     file.write_text(FLEET.rstrip() + " {auth: none}\n")
     assert main(["validate", "-f", str(file)]) == 0
-    assert "WARNING: gateway.auth is none: whoever reaches Service shop-gateway" in capsys.readouterr().err
+    assert "WARNING: gateway.auth is none: anyone who reaches Service shop-gateway" in capsys.readouterr().err
     assert main(["validate", "-f", str(file), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["warnings"]) == 1
     file.write_text(FLEET.rstrip() + " {auth: {kind: keys, secret: {name: k}}}\n")

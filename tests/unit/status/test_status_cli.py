@@ -63,7 +63,7 @@ def test_durations_are_told_in_a_unit_that_fits(seconds, told):
 def test_nobody_at_all_is_refused(folder, capsys):
     assert main(["status"]) == 1
     out, err = capsys.readouterr()
-    assert "nothing could be told" in err
+    assert "nothing is known: no source" in err
     assert "not known: databases of s0, s1: no URL" in out
     assert "not known: backlog: nobody listens at PUBSUB_EMULATOR_HOST=127.0.0.1:1" in out
 
