@@ -11,10 +11,11 @@ does the opposite. This client has the methods of it that are used here, over th
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from threading import Condition
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from google.api_core.retry import Retry, if_exception_type
 from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
 from google.pubsub_v1 import PublisherClient, PublishRequest, PubsubMessage
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+
+from shardctl.supervision.threads import DaemonThreads
 
 GIVE_UP_AFTER_SECONDS = 60.0
 MAX_REQUESTS = 64  # in flight at once, each in a thread: more only make smaller requests, and a request is what costs
@@ -44,6 +47,16 @@ TRANSIENT = (
 )
 
 _FRAME_BYTES = 8  # what a request adds to a message, at most: its field's tag and its length
+
+
+log = logging.getLogger(__name__)
+
+
+class Threads(Protocol):
+    """Where requests are sent: `DaemonThreads`. `submit` raises RuntimeError after `shutdown`."""
+
+    def submit(self, call: Callable[..., object], *arguments: Any) -> object: ...
+    def shutdown(self) -> None: ...
 
 
 class Api(Protocol):
@@ -74,7 +87,7 @@ class TopicClient:
 
     A request that fails for good pauses its key: what waits behind it fails, and so does what is published next, until
     `resume_publish`. Transient failures are retried for `give_up_after_seconds`. A future's callbacks run in the threads that
-    send: they must not publish.
+    send: they must not publish. The program's end doesn't wait for what is in flight: wait for the futures.
     """
 
     def __init__(
@@ -82,7 +95,7 @@ class TopicClient:
         publisher: Api,
         *,
         give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
-        executor: Executor | None = None,
+        threads: Threads | None = None,
         tracing: bool = False,
     ) -> None:
         self._publisher = publisher
@@ -93,7 +106,7 @@ class TopicClient:
             maximum=MAX_PAUSE_SECONDS,
             timeout=give_up_after_seconds,
         )
-        self._threads = executor or ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="publish")
+        self._threads: Threads = threads or DaemonThreads(MAX_REQUESTS, "publish", log)
         self._tracing = tracing
         self._changed = Condition()  # guards all that follows
         self._keys: dict[tuple[str, str], _Key] = {}
@@ -138,7 +151,7 @@ class TopicClient:
     def _submit(self, key: _Key) -> None:
         try:
             self._threads.submit(self._deliver, key)
-        except RuntimeError as error:  # stopped, or the interpreter is going down
+        except RuntimeError as error:  # stopped
             self._fail(key, [], error)
 
     def _deliver(self, key: _Key) -> None:
@@ -201,7 +214,7 @@ class TopicClient:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._threads.shutdown(wait=False)
+        self._threads.shutdown()
 
 
 def connect(give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS, *, tracing: bool = False) -> TopicClient:

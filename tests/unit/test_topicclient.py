@@ -6,7 +6,6 @@ Where requests are run by hand, `Calls` stands for the threads: what is submitte
 import random
 import threading
 from concurrent import futures
-from concurrent.futures import Executor, Future
 from types import SimpleNamespace
 
 import grpc
@@ -23,19 +22,18 @@ from shardctl.topicclient import TopicClient
 TOPIC = "projects/p/topics/t"
 
 
-class Calls(Executor):
+class Calls:
     """Runs nothing by itself."""
 
     def __init__(self):
         self.waiting, self.ended = [], False
 
-    def submit(self, call, /, *arguments):
+    def submit(self, call, *arguments):
         if self.ended:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError("stopped")
         self.waiting.append(lambda: call(*arguments))
-        return Future()
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(self):
         self.ended = True
 
     def run(self):
@@ -76,7 +74,7 @@ def calls():
 
 @pytest.fixture
 def client(service, calls):
-    return TopicClient(service, executor=calls)
+    return TopicClient(service, threads=calls)
 
 
 def put(client, *bodies, key="k"):
