@@ -1,7 +1,7 @@
 """What a window of work costs: CPU of each process, WAL, batches.
 
-CPU time is what the kernel counted for a program and its processes, so a busy machine makes it little larger; the time that
-passes on the clock says as much of what else runs there.
+CPU time is what the kernel counted for a program and its processes. A busy machine makes it up to half larger; the time that
+passes on the clock it makes many times as long.
 """
 
 from __future__ import annotations
