@@ -12,6 +12,7 @@ from typing import Protocol
 
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
+from shardctl.shard.lanes import sharing_fence
 from shardctl.wire.values import LIMITS, Limits, moment_of
 
 
@@ -115,7 +116,7 @@ class _Standard:
 
 @dataclass(frozen=True, slots=True)
 class PostgreSQL(_Standard):
-    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1 FOR SHARE"
+    share_fence: str = sharing_fence("postgresql")
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = True
     limits: Limits = LIMITS["postgresql"]
@@ -152,8 +153,7 @@ class PostgreSQL(_Standard):
 
 @dataclass(frozen=True, slots=True)
 class SQLite(_Standard):
-    # SQLite has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock.
-    share_fence: str = "SELECT version FROM shardctl_fence WHERE id = 1"
+    share_fence: str = sharing_fence("sqlite")
     begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
     reads_json_as_written: bool = False
     limits: Limits = LIMITS["sqlite"]
@@ -180,7 +180,7 @@ class SQLite(_Standard):
 class MySQL:
     """MariaDB from 10.6 and MySQL from 8.0."""
 
-    share_fence: str = f"SELECT version, {HOLDS_MYSQL_SETTINGS} FROM shardctl_fence WHERE id = 1 LOCK IN SHARE MODE"  # noqa: S608
+    share_fence: str = sharing_fence("mysql", HOLDS_MYSQL_SETTINGS)
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = False
     limits: Limits = LIMITS["mariadb"]

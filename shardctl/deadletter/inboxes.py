@@ -38,7 +38,8 @@ from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.shard import database
 from shardctl.shard.database import DatabaseError
-from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_version, fence, inbox, lanes
+from shardctl.shard.lanes import share_fence
+from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_version, inbox, lanes
 from shardctl.wire import deadletters
 
 LETTERS_AT_ONCE = 2_000  # a transaction
@@ -260,9 +261,8 @@ def _in_one(
     with session(engine) as connection:
         if fault := fault_of_version(connection):
             raise DatabaseError(f"shard {shard}: {fault}")
-        # Shared, so that no slot leaves meanwhile; a view that only reads has no need.
-        shared = select(fence.c.version)
-        connection.execute(shared if session is database.snapshot else shared.with_for_update(read=True))
+        if session is not database.snapshot:  # a view that only reads has no need
+            share_fence(connection)  # so that no slot leaves meanwhile
         here = select(lanes.c.slot).where(lanes.c.state == LaneState.ACTIVE, lanes.c.slot.in_(wanted))
         active = set(connection.scalars(here))
         return work(connection, shard, [letter for letter in letters if slot_of(letter) in active])

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from shardctl.fleet.keyspace import SlotSet, lane_of
+from shardctl.shard.engine import MYSQL
 from shardctl.shard.schema import LaneState, RebalanceState, barriers, fence, lanes, rebalances
 
 TOKEN_BYTES = 16
@@ -71,7 +72,19 @@ def take_fence_alone(connection: Connection) -> None:
 
 def share_fence(connection: Connection) -> None:
     """Until the transaction ends nobody changes a lane or the journal. Writers don't notice."""
-    connection.execute(select(fence.c.version).with_for_update(read=True))
+    connection.exec_driver_sql(sharing_fence(connection.dialect.name)).first()
+
+
+def sharing_fence(product: str, *columns: str) -> str:
+    """SQL that shares the fence's row until the transaction ends; its version, then more columns that ride along."""
+    return f"SELECT {', '.join(('version', *columns))} FROM {fence.name} WHERE id = 1{_SHARED[product]}"  # noqa: S608
+
+
+_SHARED = {
+    "postgresql": " FOR SHARE",
+    **dict.fromkeys(MYSQL, " LOCK IN SHARE MODE"),
+    "sqlite": "",  # it has one writer a database: BEGIN IMMEDIATE takes the place of both kinds of fence lock
+}
 
 
 def hold(connection: Connection, slot: int, generation: int) -> Lane | None:

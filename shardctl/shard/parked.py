@@ -17,7 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, up
 
 from shardctl.errors import ShardctlError
 from shardctl.shard import database
-from shardctl.shard.schema import InboxOutcome, LaneState, fence, inbox, lanes, parked, parked_keys
+from shardctl.shard.lanes import share_fence
+from shardctl.shard.schema import InboxOutcome, LaneState, inbox, lanes, parked, parked_keys
 
 
 class ParkedError(ShardctlError):
@@ -149,7 +150,7 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
 
 def _take(connection: Connection, of: ParkedKey) -> bool:
     """Take the key alone, as whoever applies it does. Shares the fence, so that its slot can't leave meanwhile."""
-    connection.execute(select(fence.c.version).with_for_update(read=True))
+    share_fence(connection)
     active = select(lanes.c.slot).where(lanes.c.slot == of.slot, lanes.c.state == LaneState.ACTIVE)
     its_row = select(parked_keys.c.slot).where(_its_row(of)).with_for_update()
     return connection.scalar(active) is not None and connection.scalar(its_row) is not None

@@ -15,6 +15,7 @@ from shardctl.rebalance.rows.shape import SlotTable, crossing, foreign_keys
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.values import MYSQL
 from shardctl.shard import database, schema
+from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import LaneState
 
 ROWS_AT_ONCE = 5_000
@@ -108,7 +109,7 @@ def _delete(product: str, table: SlotTable, slots: list[int], limit: int | None)
 
 def _check_nobodys(connection: Connection, slots: list[int]) -> None:
     """Under the shared fence, so no lane changes until the rows are gone."""
-    connection.execute(select(schema.fence.c.version).with_for_update(read=True))
+    share_fence(connection)
     lanes = schema.lanes.c
     held = select(lanes.slot).where(lanes.slot.in_(slots), lanes.state != LaneState.LEFT)
     found = SlotSet.of(connection.scalars(held))
