@@ -93,7 +93,7 @@ class StaleMap(Fence):
 
     def share(self, connection: Connection) -> Lanes:
         here = super().share(connection)
-        self._old = [*self._old[-2:], here]
+        self._old = [*self._old[-9:], here]
         stale = {number: lane for number, lane in self._old[0].others.items() if number not in here.active}
         return dataclasses.replace(here, others={**here.others, **stale})
 
