@@ -25,6 +25,8 @@ def main() -> int:
 def _load_redis() -> None:
     """Load Redis' client without OpenTelemetry, which it takes where it finds it, for metrics that nobody here asks for."""
     absent = "opentelemetry"
+    if absent in sys.modules:  # somebody instruments this process
+        return
     sys.modules[absent] = None  # type: ignore[assignment] # which is how Python says that it can't be imported
     try:
         import redis.asyncio  # noqa: F401

@@ -6,11 +6,14 @@ are 700 more of them, and from time to time over everything that was ever import
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
-# More young objects than a usual batch makes; and the older generations seldom. What waits for them is only what has cycles, such
-# as an exception with its traceback.
+# More young objects than a usual batch makes; and the older generations seldom.
 THRESHOLDS = (100_000, 50, 100)
+# Python counts objects and not bytes. What has cycles is few objects that may be large: a call that failed, of gRPC or a driver,
+# refers to itself through its traceback, and keeps its request. In an outage there are many.
+SWEEP_SECONDS = 10.0
 
 
 def hold() -> None:
@@ -23,3 +26,10 @@ def release() -> None:
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
     gc.enable()
+
+
+async def sweep() -> None:
+    """Look over all that has been made since the start, from time to time: eight milliseconds while 20,000 messages are held."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        gc.collect()

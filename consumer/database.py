@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
+from traceback import clear_frames
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
@@ -50,6 +51,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        clear_frames(
+            error.__traceback__
+        )  # SQLAlchemy's refer to each other, and keep the batch until garbage is collected
         first_line = str(error.orig).partition("\n")[0]
         verdict = judge(error)
         if verdict.reason:

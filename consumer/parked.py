@@ -12,7 +12,7 @@ Invariants kept here:
 Why a writer sees the row of a key that another replica is parking this moment: to hold a later message of the key it must have
 been given the failed one too (Pub/Sub redelivers in order), in this batch or one before. So it has met that one's inbox row,
 waited there for the other replica's end, and asks for parked keys only after that. Where every row of the batch was new it has
-waited for nobody: then what the insert itself saw of `shardctl_parked_keys` is enough, and no further question is asked.
+waited for nobody who committed: then what the insert itself saw of `shardctl_parked_keys` is enough, and nothing more is asked.
 
 Nobody who waits for a key's row is waited for: a writer asks for it before it writes any row of the user's, and whoever releases
 a key takes one key a transaction, before anything else but a share of the fence.

@@ -219,6 +219,7 @@ async def _live(
 ) -> None:
     async with Background(log, stop) as beside:
         beside.need("heartbeat", _beat(health))
+        beside.need("collector", collector.sweep())
         maintaining = beside.need("maintenance", maintenance.run(stop))
         await startup.wait(stop)
         await life.run(stop)

@@ -82,8 +82,8 @@ def prepare_threshold(url: URL) -> tuple[URL, int | None]:
     text = url.query.get("prepare_threshold")
     if text is None:
         return url, None
-    if not isinstance(text, str) or not text.isdecimal():
-        raise DatabaseUrlError("prepare_threshold in the URL isn't a whole number. Leave it out behind a pooler")
+    if not isinstance(text, str) or not text.isdecimal() or not int(text):
+        raise DatabaseUrlError("prepare_threshold in the URL isn't a whole number from 1. Leave it out behind a pooler")
     return url.difference_update_query(["prepare_threshold"]), int(text)
 
 

@@ -31,7 +31,7 @@ PING_AFTER_SECONDS = 1.0  # unused for so long, a connection is asked whether it
 UNHEX = "shardctl_unhex"  # a function of SQLite's sessions; it has one of its own from 3.41
 
 _READ_ONLY_TRANSACTION = "25006"
-_BEGIN, _RETURNED_AT = "begin", "returned at"  # in `Connection.info`
+_RETURNED_AT = "returned at"  # in a pooled connection's `info`
 _MYSQL_READ_ONLY = (1290, 1792, 1836)
 
 # A boolean expression: the session is as `_mysql` made it. A proxy that shares server sessions may have swapped it for another.
@@ -117,16 +117,17 @@ def _postgresql(url: URL, limits: Limits, pool: dict[str, Any], *, begins_with_s
 def _begin_with_statement(engine: Engine, begin: str) -> None:
     """Send `begin` with a transaction's first statement: the driver sends a text without parameters whole, whatever is in it.
 
-    A statement with parameters can't share a request, and comes after it.
+    A statement with parameters can't share a request, and comes after it. The driver is asked whether a transaction is open:
+    after a first statement that the server could not even parse, none is.
     """
+    from psycopg.pq import TransactionStatus
 
-    @event.listens_for(engine, "begin")
-    def _(connection: Connection) -> None:
-        connection.info[_BEGIN] = True
+    idle = TransactionStatus.IDLE
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def _(connection: Connection, cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        if not connection.info.pop(_BEGIN, False):
+        driver: Any = connection.connection.driver_connection
+        if driver.info.transaction_status != idle:
             return statement, parameters
         if parameters:
             cursor.execute(begin)

@@ -74,6 +74,21 @@ def test_a_first_statement_that_fails_leaves_no_transaction_behind(opened, datab
         assert connection.exec_driver_sql("SELECT count(*) FROM somewhere").scalar_one() == 0
 
 
+def test_what_follows_a_statement_that_could_not_be_parsed_is_in_a_transaction(opened, database_url):
+    """The server parses a request whole, and does nothing of one that it can't."""
+    engine = opened(make_url(database_url), begins_with_statement=True)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE somewhere (n integer)")
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with pytest.raises(DBAPIError, match="syntax error"):
+            connection.exec_driver_sql("SELEKT 1")
+        connection.exec_driver_sql("INSERT INTO somewhere VALUES (1)")
+        transaction.rollback()
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM somewhere").scalar_one() == 0
+
+
 def end_sessions(url, opened):
     """As a fail-over does, or a server's time-out."""
     with opened(url).connect() as connection:
