@@ -19,7 +19,7 @@ from shardctl.fleet.yamlfile import parse
 from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
 from shardctl.shard import database as control
-from shardctl.shard import schema
+from shardctl.shard import engine, schema
 
 pytestmark = pytest.mark.slow
 
@@ -409,7 +409,8 @@ def test_a_session_killed_in_the_middle_of_its_transaction(shard):
     assert shard.store.apply(batch).applied == 2
 
 
-def test_a_session_that_the_server_has_ended_is_replaced(shard):
+def test_a_session_that_the_server_has_ended_while_it_was_idle_is_replaced(shard, monkeypatch):
+    monkeypatch.setattr(engine, "PING_AFTER_SECONDS", 0)
     shard.settle(customer(1))
     with admin(shard) as killer:
         for (number,) in ask(
