@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
 from redis.asyncio import Redis
 
 from consumer import collector, database, pubsub, redisbreaker
@@ -66,8 +65,7 @@ def run(path: Path) -> int:
         config = settings.config
         labels = {"fleet": config.fleet, "shard": config.shard, "replica": settings.replica}
         logs.configure(config.consumer.log_level, logs.JsonFormatter(config.project, **labels), NOISY)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+        asyncio.run(serve(settings))
     except ShardctlError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
