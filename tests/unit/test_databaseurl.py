@@ -112,14 +112,14 @@ def test_mysql_verifies_by_the_authority_that_the_url_names(query, told):
     assert not any(name.startswith("ssl_") for name in found)
 
 
-@pytest.mark.parametrize(("query", "threshold"), [("", None), ("?prepare_threshold=5", 5), ("?prepare_threshold=0", 0)])
+@pytest.mark.parametrize(("query", "threshold"), [("", None), ("?prepare_threshold=5", 5), ("?prepare_threshold=1", 1)])
 def test_statements_are_prepared_on_the_server_only_where_the_url_asks_for_it(query, threshold):
     without, found = prepare_threshold(parse(f"postgresql://u:p@h/db{query}"))
     assert found == threshold
     assert "prepare_threshold" not in without.query
 
 
-@pytest.mark.parametrize("value", ["never", "-1", "1.5", "5&prepare_threshold=6"])
+@pytest.mark.parametrize("value", ["never", "-1", "1.5", "0", "5&prepare_threshold=6"])
 def test_a_prepare_threshold_that_is_no_number_is_refused(value):
     with pytest.raises(DatabaseUrlError, match="prepare_threshold"):
         parse(f"postgresql://u:secret@h/db?prepare_threshold={value}")
