@@ -155,7 +155,11 @@ class Intake:
             except GoogleAPICallError as error:
                 log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
 
-    def _settle(self, deliveries: Iterable[Delivery]) -> None:
+    def _settle(self, deliveries: Sequence[Delivery]) -> None:
+        if (
+            not deliveries
+        ):  # a batch of which all is held: whoever waits until nothing happens must not take it for something
+            return
         for delivery in deliveries:
             self._held.pop(delivery.ack_id, None)
             self._by_path[delivery.subscription].release(delivery)

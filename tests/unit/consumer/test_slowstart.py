@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from consumer_kit import CONFIG, write
 from hypothesis import given
 from hypothesis import strategies as st
+from virtualtime import run
 
 from consumer.delivery import Delivery
+from consumer.intake import QUIET_SECONDS, Intake
+from consumer.metrics import Metrics
 from consumer.slowstart import LAST_WINDOW, SUSPECT, Window, parts
 
 
@@ -69,3 +75,26 @@ def test_every_message_comes_once_and_in_the_order_of_its_lane(given_):
     for lane in range(4):
         assert [each for each in tried if each.lane == lane] == [each for each in listed if each.lane == lane]
     assert all(len(part) == 1 for part in parts(listed) if any(each.attempt >= SUSPECT for each in part))
+
+
+def test_a_message_that_is_held_ends_a_round_once_nothing_else_happens():
+    """A lane that is due holds its messages, and may wait for a barrier that another stream of this replica is to bring.
+
+    Its batches are tried again and again meanwhile, and settle nothing each time.
+    """
+
+    async def scenario():
+        intake = Intake(None, CONFIG, asyncio.get_running_loop().time, Metrics())
+        held = write("customer", {"customer_id": "1", "name": "x"})
+        intake._held[held.ack_id] = held
+
+        async def try_again_and_again():
+            while True:
+                await intake.ack([])
+                await asyncio.sleep(0.1)
+
+        trying = asyncio.create_task(try_again_and_again())
+        await asyncio.wait_for(intake._wait_settled([held]), 10 * QUIET_SECONDS)
+        trying.cancel()
+
+    run(scenario())
