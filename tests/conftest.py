@@ -25,11 +25,13 @@ _numbers = itertools.count()
 JUDGED = ("chaos", "model", "sim")  # folders whose tests judge whether writes are exact: what they find once is found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--reruns`, as in CI, a test that fails is run again, but for those that judge."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--reruns`, as in CI, a test that fails is run again; one that judges, only where its time ended before its verdict."""
+    if not config.getoption("reruns"):
+        return
     for item in items:
         if not set(JUDGED).isdisjoint(item.nodeid.partition("::")[0].split("/")):
-            item.add_marker(pytest.mark.flaky(reruns=0))
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="pytest-timeout"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
