@@ -26,7 +26,7 @@ JUDGED = ("chaos", "model", "sim")  # folders whose tests judge whether writes a
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--reruns`, as in CI, a test that fails is run again; one that judges, only where its time ended before its verdict."""
+    """With `--reruns`, as in CI, a failed test is run again; one that judges, only where its time ended before its verdict."""
     if not config.getoption("reruns"):
         return
     for item in items:
