@@ -156,9 +156,8 @@ class Intake:
                 log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
 
     def _settle(self, deliveries: Sequence[Delivery]) -> None:
-        if (
-            not deliveries
-        ):  # a batch of which all is held: whoever waits until nothing happens must not take it for something
+        # A batch whose messages are all held settles nothing, and must not count as progress for what waits in `_wait_settled`.
+        if not deliveries:
             return
         for delivery in deliveries:
             self._held.pop(delivery.ack_id, None)

@@ -1,6 +1,6 @@
 """The calls of Pub/Sub that a consumer makes: of the service with the pod's own credentials, or of an emulator without any.
 
-Each is made once, through the plain channel: whoever calls decides whether to try again. The generated client would do so for a
+Each is made once, through the plain channel: the caller decides whether to retry. The generated client would do so for a
 minute behind the caller's back, and costs several times the CPU.
 """
 

@@ -14,7 +14,7 @@ from shardctl.supervision.background import start_thread
 class DaemonThreads:
     """Runs calls in the order in which they come, each in one of up to `most` threads, started as they are needed.
 
-    `ThreadPoolExecutor` does the same, but the interpreter waits for its threads at the end: whoever interrupts a program would
+    `ThreadPoolExecutor` does the same, but the interpreter waits for its threads at the end: after an interrupt, a user would
     wait for a call that hangs, or interrupt once more and see a traceback.
     """
 
