@@ -76,19 +76,19 @@ def _purge(url, redis_url, window, stop, told):
     from redis.asyncio import Redis
     from sqlalchemy.engine import make_url
 
-    from consumer import database
-    from consumer.fence import Fence
-    from consumer.maintenance import Maintenance
-    from consumer.metrics import Metrics
-    from consumer.redisbreaker import RedisBreaker
-    from consumer.store import Store
+    from consumer.database import sessions
+    from consumer.observability.metrics import Metrics
+    from consumer.redis.breaker import RedisBreaker
+    from consumer.replica.maintenance import Maintenance
+    from consumer.store.fence import Fence
+    from consumer.store.transaction import Store
     from shardctl.fleet.spec import Batching
 
     async def alternate():
         metrics, windows = Metrics(), []
         where = make_url(url)
-        dialect = database.dialect_of(where)
-        store = Store(database.engine_of(where, Batching()), dialect, Fence(dialect), None)
+        dialect = sessions.dialect_of(where)
+        store = Store(sessions.engine_of(where, Batching()), dialect, Fence(dialect), None)
         gate, client = RedisBreaker(time.monotonic, metrics), Redis.from_url(redis_url)
         with ThreadPoolExecutor(1) as threads:
             while not stop.is_set():

@@ -1,4 +1,4 @@
-"""`python -m consumer --config FILE`: how the process starts. What it then runs is in `consumer.process`."""
+"""`python -m consumer --config FILE`: how the process starts. What it then runs is in `consumer.process.run`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from consumer import collector
+from consumer.process import collector
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     path = parser.parse_args().config
     collector.hold()
     _load_redis()
-    from consumer.process import run
+    from consumer.process.run import run
 
     return run(path)
 

@@ -1,4 +1,4 @@
-"""Draws the picture in ARCHITECTURE.md from the code: packages, and which imports which.
+"""Draws the pictures in ARCHITECTURE.md from the code: the packages, the consumer's folders, and which imports which.
 
     python docs/architecture.py
 
@@ -8,12 +8,12 @@ An arrow points from the package that imports to the package that is imported. A
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "ARCHITECTURE.md"
-BEGIN, END = "<!-- drawn by docs/architecture.py -->", "<!-- end of the drawing -->"
+END = "<!-- end of the drawing -->"
 PLANES = ("shardctl", "consumer")
 
 
@@ -47,19 +47,22 @@ def graph(known: Mapping[str, Path]) -> dict[str, set[str]]:
     }
 
 
+def folder_of(module: str) -> str:
+    """The folder of its plane that a module stands in, or the module itself where it stands at the plane's root."""
+    return "/".join(module.split(".")[:2])
+
+
 def room_of(module: str) -> str:
-    """Where the picture has a module: the data plane, a package of the control plane, or a module at its root."""
-    plane, _, rest = module.partition(".")
-    return plane if plane == "consumer" or not rest else f"{plane}/{rest.partition('.')[0]}"
+    """Where the picture of the packages has a module: as `folder_of`, but with the whole data plane as one."""
+    return "consumer" if module.partition(".")[0] == "consumer" else folder_of(module)
 
 
-def rooms(modules_imported: Mapping[str, set[str]]) -> dict[str, set[str]]:
+def rooms(modules_imported: Mapping[str, set[str]], room_of: Callable[[str], str]) -> dict[str, set[str]]:
     """The graph of packages: what the modules of each import outside it."""
-    found: dict[str, set[str]] = {}
+    graph_of_rooms: dict[str, set[str]] = {}
     for module, imported in modules_imported.items():
-        room = room_of(module)
-        found.setdefault(room, set()).update(room_of(name) for name in imported)
-    return {room: imported - {room} for room, imported in found.items()}
+        graph_of_rooms.setdefault(room_of(module), set()).update(room_of(name) for name in imported)
+    return {room: imported - {room} for room, imported in graph_of_rooms.items()}
 
 
 def reachable(start: str, edges: Mapping[str, set[str]]) -> set[str]:
@@ -92,15 +95,29 @@ def direct(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
     }
 
 
-def drawing() -> str:
-    """The picture as a Mermaid flow chart, the same for the same code."""
-    edges = rooms(graph(modules(*PLANES)))
+def packages() -> dict[str, set[str]]:
+    """What the picture of both planes shows: what imports what, without what every module may import or nobody does."""
+    edges = rooms(graph(modules(*PLANES)), room_of)
     edges.pop("shardctl", None)  # the public face names everything it gives
-    edges = {room: imported - {"shardctl"} for room, imported in edges.items() if room != "shardctl/__main__"}
+    return {room: imported - {"shardctl"} for room, imported in edges.items() if room != "shardctl/__main__"}
+
+
+def consumer_folders() -> dict[str, set[str]]:
+    """What the picture of the data plane shows: its folders and the modules at its root."""
+    edges = rooms(graph(modules("consumer")), folder_of)
+    return {
+        folder: {name for name in imported if name.startswith("consumer/")}
+        for folder, imported in edges.items()
+        if folder not in {"consumer", "consumer/__main__"}
+    }
+
+
+def drawing(edges: dict[str, set[str]]) -> str:
+    """The picture as a Mermaid flow chart, the same for the same code."""
     edges = joined(edges)
     lines = ["```mermaid", "flowchart LR"]
     for room in sorted(edges):
-        titles = [f"{name.removeprefix('shardctl/')}{'' if _is_module(name) else '/'}" for name in room.split("+")]
+        titles = [f"{name.rpartition('/')[2]}{'' if _is_module(name) else '/'}" for name in room.split("+")]
         lines.append(f'  {_id(room)}["{" and ".join(titles)}"]')
     lines += [f"  {_id(room)} --> {_id(other)}" for room in sorted(edges) for other in sorted(direct(edges)[room])]
     return "\n".join([*lines, "```"])
@@ -114,11 +131,20 @@ def _id(room: str) -> str:
     return room.replace("/", "_").replace("+", "_and_")
 
 
+PICTURES: Mapping[str, Callable[[], dict[str, set[str]]]] = {
+    "<!-- packages, drawn by docs/architecture.py -->": packages,
+    "<!-- the consumer's folders, drawn by docs/architecture.py -->": consumer_folders,
+}
+
+
 def page() -> str:
-    """ARCHITECTURE.md with today's picture."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{drawing()}\n{END}{after}"
+    """ARCHITECTURE.md with today's pictures."""
+    text = PAGE.read_text()
+    for begin, edges in PICTURES.items():
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(END)
+        text = f"{before}{begin}\n{drawing(edges())}\n{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.cli import get_docs_for_click
 
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from shardctl.cli import app
 from shardctl.fleet import yamlfile
 from shardctl.fleet.keyspace import SlotSet

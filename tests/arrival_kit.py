@@ -13,13 +13,13 @@ from names_kit import known, name_of
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from consumer import database
+from consumer.database import sessions
 from consumer.delivery import check_slot, decode, read_anew
 from consumer.errors import PermanentError
-from consumer.fence import Fence
 from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
+from consumer.store.fence import Fence
 from shardctl.fleet import shardconfig
 from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.fleet.load import fleet_from
@@ -49,8 +49,8 @@ class Database:
 
     def __init__(self, url: str, types: str, sink: Any = None) -> None:
         self.url, self.config = make_url(url), config_of(types)
-        self.dialect = database.dialect_of(self.url)
-        self.engine = database.engine_of(self.url, self.config.consumer)
+        self.dialect = sessions.dialect_of(self.url)
+        self.engine = sessions.engine_of(self.url, self.config.consumer)
         kinds = self.config.message_types
         self.sink = sink or sink_of(SqlSink(self.dialect, kinds), kinds)
         schema.create(self.engine, kinds, self.config.generations[0].slots, 1)

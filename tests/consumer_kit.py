@@ -12,12 +12,12 @@ from names_kit import keyed, keyless, known, name_of
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 
-from consumer import database
+from consumer.database import sessions
 from consumer.delivery import Delivery, check_slot
 from consumer.errors import PermanentError
-from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
-from consumer.store import Outcome, Store
+from consumer.store.fence import Fence
+from consumer.store.transaction import Outcome, Store
 from shardctl.fleet import shardconfig
 from shardctl.fleet.keyspace import lane_of, slot_of
 from shardctl.fleet.load import fleet_from
@@ -133,7 +133,7 @@ def write(
         key = str(orjson.loads(data)[CONFIG.message_types[kind].routing_field])
     made = raw(kind, data, key, operation, **more)
     try:
-        SqlSink(database.DIALECTS[on], CONFIG.message_types).check(made)
+        SqlSink(sessions.DIALECTS[on], CONFIG.message_types).check(made)
         check_slot(made, CONFIG)
     except PermanentError as fault:
         made.fault = fault
@@ -146,8 +146,8 @@ class Shard:
     def __init__(self, url: str, *, create: bool = True, **consumer: Any) -> None:
         self.url = make_url(url)
         self.config = config(**consumer)
-        self.dialect = database.dialect_of(self.url)
-        self.engine = database.engine_of(self.url, self.config.consumer)
+        self.dialect = sessions.dialect_of(self.url)
+        self.engine = sessions.engine_of(self.url, self.config.consumer)
         if create:
             schema.create(self.engine, self.config.message_types, self.config.generations[0].slots, 1)
         self.store = self.new_store()

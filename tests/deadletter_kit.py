@@ -11,10 +11,10 @@ from google.pubsub_v1 import PubsubMessage
 from names_kit import known
 from patience import PATIENCE_SECONDS
 
-from consumer import pubsub
-from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import NO_SLOT, check_slot, decode
 from consumer.errors import PermanentError
+from consumer.pubsub import calls
+from consumer.pubsub.deadletters import DeadLetterTopic
 from shardctl.broker import Broker, Faults, set_faults
 from shardctl.deadletter.pubsub import clients
 from shardctl.fleet import shardconfig, topology
@@ -82,7 +82,7 @@ class Town:
         self._client = broker.run(self._connect())
 
     async def _connect(self):
-        return pubsub.publisher(self.broker.host)
+        return calls.publisher(self.broker.host)
 
     def write_file(self, types=None):
         """Also as a person edits it later."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 from arrival_kit import Database
 from patience import PATIENCE_SECONDS
 
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from consumer.sinks.http.sink import HttpSink
 from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink

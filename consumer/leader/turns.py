@@ -12,9 +12,9 @@ from typing import Protocol
 
 from consumer.errors import TransientError
 from consumer.leader.leadership import Leadership
-from consumer.maintenance import NotEndedError
-from consumer.metrics import Metrics
-from consumer.replica import NotDrainedError
+from consumer.observability.metrics import Metrics
+from consumer.replica.lifecycle import NotDrainedError
+from consumer.replica.maintenance import NotEndedError
 from shardctl.supervision.backoff import backoff
 from shardctl.supervision.trouble import Trouble
 

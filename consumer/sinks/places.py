@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection
 
+from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
-from consumer.dialects import Dialect
 from consumer.errors import DataFaultError
 from shardctl.wire.bodies import Rules
 from shardctl.wire.jsontext import digits_of

@@ -9,14 +9,14 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from consumer import packet
+from consumer.database import packet
+from consumer.database.dialects import Dialect
+from consumer.database.sqlstate import column_without_value
 from consumer.delivery import Delivery
-from consumer.dialects import Dialect
 from consumer.errors import DataFaultError, TransientError
 from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
 from consumer.sinks.places import Places
-from consumer.sqlstate import column_without_value
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.wire.bodies import Rules
 

@@ -5,7 +5,7 @@ Identifiers come from the spec, which allows letters, digits and underscores alo
 
 from __future__ import annotations
 
-from consumer.dialects import Dialect
+from consumer.database.dialects import Dialect
 from consumer.sinks.grouping import Shape
 from shardctl.fleet.settings.messagetypes import MessageType, type_of
 

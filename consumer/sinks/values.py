@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from consumer.database.dialects import utc_text
 from consumer.delivery import Delivery
-from consumer.dialects import utc_text
 from consumer.errors import PermanentError
 from consumer.sinks.base import json_object
 from shardctl.fleet.settings.messagetypes import ColumnType

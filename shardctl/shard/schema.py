@@ -112,7 +112,7 @@ fence = Table(
     **_MYSQL_OPTIONS,
 )
 
-# One row, used where one replica of a shard leads: see `consumer.leader.term`. The term grows with each leadership.
+# One row, used where one replica of a shard leads: see `consumer.store.term`. The term grows with each leadership.
 leader = Table(
     "shardctl_leader",
     metadata,

@@ -25,7 +25,7 @@ def inbox_not_copied() -> None:
 
 def no_hold() -> None:
     """A slot that is due counts as active: two databases write."""
-    from consumer import fence
+    from consumer.store import fence
     from shardctl.shard.schema import LaneState
 
     whole = fence._lanes
@@ -42,7 +42,7 @@ def no_hold() -> None:
 
 def ack_while_due() -> None:
     """What came behind the barrier is taken for the old owner's."""
-    from consumer import fence
+    from consumer.store import fence
     from shardctl.shard.schema import LaneState
 
     whole = fence._lanes
@@ -59,10 +59,10 @@ def ack_while_due() -> None:
 
 def left_acks_all() -> None:
     """What comes late, behind the barrier that was published after it, is taken for done."""
-    from consumer import store
+    from consumer.store import Store
 
-    whole = store.Store._elsewhere
-    store.Store._elsewhere = lambda *arguments: dataclasses.replace(whole(*arguments), again=())
+    whole = Store._elsewhere
+    Store._elsewhere = lambda *arguments: dataclasses.replace(whole(*arguments), again=())
 
 
 def activate_before_copy() -> None:

@@ -7,7 +7,7 @@ from consumer_kit import CONFIG, FLEET, Shard, write
 from rowcopy_kit import Side
 from sqlalchemy.engine import make_url
 
-from consumer import database
+from consumer.database import sessions
 from consumer.errors import TransientError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -77,12 +77,12 @@ def test_a_table_that_numbers_its_key_is_refused_until_its_repaired(url, change,
     for statement in change.split("; "):
         shard.run(statement)
     with pytest.raises(TransientError, match="key column Id") as refused:
-        database.check_keys(shard.engine, shard.dialect, CONFIG.message_types)
+        sessions.check_keys(shard.engine, shard.dialect, CONFIG.message_types)
     with pytest.raises(ProvisionError, match="key column Id"):
         provision_database(fleet, fleet.shards[0], url)
     assert fix in str(refused.value)
     shard.run(str(refused.value).partition("Run: ")[2].rstrip(";"))
-    database.check_keys(shard.engine, shard.dialect, CONFIG.message_types)
+    sessions.check_keys(shard.engine, shard.dialect, CONFIG.message_types)
     assert provision_database(fleet, fleet.shards[0], url).action == "identical"
     shard.close()
 

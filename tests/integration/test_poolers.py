@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from verify_kit import Fleet
 
-from consumer import database
+from consumer.database import sessions
 from consumer.errors import TransientError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -111,7 +111,7 @@ def test_writes_of_many_clients_at_once_land_in_their_own_tables(pooler, shard):
 
     def replica(number):
         kind = ("customer", "profile")[number % 2]
-        engine = database.engine_of(shard.url, shard.config.consumer)
+        engine = sessions.engine_of(shard.url, shard.config.consumer)
         store = shard.new_store()
         store._engine = engine
         for batch in range(BATCHES):
@@ -163,7 +163,7 @@ def test_every_transaction_is_bounded_and_leaves_nothing_in_its_session(shard):
 def test_a_statement_that_takes_too_long_is_ended(shard):
     with (
         pytest.raises(TransientError, match="statement timeout"),
-        database.transaction(shard.engine, shard.dialect) as at,
+        sessions.transaction(shard.engine, shard.dialect) as at,
     ):
         at.execute(text("SELECT pg_sleep(30)"))
 
@@ -172,7 +172,7 @@ def test_a_replica_that_stops_in_its_transaction_is_cut_off(shard):
     with shard.engine.connect() as stopped, another_client(shard) as mover:
         shard.store._fence.share(stopped)
         mover.execute("UPDATE shardctl_fence SET version = version + 1")  # waits for the share to end
-        with pytest.raises(TransientError), database.translated():
+        with pytest.raises(TransientError), sessions.translated():
             shard.store._fence.share(stopped)
     assert shard.settle(write("customer", {"customer_id": "1"})).applied == 1
 

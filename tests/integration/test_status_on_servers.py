@@ -8,8 +8,8 @@ import pytest
 from patience import PATIENCE_SECONDS
 from sqlalchemy import delete, insert, update
 
-from consumer.health import Health
-from consumer.metrics import Metrics
+from consumer.observability.health import Health
+from consumer.observability.metrics import Metrics
 from shardctl.fleet import yamlfile
 from shardctl.fleet.load import fleet_from
 from shardctl.local.servers.process import Server, wait_until

@@ -27,11 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 
-from consumer import database as consumers
+from consumer.database import sessions as consumers
 from consumer.errors import TransientError
-from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
+from consumer.store.fence import Fence
 from shardctl.deadletter.inboxes import Allowed, Inboxes
 from shardctl.deadletter.letter import Message
 from shardctl.deadletter.letter import read as read_letter

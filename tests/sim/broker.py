@@ -318,7 +318,7 @@ class Broker:
 
 @dataclass(slots=True)
 class Subscriber:
-    """Stands where `consumer.pubsub.Subscriber` does."""
+    """Stands where `consumer.pubsub.calls.Subscriber` does."""
 
     loop: SimLoop
     network: Network

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from consumer import inbox
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, PermanentError, TransientError
-from consumer.store import Outcome
+from consumer.store import inbox
+from consumer.store.transaction import Outcome
 from shardctl.wire import identity
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network

@@ -7,14 +7,14 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from consumer.batch import Batch, Batcher
 from consumer.delivery import Delivery
 from consumer.errors import TransientError
-from consumer.handle import Handled, Handler
-from consumer.intake import Intake
-from consumer.lock import SlotLocks
-from consumer.replica import Replica
-from consumer.store import Outcome
+from consumer.intake.pull import Intake
+from consumer.redis.lock import SlotLocks
+from consumer.replica.batch import Batch, Batcher
+from consumer.replica.handle import Handled, Handler
+from consumer.replica.lifecycle import Replica
+from consumer.store.transaction import Outcome
 from shardctl.wire import identity
 from tests.sim.database import SimStore, Transaction, identity_of
 from tests.sim.network import Answer

@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from consumer.lock import RELEASE, TAKE
+from consumer.redis.lock import RELEASE, TAKE
 from tests.sim.loop import SimLoop
 from tests.sim.network import Answer, Network
 

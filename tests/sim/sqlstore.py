@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine, make_url, text
 
-from consumer import database
+from consumer.database import sessions
+from consumer.database.dialects import SQLite
 from consumer.delivery import Delivery
-from consumer.dialects import SQLite
 from consumer.errors import TransientError
-from consumer.fence import Fence
 from consumer.sinks.sql import SqlSink
-from consumer.store import Outcome, Store
+from consumer.store.fence import Fence
+from consumer.store.transaction import Outcome, Store
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.shard import schema
 from shardctl.shard.schema import LaneState
@@ -38,7 +38,7 @@ class SqlDatabase:
         self.fail_commit = 0.0
         self._seen = 0  # the last row of `entries` that was told
         self._dead: set[Identity] = set()
-        self.engine: Engine = database.engine_of(make_url("sqlite://"), config.consumer)
+        self.engine: Engine = sessions.engine_of(make_url("sqlite://"), config.consumer)
         with self.engine.begin() as connection:
             connection.exec_driver_sql(TABLE)
         generation = config.generations[0]

@@ -14,15 +14,15 @@ from typing import Any
 
 from google.api_core.exceptions import ServiceUnavailable
 
-from consumer.deadletters import DeadLetterTopic
-from consumer.dialects import SQLite
-from consumer.handle import Handler
-from consumer.intake import Intake
-from consumer.lock import SlotLocks
-from consumer.metrics import Metrics
-from consumer.publishing import Again
-from consumer.redisbreaker import RedisBreaker
-from consumer.replica import NotDrainedError, Replica
+from consumer.database.dialects import SQLite
+from consumer.intake.pull import Intake
+from consumer.observability.metrics import Metrics
+from consumer.pubsub.deadletters import DeadLetterTopic
+from consumer.pubsub.publishing import Again
+from consumer.redis.breaker import RedisBreaker
+from consumer.redis.lock import SlotLocks
+from consumer.replica.handle import Handler
+from consumer.replica.lifecycle import NotDrainedError, Replica
 from consumer.sinks.sql import SqlSink
 from shardctl.fleet import yamlfile
 from shardctl.fleet.load import fleet_from
@@ -187,7 +187,7 @@ class World:
         self.loop.spawn(life.process, self._live(life))
 
     async def _live(self, life: Life) -> None:
-        """What `consumer.process.serve` does, with the simulated services."""
+        """What `consumer.process.run.serve` does, with the simulated services."""
         config, parts, clock = self._config, self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
         ttl_ms = int(config.consumer.lock_ttl.total_seconds() * 1000)
@@ -349,7 +349,7 @@ class World:
 
 
 class Suspects:
-    """Stands where `consumer.suspects` does, and forgets nothing."""
+    """Stands where `consumer.redis.suspects` does, and forgets nothing."""
 
     def __init__(self) -> None:
         self._deaths: Counter[str] = Counter()
@@ -365,7 +365,7 @@ class Suspects:
 
 
 class _DeadLetterPublisher:
-    """Stands where `consumer.pubsub.Publisher` does."""
+    """Stands where `consumer.pubsub.calls.Publisher` does."""
 
     def __init__(self, loop: SimLoop, network: Network, oracle: Oracle) -> None:
         self._loop, self._network, self._oracle = loop, network, oracle

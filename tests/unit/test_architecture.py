@@ -31,6 +31,17 @@ ROOT_MODULES = {
     "redaction",
     "topicclient",
 }
+CONSUMER_ROOT_MODULES = {"delivery", "errors"}
+CONSUMER_LAYERS = (  # from the highest down
+    ("process",),
+    ("leader",),
+    ("replica",),
+    ("store", "intake"),
+    ("sinks", "redis", "pubsub"),
+    ("database", "observability"),
+    ("delivery",),
+    ("errors",),
+)
 KNOWN = architecture.modules("shardctl", "consumer")
 GRAPH = architecture.graph(KNOWN)
 
@@ -58,7 +69,7 @@ def strangers(importers, allowed):
         ("from shardctl.fleet.spec import Fleet", {"shardctl.fleet.spec"}),
         ("def f():\n    from shardctl.local import fleet", {"shardctl.local.fleet"}),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from shardctl.render import Document", {"shardctl.render"}),
-        ("from ..handle import x", {"consumer.handle"}),
+        ("from ..errors import x", {"consumer.errors"}),
         ("from . import base", {"consumer.sinks.base"}),
         ("import os, json", set()),
     ],
@@ -87,10 +98,29 @@ def test_no_import_runs_in_a_circle():
         pytest.fail(" → ".join(reversed(error.args[1])))
 
 
-def test_a_new_module_at_the_root_is_a_decision():
-    there = {path.stem for path in (ROOT / "shardctl").glob("*.py")} - {"__init__", "__main__"}
-    assert there == ROOT_MODULES
+@pytest.mark.parametrize("number", range(len(CONSUMER_LAYERS)), ids=lambda number: "+".join(CONSUMER_LAYERS[number]))
+def test_a_folder_of_the_consumer_imports_only_lower_layers(number):
+    lower = [f"consumer.{name}" for layer in CONSUMER_LAYERS[number + 1 :] for name in layer]
+    for name in CONSUMER_LAYERS[number]:
+        assert not strangers([f"consumer.{name}"], [f"consumer.{name}", *lower, "shardctl"])
 
 
-def test_the_picture_is_of_todays_code():
-    assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws it anew; look at it"
+def test_every_folder_of_the_consumer_has_its_layer():
+    folders = {
+        architecture.folder_of(module).removeprefix("consumer/") for module in KNOWN if among(module, ["consumer"])
+    }
+    assert folders - {"consumer", "__main__"} == {name for layer in CONSUMER_LAYERS for name in layer}
+
+
+@pytest.mark.parametrize(
+    ("plane", "decided"),
+    [("shardctl", ROOT_MODULES), ("consumer", CONSUMER_ROOT_MODULES)],
+    ids=["shardctl", "consumer"],
+)
+def test_a_new_module_at_the_root_is_a_decision(plane, decided):
+    there = {path.stem for path in (ROOT / plane).glob("*.py")} - {"__init__", "__main__"}
+    assert there == decided
+
+
+def test_the_pictures_are_of_todays_code():
+    assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws them anew; look at them"

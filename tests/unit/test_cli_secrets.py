@@ -9,7 +9,7 @@ import typer
 import yaml
 from test_redaction import CANARY, ODD_URLS
 
-import consumer.settings
+import consumer.process.settings
 from shardctl import audit, provision
 from shardctl.cli import app, main
 from shardctl.errors import ShardctlError, UsageError
@@ -202,9 +202,9 @@ def test_a_consumers_settings_are_not_repeated(url, tmp_path, monkeypatch):
     for name in ("DATABASE_URL", "REDIS_URL", "PORT"):
         with pytest.raises(UsageError) as caught:
             {
-                "DATABASE_URL": consumer.settings._database_url,
-                "REDIS_URL": consumer.settings._redis_url,
-                "PORT": lambda text: consumer.settings._port({"PORT": text}, "PORT", "1"),
+                "DATABASE_URL": consumer.process.settings._database_url,
+                "REDIS_URL": consumer.process.settings._redis_url,
+                "PORT": lambda text: consumer.process.settings._port({"PORT": text}, "PORT", "1"),
             }[name](url if name == "PORT" else f"x{url}".replace("://", ":"))
         assert CANARY not in str(caught.value)
 

@@ -16,7 +16,7 @@ import pytest
 from consumer_kit import raw, write
 from gateway_kit import fleet
 
-from consumer.push import request as pushed
+from consumer.intake.push import request as pushed
 from shardctl.errors import UsageError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from shardctl.fleet import backends
 from shardctl.fleet.shardconfig import ShardConfig
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from consumer.sinks.http import answers, request
 from consumer.sinks.http.answers import Meaning
 from consumer.sinks.http.breaker import Breaker, Permit

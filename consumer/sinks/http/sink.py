@@ -24,7 +24,7 @@ from sqlalchemy import Connection, RootTransaction
 
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, PermanentError, SlotsWaitError
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from consumer.sinks.base import check_key, json_object
 from consumer.sinks.http.backend import Backend, NotNowError
 from consumer.sinks.http.progress import Memory

@@ -14,7 +14,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
 from test_consumer_process import Consumer, Pubsub, until
 
-from consumer import database
+from consumer.database import sessions
 from examples import inventory
 from shardctl.fleet import shardconfig
 from shardctl.fleet.load import fleet_from
@@ -39,7 +39,7 @@ def config_of(types=TYPES, **consumer):
 @pytest.fixture
 def engine(database_url):
     config = config_of()
-    made = database.engine_of(make_url(database_url), config.consumer)
+    made = sessions.engine_of(make_url(database_url), config.consumer)
     schema.create(made, config.message_types, config.generations[0].slots, 1)
     inventory.stock.create(made)
     yield made

@@ -555,7 +555,7 @@ def test_no_log_holds_a_credential(place, secure, secrets, caplog):
 
 def test_a_secret_that_is_not_there_ends_the_start(tmp_path, place, secrets):
     config = place("https://127.0.0.1:1/", AUTH % "basic", secrets=secrets).database.config
-    from consumer.metrics import Metrics
+    from consumer.observability.metrics import Metrics
 
     with pytest.raises(CredentialsError, match=r"/nowhere/ca/ca.crt: can't be read.*SHARDCTL_SECRETS_DIR") as raised:
         sink_for(config, Metrics(), lambda: False, {"SHARDCTL_SECRETS_DIR": str(tmp_path / "nowhere")})

@@ -14,10 +14,10 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from patience import PATIENCE_SECONDS
 
-from consumer import pubsub
-from consumer.intake import Intake
-from consumer.metrics import Metrics
-from consumer.protos import PubsubMessage
+from consumer.intake.pull import Intake
+from consumer.observability.metrics import Metrics
+from consumer.pubsub import calls
+from consumer.pubsub.protos import PubsubMessage
 from shardctl.broker import Broker, Faults
 from shardctl.fleet.keyspace import digits_of
 
@@ -37,7 +37,7 @@ def reading(subscriptions, **consumer):
 class Bench:
     def __init__(self, broker):
         self.broker, self.metrics = broker, Metrics()
-        self.publisher, self.subscriber = pubsub.publisher(broker.host), pubsub.subscriber(broker.host)
+        self.publisher, self.subscriber = calls.publisher(broker.host), calls.subscriber(broker.host)
         channel = grpc.aio.insecure_channel(broker.host)
         self.topics = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel))
         self.subscriptions = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=channel))

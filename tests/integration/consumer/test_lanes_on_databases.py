@@ -10,7 +10,7 @@ from sqlalchemy import insert, text
 
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError, TransientError
-from consumer.store import Passed
+from consumer.store.transaction import Passed
 from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.shard import lanes, schema
 from shardctl.shard.lanes import Met

@@ -11,10 +11,10 @@ from consumer_kit import Shard, write
 from patience import PATIENCE_SECONDS
 
 from consumer.errors import TransientError
-from consumer.fence import Fence
-from consumer.leader.term import NotLeaderError, Term
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
+from consumer.store.fence import Fence
+from consumer.store.term import NotLeaderError, Term
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from consumer import database
-from consumer.fence import Fence
-from consumer.handle import Handler
-from consumer.metrics import Metrics
-from consumer.replica import Replica
+from consumer.database import sessions
+from consumer.observability.metrics import Metrics
+from consumer.replica.handle import Handler
+from consumer.replica.lifecycle import Replica
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
+from consumer.store.fence import Fence
 from shardctl.fleet import shardconfig
 from shardctl.fleet.keyspace import slot_of
 from shardctl.fleet.load import fleet_from
@@ -52,9 +52,9 @@ class Scene:
         config = shardconfig.slice_of(fleet, fleet.shards[0])
         timeouts = {"statement_timeout": timedelta(seconds=STATEMENT_SECONDS), "concurrency": concurrency}
         self.config = config.model_copy(update={"consumer": config.consumer.model_copy(update=timeouts)})
-        self.dialect = database.dialect_of(url)
-        self.engine = database.engine_of(url, self.config.consumer)
-        self.rival = database.engine_of(url, self.config.consumer)
+        self.dialect = sessions.dialect_of(url)
+        self.engine = sessions.engine_of(url, self.config.consumer)
+        self.rival = sessions.engine_of(url, self.config.consumer)
         schema.create(self.engine, config.message_types, config.generations[0].slots, 1)
         self.tasks, self.connected, self.open, self.metrics = (), True, True, Metrics()
         self.stop = asyncio.Event()

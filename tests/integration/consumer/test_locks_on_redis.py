@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from consumer.lock import SlotLocks
-from consumer.metrics import Metrics
-from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
+from consumer.redis.lock import SlotLocks
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from consumer_kit import FLEET, Shard, write
 from patience import PATIENCE_SECONDS
 
-from consumer import database
+from consumer.database import sessions
 from consumer.errors import PermanentError, TransientError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -331,7 +331,7 @@ def waiting_sessions(connection):
 
 def test_nobody_listens(fresh):
     good = fresh.store._engine
-    fresh.store._engine = database.engine_of(fresh.url.set(port=1), fresh.config.consumer)
+    fresh.store._engine = sessions.engine_of(fresh.url.set(port=1), fresh.config.consumer)
     again_and_then_fine(fresh, lambda: setattr(fresh.store, "_engine", good))
 
 
@@ -350,7 +350,7 @@ def test_a_right_that_is_missing(fresh, mariadb_server):
     mariadb_server._execute(f"GRANT SELECT ON {fresh.url.database}.* TO few@'127.0.0.1'")
     good, fresh.store._engine = (
         fresh.store._engine,
-        database.engine_of(fresh.url.set(username="few"), fresh.config.consumer),
+        sessions.engine_of(fresh.url.set(username="few"), fresh.config.consumer),
     )
     again_and_then_fine(fresh, lambda: setattr(fresh.store, "_engine", good))
 
@@ -358,13 +358,13 @@ def test_a_right_that_is_missing(fresh, mariadb_server):
 def test_a_server_that_only_reads_is_left_for_the_one_its_name_leads_to_now(fresh, mariadb_server):
     mariadb_server._execute(f"CREATE OR REPLACE USER plain@'127.0.0.1' IDENTIFIED BY '{fresh.url.password}'")
     mariadb_server._execute(f"GRANT ALL ON {fresh.url.database}.* TO plain@'127.0.0.1'")
-    fresh.store._engine = database.engine_of(fresh.url.set(username="plain"), fresh.config.consumer)
+    fresh.store._engine = sessions.engine_of(fresh.url.set(username="plain"), fresh.config.consumer)
     fresh.store.apply([write("profile", {"customer_id": "1"})])
-    sessions = "SELECT id FROM information_schema.processlist WHERE user = 'plain'"
-    before = fresh.rows(sessions)
+    connections = "SELECT id FROM information_schema.processlist WHERE user = 'plain'"
+    before = fresh.rows(connections)
     mariadb_server._execute("SET GLOBAL read_only = 1")
     again_and_then_fine(fresh, lambda: mariadb_server._execute("SET GLOBAL read_only = 0"))
-    after = fresh.rows(sessions)
+    after = fresh.rows(connections)
     assert len(before) == len(after) == 1
     assert before != after
     fresh.store._engine.dispose()
@@ -376,7 +376,7 @@ def test_no_connection_left(fresh, mariadb_server):
         f"CREATE OR REPLACE USER one@'127.0.0.1' IDENTIFIED BY '{secret}' WITH MAX_USER_CONNECTIONS 1"
     )
     mariadb_server._execute("GRANT ALL ON *.* TO one@'127.0.0.1'")
-    fresh.store._engine = database.engine_of(fresh.url.set(username="one"), fresh.config.consumer)
+    fresh.store._engine = sessions.engine_of(fresh.url.set(username="one"), fresh.config.consumer)
     keeper = pymysql.connect(host=fresh.url.host, port=fresh.url.port, user="one", password=secret)
     again_and_then_fine(fresh, keeper.close)
     fresh.store._engine.dispose()
@@ -461,7 +461,7 @@ def test_a_change_of_slots_waits_for_the_writes_under_way_and_no_longer_than_a_r
             ask(mover, "UPDATE shardctl_fence SET version = version + 1")
         ask(mover, "SET innodb_lock_wait_timeout = 20")
         ask(mover, "UPDATE shardctl_fence SET version = version + 1")
-        with pytest.raises(TransientError), database.translated():
+        with pytest.raises(TransientError), sessions.translated():
             fresh.store._fence.share(reader)
 
 

@@ -10,7 +10,7 @@ import pytest
 from consumer_kit import Shard, write
 from sqlalchemy import text
 
-from consumer import database, packet
+from consumer.database import packet, sessions
 from consumer.errors import TransientError
 from shardctl.local.servers import BinaryMissingError, MariaDBServer
 
@@ -125,12 +125,12 @@ def test_the_limit_is_read_again_after_a_reconnect(server, shard):
 
 
 def test_a_server_that_takes_too_little_is_refused_at_start(server, shard, caplog):
-    database.check_packets(shard.engine, shard.dialect)
+    sessions.check_packets(shard.engine, shard.dialect)
     assert "max_allowed_packet is 16,777,216" in caplog.text
     server._execute(f"SET GLOBAL max_allowed_packet = {MEBIBYTE}")
     shard.engine.dispose()
     with pytest.raises(TransientError, match="max_allowed_packet is 1,048,576"):
-        database.check_packets(shard.engine, shard.dialect)
+        sessions.check_packets(shard.engine, shard.dialect)
     server._execute(f"SET GLOBAL max_allowed_packet = {16 * MEBIBYTE}")
     shard.engine.dispose()
 

@@ -13,9 +13,9 @@ from arrival_kit import Database
 from sqlalchemy import Column, Integer, MetaData, String, Table, text
 from sqlalchemy.exc import OperationalError
 
-from consumer import parked
 from consumer.errors import DataFaultError, TransientError
-from consumer.store import Released
+from consumer.store import parked
+from consumer.store.transaction import Released
 from shardctl.shard import parked as people
 
 pytestmark = pytest.mark.slow

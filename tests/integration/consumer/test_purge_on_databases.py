@@ -10,11 +10,11 @@ import pytest
 from consumer_kit import Shard
 from redis.asyncio import Redis
 
-from consumer import maintenance, pace
 from consumer.errors import TransientError
-from consumer.maintenance import Maintenance
-from consumer.metrics import Metrics
-from consumer.redisbreaker import RedisBreaker
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import RedisBreaker
+from consumer.replica import maintenance, pace
+from consumer.replica.maintenance import Maintenance
 
 pytestmark = pytest.mark.slow
 

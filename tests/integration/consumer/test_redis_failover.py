@@ -11,15 +11,15 @@ import pytest
 from consumer_kit import raw
 from redis.asyncio import Redis
 
-from consumer import redisbreaker
 from consumer.leader.election import Election, Times
 from consumer.leader.leadership import Leadership
 from consumer.leader.redis import RedisLease
-from consumer.lock import SlotLocks
-from consumer.metrics import Metrics
-from consumer.ratelimit import RateLimit
-from consumer.redisbreaker import RedisBreaker
-from consumer.seenfilter import SeenFilter
+from consumer.observability.metrics import Metrics
+from consumer.redis import breaker
+from consumer.redis.breaker import RedisBreaker
+from consumer.redis.lock import SlotLocks
+from consumer.redis.ratelimit import RateLimit
+from consumer.redis.seenfilter import SeenFilter
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,7 @@ def play(servers, scenario):
             await one.flushall()
             await follow(two, first)
             await two.config_set("requirepass", first.password)
-        async with Address(first.port, first.password) as address, redisbreaker.connect(address.url, 10.0) as redis:
+        async with Address(first.port, first.password) as address, breaker.connect(address.url, 10.0) as redis:
             await scenario(Pair(address, first, second), redis)
 
     asyncio.run(run())
@@ -168,7 +168,7 @@ def test_what_replicas_share_is_shared_again(servers, use):
         await pair.fail_over()
         for _ in range(TRIES):
             await asyncio.gather(*(call() for _ in range(3) for call in calls))
-            clock.now += redisbreaker.LAST_RETRY_SECONDS
+            clock.now += breaker.LAST_RETRY_SECONDS
         await calls[0]()
         assert not gate.shut
         async with Redis.from_url(pair.address.url) as new:

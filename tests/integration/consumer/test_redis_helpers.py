@@ -12,15 +12,15 @@ from consumer_kit import InThisThread, raw
 from patience import PATIENCE_SECONDS
 from redis.asyncio import Redis
 
-from consumer.batch import Batch
-from consumer.handle import Handler
-from consumer.maintenance import Maintenance
-from consumer.metrics import Metrics
-from consumer.pace import MOST_ROWS
-from consumer.ratelimit import RateLimit
-from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
-from consumer.seenfilter import BITS, BUCKET_SECONDS, SeenFilter
-from consumer.store import Outcome
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
+from consumer.redis.ratelimit import RateLimit
+from consumer.redis.seenfilter import BITS, BUCKET_SECONDS, SeenFilter
+from consumer.replica.batch import Batch
+from consumer.replica.handle import Handler
+from consumer.replica.maintenance import Maintenance
+from consumer.replica.pace import MOST_ROWS
+from consumer.store.transaction import Outcome
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 # What this consumer's configuration doesn't use: it pulls from an emulator, and writes to tables without a leader or tracing.
 UNUSED = {
     "consumer.leader.kubernetes": "a lease in Kubernetes",
-    "consumer.push": "pushes",
+    "consumer.intake.push": "pushes",
     "consumer.sinks.http.sink": "HTTP backends",
     "cryptography.hazmat": "TLS of others, signatures",
     "google.api_core.retry": "the generated clients",

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import NotSupportedError
 
-from consumer import database
-from consumer.dialects import SQLite
+from consumer.database import sessions
+from consumer.database.dialects import SQLite
 from consumer.errors import PermanentError, TransientError
-from consumer.fence import Fence
+from consumer.store.fence import Fence
 from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
@@ -547,7 +547,7 @@ def as_postgres(shard):
 
 def test_nobody_listens(fresh_postgres):
     good = fresh_postgres.store._engine
-    fresh_postgres.store._engine = database.engine_of(fresh_postgres.url.set(port=1), fresh_postgres.config.consumer)
+    fresh_postgres.store._engine = sessions.engine_of(fresh_postgres.url.set(port=1), fresh_postgres.config.consumer)
     again_and_then_fine(fresh_postgres, lambda: setattr(fresh_postgres.store, "_engine", good))
 
 
@@ -629,7 +629,7 @@ def test_no_connection_left(fresh_postgres):
         keeper.execute(f"CREATE ROLE few LOGIN CONNECTION LIMIT 0 PASSWORD '{shard.url.password}'")
         keeper.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO few")
         good = shard.store._engine
-        shard.store._engine = database.engine_of(shard.url.set(username="few"), shard.config.consumer)
+        shard.store._engine = sessions.engine_of(shard.url.set(username="few"), shard.config.consumer)
         again_and_then_fine(shard, lambda: setattr(shard.store, "_engine", good))
         keeper.execute("DROP OWNED BY few")
         keeper.execute("DROP ROLE few")

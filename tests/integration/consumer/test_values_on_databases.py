@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from consumer import database
+from consumer.database import sessions
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, PermanentError
 from consumer.sinks.sql import SqlSink
@@ -32,13 +32,13 @@ class Table:
 
     def __init__(self, name: str, url: str) -> None:
         self.name, self.kind = name, fleet(name).message_types[TYPE]
-        self.engine = database.engine_of(make_url(url), Batching())
-        self.dialect = database.dialect_of(self.engine.url)
+        self.engine = sessions.engine_of(make_url(url), Batching())
+        self.dialect = sessions.dialect_of(self.engine.url)
         self.sink = SqlSink(self.dialect, {TYPE: self.kind})
         schema.create(self.engine, {TYPE: self.kind}, schema.SlotSet.of([0]), 1)
 
     def run(self, statement: str) -> None:
-        with database.transaction(self.engine, self.dialect) as connection:
+        with sessions.transaction(self.engine, self.dialect) as connection:
             connection.exec_driver_sql(statement)
 
     def write(self, body: bytes) -> None:
@@ -49,7 +49,7 @@ class Table:
         message = SimpleNamespace(data=body, attributes={})
         delivery = Delivery("", "", message, "m", 0, len(body), slot=0, partition_key=key, message_type=TYPE)
         self.sink.check(delivery)
-        with database.transaction(self.engine, self.dialect) as connection:
+        with sessions.transaction(self.engine, self.dialect) as connection:
             self.sink.apply(connection, [delivery])
 
     def row(self) -> dict[str, object]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from consumer.batch import Batch
 from consumer.delivery import Delivery
-from consumer.fence import Fence, Lanes
-from consumer.handle import Handled, Handler
-from consumer.store import Outcome, Passed, Store
+from consumer.replica.batch import Batch
+from consumer.replica.handle import Handled, Handler
+from consumer.store.fence import Fence, Lanes
+from consumer.store.transaction import Outcome, Passed, Store
 from shardctl.rebalance import closing, copying, journal
 from shardctl.rebalance.handover import HandOver, Stage
 from shardctl.rebalance.run import Progress, Run

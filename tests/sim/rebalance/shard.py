@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.pool import QueuePool
 
+from consumer.database.dialects import SQLite
 from consumer.delivery import Delivery
-from consumer.dialects import SQLite
 from consumer.errors import TransientError
-from consumer.fence import Fence
-from consumer.parked import Key
 from consumer.sinks.sql import SqlSink
-from consumer.store import Outcome, Passed, Released, Store
+from consumer.store.fence import Fence
+from consumer.store.parked import Key
+from consumer.store.transaction import Outcome, Passed, Released, Store
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.shardconfig import ShardConfig

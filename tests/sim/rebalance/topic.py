@@ -158,7 +158,7 @@ class Topic:
 
 
 class Publisher:
-    """Stands where `consumer.pubsub.Publisher` does: for dead letters, and for what is published again."""
+    """Stands where `consumer.pubsub.calls.Publisher` does: for dead letters, and for what is published again."""
 
     def __init__(
         self, loop: SimLoop, network: Network, watcher: Watcher, topic: Topic, write_of: Callable[[bytes], Write]

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from consumer.deadletters import DeadLetterTopic
+from consumer.database.dialects import SQLite
 from consumer.delivery import read_anew
-from consumer.dialects import SQLite
 from consumer.errors import TransientError
-from consumer.handle import Handler
-from consumer.intake import Intake
-from consumer.lock import SlotLocks
-from consumer.publishing import Again
-from consumer.redisbreaker import RedisBreaker
-from consumer.replica import NotDrainedError, Replica
+from consumer.intake.pull import Intake
+from consumer.pubsub.deadletters import DeadLetterTopic
+from consumer.pubsub.publishing import Again
+from consumer.redis.breaker import RedisBreaker
+from consumer.redis.lock import SlotLocks
+from consumer.replica.handle import Handler
+from consumer.replica.lifecycle import NotDrainedError, Replica
 from consumer.sinks.sql import SqlSink
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
@@ -228,7 +228,7 @@ class MovingWorld(World):
                 self._reads.setdefault(life, config)
 
     async def _live(self, life: Life) -> None:
-        """What `consumer.process.serve` does, with the simulated services."""
+        """What `consumer.process.run.serve` does, with the simulated services."""
         name = self._shard_of(life.index)
         config, parts, clock = self._reads[life], self._parts, self.loop.time
         redis = RedisClient(self.loop, self._network, self._redis, config.consumer.redis_timeout_ms / 1000)
@@ -390,7 +390,7 @@ class MovingWorld(World):
 
 
 async def _release(store: ShardStore, read: Callable[[Any], None], stop: asyncio.Event) -> None:
-    """What `consumer.maintenance` does about parked keys that a person has released."""
+    """What `consumer.replica.maintenance` does about parked keys that a person has released."""
     while not stop.is_set():
         await asyncio.sleep(RELEASE_SECONDS * (0.5 + random.random()))
         try:

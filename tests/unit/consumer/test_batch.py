@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from properties import examples
 
-from consumer.batch import Batcher
 from consumer.delivery import Delivery
+from consumer.replica.batch import Batcher
 from shardctl.wire.barrier import Barrier
 
 

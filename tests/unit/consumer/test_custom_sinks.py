@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
+from consumer.database.dialects import DIALECTS
 from consumer.delivery import check_slot
-from consumer.dialects import DIALECTS
 from consumer.errors import PermanentError
 from consumer.sinks import custom
 from consumer.sinks.router import Router, share_out, sink_of

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 from consumer_kit import InThisThread, raw
 
-from consumer.batch import Batch
 from consumer.delivery import NO_SLOT
 from consumer.errors import PermanentError, TransientError
-from consumer.handle import Handler
-from consumer.metrics import Metrics
-from consumer.store import Outcome, Passed
+from consumer.observability.metrics import Metrics
+from consumer.replica.batch import Batch
+from consumer.replica.handle import Handler
+from consumer.store.transaction import Outcome, Passed
 from shardctl.fleet.keyspace import slot_of_lane
 from shardctl.wire.barrier import Barrier
 

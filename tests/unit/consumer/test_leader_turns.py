@@ -13,8 +13,8 @@ from consumer.errors import TransientError
 from consumer.leader.election import Election, Times
 from consumer.leader.leadership import Leadership, LeaseError
 from consumer.leader.turns import LeaderLoop
-from consumer.metrics import Metrics
-from consumer.replica import NotDrainedError
+from consumer.observability.metrics import Metrics
+from consumer.replica.lifecycle import NotDrainedError
 
 TIMES = Times(0.3, 0.2, 0.01)
 

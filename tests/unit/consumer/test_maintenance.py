@@ -12,11 +12,11 @@ import pytest
 from consumer_kit import InThisThread
 from patience import PATIENCE_SECONDS
 
-from consumer import maintenance, pace
 from consumer.errors import PermanentError, TransientError
-from consumer.maintenance import Maintenance
-from consumer.metrics import Metrics
-from consumer.store import Released
+from consumer.observability.metrics import Metrics
+from consumer.replica import maintenance, pace
+from consumer.replica.maintenance import Maintenance
+from consumer.store.transaction import Released
 
 NO_TIME = 0.0
 

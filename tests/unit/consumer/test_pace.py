@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.pace import CHUNK_SECONDS, LONGEST_REST, MOST_ROWS, REST_SECONDS, SHORTEST_REST, Pace
+from consumer.replica.pace import CHUNK_SECONDS, LONGEST_REST, MOST_ROWS, REST_SECONDS, SHORTEST_REST, Pace
 
 
 def test_while_there_is_time_it_takes_a_fortieth_of_a_connections_time():

@@ -11,8 +11,8 @@ import types
 
 import pytest
 
-from consumer.maintenance import NotEndedError
-from consumer.process import _live
+from consumer.process.run import _live
+from consumer.replica.maintenance import NotEndedError
 
 
 class Startup:
@@ -63,7 +63,7 @@ def test_a_bug_beside_the_work_stops_the_process_and_is_seen():
 
 
 def test_maintenance_that_doesnt_end_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("consumer.process.LEAST_SECONDS", 0.01)
+    monkeypatch.setattr("consumer.process.run.LEAST_SECONDS", 0.01)
     with pytest.raises(NotEndedError):
         live(Maintenance(hangs=True))
 
@@ -72,7 +72,7 @@ def test_garbage_with_cycles_still_goes():
     """Seldom, but before it is many megabytes."""
     code = """
 import gc
-from consumer import collector
+from consumer.process import collector
 collector.hold()
 collector.release()
 for _ in range(1_000_000):

@@ -15,8 +15,8 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 from patience import PATIENCE_SECONDS
 
-from consumer import pubsub
-from consumer.protos import PubsubMessage, PullResponse, StreamingPullRequest, StreamingPullResponse
+from consumer.pubsub import calls
+from consumer.pubsub.protos import PubsubMessage, PullResponse, StreamingPullRequest, StreamingPullResponse
 
 SUBSCRIPTION, TOPIC = "projects/p é/subscriptions/a+b", "projects/p/topics/t"
 RECEIVED = {"ack_id": "a1", "message": {"data": b"x", "message_id": "m1"}}
@@ -60,7 +60,7 @@ async def clients(service):
     try:
         async with grpc.aio.insecure_channel(address) as channel:
             yield (
-                (pubsub.subscriber(address), pubsub.publisher(address)),
+                (calls.subscriber(address), calls.publisher(address)),
                 (
                     SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=channel)),
                     PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=channel)),
@@ -161,7 +161,7 @@ def test_a_sink_of_the_users_that_imports_google_s_package_gets_all_of_it():
     """The package's types were loaded without it, and are the same afterwards."""
     code = """
 import sys
-from consumer.protos import PubsubMessage
+from consumer.pubsub.protos import PubsubMessage
 assert "google.pubsub_v1" not in sys.modules
 from google.cloud import pubsub_v1
 from google.pubsub_v1 import PublisherAsyncClient, types

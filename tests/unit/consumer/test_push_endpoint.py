@@ -11,11 +11,11 @@ import orjson
 import pytest
 from consumer_kit import config
 
-from consumer.metrics import Metrics
-from consumer.push import endpoint
-from consumer.push.caller import Caller
-from consumer.push.endpoint import Endpoint
-from consumer.push.intake import PushIntake
+from consumer.intake.push import endpoint
+from consumer.intake.push.caller import Caller
+from consumer.intake.push.endpoint import Endpoint
+from consumer.intake.push.intake import PushIntake
+from consumer.observability.metrics import Metrics
 from shardctl.oidc import KeysUnavailableError, TokenError
 
 ACCOUNT = "push@my-project.iam.gserviceaccount.com"

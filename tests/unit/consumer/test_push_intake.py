@@ -10,8 +10,8 @@ import pytest
 from consumer_kit import config
 from google.pubsub_v1 import ReceivedMessage
 
-from consumer.metrics import Metrics
-from consumer.push.intake import ClosedError, FullError, PushIntake
+from consumer.intake.push.intake import ClosedError, FullError, PushIntake
+from consumer.observability.metrics import Metrics
 
 SUBSCRIPTION = "shop-s0-g1"
 

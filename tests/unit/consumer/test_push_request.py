@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.push.request import BadPushError, read
+from consumer.intake.push.request import BadPushError, read
 
 NAMES = ("slot", "partition_key", "Kind")
 MESSAGE = {

@@ -16,13 +16,13 @@ from google.api_core.exceptions import NotFound
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
 from patience import PATIENCE_SECONDS
 
-from consumer.deadletters import DeadLetterTopic
 from consumer.delivery import NO_SLOT, check_slot, decode
 from consumer.errors import PermanentError, TransientError
-from consumer.health import Health
-from consumer.intake import _Stream
-from consumer.metrics import Metrics
-from consumer.settings import load
+from consumer.intake.pull import _Stream
+from consumer.observability.health import Health
+from consumer.observability.metrics import Metrics
+from consumer.process.settings import load
+from consumer.pubsub.deadletters import DeadLetterTopic
 from shardctl.errors import UsageError
 from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.supervision.logs import JsonFormatter

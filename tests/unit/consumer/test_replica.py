@@ -11,12 +11,12 @@ from consumer_kit import config, raw
 from patience import PATIENCE_SECONDS
 from virtualtime import run
 
-from consumer import replica
 from consumer.errors import BlockedError, SlotsWaitError, TransientError
-from consumer.handle import Handled
-from consumer.metrics import Metrics
-from consumer.replica import NotDrainedError, Replica
-from consumer.since import Since
+from consumer.observability.metrics import Metrics
+from consumer.replica import lifecycle
+from consumer.replica.handle import Handled
+from consumer.replica.lifecycle import NotDrainedError, Replica
+from consumer.replica.since import Since
 from shardctl.fleet.keyspace import lane_of
 
 
@@ -131,8 +131,8 @@ def test_a_failed_batch_pauses_intake_until_one_works():
 
 
 def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch):
-    monkeypatch.setattr(replica, "FIRST_RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(replica, "LAST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(lifecycle, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(lifecycle, "LAST_RETRY_SECONDS", 0.01)
 
     async def handle(batch):
         if lane_of(1, 1) in batch.lanes:

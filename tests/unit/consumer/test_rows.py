@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.dialects import moment_of, utc_text
+from consumer.database.dialects import moment_of, utc_text
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from patience import PATIENCE_SECONDS
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
 
-from consumer.lock import SlotLocks
-from consumer.metrics import Metrics
-from consumer.redisbreaker import KEYS_A_CALL, RedisBreaker
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
+from consumer.redis.lock import SlotLocks
 
 
 class Line(ConnectionPool):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from virtualtime import run
 
 from consumer.delivery import Delivery
-from consumer.intake import QUIET_SECONDS, Intake
-from consumer.metrics import Metrics
-from consumer.slowstart import LAST_WINDOW, SUSPECT, Window, parts
+from consumer.intake.pull import QUIET_SECONDS, Intake
+from consumer.intake.slowstart import LAST_WINDOW, SUSPECT, Window, parts
+from consumer.observability.metrics import Metrics
 
 
 def delivery(number: int, lane: int, attempt: int = 1) -> Delivery:

@@ -11,8 +11,8 @@ import pymysql
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from consumer import sqlstate
-from consumer.sqlstate import judge
+from consumer.database import sqlstate
+from consumer.database.sqlstate import judge
 
 
 def mysql(number, state=None):

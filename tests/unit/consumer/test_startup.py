@@ -5,8 +5,8 @@ import asyncio
 from consumer_kit import InThisThread
 
 from consumer.errors import TransientError
-from consumer.metrics import Metrics
-from consumer.startup import Startup
+from consumer.observability.metrics import Metrics
+from consumer.process.startup import Startup
 
 
 def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():

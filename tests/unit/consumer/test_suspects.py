@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-from consumer.metrics import Metrics
-from consumer.redisbreaker import RedisBreaker
-from consumer.suspects import Suspects
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import RedisBreaker
+from consumer.redis.suspects import Suspects
 
 
 class Redis:

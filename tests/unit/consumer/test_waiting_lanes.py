@@ -8,12 +8,12 @@ import pytest
 from consumer_kit import InThisThread, config, raw
 from virtualtime import run
 
-from consumer.batch import Batch
 from consumer.errors import SlotsWaitError
-from consumer.handle import Handled, Handler
-from consumer.metrics import Metrics
-from consumer.replica import Replica
-from consumer.store import Outcome, Passed
+from consumer.observability.metrics import Metrics
+from consumer.replica.batch import Batch
+from consumer.replica.handle import Handled, Handler
+from consumer.replica.lifecycle import Replica
+from consumer.store.transaction import Outcome, Passed
 from shardctl.fleet.keyspace import lane_of
 from shardctl.wire.barrier import Barrier
 

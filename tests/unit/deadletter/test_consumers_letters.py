@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from consumer_kit import CONFIG, raw
 
-from consumer.deadletters import DeadLetterTopic
 from consumer.errors import PermanentError
+from consumer.pubsub.deadletters import DeadLetterTopic
 from shardctl.broker.protos import of
 from shardctl.broker.publishing import check_publish
 from shardctl.wire import deadletters

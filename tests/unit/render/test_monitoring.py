@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from consumer.metrics import Metrics
+from consumer.observability.metrics import Metrics
 from shardctl.errors import UsageError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.settings.gateway import OPEN, Auth, Gateway, KeysSecret

@@ -1,0 +1,131 @@
+"""The shard's database: its engine, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from math import ceil
+from traceback import clear_frames
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from consumer.database import packet
+from consumer.database.dialects import DIALECTS, Dialect
+from consumer.database.sqlstate import judge
+from consumer.errors import BlockedError, DataFaultError, TransientError
+from shardctl.errors import UsageError
+from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
+from shardctl.shard.keys import given_out
+
+log = logging.getLogger(__name__)
+
+
+def dialect_of(url: URL) -> Dialect:
+    try:
+        return DIALECTS[url.get_backend_name()]
+    except KeyError:
+        raise UsageError(
+            f"no support for {url.get_backend_name()!r} databases; there is: {', '.join(DIALECTS)}"
+        ) from None
+
+
+def engine_of(url: URL, settings: Batching) -> Engine:
+    """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server."""
+    bound = settings.statement_timeout
+    limits = Limits("shardctl-consumer", bound, bound, bound, answer=bound + timedelta(seconds=CONNECT_TIMEOUT_SECONDS))
+    connections = settings.concurrency + 1  # one for maintenance
+    return open_engine(url, limits, connections, begins_with_statement=True)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ours: DataFaultError when the data is to blame, BlockedError when a statement can't finish
+    now, TransientError when nothing works.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        clear_frames(
+            error.__traceback__
+        )  # SQLAlchemy's refer to each other, and keep the batch until garbage is collected
+        first_line = str(error.orig).partition("\n")[0]
+        verdict = judge(error)
+        if verdict.reason:
+            raise DataFaultError(verdict.reason, first_line) from error
+        again = BlockedError if verdict.alone else TransientError
+        raise again(f"database: {first_line}" + (f" ({verdict.why})" if verdict.why else "")) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise TransientError(f"database: {error}") from error
+
+
+@contextmanager
+def needed_by_all() -> Iterator[None]:
+    """What every batch needs: where this is blocked, all of them are, and TransientError says so."""
+    try:
+        with translated():
+            yield
+    except BlockedError as error:
+        raise TransientError(str(error)) from error
+
+
+@contextmanager
+def transaction(engine: Engine, dialect: Dialect, lock_seconds: float | None = None) -> Iterator[Connection]:
+    """One transaction with the consumer's errors: committed when the block ends, rolled back when it raises.
+
+    With `lock_seconds`, a statement that waits longer for a lock is blocked.
+    """
+    with translated(), engine.connect() as connection, connection.begin():
+        for statement in dialect.begin:
+            connection.exec_driver_sql(statement)
+        with _waiting_for_locks(connection, dialect, lock_seconds):
+            yield connection
+
+
+@contextmanager
+def _waiting_for_locks(connection: Connection, dialect: Dialect, seconds: float | None) -> Iterator[None]:
+    if seconds is None or dialect.lock_limit is None:
+        yield
+        return
+    connection.exec_driver_sql(dialect.lock_limit.format(seconds=seconds, least=int(seconds), most=ceil(seconds)))
+    try:
+        yield
+    finally:
+        if dialect.usual_lock_limit and not connection.invalidated:
+            try:
+                connection.exec_driver_sql(dialect.usual_lock_limit)
+            except DBAPIError:
+                connection.invalidate()  # no other transaction may have this limit
+
+
+def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType]) -> None:
+    """Raises TransientError while the database gives out keys of mapped tables: a write's row could land under another key."""
+    with transaction(engine, dialect) as connection:
+        if faults := given_out(connection, kinds):
+            raise TransientError(" ".join(faults))
+
+
+def check_packets(engine: Engine, dialect: Dialect) -> None:
+    """Raises TransientError where the server takes too little in one request; says so where it may not take every message."""
+    with transaction(engine, dialect) as connection:
+        room = packet.room(connection)
+    if room is None or room >= packet.ANY_MESSAGE_BYTES:
+        return
+    if room < packet.LEAST_BYTES:
+        raise TransientError(
+            f"the server's max_allowed_packet is {room:,}: set it to at least {packet.LEAST_BYTES:,}, better "
+            f"{packet.ANY_MESSAGE_BYTES:,}"
+        )
+    log.warning(
+        "the server's max_allowed_packet is %s: a write that takes more in a request will be dead-lettered as %s. "
+        "%s is enough for every message",
+        f"{room:,}",
+        packet.TOO_LARGE,
+        f"{packet.ANY_MESSAGE_BYTES:,}",
+        extra={"action": "small_packets"},
+    )

@@ -1,0 +1,1 @@
+"""Where messages come from and are answered: streaming pull or pushes. Nothing else acks."""

@@ -1,0 +1,1 @@
+"""The calls of Pub/Sub, their messages, and what a consumer publishes itself."""

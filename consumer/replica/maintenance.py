@@ -1,0 +1,203 @@
+"""What a shard's replicas do beside writing: say that they are there, apply released keys, forget what no replay can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from datetime import timedelta
+from typing import Protocol, TypeVar
+
+from redis.asyncio import Redis
+
+from consumer.delivery import Delivery
+from consumer.errors import TransientError
+from consumer.observability.metrics import Metrics
+from consumer.redis.breaker import RedisBreaker
+from consumer.replica.pace import Pace
+from consumer.store.parked import Key
+from consumer.store.term import NotLeaderError
+from consumer.store.transaction import Released
+from shardctl.supervision.trouble import Trouble
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+RELEASE_SECONDS = 1.0  # between two looks for a released key
+PRESENCE_SECONDS = 3.0  # between two words that this replica is here
+PURGE_SECONDS = 60.0  # between two purges of the whole shard
+TURN_SECONDS = (
+    300.0  # longer than a chunk and the rest after it; a replica that is killed keeps the others from purging so long
+)
+REPLICA_SECONDS = (
+    86_400  # without a word for so long, a replica is dead; those who wait for readers count on the last minute alone
+)
+
+# Take the turn to purge, or keep it; whether it is ours afterwards.
+TURN = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+
+class NotEndedError(Exception):
+    """A transaction of the maintenance was still under way when the process had to end. It commits or not: both are fine."""
+
+    def __init__(self) -> None:
+        super().__init__("maintenance was still waiting for the database: the database ends its transaction")
+
+
+class ShardStore(Protocol):
+    def released_keys(self) -> list[Key]: ...
+    def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
+    def purge(self, older_than_seconds: int, rows: int) -> int: ...
+    def forget_replicas(self, silent_seconds: int) -> int: ...
+
+
+class Maintenance:
+    """One thing at a time, in one thread and on one connection. Trouble is told and outlasted: it never stops the writing."""
+
+    def __init__(
+        self,
+        shard: ShardStore,
+        read: Callable[[Delivery], None],
+        redis: Redis,
+        gate: RedisBreaker,
+        prefix: str,
+        retention: timedelta,
+        threads: Executor,
+        metrics: Metrics,
+        tell_presence: Callable[[], None] = lambda: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._shard, self._read, self._gate = shard, read, gate
+        self._tell_presence, self._may_write = tell_presence, may_write
+        self._threads, self._metrics = threads, metrics
+        self._retention_seconds = int(retention.total_seconds())
+        self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
+        self._take_turn = redis.register_script(TURN)
+        self._pace = Pace(PURGE_SECONDS)
+        self._stop = asyncio.Event()
+        self._free = asyncio.Lock()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; then it ends with the transaction under way."""
+        self._stop = stop
+        await asyncio.gather(
+            self._repeat("presence", lambda: self._in_thread(self._tell_presence), PRESENCE_SECONDS),
+            self._repeat("release", self._if_it_may(self.release), RELEASE_SECONDS),
+            self._repeat("purge", self._if_it_may(self.purge), PURGE_SECONDS),
+        )
+
+    def _if_it_may(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Where one replica leads, it alone writes."""
+
+        async def maybe() -> None:
+            if self._may_write():
+                with contextlib.suppress(NotLeaderError):  # it stood down in this moment
+                    await work()
+
+        return maybe
+
+    async def release(self) -> None:
+        """Apply every released key, each in transactions of its own. A key in trouble doesn't hold the others up."""
+        keys = await self._in_thread(self._shard.released_keys)
+        random.shuffle(keys)  # so that replicas don't wait for each other at the same ones
+        trouble: TransientError | None = None
+        for key in keys:
+            try:
+                while not self._stop.is_set() and await self._release(key):
+                    pass
+            except TransientError as error:
+                if trouble:
+                    raise  # it isn't the key, then
+                trouble = error
+        if trouble:
+            raise trouble
+
+    async def _release(self, key: Key) -> bool:
+        """True when there is more of it to apply."""
+        released = await self._in_thread(lambda: self._shard.release(key, self._read))
+        if released is None:
+            return False
+        self._metrics.released.inc(released.applied)
+        about = {"slot": key[0], "message_type": key[1], "partition_key": key[2]}
+        if released.fault:
+            log.warning(
+                "released a parked key: %s writes applied, then one failed again and the key is parked: %s",
+                released.applied,
+                released.fault,
+                extra={"action": "parked", **about},
+            )
+        else:
+            log.info(
+                "released a parked key: %s writes applied", released.applied, extra={"action": "released", **about}
+            )
+        return released.more
+
+    async def purge(self) -> None:
+        """Forget dead replicas and old inbox rows, if it is this replica's turn. Without Redis nobody's turn comes: it can wait.
+
+        The turn only spares work: two that purge at once pass over each other's rows.
+        """
+        if not await self._have_turn(TURN_SECONDS):
+            return
+        await self._in_thread(lambda: self._shard.forget_replicas(REPLICA_SECONDS))
+        self._pace.begin(time.monotonic())
+        while not self._stop.is_set():
+            rows = self._pace.rows
+            try:
+                gone, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
+            except TransientError:
+                self._pace.failed(time.monotonic())
+                raise
+            self._metrics.purged.inc(gone)
+            if gone < rows:
+                self._pace.finished(seconds)
+                await self._have_turn(PURGE_SECONDS)  # until the next pass, which may be another replica's
+                return
+            await self._pause(self._pace.purged(seconds, time.monotonic()))
+            if await self._have_turn(TURN_SECONDS) is False:
+                return
+
+    def _purge_chunk(self, rows: int) -> tuple[int, float]:
+        """How many rows went, and in how many seconds: without the wait for a thread."""
+        began = time.monotonic()
+        return self._shard.purge(self._retention_seconds, rows), time.monotonic() - began
+
+    async def _have_turn(self, seconds: float) -> bool | None:
+        """Take the turn for so long, unless another has it; None where Redis doesn't answer."""
+        mine = await self._gate.ask(
+            lambda: self._take_turn(keys=[self._turn], args=[self._token, int(seconds * 1_000)])
+        )
+        return None if mine is None else bool(mine)
+
+    async def _repeat(self, task: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        trouble = Trouble(task, log, "maintenance_failed")
+        while not self._stop.is_set():
+            await self._pause(random.uniform(0.5, 1.5) * seconds)
+            try:
+                if not self._stop.is_set():
+                    await work()
+            except Exception as error:  # noqa: BLE001 - reported, with its traceback where it is a bug
+                self._metrics.maintenance_failures.labels(task).inc()
+                trouble.met(error, "it is tried again", bug=not isinstance(error, TransientError))
+            else:
+                trouble.over()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        async with self._free:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)

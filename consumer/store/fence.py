@@ -1,0 +1,62 @@
+"""Which lanes this shard's database holds, as a write transaction may believe it.
+
+Invariant: a write commits only where its lane is active. Each write transaction shares the fence row until it commits; whoever
+changes a lane takes the fence alone first and raises its version. So the lanes a transaction has seen can't change under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from consumer.database.dialects import Dialect
+from consumer.errors import TransientError
+from shardctl.shard import lanes
+from shardctl.shard.engine import SETTINGS_ARE_LOST
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """The lanes of a database at one version of its fence. `others` are those that aren't active."""
+
+    version: int
+    active: frozenset[int]
+    active_slots: frozenset[int]
+    others: Mapping[int, Lane]
+
+
+class Fence:
+    """The lanes, read again whenever the fence's version has changed."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        # One value, since threads share it: a thread that was held up must not pair its old lanes with a newer version.
+        self._known: Lanes | None = None
+
+    def share(self, connection: Connection) -> Lanes:
+        """Share the fence until the transaction ends; the lanes as they are until then. Raises TransientError."""
+        row = connection.exec_driver_sql(self._dialect.share_fence).first()
+        if row is None:
+            raise TransientError("the shard's tables are empty: run `shardctl provision`")
+        version, *session_holds = row
+        if not all(session_holds):
+            connection.invalidate()
+            raise TransientError(f"database: {SETTINGS_ARE_LOST}")
+        known = self._known
+        if known is None or version != known.version:
+            self._known = known = _lanes(version, lanes.read(connection))
+        return known
+
+
+def _lanes(version: int, found: Mapping[int, Lane]) -> Lanes:
+    active = {lane: held for lane, held in found.items() if held.state == LaneState.ACTIVE}
+    return Lanes(
+        version,
+        frozenset(active),
+        frozenset(held.slot for held in active.values()),
+        {lane: held for lane, held in found.items() if lane not in active},
+    )

@@ -1,0 +1,350 @@
+"""One batch, one transaction on the shard's database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+
+from consumer.database import sessions
+from consumer.database.dialects import Dialect
+from consumer.delivery import Delivery
+from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
+from consumer.sinks.base import Sink
+from consumer.store.fence import Fence, Lanes
+from consumer.store.inbox import NOTHING_ADDED, Inbox
+from consumer.store.parked import Key, Parked, key_of
+from consumer.store.term import Term
+from shardctl.shard import lanes, schema
+from shardctl.shard.lanes import Lane, Met
+from shardctl.shard.schema import LaneState, replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a transaction did. `poison` is not empty only when nothing was committed because of these messages."""
+
+    applied: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    stale: int = 0
+    held: tuple[Delivery, ...] = ()  # their lanes aren't active yet
+    poison: tuple[Delivery, ...] = ()
+    passed_on: int = 0  # another generation has them
+    again: tuple[Delivery, ...] = ()  # to be published again: no other generation has them for sure
+    parked: int = 0
+    newly_parked: tuple[Delivery, ...] = ()  # the first of each key that wasn't parked before
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What became of a parked key: how many of its messages took effect, and why the next one didn't."""
+
+    applied: int
+    fault: PermanentError | None = None
+    more: bool = False  # there is more of it to apply
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How many lanes barriers ended. `refused` are those of active lanes that the database doesn't await."""
+
+    lanes: int = 0
+    refused: tuple[Delivery, ...] = ()
+
+
+_NOTHING = Outcome()
+
+Read = Callable[[Delivery], None]
+Apply = Callable[[Connection, Sequence[Delivery]], int]
+
+
+class _PoisonFoundError(Exception):
+    """Ends a transaction that must not commit."""
+
+    def __init__(self, poison: Sequence[Delivery]) -> None:
+        super().__init__()
+        self.poison = tuple(poison)
+
+
+class Store:
+    """Blocking: runs in a thread. Safe to call again with the same messages, whatever became of the call before.
+
+    With a `term`, each call that writes raises NotLeaderError where this replica doesn't lead any more, before it does anything.
+    """
+
+    def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink, term: Term | None = None) -> None:
+        self._engine, self._dialect, self._fence, self._sink, self._term = engine, dialect, fence, sink, term
+        self._inbox, self._parked = Inbox(dialect), Parked(dialect)
+
+    @contextmanager
+    def _writing(self, lock_seconds: float | None = None) -> Iterator[Connection]:
+        """One transaction of this replica as the one that may write."""
+        with sessions.transaction(self._engine, self._dialect, lock_seconds) as connection:
+            if self._term:
+                with sessions.needed_by_all():
+                    self._term.check(connection)
+            yield connection
+
+    def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
+        """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
+
+        Those whose type parks are stored instead, and so is whatever comes for a parked key.
+
+        When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
+        fault set. So are those at fault that are new here and not yet dead-lettered: that comes first.
+        Raises TransientError when the database can't answer: then the whole may be tried again. Raises BlockedError when some
+        statement can't finish now, as one that would wait for a lock for longer than `lock_seconds`.
+        """
+        try:
+            with self._writing(lock_seconds) as connection:
+                return self._write(connection, deliveries, self._sink.apply)
+        except _PoisonFoundError as found:
+            return Outcome(poison=found.poison)
+        except DataFaultError:
+            return self._search(deliveries, lock_seconds)
+
+    def _search(self, deliveries: Sequence[Delivery], lock_seconds: float | None) -> Outcome:
+        poison: list[Delivery] = []
+        stuck: set[Key] = set()  # keys of which nothing more is tried now: what follows may need what failed
+
+        def apply_by_halves(connection: Connection, writes: Sequence[Delivery]) -> int:
+            writes = [write for write in writes if key_of(write) not in stuck] if stuck else writes
+            if not writes:
+                return 0
+            try:
+                return self._apply(connection, writes)
+            except DataFaultError as fault:
+                if len(writes) == 1:
+                    writes[0].fault = PermanentError(fault.reason, fault.detail)
+                    poison.append(writes[0])
+                    if writes[0].parks or fault.key_waits:
+                        stuck.add(key_of(writes[0]))
+                    return 0
+                middle = len(writes) // 2
+                return apply_by_halves(connection, writes[:middle]) + apply_by_halves(connection, writes[middle:])
+
+        try:
+            with self._writing(lock_seconds) as connection:
+                outcome = self._write(connection, deliveries, apply_by_halves)
+                _commit_only_without(poison)
+                return outcome
+        except _PoisonFoundError as found:
+            return Outcome(poison=found.poison)
+        except DataFaultError as fault:
+            # Each write passes by itself and the whole doesn't: smaller parts may.
+            raise BlockedError(f"database: no single message is to blame, yet: {fault}") from fault
+
+    def _write(self, connection: Connection, deliveries: Sequence[Delivery], apply: Apply) -> Outcome:
+        with sessions.needed_by_all():
+            here = self._fence.share(connection)
+        owned = [delivery for delivery in deliveries if delivery.lane in here.active]
+        elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
+        added = self._inbox.add(connection, owned) if owned else NOTHING_ADDED
+        fresh = added.fresh
+        _commit_only_without([*added.reused, *(delivery for delivery in fresh if _to_be_set_aside(delivery))])
+        # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
+        held = self._parked.held(connection, fresh) if fresh and not added.none_parked else set()
+        writes, dead, waiting = _sorted_out(fresh, held)
+        _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
+        stale = apply(connection, writes) if writes else 0
+        newly_parked = tuple(self._parked.park(connection, waiting, held)) if waiting else ()
+        repeated = len(owned) - len(fresh)
+        return Outcome(
+            len(writes),
+            repeated,
+            len(dead),
+            stale,
+            held=elsewhere.held,
+            passed_on=elsewhere.passed_on,
+            again=elsewhere.again,
+            parked=len(waiting),
+            newly_parked=newly_parked,
+        )
+
+    def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
+        """Whether the database can't even store it. It is dead-lettered then, whatever its type says."""
+        fault = self._parked.too_large(connection, delivery)
+        if fault:
+            delivery.parks, delivery.fault = False, PermanentError(fault.reason, fault.detail)
+        return fault is not None
+
+    def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
+        """What becomes of messages whose lanes aren't active here: see `shardctl.shard.lanes` and docs/handover.md."""
+        held: list[Delivery] = []
+        overtaken: list[Delivery] = []  # met after the barrier that was published after them
+        passed_on = 0
+        for delivery in deliveries:
+            if delivery.lane in here.active:
+                continue
+            lane = here.others.get(delivery.lane)
+            if lane is None or lane.state == LaneState.DUE:
+                held.append(delivery)
+            elif lane.state == LaneState.ARRIVING:
+                passed_on += 1  # no barrier is out, so the slot's present owner has the message
+            elif lane.barrier_time_us is not None and delivery.publish_time_us >= lane.barrier_time_us:
+                passed_on += 1  # the next generation's subscription was there before the barrier was
+            else:
+                overtaken.append(delivery)
+        done = self._inbox.known(connection, overtaken) if overtaken else set()
+        again = tuple(delivery for delivery in overtaken if delivery not in done)
+        return Outcome(held=tuple(held), passed_on=passed_on + len(done), again=again)
+
+    def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
+        """Let go of the lanes whose barriers these are, everything before them being committed. Raises TransientError.
+
+        Anybody may publish what looks like one, so the database is asked whether it awaits it; only then is the fence taken. What
+        isn't awaited changes nothing, and holds nobody up.
+        """
+        let_go = 0
+        refused: list[Delivery] = []
+        by_generation: dict[int, list[Delivery]] = {}
+        for delivery in barriers:
+            by_generation.setdefault(delivery.generation, []).append(delivery)
+        with self._writing() as connection:
+            for generation, these in by_generation.items():
+                met = [Met(each.slot, each.barrier.token, each.publish_time_us) for each in these if each.barrier]
+                awaited = lanes.awaited_among(connection, met, generation)
+                if awaited:
+                    let_go += len(lanes.leave(connection, met, generation))
+                others = [each for each in these if each.slot not in awaited]
+                held = lanes.read(connection, {each.slot for each in others}) if others else {}
+                refused += (each for each in others if _is_active(held.get(each.lane)))
+        return Passed(let_go, tuple(refused))
+
+    def check_tables(self) -> None:
+        """Raises TransientError while a table of shardctl's is missing, or the inbox is of another version."""
+        with sessions.translated(), self._engine.connect() as connection:
+            missing = schema.missing_tables(connection)
+            fault = schema.fault_of_version(connection)
+        if fault or missing:
+            raise TransientError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
+
+    def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
+        """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""
+        mine, told = replicas.c.replica == replica, ",".join(map(str, generations))
+        with sessions.transaction(self._engine, self._dialect) as connection:
+            change = update(replicas).where(mine).values(generations=told, seen_time=func.now())
+            if connection.execute(change).rowcount == 0:
+                connection.execute(insert(replicas).values(replica=replica, generations=told))
+
+    def forget_replicas(self, silent_seconds: int) -> int:
+        """Forget replicas that have not said for so long, by the database's own clock, that they are there; how many."""
+        with self._writing() as connection:
+            now = connection.execute(select(func.now())).scalar_one()
+            silent = replicas.c.seen_time < now - timedelta(seconds=silent_seconds)
+            return connection.execute(delete(replicas).where(silent)).rowcount
+
+    def _apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
+        """All of the writes or none of them."""
+        with sessions.translated(), connection.begin_nested():
+            stale = self._sink.apply(connection, writes)
+            if self._dialect.check_deferred:
+                connection.exec_driver_sql(self._dialect.check_deferred)
+            return stale
+
+    def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
+        """Those that took effect before, for sure."""
+        with sessions.translated(), self._engine.connect() as connection:
+            return self._inbox.known(connection, deliveries)
+
+    def released_keys(self) -> list[Key]:
+        """Parked keys that wait for `release`."""
+        with self._writing() as connection:
+            return self._parked.released(connection, self._fence.share(connection).active_slots)
+
+    def release(self, key: Key, read: Read) -> Released | None:
+        """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
+
+        `read` reads a message anew, as on arrival: its fault may have been fixed since, or not. Raises TransientError.
+        """
+        try:
+            with self._writing() as connection:
+                if key[0] not in self._fence.share(connection).active_slots or not self._parked.take(connection, key):
+                    return None
+                waiting = self._parked.first(connection, key)
+                writes, unreadable = _up_to_unreadable([delivery for _, delivery in waiting], read)
+                done, fault = self._apply_up_to_fault(connection, writes)
+                fault = fault or unreadable
+                more = self._parked.let_go(connection, key, waiting[:done], fault)
+                return Released(done, fault, more)
+        except DataFaultError as error:  # at the commit
+            return self._keep_parked(key, PermanentError(error.reason, error.detail))
+
+    def _keep_parked(self, key: Key, fault: PermanentError) -> Released:
+        """Each message passes by itself and their commit doesn't: a person has to look at it."""
+        with self._writing() as connection:
+            if self._parked.take(connection, key):
+                self._parked.let_go(connection, key, (), fault)
+            return Released(0, fault)
+
+    def _apply_up_to_fault(
+        self, connection: Connection, writes: Sequence[Delivery]
+    ) -> tuple[int, PermanentError | None]:
+        """How many of the writes were applied, by halves, and why the next one can't be."""
+        if not writes:
+            return 0, None
+        try:
+            self._apply(connection, writes)
+        except DataFaultError as fault:
+            if len(writes) == 1:
+                return 0, PermanentError(fault.reason, fault.detail)
+            middle = len(writes) // 2
+            done, first_fault = self._apply_up_to_fault(connection, writes[:middle])
+            if first_fault:
+                return done, first_fault
+            more, second_fault = self._apply_up_to_fault(connection, writes[middle:])
+            return done + more, second_fault
+        return len(writes), None
+
+    def purge(self, older_than_seconds: int, rows: int) -> int:
+        """Forget up to so many messages that no replay can reach any more, by the database's own clock; how many."""
+        with self._writing() as connection:
+            return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
+
+
+def _sorted_out(fresh: Sequence[Delivery], held: set[Key]) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
+    """New messages as those to write, those that are dead, and those to park: at fault themselves or behind one of their key."""
+    writes: list[Delivery] = []
+    dead: list[Delivery] = []
+    waiting: list[Delivery] = []
+    waits = set(held)
+    for delivery in fresh:
+        key = key_of(delivery)
+        if delivery.fault and not delivery.parks:
+            dead.append(delivery)
+        elif delivery.fault or key in waits:
+            waits.add(key)
+            waiting.append(delivery)
+        else:
+            writes.append(delivery)
+    return writes, dead, waiting
+
+
+def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[Delivery], PermanentError | None]:
+    """The messages before the first that can't be read, and what is wrong with that one."""
+    readable: list[Delivery] = []
+    for delivery in deliveries:
+        try:
+            read(delivery)
+        except PermanentError as fault:
+            return readable, fault
+        readable.append(delivery)
+    return readable, None
+
+
+def _to_be_set_aside(delivery: Delivery) -> bool:
+    """At fault for good, and neither on the dead-letter topic yet nor to be parked."""
+    return delivery.fault is not None and not (delivery.parks or delivery.dead_lettered)
+
+
+def _commit_only_without(poison: Sequence[Delivery]) -> None:
+    if poison:
+        raise _PoisonFoundError(poison)
+
+
+def _is_active(lane: Lane | None) -> bool:
+    return lane is not None and lane.state == LaneState.ACTIVE
