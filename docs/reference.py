@@ -98,17 +98,17 @@ def _inner(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
-        said = field.description or ""
+        description = field.description or ""
         rule = " ".join(filter(None, (_kind(field.annotation, field.metadata), _bounds(field))))
-        yield f"`{name}`", _default(field), f"{rule}. {said}".strip() if said else f"{rule}."
+        yield f"`{name}`", _default(field), f"{rule}. {description}".strip() if description else f"{rule}."
 
 
 def _kind(annotation: Any, metadata: Iterable[Any]) -> str:
-    for each in metadata:
-        if isinstance(each, Text):
-            return each.rule
-        if isinstance(each, Between):
-            return f"a duration from {each.least} to {each.most}"
+    for constraint in metadata:
+        if isinstance(constraint, Text):
+            return constraint.rule
+        if isinstance(constraint, Between):
+            return f"a duration from {constraint.least} to {constraint.most}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "settings of their own, below"
     return _compound(get_origin(annotation), get_args(annotation)) or _PLAIN.get(annotation, "any value")
@@ -139,9 +139,10 @@ _PLAIN: dict[Any, str] = {
 
 
 def _bounds(field: FieldInfo) -> str:
-    found = {name: getattr(each, name) for each in field.metadata for name in ("ge", "gt", "le") if hasattr(each, name)}
-    low = f"from {found['ge']:,}" if "ge" in found else f"over {found['gt']:,}" if "gt" in found else ""
-    return " ".join(filter(None, (low, f"to {found['le']:,}" if "le" in found else "")))
+    names = ("ge", "gt", "le")
+    bounds = {name: getattr(rule, name) for rule in field.metadata for name in names if hasattr(rule, name)}
+    low = f"from {bounds['ge']:,}" if "ge" in bounds else f"over {bounds['gt']:,}" if "gt" in bounds else ""
+    return " ".join(filter(None, (low, f"to {bounds['le']:,}" if "le" in bounds else "")))
 
 
 def _default(field: FieldInfo) -> str:
@@ -155,7 +156,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, timedelta):
         return f"`{_duration(value)}`"
     if isinstance(value, tuple):
-        return ", ".join(f"`{each}`" for each in value)
+        return ", ".join(f"`{item}`" for item in value)
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -194,8 +195,13 @@ def _alerts() -> str:
     text_of = (HERE.parent / "shards.yaml").read_text() + "\nmonitoring: managed-prometheus\n"
     fleet = fleet_from(yamlfile.parse(text_of, "shards.yaml"))
     rows = (
-        (f"[`{each.name}`](../alerts.md#{each.name.lower()})", each.severity, _duration(each.lasts), f"`{each.expr}`")
-        for each in alerts.alerts(fleet)
+        (
+            f"[`{alert.name}`](../alerts.md#{alert.name.lower()})",
+            alert.severity,
+            _duration(alert.lasts),
+            f"`{alert.expr}`",
+        )
+        for alert in alerts.alerts(fleet)
     )
     return text + table(("alert", "severity", "lasts", "expression"), rows)
 

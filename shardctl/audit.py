@@ -48,7 +48,7 @@ class Action:
 
     def line(self, result: str, at: datetime, error: str = "") -> str:
         """`error` is what ended it, if something did."""
-        told = {
+        entry = {
             "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "id": self.id,
             "actor": actor(),
@@ -58,8 +58,8 @@ class Action:
             "result": result,
             "seconds": round((at - self.began).total_seconds(), 3),
         }
-        told |= {"error": error[:MAX_ERROR_CHARACTERS]} if error else {}
-        return printable_json(json.dumps(_redacted(told), ensure_ascii=False))
+        entry |= {"error": error[:MAX_ERROR_CHARACTERS]} if error else {}
+        return printable_json(json.dumps(_redacted(entry), ensure_ascii=False))
 
 
 def _redacted(data: Any) -> Any:

@@ -251,15 +251,16 @@ def _levelled(fleet: Fleet, load: Load, rates: Sequence[float]) -> Levelled | No
     if fleet.rebalancing or len(fleet.shards) < 2:
         return None
     try:
-        found = plan(fleet, Request(rates=dict(enumerate(rates))))
+        rebalance_plan = plan(fleet, Request(rates=dict(enumerate(rates))))
     except (NoPlanError, NothingToMoveError):
         return None
     sums = [0.0, *accumulate(rates)]
 
-    def busiest(of: Fleet) -> float:
+    def busiest(layout: Fleet) -> float:
         return max(
-            _share_of_types(of, shard, load) * sum(sums[last + 1] - sums[first] for first, last in shard.slots.ranges)
-            for shard in of.shards
+            _share_of_types(layout, shard, load)
+            * sum(sums[last + 1] - sums[first] for first, last in shard.slots.ranges)
+            for shard in layout.shards
         )
 
-    return Levelled(found.moved, busiest(fleet), busiest(found.after.settled()))
+    return Levelled(rebalance_plan.moved, busiest(fleet), busiest(rebalance_plan.after.settled()))

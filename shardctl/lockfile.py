@@ -67,8 +67,8 @@ def lock_of(fleet: Fleet) -> Lock:
                 types=shard.types,
                 except_types=shard.except_types,
                 generations=tuple(
-                    LockedGeneration(generation=each.generation, slots=each.slots)
-                    for each in topology.generations(shard)
+                    LockedGeneration(generation=version.generation, slots=version.slots)
+                    for version in topology.generations(shard)
                 ),
             )
             for shard in fleet.shards
@@ -153,23 +153,23 @@ def _changed(before: LockedShard, shard: Shard) -> Iterator[str]:
             "change in place. Undo the edit; new types can go to a shard of their own."
         )
         return
-    now = {each.generation: each.slots for each in topology.generations(shard)}
-    for each in before.generations:
-        if each.generation not in now:
+    now = {version.generation: version.slots for version in topology.generations(shard)}
+    for locked in before.generations:
+        if locked.generation not in now:
             yield (
-                f"generation {each.generation} of shard {shard.name} is gone, though its subscription may hold messages and its "
-                "slots may be active. Undo the edit: only `shardctl rebalance finish` takes a generation away, and only "
+                f"generation {locked.generation} of shard {shard.name} is gone, though its subscription may hold messages and "
+                "its slots may be active. Undo the edit: only `shardctl rebalance finish` takes a generation away, and only "
                 "`shardctl rebalance plan` gives a new one."
             )
-        elif now[each.generation] != each.slots:
+        elif now[locked.generation] != locked.slots:
             yield (
-                f"the slots of shard {shard.name}, generation {each.generation}, were {each.slots} and are "
-                f"{now[each.generation]}: their rows would stay behind, and Pub/Sub can't change the filter. Undo the edit; "
+                f"the slots of shard {shard.name}, generation {locked.generation}, were {locked.slots} and are "
+                f"{now[locked.generation]}: their rows would stay behind, and Pub/Sub can't change the filter. Undo the edit; "
                 "`shardctl rebalance plan` moves slots safely."
             )
-    newest = max((each.generation for each in before.generations), default=0)
+    newest = max((locked.generation for locked in before.generations), default=0)
     for generation in now:
-        if generation < newest and generation not in {each.generation for each in before.generations}:
+        if generation < newest and generation not in {locked.generation for locked in before.generations}:
             yield (
                 f"generation {generation} of shard {shard.name} is no longer deployed. `shardctl rebalance finish` writes the "
                 "file without it; or take the settled file back from version control."
@@ -179,8 +179,10 @@ def _changed(before: LockedShard, shard: Shard) -> Iterator[str]:
 def _taken(lock: Lock, fleet: Fleet, shard: Shard) -> Iterator[str]:
     """A new shard that isn't part of a rebalance would hold its slots active from the start."""
     for other in lock.shards:
-        theirs = SlotSet.of_ranges(one for each in other.generations for one in each.slots.ranges)
-        both = shard.slots & theirs
+        locked_slots = SlotSet.of_ranges(
+            slot_range for locked in other.generations for slot_range in locked.slots.ranges
+        )
+        both = shard.slots & locked_slots
         if both.ranges and any(shard.takes(name) and other.takes(name) for name in fleet.message_types):
             yield (
                 f"the new shard {shard.name} takes slots {both} of shard {other.name}, whose rows would stay behind. Undo the "

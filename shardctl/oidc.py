@@ -79,12 +79,12 @@ class Verifier:
             self._remembered.clear()
             self._generation = self._keys.generation
         digest = sha256(token.encode()).digest()
-        found = self._remembered.get(digest)
-        if found is not None:
-            if self._clock() >= found[0] + LEEWAY_SECONDS:
+        remembered = self._remembered.get(digest)
+        if remembered is not None:
+            if self._clock() >= remembered[0] + LEEWAY_SECONDS:
                 raise TokenError("the token has expired")
             self._remembered.move_to_end(digest)
-            return found[1]
+            return remembered[1]
         claims = await self._verified(token)
         self._remembered[digest] = float(claims["exp"]), claims
         if len(self._remembered) > MAX_REMEMBERED:
@@ -173,10 +173,10 @@ class _Keys:
 
     async def find(self, kid: Any, algorithm: str) -> jwt.PyJWK:
         """The key of that id. Raises TokenError, or KeysUnavailableError when it may be newer than what is at hand."""
-        key = self._held(kid)
+        key = self._key_of(kid)
         if key is None:
             await self._fetch(REFETCH_PAUSE_SECONDS)
-            key = self._held(kid)
+            key = self._key_of(kid)
         if key is None and self._failed is not None:
             raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be had: {self._failed}")
         if key is None:
@@ -185,7 +185,7 @@ class _Keys:
             raise TokenError("the token's algorithm isn't that of its key")
         return key
 
-    def _held(self, kid: Any) -> jwt.PyJWK | None:
+    def _key_of(self, kid: Any) -> jwt.PyJWK | None:
         keys = self._keys or {}
         if kid is None and len(keys) == 1:  # an issuer with one key need not name it
             return next(iter(keys.values()))
@@ -218,15 +218,15 @@ class _Keys:
 
 
 async def _download(url: str) -> bytes:
-    found = bytearray()
+    body = bytearray()
     async with httpx.AsyncClient(timeout=FETCH_TIMEOUT_SECONDS) as client, client.stream("GET", url) as answer:
         if answer.status_code != httpx.codes.OK:
             raise ValueError(f"status {answer.status_code}")
         async for part in answer.aiter_bytes():
-            found += part
-            if len(found) > MAX_KEYS_BYTES:
+            body += part
+            if len(body) > MAX_KEYS_BYTES:
                 raise ValueError(f"over {MAX_KEYS_BYTES:,} bytes")
-    return bytes(found)
+    return bytes(body)
 
 
 def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
@@ -236,11 +236,11 @@ def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
     if not isinstance(listed, list):
         raise ValueError("no JSON Web Key Set")  # noqa: TRY004 - what came over the network, not a wrong call
     keys: dict[str | None, jwt.PyJWK] = {}
-    for each in listed:
-        if not isinstance(each, dict) or each.get("kty") not in {"RSA", "EC"} or each.get("use", "sig") != "sig":
+    for entry in listed:
+        if not isinstance(entry, dict) or entry.get("kty") not in {"RSA", "EC"} or entry.get("use", "sig") != "sig":
             continue
         try:
-            key = jwt.PyJWK(each)
+            key = jwt.PyJWK(entry)
         except (jwt.PyJWTError, ValueError, TypeError):
             continue
         short = isinstance(key.key, RSAPublicKey) and key.key.key_size < MIN_RSA_BITS

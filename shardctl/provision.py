@@ -59,7 +59,7 @@ class Step:
     name: str
     fields: tuple[str, ...] = ()
     wanted: Any = None
-    found: Any = None
+    live: Any = None
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind} {self.name}" + (f" ({', '.join(self.fields)})" if self.fields else "")
@@ -105,16 +105,16 @@ def survey_pubsub(fleet: Fleet, publisher: Any, subscriber: Any) -> tuple[tuple[
     steps: list[Step] = []
     refused: list[str] = []
     for topic in wanted_topics(fleet):
-        there = _get(publisher.get_topic, topic=topic.name)
-        steps.append(Step("identical" if there else "create", "topic", topic.name, wanted=topic))
+        live_topic = _get(publisher.get_topic, topic=topic.name)
+        steps.append(Step("identical" if live_topic else "create", "topic", topic.name, wanted=topic))
     for wanted in wanted_subscriptions(fleet):
-        found = _get(subscriber.get_subscription, subscription=wanted.name)
-        if found is None:
+        live = _get(subscriber.get_subscription, subscription=wanted.name)
+        if live is None:
             steps.append(Step("create", "subscription", wanted.name, wanted=wanted))
             continue
-        refused += _unchangeable(wanted, found)
-        differ = tuple(field for field in MUTABLE if _value(wanted, field) != _value(found, field))
-        steps.append(Step("update" if differ else "identical", "subscription", wanted.name, differ, wanted, found))
+        refused += _unchangeable(wanted, live)
+        differ = tuple(field for field in MUTABLE if _value(wanted, field) != _value(live, field))
+        steps.append(Step("update" if differ else "identical", "subscription", wanted.name, differ, wanted, live))
     return tuple(steps), tuple(refused)
 
 
@@ -210,11 +210,11 @@ def _value(subscription: Subscription, field: str) -> Any:
     return value.SerializeToString(deterministic=True) if hasattr(value, "SerializeToString") else value
 
 
-def _unchangeable(wanted: Subscription, found: Subscription) -> Iterator[str]:
+def _unchangeable(wanted: Subscription, live: Subscription) -> Iterator[str]:
     for field in ("topic", "filter", "enable_message_ordering"):
-        if getattr(wanted, field) != getattr(found, field):
+        if getattr(wanted, field) != getattr(live, field):
             yield (
-                f"{wanted.name}: its {field} is {getattr(found, field)!r}, the file wants {getattr(wanted, field)!r}, "
+                f"{wanted.name}: its {field} is {getattr(live, field)!r}, the file wants {getattr(wanted, field)!r}, "
                 "and Pub/Sub can't change it. Deleting it would lose its backlog: give the shard a new generation "
                 "with `shardctl rebalance`, or undo the edit of the file."
             )
@@ -307,16 +307,16 @@ def database_urls(
     """Each shard's database URL, from options first, then from the environment. Raises ProvisionError naming the lack."""
     for name in given:
         fleet.shard(name)
-    found = {
+    urls = {
         shard.name: given.get(shard.name) or environment.get(database_url_variable(shard)) for shard in fleet.shards
     }
-    lacking = [shard for shard in fleet.shards if not found[shard.name]]
+    lacking = [shard for shard in fleet.shards if not urls[shard.name]]
     if lacking:
         raise ProvisionError(
             f"no database URL for {', '.join(shard.name for shard in lacking)}. Set "
             f"{database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; {otherwise}."
         )
-    return {name: url for name, url in found.items() if url}
+    return {name: url for name, url in urls.items() if url}
 
 
 def _tables(engine: Any) -> set[str]:

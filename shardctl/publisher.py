@@ -115,7 +115,7 @@ class Publisher:
         self._closed = False
         self._changed = Condition()  # guards the three below
         self._outstanding: Counter[int] = Counter()
-        self._held: dict[int, BaseException] = {}
+        self._held_slots: dict[int, BaseException] = {}
         self._resuming: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -138,18 +138,18 @@ class Publisher:
             raise ShardctlError("the publisher is closed: make a new one.")
         future: Future[str] = Future()
         with self._changed:
-            held = self._held.get(encoded.slot)
-            if held is None:
+            cause = self._held_slots.get(encoded.slot)
+            if cause is None:
                 self._outstanding[encoded.slot] += 1
-        if held is not None:
-            future.set_exception(SlotHeldError(encoded.slot, held))
+        if cause is not None:
+            future.set_exception(SlotHeldError(encoded.slot, cause))
             return future
 
         def settle(sent: Any) -> None:
             error = sent.exception()
             with self._changed:
                 if error is not None:
-                    self._held.setdefault(encoded.slot, error)
+                    self._held_slots.setdefault(encoded.slot, error)
                 self._outstanding[encoded.slot] -= 1
                 self._changed.notify_all()
             if error is None:
@@ -176,11 +176,13 @@ class Publisher:
         No effect on a slot that isn't held. Of several threads that resume a slot at once, one does it and the others wait.
         """
         with self._changed:
-            held = self._held.get(slot)
-            if held is None:
+            cause = self._held_slots.get(slot)
+            if cause is None:
                 return
-            self._changed.wait_for(lambda: self._held.get(slot) is not held or self._may_resume(slot))
-            if self._held.get(slot) is not held:  # resumed meanwhile; a later failure is not the caller's to resume
+            self._changed.wait_for(lambda: self._held_slots.get(slot) is not cause or self._may_resume(slot))
+            if (
+                self._held_slots.get(slot) is not cause
+            ):  # resumed meanwhile; a later failure is not the caller's to resume
                 return
             self._resuming.add(slot)
         resumed = False
@@ -191,7 +193,7 @@ class Publisher:
             with self._changed:
                 self._resuming.discard(slot)
                 if resumed:
-                    del self._held[slot]
+                    del self._held_slots[slot]
                 self._changed.notify_all()
 
     def _may_resume(self, slot: int) -> bool:
@@ -234,7 +236,7 @@ class Publisher:
         if isinstance(head, Outcome):
             return head
         if head.future.exception() is not None:
-            self._retry([head, *(each for each in waiting if isinstance(each, _Sent) and each.slot == head.slot)])
+            self._retry([head, *(sent for sent in waiting if isinstance(sent, _Sent) and sent.slot == head.slot)])
         error = head.future.exception()
         if error is None:
             return Outcome(head.write, message_id=head.future.result())

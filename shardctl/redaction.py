@@ -75,14 +75,14 @@ def _bare(match: re.Match[str]) -> str:
 
 
 def _without_urls_secrets(text: str) -> str:
-    found: list[str] = []
+    parts: list[str] = []
     at = 0
     while mark := _MARK.search(text, at):
         begin = mark.end()
         end = _end(text, begin)
-        found += (text[at:begin], _url(text[max(0, mark.start() - 40) : mark.start()], text[begin:end]))
+        parts += (text[at:begin], _url(text[max(0, mark.start() - 40) : mark.start()], text[begin:end]))
         at = end
-    return "".join((*found, text[at:]))
+    return "".join((*parts, text[at:]))
 
 
 _BLANK = re.compile(r"\s")

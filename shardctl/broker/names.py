@@ -18,8 +18,8 @@ def check(kind: str, name: str) -> str:
     "goog", which the service keeps for itself.
     """
     head, _, identifier = name.rpartition("/")
-    project, _, found = head.rpartition("/")
-    well_formed = found == kind and _PROJECT.fullmatch(project) and _ID.fullmatch(identifier)
+    project, _, collection = head.rpartition("/")
+    well_formed = collection == kind and _PROJECT.fullmatch(project) and _ID.fullmatch(identifier)
     if not well_formed or identifier.startswith("goog"):
         raise InvalidArgumentError(f"Invalid [{kind}] name: (name={name})")
     return name

@@ -20,7 +20,7 @@ class Reader:
         "ack_deadline_seconds",
         "busy",
         "client_id",
-        "held",
+        "held_lanes",
         "lanes",
         "max_bytes",
         "max_messages",
@@ -46,7 +46,7 @@ class Reader:
         self.one_a_lane = one_a_lane
         self.outstanding = 0
         self.outstanding_bytes = 0
-        self.held = 0
+        self.held_lanes = 0
         self.lanes: deque[OrderingQueue] = deque()
         self.open = True
         self.busy = False
@@ -111,7 +111,7 @@ class OrderingQueue:
         while out and out[0].state is State.DONE:
             out.popleft()
         if not out and self.reader is not None:
-            self.reader.held -= 1
+            self.reader.held_lanes -= 1
             self.reader = None
             self.draining = False
             self.spot = None

@@ -26,7 +26,7 @@ def check_publish(request: Proto) -> Sequence[Mapping[str, str]]:
     size = request.ByteSize()
     if size > MAX_REQUEST_BYTES:
         raise InvalidArgumentError(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes; got {size}.")
-    found, key = [], messages[0].ordering_key
+    all_attributes, key = [], messages[0].ordering_key
     if _too_long(key, MAX_ORDERING_KEY_BYTES):
         raise InvalidArgumentError(f"An ordering key has at most {MAX_ORDERING_KEY_BYTES} bytes.")
     for position, message in enumerate(messages):
@@ -36,8 +36,8 @@ def check_publish(request: Proto) -> Sequence[Mapping[str, str]]:
         _check_attributes(position, attributes)
         if message.ordering_key != key:
             raise InvalidArgumentError("All messages of a publish request must have the same ordering key.")
-        found.append(attributes)
-    return found
+        all_attributes.append(attributes)
+    return all_attributes
 
 
 def _check_attributes(position: int, attributes: Mapping[str, str]) -> None:

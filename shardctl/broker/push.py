@@ -18,7 +18,7 @@ from shardctl.broker import config
 from shardctl.broker.message import Message
 from shardctl.broker.orderingqueue import Reader
 from shardctl.broker.protos import Proto, of
-from shardctl.broker.registry import Held, Registry
+from shardctl.broker.registry import RegisteredSubscription, Registry
 from shardctl.broker.stream import Clock, Waiter, Waiters
 from shardctl.broker.tokens import Signer
 from shardctl.supervision.background import Background
@@ -38,24 +38,24 @@ class Pushers:
 
     def __init__(self, registry: Registry, waiters: Waiters, clock: Clock, signer: Signer) -> None:
         self._registry, self._waiters, self._clock, self._signer = registry, waiters, clock, signer
-        self._running: dict[str, tuple[Held, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[RegisteredSubscription, asyncio.Task[None]]] = {}
         self._beside = Background(_log)
 
     def settle(self) -> None:
         """Begin with subscriptions that push from now on, end with those that don't any more. Call it again and again."""
         wanted = {
-            name: held
-            for name, held in self._registry.subscriptions.items()
-            if held.config.push_config.push_endpoint and not held.config.detached
+            name: subscription
+            for name, subscription in self._registry.subscriptions.items()
+            if subscription.config.push_config.push_endpoint and not subscription.config.detached
         }
-        for name, (held, task) in list(self._running.items()):
-            if wanted.get(name) is not held or task.done():
+        for name, (subscription, task) in list(self._running.items()):
+            if wanted.get(name) is not subscription or task.done():
                 task.cancel()
                 del self._running[name]
-        for name, held in wanted.items():
+        for name, subscription in wanted.items():
             if name not in self._running:
-                pusher = Pusher(held, self._waiters, self._clock, self._signer)
-                self._running[name] = held, self._beside.keep(f"push {name}", pusher.run)
+                pusher = Pusher(subscription, self._waiters, self._clock, self._signer)
+                self._running[name] = subscription, self._beside.keep(f"push {name}", pusher.run)
 
     async def stop(self) -> None:
         self._running.clear()
@@ -65,8 +65,8 @@ class Pushers:
 class Pusher:
     """One subscription's pushes. Its configuration is read anew for each request."""
 
-    def __init__(self, held: Held, waiters: Waiters, clock: Clock, signer: Signer) -> None:
-        self._held, self._core, self._waiters = held, held.core, waiters
+    def __init__(self, subscription: RegisteredSubscription, waiters: Waiters, clock: Clock, signer: Signer) -> None:
+        self._subscription, self._core, self._waiters = subscription, subscription.core, waiters
         self._clock, self._signer = clock, signer
         self._waiter = Waiter(Reader(ack_deadline_seconds=0, max_messages=MAX_OUTSTANDING, one_a_lane=True))
 
@@ -88,7 +88,8 @@ class Pusher:
                         reader.ack_deadline_seconds = core.settings.ack_deadline_seconds + LEASE_MARGIN_SECONDS
                         for ack_id, message, attempt in core.take(reader, self._clock()):
                             sending.once(
-                                f"a push of {self._held.config.name}", self._send(client, ack_id, message, attempt)
+                                f"a push of {self._subscription.config.name}",
+                                self._send(client, ack_id, message, attempt),
                             )
                         await event.wait()
         finally:
@@ -112,7 +113,7 @@ class Pusher:
 
     async def _post(self, client: Any, message: Proto, attempt: int) -> int:
         """The answer's status."""
-        push = self._held.config.push_config
+        push = self._subscription.config.push_config
         headers: list[tuple[bytes, bytes]] = []
         if push.oidc_token.service_account_email:
             audience = push.oidc_token.audience or push.push_endpoint
@@ -121,10 +122,10 @@ class Pusher:
         if push.HasField("no_wrapper"):
             body = message.data
             if push.no_wrapper.write_metadata:
-                headers += _metadata(self._held.config.name, message, attempt)
+                headers += _metadata(self._subscription.config.name, message, attempt)
         else:
             headers.append((b"content-type", b"application/json"))
-            body = _envelope(self._held.config.name, message, attempt)
+            body = _envelope(self._subscription.config.name, message, attempt)
         answer = await client.post(push.push_endpoint, content=body, headers=headers, follow_redirects=False)
         return int(answer.status_code)
 

@@ -42,7 +42,7 @@ _Resource = TypeVar("_Resource")
 
 
 @dataclass(slots=True)
-class Held:
+class RegisteredSubscription:
     """A subscription with its configuration as clients see it, and the topic it is attached to."""
 
     config: Proto
@@ -64,7 +64,7 @@ class Registry:
     def __init__(self, injector: Injector | None = None) -> None:
         self.injector = injector or Injector()
         self.topics: dict[str, Topic] = {}
-        self.subscriptions: dict[str, Held] = {}
+        self.subscriptions: dict[str, RegisteredSubscription] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self._orphans: list[Topic] = []
         self._message = 0
@@ -97,9 +97,9 @@ class Registry:
         topic = self.topic(name)
         del self.topics[name]
         self._orphans.append(topic)
-        for held in self.subscriptions.values():
-            if held.topic is topic:
-                held.config.topic = names.DELETED_TOPIC
+        for subscription in self.subscriptions.values():
+            if subscription.topic is topic:
+                subscription.config.topic = names.DELETED_TOPIC
         for snapshot in self.snapshots.values():
             if snapshot.topic is topic:
                 snapshot.config.topic = names.DELETED_TOPIC
@@ -110,7 +110,9 @@ class Registry:
         topic = self.topic(request.topic)
         return self._publish(topic, request, check_publish(request), now)
 
-    def _publish(self, topic: Topic, request: Proto, found: Iterable[Mapping[str, str]], now: float) -> list[str]:
+    def _publish(
+        self, topic: Topic, request: Proto, all_attributes: Iterable[Mapping[str, str]], now: float
+    ) -> list[str]:
         moment = self._advance(now)
         published = to_seconds(moment)
         number = self._message
@@ -122,14 +124,16 @@ class Registry:
             fresh.append(Message(number, published, message.ordering_key, message.SerializeToString()))
         self._message = number
         if topic.keeps_log:
-            topic.log.extend((message, dict(attributes)) for message, attributes in zip(fresh, found, strict=True))
+            topic.log.extend(
+                (message, dict(attributes)) for message, attributes in zip(fresh, all_attributes, strict=True)
+            )
         for subscription in topic.subscriptions.values():
             matches = subscription.settings.matches
             if matches is None:
                 for message in fresh:
                     subscription.add(message, now)
             else:
-                for message, attributes in zip(fresh, found, strict=True):
+                for message, attributes in zip(fresh, all_attributes, strict=True):
                     if matches(attributes):
                         subscription.add(message, now)
         return [str(message.number) for message in fresh]
@@ -152,68 +156,68 @@ class Registry:
         self._subscription += 1
         config.state = config.ACTIVE
         config.detached = False
-        held = Held(config, topic, Subscription(self._subscription, settings, self.injector))
-        held.core.bury = lambda message, attempts, now: self._dead_letter(held, message, attempts, now)
-        _show_topic_retention(held)
-        self.subscriptions[config.name] = held
-        topic.subscriptions[config.name] = held.core
+        subscription = RegisteredSubscription(config, topic, Subscription(self._subscription, settings, self.injector))
+        subscription.core.bury = lambda message, attempts, now: self._dead_letter(subscription, message, attempts, now)
+        _show_topic_retention(subscription)
+        self.subscriptions[config.name] = subscription
+        topic.subscriptions[config.name] = subscription.core
         return config
 
-    def subscription(self, name: str) -> Held:
+    def subscription(self, name: str) -> RegisteredSubscription:
         return _named(name, "subscriptions", self.subscriptions)
 
-    def pullable(self, name: str) -> Held:
+    def pullable(self, name: str) -> RegisteredSubscription:
         """A subscription whose messages clients fetch; FailedPreconditionError for a detached or a push one."""
-        held = self.subscription(name)
-        if held.config.detached:
+        subscription = self.subscription(name)
+        if subscription.config.detached:
             raise FailedPreconditionError(f"Subscription is detached (resource={name}).")
-        if held.config.push_config.push_endpoint:
+        if subscription.config.push_config.push_endpoint:
             raise FailedPreconditionError(f"This method isn't supported for a push subscription (resource={name}).")
-        return held
+        return subscription
 
     def update_subscription(self, config: Proto, mask: Proto) -> Proto:
-        held = self.subscription(config.name)
-        updated = apply_mask(held.config, config, mask, SUBSCRIPTION_MUTABLE)
+        subscription = self.subscription(config.name)
+        updated = apply_mask(subscription.config, config, mask, SUBSCRIPTION_MUTABLE)
         settings = complete_subscription(updated)
-        if settings.dead_letter_topic and settings.dead_letter_topic != held.core.settings.dead_letter_topic:
+        if settings.dead_letter_topic and settings.dead_letter_topic != subscription.core.settings.dead_letter_topic:
             self.topic(settings.dead_letter_topic)
-        held.config = updated
-        held.core.settings = settings
+        subscription.config = updated
+        subscription.core.settings = settings
         return updated
 
     def modify_push_config(self, name: str, push_config: Proto) -> None:
-        held = self.subscription(name)
+        subscription = self.subscription(name)
         check_push(push_config)
-        if held.core.settings.exactly_once and push_config.push_endpoint:
+        if subscription.core.settings.exactly_once and push_config.push_endpoint:
             raise InvalidArgumentError("Exactly-once delivery works with pull subscriptions only.")
-        held.config.push_config.CopyFrom(push_config)
+        subscription.config.push_config.CopyFrom(push_config)
 
     def delete_subscription(self, name: str) -> Subscription:
-        held = self.subscription(name)
+        subscription = self.subscription(name)
         del self.subscriptions[name]
-        held.topic.subscriptions.pop(name, None)
-        held.core.gone = NotFoundError(f"Resource not found (resource={name}).")
-        return held.core
+        subscription.topic.subscriptions.pop(name, None)
+        subscription.core.gone = NotFoundError(f"Resource not found (resource={name}).")
+        return subscription.core
 
     def detach_subscription(self, name: str) -> Subscription:
         """Takes it off its topic for good; its backlog is dropped."""
-        held = self.subscription(name)
-        held.config.detached = True
-        held.topic.subscriptions.pop(name, None)
-        held.core.reset((), 0.0)
-        held.core.retained.clear()
-        held.core.gone = FailedPreconditionError(f"Subscription is detached (resource={name}).")
-        return held.core
+        subscription = self.subscription(name)
+        subscription.config.detached = True
+        subscription.topic.subscriptions.pop(name, None)
+        subscription.core.reset((), 0.0)
+        subscription.core.retained.clear()
+        subscription.core.gone = FailedPreconditionError(f"Subscription is detached (resource={name}).")
+        return subscription.core
 
-    def _dead_letter(self, held: Held, message: Message, attempts: int, now: float) -> bool:
-        topic = self.topics.get(held.core.settings.dead_letter_topic)
+    def _dead_letter(self, subscription: RegisteredSubscription, message: Message, attempts: int, now: float) -> bool:
+        topic = self.topics.get(subscription.core.settings.dead_letter_topic)
         if topic is None:
             return False
         copy = PubsubMessage.FromString(message.body())
         published = datetime.fromtimestamp(message.published, UTC).isoformat(timespec="milliseconds")
         published = published.replace("+00:00", "Z")
-        copy.attributes[f"{_DEAD_LETTER}Subscription"] = names.id_of(held.config.name)
-        copy.attributes[f"{_DEAD_LETTER}SubscriptionProject"] = names.project_of(held.config.name)
+        copy.attributes[f"{_DEAD_LETTER}Subscription"] = names.id_of(subscription.config.name)
+        copy.attributes[f"{_DEAD_LETTER}SubscriptionProject"] = names.project_of(subscription.config.name)
         copy.attributes[f"{_DEAD_LETTER}DeliveryCount"] = str(attempts)
         copy.attributes[f"{_DEAD_LETTER}TopicPublishTime"] = published
         self._publish(topic, PublishRequest(messages=[copy]), [dict(copy.attributes)], now)
@@ -223,44 +227,46 @@ class Registry:
 
     def seek_to_time(self, name: str, moment: float, now: float) -> None:
         """What was published before `moment` counts as acked, the rest as not, as far back as messages are kept."""
-        held = self._seekable(name)
-        held.core.tick(now)
-        known = self._known(held, now)
-        held.core.reset([message for message in known.values() if message.published >= moment], now)
+        subscription = self._seekable(name)
+        subscription.core.tick(now)
+        known = self._known(subscription, now)
+        subscription.core.reset([message for message in known.values() if message.published >= moment], now)
 
     def seek_to_snapshot(self, name: str, snapshot_name: str, now: float) -> None:
-        held, snapshot = self._seekable(name), self.snapshot(snapshot_name)
-        if snapshot.topic is not held.topic:
+        subscription, snapshot = self._seekable(name), self.snapshot(snapshot_name)
+        if snapshot.topic is not subscription.topic:
             raise FailedPreconditionError("The snapshot was taken from a subscription of another topic.")
-        known = {number: message for number, message in self._known(held, now).items() if number > snapshot.after}
+        known = {
+            number: message for number, message in self._known(subscription, now).items() if number > snapshot.after
+        }
         known.update((message.number, message) for message in snapshot.unacked)
-        held.core.reset(known.values(), now)
+        subscription.core.reset(known.values(), now)
 
-    def _seekable(self, name: str) -> Held:
-        held = self.subscription(name)
-        if held.config.detached:
+    def _seekable(self, name: str) -> RegisteredSubscription:
+        subscription = self.subscription(name)
+        if subscription.config.detached:
             raise FailedPreconditionError(f"Subscription is detached (resource={name}).")
-        return held
+        return subscription
 
-    def _known(self, held: Held, now: float) -> dict[int, Message]:
-        held.topic.trim(now)
-        matches = held.core.settings.matches
-        known = {m.number: m for m, attributes in held.topic.log if matches is None or matches(attributes)}
-        known.update(held.core.retained)
-        known.update((message.number, message) for message in held.core.unacked())
+    def _known(self, subscription: RegisteredSubscription, now: float) -> dict[int, Message]:
+        subscription.topic.trim(now)
+        matches = subscription.core.settings.matches
+        known = {m.number: m for m, attributes in subscription.topic.log if matches is None or matches(attributes)}
+        known.update(subscription.core.retained)
+        known.update((message.number, message) for message in subscription.core.unacked())
         return known
 
     def create_snapshot(self, config: Proto, subscription_name: str, now: float) -> Proto:
         names.check("snapshots", config.name)
         if config.name in self.snapshots:
             raise AlreadyExistsError(f"Resource already exists in the project (resource={config.name}).")
-        held = self._seekable(subscription_name)
-        unacked = tuple(held.core.unacked())
-        oldest = held.core.oldest_unacked()
-        config.topic = held.config.topic
+        subscription = self._seekable(subscription_name)
+        unacked = tuple(subscription.core.unacked())
+        oldest = subscription.core.oldest_unacked()
+        config.topic = subscription.config.topic
         config.expire_time.FromSeconds(int((now if oldest is None else oldest) + SNAPSHOT_SECONDS))
-        self.snapshots[config.name] = Snapshot(config, held.topic, self._message, unacked)
-        held.topic.pins[config.name] = self._message
+        self.snapshots[config.name] = Snapshot(config, subscription.topic, self._message, unacked)
+        subscription.topic.pins[config.name] = self._message
         return config
 
     def snapshot(self, name: str) -> Snapshot:
@@ -280,8 +286,8 @@ class Registry:
 
     def tick(self, now: float) -> None:
         """Ends what is due everywhere. Safe to call at any time."""
-        for held in list(self.subscriptions.values()):
-            held.core.tick(now)
+        for subscription in list(self.subscriptions.values()):
+            subscription.core.tick(now)
 
     def trim(self, now: float) -> None:
         """Lets go of expired snapshots and of the logs nothing keeps."""
@@ -296,31 +302,33 @@ class Registry:
         """For each subscription by full name; ages in seconds. `undelivered` counts outstanding messages too, as the
         service's num_undelivered_messages does.
         """
-        found: dict[str, Any] = {}
-        for name, held in self.subscriptions.items():
-            oldest = held.core.oldest_unacked()
-            found[name] = {
-                "topic": held.config.topic,
-                "undelivered": len(held.core.entries),
-                "outstanding": held.core.outstanding,
+        subscriptions: dict[str, Any] = {}
+        for name, subscription in self.subscriptions.items():
+            oldest = subscription.core.oldest_unacked()
+            subscriptions[name] = {
+                "topic": subscription.config.topic,
+                "undelivered": len(subscription.core.entries),
+                "outstanding": subscription.core.outstanding,
                 "oldest_unacked_age_seconds": 0.0 if oldest is None else max(0.0, now - oldest),
-                "streams": len(held.core.readers),
-                "counts": dict(held.core.counts),
+                "streams": len(subscription.core.readers),
+                "counts": dict(subscription.core.counts),
             }
-        return {"subscriptions": found, "topics": sorted(self.topics), "messages_published": self._message}
+        return {"subscriptions": subscriptions, "topics": sorted(self.topics), "messages_published": self._message}
 
 
-def _show_topic_retention(held: Held) -> None:
+def _show_topic_retention(subscription: RegisteredSubscription) -> None:
     """A subscription shows its topic's retention, read-only."""
-    held.config.ClearField("topic_message_retention_duration")
-    if held.topic.config.HasField("message_retention_duration"):
-        held.config.topic_message_retention_duration.CopyFrom(held.topic.config.message_retention_duration)
+    subscription.config.ClearField("topic_message_retention_duration")
+    if subscription.topic.config.HasField("message_retention_duration"):
+        subscription.config.topic_message_retention_duration.CopyFrom(
+            subscription.topic.config.message_retention_duration
+        )
 
 
-def _named(name: str, kind: str, held: Mapping[str, _Resource]) -> _Resource:
+def _named(name: str, kind: str, resources: Mapping[str, _Resource]) -> _Resource:
     """Raises InvalidArgumentError for a name that is none of that kind, NotFoundError where none is held by it."""
     names.check(kind, name)
-    resource = held.get(name)
+    resource = resources.get(name)
     if resource is None:
         raise NotFoundError(f"Resource not found (resource={name}).")
     return resource

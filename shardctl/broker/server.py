@@ -130,8 +130,8 @@ async def serve(
     """Serves until SIGINT or SIGTERM; says on stderr when it is ready, and where."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, stopping.set)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, stopping.set)
     async with Broker(address=address, port=port, keys_port=keys_port, faults=faults) as broker:
         if broker.keys_url:
             print(f"tokens of pushes are signed with the key at {broker.keys_url}", file=sys.stderr, flush=True)

@@ -144,7 +144,7 @@ class Service:
     # -- subscriber ------------------------------------------------------------------------------------------------
 
     def _list_subscriptions(self, request: Proto) -> Proto:
-        configs = {name: held.config for name, held in self._registry.subscriptions.items()}
+        configs = {name: subscription.config for name, subscription in self._registry.subscriptions.items()}
         page, token = _page(_in_project(configs, request.project), request)
         return of("ListSubscriptionsResponse")(subscriptions=[configs[name] for name in page], next_page_token=token)
 
@@ -209,8 +209,8 @@ class Service:
         if first is END:
             return
         try:
-            held = self._registry.pullable(first.subscription)
-            await StreamingPull(held, first, context, self._waiters, self._clock).run()
+            subscription = self._registry.pullable(first.subscription)
+            await StreamingPull(subscription, first, context, self._waiters, self._clock).run()
         except RefusedError as refused:
             await _abort(context, refused)
 
@@ -271,6 +271,6 @@ def _page(resources: Any, request: Proto) -> tuple[Sequence[str], str]:
     size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     if size < 0:
         raise InvalidArgumentError("page_size must not be negative.")
-    found = sorted(name for name in resources if name > request.page_token)
-    page = found[:size]
-    return page, page[-1] if len(found) > size else ""
+    names = sorted(name for name in resources if name > request.page_token)
+    page = names[:size]
+    return page, page[-1] if len(names) > size else ""

@@ -17,7 +17,7 @@ from shardctl.broker.errors import InvalidArgumentError, UnavailableError
 from shardctl.broker.message import encode
 from shardctl.broker.orderingqueue import Reader
 from shardctl.broker.protos import Proto, of
-from shardctl.broker.registry import Held
+from shardctl.broker.registry import RegisteredSubscription
 from shardctl.broker.subscription import Subscription
 
 StreamingPullResponse = of("StreamingPullResponse")
@@ -75,13 +75,15 @@ def check_modify_seconds(seconds: float) -> None:
 class StreamingPull:
     """One open stream: a task reads acks and deadlines, `run` writes messages, both on the subscription's core."""
 
-    def __init__(self, held: Held, first: Proto, context: Any, waiters: Waiters, clock: Clock) -> None:
+    def __init__(
+        self, subscription: RegisteredSubscription, first: Proto, context: Any, waiters: Waiters, clock: Clock
+    ) -> None:
         seconds = first.stream_ack_deadline_seconds
         low, high = config.ACK_DEADLINE_SECONDS
         if not low <= seconds <= high:
             raise InvalidArgumentError(f"stream_ack_deadline_seconds is {seconds}; it must lie from {low} to {high}.")
-        self._held = held
-        self._core = held.core
+        self._subscription = subscription
+        self._core = subscription.core
         self._context = context
         self._waiters = waiters
         self._clock = clock
@@ -94,7 +96,7 @@ class StreamingPull:
             )
         )
         self._confirmations: deque[bytes] = deque()
-        self._injector = held.core.injector
+        self._injector = subscription.core.injector
         self._apply(first)
 
     async def run(self) -> None:
@@ -131,7 +133,7 @@ class StreamingPull:
         batch = self._core.take(self._waiter.reader, self._clock())
         if not batch:
             return confirmations
-        subscription = self._held.config
+        subscription = self._subscription.config
         properties = StreamingPullResponse.SubscriptionProperties(
             exactly_once_delivery_enabled=subscription.enable_exactly_once_delivery,
             message_ordering_enabled=subscription.enable_message_ordering,
@@ -159,9 +161,9 @@ class StreamingPull:
         if len(ack_ids) != len(seconds):
             raise InvalidArgumentError("modify_deadline_seconds and modify_deadline_ack_ids differ in length.")
         stale: list[str] = []
-        for each, group in groupby(zip(seconds, ack_ids, strict=True), key=itemgetter(0)):
-            check_modify_seconds(each)
-            stale += self._core.modify([ack_id for _, ack_id in group], each, self._clock())
+        for deadline_seconds, group in groupby(zip(seconds, ack_ids, strict=True), key=itemgetter(0)):
+            check_modify_seconds(deadline_seconds)
+            stale += self._core.modify([ack_id for _, ack_id in group], deadline_seconds, self._clock())
         self._confirm("modify_ack_deadline_confirmation", ack_ids, stale)
 
     def _confirm(self, field: str, ack_ids: Sequence[str], stale: Sequence[str]) -> None:

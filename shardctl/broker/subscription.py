@@ -64,8 +64,8 @@ class Subscription:
     def attach(self, reader: Reader) -> None:
         """Adds a stream. Streams holding more than their new share of lanes give lanes up as those drain."""
         self.readers.append(reader)
-        held = sum(each.held for each in self.readers)
-        share = -(-(held + len(self._free)) // len(self.readers))
+        lane_count = sum(stream.held_lanes for stream in self.readers)
+        share = -(-(lane_count + len(self._free)) // len(self.readers))
         kept: Counter[int] = Counter()
         for lane in self._lanes.values():
             if lane.reader is not None and lane.reader.open:
@@ -90,7 +90,7 @@ class Subscription:
     def _share(self) -> int:
         """Lanes each stream that can take more may hold. The one below it always exists while a lane is free."""
         able = [reader for reader in self.readers if not reader.busy and reader.has_room()]
-        total = sum(reader.held for reader in able) + len(self._free)
+        total = sum(reader.held_lanes for reader in able) + len(self._free)
         return -(-total // max(1, len(able)))
 
     # -- messages in -----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Subscription:
         self._take_lanes(reader.lanes, batch, now, max_messages // 2 or 1, len(reader.lanes))
         shared = reader in self.readers
         if self._free and batch.open():
-            lanes = max(0, self._share() - reader.held) if shared else len(self._free)
+            lanes = max(0, self._share() - reader.held_lanes) if shared else len(self._free)
             self._take_lanes(self._free, batch, now, max_messages, lanes)
         self._take_unordered(batch, shared)
         self._take_lanes(reader.lanes, batch, now, max_messages, len(reader.lanes))
@@ -180,7 +180,7 @@ class Subscription:
                 if entry.state is State.QUEUED:
                     if lane.reader is None:
                         lane.reader = reader
-                        reader.held += 1
+                        reader.held_lanes += 1
                     lane.out.append(entry)
                     self._lease(entry, batch)
             if lane.queue:

@@ -159,22 +159,22 @@ def _refuse(error: Any) -> int:
 
 
 def _report_bug(error: Exception) -> None:
-    told = redacted("".join(traceback.format_exception(error)))
+    traceback_text = redacted("".join(traceback.format_exception(error)))
     say(redacted(f"bug: {type(error).__name__}: {error}"))
-    where = None if os.environ.get("SHARDCTL_DEBUG") == "1" else _bug_file(told)
+    where = None if os.environ.get("SHARDCTL_DEBUG") == "1" else _bug_file(traceback_text)
     if where is None:
-        say(told.rstrip("\n"))
+        say(traceback_text.rstrip("\n"))
     say(
         "This is a bug in shardctl, not your mistake. Please report it with the command you ran and "
         f"{where or 'the traceback above'}; look it over first, since it may hold names from your files."
     )
 
 
-def _bug_file(told: str) -> str | None:
+def _bug_file(traceback_text: str) -> str | None:
     """The name of a file that keeps the traceback; None where there is no room for one."""
     try:
         with NamedTemporaryFile("w", prefix="shardctl-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
-            file.write(f"{redacted(str(sys.argv))}\n{sys.version}\n{told}")
+            file.write(f"{redacted(str(sys.argv))}\n{sys.version}\n{traceback_text}")
     except OSError:
         return None
     return file.name

@@ -34,41 +34,47 @@ def adopt(
         for engine in engines.values():
             opened.callback(engine.dispose)
         tables = list(_tables(fleet))
-        found = [
-            each
+        adoptions = [
+            adoption
             for shard, kind in tables
-            if (each := work.survey(engines[shard.name], shard.name, kind, fleet.routing.rule, shard.slots))
+            if (adoption := work.survey(engines[shard.name], shard.name, kind, fleet.routing.rule, shard.slots))
         ]
-        _tell(found, as_json=as_json)
-        _tell_absent(found, tables)
-        if not found:
+        _tell(adoptions, as_json=as_json)
+        _tell_absent(adoptions, tables)
+        if not adoptions:
             say("error: none of the tables is there, so nothing was looked at. Is each URL the right database?")
             return EXIT_REFUSED
-        if not all(each.fit for each in found):
+        if not all(adoption.fit for adoption in adoptions):
             say(
                 "error: not as it is. `elsewhere` counts rows on a shard whose slots don't hold them: is routing.modulo what "
                 "chose the databases, and is each URL the right one? `no slot` counts rows whose key isn't what shards.yaml says."
             )
             return EXIT_REFUSED
-        lacking = [each for each in found if each.lacks_column or each.without_slot]
+        lacking = [adoption for adoption in adoptions if adoption.lacks_column or adoption.without_slot]
         if not lacking:
-            say(f"every row of {len(found)} tables has its slot.")
-            _tell_rest(work, found, engines, tables)
+            say(f"every row of {len(adoptions)} tables has its slot.")
+            _tell_rest(work, adoptions, engines, tables)
             return EXIT_DONE
         if not yes:
             say("Nothing was done. `shardctl adopt --yes` adds the slot columns and fills them, while others write.")
             return EXIT_REFUSED
-        audit.begin("adopt", fleet.fleet, rows={f"{each.shard} {each.table}": each.without_slot for each in lacking})
+        audit.begin(
+            "adopt",
+            fleet.fleet,
+            rows={f"{adoption.shard} {adoption.table}": adoption.without_slot for adoption in lacking},
+        )
         for shard, kind in tables:
-            each = next((each for each in lacking if (each.shard, each.table) == (shard.name, kind.table)), None)
-            if each is None:
+            adoption = next(
+                (adoption for adoption in lacking if (adoption.shard, adoption.table) == (shard.name, kind.table)), None
+            )
+            if adoption is None:
                 continue
-            if each.lacks_column:
+            if adoption.lacks_column:
                 work.add_column(engines[shard.name], kind)
-            with _Progress(f"{shard.name} {kind.table}", each.rows) as bar:
+            with _Progress(f"{shard.name} {kind.table}", adoption.rows) as bar:
                 given = work.give_slots(engines[shard.name], kind, fleet.routing.rule, bar)
             say(f"shard {shard.name}, table {kind.table}: {given:,} rows were given their slots.")
-        _tell_rest(work, found, engines, tables)
+        _tell_rest(work, adoptions, engines, tables)
     return EXIT_DONE
 
 
@@ -82,42 +88,44 @@ def _tables(fleet: Any) -> Any:
                 yield shard, kind
 
 
-def _tell(found: list[Any], *, as_json: bool) -> None:
+def _tell(adoptions: list[Any], *, as_json: bool) -> None:
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(adoption) for adoption in adoptions])
         return
     numbers = ("rows", "without", "elsewhere", "no slot")
     rows = [
         (
-            each.shard,
-            each.table,
-            "missing" if each.lacks_column else "there",
-            *(f"{count:,}" for count in (each.rows, each.without_slot, each.elsewhere, each.unknown)),
+            adoption.shard,
+            adoption.table,
+            "missing" if adoption.lacks_column else "there",
+            *(f"{count:,}" for count in (adoption.rows, adoption.without_slot, adoption.elsewhere, adoption.unknown)),
         )
-        for each in found
+        for adoption in adoptions
     ]
     print_table(("shard", "table", "slot column", *numbers), rows, right=numbers)
 
 
-def _tell_absent(found: list[Any], tables: list[Any]) -> None:
-    there = {(each.shard, each.table) for each in found}
+def _tell_absent(adoptions: list[Any], tables: list[Any]) -> None:
+    present = {(adoption.shard, adoption.table) for adoption in adoptions}
     for shard, kind in tables:
-        if (shard.name, kind.table) not in there:
+        if (shard.name, kind.table) not in present:
             say(f"shard {shard.name} has no table {kind.table}: nothing of it was looked at.")
 
 
-def _tell_rest(work: Any, found: list[Any], engines: dict[str, Any], tables: list[Any]) -> None:
+def _tell_rest(work: Any, adoptions: list[Any], engines: dict[str, Any], tables: list[Any]) -> None:
     """What is left to a person: it may take a while alone with the table, or must wait for the last old writer."""
-    wanting = {(each.shard, each.table) for each in found if each.lacks_column or each.lacks_index}
-    told = [
+    wanting = {
+        (adoption.shard, adoption.table) for adoption in adoptions if adoption.lacks_column or adoption.lacks_index
+    }
+    statements = [
         f"  {shard.name}: {statement}"
         for shard, kind in tables
         if (shard.name, kind.table) in wanting
         for statement in work.finishing(engines[shard.name], kind)
     ]
-    if told:
+    if statements:
         say("When nobody writes rows without a slot any more, and `shardctl adopt` finds none:")
-        for line in told:
+        for line in statements:
             say(line)
 
 

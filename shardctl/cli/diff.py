@@ -64,10 +64,10 @@ def _pubsub(fleet: Fleet) -> PubSubDrift:
 
 
 def _print(pubsub: PubSubDrift) -> None:
-    from shardctl.render.drift import told
+    from shardctl.render.drift import step_text
 
     for step in pubsub.steps:
-        out(told(step))
+        out(step_text(step))
     for unchangeable in pubsub.unchangeable:
         out(f"unchangeable {unchangeable}")
 

@@ -17,7 +17,7 @@ class Stages:
     """Each stage with its time; the load as a bar on a terminal, as a line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self._stage = self._told = time.monotonic()
+        self._stage = self._reported_at = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -41,22 +41,22 @@ class Stages:
 
     def progress(self, published: int, settled: int, total: int) -> None:
         now = time.monotonic()
-        told = f"{published:,} published, {settled:,} settled, {settled / max(0.001, now - self._stage):,.0f}/s"
+        text = f"{published:,} published, {settled:,} settled, {settled / max(0.001, now - self._stage):,.0f}/s"
         if sys.stderr.isatty():
             if self._bar is None:
                 self._begin_bar()
-            self._bar.update(self._task, completed=settled, total=total, told=told)
-        elif now - max(self._told, self._stage) >= LINE_SECONDS:
-            self._told = now
-            say(f"          {told}")
+            self._bar.update(self._task, completed=settled, total=total, text=text)
+        elif now - max(self._reported_at, self._stage) >= LINE_SECONDS:
+            self._reported_at = now
+            say(f"          {text}")
 
     def _begin_bar(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}", markup=False))
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("load", told="")
+        self._task = self._bar.add_task("load", text="")
         self._bar.start()
 
     def _end_bar(self) -> None:
@@ -68,33 +68,33 @@ class Stages:
 class MoveStages(Stages):
     """On a terminal the slot map is drawn while slots move; elsewhere a line now and then says how far they are."""
 
-    def slots(self, found: Any, title: str) -> None:
+    def slots(self, slot_map: Any, title: str) -> None:
         from shardctl.local import slotmap
 
         self._end_bar()
         if sys.stderr.isatty():
-            self._console().print(slotmap.picture(found, title))
+            self._console().print(slotmap.picture(slot_map, title))
         else:
-            say(f"          {title}: {slotmap.line(found)}")
+            say(f"          {title}: {slotmap.line(slot_map)}")
 
-    def moving(self, found: Any, progress: Any) -> None:
+    def moving(self, slot_map: Any, progress: Any) -> None:
         from rich.console import Group
         from rich.live import Live
         from rich.text import Text
 
         from shardctl.local import slotmap
 
-        told = f"{progress.arrived:,} of {progress.total:,} slots handed over, {progress.copying:,} being copied"
-        told += "".join(f"; {each}" for each in (*progress.trouble, *progress.failed))
+        text = f"{progress.arrived:,} of {progress.total:,} slots handed over, {progress.copying:,} being copied"
+        text += "".join(f"; {reason}" for reason in (*progress.trouble, *progress.failed))
         now = time.monotonic()
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = Live(console=self._console(), auto_refresh=False, transient=True)
                 self._bar.start()
-            self._bar.update(Group(slotmap.picture(found, "now"), Text(printable(told))), refresh=True)
-        elif now - max(self._told, self._stage) >= LINE_SECONDS:
-            self._told = now
-            say(f"          {told}")
+            self._bar.update(Group(slotmap.picture(slot_map, "now"), Text(printable(text))), refresh=True)
+        elif now - max(self._reported_at, self._stage) >= LINE_SECONDS:
+            self._reported_at = now
+            say(f"          {text}")
 
     def _console(self) -> Any:
         from rich.console import Console
@@ -199,10 +199,10 @@ def _print_report(report: Any) -> None:
 
 
 def _print_differences(report: Any) -> None:
-    told = [f"{count:,} {what}" for what, count in report.differences.items()]
-    told += [f"{report.dead_letters:,} dead letters"] if report.dead_letters else []
-    told += [f"{report.strays:,} strays"] if report.strays else []
-    out(f"NOT VERIFIED: {', '.join(told)}.")
+    problems = [f"{count:,} {what}" for what, count in report.differences.items()]
+    problems += [f"{report.dead_letters:,} dead letters"] if report.dead_letters else []
+    problems += [f"{report.strays:,} strays"] if report.strays else []
+    out(f"NOT VERIFIED: {', '.join(problems)}.")
     for example in report.examples:
         out(f"  {example}")
 

@@ -116,10 +116,10 @@ def _lock(file: Any, fleet: Any) -> None:
 
 def given_urls(options: Any) -> dict[str, str]:
     """Database URLs by shard, from `--database` options."""
-    found = {}
+    urls = {}
     for option in options:
         name, equals, url = option.partition("=")
         if not equals or not url:
             raise UsageError("--database wants SHARD=URL, such as s0=postgresql+psycopg://user@host:5432/name.")
-        found[name] = url
-    return found
+        urls[name] = url
+    return urls

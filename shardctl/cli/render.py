@@ -62,21 +62,21 @@ def render(
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
     if form is Format.kubernetes:
-        found = documents(fleet, shards=shard or (), kinds=kind or (), templates=templates)
+        rendered = documents(fleet, shards=shard or (), kinds=kind or (), templates=templates)
     elif shard or kind or templates:
         raise UsageError(
             f"--format {form} is of the whole fleet and has no templates; leave out --shard, --kind, --templates."
         )
     else:
-        found = iter([_in_one_file(fleet, form)])
+        rendered = iter([_in_one_file(fleet, form)])
     for warning in warnings(fleet):
         say(f"warning: {warning}")
     everything = form is Format.kubernetes and not (shard or kind)
     if check is not None:
-        return _check(found, check, everything=everything)
+        return _check(rendered, check, everything=everything)
     if output is not None:
-        return _write(found, output, everything=everything)
-    return _print(found, parted=form is Format.kubernetes)
+        return _write(rendered, output, everything=everything)
+    return _print(rendered, parted=form is Format.kubernetes)
 
 
 def _in_one_file(fleet: Fleet, form: Format) -> Document:
@@ -91,12 +91,12 @@ def _in_one_file(fleet: Fleet, form: Format) -> Document:
     return Document("gcloud", fleet.fleet, None, f"{fleet.fleet}.sh", gcloud.text(fleet))
 
 
-def _check(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
+def _check(rendered: Iterable[Document], folder: Path, *, everything: bool) -> int:
     """Diffs go to stdout, one line a file to stderr."""
     from shardctl.render.check import differences
 
     count = 0
-    for difference in differences(found, folder, everything=everything):
+    for difference in differences(rendered, folder, everything=everything):
         say(str(difference))
         print_diff(difference.diff)
         count += 1
@@ -109,13 +109,13 @@ def _check(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
     return EXIT_DONE
 
 
-def _print(found: Iterable[Document], *, parted: bool) -> int:
-    for document in found:
+def _print(rendered: Iterable[Document], *, parted: bool) -> int:
+    for document in rendered:
         sys.stdout.buffer.write(b"---\n" * parted + document.text.encode())
     return EXIT_DONE
 
 
-def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
+def _write(rendered: Iterable[Document], folder: Path, *, everything: bool) -> int:
     """Write the files whose bytes differ, each whole. Deletes nothing: a file of an earlier render is only named.
 
     An error leaves the files that were named before it done.
@@ -124,7 +124,7 @@ def _write(found: Iterable[Document], folder: Path, *, everything: bool) -> int:
     from shardctl.render.check import unknown
 
     known = set()
-    for document in found:
+    for document in rendered:
         path, change = manifests.write(document, folder)
         known.add(path)
         say(f"{change} {path}")

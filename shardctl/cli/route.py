@@ -32,7 +32,7 @@ def route(
         shard for shard in fleet.shards if slot in shard.slots and (message_type is None or shard.takes(message_type))
     ]
     topic = topology.topic_of(fleet, slot)
-    found = {
+    placement = {
         "key": key,
         "type": message_type,
         "slot": slot,
@@ -49,9 +49,9 @@ def route(
         ],
     }
     if as_json:
-        print_json(found)
+        print_json(placement)
     else:
-        _print(found)
+        _print(placement)
     return EXIT_DONE
 
 
@@ -85,13 +85,13 @@ def _unknown_type(fleet: Any, message_type: str) -> int:
     return EXIT_REFUSED
 
 
-def _print(found: dict[str, Any]) -> None:
-    rows = [("slot", f"{found['slot']} ({found['digits']})"), ("topic", found["topic"])]
-    for shard in found["shards"]:
+def _print(placement: dict[str, Any]) -> None:
+    rows = [("slot", f"{placement['slot']} ({placement['digits']})"), ("topic", placement["topic"])]
+    for shard in placement["shards"]:
         secret = shard["database_secret"]
         rows += [
             ("shard", f"{shard['name']} (types: {', '.join(shard['types'])})"),
             ("subscription", shard["subscription"]),
             ("database", f"secret {secret['name']}, key {secret['key']}"),
         ]
-    print_table(("key", found["key"]), rows)
+    print_table(("key", placement["key"]), rows)

@@ -65,16 +65,19 @@ def simulate(
     # A slot is in one batch at a time, and a replica works on several.
     concurrency = fleet.consumer.concurrency
     speed = capacity.Speed(replica_speed, replica_speed / concurrency)
-    found = capacity.simulate(fleet, load, speed, _seconds(outage))
+    forecast = capacity.simulate(fleet, load, speed, _seconds(outage))
     if as_json:
-        print_json(asdict(found) | {"replicas": found.replicas, "inbox_bytes": found.inbox_bytes, "fits": found.fits})
+        print_json(
+            asdict(forecast)
+            | {"replicas": forecast.replicas, "inbox_bytes": forecast.inbox_bytes, "fits": forecast.fits}
+        )
     else:
-        _print(found)
-    _advise(found)
-    return EXIT_DONE if found.fits else EXIT_REFUSED
+        _print(forecast)
+    _advise(forecast)
+    return EXIT_DONE if forecast.fits else EXIT_REFUSED
 
 
-def _print(found: Any) -> None:
+def _print(forecast: Any) -> None:
     numbers = (
         "writes/s",
         "replicas",
@@ -88,64 +91,65 @@ def _print(found: Any) -> None:
     )
     rows = [
         (
-            each.shard,
-            f"{each.writes_per_second:,.1f}",
-            f"{each.replicas}" + ("!" if each.capped else ""),
-            f"{each.replica_cores * 1_000:,.0f}m",
-            f"{each.batch_rows:,.1f}",
-            f"{each.hottest_slot}",
-            f"{each.hottest_rate:,.1f}",
-            f"{each.backlog:,}",
-            "never" if each.drain_seconds is None else _time(each.drain_seconds),
-            _size(each.inbox_bytes),
+            shard.shard,
+            f"{shard.writes_per_second:,.1f}",
+            f"{shard.replicas}" + ("!" if shard.capped else ""),
+            f"{shard.replica_cores * 1_000:,.0f}m",
+            f"{shard.batch_rows:,.1f}",
+            f"{shard.hottest_slot}",
+            f"{shard.hottest_rate:,.1f}",
+            f"{shard.backlog:,}",
+            "never" if shard.drain_seconds is None else _time(shard.drain_seconds),
+            _size(shard.inbox_bytes),
         )
-        for each in found.shards
+        for shard in forecast.shards
     ]
     print_table(("shard", *numbers), rows, right=numbers)
     out()
-    out(f"replicas: {found.replicas}")
-    rows = sum(each.inbox_rows for each in found.shards)
+    out(f"replicas: {forecast.replicas}")
+    rows = sum(shard.inbox_rows for shard in forecast.shards)
     out(
-        f"The inboxes keep each write for their retention: {rows:,} rows, {_size(found.inbox_bytes)} with indexes, on PostgreSQL."
+        f"The inboxes keep each write for their retention: {rows:,} rows, {_size(forecast.inbox_bytes)} with indexes, on "
+        "PostgreSQL."
     )
     out(
-        f"Pub/Sub a month: {found.published_tib:,.3f} TiB published, {found.delivered_tib:,.3f} TiB delivered, "
-        f"about ${found.usd:,.0f}."
+        f"Pub/Sub a month: {forecast.published_tib:,.3f} TiB published, {forecast.delivered_tib:,.3f} TiB delivered, "
+        f"about ${forecast.usd:,.0f}."
     )
-    if found.levelled:
-        level = found.levelled
+    if forecast.levelled:
+        level = forecast.levelled
         out(
             f"`rebalance plan --by-load` would move {level.slots_moved:,} slots and take the busiest shard from "
             f"{level.before:,.1f} to {level.after:,.1f} writes/s."
         )
 
 
-def _advise(found: Any) -> None:
-    for slot, rate in found.hot_slots[:SHOWN_SLOTS]:
+def _advise(forecast: Any) -> None:
+    for slot, rate in forecast.hot_slots[:SHOWN_SLOTS]:
         say(
             f"warning: slot {slot} gets {rate:,.1f} writes/s, more than one slot can bear. It can't be split: split its hot key "
             "into several, such as user-42/0 to user-42/7."
         )
-    if len(found.hot_slots) > SHOWN_SLOTS:
-        say(f"warning: {len(found.hot_slots) - SHOWN_SLOTS:,} more slots are too hot.")
-    capped = [each.shard for each in found.shards if each.capped]
+    if len(forecast.hot_slots) > SHOWN_SLOTS:
+        say(f"warning: {len(forecast.hot_slots) - SHOWN_SLOTS:,} more slots are too hot.")
+    capped = [shard.shard for shard in forecast.shards if shard.capped]
     if capped:
         say(f"warning: {', '.join(capped)}: `max` replicas can't keep up. Raise autoscaling.max, or add shards.")
 
 
 def _mix(fleet: Any, options: Any) -> dict[str, float] | None:
-    found = {}
+    shares = {}
     for option in options:
         name, _, share = option.partition("=")
         if name not in fleet.message_types:
             raise UsageError(f"--type: {name!r} isn't among message_types: {', '.join(fleet.message_types)}.")
         try:
-            found[name] = float(share)
+            shares[name] = float(share)
         except ValueError as error:
             raise UsageError(f"--type wants TYPE=SHARE, such as {name}=0.7, and not {option!r}.") from error
-        if not 0 < found[name] < float("inf"):
+        if not 0 < shares[name] < float("inf"):
             raise UsageError(f"--type: the share of {name} must be more than 0.")
-    return found or None
+    return shares or None
 
 
 def _format(fleet: Any, text: str) -> str:

@@ -67,8 +67,8 @@ def _show(report: Any, *, as_json: bool) -> None:
         Console(highlight=False).print(drawing.table(report))
         return
     print_table(drawing.HEADERS, [drawing.cells(shard) for shard in report.shards], right=drawing.HEADERS[1:])
-    for told, _ in drawing.below(report):
-        out(told)
+    for text, _ in drawing.below(report):
+        out(text)
 
 
 def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
@@ -76,14 +76,17 @@ def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from shardctl.status.drawing import as_json as told
+    from shardctl.status.drawing import as_json as report_json
     from shardctl.status.drawing import line, table
 
     try:
         if as_json or not sys.stdout.isatty():
             while True:
                 report = looker.look(of_file.fleet()).report
-                out(json.dumps(told(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}", flush=True)
+                out(
+                    json.dumps(report_json(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}",
+                    flush=True,
+                )
                 time.sleep(looker.sources.pace_seconds)
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
             while True:

@@ -91,12 +91,12 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
     over, since = Event(), [time.monotonic()]
 
     def tell() -> None:
-        told = since[0]
-        while not over.wait(max(0.0, max(told, since[0]) + WAITING_SECONDS - time.monotonic())):
+        reported_at = since[0]
+        while not over.wait(max(0.0, max(reported_at, since[0]) + WAITING_SECONDS - time.monotonic())):
             now = time.monotonic()
-            if now - max(told, since[0]) >= WAITING_SECONDS:
+            if now - max(reported_at, since[0]) >= WAITING_SECONDS:
                 say(f"still waiting for {what}, {now - since[0]:.0f} s …")
-                told = now
+                reported_at = now
 
     def moved() -> None:
         since[0] = time.monotonic()

@@ -12,7 +12,7 @@ from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
-TOLD_AFTER_SECONDS = 5.0
+REPORT_AFTER_SECONDS = 5.0
 
 
 def verify(
@@ -60,20 +60,20 @@ def _print(report: Any) -> None:
     print_table(headers, rows, right=("slots", "rows", "waiting"))
     for fault in report.faults:
         out()
-        out(_told(fault))
+        out(_fault_text(fault))
         if fault.do:
             out(f"  {fault.do}")
 
 
-def _told(fault: Any) -> str:
+def _fault_text(fault: Any) -> str:
     where = [f"shard {fault.shard}"]
     where += [f"table {fault.table}"] if fault.table else []
     if fault.slots.ranges:
         where.append(f"slot{'s' if len(fault.slots) > 1 else ''} {_shortened(str(fault.slots))}")
-    told = f"{', '.join(where)}: {fault.what}"
+    text = f"{', '.join(where)}: {fault.what}"
     if fault.rows:
-        told += f": {fault.rows:,} rows" if fault.rows > 1 else ": 1 row"
-    return told + (f", such as {fault.example}" if fault.example else "")
+        text += f": {fault.rows:,} rows" if fault.rows > 1 else ": 1 row"
+    return text + (f", such as {fault.example}" if fault.example else "")
 
 
 def _shortened(text: str) -> str:
@@ -134,7 +134,7 @@ class _Progress:
     """Which table is looked at: as a bar on a terminal, as a line now and then elsewhere."""
 
     def __init__(self, tables: int) -> None:
-        self._tables, self._done, self._told = tables, 0, time.monotonic()
+        self._tables, self._done, self._reported_at = tables, 0, time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ class _Progress:
     def next(self, shard: str, table: str) -> None:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self._done, description=f"{shard}: {table}")
-        elif time.monotonic() - self._told > TOLD_AFTER_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._reported_at > REPORT_AFTER_SECONDS:
+            self._reported_at = time.monotonic()
             say(f"{self._done} of {self._tables} tables; now {table} of shard {shard}")
         self._done += 1

@@ -38,11 +38,11 @@ def of_shard(fleet: Fleet, shard: Shard) -> dict[str, HttpBackend]:
 
 def secrets(fleet: Fleet, shard: Shard) -> dict[str, tuple[str, ...]]:
     """The Secrets that the shard's pods mount, by name, each with the keys that are read of it; sorted."""
-    found: dict[str, set[str]] = {}
+    keys_by_secret: dict[str, set[str]] = {}
     for backend in of_shard(fleet, shard).values():
         for name, keys in backend.secrets.items():
-            found.setdefault(name, set()).update(keys)
-    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+            keys_by_secret.setdefault(name, set()).update(keys)
+    return {name: tuple(sorted(keys_by_secret[name])) for name in sorted(keys_by_secret)}
 
 
 def ports(fleet: Fleet, shard: Shard) -> tuple[int, ...]:

@@ -98,7 +98,7 @@ def _fault(fleet: Fleet, finding: _Finding, types: list[str], type_count: int) -
 
 def faults(fleet: Fleet) -> tuple[Fault, ...]:
     """Everything wrong with a fleet that only shows across fields. Empty means that it can be rendered and run."""
-    found = [
+    problems = [
         *_bad_names(fleet),
         *_bad_slots(fleet),
         *_bad_settings(fleet),
@@ -108,11 +108,11 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *backends.faults(fleet),
         *credentials.faults(fleet),
     ]
-    if not found:
-        found += prove(fleet)[1]
-    if not found:
-        found += _long_filters(fleet)
-    return tuple(found)
+    if not problems:
+        problems += prove(fleet)[1]
+    if not problems:
+        problems += _long_filters(fleet)
+    return tuple(problems)
 
 
 def _bad_names(fleet: Fleet) -> Iterator[Fault]:

@@ -39,8 +39,8 @@ def credentials(fleet: Fleet) -> tuple[Credential, ...]:
         if shard not in readers.setdefault(ref.name, []):
             readers[ref.name].append(shard)
     return tuple(
-        Credential(name, tuple(found.items()), readers[name][0] if len(readers[name]) == 1 else None)
-        for name, found in keys.items()
+        Credential(name, tuple(remote_by_key.items()), readers[name][0] if len(readers[name]) == 1 else None)
+        for name, remote_by_key in keys.items()
     )
 
 
@@ -48,26 +48,26 @@ def faults(fleet: Fleet) -> list[Fault]:
     """Why External Secrets couldn't fill the Secrets as the file names them."""
     if fleet.secrets.kind != "external-secrets":
         return []
-    found: list[Fault] = []
+    problems: list[Fault] = []
     filled: dict[tuple[str, str], str] = {}  # what fills each key of each Secret
     for path, ref, _ in _references(fleet):
         remote = _remote(ref)
         if not _SECRET_ID.fullmatch(remote):
             fix = "shorten its name." if path[0] == "message_types" else "name the secret's id there with `remote`."
-            found.append(Fault(path, f"Secret Manager has no id such as {remote!r}.", fix))
+            problems.append(Fault(path, f"Secret Manager has no id such as {remote!r}.", fix))
         if filled.setdefault((ref.name, ref.key), remote) != remote:
-            found.append(
+            problems.append(
                 Fault(path, f"key {ref.key} of Secret {ref.name} is filled from {filled[ref.name, ref.key]} elsewhere.")
             )
         if any(name == ref.name and key != ref.key and filled[name, key] == remote for name, key in filled):
-            found.append(
+            problems.append(
                 Fault(
                     path,
                     f"Secret {ref.name} has another key that is filled from {remote} too.",
                     "give each key a secret of its own with `remote`.",
                 )
             )
-    return found
+    return problems
 
 
 def _references(fleet: Fleet) -> Iterator[tuple[Path, SecretRef, Shard | None]]:

@@ -69,7 +69,7 @@ def fault(cron: str) -> str | None:
 def read(cron: str) -> Times:
     """A cron line without a fault."""
     texts = cron.split(" ")
-    minutes, hours, days, months, weekdays = (_numbers(*each) for each in zip(texts, _FIELDS, strict=True))
+    minutes, hours, days, months, weekdays = (_numbers(text, field) for text, field in zip(texts, _FIELDS, strict=True))
     return Times(
         tuple(sorted(minutes)),
         tuple(sorted(hours)),
@@ -92,9 +92,14 @@ def next_run(cron: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     for number in range(_LOOK_AHEAD_DAYS):
         day = first + timedelta(days=number)
         # The next day too, for the same reason: its first minutes may come before the last ones of this day.
-        found = [run for each in (day, day + timedelta(days=1)) for run in _runs(times, zone, each) if run > after]
-        if found:
-            return min(found)
+        runs = [
+            run
+            for calendar_day in (day, day + timedelta(days=1))
+            for run in _runs(times, zone, calendar_day)
+            if run > after
+        ]
+        if runs:
+            return min(runs)
     return None
 
 
@@ -114,7 +119,7 @@ def _runs(times: Times, zone: ZoneInfo, day: date) -> Iterator[datetime]:
 
 def _numbers(text: str, field: tuple[str, int, int, tuple[str, ...]]) -> set[int]:
     _, least, most, words = field
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         span, slash, step = part.partition("/")
         if span == "*":
@@ -122,8 +127,8 @@ def _numbers(text: str, field: tuple[str, int, int, tuple[str, ...]]) -> set[int
         else:
             ends = [number for end in span.split("-") if (number := _number(end, least, words)) is not None]
         last = most if slash and len(ends) == 1 else ends[-1]  # 5/15 is 5-59/15
-        found.update(range(ends[0], last + 1, int(step) if slash else 1))
-    return found
+        numbers.update(range(ends[0], last + 1, int(step) if slash else 1))
+    return numbers
 
 
 def _number(text: str, least: int, words: tuple[str, ...]) -> int | None:

@@ -146,8 +146,8 @@ def beginnings(prefixes: Iterable[str], within: str = "") -> tuple[str, ...]:
 
     Shortest first. Any other text that begins with 0 or 1 goes on from one of `prefixes`.
     """
-    found = {prefix[:length] for prefix in prefixes for length in range(max(1, len(within)), len(prefix))}
-    return tuple(sorted(found, key=lambda digits: (len(digits), digits)))
+    shorter = {prefix[:length] for prefix in prefixes for length in range(max(1, len(within)), len(prefix))}
+    return tuple(sorted(shorter, key=lambda digits: (len(digits), digits)))
 
 
 def _padded(slots: SlotSet, slot_bits: int, within: str) -> list[Selection]:
@@ -164,11 +164,11 @@ def _padded(slots: SlotSet, slot_bits: int, within: str) -> list[Selection]:
         return children(prefix, wanted, rest)
 
     def children(prefix: str, wanted: SlotSet, rest: SlotSet) -> list[Selection]:
-        found: list[Selection] = []
+        selections: list[Selection] = []
         for child in (prefix + "0", prefix + "1"):
             universe = SlotSet.of_prefix(child, slot_bits)
-            found += taken(child, wanted & universe, rest & universe)
-        return found
+            selections += taken(child, wanted & universe, rest & universe)
+        return selections
 
     universe = SlotSet.of_prefix(within, slot_bits)
     wanted, rest = slots & universe, universe - slots

@@ -158,10 +158,10 @@ class SlotSet:
             if last < first:
                 raise ValueError(f"the range {part.strip()} runs backwards")
             ranges.append((first, last))
-        found = cls.of_ranges(ranges)
-        if len(found) != sum(last - first + 1 for first, last in ranges):
+        slots = cls.of_ranges(ranges)
+        if len(slots) != sum(last - first + 1 for first, last in ranges):
             raise ValueError(f"{text[:80]!r} names a slot twice")
-        return found
+        return slots
 
     def __str__(self) -> str:
         return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
@@ -212,13 +212,13 @@ class SlotSet:
 
         Each range is cut into the largest aligned blocks, as a CIDR aggregation cuts address ranges.
         """
-        found = []
+        prefixes = []
         for start, last in self.ranges:
             first = start
             while first <= last:
                 align = first & -first if first else 1 << slot_bits
                 size = min(align, 1 << ((last - first + 1).bit_length() - 1))
                 free = size.bit_length() - 1
-                found.append(digits_of(first >> free, slot_bits - free) if free < slot_bits else "")
+                prefixes.append(digits_of(first >> free, slot_bits - free) if free < slot_bits else "")
                 first += size
-        return tuple(found)
+        return tuple(prefixes)

@@ -32,13 +32,13 @@ class Job:
 
 def jobs(fleet: Fleet) -> tuple[Job, ...]:
     """In the file's order, each on the topic of its slot. The fleet has no faults."""
-    found = []
+    all_jobs = []
     for schedule in fleet.schedules:
         write = _encoded(fleet, schedule)
         topic = topology.topic_of(fleet, write.slot)
         attributes = tuple(sorted(write.attributes.items()))
-        found.append(Job(f"{fleet.fleet}-{schedule.name}", schedule, topic, write.data, attributes))
-    return tuple(found)
+        all_jobs.append(Job(f"{fleet.fleet}-{schedule.name}", schedule, topic, write.data, attributes))
+    return tuple(all_jobs)
 
 
 def _encoded(fleet: Fleet, schedule: Schedule) -> Encoded:

@@ -74,11 +74,11 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         message_types=takes,
         generations=tuple(
             Generation(
-                number=each.generation,
-                slots=each.slots,
-                subscriptions=tuple(sub.id for sub in topology.subscriptions(fleet, each)),
+                number=version.generation,
+                slots=version.slots,
+                subscriptions=tuple(sub.id for sub in topology.subscriptions(fleet, version)),
             )
-            for each in topology.generations(shard)
+            for version in topology.generations(shard)
         ),
         dead_letter_topic=topology.dead_letter_topic(fleet),
         topics=tuple(topic.id for topic in topology.topics(fleet)),

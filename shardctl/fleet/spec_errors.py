@@ -120,8 +120,8 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        if found := _model_within(argument):
-            return found
+        if model := _model_within(argument):
+            return model
     return None
 
 

@@ -91,7 +91,7 @@ def generations(shard: Shard) -> tuple[Shard, ...]:
         shard.model_copy(update={"generation": earlier.generation, "slots": earlier.slots, "previous": None})
         for earlier in shard.previous or ()
     )
-    return tuple(each for each in (*before, shard) if each.slots.ranges)
+    return tuple(version for version in (*before, shard) if version.slots.ranges)
 
 
 def every_subscription(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
@@ -101,17 +101,17 @@ def every_subscription(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
 
 def subscriptions(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:
     """Those of the shard's own generation, one on each topic its slots touch: `orders-s0-g1`, `orders-s0-g1-t5` on topic 5."""
-    found = []
+    subs = []
     for number, topic in enumerate(topics(fleet)):
         slots = shard.slots & topic.slots
         if not slots.ranges:
             continue
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
         text = _filter_on(fleet, shard, topic).text
-        found.append(
+        subs.append(
             Subscription(f"{shard_id(fleet, shard)}-g{shard.generation}{suffix}", topic, text, shard.generation, slots)
         )
-    return tuple(found)
+    return tuple(subs)
 
 
 def _filter_on(fleet: Fleet, shard: Shard, topic: Topic) -> ShardFilter:
@@ -135,7 +135,7 @@ def strays(fleet: Fleet) -> tuple[Strays, ...]:
     """One strays subscription a topic: its filter and the shards' filters leave nothing to the service to drop."""
     types = () if takes_every_type(fleet) else known_types(fleet)
     names = fleet.routing.attributes.in_filters
-    found = []
+    all_strays = []
     for number, topic in enumerate(topics(fleet)):
         nobodys, blind = _left_out(fleet, topic)
         text, named = strays_filter(within=topic.prefix, types=types, names=names), 0
@@ -147,8 +147,8 @@ def strays(fleet: Fleet) -> tuple[Strays, ...]:
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
         if named:  # which beginnings it names goes with the shards' slots, and a subscription's filter can't be changed
             suffix += f"-{sha256(text.encode()).hexdigest()[:6]}"
-        found.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
-    return tuple(found)
+        all_strays.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
+    return tuple(all_strays)
 
 
 def is_strays(fleet: Fleet, name: str) -> bool:
@@ -175,7 +175,9 @@ def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, .
         for prefix in {prefix for selection in shard_filter.selections for prefix in selection.prefixes}:
             by_prefix.setdefault(prefix, []).append((shard, shard_filter))
     for beginning in beginnings(prefixes, topic.prefix):
-        possible = [one for length in range(len(beginning) + 1) for one in by_prefix.get(beginning[:length], ())]
+        possible = [
+            candidate for length in range(len(beginning) + 1) for candidate in by_prefix.get(beginning[:length], ())
+        ]
         takers = [shard for shard, shard_filter in possible if shard_filter.takes_slot(beginning)]
         if not all(any(shard.takes(name) for shard in takers) for name in types):
             blind.append(beginning)

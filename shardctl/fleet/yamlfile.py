@@ -62,10 +62,10 @@ class YamlFile:
 
     def _values_of(self, mapping: yaml.MappingNode) -> dict[str, yaml.Node]:
         """Made once a mapping: a file may have a fault in each of many thousand keys."""
-        found = self._by_key.get(id(mapping))
-        if found is None:
-            found = self._by_key[id(mapping)] = {key.value: value for key, value in reversed(mapping.value)}
-        return found
+        values = self._by_key.get(id(mapping))
+        if values is None:
+            values = self._by_key[id(mapping)] = {key.value: value for key, value in reversed(mapping.value)}
+        return values
 
 
 def read(path: Path) -> YamlFile:

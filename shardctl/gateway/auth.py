@@ -93,7 +93,7 @@ class ApiKeyAuth:
         self._path, self._settings, self._buckets = path, settings, buckets
         self._file = keys.whole(keys.read(path), path)
         if unknown := _without_key(settings, self._file):
-            raise UsageError(f"gateway.auth.clients: {_told(unknown, self._file, path)}")
+            raise UsageError(f"gateway.auth.clients: {_missing_keys_text(unknown, self._file, path)}")
         self._ring = keys.Keyring(self._file, settings.auth.grace_time.total_seconds(), clock)
         self._warn_of_others()
 
@@ -143,7 +143,7 @@ class ApiKeyAuth:
         if unknown := _without_key(self._settings, self._file):
             log.warning(
                 "gateway.auth.clients: %s",
-                _told(unknown, self._file, self._path),
+                _missing_keys_text(unknown, self._file, self._path),
                 extra={"action": "client_without_key"},
             )
         if refused := [name for name in self._file.clients if _client(self._settings, name) is None]:
@@ -216,7 +216,7 @@ def _without_key(settings: Gateway, file: KeysFile) -> list[str]:
     return sorted(settings.auth.clients.keys() - file.clients - {ANY_OTHER})
 
 
-def _told(unknown: Sequence[str], file: KeysFile, path: Path) -> str:
+def _missing_keys_text(unknown: Sequence[str], file: KeysFile, path: Path) -> str:
     return (
         f"{path} has no key of {_listed(unknown)}. It has keys of {_listed(file.clients) or 'nobody'}. Correct the name, add its "
         f"key, or write `NAME {keys.REVOKED}` there for a client that shall have none."
@@ -248,8 +248,8 @@ def _unknown(detail: str) -> Problem:
 
 def _names_in(claims: Mapping[str, Any]) -> list[str]:
     email, subject = claims.get("email"), claims.get("sub")
-    found = [email] if isinstance(email, str) and claims.get("email_verified") in (True, "true") else []
-    return [*found, subject] if isinstance(subject, str) else found
+    names = [email] if isinstance(email, str) and claims.get("email_verified") in (True, "true") else []
+    return [*names, subject] if isinstance(subject, str) else names
 
 
 def _caller(name: str, client: Client, settings: Gateway, buckets: Buckets) -> Caller:

@@ -154,7 +154,7 @@ class _Batch:
 
     def _refuse(self, line: int, problem: Problem) -> None:
         self._desk.metrics.refused(problem.status)
-        self._keep(self._read, _line({"line": line, **_told(problem)}))
+        self._keep(self._read, _line({"line": line, **_problem_members(problem)}))
         self._read += 1
 
     # --- answering ----------------------------------------------------------------------------------------------------
@@ -166,7 +166,8 @@ class _Batch:
             self._desk.metrics.accepted[kind.name].inc()
             self._keep(
                 number,
-                b'{"line":%d,"status":202,"id":%b,%b\n' % (line, orjson.dumps(message_id), kind.told(message.slot)),
+                b'{"line":%d,"status":202,"id":%b,%b\n'
+                % (line, orjson.dumps(message_id), kind.placement(message.slot)),
             )
             return
         error = error or NotTakenError("Pub/Sub gave no id")
@@ -175,7 +176,7 @@ class _Batch:
             self._failed.add(message.slot)
         problem = Problem.not_taken(error)
         self._desk.metrics.refused(problem.status)
-        self._keep(number, _line({"line": line, **_told(problem)}))
+        self._keep(number, _line({"line": line, **_problem_members(problem)}))
 
     def _keep(self, number: int, result: bytes) -> None:
         self._results[number] = result
@@ -230,11 +231,11 @@ class _Batch:
         return run
 
 
-def _line(of: dict[str, Any]) -> bytes:
-    return orjson.dumps(of, option=orjson.OPT_APPEND_NEWLINE)
+def _line(members: dict[str, Any]) -> bytes:
+    return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _told(problem: Problem) -> dict[str, Any]:
+def _problem_members(problem: Problem) -> dict[str, Any]:
     """A problem as a line has it: there are many, so what each would repeat is left out."""
     return {name: value for name, value in problem.members().items() if name not in ("type", "title")}
 
@@ -259,20 +260,20 @@ async def lines_of(receive: Receive, most: int, desk: GatewayContext) -> AsyncIt
             first, *others = event["body"].split(b"\n")
             dropping = dropping or len(begun) + len(first) > most
             begun += first
-            found: list[bytes | None] = []
+            lines: list[bytes | None] = []
             if others:
                 *whole, last = others
-                found = [None if dropping else bytes(begun)]
-                found += (line if len(line) <= most else None for line in whole)
+                lines = [None if dropping else bytes(begun)]
+                lines += (line if len(line) <= most else None for line in whole)
                 begun, dropping = bytearray(last), len(last) > most
             if dropping:
                 begun.clear()
             if not event["more_body"]:
-                yield [*found, None if dropping else bytes(begun)]
+                yield [*lines, None if dropping else bytes(begun)]
                 return
             if not reading.holds(len(begun)):
                 raise _CutError(problem=no_room_to_read())
-            yield found
+            yield lines
 
 
 async def _next(receive: Receive, desk: GatewayContext) -> dict[str, Any]:

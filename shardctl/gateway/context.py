@@ -80,10 +80,10 @@ class GatewayContext:
 
     def kind(self, name: str) -> MessageKind:
         """Raises Problem."""
-        found = self.encoder.kinds.get(name)
-        if found is None:
+        kind = self.encoder.kinds.get(name)
+        if kind is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"there is no message type {name!r:.60} in this fleet")
-        return found
+        return kind
 
     def check_leave(self, caller: Caller, kind: MessageKind) -> None:
         """Raises Problem."""

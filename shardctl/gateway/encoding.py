@@ -59,14 +59,14 @@ class MessageKind:
             for operation in OPERATIONS
         }
         self._shards = _shards_of(fleet, name)
-        self._told: dict[int, bytes] = {}
+        self._placements: dict[int, bytes] = {}
 
-    def told(self, slot: int) -> bytes:
+    def placement(self, slot: int) -> bytes:
         """How an answer ends: the slot and whose it was, as JSON."""
-        found = self._told.get(slot)
-        if found is None:
-            found = self._told[slot] = orjson.dumps({"slot": slot, "shard": self._shards.get(slot)})[1:]
-        return found
+        placement = self._placements.get(slot)
+        if placement is None:
+            placement = self._placements[slot] = orjson.dumps({"slot": slot, "shard": self._shards.get(slot)})[1:]
+        return placement
 
 
 class Encoder:
@@ -88,7 +88,7 @@ class Encoder:
         body: Mapping[str, Any],
         data: bytes,
         now: datetime,
-        of: Mapping[str, Any],
+        parameters: Mapping[str, Any],
         places: Places = REQUEST,
         client: str = "",
     ) -> Message:
@@ -97,13 +97,13 @@ class Encoder:
         Raises FieldError. A write without an idempotency key gets one, so that publishing it again isn't a second write. `client`
         is who sends it, where somebody vouches for that: it goes along as the write's caller.
         """
-        operation = of.get("operation")
+        operation = parameters.get("operation")
         if operation is None:
             operation = kind.type.operation
         shared = kind.shared.get(operation)
         if shared is None:
             raise _at(places.operation, f"the operation {operation!r:.40} isn't one of {', '.join(OPERATIONS)}")
-        key, in_body, where = of.get("key"), body.get(kind.routing_field), kind.routing_place
+        key, in_body, where = parameters.get("key"), body.get(kind.routing_field), kind.routing_place
         try:
             kind.rules.check(body, data, operation)
             if key is None:
@@ -119,7 +119,7 @@ class Encoder:
         except BodyError as error:
             raise FieldError.of_body(error) from None
         _check_key("the routing key", key, where)
-        idempotency_key = of.get("idempotency_key")
+        idempotency_key = parameters.get("idempotency_key")
         if idempotency_key is None:
             idempotency_key = identity.new_key()
         else:
@@ -132,13 +132,13 @@ class Encoder:
         described = b"%b%b%b%b%b%b" % (
             self._slots.get(slot) or self._of_slot(slot),
             shared,
-            self._time(of.get("timestamp"), now, places),
+            self._time(parameters.get("timestamp"), now, places),
             self._key(key),
             self._idempotency_key(idempotency_key),
             self._caller(client) if client else b"",
         )
         claim = None
-        if of.get("idempotency_key") is not None:
+        if parameters.get("idempotency_key") is not None:
             says = identity.fingerprint(operation, key, data)
             claim = Claim(identity.of_key(client, kind.name, idempotency_key), says, places.idempotency_key)
         return Message(slot, wire.message(described, data), claim)
@@ -154,8 +154,8 @@ class Encoder:
 
     def _of_slot(self, slot: int) -> bytes:
         digits = digits_of(slot, self._bits)
-        found = self._slots[slot] = wire.ordering_key(digits) + self._slot(digits)
-        return found
+        fields = self._slots[slot] = wire.ordering_key(digits) + self._slot(digits)
+        return fields
 
     def _time(self, given: str | None, now: datetime, places: Places) -> bytes:
         if given is None:

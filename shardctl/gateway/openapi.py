@@ -60,7 +60,8 @@ def body_of(kind: MessageType, limits: Limits) -> Schema:
         required.append(kind.version_column)
     rules = Rules(kind, limits, at_the_door=True)
     properties = {
-        column: _column(of, rules.room(column), nullable=column not in required) for column, of in kind.types.items()
+        column: _column(column_type, rules.room(column), nullable=column not in required)
+        for column, column_type in kind.types.items()
     }
     if kind.time_bucket is not None:
         field = kind.time_bucket.field
@@ -80,14 +81,14 @@ def body_of(kind: MessageType, limits: Limits) -> Schema:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _column(of: ColumnType, room: Room, *, nullable: bool) -> Schema:
-    found: Schema = dict(_COLUMNS[of])
-    if of == "decimal":
-        found |= {"pattern": _pattern_of(room), "description": f"With at most {room}."}
-    if nullable and "type" in found:
-        kinds = found["type"] if isinstance(found["type"], list) else [found["type"]]
-        found["type"] = [*kinds, "null"]
-    return found
+def _column(column_type: ColumnType, room: Room, *, nullable: bool) -> Schema:
+    schema: Schema = dict(_COLUMNS[column_type])
+    if column_type == "decimal":
+        schema |= {"pattern": _pattern_of(room), "description": f"With at most {room}."}
+    if nullable and "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = [*kinds, "null"]
+    return schema
 
 
 def _pattern_of(room: Room) -> str:
@@ -213,10 +214,10 @@ def _problems(*statuses: str) -> Schema:
 
 
 def _problem(status: str) -> tuple[str, Schema]:
-    found: Schema = {"description": _WHY[status], "content": _json("Problem", "application/problem+json")}
+    response: Schema = {"description": _WHY[status], "content": _json("Problem", "application/problem+json")}
     if status in ("429", "503"):
-        found["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
-    return status, found
+        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+    return status, response
 
 
 _WHY = {

@@ -61,13 +61,13 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
         return cls(status, detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
     def members(self) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        members: dict[str, Any] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": int(self.status),
             "detail": self.detail,
         }
-        return {**found, "errors": list(self.errors)} if self.errors else found
+        return {**members, "errors": list(self.errors)} if self.errors else members
 
     def body(self) -> bytes:
         return orjson.dumps(self.members())

@@ -101,15 +101,15 @@ class Outbox:
 
     def put(self, slot: int, message: bytes, receipt: Receipt, number: int = 0) -> None:
         """Send a write behind all that came before in its slot. Its receipt is settled sooner or later, whatever happens."""
-        found = self._slots.get(slot)
-        if found is None:
-            found = self._slots[slot] = _Slot(slot)
-        found.waiting.append((message, receipt, number, self._clock()))
+        queue = self._slots.get(slot)
+        if queue is None:
+            queue = self._slots[slot] = _Slot(slot)
+        queue.waiting.append((message, receipt, number, self._clock()))
         self.writes += 1
         self.bytes += len(message)
-        if not found.listed:
-            found.listed = True
-            self._turns.append(found)
+        if not queue.listed:
+            queue.listed = True
+            self._turns.append(queue)
             self._look()
 
     def _look(self) -> None:
@@ -151,13 +151,13 @@ class Outbox:
 
     async def _one_by_one(self, slot: int, taken: list[_Waiting]) -> None:
         """What Pub/Sub refuses for what it is must not take others along."""
-        for position, each in enumerate(taken):
+        for position, write in enumerate(taken):
             try:
-                self._settle([each], await self._published(slot, [each]), None)
+                self._settle([write], await self._published(slot, [write]), None)
             except PublishRefusedError as refused:
-                self._settle([each], None, refused)
+                self._settle([write], None, refused)
             except NotTakenError as error:
-                self._settle([each], None, error)
+                self._settle([write], None, error)
                 self._settle(taken[position + 1 :], None, NotTakenError.behind())
                 return
 

@@ -48,11 +48,11 @@ class Buckets:
     def of(self, client: str, writes_a_second: int | None) -> Bucket | None:
         if writes_a_second is None:
             return None
-        found = self._buckets.get(client)
-        if found is None:
-            found = self._buckets[client] = Bucket(writes_a_second, self._clock)
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = Bucket(writes_a_second, self._clock)
             if len(self._buckets) > MAX_CLIENTS:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(client)
-        return found
+        return bucket

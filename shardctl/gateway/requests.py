@@ -85,13 +85,13 @@ def query_of(scope: Scope, known: Collection[str]) -> dict[str, str]:
         pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, encoding="utf-8", errors="strict")
     except ValueError as error:  # UnicodeDecodeError is one
         raise FieldError("query", "the query isn't UTF-8, percent-encoded", "parameter") from error
-    found = dict(pairs)
-    for name in found:
+    parameters = dict(pairs)
+    for name in parameters:
         if name not in known:
             raise FieldError(name[:40], f"there is no such parameter; known: {', '.join(known)}", "parameter")
-    if len(found) < len(pairs):
+    if len(parameters) < len(pairs):
         raise FieldError("query", "a parameter is given twice", "parameter")
-    return found
+    return parameters
 
 
 async def respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:

@@ -33,8 +33,8 @@ def attribute(name: str, value: str) -> bytes:
     return Attribute(name)(value)
 
 
-def attributes(of: Mapping[str, str]) -> bytes:
-    return b"".join(attribute(name, value) for name, value in of.items())
+def attributes(values: Mapping[str, str]) -> bytes:
+    return b"".join(attribute(name, value) for name, value in values.items())
 
 
 class Attribute:

@@ -53,7 +53,7 @@ class SingleWrite:
             return
         desk.metrics.accepted[kind.name].inc()
         desk.metrics.write_seconds.observe(desk.clock() - begun)
-        body = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.told(message.slot))
+        body = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.placement(message.slot))
         pairs = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
         if not await respond(send, 202, pairs, body):
             desk.metrics.abandoned.inc()
@@ -70,11 +70,11 @@ class SingleWrite:
         if not desk.outbox.has_room(headers.content_length or 0):
             raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
         try:
-            of: dict[str, Any] = query_of(scope, PARAMETERS)
-            of["idempotency_key"] = headers.key_given()
+            parameters: dict[str, Any] = query_of(scope, PARAMETERS)
+            parameters["idempotency_key"] = headers.key_given()
             text = await body_of(receive, headers, desk.settings.max_body_bytes, desk.outbox)
             body = JsonBody(text)
-            return kind, desk.encoder.encode(kind, body.data, body.text, desk.now(), of, client=caller.client)
+            return kind, desk.encoder.encode(kind, body.data, body.text, desk.now(), parameters, client=caller.client)
         except JsonError as error:
             raise Problem.of_field(FieldError.of_body(error)) from None
         except FieldError as error:

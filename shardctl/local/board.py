@@ -19,7 +19,7 @@ class Board:
             Sources(
                 urls=lambda fleet: {shard.name: local.database_url(shard.name) for shard in fleet.shards},
                 backlogs=lambda fleet: partial(of_broker, local.broker.host, fleet.project),
-                metrics=LocalMetrics(lambda: local.told().consumers),
+                metrics=LocalMetrics(lambda: local.local_file().consumers),
                 local=True,
             )
         )

@@ -123,7 +123,7 @@ class Consumers:
 
     def _outdated(self, fleet: Fleet, shard: Shard) -> list[ConsumerProcess]:
         wanted = config_text(fleet, shard)
-        return [each for each in self.by_shard[shard.name] if self._texts.get(each.name) != wanted]
+        return [replica for replica in self.by_shard[shard.name] if self._texts.get(replica.name) != wanted]
 
     def _starter(self, shard: str, consumer: ConsumerProcess) -> Callable[[], object]:
         def start() -> None:
@@ -140,7 +140,9 @@ class Consumers:
             for old in self._outdated(fleet, shard):
                 new = self._make(fleet, shard)
                 self._starter(shard.name, new)()
-                self.by_shard[shard.name] = tuple(new if each is old else each for each in self.by_shard[shard.name])
+                self.by_shard[shard.name] = tuple(
+                    new if replica is old else replica for replica in self.by_shard[shard.name]
+                )
                 self._changed()
                 self._stopper(shard.name, old)()
 

@@ -224,9 +224,9 @@ def _latencies(url: str) -> tuple[float | None, float | None]:
     age = "extract(epoch FROM applied_time - publish_time) * 1000"
     query = f"SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY {age}) FROM shardctl_inbox"  # noqa: S608
     with engine.connect() as connection:
-        found = connection.execute(text(query)).scalar()
+        percentiles = connection.execute(text(query)).scalar()
     engine.dispose()
-    return (round(float(found[0]), 1), round(float(found[1]), 1)) if found else (None, None)
+    return (round(float(percentiles[0]), 1), round(float(percentiles[1]), 1)) if percentiles else (None, None)
 
 
 def _consumers_tell(local: LocalFleet) -> dict[str, float]:

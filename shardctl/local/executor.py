@@ -67,10 +67,10 @@ def run(
     return last
 
 
-def _read(told: dict[str, object]) -> Progress:
-    if error := told.get("error"):
+def _read(record: dict[str, object]) -> Progress:
+    if error := record.get("error"):
         raise ExecutorError(f"the run ended early: {error}")
-    return Progress(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})  # type: ignore[arg-type]  # as it was written
+    return Progress(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})  # type: ignore[arg-type]  # as it was written
 
 
 def _work() -> None:

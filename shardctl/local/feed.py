@@ -118,6 +118,6 @@ class Feed:
         request = _PublishRequest(
             topic=f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, group[0].slot).id}"
         )
-        for each in group:
-            request.messages.add(data=each.data, attributes=each.attributes, ordering_key=each.ordering_key)
+        for write in group:
+            request.messages.add(data=write.data, attributes=write.attributes, ordering_key=write.ordering_key)
         return request

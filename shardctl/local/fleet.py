@@ -225,7 +225,7 @@ class LocalFleet:
         """For SQLAlchemy."""
         if self.postgres is None:
             return f"sqlite:///{self.directory / 'sqlite' / f'{shard}.db'}"
-        coming = next((each for each in self._coming if each.name == shard), None)
+        coming = next((candidate for candidate in self._coming if candidate.name == shard), None)
         return self.postgres.url(self._database_name(coming or self.spec.shard(shard)))
 
     @property
@@ -237,15 +237,15 @@ class LocalFleet:
         """What other commands need to work on this fleet."""
         shards = (*self.spec.shards, *self._coming)
         databases = {database_url_variable(shard): self.database_url(shard.name) for shard in shards}
-        own = {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, VARIABLE: str(self._told_in)}
+        own = {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, VARIABLE: str(self._local_file_path)}
         return {**own, **databases}
 
-    def told(self) -> LocalFile:
+    def local_file(self) -> LocalFile:
         """Where everything is right now."""
         listed = (
-            LocalConsumer(each.name, shard, f"http://{HOST}:{each.port}")
+            LocalConsumer(consumer.name, shard, f"http://{HOST}:{consumer.port}")
             for shard, replicas in list(self.replicas.items())
-            for each in replicas
+            for consumer in replicas
         )
         databases = {shard.name: self.database_url(shard.name) for shard in (*self.spec.shards, *self._coming)}
         return LocalFile(tuple(listed), databases)
@@ -253,10 +253,10 @@ class LocalFleet:
     def tell(self) -> None:
         """Write `told` where the environment names it, for commands that look at the fleet."""
         with self._telling:
-            self.told().write(self._told_in)
+            self.local_file().write(self._local_file_path)
 
     @property
-    def _told_in(self) -> Path:
+    def _local_file_path(self) -> Path:
         return self.directory / "fleet.json"
 
     def write_environment(self) -> Path:
@@ -286,10 +286,10 @@ class LocalFleet:
     def subscriptions(self) -> dict[str, dict[str, Any]]:
         """What the broker reports of each subscription, by id; see `shardctl.broker.stats`."""
         try:
-            found = brokers.stats(self.broker.host)["subscriptions"]
+            subscriptions = brokers.stats(self.broker.host)["subscriptions"]
         except grpc.RpcError as error:
             raise ShardctlError(f"the broker doesn't answer any more; its log: {self.broker.log_file}") from error
-        return {name.rpartition("/")[2]: standing for name, standing in found.items()}
+        return {name.rpartition("/")[2]: standing for name, standing in subscriptions.items()}
 
     def backlog(self) -> dict[str, int]:
         """Messages not yet acked, for each shard's subscriptions by id, of every generation; 0 where it is gone."""
@@ -313,8 +313,8 @@ class LocalFleet:
 
     def _sessions_of(self, spec: Fleet, more_shards: int = 0) -> int:
         """What PostgreSQL must have room for; a rollout has one replica more of each shard."""
-        each = [shard.consumer.concurrency + 1 for shard in spec.shards]
-        return (sum(each) + more_shards * max(each)) * (self._replicas + 1) + SESSIONS_BESIDE_CONSUMERS
+        sessions = [shard.consumer.concurrency + 1 for shard in spec.shards]
+        return (sum(sessions) + more_shards * max(sessions)) * (self._replicas + 1) + SESSIONS_BESIDE_CONSUMERS
 
     def _provision_pubsub(self, spec: Fleet) -> None:
         from google.cloud import pubsub_v1

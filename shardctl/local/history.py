@@ -77,16 +77,16 @@ def keep(fleet: Fleet, shard: Shard, url: str) -> None:
         engine.dispose()
 
 
-def faults(found: str | None, told: Sequence[str]) -> tuple[list[str], list[str]]:
+def faults(history: str | None, written: Sequence[str]) -> tuple[list[str], list[str]]:
     """What took effect twice, and what took effect out of order, in the history of a row.
 
-    `told` are the revisions that were written since the row was made, in order. Not each has to be in the history: writes that
+    `written` are the revisions that were written since the row was made, in order. Not each has to be in the history: writes that
     could share a statement are folded, and the last alone is sent.
     """
-    place = {revision: number for number, revision in enumerate(told)}
+    place = {revision: number for number, revision in enumerate(written)}
     doubled, disordered, latest = [], [], -1
     seen: set[str] = set()
-    for revision in (found or "").split():
+    for revision in (history or "").split():
         at = place.get(revision, -1)  # before the row was made, or never: whatever it is, its place isn't here
         if revision in seen:
             doubled.append(revision)
@@ -95,5 +95,5 @@ def faults(found: str | None, told: Sequence[str]) -> tuple[list[str], list[str]
         seen.add(revision)
         latest = max(latest, at)
     if not seen:
-        disordered += told[-1:]
+        disordered += written[-1:]
     return doubled, disordered

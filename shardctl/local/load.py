@@ -130,14 +130,14 @@ class Stream:
         return "update" if draw < DELETE + UPDATE and has_more else "upsert"
 
     def _value(self, entity: _Entity, column: str, kind: MessageType) -> Any:
-        of = type_of(kind.columns[column])
+        column_type = type_of(kind.columns[column])
         if _counts(column, kind):
-            return entity.revision if of != "text" else str(entity.revision)
-        friend = self._entity_with_key(column) if of == "text" else None
+            return entity.revision if column_type != "text" else str(entity.revision)
+        friend = self._entity_with_key(column) if column_type == "text" else None
         if friend:
             return friend
-        told = _TELLING.get((column, of)) if column not in kind.precisions else None
-        return told(self._draw) if told else self._drawn(column, kind)
+        maker = _TELLING.get((column, column_type)) if column not in kind.precisions else None
+        return maker(self._draw) if maker else self._drawn(column, kind)
 
     def _drawn(self, column: str, kind: MessageType) -> Any:
         if column in kind.precisions:
@@ -163,9 +163,9 @@ def _counts(column: str, kind: MessageType) -> bool:
     )
 
 
-def _identity(entity: _Entity, of: ColumnType, number: int) -> Any:
+def _identity(entity: _Entity, column_type: ColumnType, number: int) -> Any:
     """A key's value, different for each entity of a type."""
-    match of:
+    match column_type:
         case "integer" | "bigint" | "number" | "decimal":
             return number
         case "boolean":

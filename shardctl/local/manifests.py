@@ -37,37 +37,37 @@ def check(paths: Iterable[Path]) -> int:
     """
     seen: dict[tuple[str, ...], Path] = {}
     for path in paths:
-        for found in _objects(path):
-            identity = _identity(found, path)
+        for document in _objects(path):
+            identity = _identity(document, path)
             if identity in seen:
                 raise BadManifestError(f"{path}: the same object as in {seen[identity]}: {' '.join(identity)}")
             seen[identity] = path
-            _check_filter(found, path)
+            _check_filter(document, path)
     return len(seen)
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        for found in yaml.safe_load_all(path.read_text()):
-            if not isinstance(found, dict):
+        for document in yaml.safe_load_all(path.read_text()):
+            if not isinstance(document, dict):
                 raise BadManifestError(f"{path}: holds no object")
-            yield found
+            yield document
     except yaml.YAMLError as error:
         raise BadManifestError(f"{path}: isn't YAML: {error}") from error
 
 
-def _identity(found: dict[str, Any], path: Path) -> tuple[str, ...]:
-    metadata = found.get("metadata") or {}
-    group = str(found.get("apiVersion", "")).partition("/")[0]
-    identity = (group, found.get("kind"), metadata.get("namespace", ""), metadata.get("name"))
+def _identity(document: dict[str, Any], path: Path) -> tuple[str, ...]:
+    metadata = document.get("metadata") or {}
+    group = str(document.get("apiVersion", "")).partition("/")[0]
+    identity = (group, document.get("kind"), metadata.get("namespace", ""), metadata.get("name"))
     if not all(isinstance(part, str) for part in identity) or not (group and identity[1] and identity[3]):
         raise BadManifestError(f"{path}: an object needs apiVersion, kind and metadata.name")
     return tuple(map(str, identity))
 
 
-def _check_filter(found: dict[str, Any], path: Path) -> None:
-    text = (found.get("spec") or {}).get("filter", "")
-    if found["kind"] == "PubSubSubscription" and len(text.encode()) > MAX_FILTER_BYTES:
+def _check_filter(document: dict[str, Any], path: Path) -> None:
+    text = (document.get("spec") or {}).get("filter", "")
+    if document["kind"] == "PubSubSubscription" and len(text.encode()) > MAX_FILTER_BYTES:
         raise BadManifestError(
             f"{path}: its filter takes {len(text.encode())} bytes; Pub/Sub allows {MAX_FILTER_BYTES}"
         )

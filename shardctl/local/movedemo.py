@@ -86,10 +86,10 @@ class Watch(Protocol):
     def warn(self, what: str) -> None:
         """Something that should not happen did."""
 
-    def slots(self, found: SlotMap, title: str) -> None:
+    def slots(self, slot_map: SlotMap, title: str) -> None:
         """Who holds which slots, before or after."""
 
-    def moving(self, found: SlotMap, progress: Progress) -> None:
+    def moving(self, slot_map: SlotMap, progress: Progress) -> None:
         """The same in the middle of it, again and again."""
 
 
@@ -202,10 +202,12 @@ class _Show:
 
     def _report(self, verdict: Verdict, effect: Effect | None, before: SlotMap, after: SlotMap) -> Report:
         self.subscriptions |= self.local.subscriptions()
-        found, spec = self.subscriptions, self.local.spec
-        dead = found[topology.dead_letter_subscription(spec)]["undelivered"]
-        strays = sum(each["undelivered"] for name, each in found.items() if topology.is_strays(spec, name))
-        counts = [Counter(each["counts"]) for each in found.values()]
+        subscriptions, spec = self.subscriptions, self.local.spec
+        dead = subscriptions[topology.dead_letter_subscription(spec)]["undelivered"]
+        strays = sum(
+            standing["undelivered"] for name, standing in subscriptions.items() if topology.is_strays(spec, name)
+        )
+        counts = [Counter(standing["counts"]) for standing in subscriptions.values()]
         return Report(
             verified=verdict.ok and not dead and not strays,
             seed=self.plan.seed,
@@ -216,7 +218,7 @@ class _Show:
             writes=len(self.feed.writes),
             published=self.feed.published,
             publisher_duplicates=self.feed.duplicates,
-            redelivered=sum(max(0, each["delivered"] - each["acked"]) for each in counts),
+            redelivered=sum(max(0, count["delivered"] - count["acked"]) for count in counts),
             applied=sum(shard.applied for shard in verdict.shards),
             dead_letters=dead,
             strays=strays,
@@ -238,7 +240,12 @@ def _free_name(fleet: Fleet) -> str:
     return next(name for number in range(len(taken) + 1) if (name := f"s{number}") not in taken)
 
 
-def _quantiles(of: Pauses | None) -> dict[str, float] | None:
-    if of is None:
+def _quantiles(pauses: Pauses | None) -> dict[str, float] | None:
+    if pauses is None:
         return None
-    return {"slots": of.slots, "p50": round(of.p50, 3), "p99": round(of.p99, 3), "max": round(of.longest, 3)}
+    return {
+        "slots": pauses.slots,
+        "p50": round(pauses.p50, 3),
+        "p99": round(pauses.p99, 3),
+        "max": round(pauses.longest, 3),
+    }

@@ -37,8 +37,8 @@ class Moving:
     def __init__(self, local: LocalFleet, request: Request) -> None:
         self.plan: Plan = plan(local.spec, request)
         self._local = local
-        of = {types_of(shard) for shard in self.plan.changed}
-        self.group = tuple(shard.name for shard in self.plan.after.shards if types_of(shard) in of)
+        types = {types_of(shard) for shard in self.plan.changed}
+        self.group = tuple(shard.name for shard in self.plan.after.shards if types_of(shard) in types)
         self.new = tuple(shard.name for shard in self.plan.after.shards if shard.previous == ())
         self.moved = frozenset(slot for move in self.plan.moves for slot in move.slots)
         self.unmoved = frozenset(slot for shard in self.plan.after.shards for slot in shard.slots) - self.moved
@@ -70,9 +70,11 @@ class Moving:
 
     def _oldest_seconds(self) -> float:
         """The age of the oldest message that a shard has yet to ack."""
-        found, after = self._local.subscriptions(), self.plan.after
+        standings, after = self._local.subscriptions(), self.plan.after
         names = [sub.id for shard in after.shards for sub in topology.every_subscription(after, shard)]
-        return max((found[name]["oldest_unacked_age_seconds"] or 0.0 for name in names if name in found), default=0.0)
+        return max(
+            (standings[name]["oldest_unacked_age_seconds"] or 0.0 for name in names if name in standings), default=0.0
+        )
 
     def run(self, look: Callable[[Progress], object] = lambda _: None, *, parallel: int = PARALLEL) -> Progress:
         """Hand every slot over, `parallel` at once. `look` sees how it goes. Raises ShardctlError where a slot needs a person."""
@@ -108,8 +110,8 @@ class Moving:
     def _wait_drained(self, subscriptions: list[str], barrier_time_us: int) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
         while True:
-            held = backlog.of_broker(self._local.broker.host, self.plan.after.project, subscriptions)
-            sure, unsure = closing.not_drained(subscriptions, held, barrier_time_us, "")
+            backlogs = backlog.of_broker(self._local.broker.host, self.plan.after.project, subscriptions)
+            sure, unsure = closing.not_drained(subscriptions, backlogs, barrier_time_us, "")
             if not (sure or unsure):
                 return
             if time.monotonic() > deadline:

@@ -84,7 +84,7 @@ class Verdict:
     @property
     def counts(self) -> dict[str, int]:
         """How many findings of each kind there are."""
-        return {str(kind): count for kind, count in Counter(each.difference for each in self.findings).items()}
+        return {str(kind): count for kind, count in Counter(finding.difference for finding in self.findings).items()}
 
 
 Row = tuple[str, tuple[Any, ...]]  # a table, and the row's key
@@ -256,10 +256,10 @@ def _read_rows(fleet: Fleet, shard: Shard, connection: Connection) -> Iterator[t
         columns, types = [*kind.columns, kind.slot_column], kind.types
         listed = ", ".join(quote(column) for column in columns)
         table = ".".join(quote(part) for part in kind.table.split("."))
-        for found in connection.execute(text(f"SELECT {listed} FROM {table}")):  # noqa: S608 - names from the spec
+        for row in connection.execute(text(f"SELECT {listed} FROM {table}")):  # noqa: S608 - names from the spec
             values = {
                 column: _plain(_parsed(value, types.get(column), dialect), types.get(column))
-                for column, value in zip(columns, found, strict=True)
+                for column, value in zip(columns, row, strict=True)
             }
             yield (kind.table, tuple(values[column] for column in kind.key)), kind, values
 
@@ -287,11 +287,11 @@ def _judge_row(
     return True
 
 
-def _judge_history(shard: str, row: Row, found: Any, told: Sequence[str]) -> Iterator[Finding]:
-    doubled, disordered = history.faults(found, told)
+def _judge_history(shard: str, row: Row, recorded: Any, written: Sequence[str]) -> Iterator[Finding]:
+    doubled, disordered = history.faults(recorded, written)
     for kind, revisions in ((Difference.DOUBLED, doubled), (Difference.REORDERED, disordered)):
         if revisions:
-            what = f"{_shown(row)}: revision {', '.join(revisions)} in the history {found}, not as in {' '.join(told)}"
+            what = f"{_shown(row)}: revision {', '.join(revisions)} in the history {recorded}, not as in {' '.join(written)}"
             yield Finding(kind, shard, what)
 
 
@@ -299,15 +299,15 @@ def _judge_records(
     truth: _Truth, records: Mapping[str, Sequence[tuple[str, int]]], findings: dict[str, list[Finding]]
 ) -> None:
     for key, (owner, slot) in truth.placed.items():
-        found = records.get(key, ())
-        if not found:
+        placements = records.get(key, ())
+        if not placements:
             findings[owner].append(Finding(Difference.LOST, owner, f"write {key}: not applied"))
-        for shard, at in found:
+        for shard, at in placements:
             if (shard, at) != (owner, slot):
                 what = f"write {key}: recorded in slot {at}; it belongs on {owner} in slot {slot}"
                 findings[shard].append(Finding(Difference.MISPLACED, shard, what))
-        if len(found) > 1:
-            places = " and ".join(f"{shard} slot {at}" for shard, at in found)
+        if len(placements) > 1:
+            places = " and ".join(f"{shard} slot {at}" for shard, at in placements)
             findings[owner].append(Finding(Difference.DOUBLED, owner, f"write {key}: applied on {places}"))
 
 
@@ -322,16 +322,16 @@ def _shown(row: Row) -> str:
     return f"{row[0]} {', '.join(map(str, row[1]))}"
 
 
-def _parsed(value: Any, of: str | None, dialect: str) -> Any:
+def _parsed(value: Any, column_type: str | None, dialect: str) -> Any:
     """JSON comes parsed from PostgreSQL's driver alone."""
-    return json.loads(value) if of == "json" and isinstance(value, str) and dialect != "postgresql" else value
+    return json.loads(value) if column_type == "json" and isinstance(value, str) and dialect != "postgresql" else value
 
 
-def _plain(value: Any, of: str | None) -> Any:
+def _plain(value: Any, column_type: str | None) -> Any:
     """A value in one form, whether it comes from a body or from any database: so that equal means equal."""
     if value is None:
         return None
-    match of:
+    match column_type:
         case "decimal":
             return Decimal(str(value))
         case "number":

@@ -77,15 +77,15 @@ def effect(
     databases: Mapping[str, str], moved: Collection[int], unmoved: Collection[int], times: Times
 ) -> Effect | None:
     """None where the databases don't report when they commit."""
-    found = commits(databases, datetime.fromtimestamp(times.quiet - EARLIER_SECONDS, UTC))
-    if found is None:
+    all_commits = commits(databases, datetime.fromtimestamp(times.quiet - EARLIER_SECONDS, UTC))
+    if all_commits is None:
         return None
     return Effect(
-        waits(found, moved, times.began, times.ended),
+        waits(all_commits, moved, times.began, times.ended),
         closures(databases, moved),
-        waits(found, unmoved, times.began, times.ended),
-        rate(found, unmoved, times.quiet, times.opened),
-        rate(found, unmoved, times.began, times.ended),
+        waits(all_commits, unmoved, times.began, times.ended),
+        rate(all_commits, unmoved, times.quiet, times.opened),
+        rate(all_commits, unmoved, times.began, times.ended),
     )
 
 
@@ -99,10 +99,10 @@ def commits(databases: Mapping[str, str], since: datetime) -> list[Commit] | Non
     return list(first.values()) if _tell(databases) else None
 
 
-def waits(of: Iterable[Commit], slots: Collection[int], begin: float, end: float) -> Pauses | None:
+def waits(all_commits: Iterable[Commit], slots: Collection[int], begin: float, end: float) -> Pauses | None:
     """By slot, the longest time from publish to commit of a write published from `begin` to `end`; None without any."""
     longest: dict[int, float] = {}
-    for commit in of:
+    for commit in all_commits:
         if commit.slot in slots and begin <= commit.published <= end:
             longest[commit.slot] = max(longest.get(commit.slot, 0.0), commit.committed - commit.published)
     return _pauses(list(longest.values()))
@@ -110,13 +110,15 @@ def waits(of: Iterable[Commit], slots: Collection[int], begin: float, end: float
 
 def closures(databases: Mapping[str, str], slots: Collection[int]) -> Pauses | None:
     """By slot, the time from its barrier's publish to the commit that let its new lane write, whether a write came or not."""
-    found = _asked(databases, _BEGINNINGS)
-    return _pauses([committed - barrier for slot, barrier, committed in found if slot in slots])
+    beginnings = _asked(databases, _BEGINNINGS)
+    return _pauses([committed - barrier for slot, barrier, committed in beginnings if slot in slots])
 
 
-def rate(of: Iterable[Commit], slots: Collection[int], begin: float, end: float) -> float:
+def rate(all_commits: Iterable[Commit], slots: Collection[int], begin: float, end: float) -> float:
     """Commits a second."""
-    return sum(commit.slot in slots and begin <= commit.committed < end for commit in of) / max(0.001, end - begin)
+    return sum(commit.slot in slots and begin <= commit.committed < end for commit in all_commits) / max(
+        0.001, end - begin
+    )
 
 
 def _pauses(seconds: Sequence[float]) -> Pauses | None:

@@ -43,34 +43,34 @@ def read(fleet: Fleet, shards: Sequence[str], databases: Mapping[str, str]) -> S
     return SlotMap(1 << fleet.routing.slot_bits, tuple(shards), holders)
 
 
-def picture(found: SlotMap, title: str) -> Group:
+def picture(slot_map: SlotMap, title: str) -> Group:
     """A cell for each slot, or for as many as one has to stand for, from left to right and from top to bottom."""
-    width = max(1, found.slots // (COLUMNS * ROWS))
+    width = max(1, slot_map.slots // (COLUMNS * ROWS))
     cells = Text(no_wrap=True)
-    for number, first in enumerate(range(0, found.slots, width)):
+    for number, first in enumerate(range(0, slot_map.slots, width)):
         if number and number % COLUMNS == 0:
             cells.append("\n")
-        cells.append("■", _colour(found, found.holders.get(first)))
+        cells.append("■", _colour(slot_map, slot_map.holders.get(first)))
     legend = Text(f"{title}   ")
-    for shard, count in _counts(found):
-        legend.append("■ ", _colour(found, shard)).append(f"{shard} {count:,}   ")
-    if under_way := found.slots - len(found.holders):
+    for shard, count in _counts(slot_map):
+        legend.append("■ ", _colour(slot_map, shard)).append(f"{shard} {count:,}   ")
+    if under_way := slot_map.slots - len(slot_map.holders):
         legend.append("■ ", NOBODYS).append(f"under way {under_way:,}")
     return Group(legend, cells)
 
 
-def line(found: SlotMap) -> str:
+def line(slot_map: SlotMap) -> str:
     """For a log: `s0 0-341   s1 342-1023`."""
-    by_shard: dict[str, list[int]] = {shard: [] for shard in found.shards}
-    for slot, shard in found.holders.items():
+    by_shard: dict[str, list[int]] = {shard: [] for shard in slot_map.shards}
+    for slot, shard in slot_map.holders.items():
         by_shard[shard].append(slot)
     return "   ".join(f"{shard} {SlotSet.of(slots) if slots else 'none'}" for shard, slots in by_shard.items())
 
 
-def _counts(found: SlotMap) -> Iterable[tuple[str, int]]:
-    held = list(found.holders.values())
-    return ((shard, held.count(shard)) for shard in found.shards)
+def _counts(slot_map: SlotMap) -> Iterable[tuple[str, int]]:
+    holders = list(slot_map.holders.values())
+    return ((shard, holders.count(shard)) for shard in slot_map.shards)
 
 
-def _colour(found: SlotMap, shard: str | None) -> str:
-    return NOBODYS if shard is None else COLOURS[found.shards.index(shard) % len(COLOURS)]
+def _colour(slot_map: SlotMap, shard: str | None) -> str:
+    return NOBODYS if shard is None else COLOURS[slot_map.shards.index(shard) % len(COLOURS)]

@@ -72,21 +72,21 @@ def documents(
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
     """What the manifests can't do as the file stands, each in one sentence."""
-    found = []
+    sentences = []
     if fleet.project_number is None:
-        found.append(
+        sentences.append(
             "project_number isn't set, so Pub/Sub's service agent gets no grants and the platform won't dead-letter; "
             f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` tells the number"
         )
     capped = [s.name for s in fleet.shards if max_replicas(s) < s.autoscaling.most]
     if capped:
         more = f" and {len(capped) - SHARDS_NAMED} more" if len(capped) > SHARDS_NAMED else ""
-        found.append(
+        sentences.append(
             "autoscaling.max is over the number of slots, and more replicas would idle: "
             f"capped for {', '.join(capped[:SHARDS_NAMED])}{more}"
         )
-    found.extend(traffic.warnings(fleet))
-    return tuple(found)
+    sentences.extend(traffic.warnings(fleet))
+    return tuple(sentences)
 
 
 def _refuse_shared_accounts(fleet: Fleet) -> None:

@@ -116,32 +116,32 @@ def cloud(fleet: Fleet) -> Cloud:
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
     emails[gateway.name_of(fleet)] = gateway.email(plan)
-    topics = {name: Topic(name, of["topic_id"]) for name, of in _read(messaging.topics, plan)}
+    topics = {name: Topic(name, fields["topic_id"]) for name, fields in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
     accounts = {
-        name: Account(name, of["account_id"], emails[name], of["display_name"])
-        for name, of in chain(_read(messaging.accounts, plan), _read(gateway.accounts, plan))
+        name: Account(name, fields["account_id"], emails[name], fields["display_name"])
+        for name, fields in chain(_read(messaging.accounts, plan), _read(gateway.accounts, plan))
     }
-    there: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
+    targets: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
     grants = []
-    for name, of in chain(_read(messaging.grants, plan), _read(gateway.grants, plan)):
-        on = _ON[of["resource_kind"]]
-        member = accounts[of["member_account"]] if of["member_account"] else of["member"]
-        external = of.get("resource_external")
-        resource = External(external, of["resource_name"]) if external else there[on][of["resource_name"]]
-        grants.append(Grant(name, of["role"], on, resource, member))
+    for name, fields in chain(_read(messaging.grants, plan), _read(gateway.grants, plan)):
+        on = _ON[fields["resource_kind"]]
+        member = accounts[fields["member_account"]] if fields["member_account"] else fields["member"]
+        external = fields.get("resource_external")
+        resource = External(external, fields["resource_name"]) if external else targets[on][fields["resource_name"]]
+        grants.append(Grant(name, fields["role"], on, resource, member))
     jobs = (
         Job(
             name,
-            of["region"],
-            of["cron"],
-            of["time_zone"],
-            topics[of["topic_name"]],
-            b64decode(of["data"]),
-            of["attributes"],
+            fields["region"],
+            fields["cron"],
+            fields["time_zone"],
+            topics[fields["topic_name"]],
+            b64decode(fields["data"]),
+            fields["attributes"],
         )
-        for name, of in _read(messaging.scheduler_jobs, plan)
+        for name, fields in _read(messaging.scheduler_jobs, plan)
     )
     return Cloud(
         tuple(topics.values()), tuple(subscriptions.values()), tuple(accounts.values()), tuple(grants), tuple(jobs)
@@ -153,16 +153,16 @@ def _read(build: Callable[[Plan], Iterator[Object]], plan: Plan) -> Iterator[tup
 
 
 def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:
-    of: Mapping[str, Any] = item.fields
-    policy = of["dead_letter"]
+    fields: Mapping[str, Any] = item.fields
+    policy = fields["dead_letter"]
     return Subscription(
         item.name,
-        of["subscription_id"],
-        topics[of["topic_name"]],
-        of["filter"],
-        of["ack_deadline_seconds"],
-        of["retention"],
-        of["retain_acked"],
+        fields["subscription_id"],
+        topics[fields["topic_name"]],
+        fields["filter"],
+        fields["ack_deadline_seconds"],
+        fields["retention"],
+        fields["retain_acked"],
         policy
         and DeadLetter(
             topics[policy["topic_name"]],
@@ -170,5 +170,5 @@ def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:
             policy["minimum_backoff"],
             policy["maximum_backoff"],
         ),
-        of["push"] and Push(**of["push"]),
+        fields["push"] and Push(**fields["push"]),
     )

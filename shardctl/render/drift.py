@@ -54,12 +54,12 @@ def pubsub_drift(fleet: Fleet, publisher: Any, subscriber: Any) -> PubSubDrift:
     return PubSubDrift(tuple(step for step in steps if step.action != "identical"), unchangeable)
 
 
-def told(step: Step) -> str:
+def step_text(step: Step) -> str:
     """A step in one line, an update with what each field is and would be."""
     if step.action != "update":
         return str(step)
-    found, wanted = Subscription.pb(step.found), Subscription.pb(step.wanted)
-    changes = (f"{field}: {_shown(found, field)} → {_shown(wanted, field)}" for field in step.fields)
+    live, wanted = Subscription.pb(step.live), Subscription.pb(step.wanted)
+    changes = (f"{field}: {_shown(live, field)} → {_shown(wanted, field)}" for field in step.fields)
     return f"{step.action} {step.kind} {step.name}\n  " + "\n  ".join(changes)
 
 

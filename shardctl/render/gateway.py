@@ -66,7 +66,7 @@ def config_text(fleet: Fleet) -> str:
     return json.dumps(settings, indent=2, sort_keys=True) + "\n"
 
 
-def _found(plan: Plan) -> Iterator[_Gateway]:
+def _gateways(plan: Plan) -> Iterator[_Gateway]:
     settings = plan.fleet.gateway
     if not plan.whole or settings is None:
         return
@@ -84,13 +84,13 @@ def _found(plan: Plan) -> Iterator[_Gateway]:
 
 
 def accounts(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         yield _object(
             plan,
-            found,
+            gateway,
             "IAMServiceAccount",
             project=plan.fleet.project,
-            account_id=account_id(found.name),
+            account_id=account_id(gateway.name),
             display_name=f"HTTP gateway of fleet {plan.fleet.fleet}",
         )
 
@@ -98,27 +98,27 @@ def accounts(plan: Plan) -> Iterator[Object]:
 def grants(plan: Plan) -> Iterator[Object]:
     """It may publish into the fleet's own topics, and nothing else."""
     fleet = plan.fleet
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         yield _grant(
             plan,
-            found,
-            f"{found.name}-workload-identity",
+            gateway,
+            f"{gateway.name}-workload-identity",
             role="roles/iam.workloadIdentityUser",
             resource_kind="IAMServiceAccount",
-            resource_name=found.name,
-            member=f"serviceAccount:{fleet.project}.svc.id.goog[{fleet.namespace}/{found.name}]",
+            resource_name=gateway.name,
+            member=f"serviceAccount:{fleet.project}.svc.id.goog[{fleet.namespace}/{gateway.name}]",
             member_account=None,
         )
         for topic in topology.topics(fleet):
             yield _grant(
                 plan,
-                found,
-                f"{found.name}-{object_name(topic.id)}-publisher",
+                gateway,
+                f"{gateway.name}-{object_name(topic.id)}-publisher",
                 role="roles/pubsub.publisher",
                 resource_kind="PubSubTopic",
                 resource_name=object_name(topic.id),
                 member=None,
-                member_account=found.name,
+                member_account=gateway.name,
             )
 
 
@@ -130,27 +130,27 @@ def email(plan: Plan) -> str:
 
 
 def service_accounts(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
-        yield _object(plan, found, "ServiceAccount", account_email=email(plan))
+    for gateway in _gateways(plan):
+        yield _object(plan, gateway, "ServiceAccount", account_email=email(plan))
 
 
 def config_maps(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         config = Lines(config_text(plan.fleet))
-        yield _object(plan, found, "ConfigMap", template="gatewayconfigmap", file=CONFIG_FILE, config=config)
+        yield _object(plan, gateway, "ConfigMap", template="gatewayconfigmap", file=CONFIG_FILE, config=config)
 
 
 def deployments(plan: Plan) -> Iterator[Object]:
     fleet = plan.fleet
-    for found in _found(plan):
-        settings = found.settings
+    for gateway in _gateways(plan):
+        settings = gateway.settings
         pre_stop = seconds(settings.pre_stop)
         yield _object(
             plan,
-            found,
+            gateway,
             "Deployment",
             template="gatewaydeployment",
-            app=found.app,
+            app=gateway.app,
             replicas=settings.autoscaling.min if settings.autoscaling.kind == "none" else None,
             image=fleet.image,
             config_checksum=sha256(config_text(fleet).encode()).hexdigest(),
@@ -166,13 +166,13 @@ def deployments(plan: Plan) -> Iterator[Object]:
 
 
 def services(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         yield _object(
             plan,
-            found,
+            gateway,
             "Service",
             template="service-http",
-            app=found.app,
+            app=gateway.app,
             shard=None,
             upstream_policy=None,
             affinity_seconds=None,
@@ -182,12 +182,12 @@ def services(plan: Plan) -> Iterator[Object]:
 
 
 def autoscalers(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
-        scaling = found.settings.autoscaling
+    for gateway in _gateways(plan):
+        scaling = gateway.settings.autoscaling
         if scaling.kind == "hpa":
             yield _object(
                 plan,
-                found,
+                gateway,
                 "HorizontalPodAutoscaler",
                 target_kind="Deployment",
                 min_replicas=scaling.min,
@@ -198,29 +198,29 @@ def autoscalers(plan: Plan) -> Iterator[Object]:
 
 
 def disruption_budgets(plan: Plan) -> Iterator[Object]:
-    for found in _found(plan):
-        yield _object(plan, found, "PodDisruptionBudget", template="gatewaypoddisruptionbudget", app=found.app)
+    for gateway in _gateways(plan):
+        yield _object(plan, gateway, "PodDisruptionBudget", template="gatewaypoddisruptionbudget", app=gateway.app)
 
 
 def network_policies(plan: Plan) -> Iterator[Object]:
     policy = plan.fleet.network_policy
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         if policy is None:
             continue
         reached = [*METADATA_SERVER, policy.google_apis]
-        auth = found.settings.auth
+        auth = gateway.settings.auth
         if auth.kind == "oidc":
             reached.append(Reach(ports=(urlsplit(auth.jwks_url).port or 443,)))
         dns = tuple((protocol, port) for port in policy.dns.ports for protocol in ("UDP", "TCP"))
         egress = [Rule(dns, policy.dns.cidrs)]
         egress += (Rule(tuple(("TCP", port) for port in reach.ports), reach.cidrs) for reach in reached)
-        chosen = found.settings.from_namespaces
+        chosen = gateway.settings.from_namespaces
         yield _object(
             plan,
-            found,
+            gateway,
             "NetworkPolicy",
             template="gatewaynetworkpolicy",
-            app=found.app,
+            app=gateway.app,
             from_namespaces=tuple(dict.fromkeys([*chosen, *policy.from_namespaces])) if chosen else (),
             egress=tuple(dict.fromkeys(egress)),
         )
@@ -236,16 +236,16 @@ def pod_monitors(plan: Plan) -> Iterator[Object]:
 
 def _scraping(plan: Plan, stack: str, kind: str) -> Iterator[Object]:
     watching = plan.fleet.monitoring
-    for found in _found(plan):
+    for gateway in _gateways(plan):
         if watching.stack == stack:
-            labels = tuple(sorted({**watching.labels, **dict(found.labels)}.items()))
+            labels = tuple(sorted({**watching.labels, **dict(gateway.labels)}.items()))
             interval = seconds_text(watching.scrape_interval)
-            yield plan.object(kind, found.name, None, labels=labels, app=found.app, interval=interval)
+            yield plan.object(kind, gateway.name, None, labels=labels, app=gateway.app, interval=interval)
 
 
-def _object(plan: Plan, of: _Gateway, kind: str, *, template: str | None = None, **fields: object) -> Object:
-    return plan.object(kind, of.name, None, template=template, labels=of.labels, **fields)
+def _object(plan: Plan, gateway: _Gateway, kind: str, *, template: str | None = None, **fields: object) -> Object:
+    return plan.object(kind, gateway.name, None, template=template, labels=gateway.labels, **fields)
 
 
-def _grant(plan: Plan, of: _Gateway, name: str, **fields: object) -> Object:
-    return plan.object("IAMPolicyMember", name, None, template=None, labels=of.labels, **fields)
+def _grant(plan: Plan, gateway: _Gateway, name: str, **fields: object) -> Object:
+    return plan.object("IAMPolicyMember", name, None, template=None, labels=gateway.labels, **fields)

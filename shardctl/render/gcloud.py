@@ -21,17 +21,17 @@ def text(fleet: Fleet) -> str:
     return f"{head}\nproject={quote(fleet.project)}\n" + "".join(f"{call}\n" for call in calls)
 
 
-def _calls(fleet: Fleet, found: Cloud) -> Iterator[Sequence[str]]:
+def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
     labels = _mapping(sorted(topology.cloud_labels(fleet).items()))
-    for topic in found.topics:
+    for topic in resources.topics:
         yield "topic", topic.id, labels
-    for sub in found.subscriptions:
+    for sub in resources.subscriptions:
         yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
-    for account in found.accounts:
+    for account in resources.accounts:
         yield "account", account.email, account.id, account.display_name
-    for grant in found.grants:
+    for grant in resources.grants:
         yield _grant(grant)
-    for job in found.jobs:
+    for job in resources.jobs:
         yield _job(fleet, job)
 
 

@@ -97,7 +97,7 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
 
     def add_pods(pods: int, resources: Resources) -> None:
         add("pods", Fraction(pods))
-        for resource, each in (
+        for resource, quantity in (
             ("requests.cpu", resources.cpu),
             ("requests.memory", resources.memory),
             ("requests.ephemeral-storage", resources.ephemeral_storage),
@@ -105,7 +105,7 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
             ("limits.memory", resources.memory_limit),
             ("limits.ephemeral-storage", resources.ephemeral_storage_limit),
         ):
-            add(resource, pods * quantities.read(each))
+            add(resource, pods * quantities.read(quantity))
 
     for shard in fleet.shards:
         workload = shard.workload

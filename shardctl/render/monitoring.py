@@ -44,7 +44,7 @@ def prometheus_rules(plan: Plan) -> Iterator[Object]:
         yield _rules(plan, "PrometheusRule", plan.app, alerts(plan.fleet))
 
 
-def _rules(plan: Plan, kind: str, name: str, of: Iterable[Alert]) -> Object:
+def _rules(plan: Plan, kind: str, name: str, alerts: Iterable[Alert]) -> Object:
     return plan.object(
         kind,
         name,
@@ -52,7 +52,7 @@ def _rules(plan: Plan, kind: str, name: str, of: Iterable[Alert]) -> Object:
         labels=_labels(plan),
         group=plan.app,
         interval=seconds_text(plan.fleet.monitoring.evaluation_interval),
-        rules=[_rule(plan, alert) for alert in of],
+        rules=[_rule(plan, alert) for alert in alerts],
     )
 
 

@@ -60,7 +60,7 @@ class Plan:
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
-        found = []
+        writers = []
         for shard in self.shards:
             name = topology.shard_id(self.fleet, shard)
             labels = self._labelled(
@@ -72,8 +72,8 @@ class Plan:
                     "app.kubernetes.io/component": "consumer",
                 }
             )
-            found.append(Writer(shard, name, labels, topology.every_subscription(self.fleet, shard)))
-        return tuple(found)
+            writers.append(Writer(shard, name, labels, topology.every_subscription(self.fleet, shard)))
+        return tuple(writers)
 
     @cached_property
     def dead_letter_topic(self) -> str:

@@ -27,29 +27,28 @@ _KEPT = {"prevent_destroy": True}
 
 def text(fleet: Fleet) -> str:
     """One module, to be used as a folder of its own. Needs the whole fleet: what is left out, Terraform would destroy."""
-    found = cloud(fleet)
     module = {
         "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
         "terraform": {
             "required_version": ">= 1.0",
             "required_providers": {"google": {"source": "hashicorp/google", "version": ">= 5.0"}},
         },
-        "resource": {kind: resources for kind, resources in _resources(fleet, found).items() if resources},
+        "resource": {kind: resources for kind, resources in _resources(fleet, cloud(fleet)).items() if resources},
     }
     return json.dumps(module, indent=2) + "\n"
 
 
-def _resources(fleet: Fleet, found: Cloud) -> dict[str, dict[str, Any]]:
+def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
     project = _literal(fleet.project)
     labels = {key: _literal(value) for key, value in sorted(topology.cloud_labels(fleet).items())}
     resources: dict[str, dict[str, Any]] = {
         "google_pubsub_topic": {
             address(topic.name): {"project": project, "name": _literal(topic.id), "labels": labels, "lifecycle": _KEPT}
-            for topic in found.topics
+            for topic in cloud.topics
         },
         "google_pubsub_subscription": {
             address(sub.name): {"project": project, **_subscription(sub), "labels": labels, "lifecycle": _KEPT}
-            for sub in found.subscriptions
+            for sub in cloud.subscriptions
         },
         "google_service_account": {
             address(account.name): {
@@ -57,14 +56,14 @@ def _resources(fleet: Fleet, found: Cloud) -> dict[str, dict[str, Any]]:
                 "account_id": account.id,
                 "display_name": _literal(account.display_name),
             }
-            for account in found.accounts
+            for account in cloud.accounts
         },
         "google_pubsub_topic_iam_member": {},
         "google_pubsub_subscription_iam_member": {},
         "google_service_account_iam_member": {},
-        "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in found.jobs},
+        "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in cloud.jobs},
     }
-    for grant in found.grants:
+    for grant in cloud.grants:
         kind = f"{_RESOURCES[type(grant.resource)]}_iam_member"
         own = {} if grant.on == "account" else {"project": project}
         resources[kind][address(grant.name)] = {**own, **_grant(grant)}

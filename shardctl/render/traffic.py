@@ -21,14 +21,14 @@ class Match:
     type: str | None
 
 
-def slot_patterns(fleet: Fleet, shard: Shard, each: int = PREFIXES_A_PATTERN) -> tuple[str, ...]:
+def slot_patterns(fleet: Fleet, shard: Shard, per_pattern: int = PREFIXES_A_PATTERN) -> tuple[str, ...]:
     """Anchored patterns that match the digits of the shard's slots, whole and alone: `^(01[01]{8}|1[01]{9})$`.
 
     RE2, PCRE and Rust read them alike. They match exactly `slot_bits` digits, so a slot that isn't one finds no shard.
     """
     bits = fleet.routing.slot_bits
     whole = [prefix + _any_digits(bits - len(prefix)) for prefix in shard.slots.prefixes(bits)]
-    chunks = (whole[first : first + each] for first in range(0, len(whole), each))
+    chunks = (whole[first : first + per_pattern] for first in range(0, len(whole), per_pattern))
     return tuple(f"^{chunk[0]}$" if len(chunk) == 1 else f"^({'|'.join(chunk)})$" for chunk in chunks)
 
 
@@ -118,7 +118,7 @@ def ingresses(plan: Plan) -> Iterator[Object]:
     fleet = plan.fleet
     traffic = fleet.traffic
     for writer in plan.writers if traffic.form == "kong" else ():
-        everything = slot_patterns(fleet, writer.shard, each=len(fleet.shards) << fleet.routing.slot_bits)
+        everything = slot_patterns(fleet, writer.shard, per_pattern=len(fleet.shards) << fleet.routing.slot_bits)
         if not everything:
             continue  # a shard that gives all of its slots away
         asked = {traffic.slot_header: f"~*{everything[0]}"}  # by `~*` Kong knows a pattern

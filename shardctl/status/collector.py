@@ -80,12 +80,12 @@ class Collector:
         }
         reachable = {name: url for name, url in urls.items() if not isinstance(url, Unknown)}
         questions |= {f"database of {name}": partial(self._databases.look, url) for name, url in reachable.items()}
-        told = self._asker.ask(questions)
+        answers = self._asker.ask(questions)
         facts: dict[str, DatabaseFacts | Unknown] = {
-            name: url if isinstance(url, Unknown) else told[f"database of {name}"] for name, url in urls.items()
+            name: url if isinstance(url, Unknown) else answers[f"database of {name}"] for name, url in urls.items()
         }
-        report = assemble(fleet, datetime.now(UTC), facts, told["backlog"], told["metrics"])
-        known = {name: each.known for name, each in facts.items() if isinstance(each, DatabaseFacts)}
+        report = assemble(fleet, datetime.now(UTC), facts, answers["backlog"], answers["metrics"])
+        known = {name: database.known for name, database in facts.items() if isinstance(database, DatabaseFacts)}
         return Look(fleet, report, known, reachable)
 
     def close(self) -> None:
@@ -119,10 +119,10 @@ class FleetFile:
 
     def _now(self) -> tuple[int, int] | None:
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return stat.st_mtime_ns, stat.st_size
 
 
 def sources(given: Mapping[str, str], prometheus: str | None, environment: Mapping[str, str] = os.environ) -> Sources:
@@ -186,8 +186,8 @@ def database_urls(
     if file is not None:
         with suppress(localfile.LocalFileError):  # told of where the metrics are asked for
             local = localfile.read(file).databases
-    found: dict[str, str | Unknown] = {}
+    urls: dict[str, str | Unknown] = {}
     for shard in fleet.shards:
         url = given.get(shard.name) or environment.get(database_url_variable(shard)) or local.get(shard.name)
-        found[shard.name] = url or Unknown("no URL: set SHARDCTL_DATABASE_URL_<SHARD>, or give --database SHARD=URL")
-    return found
+        urls[shard.name] = url or Unknown("no URL: set SHARDCTL_DATABASE_URL_<SHARD>, or give --database SHARD=URL")
+    return urls

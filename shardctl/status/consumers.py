@@ -73,19 +73,19 @@ class Rates:
         self._totals: dict[str, dict[str, float]] = {}
         self._taken: float | None = None
 
-    def work(self, found: Sequence[Sample], now: float | None = None) -> dict[str, Work]:
+    def work(self, samples: Sequence[Sample], now: float | None = None) -> dict[str, Work]:
         """By shard. Rates are None at the first look, and where nobody answers."""
         now = time.monotonic() if now is None else now
         seconds = None if self._taken is None else max(0.001, now - self._taken)
         self._taken = now
         by_shard: dict[str, list[Sample]] = {}
-        for sample in found:
+        for sample in samples:
             by_shard.setdefault(sample.consumer.shard, []).append(sample)
         return {shard: self._work(shard, all_, seconds) for shard, all_ in by_shard.items()}
 
-    def _work(self, shard: str, found: Sequence[Sample], seconds: float | None) -> Work:
+    def _work(self, shard: str, samples: Sequence[Sample], seconds: float | None) -> Work:
         grown, totals = dict.fromkeys(COUNTERS, 0.0), self._totals.setdefault(shard, dict.fromkeys(COUNTERS, 0.0))
-        answered = [sample for sample in found if sample.metrics]
+        answered = [sample for sample in samples if sample.metrics]
         for sample in answered:
             before = self._last.get(sample.consumer.name)
             for counter in COUNTERS:
@@ -95,21 +95,21 @@ class Rates:
                 totals[counter] += growth
                 grown[counter] += growth if before is not None else 0.0
             self._last[sample.consumer.name] = sample.metrics
-        told = bool(answered)
-        rates = {name: grown[name] / seconds if told and seconds else None for name in COUNTERS}
+        has_answers = bool(answered)
+        rates = {name: grown[name] / seconds if has_answers and seconds else None for name in COUNTERS}
         rows, batches = (grown if grown[BATCHES] else totals)[ROWS], (grown if grown[BATCHES] else totals)[BATCHES]
         return Work(
-            round(totals[APPLIED]) if told else None,
-            round(totals[DUPLICATES]) if told else None,
-            round(totals[DEAD]) if told else None,
+            round(totals[APPLIED]) if has_answers else None,
+            round(totals[DUPLICATES]) if has_answers else None,
+            round(totals[DEAD]) if has_answers else None,
             rates[APPLIED],
             rates[DUPLICATES],
             rates[CONTENDED],
-            rows / batches if told and batches else None,
-            len(found),
+            rows / batches if has_answers and batches else None,
+            len(samples),
             sum(sample.metrics.get(READY, 0.0) > 0 for sample in answered),
-            frozenset(sample.consumer.name for sample in found),
-            tuple(trouble for sample in found for trouble in _troubles(sample)),
+            frozenset(sample.consumer.name for sample in samples),
+            tuple(trouble for sample in samples for trouble in _troubles(sample)),
         )
 
 
@@ -117,11 +117,11 @@ def _troubles(sample: Sample) -> list[str]:
     name, metrics = sample.consumer.name, sample.metrics
     if not metrics:
         return [f"replica {name} doesn't answer"]
-    told = []
+    troubles = []
     if not metrics.get(READY):
-        told.append(f"replica {name} isn't ready" + (f" ({sample.not_ready[:200]})" if sample.not_ready else ""))
+        troubles.append(f"replica {name} isn't ready" + (f" ({sample.not_ready[:200]})" if sample.not_ready else ""))
     if metrics.get(REDIS_DEGRADED):
-        told.append(f"replica {name} works without Redis: replicas may repeat each other's work, nothing is lost")
+        troubles.append(f"replica {name} works without Redis: replicas may repeat each other's work, nothing is lost")
     if metrics.get(DATABASE_UP) == 0:
-        told.append(f"replica {name} can't reach the database")
-    return told
+        troubles.append(f"replica {name} can't reach the database")
+    return troubles

@@ -88,11 +88,11 @@ def _seen(connection: Connection) -> dict[str, tuple[timedelta, tuple[int, ...]]
 
 
 def _readers(seen: Mapping[str, tuple[timedelta, tuple[int, ...]]]) -> dict[int, timedelta]:
-    found: dict[int, timedelta] = {}
+    readers: dict[int, timedelta] = {}
     for ago, generations in seen.values():
         for generation in generations:
-            found[generation] = min(ago, found.get(generation, ago))
-    return found
+            readers[generation] = min(ago, readers.get(generation, ago))
+    return readers
 
 
 def _parked(connection: Connection) -> tuple[int, int]:

@@ -33,8 +33,8 @@ def table(report: Report, *foot: str) -> RenderableType:
         name, slots, ready, *figures = cells(shard)
         short = shard.work.ready is not None and shard.work.ready != shard.work.replicas
         drawn.add_row(Text(name), slots, Text(ready, style="yellow" if short else ""), *figures)
-    lines = (Text(printable_line(told), style=style) for told, style in below(report))
-    return Group(drawn, *lines, *(Text(printable_line(each)) for each in foot))
+    lines = (Text(printable_line(text), style=style) for text, style in below(report))
+    return Group(drawn, *lines, *(Text(printable_line(foot_line)) for foot_line in foot))
 
 
 def line(report: Report) -> str:
@@ -44,15 +44,15 @@ def line(report: Report) -> str:
         f"applied {_count(shard.work.applied)} ({_figure(shard.work.writes_per_second)}/s)"
         for shard in report.shards
     )
-    told = [*shards, _foot(report)]
+    parts = [*shards, _foot(report)]
     if report.moving and report.moving.survey:
-        told.append(_progress(report.moving.survey))
+        parts.append(_progress(report.moving.survey))
     troubles = sum(len(shard.troubles) for shard in report.shards) + len(report.troubles)
     if troubles:
-        told.append(f"degraded: {troubles:,}")
+        parts.append(f"degraded: {troubles:,}")
     if report.unknown:
-        told.append(f"not known: {', '.join(report.unknown)}")
-    return "   ".join(told)
+        parts.append(f"not known: {', '.join(report.unknown)}")
+    return "   ".join(parts)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -93,20 +93,20 @@ def _shard_json(shard: ShardStatus) -> dict[str, Any]:
 
 
 def _moving_json(moving: Moving) -> dict[str, Any]:
-    found = moving.survey
+    survey = moving.survey
     return {
         "id": moving.id,
         "states": dict(moving.states),
-        "slots": found and found.total,
-        "stages": found and {str(stage): count for stage, count in found.stages.items()},
-        "moves": found
+        "slots": survey and survey.total,
+        "stages": survey and {str(stage): count for stage, count in survey.stages.items()},
+        "moves": survey
         and [
             {"from": source, "to": destination, "slots": str(slots), "slot_count": len(slots)}
-            for (source, destination), slots in found.moves.items()
+            for (source, destination), slots in survey.moves.items()
         ],
-        "in_hand": found and str(found.in_hand),
-        "seconds_left": found and found.seconds_left,
-        "broken": found and list(found.broken),
+        "in_hand": survey and str(survey.in_hand),
+        "seconds_left": survey and survey.seconds_left,
+        "broken": survey and list(survey.broken),
     }
 
 
@@ -131,7 +131,7 @@ def below(report: Report) -> Iterator[tuple[str, str]]:
     """The lines under the table, with a style each."""
     yield _foot(report), ""
     if report.moving:
-        yield from ((told, "") for told in _moving(report.moving))
+        yield from ((text, "") for text in _moving(report.moving))
     if report.moving or any(_odd(shard) for shard in report.shards):
         for shard in report.shards:
             if shard.lanes:
@@ -162,11 +162,11 @@ def _moving(moving: Moving) -> Iterator[str]:
         yield f"  broken: {fault}"
 
 
-def _progress(found: Summary) -> str:
-    stages = ", ".join(f"{count:,} {stage}" for stage, count in found.stages.items() if count and stage != "arrived")
-    told = f"{found.stages.get('arrived', 0):,} of {found.total:,} slots handed over"
-    told += f" ({stages})" if stages else ""
-    return told + (f", about {duration(found.seconds_left)} left" if found.seconds_left else "")
+def _progress(summary: Summary) -> str:
+    stages = ", ".join(f"{count:,} {stage}" for stage, count in summary.stages.items() if count and stage != "arrived")
+    progress = f"{summary.stages.get('arrived', 0):,} of {summary.total:,} slots handed over"
+    progress += f" ({stages})" if stages else ""
+    return progress + (f", about {duration(summary.seconds_left)} left" if summary.seconds_left else "")
 
 
 def _foot(report: Report) -> str:

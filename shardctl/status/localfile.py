@@ -35,19 +35,21 @@ class LocalFile:
 
     def write(self, path: Path) -> None:
         """In the place of an earlier one at once. Raises FileError."""
-        told = {
-            "consumers": [{"name": each.name, "shard": each.shard, "url": each.url} for each in self.consumers],
+        content = {
+            "consumers": [
+                {"name": consumer.name, "shard": consumer.shard, "url": consumer.url} for consumer in self.consumers
+            ],
             "databases": dict(self.databases),
         }
-        atomicfile.write(path, f"{json.dumps(told, indent=1)}\n".encode(), private=True)
+        atomicfile.write(path, f"{json.dumps(content, indent=1)}\n".encode(), private=True)
 
 
 def read(path: Path) -> LocalFile:
     """Raises LocalFileError."""
     try:
-        told = json.loads(path.read_text())
-        consumers = tuple(LocalConsumer(each["name"], each["shard"], each["url"]) for each in told["consumers"])
-        return LocalFile(consumers, {str(name): str(url) for name, url in told["databases"].items()})
+        content = json.loads(path.read_text())
+        consumers = tuple(LocalConsumer(entry["name"], entry["shard"], entry["url"]) for entry in content["consumers"])
+        return LocalFile(consumers, {str(name): str(url) for name, url in content["databases"].items()})
     except OSError as error:
         raise LocalFileError(
             f"{path}: {error.strerror}. {VARIABLE} names it; has the fleet ended? Read the env file of the one that runs."

@@ -75,7 +75,7 @@ def slot_maps(fleet: Fleet, known: Mapping[str, Known]) -> tuple[SlotMap, ...]:
 
 
 def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[str, Mapping[str, SlotSet]]) -> SlotMap:
-    holders, from_file, found = {}, [], dict[str, SlotSet]()
+    holders, from_file, slots_by_stage = {}, [], dict[str, SlotSet]()
     types = ""
     for shard in shards:
         types = ", ".join(shard.types) or ("all but " + ", ".join(shard.except_types) if shard.except_types else "")
@@ -88,19 +88,20 @@ def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[st
                 lane.slot for lane in there.lanes.values() if lane.state == LaneState.ACTIVE
             )
         for stage, slots in stages.get(shard.name, {}).items():
-            found[stage] = found.get(stage, SlotSet()) | slots
-    return SlotMap(types, holders, tuple(from_file), found)
+            slots_by_stage[stage] = slots_by_stage.get(stage, SlotSet()) | slots
+    return SlotMap(types, holders, tuple(from_file), slots_by_stage)
 
 
 def _stages(fleet: Fleet, known: Mapping[str, Known]) -> dict[str, dict[str, SlotSet]]:
     """The slots of each shard by where their hand-over stands; nothing where a database doesn't answer."""
     if not fleet.rebalancing or any(shard.name not in known for shard in handover.participating(fleet)):
         return {}
-    views = {name: each.lanes for name, each in known.items()}
-    found: dict[str, dict[Stage, list[int]]] = {}
-    for of in handover.hand_overs(fleet):
-        stage = handover.standing(of, views).stage
-        found.setdefault(of.to.shard, {}).setdefault(stage, []).append(of.slot)
+    views = {name: database.lanes for name, database in known.items()}
+    slots_by_shard: dict[str, dict[Stage, list[int]]] = {}
+    for hand_over in handover.hand_overs(fleet):
+        stage = handover.standing(hand_over, views).stage
+        slots_by_shard.setdefault(hand_over.to.shard, {}).setdefault(stage, []).append(hand_over.slot)
     return {
-        shard: {str(stage): SlotSet.of(slots) for stage, slots in by_stage.items()} for shard, by_stage in found.items()
+        shard: {str(stage): SlotSet.of(slots) for stage, slots in by_stage.items()}
+        for shard, by_stage in slots_by_shard.items()
     }

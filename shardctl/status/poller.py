@@ -49,15 +49,15 @@ class Asker:
 
     def _answer(self, name: str, deadline: float) -> Any:
         try:
-            found = self._under_way[name].result(max(0.0, deadline - time.monotonic()))
+            answer = self._under_way[name].result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             if not self._under_way[name].done():
                 return Unknown(f"no answer within {self._patience_seconds:g} s")
-            found = Unknown("timed out")
+            answer = Unknown("timed out")
         except (ShardctlError, UnknownError, OSError) as error:
-            found = Unknown(str(error))
+            answer = Unknown(str(error))
         except BaseException:
             del self._under_way[name]
             raise
         del self._under_way[name]
-        return found
+        return answer

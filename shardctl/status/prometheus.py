@@ -78,8 +78,8 @@ class Prometheus:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PrometheusError(f"{self._shown} can't be asked: {error or type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
-            told = answer.text[:MAX_ANSWER_CHARACTERS].strip()
-            raise PrometheusError(f"{self._shown} refused to tell ({answer.status_code}): {told}")
+            text = answer.text[:MAX_ANSWER_CHARACTERS].strip()
+            raise PrometheusError(f"{self._shown} refused to tell ({answer.status_code}): {text}")
         try:
             return dict(_values(answer.json()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -109,33 +109,33 @@ def queries(fleet: Fleet) -> dict[str, str]:
     }
 
 
-def _values(told: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for each in told["data"]["result"]:
-        value = float(each["value"][1])
+def _values(answer: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for series in answer["data"]["result"]:
+        value = float(series["value"][1])
         if math.isfinite(value):  # 0 rows in 0 batches is no number
-            yield str(each["metric"].get("shard", "")), value
+            yield str(series["metric"].get("shard", "")), value
 
 
-def _work(of: Mapping[str, float | None]) -> Work:
-    replicas, ready = _whole(of["replicas"]), _whole(of["ready"])
+def _work(figures: Mapping[str, float | None]) -> Work:
+    replicas, ready = _whole(figures["replicas"]), _whole(figures["ready"])
     troubles = []
     if replicas and ready is not None and ready < replicas:
         troubles.append(f"{replicas - ready} of {replicas} replicas aren't ready")
-    if degraded := _whole(of["without_redis"]):
+    if degraded := _whole(figures["without_redis"]):
         troubles.append(f"{degraded} of {replicas} replicas work without Redis: they may repeat each other's work")
-    if cut_off := _whole(of["without_database"]):
+    if cut_off := _whole(figures["without_database"]):
         troubles.append(f"{cut_off} of {replicas} replicas can't reach the database")
-    dead = _whole(of["dead_lettered"])
-    applied = _whole(of["applied"])
+    dead = _whole(figures["dead_lettered"])
+    applied = _whole(figures["applied"])
     return Work(
         applied,
-        _whole(of["duplicates"]),
+        _whole(figures["duplicates"]),
         # Labelled by reason, the counter isn't there before the first.
         0 if dead is None and applied is not None else dead,
-        of["writes_per_second"],
-        of["duplicates_per_second"],
-        of["locks_contended_per_second"],
-        of["rows_a_batch"],
+        figures["writes_per_second"],
+        figures["duplicates_per_second"],
+        figures["locks_contended_per_second"],
+        figures["rows_a_batch"],
         replicas,
         ready,
         None,
@@ -149,7 +149,7 @@ def _whole(value: float | None) -> int | None:
 
 def _google_token() -> Callable[[], str]:
     """From the credentials that are here, refreshed when they have run out. Raises PrometheusError when called."""
-    held: list[Any] = []
+    credentials: list[Any] = []
 
     def authorization() -> str:
         import google.auth
@@ -157,15 +157,15 @@ def _google_token() -> Callable[[], str]:
         from google.auth.transport.requests import Request
 
         try:
-            if not held:
-                held.append(google.auth.default(scopes=[SCOPE])[0])
-            if not held[0].valid:
-                held[0].refresh(Request())
+            if not credentials:
+                credentials.append(google.auth.default(scopes=[SCOPE])[0])
+            if not credentials[0].valid:
+                credentials[0].refresh(Request())
         except GoogleAuthError as error:
             raise PrometheusError(
                 "there are no Google Cloud credentials to ask managed Prometheus with. "
                 "Run `gcloud auth application-default login`."
             ) from error
-        return f"Bearer {held[0].token}"
+        return f"Bearer {credentials[0].token}"
 
     return authorization

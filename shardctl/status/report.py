@@ -92,7 +92,7 @@ class Report:
 def subscription_ids(fleet: Fleet) -> tuple[str, ...]:
     """Every subscription whose backlog is known."""
     shards = (sub.id for shard in fleet.shards for sub in topology.every_subscription(fleet, shard))
-    strays = (each.id for each in topology.strays(fleet))
+    strays = (stray.id for stray in topology.strays(fleet))
     return (*shards, topology.dead_letter_subscription(fleet), *strays)
 
 
@@ -105,17 +105,19 @@ def assemble(
 ) -> Report:
     """`databases` and `work` are by shard, `backlogs` by subscription."""
     unknown: dict[str, str] = {}
-    for what, found in (("backlog", backlogs), ("metrics", work)):
-        if isinstance(found, Unknown):
-            unknown[what] = found.why
-    held = {} if isinstance(backlogs, Unknown) else backlogs
+    for what, answer in (("backlog", backlogs), ("metrics", work)):
+        if isinstance(answer, Unknown):
+            unknown[what] = answer.why
+    known_backlogs = {} if isinstance(backlogs, Unknown) else backlogs
     counted = {} if isinstance(work, Unknown) else work
-    facts = {name: each for name, each in databases.items() if not isinstance(each, Unknown)}
-    unknown |= _silent({name: each.why for name, each in databases.items() if isinstance(each, Unknown)})
-    moves, why_not = moving(fleet, {name: each.known for name, each in facts.items()}, at)
+    facts = {name: database for name, database in databases.items() if not isinstance(database, Unknown)}
+    unknown |= _silent({name: database.why for name, database in databases.items() if isinstance(database, Unknown)})
+    moves, why_not = moving(fleet, {name: database.known for name, database in facts.items()}, at)
     if why_not:
         unknown["rebalance"] = why_not
-    shards = tuple(_shard(fleet, shard, facts.get(shard.name), held, counted.get(shard.name)) for shard in fleet.shards)
+    shards = tuple(
+        _shard(fleet, shard, facts.get(shard.name), known_backlogs, counted.get(shard.name)) for shard in fleet.shards
+    )
     if not isinstance(backlogs, Unknown):
         lacking = [name for name in subscription_ids(fleet) if _messages(backlogs, [name]) is None]
         if lacking:
@@ -124,27 +126,27 @@ def assemble(
         fleet.fleet,
         at,
         shards,
-        _messages(held, [topology.dead_letter_subscription(fleet)]),
-        _messages(held, [each.id for each in topology.strays(fleet)]),
+        _messages(known_backlogs, [topology.dead_letter_subscription(fleet)]),
+        _messages(known_backlogs, [stray.id for stray in topology.strays(fleet)]),
         moves,
-        tuple(other_rebalances(fleet, {name: each.known for name, each in facts.items()})),
+        tuple(other_rebalances(fleet, {name: database.known for name, database in facts.items()})),
         unknown,
         nothing=not facts
         and isinstance(work, Unknown)
-        and not any(each.messages is not None for each in held.values()),
+        and not any(backlog.messages is not None for backlog in known_backlogs.values()),
     )
 
 
 def _silent(databases: Mapping[str, str]) -> dict[str, str]:
     """Databases that don't answer for one reason are reported together."""
-    found: dict[str, list[str]] = {}
+    names_by_reason: dict[str, list[str]] = {}
     for name, why in databases.items():
-        found.setdefault(why, []).append(name)
-    return {f"database{'s' if len(names) > 1 else ''} of {_some(names)}": why for why, names in found.items()}
+        names_by_reason.setdefault(why, []).append(name)
+    return {f"database{'s' if len(names) > 1 else ''} of {_some(names)}": why for why, names in names_by_reason.items()}
 
 
 def _shard(
-    fleet: Fleet, shard: Shard, facts: DatabaseFacts | None, held: Mapping[str, Backlog], work: Work | None
+    fleet: Fleet, shard: Shard, facts: DatabaseFacts | None, backlogs: Mapping[str, Backlog], work: Work | None
 ) -> ShardStatus:
     names = [sub.id for sub in topology.every_subscription(fleet, shard)]
     counts = work or Work()
@@ -152,8 +154,8 @@ def _shard(
     return ShardStatus(
         shard.name,
         len(shard.slots),
-        _messages(held, names),
-        _oldest_seconds(held, names),
+        _messages(backlogs, names),
+        _oldest_seconds(backlogs, names),
         counts,
         facts.parked_keys if facts and there else None,
         facts.parked_messages if facts and there else None,
@@ -177,30 +179,30 @@ def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: 
         expected = names is None or name in names
         if SILENT_SECONDS <= seconds < FORGOTTEN_SECONDS and expected:
             yield f"replica {name} last said {seconds:,.0f} s ago that it is there"
-    held = {lane.generation for lane in facts.known.lanes.values() if lane.state == LaneState.ACTIVE}
-    for generation in sorted(held):
+    active = {lane.generation for lane in facts.known.lanes.values() if lane.state == LaneState.ACTIVE}
+    for generation in sorted(active):
         ago = facts.known.readers.get(generation)
         if ago is None or ago.total_seconds() >= SILENT_SECONDS:
             since = "no consumer has read" if ago is None else f"for {ago.total_seconds():,.0f} s no consumer has read"
             yield f"{since} generation {generation}, which holds slots"
-    if not fleet.rebalancing and held - {shard.generation}:
-        others = ", ".join(map(str, sorted(held - {shard.generation})))
+    if not fleet.rebalancing and active - {shard.generation}:
+        others = ", ".join(map(str, sorted(active - {shard.generation})))
         yield f"its database holds slots in generation {others}; the file says {shard.generation}"
 
 
-def _messages(held: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
+def _messages(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
     """The messages of all, or None where one isn't known: a part of a backlog would pass for the whole."""
-    counts = [held[name].messages if name in held else None for name in names]
+    counts = [backlogs[name].messages if name in backlogs else None for name in names]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _oldest_seconds(held: Mapping[str, Backlog], names: Sequence[str]) -> float | None:
+def _oldest_seconds(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> float | None:
     """The age of the oldest message; 0 where there is none."""
-    if _messages(held, names) is None:
+    if _messages(backlogs, names) is None:
         return None
-    waiting = [held[name] for name in names if held[name].messages]
-    ages = [None if each.oldest_us is None else (each.at_us - each.oldest_us) / 1e6 for each in waiting]
+    waiting = [backlogs[name] for name in names if backlogs[name].messages]
+    ages = [None if backlog.oldest_us is None else (backlog.at_us - backlog.oldest_us) / 1e6 for backlog in waiting]
     known = [age for age in ages if age is not None]
     return max(0.0, *known, 0.0) if len(known) == len(ages) else None
 

@@ -115,13 +115,13 @@ class _Api:
 
 def _pages() -> list[tuple[str, bytes, str]]:
     """Every file of the page by its path, read once."""
-    found = []
-    for each in files("shardctl.ui").joinpath("static").iterdir():
-        kind = TYPES.get(each.name.rpartition(".")[2])
+    pages = []
+    for file in files("shardctl.ui").joinpath("static").iterdir():
+        kind = TYPES.get(file.name.rpartition(".")[2])
         if kind:
-            path = "/" if each.name == "index.html" else f"/static/{each.name}"
-            found.append((path, each.read_bytes(), f"{kind}; charset=utf-8"))
-    return found
+            path = "/" if file.name == "index.html" else f"/static/{file.name}"
+            pages.append((path, file.read_bytes(), f"{kind}; charset=utf-8"))
+    return pages
 
 
 def _file(content: bytes, kind: str) -> Handler:
@@ -167,17 +167,17 @@ async def _body(request: Request, fields: Mapping[str, type]) -> dict[str, Any]:
     except TimeoutError:
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, f"the body didn't come within {BODY_SECONDS:.0f} s") from None
     try:
-        told = json.loads(raw)
+        members = json.loads(raw)
     except (ValueError, RecursionError):
         raise Problem(HTTPStatus.BAD_REQUEST, "the body isn't JSON") from None
-    if not isinstance(told, dict) or told.keys() != fields.keys():
+    if not isinstance(members, dict) or members.keys() != fields.keys():
         raise Problem(HTTPStatus.BAD_REQUEST, f"the body must have {', '.join(fields)}, and nothing else")
     for name, kind in fields.items():
-        if type(told[name]) is not kind:
+        if type(members[name]) is not kind:
             raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be {KINDS[kind]}")
         if kind is str:
-            _check_text(told[name], name)
-    return told
+            _check_text(members[name], name)
+    return members
 
 
 def _check_text(text: str, name: str) -> None:

@@ -22,29 +22,29 @@ Urls = Mapping[str, str | Unknown]
 
 def listed(urls: Urls, asker: Asker) -> dict[str, Any]:
     """The keys of every shard that answers; `unknown` has the others."""
-    told = asker.ask({name: partial(_keys, name, url) for name, url in urls.items() if not isinstance(url, Unknown)})
-    told |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
-    keys = [key for each in told.values() if not isinstance(each, Unknown) for key in each]
-    unknown = {name: each.why for name, each in told.items() if isinstance(each, Unknown)}
+    answers = asker.ask({name: partial(_keys, name, url) for name, url in urls.items() if not isinstance(url, Unknown)})
+    answers |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
+    keys = [key for answer in answers.values() if not isinstance(answer, Unknown) for key in answer]
+    unknown = {name: answer.why for name, answer in answers.items() if isinstance(answer, Unknown)}
     return {"keys": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "unknown": unknown}
 
 
 def _keys(shard: str, url: str) -> list[dict[str, Any]]:
     with parked.opened(shard, url) as connection:
-        return [parked.as_json(each) for each in parked.keys(connection, shard)]
+        return [parked.as_json(key) for key in parked.keys(connection, shard)]
 
 
 def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, Any]:
     """A key's messages in order. Raises Problem."""
     with parked.opened(shard, _url(urls, shard)) as connection:
-        found = _found(parked.keys(connection, shard, key), slot, kind)
-        messages = parked.messages(connection, found)
-    told = parked.as_json(found, messages[:MAX_MESSAGES])
-    for each in told["messages"]:
+        parked_key = _key_in(parked.keys(connection, shard, key), slot, kind)
+        messages = parked.messages(connection, parked_key)
+    members = parked.as_json(parked_key, messages[:MAX_MESSAGES])
+    for message in members["messages"]:
         for name in ("body", "body_hex"):
-            if len(each.get(name, "")) > MAX_BODY_CHARACTERS:
-                each[name] = each[name][:MAX_BODY_CHARACTERS] + "…"
-    return {**told, "more": max(0, len(messages) - MAX_MESSAGES)}
+            if len(message.get(name, "")) > MAX_BODY_CHARACTERS:
+                message[name] = message[name][:MAX_BODY_CHARACTERS] + "…"
+    return {**members, "more": max(0, len(messages) - MAX_MESSAGES)}
 
 
 def replay(
@@ -55,17 +55,17 @@ def replay(
     `expected_since` is the key's `parked_time`: a key that went on and was parked anew has another.
     """
     with parked.opened(shard, _url(urls, shard)) as connection:
-        before = _found(parked.keys(connection, shard, key), slot, kind)
+        before = _key_in(parked.keys(connection, shard, key), slot, kind)
         released = parked.replay(connection, before)
-        found = _found(parked.keys(connection, shard, key), slot, kind)  # again: only now nobody else adds to it
-        if not released or (found.messages, found.parked_time.isoformat()) != (expected_messages, expected_since):
+        current = _key_in(parked.keys(connection, shard, key), slot, kind)  # again: only now nobody else adds to it
+        if not released or (current.messages, current.parked_time.isoformat()) != (expected_messages, expected_since):
             # Raised in the transaction, so that nothing of it is done.
             raise Problem(
                 HTTPStatus.CONFLICT,
                 "the key isn't what the page showed any more, so it was left as it is: look at it again",
                 parked.as_json(before),
             )
-    return {"released": 1, "messages": found.messages}
+    return {"released": 1, "messages": current.messages}
 
 
 def _url(urls: Urls, shard: str) -> str:
@@ -77,8 +77,8 @@ def _url(urls: Urls, shard: str) -> str:
     return url
 
 
-def _found(keys: tuple[ParkedKey, ...], slot: int, kind: str) -> ParkedKey:
-    for each in keys:
-        if (each.slot, each.message_type) == (slot, kind):
-            return each
+def _key_in(keys: tuple[ParkedKey, ...], slot: int, kind: str) -> ParkedKey:
+    for key in keys:
+        if (key.slot, key.message_type) == (slot, kind):
+            return key
     raise Problem(HTTPStatus.NOT_FOUND, "the key isn't parked any more")

@@ -33,9 +33,9 @@ SILENCE_SECONDS = 5.0
 def listed(fleet: Fleet, *, strays: bool) -> dict[str, Any]:
     """The first letters that come, and how many more came."""
     with _opened(fleet, strays=strays) as (desk, _):
-        found = list(reading.off_desk(fleet, desk, Choice(), strays=strays))
-    letters = [_letter_json(letter, message.data) for letter, _, message in found[:MAX_SHOWN]]
-    return {"letters": letters, "more": len(found) - len(letters), "whole": desk.whole}
+        entries = list(reading.off_desk(fleet, desk, Choice(), strays=strays))
+    letters = [_letter_json(letter, message.data) for letter, _, message in entries[:MAX_SHOWN]]
+    return {"letters": letters, "more": len(entries) - len(letters), "whole": desk.whole}
 
 
 def replay(
@@ -50,19 +50,19 @@ def replay(
     with file, _opened(fleet, strays=strays) as (desk, outlet), Inboxes(fleet, known, Allowed()) as inboxes:
         spool = archive.Spool(file)
         read = reading.off_desk(fleet, desk, Choice(ids=frozenset({letter_id})), strays=strays)
-        found = next(reading.spooled(read, spool, strays=strays, max_bytes=1), None)
-        if found is None:
+        entry = next(reading.spooled(read, spool, strays=strays, max_bytes=1), None)
+        if entry is None:
             raise Problem(
                 HTTPStatus.NOT_FOUND, "the letter isn't there, or somebody else has it: look again in a minute"
             )
-        letter = found.letter
+        letter = entry.letter
         if (letter.id, letter.key, letter.set_aside_us) != (letter_id, key, set_aside_us):
             raise Problem(HTTPStatus.CONFLICT, "that letter isn't the one that the page showed: look again")
         lacking = inboxes.lacking([letter] if letter.origin != Origin.STRAY else [])
         if lacking:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"database of {lacking[0]}: {_why(urls[lacking[0]])}")
         report = Report()
-        replay_found(fleet, [found], reading.fetch_from(spool), inboxes, outlet, report, take_off=desk.take_off)
+        replay_found(fleet, [entry], reading.fetch_from(spool), inboxes, outlet, report, take_off=desk.take_off)
     if report.left:
         raise Problem(HTTPStatus.CONFLICT, f"it stays where it is: {report.left[0][1].why}")
     return {"replayed": report.replayed, "applied_before": report.applied}
@@ -80,10 +80,10 @@ def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[LeasedReader, pubsu
                 if not os.environ.get("PUBSUB_EMULATOR_HOST"):
                     return None
                 try:
-                    found = backlog.source(fleet.project)(names)
+                    backlogs = backlog.source(fleet.project)(names)
                 except backlog.UnknownError:
                     return None
-                counts = [found[name].messages if name in found else None for name in names]
+                counts = [backlogs[name].messages if name in backlogs else None for name in names]
                 return None if None in counts else sum(count or 0 for count in counts)
 
             desk = LeasedReader(

@@ -19,6 +19,6 @@ class Problem(Exception):  # noqa: N818 - the RFC's word
 
     def response(self) -> JSONResponse:
         members = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": int(self.status)}
-        told = {**members, "detail": self.detail, **({"now": dict(self.now)} if self.now is not None else {})}
+        content = {**members, "detail": self.detail, **({"now": dict(self.now)} if self.now is not None else {})}
         headers = {"WWW-Authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else None
-        return JSONResponse(told, self.status, headers, MEDIA_TYPE)
+        return JSONResponse(content, self.status, headers, MEDIA_TYPE)

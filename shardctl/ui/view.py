@@ -61,14 +61,17 @@ class View:
 
     async def status(self) -> dict[str, Any]:
         """As `shardctl status --json`, with the page's pace, and why the newest file isn't followed."""
-        told = drawing.as_json((await self.look()).report)
-        return {**told, "pace_seconds": self._looker.sources.pace_seconds, "file_fault": self._file.fault or None}
+        report = drawing.as_json((await self.look()).report)
+        return {**report, "pace_seconds": self._looker.sources.pace_seconds, "file_fault": self._file.fault or None}
 
     async def slots(self) -> dict[str, Any]:
         look = await self.look()
         if self._mapped[0] is not look:
             self._mapped = look, await run_in_threadpool(look.slot_maps)
-        return {"slots": 1 << look.fleet.routing.slot_bits, "maps": [_map_json(each) for each in self._mapped[1]]}
+        return {
+            "slots": 1 << look.fleet.routing.slot_bits,
+            "maps": [_map_json(slot_map) for slot_map in self._mapped[1]],
+        }
 
     async def heat(self) -> dict[str, Any]:
         """Writes a second by shard and slot; `unknown` has the shards whose database doesn't answer."""
@@ -82,27 +85,27 @@ class View:
 
     def _count(self) -> dict[str, Any]:
         urls = self.urls()
-        told = self._asker.ask(
+        answers = self._asker.ask(
             {name: partial(databases.heat, url) for name, url in urls.items() if not isinstance(url, Unknown)}
         )
-        told |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
+        answers |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
         return {
             "window_seconds": databases.HEAT_WINDOW.total_seconds(),
             "shards": {
                 name: {"slots": list(rates), "rates": [round(rate, 3) for rate in rates.values()]}
-                for name, rates in told.items()
+                for name, rates in answers.items()
                 if not isinstance(rates, Unknown)
             },
-            "unknown": {name: each.why for name, each in told.items() if isinstance(each, Unknown)},
+            "unknown": {name: answer.why for name, answer in answers.items() if isinstance(answer, Unknown)},
         }
 
 
-def _map_json(found: SlotMap) -> dict[str, Any]:
+def _map_json(slot_map: SlotMap) -> dict[str, Any]:
     return {
-        "types": found.types,
-        "holders": {name: _ranges(slots) for name, slots in found.holders.items()},
-        "from_file": list(found.from_file),
-        "stages": {stage: _ranges(slots) for stage, slots in found.stages.items()},
+        "types": slot_map.types,
+        "holders": {name: _ranges(slots) for name, slots in slot_map.holders.items()},
+        "from_file": list(slot_map.from_file),
+        "stages": {stage: _ranges(slots) for stage, slots in slot_map.stages.items()},
     }
 
 

@@ -49,17 +49,17 @@ def survey(engine: Engine, shard: str, kind: MessageType, rule: SlotRule, slots:
     Raises AdoptError, DatabaseError.
     """
     with database.snapshot(engine) as connection:
-        found = _table(connection, kind)
-        if found is None:
+        lookup = _table(connection, kind)
+        if lookup is None:
             return None
-        table, has_column = found
+        table, has_column = lookup
         prepare(connection)
         wanted = _expected(connection, table, kind, rule)
-        ours = " OR ".join(f"{wanted} BETWEEN {first} AND {last}" for first, last in slots.ranges) or "1 = 0"
+        own_slots = " OR ".join(f"{wanted} BETWEEN {first} AND {last}" for first, last in slots.ranges) or "1 = 0"
         without = f"{table.slot_sql} IS NULL" if has_column else "1 = 1"
         counts = connection.exec_driver_sql(
             f"SELECT count(*), sum(CASE WHEN {without} THEN 1 ELSE 0 END), "  # noqa: S608
-            f"sum(CASE WHEN {wanted} IS NOT NULL AND NOT ({ours}) THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN {wanted} IS NOT NULL AND NOT ({own_slots}) THEN 1 ELSE 0 END), "
             f"sum(CASE WHEN {wanted} IS NULL THEN 1 ELSE 0 END) FROM {table.sql}"
         ).one()
         rows, without_slot, elsewhere, unknown = (int(count or 0) for count in counts)
@@ -84,10 +84,10 @@ def give_slots(engine: Engine, kind: MessageType, rule: SlotRule, progress: Call
     given, after = 0, None
     while True:
         with database.writing(engine) as connection:
-            found = _table(connection, kind)
-            if found is None or not found[1]:
+            lookup = _table(connection, kind)
+            if lookup is None or not lookup[1]:
                 raise AdoptError(f"table {kind.table} has no slot column {kind.slot_column!r}")
-            table = found[0]
+            table = lookup[0]
             prepare(connection)
             keys = _primary_key(table)
             names = ", ".join(quoted(engine.dialect.name, name) for name in keys)
@@ -127,14 +127,14 @@ def _table(connection: Connection, kind: MessageType) -> tuple[SlotTable, bool] 
 
 
 def _expected(connection: Connection, table: SlotTable, kind: MessageType, rule: SlotRule) -> str:
-    found = expected_slot(connection.dialect.name, table, kind, rule)
-    if found is None:
+    slot_sql = expected_slot(connection.dialect.name, table, kind, rule)
+    if slot_sql is None:
         field = kind.time_bucket.field if kind.time_bucket else kind.routing_field
         raise AdoptError(
             f"table {table.name}: {field!r}, which gives the routing key, isn't a column that the database can hash as producers "
             "do. Fill the slot column yourself; docs/producers.md says how a slot is made."
         )
-    return found
+    return slot_sql
 
 
 def _primary_key(table: SlotTable) -> tuple[str, ...]:

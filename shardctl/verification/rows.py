@@ -130,8 +130,8 @@ def _misrouted(
 
 def _expected(product: str, table: SlotTable, kinds: Sequence[MessageType], rule: SlotRule) -> str | None:
     """None where the types that share the table disagree."""
-    found = {expected_slot(product, table, kind, rule) for kind in kinds}
-    return found.pop() if len(found) == 1 else None
+    expressions = {expected_slot(product, table, kind, rule) for kind in kinds}
+    return expressions.pop() if len(expressions) == 1 else None
 
 
 def _by_slot(connection: Connection, table: SlotTable, wrong: str) -> Iterator[_Slot]:
@@ -149,8 +149,8 @@ def _example(connection: Connection, table: SlotTable, condition: str) -> str:
     if not names:
         return ""
     listed = ", ".join(quoted(product, name) for name in names)
-    found = connection.exec_driver_sql(f"SELECT {listed} FROM {table.sql} WHERE {condition} LIMIT 1").first()  # noqa: S608
-    return "" if found is None else key_of(tuple(found))
+    row = connection.exec_driver_sql(f"SELECT {listed} FROM {table.sql} WHERE {condition} LIMIT 1").first()  # noqa: S608
+    return "" if row is None else key_of(tuple(row))
 
 
 def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterator[Fault]:
@@ -170,15 +170,15 @@ def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterato
         .where(~select(parked.c.position).where(same).exists())
         .group_by(parked_keys.c.slot)
     )
-    here = frozenset(active)
+    active_slots = frozenset(active)
     for query, table, what, do in (
         (messages, parked, "parked messages without their key, which nobody will apply", _MAKE_KEY),
         (keys, parked_keys, "parked keys without messages, which hold up later writes for nothing", _DELETE_KEY),
     ):
-        found = [row for row in connection.execute(query).all() if row[0] in here]
-        if found:
-            slots = SlotSet.of(row[0] for row in found)
-            yield Fault(shard, what, do, table.name, slots, sum(row[1] for row in found), key_of(found[0][2:]))
+        rows = [row for row in connection.execute(query).all() if row[0] in active_slots]
+        if rows:
+            slots = SlotSet.of(row[0] for row in rows)
+            yield Fault(shard, what, do, table.name, slots, sum(row[1] for row in rows), key_of(rows[0][2:]))
 
 
 _MAKE_KEY = "Insert the missing row into shardctl_parked_keys; then `shardctl parked list` shows it."

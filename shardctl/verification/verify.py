@@ -47,16 +47,16 @@ class Report:
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Rows and checksum of each table in all shards together: the same before and after its slots have moved."""
-        found: dict[str, tuple[int, int]] = {}
+        totals: dict[str, tuple[int, int]] = {}
         for shard in self.shards:
             for table in shard.tables:
-                rows, checksum = found.get(table.table, (0, 0))
-                found[table.table] = rows + table.rows, (checksum + table.checksum) % MODULUS
-        return found
+                rows, checksum = totals.get(table.table, (0, 0))
+                totals[table.table] = rows + table.rows, (checksum + table.checksum) % MODULUS
+        return totals
 
 
 @dataclass(slots=True)
-class _Found:
+class _Findings:
     faults: list[Fault] = field(default_factory=list)
     lanes: dict[str, tuple[Lane, ...]] = field(default_factory=dict)
 
@@ -66,17 +66,17 @@ def verify(fleet: Fleet, databases: Mapping[str, Engine], progress: Progress = l
 
     Raises DatabaseError, and SlotTableError for a file that contradicts itself.
     """
-    found = _Found()
+    findings = _Findings()
     checks = []
     for shard in fleet.shards:
         with database.snapshot(databases[shard.name]) as connection:
-            checks.append(_check_shard(fleet, shard, connection, found, progress))
-    faults = list(lane_faults(fleet, found.lanes))
+            checks.append(_check_shard(fleet, shard, connection, findings, progress))
+    faults = list(lane_faults(fleet, findings.lanes))
     if faults and fleet.rebalancing:
         # The databases were looked at one after the other, and a slot may have moved between two of them.
-        again = set(lane_faults(fleet, _read_lanes(fleet, databases, found.lanes)))
+        again = set(lane_faults(fleet, _read_lanes(fleet, databases, findings.lanes)))
         faults = [fault for fault in faults if fault in again]
-    return Report(tuple(checks), (*faults, *found.faults), fleet.rebalancing)
+    return Report(tuple(checks), (*faults, *findings.faults), fleet.rebalancing)
 
 
 def tables_of(fleet: Fleet, shard: Shard) -> tuple[Named, ...]:
@@ -88,69 +88,73 @@ def kinds_of(fleet: Fleet, shard: Shard) -> dict[str, MessageType]:
     return {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
 
 
-def _check_shard(fleet: Fleet, shard: Shard, connection: Connection, found: _Found, progress: Progress) -> ShardCheck:
+def _check_shard(
+    fleet: Fleet, shard: Shard, connection: Connection, findings: _Findings, progress: Progress
+) -> ShardCheck:
     inspector = inspect(connection)
     missing = [table.name for table in schema.metadata.sorted_tables if not inspector.has_table(table.name)]
     fault = None if schema.inbox.name in missing else schema.fault_of_version(connection)
     if fault:
-        found.faults.append(Fault(shard.name, fault, ""))
+        findings.faults.append(Fault(shard.name, fault, ""))
         return ShardCheck(shard.name, None)
     if missing:
         what = f"the database has no table {', '.join(missing)}"
-        found.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or fix the database's URL."))
+        findings.faults.append(Fault(shard.name, what, "Run `shardctl provision`, or fix the database's URL."))
         return ShardCheck(shard.name, None)
-    held = found.lanes[shard.name] = tuple(lanes.read(connection).values())
-    active = SlotSet.of(lane.slot for lane in held if lane.state == LaneState.ACTIVE)
+    shard_lanes = findings.lanes[shard.name] = tuple(lanes.read(connection).values())
+    active = SlotSet.of(lane.slot for lane in shard_lanes if lane.state == LaneState.ACTIVE)
     is_open = select(schema.rebalances.c.id).where(schema.rebalances.c.state == RebalanceState.OPEN)
     moving = fleet.rebalancing or connection.scalar(is_open.limit(1)) is not None
-    elsewhere = SlotSet.of(lane.slot for lane in held) - active if moving else SlotSet()
+    elsewhere = SlotSet.of(lane.slot for lane in shard_lanes) - active if moving else SlotSet()
     kinds = kinds_of(fleet, shard)
     checks = []
-    for each in named(kinds):
-        progress(shard.name, each.name)
+    for named_table in named(kinds):
+        progress(shard.name, named_table.name)
         try:
-            table = look_at(inspector, each)
+            table = look_at(inspector, named_table)
         except SlotTableError as error:
-            found.faults.append(Fault(shard.name, str(error), "", each.name))
+            findings.faults.append(Fault(shard.name, str(error), "", named_table.name))
             continue
         if table is None:
-            found.faults.append(Fault(shard.name, "the table is missing", "Run `shardctl provision`.", each.name))
+            findings.faults.append(
+                Fault(shard.name, "the table is missing", "Run `shardctl provision`.", named_table.name)
+            )
             continue
-        mapped = [kind for kind in kinds.values() if kind.table == each.name]
+        mapped = [kind for kind in kinds.values() if kind.table == named_table.name]
         checked, faults = check_table(connection, shard.name, table, mapped, active, elsewhere, fleet.routing.rule)
         checks.append(checked)
-        found.faults += faults
-    found.faults += check_parked(connection, shard.name, active)
+        findings.faults += faults
+    findings.faults += check_parked(connection, shard.name, active)
     return ShardCheck(shard.name, active, tuple(checks))
 
 
 def _read_lanes(
     fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, object]
 ) -> dict[str, tuple[Lane, ...]]:
-    found = {}
+    lanes_by_shard = {}
     for shard in fleet.shards:
         if shard.name in known:
             with database.snapshot(databases[shard.name]) as connection:
-                found[shard.name] = tuple(lanes.read(connection).values())
-    return found
+                lanes_by_shard[shard.name] = tuple(lanes.read(connection).values())
+    return lanes_by_shard
 
 
-def lane_faults(fleet: Fleet, held: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
-    """What is wrong with who owns which slot. Pure. Slots of shards that `held` lacks are taken to be fine."""
+def lane_faults(fleet: Fleet, lanes_by_shard: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
+    """What is wrong with who owns which slot. Pure. Slots of shards that `lanes_by_shard` lacks are taken to be fine."""
     groups: dict[object, list[Shard]] = {}
     for shard in fleet.shards:
         groups.setdefault((frozenset(shard.types), frozenset(shard.except_types)), []).append(shard)
-        if shard.name in held:
-            yield from _unlisted(shard, held[shard.name])
+        if shard.name in lanes_by_shard:
+            yield from _unlisted(shard, lanes_by_shard[shard.name])
     for shards in groups.values():
-        yield from _not_once(shards, held)
+        yield from _not_once(shards, lanes_by_shard)
 
 
-def _unlisted(shard: Shard, held: Iterable[Lane]) -> Iterator[Fault]:
+def _unlisted(shard: Shard, shard_lanes: Iterable[Lane]) -> Iterator[Fault]:
     """Slots that are active in a generation that the file doesn't give them."""
-    listed = {each.generation: each.slots for each in topology.generations(shard)}
+    listed = {version.generation: version.slots for version in topology.generations(shard)}
     by_generation: dict[int, list[int]] = {}
-    for lane in held:
+    for lane in shard_lanes:
         if lane.state == LaneState.ACTIVE and lane.slot not in listed.get(lane.generation, SlotSet()):
             by_generation.setdefault(lane.generation, []).append(lane.slot)
     for generation, slots in sorted(by_generation.items()):
@@ -162,11 +166,11 @@ def _unlisted(shard: Shard, held: Iterable[Lane]) -> Iterator[Fault]:
         )
 
 
-def _not_once(shards: list[Shard], held: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
+def _not_once(shards: list[Shard], lanes_by_shard: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
     holders: dict[int, list[str]] = {}
     on_the_way: set[int] = set()
     for shard in shards:
-        for lane in held.get(shard.name, ()):
+        for lane in lanes_by_shard.get(shard.name, ()):
             if lane.state == LaneState.ACTIVE:
                 holders.setdefault(lane.slot, []).append(shard.name)
             elif lane.state == LaneState.DUE and shard.previous is not None:
@@ -184,7 +188,7 @@ def _not_once(shards: list[Shard], held: Mapping[str, Iterable[Lane]]) -> Iterat
         )
     for shard in shards:
         nowhere = SlotSet.of(slot for slot in shard.slots if slot not in holders and slot not in on_the_way)
-        if nowhere.ranges and all(other.name in held for other in shards):
+        if nowhere.ranges and all(other.name in lanes_by_shard for other in shards):
             yield Fault(
                 shard.name,
                 "active in no database, so their writes wait",

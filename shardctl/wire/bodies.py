@@ -36,10 +36,10 @@ class Rules:
 
     def __init__(self, kind: MessageType, limits: Limits, *, at_the_door: bool = False) -> None:
         self.kind, self._limits = kind, limits
-        self._fits = {column: test_of(of, self.room(column)) for column, of in kind.types.items()}
+        self._fits = {column: test_of(column_type, self.room(column)) for column, column_type in kind.types.items()}
         self.types = kind.types
         self.has_decimals = "decimal" in self.types.values()
-        self._json = [column for column, of in kind.types.items() if of == "json"]
+        self._json = [column for column, column_type in kind.types.items() if column_type == "json"]
         self._texts = [column for column in kind.key if kind.types[column] == "text"] if at_the_door else []
 
     def check(self, body: Mapping[str, Any], text: bytes, operation: str) -> None:

@@ -180,14 +180,14 @@ def _names_are_distinct(text: bytes, data: dict[str, Any]) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
                 raise JsonError(f"{name!r:.60} is given twice", name)
             seen.add(name)
-    return found
+    return members
 
 
 def _number(value: object) -> orjson.Fragment:

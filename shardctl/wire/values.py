@@ -82,12 +82,12 @@ def strictest(kinds: Iterable[DatabaseKind]) -> Limits:
     """What each of these kinds of database keeps."""
     limits = [LIMITS[kind] for kind in kinds]
     return Limits(
-        Room(*(_least(each.decimal[number] for each in limits) for number in range(len(Room._fields)))),  # type: ignore[arg-type]
-        json_depth=min(each.json_depth for each in limits),
-        json_places=_least(each.json_places for each in limits),
-        key_characters=_least(each.key_characters for each in limits),
-        key_bytes=_least(each.key_bytes for each in limits),
-        pads_keys=any(each.pads_keys for each in limits),
+        Room(*(_least(limit.decimal[number] for limit in limits) for number in range(len(Room._fields)))),  # type: ignore[arg-type]
+        json_depth=min(limit.json_depth for limit in limits),
+        json_places=_least(limit.json_places for limit in limits),
+        key_characters=_least(limit.key_characters for limit in limits),
+        key_bytes=_least(limit.key_bytes for limit in limits),
+        pads_keys=any(limit.pads_keys for limit in limits),
     )
 
 
@@ -128,10 +128,10 @@ def moment_of(text: str) -> datetime | None:
         return None
 
 
-def test_of(of: ColumnType, room: Room) -> Test:
+def test_of(column_type: ColumnType, room: Room) -> Test:
     """What a value of a column must pass; `room` is a decimal's."""
-    if of != "decimal":
-        return _TESTS[of]
+    if column_type != "decimal":
+        return _TESTS[column_type]
     is_ample = room.is_ample
 
     def is_decimal(value: object) -> bool | None:

@@ -16,7 +16,7 @@ from shardctl.broker import Broker
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.provision import provision_pubsub
-from shardctl.render.drift import pubsub_drift, told
+from shardctl.render.drift import pubsub_drift, step_text
 
 pytestmark = pytest.mark.slow
 PULL = """
@@ -64,7 +64,7 @@ def test_a_fleet_goes_to_push_and_back_in_place(clients):
 def test_drift_tells_both_sides(clients):
     provision_pubsub(fleet_from(parse(PULL)), *clients)
     [step] = pubsub_drift(fleet_from(parse(PUSH)), *clients).steps
-    assert "push_config: empty → push_endpoint https://push.example.com/shop/s0/shop-s0-g1" in told(step)
+    assert "push_config: empty → push_endpoint https://push.example.com/shop/s0/shop-s0-g1" in step_text(step)
 
 
 def test_what_the_service_adds_is_no_drift(clients):

@@ -71,7 +71,7 @@ class TestLeases:
         core = filled(ORDERED, "aabb  ")
         one = attached(core)
         core.ack(ids(core.take(one, 0.0)), 1.0)
-        assert (len(core.entries), core.outstanding, one.outstanding, one.outstanding_bytes, one.held) == (0,) * 5
+        assert (len(core.entries), core.outstanding, one.outstanding, one.outstanding_bytes, one.held_lanes) == (0,) * 5
         assert not core._lanes
         assert not any(core._deadlines._buckets.values())
 
@@ -440,7 +440,7 @@ class Schedules(RuleBasedStateMachine):
         assert len(leased) == self.core.outstanding
         for one in self.readers:
             assert one.outstanding == sum(entry.reader is one for entry in leased)
-            assert one.held == sum(lane.reader is one for lane in self.core._lanes.values())
+            assert one.held_lanes == sum(lane.reader is one for lane in self.core._lanes.values())
         assert all(lane.queue or lane.out for lane in self.core._lanes.values())
 
     def teardown(self):

@@ -34,7 +34,7 @@ class How:
 class Gathered:
     """The letters in their order, how to get their messages, and how to take them off where they lie."""
 
-    found: Sequence[Any]
+    entries: Sequence[Any]
     fetch: Any
     take_off: Any
     outlet: Any
@@ -50,7 +50,7 @@ def replay_letters(
 
     with ExitStack() as opened:
         gathered = _gathered(opened, fleet, choice, how)
-        letters = [each.letter for each in gathered.found]
+        letters = [entry.letter for entry in gathered.entries]
         names = {name for letter in letters if letter.place for name in letter.place.shards}
         inboxes = opened.enter_context(
             Inboxes(fleet, known_urls(fleet, given, sorted(names)), Allowed(unrecorded=unrecorded, overtaken=overwrite))
@@ -69,7 +69,7 @@ def replay_letters(
         with screen.Progress("replay", len(letters)) as bar:
             replay(
                 fleet,
-                gathered.found,
+                gathered.entries,
                 gathered.fetch,
                 inboxes,
                 gathered.outlet,
@@ -90,8 +90,8 @@ def drop_letters(fleet: Any, choice: Any, how: How) -> int:
     with ExitStack() as opened:
         gathered = _gathered(opened, fleet, choice, how)
         tally = Tally()
-        for each in gathered.found:
-            tally.count(each.letter)
+        for entry in gathered.entries:
+            tally.count(entry.letter)
         if tally.letters and not how.as_json:
             screen.print_tally(tally)
         if not how.yes or how.dry_run:
@@ -101,7 +101,7 @@ def drop_letters(fleet: Any, choice: Any, how: How) -> int:
         report = Report()
         with screen.Progress("drop", tally.letters) as bar:
             drop(
-                gathered.found,
+                gathered.entries,
                 gathered.fetch,
                 report,
                 keep=_archive(opened, how),
@@ -112,7 +112,7 @@ def drop_letters(fleet: Any, choice: Any, how: How) -> int:
     kept = f" They are in {how.archive}." if how.archive else ""
     say(f"{report.dropped:,} letters deleted.{kept}")
     _say_lost(report)
-    return _code(choice, [each.letter for each in gathered.found], how, refused=False)
+    return _code(choice, [entry.letter for entry in gathered.entries], how, refused=False)
 
 
 def _gathered(opened: ExitStack, fleet: Any, choice: Any, how: How) -> Gathered:
@@ -126,18 +126,18 @@ def _gathered(opened: ExitStack, fleet: Any, choice: Any, how: How) -> Gathered:
         file = opened.enter_context(archive.opened(how.source))
         refusals = _Refusals(how.source)
         with screen.Progress("read") as bar:
-            found = in_order(reading.out_of_archive(fleet, file, choice, refusals.count, bar.advance), how.limit)
+            entries = in_order(reading.out_of_archive(fleet, file, choice, refusals.count, bar.advance), how.limit)
         outlet = opened.enter_context(session.outlet_alone(fleet))
-        return Gathered(found, reading.fetch_from(archive.Spool(file)), lambda _: 0, outlet, refusals.number)
+        return Gathered(entries, reading.fetch_from(archive.Spool(file)), lambda _: 0, outlet, refusals.number)
     file = opened.enter_context(cast(BinaryIO, tempfile.TemporaryFile(prefix="shardctl-letters-")))  # noqa: SIM115
     spool = archive.Spool(file)
     desk = opened.enter_context(session.opened(fleet, strays=how.strays, wait_seconds=how.wait_seconds))
     with screen.Progress("read") as bar:
         read = reading.off_desk(fleet, desk.desk, choice, strays=how.strays, looked_at=bar.advance)
         kept = reading.spooled(read, spool, strays=how.strays, max_bytes=session.MAX_SPOOL_BYTES)
-        found = in_order(list(kept), how.limit)
+        entries = in_order(list(kept), how.limit)
     session.say_missed(desk, bar.done)
-    return Gathered(found, reading.fetch_from(spool), desk.desk.take_off, desk.outlet)
+    return Gathered(entries, reading.fetch_from(spool), desk.desk.take_off, desk.outlet)
 
 
 class _Refusals:
@@ -174,12 +174,12 @@ def _refuse_without_databases(fleet: Any, inboxes: Any, letters: Sequence[Any]) 
 def _tell_plan(planned: Counter[str], going: Sequence[Any], left: Sequence[Any], how: How) -> None:
     if not how.as_json:
         rows = [("publish again", f"{planned['replay']:,}")]
-        rows += [("  of these, with another slot", f"{sum(each.repaired for each in going):,}")]
+        rows += [("  of these, with another slot", f"{sum(letter.repaired for letter in going):,}")]
         rows += [("took effect before: take off", f"{planned['applied']:,}")]
         rows += [(f"can't: {code}", f"{n:,}") for code, n in planned.most_common() if code not in ("replay", "applied")]
         print_table(("what", "letters"), rows, right=("letters",))
     screen.say_left(left)
-    if unsure := sum(not each.has_own_key for each in going):
+    if unsure := sum(not letter.has_own_key for letter in going):
         say(
             f"{unsure:,} of them carry no idempotency key, and Pub/Sub's copy doesn't tell the message id that took its place. "
             "No write of their key and time is recorded, so each gets a key made from its letter's id. Should its first message "
@@ -221,9 +221,9 @@ def _say_lost(report: Any) -> None:
         )
 
 
-def _print_json(how: How, **told: Any) -> None:
+def _print_json(how: How, **members: Any) -> None:
     if how.as_json:
-        print_json({"dry_run": how.dry_run, "done": how.yes and not how.dry_run} | told)
+        print_json({"dry_run": how.dry_run, "done": how.yes and not how.dry_run} | members)
 
 
 def _archive(opened: ExitStack, how: How) -> Any:
@@ -233,7 +233,7 @@ def _archive(opened: ExitStack, how: How) -> Any:
 
 
 def _code(choice: Any, letters: Sequence[Any], how: How, *, refused: bool) -> int:
-    met = {each.id for each in letters} | {each.original_id for each in letters}
+    met = {letter.id for letter in letters} | {letter.original_id for letter in letters}
     if how.limit is None and (missing := sorted(choice.ids - met)):
         say(f"error: not seen: {', '.join(missing[: screen.SHOWN_LEFT])}.")
         return EXIT_REFUSED

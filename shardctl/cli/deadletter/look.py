@@ -45,7 +45,7 @@ def list_letters(
     if as_json:
         print_json(
             {
-                "letters": [screen.letter_json(each) for each in shown],
+                "letters": [screen.letter_json(letter) for letter in shown],
                 "summary": screen.tally_json(tally),
                 "seen": seen,
                 "backlog": total,
@@ -70,20 +70,20 @@ def show_letter(
     from shardctl.deadletter.reading import off_desk
 
     with session.opened(fleet, strays=strays, wait_seconds=wait_seconds) as desk, screen.Progress("read") as bar:
-        found = next(off_desk(fleet, desk.desk, choice, strays=strays, looked_at=bar.advance), None)
-    if found is None:
+        entry = next(off_desk(fleet, desk.desk, choice, strays=strays, looked_at=bar.advance), None)
+    if entry is None:
         (wanted,) = choice.ids
         say(
             f"error: message {wanted} isn't among the {bar.done:,} {'strays' if strays else 'dead letters'} that were seen."
         )
         session.say_missed(desk, bar.done)
         return EXIT_REFUSED
-    letter, _, message = found
-    told = _recorded(fleet, letter, given)
+    letter, _, message = entry
+    recorded = _recorded(fleet, letter, given)
     if as_json:
-        print_json(screen.letter_json(letter) | {"recorded": told} | _whole(message))
+        print_json(screen.letter_json(letter) | {"recorded": recorded} | _whole(message))
     else:
-        _print(fleet, letter, message, told)
+        _print(fleet, letter, message, recorded)
     return EXIT_DONE
 
 
@@ -93,8 +93,8 @@ def known_urls(fleet: Any, given: Mapping[str, str], names: Any) -> dict[str, st
 
     for name in given:
         fleet.shard(name)
-    found = {name: given.get(name) or os.environ.get(database_url_variable(fleet.shard(name)), "") for name in names}
-    return {name: url for name, url in found.items() if url}
+    urls = {name: given.get(name) or os.environ.get(database_url_variable(fleet.shard(name)), "") for name in names}
+    return {name: url for name, url in urls.items() if url}
 
 
 def _recorded(fleet: Any, letter: Any, given: Mapping[str, str]) -> str:
@@ -113,11 +113,11 @@ def _recorded(fleet: Any, letter: Any, given: Mapping[str, str]) -> str:
 def _whole(message: Any) -> dict[str, Any]:
     import base64
 
-    told: dict[str, Any] = {"ordering_key": message.ordering_key, "attributes": dict(message.attributes)}
+    members: dict[str, Any] = {"ordering_key": message.ordering_key, "attributes": dict(message.attributes)}
     try:
-        return told | {"body": message.data.decode()}
+        return members | {"body": message.data.decode()}
     except UnicodeDecodeError:
-        return told | {"body_base64": base64.b64encode(message.data).decode()}
+        return members | {"body_base64": base64.b64encode(message.data).decode()}
 
 
 def _print(fleet: Any, letter: Any, message: Any, recorded: str) -> None:

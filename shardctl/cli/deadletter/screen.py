@@ -17,7 +17,7 @@ from shardctl.printable import printable_line
 SHOWN_LEFT = 20
 CELL_CHARACTERS = 40
 WIDE_COLUMNS = 160
-TOLD_AFTER_SECONDS = 5.0
+REPORT_AFTER_SECONDS = 5.0
 
 
 def clean(text: str, longest: int = CELL_CHARACTERS) -> str:
@@ -51,16 +51,16 @@ def print_letters(letters: Sequence[Any], *, strays: bool) -> None:
     ]
     rows = [
         [
-            clean(each.id),
-            f"{age(each.set_aside_us)} ago",
-            clean(each.reason),
-            clean(each.shard),
-            clean(each.type),
-            clean(each.key),
-            f"{each.size:,}",
-            clean(each.detail, 60),
+            clean(letter.id),
+            f"{age(letter.set_aside_us)} ago",
+            clean(letter.reason),
+            clean(letter.shard),
+            clean(letter.type),
+            clean(letter.key),
+            f"{letter.size:,}",
+            clean(letter.detail, 60),
         ]
-        for each in letters
+        for letter in letters
     ]
     if sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE_COLUMNS:  # ids must stay whole, to be copied
         headers, rows = headers[:-1], [row[:-1] for row in rows]
@@ -135,7 +135,7 @@ class Progress:
     """How far it is: as a bar on a terminal, as a line now and then elsewhere. Without a total, a count."""
 
     def __init__(self, what: str, total: int | None = None) -> None:
-        self._what, self._total, self.done, self._told = what, total, 0, time.monotonic()
+        self._what, self._total, self.done, self._reported_at = what, total, 0, time.monotonic()
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -162,6 +162,6 @@ class Progress:
         self.done += letters
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done)
-        elif time.monotonic() - self._told > TOLD_AFTER_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._reported_at > REPORT_AFTER_SECONDS:
+            self._reported_at = time.monotonic()
             say(f"{self._what}: {self.done:,}" + (f" of {self._total:,}" if self._total else ""))

@@ -71,11 +71,11 @@ class Count:
         if self.why:
             return None
         try:
-            found = backlog.source(self._project)(self._names)
+            backlogs = backlog.source(self._project)(self._names)
         except backlog.UnknownError as error:
             self.why = str(error)
             return None
-        counts = [found[name].messages if name in found else None for name in self._names]
+        counts = [backlogs[name].messages if name in backlogs else None for name in self._names]
         if None in counts:
             self.why = "not every subscription is counted"
             return None

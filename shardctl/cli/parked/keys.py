@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ def list_parked(
     file: Path, database: Sequence[str], choice: Any, *, shard: str | None, limit: int | None, as_json: bool
 ) -> int:
     """Shard, slot, type, key, why, since when, and how many messages."""
-    from shardctl.shard.parked import as_json as told
+    from shardctl.shard.parked import as_json as key_json
 
-    every = [each for each in _found(_urls(file, database, shard), choice.key) if _chosen(each, choice)]
-    found = every[:limit]
+    chosen = [
+        parked_key
+        for parked_key in _parked_keys(_urls(file, database, shard), choice.key)
+        if _chosen(parked_key, choice)
+    ]
+    listed = chosen[:limit]
     if as_json:
-        print_json([told(key) for key in found])
+        print_json([key_json(key) for key in listed])
         return EXIT_DONE
     headers = ("shard", "slot", "type", "key", "type of fault", "messages", "parked for", "")
     rows = [
@@ -40,27 +45,27 @@ def list_parked(
             _age(key.parked_time),
             "released" if key.released else "",
         )
-        for key in found
+        for key in listed
     ]
     print_table(headers, rows, right=("slot", "messages"))
-    more = f"; {len(found):,} are listed" if len(found) < len(every) else ""
-    say(f"{len(every):,} parked keys, {sum(key.messages for key in every):,} messages{more}.")
+    more = f"; {len(listed):,} are listed" if len(listed) < len(chosen) else ""
+    say(f"{len(chosen):,} parked keys, {sum(key.messages for key in chosen):,} messages{more}.")
     return EXIT_DONE
 
 
 def show_parked(file: Path, database: Sequence[str], key: str, *, shard: str | None, as_json: bool) -> int:
     """A key's messages in order, the one that failed first."""
-    from shardctl.shard import parked as of
+    from shardctl.shard import parked
 
     urls = _urls(file, database, shard)
-    found = _found(urls, key)
-    told = [_in_transaction(urls, each, of.messages) for each in found]
+    parked_keys = _parked_keys(urls, key)
+    pairs = [(parked_key, _in_transaction(urls, parked_key, parked.messages)) for parked_key in parked_keys]
     if as_json:
-        print_json([of.as_json(each, messages) for each, messages in zip(found, told, strict=True)])
+        print_json([parked.as_json(parked_key, messages) for parked_key, messages in pairs])
     else:
-        for each, messages in zip(found, told, strict=True):
-            _print(each, messages)
-    return EXIT_DONE if found else _not_there(key, urls)
+        for parked_key, messages in pairs:
+            _print(parked_key, messages)
+    return EXIT_DONE if parked_keys else _not_there(key, urls)
 
 
 def release_parked(
@@ -76,22 +81,22 @@ def release_parked(
 ) -> int:
     """Let the consumer apply a key's messages again, in order. What fails again is parked again."""
     from shardctl import audit
-    from shardctl.shard import parked as of
+    from shardctl.shard import parked
 
     if bool(keys) == every or len(keys) > 1 or (reason and not every):
         raise UsageError("give a KEY, or --all with or without --reason.")
     key = keys[0] if keys else None
     urls = _urls(file, database, shard)
-    found = [each for each in _found(urls, key, of_type) if reason in (None, each.reason)]
-    if not found and key is not None:
+    parked_keys = [parked_key for parked_key in _parked_keys(urls, key, of_type) if reason in (None, parked_key.reason)]
+    if not parked_keys and key is not None:
         return _not_there(key, urls)
-    if key is not None and (types := _types(found)):
+    if key is not None and (types := _types(parked_keys)):
         return _ambiguous(key, types)
-    if found:
-        audit.begin("parked release", _fleet(file).fleet, keys=[each.key for each in found])
-    released = [each for each in found if _in_transaction(urls, each, of.replay)]
+    if parked_keys:
+        audit.begin("parked release", _fleet(file).fleet, keys=[parked_key.key for parked_key in parked_keys])
+    released = [parked_key for parked_key in parked_keys if _in_transaction(urls, parked_key, parked.replay)]
     if as_json:
-        print_json([of.as_json(each) for each in released])
+        print_json([parked.as_json(parked_key) for parked_key in released])
     say(f"{len(released):,} keys released: their shard's consumer applies them within seconds.")
     return EXIT_DONE
 
@@ -109,34 +114,35 @@ def drop_parked(
 ) -> int:
     """Delete the message that failed, and let the consumer go on with the ones behind it."""
     from shardctl import audit
-    from shardctl.shard import parked as of
+    from shardctl.shard import parked
 
     if len(keys) != 1:
         raise UsageError("give one KEY: a parked key is dropped by itself.")
     (key,) = keys
     urls = _urls(file, database, shard)
-    found = _found(urls, key, of_type)
-    if not found:
+    parked_keys = _parked_keys(urls, key, of_type)
+    if not parked_keys:
         return _not_there(key, urls)
-    if types := _types(found):
+    if types := _types(parked_keys):
         return _ambiguous(key, types)
-    for each in found:
-        ids = [message.message_id for message in _in_transaction(urls, each, of.messages)]
+    for parked_key in parked_keys:
+        ids = [message.message_id for message in _in_transaction(urls, parked_key, parked.messages)]
         doomed = ids if every else ids[:1]
         more = f" and {len(doomed) - SHOWN_IDS:,} more" if len(doomed) > SHOWN_IDS else ""
         say(
-            f"shard {each.shard}, slot {each.slot}, type {each.message_type}, key {each.key} ({each.reason}: {each.detail}): "
-            f"delete {len(doomed):,} of {len(ids):,} messages: {', '.join(doomed[:SHOWN_IDS])}{more}."
+            f"shard {parked_key.shard}, slot {parked_key.slot}, type {parked_key.message_type}, key {parked_key.key} "
+            f"({parked_key.reason}: {parked_key.detail}): delete {len(doomed):,} of {len(ids):,} messages: "
+            f"{', '.join(doomed[:SHOWN_IDS])}{more}."
         )
     if not yes:
         say("Nothing was done. `shardctl parked show` prints them; add --yes to delete them for good.")
         return EXIT_REFUSED
-    audit.begin("parked drop", _fleet(file).fleet, keys=[each.key for each in found], every=every)
-    dropped = [
-        _in_transaction(urls, each, lambda connection, one: of.drop(connection, one, every=every)) for each in found
-    ]
+    audit.begin("parked drop", _fleet(file).fleet, keys=[parked_key.key for parked_key in parked_keys], every=every)
+    drop = partial(parked.drop, every=every)
+    dropped = [_in_transaction(urls, parked_key, drop) for parked_key in parked_keys]
     if as_json:
-        print_json([{**of.as_json(each), "dropped": count} for each, count in zip(found, dropped, strict=True)])
+        counted = zip(parked_keys, dropped, strict=True)
+        print_json([{**parked.as_json(parked_key), "dropped": count} for parked_key, count in counted])
     say(f"{sum(dropped):,} messages deleted. The shard's consumer goes on with what is left.")
     return EXIT_DONE
 
@@ -166,19 +172,19 @@ def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, s
     return database_urls(fleet, given_urls(database), os.environ, otherwise="--shard S looks at one shard")
 
 
-def _found(urls: dict[str, str], key: str | None, of_type: str | None = None) -> list[Any]:
+def _parked_keys(urls: dict[str, str], key: str | None, of_type: str | None = None) -> list[Any]:
     from shardctl.shard import parked
 
-    found: list[Any] = []
+    parked_keys: list[Any] = []
     for shard, url in urls.items():
         with parked.opened(shard, url) as connection:
-            found += parked.keys(connection, shard, key)
-    return [each for each in found if of_type in (None, each.message_type)]
+            parked_keys += parked.keys(connection, shard, key)
+    return [parked_key for parked_key in parked_keys if of_type in (None, parked_key.message_type)]
 
 
-def _types(found: Sequence[Any]) -> list[str]:
+def _types(parked_keys: Sequence[Any]) -> list[str]:
     """The message types that a person has to choose from; none where there is no choice."""
-    types = sorted({each.message_type for each in found})
+    types = sorted({parked_key.message_type for parked_key in parked_keys})
     return types if len(types) > 1 else []
 
 

@@ -69,10 +69,10 @@ def finish(
     say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")
     for shard in fleet.shards:
         if not shard.slots.ranges:
-            of = f"-n {fleet.namespace} -l app.kubernetes.io/part-of={fleet.fleet},shard={shard.name}"
+            selector = f"-n {fleet.namespace} -l app.kubernetes.io/part-of={fleet.fleet},shard={shard.name}"
             say(
-                f"shard {shard.name} is gone: `kubectl delete deployment,configmap,hpa,pdb,serviceaccount {of}`. Its database "
-                "holds no slots any more."
+                f"shard {shard.name} is gone: `kubectl delete deployment,configmap,hpa,pdb,serviceaccount {selector}`. Its "
+                "database holds no slots any more."
             )
     return EXIT_DONE
 
@@ -84,17 +84,17 @@ def _verify(work: Work) -> None:
 
     say("verifying every row of the databases that take part …")
     taking_part = work.fleet.model_copy(update={"shards": handover.participating(work.fleet)})
-    told = [
+    faults = [
         (
             f"{fault.shard}: {' '.join(filter(None, (fault.table, str(fault.slots))))}: {fault.what}. {fault.do}",
             fault.of_keys,
         )
         for fault in verify(taking_part, work.databases).faults
     ]
-    for text, of_keys in told:
+    for text, of_keys in faults:
         if of_keys:  # the rows lie where their slots are, wherever those came from
             say(f"warning: {text}")
-    refuse([text for text, of_keys in told if not of_keys])
+    refuse([text for text, of_keys in faults if not of_keys])
 
 
 def _subscriptions(
@@ -143,10 +143,10 @@ class _Deleting:
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
-        self._told = 0
+        self._reported_rows = 0
 
     def __call__(self, shard: str, rows: int) -> None:
         self._rows[shard] = self._rows.get(shard, 0) + rows
-        if sum(self._rows.values()) - self._told >= 100_000:
-            self._told = sum(self._rows.values())
+        if sum(self._rows.values()) - self._reported_rows >= 100_000:
+            self._reported_rows = sum(self._rows.values())
             say(", ".join(f"{count:,} rows deleted in {name}" for name, count in self._rows.items()))

@@ -155,14 +155,14 @@ def _refuse_others(target: Path, fleet: Fleet) -> None:
 
 
 def _weights(options: Sequence[str]) -> dict[str, float]:
-    found = {}
+    weights = {}
     for option in options:
         name, _, weight = option.partition("=")
         try:
-            found[name] = float(weight)
+            weights[name] = float(weight)
         except ValueError as error:
             raise UsageError(f"--weights wants SHARD=WEIGHT, such as s0=2, and not {option!r}.") from error
-    return found
+    return weights
 
 
 def _share(option: str, text: str) -> float:
@@ -193,17 +193,17 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
     return rates
 
 
-def _rows(fleet: Fleet, found: Plan, given: dict[str, str]) -> int | None:
+def _rows(fleet: Fleet, rebalance_plan: Plan, given: dict[str, str]) -> int | None:
     """How many rows are to be copied; None where the databases can't be asked."""
     from shardctl.provision import database_url_variable
     from shardctl.rebalance.planning.rates import rows_to_copy
     from shardctl.shard.database import DatabaseError
 
     urls = {s.name: given.get(s.name) or os.environ.get(database_url_variable(s), "") for s in fleet.shards}
-    if not all(urls[move.source] for move in found.moves):
+    if not all(urls[move.source] for move in rebalance_plan.moves):
         return None
     try:
-        return rows_to_copy(fleet, found.moves, urls)
+        return rows_to_copy(fleet, rebalance_plan.moves, urls)
     except DatabaseError as error:
         say(f"rows weren't counted: {error}")
         return None

@@ -22,7 +22,7 @@ class ProgressView:
     """The estimate is what is left at the speed of the last seconds; slots that move and slots that stay apart."""
 
     def __init__(self) -> None:
-        self._told = 0.0
+        self._reported_at = 0.0
         self._bar: Any = None
         self._task: Any = None
         self._trouble: tuple[str, ...] = ()
@@ -37,23 +37,23 @@ class ProgressView:
 
     def tell(self, progress: Progress, tally: Stats) -> None:
         now = time.monotonic()
-        if now - self._told < (BAR_SECONDS if sys.stderr.isatty() else LINE_SECONDS) and not progress.ended:
+        if now - self._reported_at < (BAR_SECONDS if sys.stderr.isatty() else LINE_SECONDS) and not progress.ended:
             return
-        self._told = now
+        self._reported_at = now
         if progress.trouble != self._trouble:
             self._trouble = progress.trouble
             for line in progress.trouble:
                 self._say(f"trying again: {line}")
-        told = (
+        text = (
             f"{progress.arrived:,} of {progress.total:,} slots handed over; barriers out {progress.barriers}, copying "
             f"{progress.copying}, rows copied {tally.rows:,}{self._left(progress, now)}"
         )
         if not sys.stderr.isatty():
-            say(told)
+            say(text)
             return
         if self._bar is None:
             self._begin(progress)
-        self._bar.update(self._task, completed=progress.arrived, total=progress.total, told=told)
+        self._bar.update(self._task, completed=progress.arrived, total=progress.total, text=text)
 
     def _left(self, progress: Progress, now: float) -> str:
         self._seen.append((now, progress.arrived))
@@ -76,9 +76,9 @@ class ProgressView:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[told]}", markup=False))
+        columns = (TextColumn("{task.elapsed:6.1f} s "), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("slots", total=progress.total, told="")
+        self._task = self._bar.add_task("slots", total=progress.total, text="")
         self._bar.start()
 
 

@@ -11,26 +11,26 @@ if TYPE_CHECKING:
     from shardctl.rebalance.planning.request import Request
 
 
-def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
+def of_plan(plan: Plan, rows: int | None) -> dict[str, Any]:
     from shardctl.fleet import topology
     from shardctl.fleet.filters import MAX_FILTER_BYTES
     from shardctl.rebalance.planning.rates import expected_seconds
 
-    old = {shard.name: shard for shard in found.before.shards}
-    staying = sum(len(s.slots & old[s.name].slots) for s in found.changed if s.name in old)
+    old = {shard.name: shard for shard in plan.before.shards}
+    staying = sum(len(s.slots & old[s.name].slots) for s in plan.changed if s.name in old)
     return {
-        "fleet": found.before.fleet,
+        "fleet": plan.before.fleet,
         "moves": [
             {"from": m.source, "to": m.destination, "slots": str(m.slots), "slot_count": len(m.slots)}
-            for m in found.moves
+            for m in plan.moves
         ],
-        "slots": 1 << found.before.routing.slot_bits,
-        "moved": found.moved,
-        "minimum": found.minimum,
+        "slots": 1 << plan.before.routing.slot_bits,
+        "moved": plan.moved,
+        "minimum": plan.minimum,
         "filter_limit_bytes": MAX_FILTER_BYTES,
         "shards": [
             {"name": s.shard, "share_before": s.before, "share_after": s.after, "share_wanted": s.wanted}
-            for s in found.shares
+            for s in plan.shares
         ],
         "changed": [
             {
@@ -38,17 +38,17 @@ def of_plan(found: Plan, rows: int | None) -> dict[str, Any]:
                 "generation": shard.generation,
                 "slots": str(shard.slots),
                 "slot_count": len(shard.slots),
-                "subscriptions": [sub.id for sub in topology.subscriptions(found.after, shard)],
+                "subscriptions": [sub.id for sub in topology.subscriptions(plan.after, shard)],
                 "filter_bytes": max(
-                    (len(sub.filter.encode()) for sub in topology.subscriptions(found.after, shard)), default=0
+                    (len(sub.filter.encode()) for sub in topology.subscriptions(plan.after, shard)), default=0
                 ),
-                "takes_malformed_slots": shard.name not in found.inexact,
+                "takes_malformed_slots": shard.name not in plan.inexact,
             }
-            for shard in found.changed
+            for shard in plan.changed
         ],
-        "hot_slots": list(found.hot_slots),
+        "hot_slots": list(plan.hot_slots),
         "rows": rows,
-        "expected_seconds": round(expected_seconds(found.moved, staying, rows), 1),
+        "expected_seconds": round(expected_seconds(plan.moved, staying, rows), 1),
     }
 
 
@@ -56,18 +56,21 @@ def show(report: dict[str, Any]) -> None:
     moves = [(m["from"], m["to"], m["slots"], f"{m['slot_count']:,}") for m in report["moves"]]
     print_table(("from", "to", "slots", "count"), moves, right=("count",))
     out()
-    changed = {each["name"]: each for each in report["changed"]}
+    changed = {shard["name"]: shard for shard in report["changed"]}
     rows = []
     for share in report["shards"]:
-        each = changed.get(share["name"])
-        if each or len(report["shards"]) <= len(changed) + 20:  # of a large fleet, only the shards that change
+        changed_shard = changed.get(share["name"])
+        if changed_shard or len(report["shards"]) <= len(changed) + 20:  # of a large fleet, only the shards that change
             rows.append(
                 (
                     share["name"],
                     *(_percent(share[name]) for name in ("share_before", "share_after", "share_wanted")),
-                    f"{each['filter_bytes']} of {report['filter_limit_bytes']}" if each else "unchanged",
-                    ", ".join(each["subscriptions"][:3]) + (", …" if len(each["subscriptions"]) > 3 else "")
-                    if each
+                    f"{changed_shard['filter_bytes']} of {report['filter_limit_bytes']}"
+                    if changed_shard
+                    else "unchanged",
+                    ", ".join(changed_shard["subscriptions"][:3])
+                    + (", …" if len(changed_shard["subscriptions"]) > 3 else "")
+                    if changed_shard
                     else "",
                 )
             )
@@ -88,7 +91,7 @@ def _time(seconds: float) -> str:
 
 
 def talk(report: dict[str, Any], request: Request) -> None:
-    lacking = [each["name"] for each in report["changed"] if not each["takes_malformed_slots"]]
+    lacking = [shard["name"] for shard in report["changed"] if not shard["takes_malformed_slots"]]
     if lacking:
         say(
             f"note: the filters of {', '.join(lacking[:10])}{', …' if len(lacking) > 10 else ''} have no room for malformed "

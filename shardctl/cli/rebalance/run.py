@@ -104,8 +104,8 @@ def abort(
     fleet = load_fleet(file)
     with work_on(fleet, database) as work:
         known = work.known()
-        mine = [journal.entry_of(fleet, each.entries) for each in known.values()]
-        if not any(entry and entry.state == RebalanceState.OPEN for entry in mine):
+        entries = [journal.entry_of(fleet, shard_state.entries) for shard_state in known.values()]
+        if not any(entry and entry.state == RebalanceState.OPEN for entry in entries):
             refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
         refuse(list(preflight.lacking_tables(known)))
         tell: Callable[[str], None] = say if as_json else print
@@ -198,12 +198,12 @@ def _asked_to_end() -> Iterator[Event]:
 def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None]) -> None:
     from shardctl.rebalance.summary import survey
 
-    found = survey(work.fleet, known)
+    summary = survey(work.fleet, known)
     tell(
-        f"rebalance {rebalance_of(work, known)}: {found.total:,} slots, {found.stages['arrived']:,} of them handed over"
+        f"rebalance {rebalance_of(work, known)}: {summary.total:,} slots, {summary.stages['arrived']:,} of them handed over"
     )
-    tell(f"  {found.to_flip:,} stay in their database and change generation, without a pause to copy")
-    for (source, destination), slots in found.moves.items():
+    tell(f"  {summary.to_flip:,} stay in their database and change generation, without a pause to copy")
+    for (source, destination), slots in summary.moves.items():
         tell(f"  {len(slots):,} move from {source} to {destination}: {slots}")
 
 
@@ -219,12 +219,12 @@ def _report(progress: Progress, tally: Stats, seconds: float) -> dict[str, Any]:
 
 
 def _print(progress: Progress, tally: Stats, seconds: float) -> None:
-    told = tally.as_json()
+    report = tally.as_json()
     out(
         f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "
         f"{tally.flipped:,} changed generation; {tally.rows:,} rows copied."
     )
-    if pause := told["pause_seconds"]:
+    if pause := report["pause_seconds"]:
         out(f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s")
-    if met := told["barrier_seconds"]:
+    if met := report["barrier_seconds"]:
         out(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")

@@ -98,9 +98,9 @@ def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
         return fleet, None
     wanted = load_fleet(path)
     if faults := list(lockfile.contradictions(lockfile.lock_of(fleet), wanted)):
-        told = "\n".join(f"{path}: {fault}" for fault in faults[: lockfile.MAX_TOLD])
+        reasons = "\n".join(f"{path}: {fault}" for fault in faults[: lockfile.MAX_TOLD])
         raise lockfile.GuardError(
-            f"{told}\n{path} doesn't follow from {file}. Plan again: `shardctl rebalance plan -f {file} …`."
+            f"{reasons}\n{path} doesn't follow from {file}. Plan again: `shardctl rebalance plan -f {file} …`."
         )
     return wanted, path
 

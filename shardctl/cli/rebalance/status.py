@@ -58,14 +58,14 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
     from shardctl.rebalance.summary import survey
     from shardctl.status.moving import state_of
 
-    found = survey(work.fleet, known, int(time.time() * 1e6))
+    summary = survey(work.fleet, known, int(time.time() * 1e6))
     return {
         "rebalance": rebalance_of(work, known),
-        "slots": found.total,
-        "stages": found.stages,
+        "slots": summary.total,
+        "stages": summary.stages,
         "shards": {
             name: {"journal": state_of(work.fleet, known[name]), "slots": counts}
-            for name, counts in found.by_shard.items()
+            for name, counts in summary.by_shard.items()
         },
         "moves": [
             {
@@ -75,11 +75,11 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
                 "slot_count": len(slots),
                 "rows": _rows(work, source, frozenset(slots)),
             }
-            for (source, destination), slots in found.moves.items()
+            for (source, destination), slots in summary.moves.items()
         ],
-        "in_hand": str(found.in_hand),
-        "broken": list(found.broken),
-        "seconds_left": found.seconds_left,
+        "in_hand": str(summary.in_hand),
+        "broken": list(summary.broken),
+        "seconds_left": summary.seconds_left,
     }
 
 

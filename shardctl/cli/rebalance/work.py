@@ -53,10 +53,10 @@ class Work:
         from shardctl.rebalance import preflight
 
         with waiting(f"the databases of {', '.join(self.databases)}"):
-            found, told = preflight.look(self.databases)
-        if told:
-            raise preflight.PreflightError(told)
-        return found
+            known, faults = preflight.look(self.databases)
+        if faults:
+            raise preflight.PreflightError(faults)
+        return known
 
 
 @contextmanager
@@ -110,8 +110,8 @@ def odd_slots(work: Work, known: Mapping[str, Known], *, announced: bool) -> lis
     """Looks twice: what is odd may have changed between the looks at two databases."""
     from shardctl.rebalance import preflight
 
-    told = list(preflight.odd_slots(work.fleet, known, announced=announced))
-    return told and list(preflight.odd_slots(work.fleet, work.known(), announced=announced))
+    reasons = list(preflight.odd_slots(work.fleet, known, announced=announced))
+    return reasons and list(preflight.odd_slots(work.fleet, work.known(), announced=announced))
 
 
 def refuse(reasons: Sequence[str]) -> None:
@@ -125,7 +125,7 @@ def rebalance_of(work: Work, known: Mapping[str, Known]) -> str | None:
     """The id of the file's rebalance; None where no database has opened it. Raises JournalError where they disagree."""
     from shardctl.rebalance import journal
 
-    return journal.id_of(work.fleet, [each.entries for each in known.values()])
+    return journal.id_of(work.fleet, [shard_state.entries for shard_state in known.values()])
 
 
 def unless_yes(yes: bool, command: str, work: Work, known: Mapping[str, Known]) -> int | None:

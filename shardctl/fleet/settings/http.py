@@ -76,12 +76,12 @@ class HttpBackend(Model):
     @property
     def secrets(self) -> dict[str, tuple[str, ...]]:
         """The Secrets it needs, each with the keys that it reads."""
-        found: dict[str, tuple[str, ...]] = {}
+        keys_by_secret: dict[str, tuple[str, ...]] = {}
         if self.auth:
-            found[self.auth.secret] = AUTH_KEYS[self.auth.kind]
+            keys_by_secret[self.auth.secret] = AUTH_KEYS[self.auth.kind]
         if self.ca_secret:
-            found[self.ca_secret] = (*found.get(self.ca_secret, ()), CA_KEY)
-        return found
+            keys_by_secret[self.ca_secret] = (*keys_by_secret.get(self.ca_secret, ()), CA_KEY)
+        return keys_by_secret
 
     @model_validator(mode="after")
     def _url_can_be_called(self) -> Self:

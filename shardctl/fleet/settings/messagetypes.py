@@ -199,8 +199,8 @@ class MessageType(Model):
     @property
     def precisions(self) -> dict[str, tuple[int, int]]:
         """Precision and scale of each column whose digits are stated."""
-        found = {name: _NUMERIC.fullmatch(column) for name, column in self.columns.items()}
-        return {name: (int(match[1]), int(match[2] or 0)) for name, match in found.items() if match}
+        matches = {name: _NUMERIC.fullmatch(column) for name, column in self.columns.items()}
+        return {name: (int(match[1]), int(match[2] or 0)) for name, match in matches.items() if match}
 
     @property
     def routing_field(self) -> str:

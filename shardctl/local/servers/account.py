@@ -39,8 +39,8 @@ class Account:
         By a process of its own, since subprocess does it between fork and exec, and a child that is forked while gRPC's threads
         are at work now and then dies before it gets there.
         """
-        found = shutil.which(program) or program  # the account may not be able to read what Python would look with
-        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), found, *arguments]
+        executable = shutil.which(program) or program  # the account may not be able to read what Python would look with
+        return [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), executable, *arguments]
 
     def reaches(self, folder: Path) -> bool:
         """Whether the account may pass through `folder` and all above it. Access lists are not asked."""

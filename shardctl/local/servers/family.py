@@ -11,8 +11,8 @@ def children(pid: int) -> list[int]:
     """The living children of a process, in no order."""
     proc = Path("/proc")
     if (proc / "self/stat").exists():
-        found = [(int(path.name), _stat(path)) for path in proc.iterdir() if path.name.isdigit()]
-        return [child for child, fields in found if fields and int(fields[1]) == pid]
+        processes = [(int(path.name), _stat(path)) for path in proc.iterdir() if path.name.isdigit()]
+        return [child for child, fields in processes if fields and int(fields[1]) == pid]
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     return [int(child) for child, parent in (line.split() for line in listing.splitlines()) if int(parent) == pid]
 

