@@ -14,13 +14,13 @@ from datetime import timedelta
 import grpc
 import orjson
 import pytest
-from consumer_kit import FLEET, SLOT_BITS, Shard, config
+from consumer_kit import FLEET, SLOT_BITS, config
+from consumerprocess_kit import Consumer, customers, until
 from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient, Subscription
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from patience import PATIENCE_SECONDS
 from sqlalchemy import insert
-from test_consumer_process import Consumer, customers, until
 
 from shardctl.broker import Broker
 from shardctl.broker.tokens import Signer
@@ -97,13 +97,6 @@ class Pubsub:
             subscription=f"{BASE}/subscriptions/shop-dead", max_messages=10, timeout=PATIENCE_SECONDS
         )
         return [each.message for each in answer.received_messages]
-
-
-@pytest.fixture
-def shard(database_url):
-    made = Shard(database_url)
-    yield made
-    made.close()
 
 
 class Bench:

@@ -8,17 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from consumer_kit import SLOT_BITS, config
+from consumerprocess_kit import TOPIC, Consumer, customers, until
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
-from test_consumer_process import TOPIC, Consumer, broker, customers, shard, until
 
 from shardctl.fleet.keyspace import digits_of, slot_of
 from shardctl.fleet.settings.tracing import Tracing
 from shardctl.publisher import connect
 
 pytestmark = pytest.mark.slow
-__all__ = ["broker", "shard"]
 
 
 class Collector:

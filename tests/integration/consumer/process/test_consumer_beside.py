@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 from arrival_kit import HEAD
+from consumerprocess_kit import Consumer, until
 from patience import PATIENCE_SECONDS
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
-from test_consumer_process import Consumer, Pubsub, until
 
 from consumer.database import sessions
 from examples import inventory
@@ -44,14 +44,6 @@ def engine(database_url):
     inventory.stock.create(made)
     yield made
     made.dispose()
-
-
-@pytest.fixture
-def broker():
-    made = Pubsub()
-    yield made
-    made.stop()
-    made.loop.call_soon_threadsafe(made.loop.stop)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 import trustme
-from consumer_kit import Shard, config
+from consumer_kit import config
+from consumerprocess_kit import Consumer, until
 from lease_kit import LeaseApi, mount
 from patience import PATIENCE_SECONDS
-from test_consumer_process import Consumer, Pubsub, until
 
 from shardctl.fleet.settings.leader import Leader
 
@@ -30,21 +30,6 @@ QUICK = Leader(
     renew_deadline=timedelta(seconds=6),
     retry_period=timedelta(seconds=1),
 )
-
-
-@pytest.fixture
-def broker():
-    made = Pubsub()
-    yield made
-    made.stop()
-    made.loop.call_soon_threadsafe(made.loop.stop)
-
-
-@pytest.fixture
-def shard(database_url):
-    made = Shard(database_url)
-    yield made
-    made.close()
 
 
 @pytest.fixture
