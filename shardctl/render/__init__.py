@@ -1,4 +1,4 @@
-"""A fleet as Kubernetes manifests. Pure but for reading templates once: no clock, no chance, no order but the file's.
+"""A fleet as Kubernetes manifests. Pure but for reading templates once: no clock, no randomness, the file's order.
 
 Templates hold the shape and the reasons; everything they show is computed here. No value can break out of its place:
 the environment itself encodes each `{{ … }}` as one YAML scalar, and a template whose expression isn't a whole key,
@@ -71,12 +71,12 @@ def documents(
 
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
-    """What the manifests can't do as the file stands, each in one sentence."""
+    """What the manifests can't do with the file as it is, each in one sentence."""
     sentences = []
     if fleet.project_number is None:
         sentences.append(
             "project_number isn't set, so Pub/Sub's service agent gets no grants and the platform won't dead-letter; "
-            f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` tells the number"
+            f"`gcloud projects describe {fleet.project} --format='value(projectNumber)'` prints the number"
         )
     capped = [s.name for s in fleet.shards if max_replicas(s) < s.autoscaling.most]
     if capped:
@@ -100,7 +100,7 @@ def _refuse_shared_accounts(fleet: Fleet) -> None:
             )
 
 
-# In the order to apply them: what others need comes first.
+# In the order to apply them: dependencies come first.
 _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
@@ -138,7 +138,7 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PrometheusRule": monitoring.prometheus_rules,
 }
 KINDS = tuple(_BUILDERS)
-# What lies in Google Cloud: left out of the manifests when Config Connector isn't the one that makes it.
+# Objects in Google Cloud: left out of the manifests unless Config Connector makes them.
 CLOUD_KINDS = ("PubSubTopic", "PubSubSubscription", "IAMServiceAccount", "IAMPolicyMember", "CloudSchedulerJob")
 
 

@@ -1,4 +1,4 @@
-"""When people are called, and what the call says. docs/alerts.md has a section for each alert: what it means, what to do."""
+"""When an alert fires, and what it says. docs/alerts.md has a section for each alert: what it means, what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Alert:
 def alerts(fleet: Fleet) -> Iterator[Alert]:
     series = Series(fleet)
     yield from _backlogs(fleet, series)
-    yield from _set_aside(fleet, series)
+    yield from _unwritten(fleet, series)
     yield from _work(fleet, series)
     yield from _slots(fleet, series)
     yield from _pods(fleet, series)
@@ -54,21 +54,21 @@ def _backlogs(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "critical",
         f"{series.oldest_age} > {seconds(wanted.oldest_message_age)}",
         2 * MINUTE,
-        "Shard {{ $labels.shard }} has a message that nobody finishes",
+        "Shard {{ $labels.shard }} has an old unacked message",
         f"The oldest unacked message of shard {{{{ $labels.shard }}}} of {fleet.fleet} is "
         "{{ $value | humanizeDuration }} old: the shard is down, far behind, or stuck on a slot.",
         cloud=True,
     )
 
 
-def _set_aside(fleet: Fleet, series: Series) -> Iterator[Alert]:
+def _unwritten(fleet: Fleet, series: Series) -> Iterator[Alert]:
     wanted = fleet.monitoring.thresholds
     yield Alert(
         "ShardctlDeadLetters",
         "warning",
         f"{series.dead_letters} > {wanted.dead_letters}",
         MINUTE,
-        f"Writes of {fleet.fleet} are set aside",
+        f"Fleet {fleet.fleet} has dead letters",
         f"{{{{ $value | humanize }}}} messages are on the dead-letter subscription of {fleet.fleet}: writes that can't "
         "succeed, or that Pub/Sub gave up on. They are kept for 31 days.",
         cloud=True,
@@ -78,9 +78,9 @@ def _set_aside(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "warning",
         f"{series.strays} > {wanted.strays}",
         MINUTE,
-        f"Messages of {fleet.fleet} are no shard's",
+        f"No shard takes some messages of fleet {fleet.fleet}",
         f"{{{{ $value | humanize }}}} messages on {fleet.fleet}'s topics have no valid slot, or a type that no shard "
-        "takes: some producer is wrong, and these writes reach no database.",
+        "takes: a producer is at fault, and these writes reach no database.",
         cloud=True,
     )
     if any(kind.on_poison == "park" for kind in fleet.message_types.values()):
@@ -91,8 +91,8 @@ def _set_aside(fleet: Fleet, series: Series) -> Iterator[Alert]:
             f"sum by (shard) (increase({parked}[15m])) > 0",
             timedelta(),
             "Shard {{ $labels.shard }} parks writes",
-            "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they, or one before "
-            "them of their key, failed, and the key stands still until a person releases it.",
+            "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they failed, or an earlier "
+            "write of their key did. The key's writes wait until an operator releases it.",
         )
 
 
@@ -106,8 +106,8 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"{series.quantile(0.99, 'shardctl_batch_seconds')} > {seconds(wanted.handling_latency)}",
         5 * MINUTE,
         "Shard {{ $labels.shard }} handles batches slowly",
-        "One batch in a hundred of shard {{ $labels.shard }} takes over {{ $value | humanizeDuration }} from its taking to "
-        "its acknowledgement.",
+        "One batch in a hundred of shard {{ $labels.shard }} takes over {{ $value | humanizeDuration }} from its start "
+        "to its acknowledgement.",
     )
     failing = (
         (series.rate("shardctl_batch_retries_total"), series.rate("shardctl_batch_seconds_count")),
@@ -120,8 +120,8 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
         " or ".join(f"{failed} / {tried} > {share}" for failed, tried in failing),
         5 * MINUTE,
         "Shard {{ $labels.shard }} fails too often",
-        "{{ $value | humanizePercentage }} of the batches of shard {{ $labels.shard }} are tried again, or of its writes "
-        "are set aside.",
+        "{{ $value | humanizePercentage }} of the batches of shard {{ $labels.shard }} are retried, or of its writes are "
+        "dead-lettered or parked.",
     )
     yield Alert(
         "ShardctlRedisDegraded",
@@ -129,8 +129,8 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"max by (shard) ({series.own('shardctl_redis_degraded')}) > 0",
         wanted.redis_degraded,
         "Shard {{ $labels.shard }} works without locks",
-        "Redis doesn't answer consumers of shard {{ $labels.shard }}. Writes go on, safe and slower: replicas may take up the "
-        "same slot at once, and all but one of them then do it for nothing.",
+        "Redis doesn't answer consumers of shard {{ $labels.shard }}. Writes continue, safely but slower: several "
+        "replicas may process the same slot at once, and only one of them commits.",
     )
 
 
@@ -142,17 +142,17 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"max by (shard) ({series.own('shardctl_slot_failing_seconds')}) > {seconds(wanted.slot_failing)}",
         timedelta(),
         "Shard {{ $labels.shard }} can't write",
-        "A batch of shard {{ $labels.shard }} has failed for {{ $value | humanizeDuration }}, and its slots stand still. "
-        "Nothing is lost: the messages are kept, and tried again.",
+        "A batch of shard {{ $labels.shard }} has failed for {{ $value | humanizeDuration }}, and its slots are blocked. "
+        "Nothing is lost: the messages are kept and retried.",
     )
     yield Alert(
         "ShardctlSlotHeld",
         "warning",
         f"max by (shard) ({series.own('shardctl_slot_held_seconds')}) > {seconds(wanted.slot_held)}",
         timedelta(),
-        "Shard {{ $labels.shard }} keeps a slot's messages back",
+        "Shard {{ $labels.shard }} holds a slot's messages",
         "A slot of shard {{ $labels.shard }} has been held for {{ $value | humanizeDuration }}: a rebalance hasn't made it "
-        "active here yet, or another replica has its lock.",
+        "active here yet, or another replica holds its lock.",
     )
     again = series.own("shardctl_messages_published_again_total")
     yield Alert(
@@ -160,9 +160,9 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "warning",
         f"sum by (shard) (increase({again}[5m])) > {wanted.published_again}",
         10 * MINUTE,
-        "Shard {{ $labels.shard }} goes on publishing messages again",
+        "Shard {{ $labels.shard }} keeps republishing messages",
         "{{ $value | humanize }} messages of shard {{ $labels.shard }} in 5 minutes came after the barrier of their slot's "
-        "move. A few are usual just after a move; this goes on.",
+        "move. A few are normal just after a move, but these continue.",
     )
     refused = series.own("shardctl_barriers_refused_total")
     yield Alert(
@@ -170,9 +170,9 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "warning",
         f"sum by (shard) (increase({refused}[15m])) > 0",
         timedelta(),
-        "Shard {{ $labels.shard }} gets barriers that its database doesn't await",
+        "Shard {{ $labels.shard }} receives barriers that its database doesn't await",
         "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, "
-        "and changed nothing. Somebody forges them, or `shardctl rebalance run` is of version 0.1.0.",
+        "and changed nothing. Somebody forges them, or a `shardctl rebalance run` of version 0.1.0 is running.",
     )
 
 
@@ -195,15 +195,15 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "The consumer in {{ $labels.pod }} uses {{ $value | humanizePercentage }} of its memory limit, at which it is killed.",
         cloud=fleet.monitoring.stack == "managed-prometheus",
     )
-    if any(shard.autoscaling.min for shard in fleet.shards):  # else no pods at all may be as it should be
+    if any(shard.autoscaling.min for shard in fleet.shards):  # else a fleet without any pod may be in order
         yield Alert(
             "ShardctlSilent",
             "critical",
             f"absent({series.own('shardctl_ready')})",
             10 * MINUTE,
-            f"Nothing is heard from the consumers of {fleet.fleet}",
-            f"No consumer of {fleet.fleet} is scraped: none runs, or scraping is broken. The other alerts on consumers are "
-            "blind meanwhile.",
+            f"No consumer of fleet {fleet.fleet} reports metrics",
+            f"No consumer of {fleet.fleet} is scraped: none runs, or scraping is broken. Until this is "
+            "fixed, the other alerts on consumers can't fire.",
         )
 
 
@@ -216,6 +216,6 @@ def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"max({series.gateways('shardctl_gateway_keys_failing')}) > 0",
         MINUTE,
         f"The gateway of {fleet.fleet} can't confirm its clients' keys",
-        f"A replica of {fleet.fleet}-gateway can't read its file of keys whole, or can't reach the tokens' issuer. Keys that it "
+        f"A replica of {fleet.fleet}-gateway can't read its whole file of keys, or can't reach the tokens' issuer. Keys that it "
         f"can't confirm are refused {seconds(fleet.gateway.auth.grace_time)} s after that began, and their clients can't write.",
     )

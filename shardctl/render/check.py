@@ -1,4 +1,4 @@
-"""What would be rendered, held against what lies in a folder."""
+"""Compares what would be rendered with the files of a folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Literal
 from shardctl.errors import ShardctlError
 from shardctl.render import Document
 
-KUSTOMIZE = "kustomization.yaml"  # the one other file that belongs among manifests
+KUSTOMIZE = "kustomization.yaml"  # the only other file that belongs in a folder of manifests
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One file that isn't as it would be rendered; `diff` leads from what lies there to what would be."""
+    """One file that differs from what would be rendered; `diff` leads from the file to the rendered text."""
 
     what: Literal["differs", "missing", "unknown"]
     path: Path

@@ -1,6 +1,6 @@
-"""What a fleet has in Google Cloud, free of any one format's words.
+"""What a fleet has in Google Cloud, independent of any output format.
 
-Read back from the same objects that become Config Connector's, so that no two formats can differ in what they make.
+Read from the same objects that become Config Connector's, so that all formats make the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ON: Mapping[str, On] = {
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`name` is the object's in Kubernetes, unique among its kind: formats make their own ids of it. So with the others."""
+    """`name`, here and below, is the object's in Kubernetes, unique among its kind: formats derive their own ids from it."""
 
     name: str
     id: str

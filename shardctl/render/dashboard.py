@@ -1,4 +1,4 @@
-"""The fleet's Grafana dashboard: from what waits, over what is done, to what stands in the way."""
+"""The fleet's Grafana dashboard: backlog, throughput, latency, failures, slots and pods."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ SHARD = "{{shard}}"
 
 
 def _rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
-    yield "What waits", _waiting(series)
-    yield "What is done", _done(series)
-    yield "How long it takes", _latencies(series)
-    yield "What fails", _failures(series)
+    yield "Backlog", _backlog(series)
+    yield "Throughput", _throughput(series)
+    yield "Latency", _latencies(series)
+    yield "Failures", _failures(series)
     yield "Slots", _slots(series)
     yield "Pods", _pods(series)
 
 
-def _waiting(series: Series) -> list[Panel]:
+def _backlog(series: Series) -> list[Panel]:
     return [
         ("Undelivered messages", "short", [(SHARD, series.backlog)]),
         ("Oldest unacked message", "s", [(SHARD, series.oldest_age)]),
@@ -81,45 +81,45 @@ def _waiting(series: Series) -> list[Panel]:
     ]
 
 
-def _done(series: Series) -> list[Panel]:
+def _throughput(series: Series) -> list[Panel]:
     return [
         ("Messages received", "ops", _rate(series, "messages_received")),
         ("Writes applied", "ops", _rate(series, "messages_applied")),
-        ("Found done already", "ops", _rate(series, "messages_duplicate")),
+        ("Duplicates", "ops", _rate(series, "messages_duplicate")),
         ("Stale writes", "ops", _rate(series, "writes_stale")),
     ]
 
 
 def _latencies(series: Series) -> list[Panel]:
     return [
-        ("From taking a batch to its acknowledgement", "s", _quantiles(series, "batch_seconds")),
-        ("From publishing to commit", "s", _quantiles(series, "publish_to_commit_seconds")),
-        ("A database transaction", "s", _quantiles(series, "transaction_seconds")),
-        ("Messages a transaction", "short", _quantiles(series, "batch_rows")),
+        ("Batch, from start to acknowledgement", "s", _quantiles(series, "batch_seconds")),
+        ("Message, from publish to commit", "s", _quantiles(series, "publish_to_commit_seconds")),
+        ("Database transaction", "s", _quantiles(series, "transaction_seconds")),
+        ("Messages per transaction", "short", _quantiles(series, "batch_rows")),
     ]
 
 
 def _failures(series: Series) -> list[Panel]:
     dead_lettered = series.rate("shardctl_messages_dead_lettered_total", by="shard, reason")
     return [
-        ("Batches tried again", "ops", _rate(series, "batch_retries")),
-        ("Writes set aside", "ops", [(f"{SHARD} {{{{reason}}}}", dead_lettered)]),
+        ("Batches retried", "ops", _rate(series, "batch_retries")),
+        ("Writes dead-lettered", "ops", [(f"{SHARD} {{{{reason}}}}", dead_lettered)]),
         ("Writes parked", "ops", _rate(series, "messages_parked")),
-        ("A slot failing for", "s", _highest(series, "slot_failing_seconds")),
+        ("Longest failure of a slot", "s", _highest(series, "slot_failing_seconds")),
     ]
 
 
 def _slots(series: Series) -> list[Panel]:
     passed_on = [
         (f"{SHARD} passed on", series.rate("shardctl_messages_passed_on_total")),
-        (f"{SHARD} again", series.rate("shardctl_messages_published_again_total")),
+        (f"{SHARD} published again", series.rate("shardctl_messages_published_again_total")),
         (f"{SHARD} barriers", series.rate("shardctl_barriers_passed_total")),
     ]
     return [
-        ("Locks found held", "ops", _rate(series, "locks_contended")),
-        ("A slot held for", "s", _highest(series, "slot_held_seconds")),
-        ("Held, a second", "ops", _rate(series, "messages_held")),
-        ("Passed on, and published again", "ops", passed_on),
+        ("Lock conflicts", "ops", _rate(series, "locks_contended")),
+        ("Longest hold of a slot", "s", _highest(series, "slot_held_seconds")),
+        ("Messages held", "ops", _rate(series, "messages_held")),
+        ("Passed on and published again", "ops", passed_on),
     ]
 
 
@@ -131,8 +131,8 @@ def _pods(series: Series) -> list[Panel]:
     return [
         ("Ready", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_ready')})")]),
         ("Missing", "short", [(SHARD, series.unavailable)]),
-        ("Memory, of the limit", "percentunit", [("{{pod}}", series.memory)]),
-        ("Messages in hand", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
+        ("Memory, share of the limit", "percentunit", [("{{pod}}", series.memory)]),
+        ("Messages in flight", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
         ("Redis and database", "bool_on_off", dependencies),
     ]
 

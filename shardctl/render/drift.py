@@ -1,4 +1,4 @@
-"""What is live, held against what shards.yaml says: Pub/Sub through its API, Kubernetes through `kubectl diff`. Only reads."""
+"""Compares what is live with shards.yaml: Pub/Sub through its API, Kubernetes through `kubectl diff`. Only reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardctl.provision import Step, survey_pubsub
 
 
 class DriftError(ShardctlError):
-    """What is live couldn't be read, so nothing is known of a drift."""
+    """What is live couldn't be read, so whether it has drifted is unknown."""
 
 
 class NoKubectlError(DriftError):
@@ -55,7 +55,7 @@ def pubsub_drift(fleet: Fleet, publisher: Any, subscriber: Any) -> PubSubDrift:
 
 
 def step_text(step: Step) -> str:
-    """A step in one line, an update with what each field is and would be."""
+    """A step in one line; an update with the present and the new value of each field."""
     if step.action != "update":
         return str(step)
     live, wanted = Subscription.pb(step.live), Subscription.pb(step.wanted)
@@ -92,5 +92,5 @@ def kubernetes_drift(texts: Iterable[str], *, context: str | None, capture: bool
     except OSError as error:
         raise DriftError(f"{kubectl}: {error.strerror}") from error
     if run.returncode not in (0, 1):  # kubectl's own rule: 1 is a difference, more is a failure
-        raise DriftError(f"kubectl diff failed with exit code {run.returncode}; it said why above.")
+        raise DriftError(f"kubectl diff failed with exit code {run.returncode}; its own message is above.")
     return KubernetesDrift(run.returncode == 1, run.stdout.decode(errors="replace") if capture else None)

@@ -1,4 +1,4 @@
-"""The gateway on its cluster: what runs, as whom, who reaches it. Nothing, unless the file asks for one."""
+"""The gateway's objects on the cluster and in Google Cloud. None, unless the file asks for a gateway."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRACE_MARGIN_SECONDS = 10  # between the gateway's own drain and the kill
 SERVICE_PORT, POD_PORT = 80, 8080
 CONFIG_FILE = "gateway.json"
 
-# Of the fleet, what the gateway goes by: a change of anything else doesn't roll its pods.
+# The settings of the fleet that the gateway uses: a change of any other doesn't roll its pods.
 _SLICE: Any = {
     **dict.fromkeys(("fleet", "project", "image", "topic", "routing", "message_types", "databases"), True),
     "shards": {"__all__": {"name", "slots", "types", "except_types", "generation", "previous"}},
@@ -32,7 +32,7 @@ _OF_THE_CLUSTER = {"autoscaling", "resources", "pre_stop", "from_namespaces"}
 
 @dataclass(frozen=True, slots=True)
 class _Gateway:
-    """The gateway with what several of its objects show."""
+    """The gateway, with the values that several of its objects share."""
 
     name: str
     settings: Gateway

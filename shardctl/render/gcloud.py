@@ -15,7 +15,7 @@ from shardctl.render.templates import built_in
 
 
 def text(fleet: Fleet) -> str:
-    """The functions of `templates/gcloud.sh`, then one call of them a line. Raises UsageError for what gcloud can't be given."""
+    """The functions of `templates/gcloud.sh`, then one call of them a line. Raises UsageError for what gcloud can't take."""
     head = (built_in() / "gcloud.sh").read_text(encoding="utf-8")
     calls = (" ".join(quote(word) for word in words) for words in _calls(fleet, cloud(fleet)))
     return f"{head}\nproject={quote(fleet.project)}\n" + "".join(f"{call}\n" for call in calls)
@@ -90,7 +90,7 @@ def _mapping(pairs: Sequence[tuple[str, str]]) -> str:
     """Keys and values as gcloud reads them from one flag, parted by a sign that none of them holds: `gcloud topic escaping`."""
     for key, _ in pairs:
         if "=" in key or key.startswith("^"):
-            raise UsageError(f"attribute {key!r}: gcloud can't be told a name with '=' in it, or '^' before it")
+            raise UsageError(f"attribute {key!r}: gcloud accepts no name that contains '=' or begins with '^'")
     written = [f"{key}={value}" for key, value in pairs]
     if not any("," in pair for pair in written):
         return ",".join(written)

@@ -1,4 +1,4 @@
-"""What the pods may reach, what they may take, and where their credentials come from: all of it only on request."""
+"""What the pods may connect to, what they may consume, and where their credentials come from: each only on request."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def resource_quotas(plan: Plan) -> Iterator[Object]:
 
 
 def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
-    """What the whole fleet asks for at its largest, each shard in the middle of a rollout."""
+    """What the whole fleet requests at its largest, with every shard in a rollout."""
     totals: dict[str, Fraction] = {}
 
     def add(resource: str, amount: Fraction) -> None:

@@ -103,7 +103,7 @@ def grants(plan: Plan) -> Iterator[Object]:
     dead_letters = ("PubSubTopic", plan.dead_letter_topic)
     if plan.whole and agent:
         yield grant(None, f"{fleet.fleet}-dead-letter-agent", publisher, dead_letters, member=agent)
-        if fleet.delivery.kind == "push" and fleet.delivery.service_account:  # the agent signs pushes in its name
+        if fleet.delivery.kind == "push" and fleet.delivery.service_account:  # the agent signs pushes as this account
             yield grant(
                 None,
                 f"{fleet.fleet}-push-agent",
@@ -126,7 +126,7 @@ def grants(plan: Plan) -> Iterator[Object]:
             if agent:
                 yield grant(writer, f"{sub.id}-agent", subscriber, own, member=agent)
         yield grant(writer, f"{writer.id}-dead-letter-publisher", publisher, dead_letters, member_account=writer.id)
-        if writer.shard.previous:  # what a slot's former owner finds unapplied, it publishes again
+        if writer.shard.previous:  # a slot's former owner republishes what it hasn't applied
             for topic in topology.topics(fleet):
                 on = ("PubSubTopic", object_name(topic.id))
                 yield grant(writer, f"{writer.id}-{topic.id}-publisher", publisher, on, member_account=writer.id)

@@ -1,4 +1,4 @@
-"""What watches the consumers: scraping, alert rules, a dashboard. Nothing, unless the file asks for it."""
+"""Monitoring of the consumers: scraping, alert rules, a dashboard. None, unless the file asks for it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _scraping(plan: Plan, stack: str, kind: str) -> Iterator[Object]:
 
 
 def namespace_rules(plan: Plan) -> Iterator[Object]:
-    """Rules of managed Prometheus see what comes from their own namespace, and nothing else."""
+    """Rules of managed Prometheus see only metrics from their own namespace."""
     if plan.whole and plan.fleet.monitoring.stack == "managed-prometheus":
         yield _rules(plan, "Rules", plan.app, (alert for alert in alerts(plan.fleet) if not alert.cloud))
 
 
 def global_rules(plan: Plan) -> Iterator[Object]:
-    """Metrics of Google Cloud itself bear neither our namespace nor our cluster: only GlobalRules see them."""
+    """Metrics of Google Cloud itself carry neither our namespace nor our cluster: only GlobalRules see them."""
     if plan.whole and plan.fleet.monitoring.stack == "managed-prometheus":
         name = f"{plan.fleet.namespace}-{plan.app}"  # the whole cluster's, so it says whose it is
         yield _rules(plan, "GlobalRules", name, (alert for alert in alerts(plan.fleet) if alert.cloud))

@@ -1,4 +1,4 @@
-"""What the builders of objects share: a plan of what to render, who writes what, and the names of things."""
+"""What the builders of objects share: the plan of what to render, the shards' consumers, and names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Writer:
-    """One shard with what several of its objects show."""
+    """One shard, with the values that several of its objects share."""
 
     shard: Shard
     id: str
@@ -81,7 +81,7 @@ class Plan:
 
     @cached_property
     def service_agent(self) -> str | None:
-        """Pub/Sub's own identity in the project: it moves dead letters, and needs leave to."""
+        """Pub/Sub's own identity in the project: it moves dead letters, and needs permission to."""
         number = self.fleet.project_number
         return f"serviceAccount:service-{number}@gcp-sa-pubsub.iam.gserviceaccount.com" if number else None
 
@@ -114,7 +114,7 @@ class Plan:
 
     def _labelled(self, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         shared = {"app.kubernetes.io/part-of": self.fleet.fleet, "app.kubernetes.io/managed-by": "shardctl"}
-        # Ours come last: a label of the user's must never change a selector.
+        # Ours come last, so that a user's label never changes a selector.
         return tuple(sorted({**self.fleet.labels, **shared, **own}.items()))
 
 

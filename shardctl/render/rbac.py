@@ -1,4 +1,4 @@
-"""What the pods may ask of the cluster's own API: only where a shard elects its leader there."""
+"""What the pods may do in the cluster's own API: only where a shard elects its leader there."""
 
 from __future__ import annotations
 

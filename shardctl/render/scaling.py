@@ -20,9 +20,9 @@ def max_replicas(shard: Shard) -> int:
 
 
 def min_replicas(fleet: Fleet, shard: Shard) -> int:
-    """Never none while slots move: barriers wait for a reader, and a rebalance for its barriers."""
+    """Never 0 while slots move: barriers wait for a reader, and a rebalance for its barriers."""
     least = shard.autoscaling.min
-    return 1 if least == 0 and fleet.rebalancing else least  # in this order: the latter looks at every shard
+    return 1 if least == 0 and fleet.rebalancing else least  # in this order: the second test looks at every shard
 
 
 def autoscalers(plan: Plan) -> Iterator[Object]:

@@ -1,6 +1,6 @@
-"""What alerts and dashboard ask for, by the names each monitoring stack has for it, as PromQL.
+"""The series of alerts and dashboard as PromQL, under the names of each monitoring stack.
 
-Three sources: the consumers themselves; Cloud Monitoring, for what only Pub/Sub knows; and the cluster, for pods and memory.
+Three sources: the consumers themselves; Cloud Monitoring, for Pub/Sub's own metrics; and the cluster, for pods and memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Series:
 
     @cached_property
     def unavailable(self) -> str:
-        """Pods that a shard should have and hasn't, from kube-state-metrics."""
+        """Pods that a shard should have and doesn't, from kube-state-metrics."""
         return " or ".join(self._missing(kind, shards) for kind, shards in self._by_workload.items())
 
     def _missing(self, kind: str, shards: str) -> str:

@@ -1,4 +1,4 @@
-"""The templates: where they lie, and how each value they show becomes one YAML scalar that it can't break out of."""
+"""The templates: where they are, and how each value becomes one YAML scalar that it can't break out of."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _block(text: Lines) -> str:
     return "|\n    " + text[:-1].replace("\n", "\n    ")
 
 
-@lru_cache(maxsize=16_384)  # most values come again: labels, names, the project
+@lru_cache(maxsize=16_384)  # most values repeat: labels, names, the project
 def _text(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return str(text)
@@ -127,7 +127,7 @@ def environment(templates: Path | None) -> Environment:
 
 
 def _refuse_unless_overriding(templates: Path) -> None:
-    """A template of one's own under a name that nothing asks for would do nothing, and nobody would notice."""
+    """Raise UsageError for a template that overrides none: it would silently have no effect."""
     if not templates.is_dir():
         raise UsageError(f"{templates}: no such folder of templates")
     known = sorted(path.name for path in built_in().glob("*.j2"))

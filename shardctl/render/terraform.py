@@ -1,6 +1,6 @@
 """A fleet's part in Google Cloud as a Terraform module in JSON, for the `google` provider.
 
-Addresses are the names that the Kubernetes objects have, so they are stable: another shard changes nobody else's address.
+Addresses are the names that the Kubernetes objects have, so they are stable: adding a shard changes no other address.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _RESOURCES = {
     Account: "google_service_account",
     External: "google_service_account",
 }
-# What a destroy would take with it is backlog, so Terraform must refuse: also to replace a subscription whose filter changed.
+# A destroy would delete the backlog, so Terraform must refuse it: also to replace a subscription whose filter changed.
 _KEPT = {"prevent_destroy": True}
 
 
 def text(fleet: Fleet) -> str:
-    """One module, to be used as a folder of its own. Needs the whole fleet: what is left out, Terraform would destroy."""
+    """One module, to be used as a folder of its own. Needs the whole fleet: Terraform would destroy what is left out."""
     module = {
         "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
         "terraform": {

@@ -37,7 +37,7 @@ def _any_digits(count: int) -> str:
 
 
 def matches(fleet: Fleet, shard: Shard) -> tuple[Match, ...]:
-    """What the shard's requests look like.
+    """The matches of the shard's requests.
 
     A shard that takes all types, or all but some, asks for no type: what it leaves out goes to shards that do ask, at the
     same slots (`load` proved that), and every router prefers a match that asks for more.
@@ -48,8 +48,8 @@ def matches(fleet: Fleet, shard: Shard) -> tuple[Match, ...]:
 def warnings(fleet: Fleet) -> Iterator[str]:
     if fleet.traffic.form == "session-affinity" and len(fleet.shards) > 1:
         yield (
-            "traffic: session-affinity keeps a client with one pod, of whichever shard, and looks at no slot; "
-            "with more than one shard, another form sends a request to the shard of its slot"
+            "traffic: session-affinity keeps a client with one pod of any shard, whatever the slot; "
+            "with more than one shard, use another form: it sends each request to the shard of its slot"
         )
 
 
@@ -86,7 +86,7 @@ def destination_rules(plan: Plan) -> Iterator[Object]:
 
 
 def virtual_services(plan: Plan) -> Iterator[Object]:
-    """Istio takes the first route that matches: those that ask for a type stand before those that don't."""
+    """Istio takes the first route that matches, so routes that match a type come before those that don't."""
     fleet = plan.fleet
     traffic = fleet.traffic
     if traffic.form != "istio" or not plan.whole:

@@ -1,4 +1,4 @@
-"""The consumers: what runs, as whom, with which settings."""
+"""The consumers' workloads, accounts and settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stateful_sets(plan: Plan) -> Iterator[Object]:
 
 
 def headless_services(plan: Plan) -> Iterator[Object]:
-    """What gives a StatefulSet's pods their names; a Deployment's have none to give."""
+    """The Service that gives a StatefulSet's pods their names; a Deployment's pods need none."""
     for writer in plan.writers:
         if writer.shard.workload.kind == "statefulset":
             yield plan.object(
@@ -68,7 +68,7 @@ def disruption_budgets(plan: Plan) -> Iterator[Object]:
 
 
 def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
-    """What the templates of both kinds of workload show."""
+    """The values of the templates of both kinds of workload."""
     fleet, shard = plan.fleet, writer.shard
     workload, scaling = shard.workload, shard.autoscaling
     drain = seconds(shard.consumer.drain_timeout)

@@ -195,7 +195,7 @@ def test_no_value_breaks_out_of_its_quotes(tmp_path: Path) -> None:
 def test_an_attribute_that_gcloud_cant_be_told_is_refused() -> None:
     fleet = fleet_of()
     attributes = fleet.routing.attributes.model_copy(update={"slot": "a=b"})
-    with pytest.raises(UsageError, match="gcloud can't be told"):
+    with pytest.raises(UsageError, match="gcloud accepts no name"):
         gcloud.text(fleet.model_copy(update={"routing": fleet.routing.model_copy(update={"attributes": attributes})}))
 
 

@@ -204,7 +204,7 @@ CASES = [
     ),
     Case(
         "ShardctlFailureRate",
-        "batches tried again",
+        "batches retried",
         (
             (own("batch_retries_total", labels='cause="again"'), "0+2x30"),
             (own("batch_seconds_count"), "0+100x30"),
@@ -213,7 +213,7 @@ CASES = [
     ),
     Case(
         "ShardctlFailureRate",
-        "writes set aside for any reason",
+        "writes dead-lettered for any reason",
         (
             (own("messages_dead_lettered_total", labels='reason="bad_json"'), "0+1x30"),
             (own("messages_dead_lettered_total", labels='reason="no_row"'), "0+1x30"),

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Brings what a fleet has in Google Cloud to what shards.yaml says. Rendered by shardctl: edit shards.yaml instead.
+# Makes the fleet's resources in Google Cloud match shards.yaml. Rendered by shardctl: edit shards.yaml instead.
 #
 # Run it as often as you like: it looks first, makes what is missing, and changes only what differs and may be changed.
-# It deletes nothing. A subscription whose topic, filter or ordering is otherwise stops it: Pub/Sub can't change those.
+# It deletes nothing. It stops at a subscription with another topic, filter or ordering: Pub/Sub can't change those.
 set -eu
 CLOUDSDK_CORE_DISABLE_PROMPTS=1
 export CLOUDSDK_CORE_DISABLE_PROMPTS
@@ -41,37 +41,37 @@ topic() {
 }
 
 # subscription ID TOPIC FILTER LABELS STATE FLAG...
-# STATE is what `describe` prints of that which can be changed, when all is as wanted; FLAGs make it so.
+# STATE is what `describe` prints of the fields that can be changed, when they are right; FLAGs set them.
 subscription() {
   name=$1 topic=$2 filter=$3 labels=$4 state=$5
   shift 5
-  if ! found=$(gcloud pubsub subscriptions describe "$name" --project="$project" --format="$subscription_fields" 2>/dev/null); then
+  if ! live=$(gcloud pubsub subscriptions describe "$name" --project="$project" --format="$subscription_fields" 2>/dev/null); then
     [ -z "$filter" ] || set -- "$@" --message-filter="$filter"
     gcloud pubsub subscriptions create "$name" --project="$project" --topic="$topic" --enable-message-ordering \
       --labels="$labels" "$@" >/dev/null
     done_with create subscription "$name"
     return
   fi
-  found_topic=${found%%"|"*}
-  found=${found#*"|"}
-  found_ordering=${found%%"|"*}
-  found=${found#*"|"}
-  rest=$found
+  live_topic=${live%%"|"*}
+  live=${live#*"|"}
+  live_ordering=${live%%"|"*}
+  live=${live#*"|"}
+  rest=$live
   for _ in 1 2 3 4 5 6 7 8; do rest=${rest#*"|"}; done
-  found_endpoint=${rest%%"|"*}
+  live_endpoint=${rest%%"|"*}
   for _ in 1 2 3; do rest=${rest#*"|"}; done
-  found_unwrapped=${rest%%"|"*}
+  live_unwrapped=${rest%%"|"*}
   rest=${rest#*"|"} # the filter comes last: it may hold a '|' itself
-  [ "$found_topic" = "$topic" ] || unchangeable topic "$found_topic" "$topic"
+  [ "$live_topic" = "$topic" ] || unchangeable topic "$live_topic" "$topic"
   [ "$rest" = "$filter" ] || unchangeable filter "$rest" "$filter"
-  case $found_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on ;; esac
-  if [ "$found" = "$state|$filter" ]; then
+  case $live_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on ;; esac
+  if [ "$live" = "$state|$filter" ]; then
     done_with identical subscription "$name"
     return
   fi
   case $state in *'|||||||||') set -- "$@" --clear-retry-policy --clear-dead-letter-policy ;; esac
-  case $state in *'||||') [ -z "$found_endpoint" ] || set -- "$@" --push-endpoint= ;; esac
-  case $state in *'|') [ -z "$found_unwrapped" ] || set -- "$@" --clear-push-no-wrapper-config ;; esac
+  case $state in *'||||') [ -z "$live_endpoint" ] || set -- "$@" --push-endpoint= ;; esac
+  case $state in *'|') [ -z "$live_unwrapped" ] || set -- "$@" --clear-push-no-wrapper-config ;; esac
   gcloud pubsub subscriptions update "$name" --project="$project" "$@" >/dev/null
   done_with update subscription "$name"
 }
@@ -81,7 +81,7 @@ subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLe
 subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
 subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
 
-# unchangeable WHAT FOUND WANTED
+# unchangeable WHAT LIVE WANTED
 unchangeable() {
   refuse "subscription $name: its $1 is '$2', the file wants '$3', and Pub/Sub can't change it. Deleting it would lose its" \
     'backlog: give the shard a new generation with `shardctl rebalance`, or undo the edit of the file.'
@@ -89,8 +89,8 @@ unchangeable() {
 
 # account EMAIL ID DISPLAY_NAME
 account() {
-  if found=$(gcloud iam service-accounts describe "$1" --project="$project" --format='value(displayName)' 2>/dev/null); then
-    if [ "$found" = "$3" ]; then
+  if live=$(gcloud iam service-accounts describe "$1" --project="$project" --format='value(displayName)' 2>/dev/null); then
+    if [ "$live" = "$3" ]; then
       done_with identical account "$1"
       return
     fi
@@ -149,9 +149,9 @@ account_grant() {
 # The description carries a checksum over body and attributes, since `describe` prints those in no form that compares well.
 job() {
   verb=create attributes=--attributes
-  if found=$(gcloud scheduler jobs describe "$1" --project="$project" --location="$2" \
+  if live=$(gcloud scheduler jobs describe "$1" --project="$project" --location="$2" \
     --format='value[separator="|"](schedule,timeZone,pubsubTarget.topicName,description)' 2>/dev/null); then
-    if [ "$found" = "$3|$4|$5|$8" ]; then
+    if [ "$live" = "$3|$4|$5|$8" ]; then
       done_with identical job "$1"
       return
     fi
