@@ -81,10 +81,10 @@ def joined(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:
         room: "+".join(sorted({room} | {far for far in reachable(room, edges) if room in reachable(far, edges)}))
         for room in edges
     }
-    found: dict[str, set[str]] = {}
+    imports_by_name: dict[str, set[str]] = {}
     for room, imported in edges.items():
-        found.setdefault(names[room], set()).update(names[far] for far in imported)
-    return {room: imported - {room} for room, imported in found.items()}
+        imports_by_name.setdefault(names[room], set()).update(names[far] for far in imported)
+    return {room: imported - {room} for room, imported in imports_by_name.items()}
 
 
 def direct(edges: Mapping[str, set[str]]) -> dict[str, set[str]]:

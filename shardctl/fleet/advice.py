@@ -1,4 +1,4 @@
-"""What a valid fleet may still regret, or leaves open: sentences for `shardctl validate`. Pure."""
+"""Advice and warnings on a valid fleet: sentences for `shardctl validate`. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def advice(fleet: Fleet) -> tuple[str, ...]:
 
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
-    """What a valid fleet leaves open to others."""
+    """Risks of a valid fleet that an operator must accept knowingly."""
     gateway = fleet.gateway
     if gateway is None or gateway.auth.kind != "none":
         return ()
@@ -71,16 +71,16 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
     idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
     if idle:
         yield (
-            f"leader: one replica of a shard writes, so more than {LEADER_AND_STANDBY} mostly stand by, and scaling with the "
-            f"load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {_names(idle)}."
+            f"leader: one replica of a shard writes, so more than {LEADER_AND_STANDBY} mostly stand by, and scaling with "
+            f"the load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {_names(idle)}."
         )
     lonely = [name for name in led if scaling[name].most < LEADER_AND_STANDBY]
     if lonely:
-        yield f"leader: with one replica nobody stands by to follow a leader that dies: {_names(lonely)}."
+        yield f"leader: with one replica there is no standby to replace a leader that dies: {_names(lonely)}."
     left_on = [name for name, wanted in scaling.items() if wanted.min == 0 and wanted.keda.activation_backlog]
     if left_on:
         yield (
-            "autoscaling.keda.activation_backlog leaves so many messages, and fewer, unwritten for as long as no more come: "
+            "autoscaling.keda.activation_backlog lets that many messages wait unwritten until more arrive: "
             f"{_names(left_on)}."
         )
 
@@ -90,7 +90,7 @@ def _on_filters(fleet: Fleet) -> Iterator[str]:
         if stray.blind:
             yield (
                 f"topic {stray.topic.id}: the filters have no room for every malformed slot; Pub/Sub would drop what "
-                f"breaks off after {_names(list(stray.blind))}. Rounder slot boundaries cure it."
+                f"breaks off after {_names(list(stray.blind))}. Rounder slot boundaries fix it."
             )
 
 
@@ -101,12 +101,12 @@ def _on_times(fleet: Fleet) -> Iterator[str]:
     if slow:
         yield (
             "consumer.statement_timeout is over subscription.ack_deadline: where leases can't be renewed, a slow "
-            f"statement's messages are worked on twice (and applied once): {_names(slow)}."
+            f"statement's messages are processed twice (and applied once): {_names(slow)}."
         )
     stuck = [name for name, consumer in settings.items() if consumer.lock_ttl > consumer.lease]
     if stuck:
         yield (
-            "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages come again before its lock is "
+            "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages are redelivered before its lock is "
             f"free: {_names(stuck)}."
         )
 
@@ -117,14 +117,14 @@ def _on_push(fleet: Fleet) -> Iterator[str]:
     attempts = fleet.subscription.max_delivery_attempts
     if attempts < ENOUGH_PUSH_ATTEMPTS:
         yield (
-            "delivery: push counts each request that is refused, while a database is down or pods start, as a failed try, and "
-            f"after {attempts} of them Pub/Sub sets a healthy write aside; subscription.max_delivery_attempts: 100 gives hours."
+            "delivery: push counts each refused request, while a database is down or pods start, as a failed attempt, and "
+            f"after {attempts} of them Pub/Sub dead-letters a valid write; subscription.max_delivery_attempts: 100 allows hours."
         )
     stopping = [shard.name for shard in fleet.shards if not shard.workload.pre_stop]
     if stopping:
         yield (
             "delivery: push goes to pods that are about to stop until the load balancer knows; workload.pre_stop: 10s keeps them "
-            f"answering so long: {_names(stopping)}."
+            f"answering until then: {_names(stopping)}."
         )
 
 

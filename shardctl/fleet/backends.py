@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 SECRETS_VARIABLE = "SHARDCTL_SECRETS_DIR"
 SECRETS_DIRECTORY = "/var/run/secrets/shardctl"  # holds a folder for each Secret, and in it a file for each key
 
-# Calls run inside the transaction that records them, and the database ends one that rests for statement_timeout.
+# Calls run inside the transaction that records them, and the database ends one that is idle for statement_timeout.
 HELD_SHARE = 0.8
 SHARDS_NAMED = 8
 
 
 def window_seconds(consumer: Batching, backend: HttpBackend) -> float:
-    """How long after a transaction began a call may still begin: with a whole timeout to go, it is over in time."""
+    """How long after its transaction began a call may start, so that it ends in time even if it takes its whole timeout."""
     return HELD_SHARE * consumer.statement_timeout.total_seconds() - backend.timeout.total_seconds()
 
 
 def called(kinds: Mapping[str, MessageType]) -> dict[str, HttpBackend]:
-    """By type, the backends among where these types land."""
+    """By type, the HTTP backends of these types."""
     return {name: kind.http for name, kind in kinds.items() if kind.http is not None}
 
 
@@ -37,7 +37,7 @@ def of_shard(fleet: Fleet, shard: Shard) -> dict[str, HttpBackend]:
 
 
 def secrets(fleet: Fleet, shard: Shard) -> dict[str, tuple[str, ...]]:
-    """The Secrets that the shard's pods mount, by name, each with the keys that are read of it; sorted."""
+    """The Secrets that the shard's pods mount, by name, each with the keys that they read; sorted."""
     keys_by_secret: dict[str, set[str]] = {}
     for backend in of_shard(fleet, shard).values():
         for name, keys in backend.secrets.items():
@@ -51,7 +51,7 @@ def ports(fleet: Fleet, shard: Shard) -> tuple[int, ...]:
 
 
 def faults(fleet: Fleet) -> Iterator[Fault]:
-    """A call that takes all of its time must end before the database ends the transaction around it."""
+    """A call that takes its whole timeout must end before the database ends the transaction around it."""
     for name, backend in called(fleet.message_types).items():
         takers = [shard.consumer.statement_timeout for shard in fleet.shards if shard.takes(name)]
         if takers and backend.timeout * 2 > (least := min(takers)):
@@ -84,8 +84,8 @@ def advice(fleet: Fleet) -> Iterator[str]:
         )
     if slow:
         yield (
-            "http.timeout is over half of consumer.drain_timeout: a pod that is told to stop may end in the middle of a call, "
-            f"which is then made again elsewhere: {_names(slow)}."
+            "http.timeout is over half of consumer.drain_timeout: a pod that must stop may end in the middle of a call, "
+            f"which another replica then repeats: {_names(slow)}."
         )
     if mixed:
         yield (

@@ -97,7 +97,7 @@ def _fault(fleet: Fleet, finding: _Finding, types: list[str], type_count: int) -
 
 
 def faults(fleet: Fleet) -> tuple[Fault, ...]:
-    """Everything wrong with a fleet that only shows across fields. Empty means that it can be rendered and run."""
+    """All faults of a fleet that concern more than one field. Empty means that it can be rendered and run."""
     problems = [
         *_bad_names(fleet),
         *_bad_slots(fleet),
@@ -164,13 +164,13 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
             yield Fault(
                 ("message_types", name, "table"),
                 f"{kind.table!r} would meet shardctl's own tables, which begin with {OWN_TABLES!r}.",
-                "name the table otherwise.",
+                "choose another name for the table.",
             )
         first = fleet.message_types[tables.setdefault(kind.table.lower(), name)]
         if (kind.key, kind.columns, kind.slot_column) != (first.key, first.columns, first.slot_column):
             yield Fault(
                 ("message_types", name, "table"),
-                f"{kind.table!r} is described otherwise by type {tables[kind.table.lower()]!r}.",
+                f"{kind.table!r} is described differently by type {tables[kind.table.lower()]!r}.",
                 "give both the same key, columns and slot_column.",
             )
     reach = replay_reach(fleet)
@@ -180,7 +180,7 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
             yield Fault(
                 (*(("shards", number) if own else ()), "consumer", "inbox_retention"),
                 f"a message can be replayed for {reach.days}d (the subscription's retention and the dead letters'), "
-                "and one that is forgotten sooner would be applied twice.",
+                "and one that the inbox forgets sooner would be applied twice.",
                 f"leave it out, or make it {reach.days}d or more.",
             )
         for name in (*shard.types, *shard.except_types):
@@ -200,7 +200,7 @@ def _bad_delivery(fleet: Fleet) -> Iterator[Fault]:
             own = shard.leader != fleet.leader
             yield Fault(
                 (*(("shards", number) if own else ()), "leader"),
-                "a push reaches any replica, and those that stand by could only refuse it.",
+                "a push reaches any replica, and a standby could only refuse it.",
                 "use `delivery: pull` where one replica leads.",
             )
             return

@@ -1,8 +1,8 @@
 """Cron lines of five fields, read as Cloud Scheduler reads them, and when they come next. Pure.
 
 https://cloud.google.com/scheduler/docs/configuring/cron-job-schedules: a job runs whenever the clock on the wall shows its time.
-So a time that daylight saving leaves out doesn't run that day, and one that comes twice runs twice. A day of the month and a day
-of the week, where neither is `*`, are joined by *or*.
+So a time that daylight saving skips doesn't run that day, and one that it repeats runs twice. Where neither the day of the month
+nor the day of the week is `*`, a job runs on days that match either.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Times:
 
 
 def fault(cron: str) -> str | None:
-    """What keeps Cloud Scheduler from taking a cron line, or from ever running it; None where nothing does."""
+    """Why Cloud Scheduler would refuse a cron line, or never run it; None where it would do neither."""
     for text, (name, least, most, words) in zip(cron.split(" "), _FIELDS, strict=True):
         for part in text.split(","):
             span, slash, step = part.partition("/")
@@ -87,7 +87,7 @@ def next_run(cron: str, zone: ZoneInfo, after: datetime) -> datetime | None:
     None where none comes within eight years. The line has no fault.
     """
     times = read(cron)
-    # From the day before on: where the clock goes back over midnight, a part of yesterday comes again.
+    # From the day before on: where the clock goes back over midnight, a part of yesterday is repeated.
     first = after.astimezone(zone).date() - timedelta(days=1)
     for number in range(_LOOK_AHEAD_DAYS):
         day = first + timedelta(days=number)
@@ -112,7 +112,7 @@ def _runs(times: Times, zone: ZoneInfo, day: date) -> Iterator[datetime]:
                 wall = datetime(day.year, day.month, day.day, hour, minute, fold=fold, tzinfo=zone)
                 moment = wall.astimezone(UTC)
                 shown = moment.astimezone(zone)
-                # Not where the clock skips this time, nor twice where it comes but once.
+                # Not where the clock skips this time, and only once where it occurs once.
                 if shown.replace(tzinfo=None) == wall.replace(tzinfo=None, fold=shown.fold) and shown.fold == fold:
                     yield moment
 

@@ -1,10 +1,10 @@
 """Pub/Sub filter text that selects a set of slots and message types. Pure.
 
 Only `hasPrefix` selects slots, never equality, and a filter takes malformed slots too: `0101` (not padded), `12` (a
-decimal number) or `01x` would otherwise match no filter and be dropped by the service in silence. The rule: a
-malformed slot that begins with 0 or 1 goes wherever the slot goes that one gets by padding its leading digits with
-zeros. So the filters of shards that share out the slots also share out every text, each to exactly one, and the shard
-sets it aside with a reason.
+decimal number) or `01x` would otherwise match no filter, and the service would drop it without a trace. The rule: pad the
+leading digits of a malformed slot that begins with 0 or 1 with zeros; the message goes to the shard of that slot. So the
+filters of shards that divide the slots also divide all malformed texts, each to exactly one shard, and that shard
+dead-letters the message with a reason.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def compile_filter(
     """The filter of a shard's subscription on the topic whose slots begin with `within`.
 
     Takes messages whose slot is in `slots` and whose type is one of `types` (any when empty) and none of
-    `except_types`. Malformed slots are shared out by the padding rule where that fits into 256 bytes; else the text is
-    the shortest that selects the well-formed ones, and may itself be too long.
+    `except_types`. Malformed slots are divided by the padding rule where that fits into 256 bytes; else the text is the
+    shortest that selects the well-formed ones, and may itself be too long.
     """
     of_type = [_any(_equals(names, name) for name in types)] if types else []
     of_type += [_Clause(f"{names.type_path}!={_quoted(name)}", "atom") for name in except_types]
@@ -154,7 +154,7 @@ def _padded(slots: SlotSet, slot_bits: int, within: str) -> list[Selection]:
     """The selections of `slots` and of the malformed texts that padding with zeros turns into one of them."""
 
     def taken(prefix: str, wanted: SlotSet, rest: SlotSet) -> list[Selection]:
-        """What `wanted` selects under `prefix`, where `wanted` and `rest` share out its slots."""
+        """What `wanted` selects under `prefix`, where `wanted` and `rest` together hold its slots."""
         if not wanted.ranges:
             return []
         if not rest.ranges:
@@ -172,7 +172,7 @@ def _padded(slots: SlotSet, slot_bits: int, within: str) -> list[Selection]:
 
     universe = SlotSet.of_prefix(within, slot_bits)
     wanted, rest = slots & universe, universe - slots
-    # A slot that is missing, or begins with neither digit, is nobody's: without a topic prefix the root isn't taken.
+    # A slot that is missing, or begins with neither digit, belongs to no shard: without a topic prefix the root isn't taken.
     return taken(within, wanted, rest) if within else children(within, wanted, rest)
 
 

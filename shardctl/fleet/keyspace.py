@@ -33,7 +33,7 @@ class SlotRule:
     """How a fleet's routing keys find their slots: by hash alone, or, with a `modulo`, near what `key % modulo` was.
 
     With a modulo, each remainder has a run of slots, and the hash decides within it. So a fleet whose databases were chosen by
-    remainder becomes shards whose rows are where they belong already, and whose slots can move from then on. Runs end on
+    remainder becomes shards whose rows already are in the right database, and whose slots can move from then on. Runs end on
     multiples of a fraction of the slots, which keeps filters short; the longest is a quarter longer than the shortest at most.
     """
 

@@ -1,4 +1,4 @@
-"""What every model of `shards.yaml` is."""
+"""The base class of every model of `shards.yaml`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class Model(BaseModel):
-    """Strict, frozen, and closed to fields it doesn't know."""
+    """Strict and frozen; refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
@@ -33,9 +33,9 @@ class OrJust:
 
 
 class Inherited:
-    """Lets a part of the file leave a setting out, or empty, that the whole it belongs to gives it when read.
+    """Lets a part of the file omit a setting, or leave it empty, and take it from the whole that it belongs to.
 
-    Such a field's default is INHERITED, which no model that has been read still holds.
+    Such a field's default is INHERITED, which no validated model holds.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

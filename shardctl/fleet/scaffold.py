@@ -35,7 +35,7 @@ def _boundaries(shards: int) -> list[int]:
 
 
 def _cut(first: int, end: int, shards: int, halvings: int, tolerance: float) -> list[int]:
-    """Where each of `shards` begins, each half by itself as often as `halvings` says.
+    """Where each of `shards` begins; the range is halved `halvings` times first, and each part is cut by itself.
 
     A shard across the middle of many needs a long filter, since its slots have few digits in common.
     """

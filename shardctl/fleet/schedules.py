@@ -1,7 +1,7 @@
 """Writes that Cloud Scheduler publishes into the fleet, each as its job will send it. Pure.
 
 A job's Pub/Sub target has a topic, a body and attributes; it has no ordering key. So a scheduled write reaches its shard by
-its slot, as any other does, but Pub/Sub gives it no place among the other writes of its key.
+its slot, as any other does, but Pub/Sub doesn't order it among the other writes of its key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def jobs(fleet: Fleet) -> tuple[Job, ...]:
 def _encoded(fleet: Fleet, schedule: Schedule) -> Encoded:
     write = Write(schedule.type, schedule.body, schedule.key, schedule.operation)
     encoded = encode(fleet, write, _SOME_TIME)
-    # A job's attributes are the same at each run, so a timestamp would lie; the service's publish time is the write's time.
+    # A job's attributes are the same at each run, so a timestamp would be wrong; the publish time is the write's time.
     del encoded.attributes[fleet.routing.attributes.timestamp]
     return encoded
 
@@ -67,8 +67,8 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
             continue
         kind = fleet.message_types[schedule.type]
         if kind.table and (schedule.operation or kind.operation) == "insert":
-            fix = "operation: upsert writes it anew each time."
-            yield Fault((*at, "operation"), "from the second run on the row is there, and the insert fails.", fix)
+            fix = "operation: upsert replaces the row each time."
+            yield Fault((*at, "operation"), "from the second run on the row exists, and the insert fails.", fix)
         try:
             _encoded(fleet, schedule)
         except InvalidWriteError as error:
@@ -76,7 +76,7 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
 
 
 def _zone_exists(name: str) -> bool:
-    """True also where this machine knows no time zones at all, so that nothing can be known."""
+    """True also where this machine has no time zone database, so that the name can't be checked."""
     for zone in (name, "Europe/London"):
         try:
             ZoneInfo(zone)

@@ -48,7 +48,7 @@ class ShardConfig(Model):
     leader: Leader = Leader()
     tracing: Tracing | None = None
     delivery: Delivery = Delivery()
-    replicas: int = Field(1, description="Among how many a rate limit is divided while Redis is gone.")
+    replicas: int = Field(1, description="How many replicas share the rate limit while Redis is unavailable.")
 
     @cached_property
     def rule(self) -> SlotRule:
@@ -61,7 +61,7 @@ def _writers(shard: Shard) -> int:
 
 
 def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
-    from shardctl.fleet import topology  # of the whole fleet, which a consumer that reads its slice need not know
+    from shardctl.fleet import topology  # describes the whole fleet; a consumer that reads its slice doesn't need it
 
     takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
     return ShardConfig(

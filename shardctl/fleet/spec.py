@@ -62,7 +62,7 @@ SCHEMA_ID = "urn:shardctl:shards.yaml"
 
 
 class Schedule(Model):
-    """A write that Cloud Scheduler publishes again and again, the same each time."""
+    """A write that Cloud Scheduler publishes at each of its times, the same each time."""
 
     name: ShortName
     cron: Cron
@@ -151,7 +151,7 @@ class Shard(Model):
         return self
 
     def takes(self, message_type: str) -> bool:
-        """Whether the shard's filters let that type through; of slots they decide apart."""
+        """Whether the shard's filters let that type through, whatever the slot."""
         return message_type in self.types if self.types else message_type not in self.except_types
 
 
@@ -199,18 +199,19 @@ class Fleet(Model):
         ),
     ] = {}
     network_policy: Annotated[
-        NetworkPolicy | None, Field(description="Rendered when given, if only as `{}`; without it nothing is closed.")
+        NetworkPolicy | None,
+        Field(description="Rendered when given, if only as `{}`; without it nothing is restricted."),
     ] = None
     resource_quota: Annotated[
         ResourceQuota | None,
-        Field(description="Rendered when given, if only as `{}`; it counts for the whole namespace."),
+        Field(description="Rendered when given, if only as `{}`; it applies to the whole namespace."),
     ] = None
     monitoring: MonitoringSetting = Monitoring()
     tracing: Annotated[
         Tracing | None, Field(description="Spans for the writes that producers trace; off when left out.")
     ] = None
     traffic: TrafficSetting = Traffic()
-    gateway: Annotated[Gateway | None, Field(description="The HTTP API that takes writes in. Rendered when given.")] = (
+    gateway: Annotated[Gateway | None, Field(description="The HTTP API that accepts writes. Rendered when given.")] = (
         None
     )
     delivery: DeliverySetting = Delivery()
@@ -245,7 +246,7 @@ class Fleet(Model):
     @model_validator(mode="before")
     @classmethod
     def _lay_shards_over_the_fleet(cls, data: Any) -> Any:
-        """Lay a shard's own settings over the fleet's, so that a shard names only what differs."""
+        """Merge a shard's own settings into the fleet's, so that a shard names only what differs."""
         if not isinstance(data, dict) or not isinstance(data.get("shards"), list):
             return data
         data = _with_kinds(data)
@@ -281,7 +282,7 @@ class Fleet(Model):
 
     @property
     def rebalancing(self) -> bool:
-        """Whether slots are on the move: some shard has generations that may still own what another has been given."""
+        """Whether slots are moving: some shard has generations that may still own slots that another shard has received."""
         return any(shard.previous is not None for shard in self.shards)
 
     def settled(self) -> Fleet:
@@ -298,7 +299,7 @@ class Fleet(Model):
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of `shards.yaml`, draft 2020-12. What only shows across fields, `load` alone checks."""
+    """JSON Schema of `shards.yaml`, draft 2020-12. Only `load` checks rules that span several fields."""
     schema = _closed(Fleet.model_json_schema(schema_generator=_Schema))
     return {
         **schema,
@@ -310,7 +311,7 @@ def json_schema() -> dict[str, Any]:
 
 class _Schema(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
-        """Durations as this file has them, not as ISO 8601 does."""
+        """Durations in this file's form, not in that of ISO 8601."""
         return written_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with `shards.yaml`, said so that a person can fix it."""
+"""Faults of `shards.yaml`, each with its place and its fix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def path_text(path: Sequence[str | int]) -> str:
 
 
 def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
-    """What pydantic found when it read the file into `model`, in the file's own words."""
+    """A fault that pydantic found when it read the file into `model`, in terms of the file."""
     path = tuple(part for part in error["loc"] if part != "[key]")
     given = error["input"]
     match error["type"]:

@@ -46,7 +46,7 @@ class Strays:
 
     `blind` lists the beginnings after which a malformed slot may match nothing: those digits alone, or followed by
     anything but a digit. It is empty unless a shard's filter has no room for them; a malformed slot may then also reach
-    two shards, and each sets it aside.
+    two shards, and each dead-letters it.
     """
 
     id: str
@@ -86,7 +86,7 @@ def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
 
 
 def generations(shard: Shard) -> tuple[Shard, ...]:
-    """The shard as each generation that reads messages has it, the oldest first: one, unless its slots are on the move."""
+    """The shard as each generation that reads messages has it, the oldest first: one, unless its slots are moving."""
     before = (
         shard.model_copy(update={"generation": earlier.generation, "slots": earlier.slots, "previous": None})
         for earlier in shard.previous or ()
@@ -132,7 +132,7 @@ def push_endpoint(fleet: Fleet, shard: Shard, subscription: Subscription) -> str
 
 
 def strays(fleet: Fleet) -> tuple[Strays, ...]:
-    """One strays subscription a topic: its filter and the shards' filters leave nothing to the service to drop."""
+    """One strays subscription a topic: with the shards' filters, its filter leaves no message for the service to drop."""
     types = () if takes_every_type(fleet) else known_types(fleet)
     names = fleet.routing.attributes.in_filters
     all_strays = []
@@ -145,7 +145,9 @@ def strays(fleet: Fleet) -> tuple[Strays, ...]:
                 break
             text, named = longer, named + 1
         suffix = f"-t{number}" if fleet.routing.topic_bits else ""
-        if named:  # which beginnings it names goes with the shards' slots, and a subscription's filter can't be changed
+        if (
+            named
+        ):  # the beginnings depend on the shards' slots, and a subscription's filter can't be changed: hence a new name
             suffix += f"-{sha256(text.encode()).hexdigest()[:6]}"
         all_strays.append(Strays(f"{fleet.fleet}-strays{suffix}", topic, text, blind))
     return tuple(all_strays)
@@ -170,7 +172,9 @@ def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, .
     types = (*known_types(fleet), "") if takes_every_type(fleet) else known_types(fleet)  # "": any type not named
     nobodys, blind = [], []
     prefixes = [prefix for shard in here for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
-    by_prefix: dict[str, list[tuple[Shard, ShardFilter]]] = {}  # asking every shard would take 10,000 of them minutes
+    by_prefix: dict[
+        str, list[tuple[Shard, ShardFilter]]
+    ] = {}  # asking every shard would take minutes for 10,000 of them
     for shard, shard_filter in compiled:
         for prefix in {prefix for selection in shard_filter.selections for prefix in selection.prefixes}:
             by_prefix.setdefault(prefix, []).append((shard, shard_filter))
@@ -223,7 +227,7 @@ def takes_every_type(fleet: Fleet) -> bool:
 def delivery_factor(fleet: Fleet) -> float:
     """How many deliveries Pub/Sub charges for each message: one a subscription on its topic, filtered out or not.
 
-    The strays subscription counts like any other. Slots are even, so the topics weigh the same.
+    The strays subscription counts like any other. Slots get equal shares, so the topics count alike.
     """
     counts = {topic.id: 1 for topic in topics(fleet)}  # the strays subscription
     for shard in fleet.shards:

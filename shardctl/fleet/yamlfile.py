@@ -1,4 +1,4 @@
-"""Reading a YAML file that a person wrote: plain data, the line of each value, every trap of YAML refused by name."""
+"""Reading a YAML file that a person wrote: plain data, the line of each value, and each trap of YAML refused with its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 18  # of a number: what every reader of JSON or YAML holds exactly
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C where it was built: a thousand shards in 0.1 s
-# Numbers that YAML 1.1 reads otherwise than a person does: octal, sexagesimal, digits with underscores.
+# Numbers that YAML 1.1 reads differently than a person does: octal, sexagesimal, digits with underscores.
 _SURPRISING_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9_.]+)+|[0-9]+_[0-9_]*)")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq"))
@@ -128,7 +128,7 @@ def _refuse_depth(text: str, path: str) -> None:
 
 
 class _Traps:
-    """Raises on duplicate or odd keys, surprising scalars, loops, and aliases that unfold beyond all measure."""
+    """Raises on duplicate or odd keys, surprising scalars, loops, and aliases that expand to too many values."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -1,6 +1,6 @@
-"""The barrier: a marker on one slot that parts what the old generation writes from what the new one writes.
+"""The barrier: a marker on one slot that separates what the old generation writes from what the new one writes.
 
-Whoever may publish can send one, so a barrier is a hint and never an order: it ends a lane only where the lane's own database
+Every publisher can send one, so a barrier is a hint and never an order: it ends a lane only where the lane's own database
 awaits it, with the token that it carries. See `shardctl.shard.lanes`.
 """
 

@@ -1,4 +1,4 @@
-"""What a body may hold, by the columns of its type and the databases that are to keep it. Pure.
+"""What a body may hold, by the columns of its type and the databases that store it. Pure.
 
 Gateway, publisher, `shardctl publish` and consumer share these rules. A value that a database would refuse, or keep as another
 value, is refused.
@@ -20,7 +20,7 @@ _NUMBERS = frozenset((int, float))
 
 
 class BodyError(ValueError):
-    """A body can't become a row, whoever tries: `reason` is the dead letter's, `where` the names that lead to the fault."""
+    """A body can't become a row, now or later: `reason` is the dead letter's, `where` the names that lead to the fault."""
 
     def __init__(self, reason: Reason, message: str, *where: str) -> None:
         super().__init__(message)
@@ -30,8 +30,8 @@ class BodyError(ValueError):
 class Rules:
     """The rules for one message type's bodies.
 
-    With `at_the_door`, a key is also refused for what only some tables can't tell apart or can't hold: the databases themselves
-    say so for those that have come in.
+    With `at_the_door` (gateway and publishers), keys that only some tables can't distinguish or can't hold are refused too. For
+    messages that are already published, the database itself decides.
     """
 
     def __init__(self, kind: MessageType, limits: Limits, *, at_the_door: bool = False) -> None:
@@ -92,7 +92,7 @@ class Rules:
         return BodyError("bad_value", f"{column!r} must be {wanted}, not {_shown(value)}", column)
 
     def _check_json(self, body: Mapping[str, Any], text: bytes) -> None:
-        """A closer look, where the text says that there may be something to see."""
+        """The slower checks, where a first look at the text shows that they may find something."""
         most, places = self._limits.json_depth, self._limits.json_places
         if text.count(b"[") + text.count(b"{") > most:
             self._refuse_json(body, lambda value: is_deeper(value, most), f"nests arrays and objects over {most} deep")
@@ -151,7 +151,7 @@ def read(text: bytes) -> dict[str, Any]:
 
 
 def check_key(kind: MessageType, body: Mapping[str, Any], text: bytes, key: str) -> None:
-    """Raise BodyError where the body names another routing key: its row would lie where its other writes don't go.
+    """Raise BodyError where the body names another routing key: its row would be on another shard than its other writes.
 
     A body without the field names none: a delete that gives the table's key alone, say.
     """

@@ -1,4 +1,4 @@
-"""The attributes that tell why a message lies among the dead letters: those of consumers, and those of Pub/Sub's own policy."""
+"""The attributes that say why a message is a dead letter: those of consumers, and those of Pub/Sub's own policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOURCE_SUBSCRIPTION = f"{SOURCE}Subscription"
 SOURCE_DELIVERIES = f"{SOURCE}DeliveryCount"
 SOURCE_PUBLISH_TIME = f"{SOURCE}TopicPublishTime"
 
-RESERVED = "goog"  # the service's own, such as a topic's schema sets them: it refuses those
+RESERVED = "goog"  # the service's own, such as those of a topic's schema: it refuses them in a publish request
 
 
 def by_consumer(attributes: Mapping[str, str]) -> bool:
@@ -32,12 +32,12 @@ def by_consumer(attributes: Mapping[str, str]) -> bool:
 
 
 def of_others(attributes: Mapping[str, str]) -> dict[str, str]:
-    """The attributes of a letter that no consumer wrote: what stands there in a consumer's name is its producer's invention."""
+    """The attributes of a letter that no consumer wrote: any consumer's attributes on it come from its producer."""
     return {name: value for name, value in attributes.items() if name not in OURS}
 
 
 def original(attributes: Mapping[str, str]) -> dict[str, str]:
-    """The attributes that a message had before it was set aside."""
+    """The attributes that a message had before it was dead-lettered."""
     return {
         name: value
         for name, value in attributes.items()

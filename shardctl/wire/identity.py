@@ -6,7 +6,7 @@ records a refused message, and one that notes a replayed letter. No text of one 
 
 What is published again (by a consumer, or as a replay) has a new message id. If it has no key, it names the first one's id in the
 attribute `shardctl-copy-of`. Invariant: this attribute leads only into the name space of message ids, and never past the
-fingerprint. So whoever forges it can only take the place of a message that says the same; a message that says something else is
+fingerprint. So a forged attribute can only replace a message with the same content; a message with other content is
 reported as `key_reused`, and never dropped.
 """
 
@@ -25,7 +25,7 @@ _TIME_BYTES = 6
 
 
 def of_key(caller: str, message_type: str, key: str) -> bytes:
-    """The identity of a write with an idempotency key. `caller` is empty where nobody vouches for one.
+    """The identity of a write with an idempotency key. `caller` is empty where no caller was authenticated.
 
     A UUIDv7's time comes first, then 10 bytes of the digest, so that rows written together lie together in the index. Any other
     key gives 16 bytes of the digest.
@@ -37,7 +37,7 @@ def of_key(caller: str, message_type: str, key: str) -> bytes:
 
 @lru_cache(maxsize=4096)  # there are few types, and few callers at a time
 def _scope(caller: str, message_type: str) -> bytes:
-    """What the key stands behind. With both lengths in characters, so that no other caller, type and key give the same bytes."""
+    """The bytes before the key. With both lengths in characters, so that no other caller, type and key give the same bytes."""
     return f"shardctl key {len(caller)} {len(message_type)}\n{caller}{message_type}".encode()
 
 

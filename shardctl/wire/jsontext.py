@@ -15,9 +15,7 @@ from uuid import UUID
 
 import orjson
 
-MAX_DEPTH = (
-    250  # arrays and objects within each other, the body itself counted: less than what any reader on the way allows
-)
+MAX_DEPTH = 250  # arrays and objects within each other, the body itself counted: less than any reader on the way allows
 _ORJSON_BITS, _DOUBLE_BITS = 64, 1024  # of the largest whole number that orjson writes, and that readers take
 _BLANKS = b" \t\r\n"
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -161,7 +159,7 @@ _LONG = re.compile(rb"\d[eE]|[\d.]{17}")
 
 
 def _names_are_distinct(text: bytes, data: dict[str, Any]) -> bool:
-    """False where only a closer look can tell: each name and each text brings two quotation marks."""
+    """Cheap; False where only a closer look can decide. Each name and each text has two quotation marks."""
     if b'": ' not in text and is_plain(text, data):
         return True
     texts, waiting = 0, [data]

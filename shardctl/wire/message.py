@@ -28,7 +28,7 @@ MAX_MESSAGE_BYTES = 9_999_000  # what the topic's name leaves of the 10 MB
 
 
 class InvalidWriteError(ValueError):
-    """The write can't be sent, whoever tries: says what is wrong with it."""
+    """The write is invalid and can't be sent; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any]
         try:
             return rule.slot_of(routing_key)
         except UnicodeEncodeError:
-            raise  # half a surrogate pair, which the caller has refused or tells in its own words
+            raise  # half a surrogate pair, which the caller has refused or reports itself
         except ValueError as error:
             raise InvalidWriteError(str(error)) from error
     return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, rule.bits)
@@ -82,7 +82,7 @@ def _moment(body: Mapping[str, Any], name: str) -> datetime:
 
 
 def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
-    """Put a write into the fleet's attributes. Raises InvalidWriteError where it could not land."""
+    """Encode a write with the fleet's attributes. Raises InvalidWriteError where no consumer could apply it."""
     kind = fleet.message_types.get(write.type)
     if kind is None:
         raise InvalidWriteError(f"type {write.type!r} isn't among message_types: {', '.join(fleet.message_types)}")
@@ -108,7 +108,7 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
     return Encoded(slot, digits, data, attributes)
 
 
-_rule = lru_cache(SlotRule)  # a fleet makes its rule anew each time that it is asked
+_rule = lru_cache(SlotRule)  # a fleet builds its rule at each call
 
 
 def time_text(moment: datetime) -> str:

@@ -13,7 +13,7 @@ from shardctl.fleet.settings.databases import DatabaseKind
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.wire.jsontext import MAX_DEPTH, Digits
 
-_MAX_CHARACTERS = 160_000  # of a decimal: more than any database takes, so that no body costs much to look at
+_MAX_CHARACTERS = 160_000  # of a decimal: more than any database takes, so that no body is expensive to check
 MAX_EXPONENT, MAX_PLACES = 131_072, 16_383  # as PostgreSQL reads a decimal, whatever zeros it ends in
 
 
@@ -66,7 +66,7 @@ class Limits:
     json_places: int | None = None  # of a number in a json column
     key_characters: int | None = None  # of each text of a key, as `shardctl provision` makes the column
     key_bytes: int | None = None  # of all texts of a key
-    pads_keys: bool = False  # takes two texts for equal that differ in blanks at the end alone
+    pads_keys: bool = False  # treats texts as equal that differ only in trailing blanks
 
 
 _MARIADB = Limits(Room(35, 30), json_depth=31, key_characters=255, pads_keys=True)

@@ -77,7 +77,7 @@ class Workload(Model):
     pre_stop: Annotated[
         timedelta,
         Between("0s", "300s"),
-        Field(description="How long a pod goes on before it is told to stop: time for Services to send no more to it."),
+        Field(description="How long a pod runs on before SIGTERM: time for Services to stop sending it requests."),
     ] = timedelta()
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ WorkloadSetting = Annotated[Workload, OrJust("kind", ("deployment", "statefulset
 
 
 class Toleration(Model):
-    """One taint of nodes that the pods put up with; every value of `key` when `value` is left out."""
+    """One taint of nodes that the pods tolerate; every value of `key` when `value` is left out."""
 
     key: NodeLabelKey
     value: LabelValue | None = None
@@ -102,7 +102,7 @@ Spread = Literal["prefer", "require"]
 
 
 class Placement(Model):
-    """On which nodes the pods run. `require` leaves a pod waiting where `prefer` puts it second best."""
+    """On which nodes the pods run. With `require` a pod waits for a suitable node; with `prefer` it runs on another one."""
 
     hosts: Annotated[Spread, Field(description="A shard's replicas on different nodes.")] = "prefer"
     zones: Annotated[Spread, Field(description="A shard's replicas spread evenly over zones.")] = "prefer"
@@ -129,7 +129,7 @@ class Keda(Model):
 class Autoscaling(Model):
     kind: Annotated[
         Literal["hpa", "keda", "none"],
-        Field(description="Who sets the number of replicas; with `none` it is `min`, in the manifest itself."),
+        Field(description="What sets the number of replicas; with `none` it is `min`, in the manifest itself."),
     ] = "hpa"
     min: Annotated[int, Field(ge=0, le=1_000, description="0 is for `kind: keda` alone.")] = 2
     max: Annotated[int, Field(ge=1, le=1_000)] = 10
@@ -147,7 +147,7 @@ class Autoscaling(Model):
 
     @property
     def most(self) -> int:
-        """The most replicas there can be, whatever the number of slots."""
+        """The maximum number of replicas, regardless of the number of slots."""
         return self.min if self.kind == "none" else self.max
 
 
@@ -187,7 +187,7 @@ class NetworkPolicy(Model):
     kubernetes_api: Annotated[
         Reach,
         Field(
-            description="The cluster's own API, which only `leader: kubernetes` needs: its Service and what answers."
+            description="The cluster's own API, which only `leader: kubernetes` needs: its Service and its endpoints."
         ),
     ] = _to(443, 6443)
     dns: Reach = _to(53)
@@ -198,9 +198,9 @@ class NetworkPolicy(Model):
     also: Annotated[
         tuple[Reach, ...], BeforeValidator(as_tuple), Field(description="What sinks of your own connect to.")
     ] = ()
-    push_from: Annotated[PushedFrom, Field(description="For `delivery: push`: what stands before the consumers.")] = (
-        PushedFrom()
-    )
+    push_from: Annotated[
+        PushedFrom, Field(description="For `delivery: push`: the load balancer or ingress that connects.")
+    ] = PushedFrom()
     from_namespaces: Annotated[
         tuple[Label, ...],
         BeforeValidator(as_tuple),
@@ -209,6 +209,6 @@ class NetworkPolicy(Model):
 
 
 class ResourceQuota(Model):
-    """A cap on the namespace: what the fleet takes at its largest, a rollout under way, and some percent more."""
+    """A cap on the namespace: what the fleet needs at its largest, during a rollout, plus headroom."""
 
     headroom_percent: Annotated[int, Field(ge=0, le=1_000, description="For pods that aren't the fleet's.")] = 0

@@ -20,7 +20,7 @@ class Subscriptions(Model):
     retain_acked: Annotated[
         bool,
         Field(
-            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be given again what "
+            description="Keep acked messages for `retention` too, so that a shard restored from a backup can be sent again what "
             "it lacks. Costs storage."
         ),
     ] = False
@@ -49,18 +49,18 @@ class Batching(Model):
         Field(
             ge=0,
             le=10_000,
-            description="How long a batch waits to fill after the one before has left. A message that comes later than that "
-            "waits for nothing.",
+            description="How long a batch waits to fill after the previous one was sent. A message that arrives later than "
+            "that doesn't wait.",
         ),
     ] = 20
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
     max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
-    # With the least back-off of the subscription, 10 s, a dead replica's messages are elsewhere within 30 s.
+    # With the subscription's minimum back-off, 10 s, another replica has a dead replica's messages within 30 s.
     lease: Annotated[
         timedelta,
         Between("10s", "600s"),
-        Field(description="The stream's ack deadline: how soon a dead replica's messages go elsewhere."),
+        Field(description="The stream's ack deadline: how soon a dead replica's messages go to another."),
     ] = timedelta(seconds=15)
     lock_ttl: Annotated[timedelta, Between("1s", "600s")] = timedelta(seconds=15)
     redis_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 500

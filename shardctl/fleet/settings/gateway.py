@@ -1,4 +1,4 @@
-"""`gateway` of `shards.yaml`: the HTTP API that takes writes in. What isn't written there is refused, never allowed."""
+"""`gateway` of `shards.yaml`: the HTTP API that accepts writes. What it doesn't allow is refused."""
 
 from __future__ import annotations
 
@@ -119,19 +119,24 @@ class Gateway(Model):
     ] = None
     max_body_bytes: Annotated[int, Field(ge=1_024, le=9 * 1024**2, description="Of one write.")] = 1024**2
     max_in_flight_writes: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Taken in and not yet confirmed, at one replica; then 429.")
+        int,
+        Field(
+            ge=1, le=1_000_000, description="Accepted and not yet confirmed by Pub/Sub, at one replica; above that 429."
+        ),
     ] = 20_000
     max_in_flight_bytes: Annotated[int, Field(ge=1024**2, le=4 * 1024**3)] = 64 * 1024**2
     publish_timeout: Annotated[
-        timedelta, Between("1s", "60s"), Field(description="How long Pub/Sub may take for a write before its 503.")
+        timedelta, Between("1s", "60s"), Field(description="How long Pub/Sub may take for a write before a 503.")
     ] = timedelta(seconds=10)
     drain_timeout: Annotated[
-        timedelta, Between("1s", "600s"), Field(description="How long a stopping replica finishes what it has begun.")
+        timedelta,
+        Between("1s", "600s"),
+        Field(description="How long a stopping replica may take to finish its requests."),
     ] = timedelta(seconds=20)
     pre_stop: Annotated[
         timedelta,
         Between("0s", "300s"),
-        Field(description="How long a pod goes on before it is told to stop: time for the Service to send no more."),
+        Field(description="How long a pod runs on before SIGTERM: time for the Service to stop sending it requests."),
     ] = timedelta(seconds=5)
     from_namespaces: Annotated[
         tuple[Label, ...],

@@ -33,12 +33,12 @@ class HttpAuth(Model):
 
 
 class Breaker(Model):
-    """Stops calling a backend that is down, instead of failing one write after the other."""
+    """Stops calling a backend that is down, instead of failing write after write."""
 
-    failures: Annotated[int, Field(ge=1, le=1_000, description="So many calls that failed in a row open it.")] = 5
-    open: Annotated[timedelta, Between("1s", "1h"), Field(description="How long before one call probes again.")] = (
-        timedelta(seconds=30)
-    )
+    failures: Annotated[int, Field(ge=1, le=1_000, description="This many consecutive failed calls open it.")] = 5
+    open: Annotated[
+        timedelta, Between("1s", "1h"), Field(description="How long it stays open before one call probes.")
+    ] = timedelta(seconds=30)
 
 
 class HttpBackend(Model):
@@ -99,7 +99,7 @@ class HttpBackend(Model):
 
     @model_validator(mode="after")
     def _an_outage_is_told_from_a_bad_write(self) -> Self:
-        """The breaker must open before a write has used up its attempts, or an outage would set writes aside."""
+        """The breaker must open before a write has used up its attempts, or an outage would dead-letter writes."""
         if self.breaker.failures > self.attempts:
             raise ValueError(
                 f"breaker.failures ({self.breaker.failures}) exceeds attempts ({self.attempts}): while the backend is down, "

@@ -19,12 +19,12 @@ class Leader(Model):
         Field(description="By a Lease of Kubernetes, or by a key in Redis; `none` lets every replica write."),
     ] = "none"
     lease_duration: Annotated[
-        timedelta, Between("2s", "10m"), Field(description="How long the others wait for a leader that is silent.")
+        timedelta, Between("2s", "10m"), Field(description="How long the others wait for a leader that doesn't renew.")
     ] = timedelta(seconds=15)
     renew_deadline: Annotated[
         timedelta,
         Between("1s", "10m"),
-        Field(description="How long a leader that can't renew goes on before it stops."),
+        Field(description="How long a leader that can't renew keeps leading before it stops."),
     ] = timedelta(seconds=10)
     retry_period: Annotated[timedelta, Between("1s", "5m"), Field(description="Between two tries.")] = timedelta(
         seconds=2

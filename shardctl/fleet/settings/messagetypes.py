@@ -1,4 +1,4 @@
-"""`message_types` of `shards.yaml`: where the writes of a type land, and what becomes of those that can't."""
+"""`message_types` of `shards.yaml`: where the writes of a type land, and what happens to those that can't."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class MessageType(Model):
     on_poison: Annotated[
         Literal["dead_letter", "park"],
         Field(
-            description="What becomes of a write that can't succeed: the dead-letter topic takes it, or it stays in the "
+            description="What happens to a write that can't succeed: the dead-letter topic takes it, or it stays in the "
             "shard's database and the later writes of its routing key wait behind it."
         ),
     ] = "dead_letter"

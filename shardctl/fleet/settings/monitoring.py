@@ -1,4 +1,4 @@
-"""`monitoring` of `shards.yaml`: who scrapes the consumers, and when people are called."""
+"""`monitoring` of `shards.yaml`: what scrapes the consumers, and when alerts fire."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ Place = Annotated[str, Text(r"[!-~]+", "a URL or a path, without blanks", 500)]
 
 
 class Thresholds(Model):
-    """From where on an alert fires. A duration says how long a thing may last."""
+    """Above which value an alert fires. A duration is how long a condition may last."""
 
     backlog_messages: Annotated[int, Field(ge=1, description="Undelivered messages of a shard.")] = 10_000
     oldest_message_age: Annotated[timedelta, Between("30s", "31d")] = timedelta(minutes=10)
-    # The histogram's last bucket ends at 60 s, so no quantile of it is ever more.
+    # The histogram's last bucket ends at 60 s, so no quantile of it exceeds that.
     handling_latency: Annotated[timedelta, Between("1s", "59s")] = timedelta(seconds=30)
     failure_percent: Annotated[float, Field(gt=0, le=100, description="Of a shard's batches, or of its writes.")] = 1
-    unavailable_pods: Annotated[int, Field(ge=0, description="Of a shard: more than so many.")] = 1
+    unavailable_pods: Annotated[int, Field(ge=0, description="Of a shard: the most that may be missing.")] = 1
     memory_percent: Annotated[int, Field(ge=1, le=100, description="Of a container's memory limit.")] = 80
-    dead_letters: Annotated[int, Field(ge=0, description="On the dead-letter subscription: more than so many.")] = 0
-    strays: Annotated[int, Field(ge=0, description="On the strays subscriptions: more than so many.")] = 0
+    dead_letters: Annotated[
+        int, Field(ge=0, description="On the dead-letter subscription: the most that may be there.")
+    ] = 0
+    strays: Annotated[int, Field(ge=0, description="On the strays subscriptions: the most that may be there.")] = 0
     redis_degraded: Annotated[timedelta, Between("0s", "1d")] = timedelta(minutes=5)
     slot_failing: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=2)
     slot_held: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=5)
     published_again: Annotated[
-        int, Field(ge=0, description="Messages of a shard in 10 minutes that came after their slot's barrier.")
+        int, Field(ge=0, description="Messages of a shard in 10 minutes that arrived after their slot's barrier.")
     ] = 0
 
 
@@ -48,7 +50,7 @@ class Monitoring(Model):
     stack: Annotated[
         Stack, Field(description="Google Cloud's managed Prometheus, the Prometheus Operator, or nothing rendered.")
     ] = "none"
-    # Alerts judge by what they see in 5 minutes, and a rate wants a few samples.
+    # Alerts look at windows of 5 minutes, and a rate needs a few samples.
     scrape_interval: Annotated[timedelta, Between("5s", "2m")] = timedelta(seconds=30)
     evaluation_interval: Annotated[timedelta, Between("5s", "10m")] = timedelta(seconds=30)
     labels: Annotated[

@@ -1,4 +1,4 @@
-"""Where credentials come from. No value of a secret stands in `shards.yaml`, nor in anything rendered from it."""
+"""Where credentials come from. Neither `shards.yaml` nor anything rendered from it contains a secret value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shardctl.fleet.scalars import Between, ObjectName, SecretId, SecretKey
 
 
 class SecretRef(Model):
-    """A key of a Kubernetes Secret. The value itself never stands in this file or in anything rendered from it."""
+    """A key of a Kubernetes Secret. Neither this file nor anything rendered from it contains the value."""
 
     name: ObjectName
     key: SecretKey = "url"
@@ -23,7 +23,7 @@ class SecretRef(Model):
 
 
 class SecretStore(Model):
-    """Who External Secrets asks, by name; it is yours, and never rendered."""
+    """The store that External Secrets reads, by name; it is yours, and never rendered."""
 
     name: ObjectName = "google-secret-manager"
     kind: Literal["SecretStore", "ClusterSecretStore"] = "ClusterSecretStore"

@@ -69,7 +69,7 @@ class Traffic(Model):
     affinity_timeout: Annotated[
         timedelta,
         Between("1s", "1d"),
-        Field(description="session-affinity: how long a client that is silent still goes to the same pod."),
+        Field(description="session-affinity: how long a client that sends nothing keeps its pod."),
     ] = timedelta(hours=1)
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class Traffic(Model):
         if self.slot_header == self.type_header:
             raise ValueError("slot_header and type_header are the same header")
         if set(self.istio_gateways) != {"mesh"} and not self.hosts:
-            raise ValueError("istio_gateways other than mesh need hosts, for which they take requests in")
+            raise ValueError("istio_gateways other than mesh need hosts, for which they accept requests")
         return self
 
 

@@ -83,7 +83,7 @@ def test_advice_on_how_many_stand_by():
         return [each for each in advice(fleet_of(text)) if each.startswith("leader:")]
 
     assert "kind: none, min: 2" in told("{max: 8}")[0]
-    assert "nobody stands by" in told("{kind: none, min: 1}")[0]
+    assert "no standby" in told("{kind: none, min: 1}")[0]
     assert told("{kind: none, min: 2}") == []
 
 

@@ -145,7 +145,7 @@ def test_a_rate_limit_is_divided_among_the_most_replicas_there_can_be(kind: str,
         ("autoscaling: {min: 1}", "autoscaling.min is 1: while that pod is moved"),
         ("autoscaling: {kind: none, min: 1}", "autoscaling.min is 1: while that pod is moved"),
         (KEDA, "autoscaling.min is 0: the first writes after a quiet time wait"),
-        (KEDA, "autoscaling.keda.activation_backlog leaves so many messages"),
+        (KEDA, "autoscaling.keda.activation_backlog lets that many messages"),
     ],
 )
 def test_validate_tells_what_few_replicas_cost(more: str, sentence: str) -> None:

@@ -85,7 +85,7 @@ def test_a_schedule_is_the_fleets_and_not_a_shards() -> None:
         ("Europe/Berlin", "Europe/Bärlin", "isn't a time zone's name"),
         ("Europe/Berlin", "Europe/Berln", "schedules[0].time_zone: there is no time zone 'Europe/Berln'"),
         ("europe-west1", "Paris", "isn't a Google Cloud region"),
-        ("    type: order\n", "    type: order\n    operation: insert\n", "the row is there, and the insert fails"),
+        ("    type: order\n", "    type: order\n    operation: insert\n", "the row exists, and the insert fails"),
         ("schedules:\n", TWIN, "schedules[1].name: 'nightly' is also the name of schedules[0]"),
     ],
 )  # fmt: skip
