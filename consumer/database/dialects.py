@@ -27,7 +27,9 @@ class Dialect(Protocol):
 
     @property
     def share_fence(self) -> str:
-        """Reads the fence's version and shares its row until the transaction ends. A second column: the session is ours still."""
+        """Reads the fence's version and shares its row until the transaction ends. A second column: the session still has our
+        settings.
+        """
 
     @property
     def begin(self) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ class Dialect(Protocol):
 
     @property
     def has_on_conflict(self) -> bool:
-        """Inserts rows, or else updates or skips them, in one statement, and tells which."""
+        """Inserts rows, or else updates or skips them, in one statement, and returns which."""
 
     @property
     def lock_limit(self) -> str | None:
@@ -60,7 +62,7 @@ class Dialect(Protocol):
 
     @property
     def check_deferred(self) -> str | None:
-        """Makes deferred constraints speak up now."""
+        """Checks deferred constraints now."""
 
     @property
     def column_places(self) -> str | None:
@@ -75,7 +77,7 @@ class Dialect(Protocol):
     def bytes_of(self, digits: str) -> str:
         """The bytes that an expression gives as hexadecimal digits."""
 
-    def same(self, column: str, of: ColumnType) -> str:
+    def same(self, column: str, kind: ColumnType) -> str:
         """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
 
     def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
@@ -100,7 +102,7 @@ class _Standard:
 
     __slots__ = ()
 
-    def same(self, column: str, of: ColumnType) -> str:  # noqa: ARG002 - texts are equal by their bytes here
+    def same(self, column: str, kind: ColumnType) -> str:  # noqa: ARG002 - texts are equal by their bytes here
         return f"t.{column} = r.{column}"
 
     def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
@@ -127,7 +129,7 @@ class PostgreSQL(_Standard):
         "WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0 THEN (((atttypmod - 4) & 2047) # 1024) - 1024 END "
         "FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
     )
-    # A deferred constraint would speak up at commit, when it is too late to tell which message broke it.
+    # A deferred constraint would fail at the commit, when it is too late to find which message violates it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
     lock_limit: str | None = "SET LOCAL lock_timeout = '{seconds}s'"
     usual_lock_limit: str | None = None
@@ -137,7 +139,7 @@ class PostgreSQL(_Standard):
             "text": "text", "integer": "integer", "bigint": "bigint", "number": "double precision", "decimal": "numeric",
             "boolean": "boolean", "timestamp": "timestamptz", "json": "jsonb",
         }  # fmt: skip
-        listed = ", ".join(f"{self.quote(name)} {types[of]}" for name, of in columns)
+        listed = ", ".join(f"{self.quote(name)} {types[kind]}" for name, kind in columns)
         return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
 
     def bytes_of(self, digits: str) -> str:
@@ -209,12 +211,13 @@ class MySQL:
             "boolean": "boolean", "timestamp": "datetime(6)", "json": text,
         }  # fmt: skip
         listed = ", ".join(
-            f"{self.quote(name)} {types[of]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR" for name, of in columns
+            f"{self.quote(name)} {types[kind]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR"
+            for name, kind in columns
         )
         return f"JSON_TABLE(%s, '$[*]' COLUMNS ({listed})) AS r"
 
-    def same(self, column: str, of: ColumnType) -> str:
-        if of != "text":
+    def same(self, column: str, kind: ColumnType) -> str:
+        if kind != "text":
             return f"t.{column} = r.{column}"
         # Whatever the column's character set and collation. Most pad, which makes 'a' and 'a ' equal but for their length.
         length = f"length(CONVERT(t.{column} USING utf8mb4)) = length(r.{column})"

@@ -29,8 +29,8 @@ _MOST_BYTES_A_CHARACTER = 4
 
 def room(connection: Connection) -> int | None:
     """How many bytes one request may have. None where nothing of ours comes near."""
-    found: int | None = connection.info.get(MAX_PACKET)
-    return found
+    limit: int | None = connection.info.get(MAX_PACKET)
+    return limit
 
 
 def wire_bytes(value: str | bytes) -> int:

@@ -45,15 +45,14 @@ def engine_of(url: URL, settings: Batching) -> Engine:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours: DataFaultError when the data is to blame, BlockedError when a statement can't finish
-    now, TransientError when nothing works.
+    """Turn the driver's errors into ours: DataFaultError if the data is at fault, BlockedError if a statement can't finish now,
+    TransientError if nothing works.
     """
     try:
         yield
     except DBAPIError as error:
-        clear_frames(
-            error.__traceback__
-        )  # SQLAlchemy's refer to each other, and keep the batch until garbage is collected
+        # SQLAlchemy's frames refer to each other, and would keep the batch until garbage is collected.
+        clear_frames(error.__traceback__)
         first_line = str(error.orig).partition("\n")[0]
         verdict = judge(error)
         if verdict.reason:

@@ -1,10 +1,10 @@
 """What a database's error means for the write that met it: permanent, or to be tried again.
 
-Tried again, it is alone where the server works and others can be written: then the others don't wait with it.
+An error that is tried again is `alone` where the server works and other writes succeed: then these don't wait with it.
 
 The rule: a write is permanently at fault only where its own values are refused. Whatever an operator can repair without touching
 the message is tried again, in order, until it is repaired: dead-lettering would empty a topic for a fault that is not the data's.
-What is not listed is tried again, too. Each line says why.
+An error that isn't listed is tried again, too. Each line says why.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def column_without_value(error: DBAPIError) -> str | None:
     if getattr(error.orig, "sqlstate", None) == "23502":
         column: str | None = getattr(diagnostics, "column_name", None)
         return column
-    found = _WITHOUT_VALUE.search(str(error.orig))
-    return found and (found["mysql"] or found["sqlite"])
+    match = _WITHOUT_VALUE.search(str(error.orig))
+    return match and (match["mysql"] or match["sqlite"])
 
 
 _WITHOUT_VALUE = re.compile(

@@ -89,7 +89,7 @@ async def serve(settings: Settings) -> None:
         shared = _shared(settings, metrics, closing)
 
         presence = functools.partial(
-            shard.store.tell_presence, settings.replica, [each.number for each in config.generations]
+            shard.store.report_presence, settings.replica, [each.number for each in config.generations]
         )
         startup = Startup((*shard.checks, presence), threads, metrics)
         new_replica = _replicas(settings, shard, shared, threads, metrics, stop, closing)

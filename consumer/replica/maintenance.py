@@ -76,11 +76,11 @@ class Maintenance:
         retention: timedelta,
         threads: Executor,
         metrics: Metrics,
-        tell_presence: Callable[[], None] = lambda: None,
+        report_presence: Callable[[], None] = lambda: None,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self._shard, self._read, self._gate = shard, read, gate
-        self._tell_presence, self._may_write = tell_presence, may_write
+        self._report_presence, self._may_write = report_presence, may_write
         self._threads, self._metrics = threads, metrics
         self._retention_seconds = int(retention.total_seconds())
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
@@ -93,7 +93,7 @@ class Maintenance:
         """Until `stop`; then it ends with the transaction under way."""
         self._stop = stop
         await asyncio.gather(
-            self._repeat("presence", lambda: self._in_thread(self._tell_presence), PRESENCE_SECONDS),
+            self._repeat("presence", lambda: self._in_thread(self._report_presence), PRESENCE_SECONDS),
             self._repeat("release", self._if_it_may(self.release), RELEASE_SECONDS),
             self._repeat("purge", self._if_it_may(self.purge), PURGE_SECONDS),
         )

@@ -1,7 +1,8 @@
 """Which lanes this shard's database holds, as a write transaction may believe it.
 
-Invariant: a write commits only where its lane is active. Each write transaction shares the fence row until it commits; whoever
-changes a lane takes the fence alone first and raises its version. So the lanes a transaction has seen can't change under it.
+Invariant: a write commits only where its lane is active. Each write transaction shares the fence row until it commits; a session
+that changes a lane first locks the fence exclusively and raises its version. So the lanes that a transaction has seen can't
+change before it commits.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Fence:
         return known
 
 
-def _lanes(version: int, found: Mapping[int, Lane]) -> Lanes:
-    active = {lane: held for lane, held in found.items() if held.state == LaneState.ACTIVE}
+def _lanes(version: int, rows: Mapping[int, Lane]) -> Lanes:
+    active = {lane: row for lane, row in rows.items() if row.state == LaneState.ACTIVE}
     return Lanes(
         version,
         frozenset(active),
-        frozenset(held.slot for held in active.values()),
-        {lane: held for lane, held in found.items() if lane not in active},
+        frozenset(row.slot for row in active.values()),
+        {lane: row for lane, row in rows.items() if lane not in active},
     )

@@ -1,10 +1,10 @@
 """The inbox: a message's row commits in the transaction of its effect, so the effect is there once or not at all.
 
 This is where exactly-once rests. Not on the Redis lock, not on a clock, not on Pub/Sub's promises: two replicas that apply the
-same message at once meet on the inbox's primary key, the second waits for the first to end, and then finds nothing new.
+same message at once meet on the inbox's primary key, the second waits for the first to end, and then has nothing new to apply.
 
-Invariant: a message is taken for one that came before only where both have the same identity and the same fingerprint. One of the
-same identity that says something else is reported as `key_reused`; see `shardctl.wire.identity`.
+Invariant: a message counts as a duplicate of an earlier one only if both have the same identity and the same fingerprint. One
+with the same identity and another content is reported as `key_reused`; see `shardctl.wire.identity`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Known = dict[Place, int | None]  # the fingerprints of rows that are there
 class Added:
     """`fresh` messages were not there before. Those in `reused` have the identity of another write; their fault says so.
 
-    `none_parked`: no key is parked, for sure. See `consumer.store.parked` for why that was known when the insert began.
+    `none_parked`: certainly no key is parked. See `consumer.store.parked` for why that was known when the insert began.
     """
 
     fresh: Sequence[Delivery] = ()

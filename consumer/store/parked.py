@@ -1,21 +1,22 @@
 """Keys whose order waits for a person: a failed message and, behind it, every later one of its type and routing key.
 
-A key is of one message type: the same routing key of another type is another key, so that whoever may write only one type can't
-hold up the others.
+A key is of one message type: the same routing key of another type is another key, so that a client that may write only one type
+can't hold up the others.
 
 Invariants kept here:
 - while a key has a row in `shardctl_parked_keys`, its new messages are stored behind the failed one and none is applied;
 - a message is parked in the transaction that records it in the inbox, so it is neither lost nor parked twice;
-- writers share the key's row and whoever releases it takes it alone: a message comes either before the release begins, and is
-  stored and then applied by it, or after it ended, and finds the key free.
+- writers share the key's row and a release locks it exclusively: a message comes either before the release begins, and is stored
+  and then applied by it, or after it ended, and its key is free.
 
-Why a writer sees the row of a key that another replica is parking this moment: to hold a later message of the key it must have
-been given the failed one too (Pub/Sub redelivers in order), in this batch or one before. So it has met that one's inbox row,
-waited there for the other replica's end, and asks for parked keys only after that. Where every row of the batch was new it has
-waited for nobody who committed: then what the insert itself saw of `shardctl_parked_keys` is enough, and nothing more is asked.
+Why a writer sees the row of a key that another replica is parking at this moment: Pub/Sub redelivers in order, so a replica that
+has a later message of the key was given the failed one too, in this batch or one before. Its insert met that message's inbox row
+and waited for the other replica's transaction to end, and it asks for parked keys only after that. If every row of the batch was
+new, it waited for no transaction that committed: then what the insert itself saw of `shardctl_parked_keys` is enough, and no
+second statement asks.
 
-Nobody who waits for a key's row is waited for: a writer asks for it before it writes any row of the user's, and whoever releases
-a key takes one key a transaction, before anything else but a share of the fence.
+No transaction that holds a key's row waits for one that waits for such a row, so none deadlocks there: a writer asks for the row
+before it writes any of the user's rows, and a release locks one key a transaction, before anything else but a share of the fence.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ class Parked:
             "WHERE t.slot = r.slot AND t.message_type = r.message_type AND t.partition_key = r.partition_key"
         )
 
-    def held(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Key]:
+    def keys_of(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Key]:
         """Which keys of these messages are parked. Their rows are shared until the transaction ends."""
         if connection.exec_driver_sql(self._any).first() is None:
             return set()  # as nearly always, and far cheaper to ask
         wanted = {key_of(delivery) for delivery in deliveries if delivery.parks or delivery.fault is None}
         rows = [{"slot": slot, "message_type": kind, "partition_key": key} for slot, kind, key in wanted]
-        found = connection.exec_driver_sql(self._find, (orjson.dumps(rows).decode(),)).all()
-        if not found:
+        keys = connection.exec_driver_sql(self._find, (orjson.dumps(rows).decode(),)).all()
+        if not keys:
             return set()
-        # Those that are still there once whoever releases them is done.
-        query = select(*_COLUMNS).where(tuple_(*_COLUMNS).in_(sorted(map(tuple, found))))
+        # Those that are still there once a release that holds them has ended.
+        query = select(*_COLUMNS).where(tuple_(*_COLUMNS).in_(sorted(map(tuple, keys))))
         return {(slot, kind, key) for slot, kind, key in connection.execute(query.with_for_update(read=True))}
 
     def too_large(self, connection: Connection, delivery: Delivery) -> DataFaultError | None:
@@ -84,11 +85,11 @@ class Parked:
             return None
         return packet.too_large(connection, *values)
 
-    def park(self, connection: Connection, deliveries: Sequence[Delivery], held: Collection[Key]) -> list[Delivery]:
-        """Store messages in order. The first of a key that isn't in `held` makes its row there, with its fault; these firsts."""
+    def park(self, connection: Connection, deliveries: Sequence[Delivery], known: Collection[Key]) -> list[Delivery]:
+        """Store messages in order. The first of each key that isn't `known` parks the key with its fault; these are returned."""
         heads: dict[Key, Delivery] = {}
         for delivery in deliveries:
-            if key_of(delivery) not in held:
+            if key_of(delivery) not in known:
                 heads.setdefault(key_of(delivery), delivery)
         if heads:
             rows = [
@@ -109,7 +110,7 @@ class Parked:
         return list(heads.values())
 
     def released(self, connection: Connection, active: Collection[int]) -> list[Key]:
-        """Keys that may be applied now and whose slots are active here, those that were parked first to begin with."""
+        """Released keys whose slots are active here, those that were parked first at the beginning."""
         here = [parked_keys.c.slot.between(first, last) for first, last in SlotSet.of(active).ranges]
         if not here:
             return []
@@ -122,7 +123,7 @@ class Parked:
         return [(slot, kind, key) for slot, kind, key in connection.execute(query)]
 
     def take(self, connection: Connection, key: Key) -> bool:
-        """Take a released key alone until the transaction ends. Waits for whoever writes behind it or releases it now."""
+        """Lock a released key exclusively until the transaction ends. Waits for those who write behind it or release it now."""
         query = select(parked_keys.c.slot).where(_row_of(key), parked_keys.c.released).with_for_update()
         return connection.scalar(query) is not None
 
@@ -143,10 +144,10 @@ class Parked:
         query = select(parked).where(_of_key(key), parked.c.position <= last).order_by(parked.c.position)
         return [(row.position, _delivery(row)) for row in connection.execute(query)]
 
-    def let_go(
+    def finish_release(
         self, connection: Connection, key: Key, done: Sequence[tuple[int, Delivery]], fault: PermanentError | None
     ) -> bool:
-        """Take out the first messages, which were applied. With a fault the key waits again; with nothing left it is free.
+        """Delete the first messages, which were applied. With a fault the key waits again; with nothing left it is free.
 
         True when more messages of the key may be applied.
         """
@@ -162,7 +163,7 @@ class Parked:
         return False
 
     def _settle(self, connection: Connection, deliveries: Sequence[Delivery], outcome: InboxOutcome) -> None:
-        # Each row found by its key: MySQL may look through the whole inbox for a join, and wait for rows of others there.
+        # Each row by its key: for a join MySQL may read the whole inbox, and wait for rows of other transactions there.
         rows = [{"of_slot": d.slot, "of_identity": d.identity} for d in deliveries]
         connection.execute(_SET_OUTCOME, [{"becomes": outcome, **row} for row in rows])
 

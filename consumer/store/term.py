@@ -1,9 +1,9 @@
 """The term: the number, in the shard's database, of the leadership that may write.
 
 Invariant: while a shard has a leader, a write commits only in the term of the replica that led last. Each write transaction
-shares the term's row until it commits, and finds its own number in it or ends. Whoever comes to lead takes the row alone, and so
-waits for the transactions of the leader before, and raises the number. A lease may be lost without its holder's knowledge, for a
-pause, a clock or a network; this can't.
+shares the term's row until it commits, and ends where the row holds another number than its own. A new leader locks the row
+exclusively, which waits for the transactions of the leader before, and raises the number. A replica may lose its lease without
+noticing, because of a pause, a clock or a network. It can't lose its term that way.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Term:
 
     def check(self, connection: Connection) -> None:
         """Share the term until the transaction ends. Raises NotLeaderError where it isn't this replica's, TransientError."""
-        found = connection.execute(_SHARE).first()
-        if found is None:
+        row = connection.execute(_SHARE).first()
+        if row is None:
             raise TransientError(f"{leader.name} is empty: run `shardctl provision`")
-        if self.number is None or found.term != self.number:
-            raise NotLeaderError(self.number, found.term, found.holder)
+        if self.number is None or row.term != self.number:
+            raise NotLeaderError(self.number, row.term, row.holder)

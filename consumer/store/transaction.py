@@ -71,9 +71,9 @@ class _PoisonFoundError(Exception):
 
 
 class Store:
-    """Blocking: runs in a thread. Safe to call again with the same messages, whatever became of the call before.
+    """Blocking: runs in a thread. Safe to call again with the same messages, whatever the result of the call before.
 
-    With a `term`, each call that writes raises NotLeaderError where this replica doesn't lead any more, before it does anything.
+    With a `term`, each call that writes raises NotLeaderError if this replica no longer leads, before it does anything.
     """
 
     def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink, term: Term | None = None) -> None:
@@ -82,7 +82,7 @@ class Store:
 
     @contextmanager
     def _writing(self, lock_seconds: float | None = None) -> Iterator[Connection]:
-        """One transaction of this replica as the one that may write."""
+        """One transaction, in which this replica has verified that it may write."""
         with sessions.transaction(self._engine, self._dialect, lock_seconds) as connection:
             if self._term:
                 with sessions.needed_by_all():
@@ -92,24 +92,24 @@ class Store:
     def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
 
-        Those whose type parks are stored instead, and so is whatever comes for a parked key.
+        Messages at fault whose type parks are stored instead, and so is every later message of a parked key.
 
-        When the data of some message is refused, finds which by halving, commits nothing, and returns it as `poison` with its
-        fault set. So are those at fault that are new here and not yet dead-lettered: that comes first.
-        Raises TransientError when the database can't answer: then the whole may be tried again. Raises BlockedError when some
-        statement can't finish now, as one that would wait for a lock for longer than `lock_seconds`.
+        If the database refuses the data of a message, finds that message by halving, commits nothing, and returns it as `poison`
+        with its fault set. Messages at fault that are new here and not yet dead-lettered are returned the same way, and first.
+        Raises TransientError if the database can't answer: the whole call may be repeated. Raises BlockedError if a statement
+        can't finish now, such as one that would wait for a lock for longer than `lock_seconds`.
         """
         try:
             with self._writing(lock_seconds) as connection:
                 return self._write(connection, deliveries, self._sink.apply)
-        except _PoisonFoundError as found:
-            return Outcome(poison=found.poison)
+        except _PoisonFoundError as error:
+            return Outcome(poison=error.poison)
         except DataFaultError:
             return self._search(deliveries, lock_seconds)
 
     def _search(self, deliveries: Sequence[Delivery], lock_seconds: float | None) -> Outcome:
         poison: list[Delivery] = []
-        stuck: set[Key] = set()  # keys of which nothing more is tried now: what follows may need what failed
+        stuck: set[Key] = set()  # keys whose later messages aren't tried now: they may need the one that failed
 
         def apply_by_halves(connection: Connection, writes: Sequence[Delivery]) -> int:
             writes = [write for write in writes if key_of(write) not in stuck] if stuck else writes
@@ -132,10 +132,10 @@ class Store:
                 outcome = self._write(connection, deliveries, apply_by_halves)
                 _commit_only_without(poison)
                 return outcome
-        except _PoisonFoundError as found:
-            return Outcome(poison=found.poison)
+        except _PoisonFoundError as error:
+            return Outcome(poison=error.poison)
         except DataFaultError as fault:
-            # Each write passes by itself and the whole doesn't: smaller parts may.
+            # Each write succeeds alone, but not all of them together: smaller parts may succeed.
             raise BlockedError(f"database: no single message is to blame, yet: {fault}") from fault
 
     def _write(self, connection: Connection, deliveries: Sequence[Delivery], apply: Apply) -> Outcome:
@@ -145,13 +145,13 @@ class Store:
         elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
         added = self._inbox.add(connection, owned) if owned else NOTHING_ADDED
         fresh = added.fresh
-        _commit_only_without([*added.reused, *(delivery for delivery in fresh if _to_be_set_aside(delivery))])
-        # After the inbox: a replica that parks one of these right now is waited for there, and its key is seen here.
-        held = self._parked.held(connection, fresh) if fresh and not added.none_parked else set()
-        writes, dead, waiting = _sorted_out(fresh, held)
+        _commit_only_without([*added.reused, *(delivery for delivery in fresh if _needs_dead_letter(delivery))])
+        # After the inbox: the insert has waited for a replica that parks one of these messages, so its key is seen here.
+        parked_keys = self._parked.keys_of(connection, fresh) if fresh and not added.none_parked else set()
+        writes, dead, waiting = _sorted_out(fresh, parked_keys)
         _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
         stale = apply(connection, writes) if writes else 0
-        newly_parked = tuple(self._parked.park(connection, waiting, held)) if waiting else ()
+        newly_parked = tuple(self._parked.park(connection, waiting, parked_keys)) if waiting else ()
         repeated = len(owned) - len(fresh)
         return Outcome(
             len(writes),
@@ -166,23 +166,23 @@ class Store:
         )
 
     def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
-        """Whether the database can't even store it. It is dead-lettered then, whatever its type says."""
+        """Whether the database can't even store it. If so, it is dead-lettered, also where its type parks."""
         fault = self._parked.too_large(connection, delivery)
         if fault:
             delivery.parks, delivery.fault = False, PermanentError(fault.reason, fault.detail)
         return fault is not None
 
     def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
-        """What becomes of messages whose lanes aren't active here: see `shardctl.shard.lanes` and docs/handover.md."""
-        held: list[Delivery] = []
-        overtaken: list[Delivery] = []  # met after the barrier that was published after them
+        """What happens to messages whose lanes aren't active here: see `shardctl.shard.lanes` and docs/handover.md."""
+        early: list[Delivery] = []  # their lanes become active here later
+        overtaken: list[Delivery] = []  # read after the barrier that was published after them
         passed_on = 0
         for delivery in deliveries:
             if delivery.lane in here.active:
                 continue
             lane = here.others.get(delivery.lane)
             if lane is None or lane.state == LaneState.DUE:
-                held.append(delivery)
+                early.append(delivery)
             elif lane.state == LaneState.ARRIVING:
                 passed_on += 1  # no barrier is out, so the slot's present owner has the message
             elif lane.barrier_time_us is not None and delivery.publish_time_us >= lane.barrier_time_us:
@@ -191,29 +191,29 @@ class Store:
                 overtaken.append(delivery)
         done = self._inbox.known(connection, overtaken) if overtaken else set()
         again = tuple(delivery for delivery in overtaken if delivery not in done)
-        return Outcome(held=tuple(held), passed_on=passed_on + len(done), again=again)
+        return Outcome(held=tuple(early), passed_on=passed_on + len(done), again=again)
 
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
-        """Let go of the lanes whose barriers these are, everything before them being committed. Raises TransientError.
+        """End the lanes that these barriers end. The caller has committed everything before them. Raises TransientError.
 
-        Anybody may publish what looks like one, so the database is asked whether it awaits it; only then is the fence taken. What
-        isn't awaited changes nothing, and holds nobody up.
+        Anybody may publish a message that looks like a barrier, so the database is asked first whether it awaits this one. Only
+        then is the fence taken: a barrier that isn't awaited changes nothing and delays no other writer.
         """
-        let_go = 0
+        ended = 0
         refused: list[Delivery] = []
         by_generation: dict[int, list[Delivery]] = {}
         for delivery in barriers:
             by_generation.setdefault(delivery.generation, []).append(delivery)
         with self._writing() as connection:
-            for generation, these in by_generation.items():
-                met = [Met(each.slot, each.barrier.token, each.publish_time_us) for each in these if each.barrier]
+            for generation, deliveries in by_generation.items():
+                met = [Met(d.slot, d.barrier.token, d.publish_time_us) for d in deliveries if d.barrier]
                 awaited = lanes.awaited_among(connection, met, generation)
                 if awaited:
-                    let_go += len(lanes.leave(connection, met, generation))
-                others = [each for each in these if each.slot not in awaited]
-                held = lanes.read(connection, {each.slot for each in others}) if others else {}
-                refused += (each for each in others if _is_active(held.get(each.lane)))
-        return Passed(let_go, tuple(refused))
+                    ended += len(lanes.leave(connection, met, generation))
+                others = [delivery for delivery in deliveries if delivery.slot not in awaited]
+                rows = lanes.read(connection, {delivery.slot for delivery in others}) if others else {}
+                refused += (delivery for delivery in others if _is_active(rows.get(delivery.lane)))
+        return Passed(ended, tuple(refused))
 
     def check_tables(self) -> None:
         """Raises TransientError while a table of shardctl's is missing, or the inbox is of another version."""
@@ -223,16 +223,16 @@ class Store:
         if fault or missing:
             raise TransientError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
 
-    def tell_presence(self, replica: str, generations: Sequence[int]) -> None:
-        """Leave word which generations this replica reads, by the database's own clock: moving slots waits for readers."""
-        mine, told = replicas.c.replica == replica, ",".join(map(str, generations))
+    def report_presence(self, replica: str, generations: Sequence[int]) -> None:
+        """Record which generations this replica reads, and when, by the database's own clock: a rebalance waits for readers."""
+        own_row, numbers = replicas.c.replica == replica, ",".join(map(str, generations))
         with sessions.transaction(self._engine, self._dialect) as connection:
-            change = update(replicas).where(mine).values(generations=told, seen_time=func.now())
+            change = update(replicas).where(own_row).values(generations=numbers, seen_time=func.now())
             if connection.execute(change).rowcount == 0:
-                connection.execute(insert(replicas).values(replica=replica, generations=told))
+                connection.execute(insert(replicas).values(replica=replica, generations=numbers))
 
     def forget_replicas(self, silent_seconds: int) -> int:
-        """Forget replicas that have not said for so long, by the database's own clock, that they are there; how many."""
+        """Delete replicas that haven't reported their presence for so long, by the database's own clock; how many."""
         with self._writing() as connection:
             now = connection.execute(select(func.now())).scalar_one()
             silent = replicas.c.seen_time < now - timedelta(seconds=silent_seconds)
@@ -247,7 +247,7 @@ class Store:
             return stale
 
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
-        """Those that took effect before, for sure."""
+        """The messages that the inbox knows: they took effect, or were dead-lettered or parked, in a committed transaction."""
         with sessions.translated(), self._engine.connect() as connection:
             return self._inbox.known(connection, deliveries)
 
@@ -259,7 +259,7 @@ class Store:
     def release(self, key: Key, read: Read) -> Released | None:
         """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
 
-        `read` reads a message anew, as on arrival: its fault may have been fixed since, or not. Raises TransientError.
+        `read` reads a message again, as on arrival: its fault may have been fixed since. Raises TransientError.
         """
         try:
             with self._writing() as connection:
@@ -269,16 +269,16 @@ class Store:
                 writes, unreadable = _up_to_unreadable([delivery for _, delivery in waiting], read)
                 done, fault = self._apply_up_to_fault(connection, writes)
                 fault = fault or unreadable
-                more = self._parked.let_go(connection, key, waiting[:done], fault)
+                more = self._parked.finish_release(connection, key, waiting[:done], fault)
                 return Released(done, fault, more)
         except DataFaultError as error:  # at the commit
             return self._keep_parked(key, PermanentError(error.reason, error.detail))
 
     def _keep_parked(self, key: Key, fault: PermanentError) -> Released:
-        """Each message passes by itself and their commit doesn't: a person has to look at it."""
+        """Each message succeeds alone, but their commit fails: a person has to look at it."""
         with self._writing() as connection:
             if self._parked.take(connection, key):
-                self._parked.let_go(connection, key, (), fault)
+                self._parked.finish_release(connection, key, (), fault)
             return Released(0, fault)
 
     def _apply_up_to_fault(
@@ -301,17 +301,19 @@ class Store:
         return len(writes), None
 
     def purge(self, older_than_seconds: int, rows: int) -> int:
-        """Forget up to so many messages that no replay can reach any more, by the database's own clock; how many."""
+        """Delete up to `rows` messages that no replay can reach any more, by the database's own clock; how many."""
         with self._writing() as connection:
             return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
 
 
-def _sorted_out(fresh: Sequence[Delivery], held: set[Key]) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
+def _sorted_out(
+    fresh: Sequence[Delivery], parked_keys: set[Key]
+) -> tuple[list[Delivery], list[Delivery], list[Delivery]]:
     """New messages as those to write, those that are dead, and those to park: at fault themselves or behind one of their key."""
     writes: list[Delivery] = []
     dead: list[Delivery] = []
     waiting: list[Delivery] = []
-    waits = set(held)
+    waits = set(parked_keys)
     for delivery in fresh:
         key = key_of(delivery)
         if delivery.fault and not delivery.parks:
@@ -336,7 +338,7 @@ def _up_to_unreadable(deliveries: Sequence[Delivery], read: Read) -> tuple[list[
     return readable, None
 
 
-def _to_be_set_aside(delivery: Delivery) -> bool:
+def _needs_dead_letter(delivery: Delivery) -> bool:
     """At fault for good, and neither on the dead-letter topic yet nor to be parked."""
     return delivery.fault is not None and not (delivery.parks or delivery.dead_lettered)
 

@@ -107,7 +107,7 @@ def shard(request, tmp_path):
 
 def test_replicas_that_have_been_silent_for_long_are_forgotten(shard):
     for name in ("here", "quiet", "dead"):
-        shard.store.tell_presence(name, [1, 2])
+        shard.store.report_presence(name, [1, 2])
     ago = {
         "postgresql": "now() - interval '{}' hour",
         "sqlite": "datetime('now', '-{} hours')",
@@ -117,5 +117,5 @@ def test_replicas_that_have_been_silent_for_long_are_forgotten(shard):
         shard.run(f"UPDATE shardctl_replicas SET seen_time = {ago.format(hours)} WHERE replica = '{name}'")
     assert shard.store.forget_replicas(86_400) == 1
     assert sorted(name for (name,) in shard.rows("SELECT replica FROM shardctl_replicas")) == ["here", "quiet"]
-    shard.store.tell_presence("dead", [2])  # it was only stopped for long
+    shard.store.report_presence("dead", [2])  # it was only stopped for long
     assert shard.rows("SELECT generations FROM shardctl_replicas WHERE replica = 'dead'") == [("2",)]

@@ -251,9 +251,9 @@ def test_a_released_key_isnt_applied_where_its_slot_has_left(shard):
 
 
 def test_a_replica_tells_which_generations_it_reads(shard):
-    shard.store.tell_presence("pod-a", [1])
-    shard.store.tell_presence("pod-b", [1, 2])
-    shard.store.tell_presence("pod-a", [1, 2])
+    shard.store.report_presence("pod-a", [1])
+    shard.store.report_presence("pod-b", [1, 2])
+    shard.store.report_presence("pod-a", [1, 2])
     with shard.engine.connect() as connection:
         found = connection.execute(text("SELECT replica, generations FROM shardctl_replicas ORDER BY replica")).all()
     assert [tuple(row) for row in found] == [("pod-a", "1,2"), ("pod-b", "1,2")]

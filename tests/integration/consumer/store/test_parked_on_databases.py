@@ -287,21 +287,21 @@ def test_a_commit_that_fails_parks_the_key_again(shard):
     shard.settle(step(shard, "k", 1, bad=True))
     shard.run("DELETE FROM steps")
     shard.run("UPDATE shardctl_parked_keys SET released = true")
-    let_go = shard.store._parked.let_go
+    finish_release = shard.store._parked.finish_release
 
     def fails_once(connection, key, done, fault):
         if fault is None:
             raise DataFaultError("constraint", "at the commit")
-        return let_go(connection, key, done, fault)
+        return finish_release(connection, key, done, fault)
 
-    shard.store._parked.let_go = fails_once
+    shard.store._parked.finish_release = fails_once
     try:
         [key] = shard.store.released_keys()
         assert shard.store.release(key, shard.read).fault.detail == "at the commit"
         assert shard.store.released_keys() == []
         assert shard.rows("SELECT * FROM steps") == []
     finally:
-        del shard.store._parked.let_go
+        del shard.store._parked.finish_release
 
 
 def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
@@ -360,9 +360,9 @@ def test_a_release_waits_for_a_writer_and_applies_what_it_stored(server_shard):
     late = step(shard, "k", 2)
     with shard.engine.connect() as writer, writer.begin():
         fresh = shard.store._inbox.add(writer, [late]).fresh
-        held = shard.store._parked.held(writer, fresh)
-        assert held == {(late.slot, "step", "k")}
-        shard.store._parked.park(writer, fresh, held)
+        keys = shard.store._parked.keys_of(writer, fresh)
+        assert keys == {(late.slot, "step", "k")}
+        shard.store._parked.park(writer, fresh, keys)
         with ThreadPoolExecutor(1) as threads:
             releasing = threads.submit(shard.store.release, (late.slot, "step", "k"), shard.read)
             until_someone_waits(shard, releasing)
@@ -385,7 +385,7 @@ def test_a_writer_waits_for_a_release_and_finds_the_key_free(server_shard):
         with ThreadPoolExecutor(1) as threads:
             writing = threads.submit(store.apply, [late])
             until_someone_waits(shard, writing)
-            store._parked.let_go(releaser, key, store._parked.first(releaser, key), None)
+            store._parked.finish_release(releaser, key, store._parked.first(releaser, key), None)
             releaser.commit()
             assert (writing.result().applied, writing.result().parked) == (1, 0)
     assert numbers(shard, "k") == [2]

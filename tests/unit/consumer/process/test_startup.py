@@ -13,12 +13,12 @@ def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     async def scenario():
         said, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])
 
-        def tell_presence():
+        def report_presence():
             said.append(startup.waiting_for)
             if error := next(answers):
                 raise error
 
-        startup = Startup([tell_presence], InThisThread(), Metrics())
+        startup = Startup([report_presence], InThisThread(), Metrics())
         await startup.wait(asyncio.Event())
         assert said == [
             "the database has not answered yet",
@@ -34,11 +34,11 @@ def test_it_ends_when_told_to_stop():
     async def scenario():
         stop = asyncio.Event()
 
-        def tell_presence():
+        def report_presence():
             stop.set()
             raise TransientError("refused")
 
-        startup = Startup([tell_presence], InThisThread(), Metrics())
+        startup = Startup([report_presence], InThisThread(), Metrics())
         await startup.wait(stop)
         assert startup.waiting_for
 
