@@ -1,15 +1,16 @@
 """Which messages go into the next transaction. Pure: `now` is an argument, in seconds of any monotonic clock.
 
 Invariant, the root of order: the messages of a lane leave in the order in which they came, and none leaves while an earlier one
-of its lane is still in hand. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a batch.
+of its lane is still in flight. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a
+batch.
 
-A batch leaves at once where none has left for `pause_seconds`. Else it leaves when it is full, or that long after the one before:
-a lone write waits for nothing, and a steady trickle makes no more batches than its share of a CPU is worth.
+A batch leaves at once if none has left for `pause_seconds`. Otherwise it leaves when it is full, or that long after the one
+before: a lone write doesn't wait, and a steady trickle makes no more batches than its share of a CPU is worth.
 
 A batch that is blocked is split: its lanes are suspects and are tried again in smaller parts, one part at a time, so that lanes
 that really wait end up alone and take one worker at most. Meanwhile no batch waits long for a lock.
 
-Lanes wait each for itself: while slots move, what one generation holds back must not stand before what another may write.
+Each lane waits by itself: while slots move, messages that one generation must hold back don't block those that another may write.
 
 No call looks at every lane: with 65,536 of them, and a call for each response of the broker, that alone would fill a CPU.
 """
@@ -31,7 +32,7 @@ FIRST_LOCK_SECONDS, LAST_LOCK_SECONDS = 0.1, 5.0  # and one of suspects: longer 
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """What waits of one lane. `entry` tells its live heap entry from those it left behind.
+    """The messages of one lane that wait. `entry` tells its live heap entry from dead ones.
 
     A suspect may go into batches of `most_lanes`, after `blocked` tries without success; 0 and 0 for any other.
     """
@@ -46,7 +47,7 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Messages of several lanes, in order within each lane. The lanes are in hand until the batch is `done`, `back` or `split`.
+    """Messages of several lanes, in order within each lane. The lanes are in flight until the batch is `done`, `back` or `split`.
 
     `lock_seconds`: for how long it should wait for a lock at most; None: as long as any statement may take.
     """
@@ -58,13 +59,13 @@ class Batch:
 
 
 class Batcher:
-    """Queues a lane each; batches bounded by rows and bytes. The message that crosses `max_bytes` still goes along."""
+    """A queue for each lane; batches bounded by rows and bytes. The message that crosses `max_bytes` is still included."""
 
     def __init__(self, max_rows: int, max_bytes: int, pause_seconds: float) -> None:
         self._max_rows, self._max_bytes, self._pause = max_rows, max_bytes, pause_seconds
         self._next_at = float("-inf")  # when a batch may leave that isn't full
         self._free: OrderedDict[int, _Queue] = OrderedDict()  # the lane that waits longest for its turn first
-        self._in_hand: dict[int, _Queue] = {}  # lanes of batches out: what came for them meanwhile
+        self._in_flight: dict[int, _Queue] = {}  # lanes of batches that are out: messages that came meanwhile
         self._later: dict[int, _Queue] = {}  # lanes to be tried again, but not yet
         self._suspects: OrderedDict[int, _Queue] = OrderedDict()  # those of them that may be tried
         self._suspected: set[int] = set()  # all that were in a batch that was blocked, wherever they are
@@ -75,11 +76,11 @@ class Batcher:
         self._free_bytes = 0
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
-        free, in_hand, later, suspects = self._free, self._in_hand, self._later, self._suspects
+        free, in_flight, later, suspects = self._free, self._in_flight, self._later, self._suspects
         for delivery in deliveries:
             lane = delivery.lane
             queue = free.get(lane)
-            if queue is None and (queue := in_hand.get(lane) or later.get(lane) or suspects.get(lane)) is None:
+            if queue is None and (queue := in_flight.get(lane) or later.get(lane) or suspects.get(lane)) is None:
                 queue = _Queue(lane, deque())
                 self._set_free(queue)
             queue.deliveries.append(delivery)
@@ -92,7 +93,7 @@ class Batcher:
         """The next batch, or None when there is nothing, or not yet enough and the last one left a moment ago."""
         self._free_what_may_be_tried(now)
         ready = bool(self._free) and (self._is_full or now >= self._next_at)
-        # In turns, so that with one worker, too, what is free isn't held up by what waits.
+        # They alternate, so that suspects don't hold up free lanes even where there is one worker.
         if self._suspects and not self._trying and not (ready and self._free_next):
             return self._take_suspects()
         return self._take_free(now) if ready else None
@@ -106,7 +107,7 @@ class Batcher:
         cut = _Cut(self._max_rows, self._max_bytes)
         while self._free and cut.has_room:
             lane, queue = self._free.popitem(last=False)
-            self._in_hand[lane] = queue
+            self._in_flight[lane] = queue
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
             cut.take(queue)
@@ -122,13 +123,13 @@ class Batcher:
             if len(cut.lanes) >= most:
                 break
             del self._suspects[lane]
-            self._in_hand[lane] = queue
+            self._in_flight[lane] = queue
             cut.take(queue)
         longer = min(LAST_LOCK_SECONDS, FIRST_LOCK_SECONDS * 2.0 ** min(blocked - 1, 10)) / len(self._suspected)
         return Batch(cut.deliveries, tuple(cut.lanes), True, max(FIRST_LOCK_SECONDS, longer))
 
     def due_at(self, now: float) -> float | None:
-        """When `take` will give something if nothing else comes; None when only new messages can make it so."""
+        """When `take` will return a batch if no message comes; None if only new messages can make one."""
         if (self._suspects and not self._trying) or self._is_full:
             return now
         retry_at = self._retries.first()
@@ -136,13 +137,13 @@ class Batcher:
         return max(now, min(moments)) if moments else None
 
     def done(self, batch: Batch) -> None:
-        """The batch is settled: what came for its lanes meanwhile may follow."""
+        """The batch is settled: messages that came for its lanes meanwhile may follow."""
         self._trying = self._trying and not batch.of_suspects
         for lane in batch.lanes:
-            self._let_go(lane, None)
+            self._free_lane(lane, None)
 
     def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
-        """Put `unsettled`, in order, before whatever came for their lanes, and try them no sooner than `not_before`."""
+        """Put `unsettled`, in order, before later messages of their lanes, and try them no sooner than `not_before`."""
         returned: dict[int, list[Delivery]] = {}
         for delivery in unsettled:
             returned.setdefault(delivery.lane, []).append(delivery)
@@ -150,10 +151,10 @@ class Batcher:
         for lane in batch.lanes:
             kept = returned.get(lane)
             if kept:
-                queue = self._in_hand[lane]
+                queue = self._in_flight[lane]
                 queue.deliveries.extendleft(reversed(kept))
                 queue.bytes += sum(delivery.size for delivery in kept)
-            self._let_go(lane, not_before if kept else None)
+            self._free_lane(lane, not_before if kept else None)
 
     def back_whole(self, batch: Batch, not_before: float) -> None:
         self.back(batch, batch.deliveries, not_before)
@@ -161,19 +162,19 @@ class Batcher:
     def split(self, batch: Batch, not_before: float) -> None:
         """Put all of a batch that was blocked `back`, to be tried again in smaller parts."""
         for lane in batch.lanes:
-            queue = self._in_hand[lane]
+            queue = self._in_flight[lane]
             queue.most_lanes, queue.blocked = max(1, len(batch.lanes) // SPLIT), queue.blocked + 1
         self._suspected.update(batch.lanes)
         self.back_whole(batch, not_before)
 
     @property
     def busy(self) -> bool:
-        """Whether something is in hand, or may be taken without another try of its own."""
-        return bool(self._in_hand or self._free)
+        """Whether a batch is in flight, or there is a message that doesn't wait for a retry."""
+        return bool(self._in_flight or self._free)
 
     def drain(self) -> list[Delivery]:
-        """Take out everything that is not in hand, to hand it back to the broker."""
-        queues = [*self._free.values(), *self._later.values(), *self._suspects.values(), *self._in_hand.values()]
+        """Remove everything that isn't in flight, to hand it back to the broker."""
+        queues = [*self._free.values(), *self._later.values(), *self._suspects.values(), *self._in_flight.values()]
         left = [delivery for queue in queues for delivery in queue.deliveries]
         for queue in queues:
             queue.deliveries.clear()
@@ -184,8 +185,8 @@ class Batcher:
         self._free_rows = self._free_bytes = 0
         return left
 
-    def _let_go(self, lane: int, not_before: float | None) -> None:
-        queue = self._in_hand.pop(lane)
+    def _free_lane(self, lane: int, not_before: float | None) -> None:
+        queue = self._in_flight.pop(lane)
         if not_before is None:
             queue.most_lanes = queue.blocked = 0
             self._suspected.discard(lane)
@@ -227,7 +228,7 @@ class _Cut:
         return len(self.deliveries) < self._max_rows and self._bytes < self._max_bytes
 
     def take(self, queue: _Queue) -> None:
-        """As much of a lane as there is room for, but nothing from behind a barrier."""
+        """Add as many of a lane's messages as there is room for, but none from behind a barrier."""
         self.lanes.append(queue.lane)
         waiting, taken, room = queue.deliveries, self.deliveries, self._max_rows - len(self.deliveries)
         while waiting and room > 0 and self._bytes < self._max_bytes:

@@ -1,4 +1,4 @@
-"""The path of one batch: leave out what is done → pace → lock → write, set aside what can't be → commit → pass barriers → ack."""
+"""The path of one batch: skip what is done → pace → lock → write, dead-letter what can't succeed → commit → barriers → ack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-REFUSALS_TOLD_SECONDS = 60.0
+REFUSALS_LOGGED_SECONDS = 60.0
 
 
 class Locks(Protocol):
@@ -64,7 +64,7 @@ class Acks(Protocol):
 @dataclass(frozen=True, slots=True)
 class Handled:
     """`kept` messages are still ours, in order, and must be tried again: their lane is locked elsewhere or not active yet, or
-    the process was told to stop before it was their turn, or their lane is one of those that `later` says must wait.
+    the process was asked to stop before it was their turn, or their lane is one of those that `later` says must wait.
     """
 
     kept: Sequence[Delivery]
@@ -91,11 +91,11 @@ class Handler:
         self._dead_letters, self._again = dead_letters, again
         self._threads, self._metrics, self._clock = threads, metrics, clock
         self._recent, self._pace, self._traces = recent, pace, traces
-        self._refusals_told_at = float("-inf")
-        metrics.database_up.set(1)  # until it is found otherwise: no batch, no question
+        self._refusals_logged_at = float("-inf")
+        metrics.database_up.set(1)  # until a batch finds otherwise
 
     async def handle(self, batch: Batch) -> Handled:
-        """Bring a batch about. Raises TransientError when nothing of it is settled and all of it must be tried again."""
+        """Take a batch along its path. Raises TransientError if none of it is settled and all of it must be tried again."""
         began_ns = time.time_ns()
         known = await self._known(batch.deliveries)
         deliveries = [delivery for delivery in batch.deliveries if delivery not in known] if known else batch.deliveries
@@ -112,8 +112,8 @@ class Handler:
             outcome, later = await self._write(writes, batch.lock_seconds)
             if outcome.again:
                 await self._again.publish(outcome.again)
-            held = [*outcome.held, *await self._pass_barriers(mine, outcome)]
-            kept = set(held)
+            early = [*outcome.held, *await self._pass_barriers(mine, outcome)]
+            kept = set(early)
             settled = [delivery for delivery in mine if delivery not in kept] if kept else mine
             await self._acks.ack([*known, *settled])
             self._count(mine, outcome, later.lanes if later else frozenset())
@@ -124,7 +124,7 @@ class Handler:
             await self._locks.release(tuple(locked))
         if self._recent:
             await self._recent.mark(settled)
-        return Handled([*elsewhere, *held], later)
+        return Handled([*elsewhere, *early], later)
 
     async def _known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
         """Redelivered messages that the inbox has: they need no lock and no transaction."""
@@ -136,9 +136,9 @@ class Handler:
     ) -> tuple[Outcome, SlotsWaitError | None]:
         """Commit what can be committed. What can't be is on the dead-letter topic before anything after it commits.
 
-        Lanes that must wait alone are among what is held; the others don't wait with them.
+        The result's `held` includes messages of lanes that must wait alone; the other lanes don't wait with them.
         """
-        await self._set_aside(
+        await self._dead_letter(
             [delivery for delivery in mine if delivery.slot == NO_SLOT and not delivery.dead_lettered]
         )
         ordered = [delivery for delivery in mine if delivery.slot != NO_SLOT]
@@ -159,31 +159,31 @@ class Handler:
             self._metrics.transaction_seconds.observe(time.perf_counter() - started)
             if not outcome.poison:
                 return replace(outcome, held=(*outcome.held, *waiting)) if waiting else outcome, later
-            await self._set_aside([delivery for delivery in outcome.poison if not delivery.parks])
+            await self._dead_letter([delivery for delivery in outcome.poison if not delivery.parks])
         return Outcome(), None
 
-    async def _set_aside(self, faulty: Sequence[Delivery]) -> None:
-        """Once a delivery, however often its batch is tried again."""
+    async def _dead_letter(self, faulty: Sequence[Delivery]) -> None:
+        """Publish dead letters: once for each delivery, however often its batch is tried again."""
         if faulty:
             await self._dead_letters.publish(faulty)
-            self._tell(faulty)
+            self._report(faulty)
 
     async def _pass_barriers(self, mine: Sequence[Delivery], outcome: Outcome) -> list[Delivery]:
-        """Pass the barriers before which all is committed; the others, which wait with what is held of their lanes."""
+        """Pass the barriers before which all is committed. Returns the others: they wait behind held messages of their lanes."""
         barriers = [delivery for delivery in mine if delivery.barrier is not None]
         waiting = {delivery.lane for delivery in outcome.held} if barriers else set()
-        met = [delivery for delivery in barriers if delivery.ends_lane and delivery.lane not in waiting]
-        if met:
-            passed = await self._in_thread(self._shard.pass_barriers, met)
+        ready = [delivery for delivery in barriers if delivery.ends_lane and delivery.lane not in waiting]
+        if ready:
+            passed = await self._in_thread(self._shard.pass_barriers, ready)
             self._metrics.barriers.inc(passed.lanes)
             self._refuse(passed.refused)
         return [delivery for delivery in barriers if delivery.lane in waiting]
 
     def _refuse(self, barriers: Sequence[Delivery]) -> None:
-        """Report barriers that nobody awaits: rarely, since whoever can publish can send any number of them."""
+        """Report barriers that nobody awaits: rarely, since any publisher can send any number of them."""
         self._metrics.barriers_refused.inc(len(barriers))
-        if barriers and self._clock() >= self._refusals_told_at + REFUSALS_TOLD_SECONDS:
-            self._refusals_told_at = self._clock()
+        if barriers and self._clock() >= self._refusals_logged_at + REFUSALS_LOGGED_SECONDS:
+            self._refusals_logged_at = self._clock()
             log.warning(
                 "a barrier was refused and changes nothing: this database doesn't await it. Find out who publishes messages with "
                 "the attribute %s; `shardctl rebalance run` of this version publishes only what is awaited",
@@ -220,12 +220,12 @@ class Handler:
             oldest = min(delivery.publish_time_us for delivery in mine)
             metrics.publish_to_commit_seconds.observe(max(0.0, self._clock() - oldest / 1_000_000))
 
-    def _tell(self, faulty: Sequence[Delivery]) -> None:
+    def _report(self, faulty: Sequence[Delivery]) -> None:
         for delivery in faulty:
             delivery.dead_lettered = True
             self._metrics.dead_lettered.labels(delivery.fault.reason if delivery.fault else "").inc()
             log.warning(
-                "set aside on the dead-letter topic: %s",
+                "dead-lettered: %s",
                 delivery.fault,
                 extra=_about("dead_lettered", delivery),
             )

@@ -1,4 +1,4 @@
-"""One replica of one shard: takes messages in, hands batches on, drains when told to stop."""
+"""One replica of one shard: receives messages, passes batches to its workers, and drains when it is asked to stop."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ log = logging.getLogger(__name__)
 # A lane locked elsewhere is usually free within one batch; one that is due here may not be for seconds, and then its writes wait.
 FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS = 0.05, 0.2
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.2, 10.0
-WHOLE_TRIES = (
-    2  # of a batch that fails with everything else, before it is tried again in parts: one lane may be the cause
-)
-HELD_TRIES = 2  # from then on it is not just bad luck: the messages may be held for long
+WHOLE_TRIES = 2  # of a batch that fails with everything else; then it is tried in parts: one lane may be the cause
+HELD_TRIES = 2  # after so many tries it isn't just bad luck: the messages may wait for long
 LEFT_FOR_HANDING_BACK = 0.5  # of the drain timeout
 WORK_ON_SECONDS = 0.01  # between two looks whether all is written
-LEAST_SECONDS = 1.0  # for the last words at the end of a drain that took all of its time
+LEAST_SECONDS = 1.0  # for the last calls at the end of a drain that took all of its time
 
 
 class NotDrainedError(Exception):
-    """Something was still in hand at the end of the drain timeout. It may yet commit; unacked, it comes again elsewhere."""
+    """Batches were still in flight at the end of the drain timeout. They may yet commit; unacked, they are redelivered."""
 
     def __init__(self, batches: int) -> None:
-        super().__init__(f"{batches} batches were still in hand at the end of drain_timeout: they come again elsewhere")
+        super().__init__(
+            f"{batches} batches were still in flight at the end of drain_timeout: they will be redelivered"
+        )
         self.batches = batches
 
 
@@ -99,7 +99,7 @@ class Replica:
         return None if self._intake.connected else "not connected to every subscription"
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
-        """Queue messages, each read as far as can be without the database."""
+        """Queue messages, each checked as far as possible without the database."""
         for delivery in deliveries:
             if delivery.fault is None and delivery.barrier is None:
                 try:
@@ -111,14 +111,14 @@ class Replica:
         waited_for = self._batcher.due_at(now)
         self._batcher.add(deliveries)
         due = self._batcher.due_at(now)
-        # Most of a steady trickle comes while a worker waits for the next batch's moment: no need to wake it for each message.
+        # Most messages of a steady trickle come while a worker waits for the next batch's moment: none of them has to wake it.
         if due is not None and (due <= now or waited_for is None or due < waited_for):
             self._work.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`, then finish what is in hand and hand back the rest, inside the drain timeout.
+        """Work until `stop`, then finish the batches in flight and hand back the rest, inside the drain timeout.
 
-        Raises NotDrainedError when something was still in hand then.
+        Raises NotDrainedError if batches are still in flight at its end.
         """
         self._intake.start(self._deliver)
         workers = [asyncio.create_task(self._work_off()) for _ in range(self._config.consumer.concurrency)]
@@ -127,17 +127,17 @@ class Replica:
             tasks = [stopped, *workers, *self._intake.tasks]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
-                task.result()  # workers and readers only end by a bug: let it be seen
+                task.result()  # workers and readers end only by a bug: raise it
         finally:
             stopped.cancel()
-            in_hand = await self._drain(workers)
-        if in_hand:
-            raise NotDrainedError(in_hand)
+            in_flight = await self._drain(workers)
+        if in_flight:
+            raise NotDrainedError(in_flight)
         for worker in workers:
             worker.result()  # a bug in the middle of the drain
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> int:
-        """How many batches are still in hand when the time is over."""
+        """How many batches are still in flight when the time is over."""
         timeout = self._config.consumer.drain_timeout.total_seconds()
         end = self._clock() + timeout
         await self._intake.stop_reading()
@@ -147,24 +147,24 @@ class Replica:
         _, unfinished = await asyncio.wait(workers, timeout=end - self._clock())
         for worker in unfinished:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)  # all are looked at: else asyncio complains later
-        waiting = [*self._batcher.drain(), *waiting]  # what came back out of hand goes before what waited behind it
+        await asyncio.gather(*workers, return_exceptions=True)  # every result is read: else asyncio complains later
+        waiting = [*self._batcher.drain(), *waiting]  # returned batches go before what waited behind them
         if not unfinished:
-            # Only now that nothing is in hand: a message handed back earlier could be applied elsewhere before one of its slot
-            # that is still under way here.
-            with contextlib.suppress(TimeoutError):  # then they come again when their lease ends
+            # Only now that nothing is in flight: a message handed back earlier could be applied elsewhere before one of its slot
+            # that is still in flight here.
+            with contextlib.suppress(TimeoutError):  # then they are redelivered when their lease ends
                 await asyncio.wait_for(self._intake.hand_back(waiting), max(LEAST_SECONDS, end - self._clock()))
             log.info("drained: %s messages handed back", len(waiting), extra={"action": "drained"})
         await self._intake.close(max(LEAST_SECONDS, end - self._clock()))
         return len(unfinished)
 
     async def _work_on(self, workers: list[asyncio.Task[None]], until: float) -> None:
-        """Write what was taken in: handed back, it would wait for the subscription's back-off before another replica has it.
+        """Write what was received: handed back, it would wait for the subscription's back-off before another replica gets it.
 
-        But for slots that are locked elsewhere or not active here, and not while batches fail.
+        Except for slots that are locked elsewhere or not active here, and not while batches fail.
         """
         while self._batcher.busy and not self.failing and self._clock() < until:
-            if all(worker.done() for worker in workers):  # of a bug
+            if all(worker.done() for worker in workers):  # by a bug
                 return
             await asyncio.sleep(WORK_ON_SECONDS)
 
@@ -219,7 +219,7 @@ class Replica:
                 self._alone.discard(lane)
                 self._failing_since.end(lane)
         if handled.kept:
-            wait = self._keep(batch, [each for each in handled.kept if each.lane not in waiting])
+            wait = self._keep(batch, [delivery for delivery in handled.kept if delivery.lane not in waiting])
             if handled.later:
                 wait = max(wait, self._fail([lane for lane in batch.lanes if lane in waiting], handled.later))
             self._batcher.back(batch, handled.kept, self._clock() + wait)
@@ -231,7 +231,7 @@ class Replica:
         self._work.set()
 
     def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
-        """Seconds until the kept messages are tried again: longer each time, for those of which all have waited before."""
+        """Seconds until the kept messages are tried again: longer each time, as long as all of them have waited before."""
         lanes = {delivery.lane for delivery in kept}
         before = min((self._kept.get(lane, 0) for lane in lanes), default=0)
         self._kept_since.begin(lanes)
@@ -247,7 +247,7 @@ class Replica:
         return backoff(before + 1, FIRST_KEPT_SECONDS, LAST_KEPT_SECONDS, random.random())
 
     def _wait_alone(self, batch: Batch, error: BlockedError | SlotsWaitError) -> None:
-        """Only some lanes must wait, and the others go on: else one write that can't finish would stop the shard."""
+        """Only some lanes must wait and the others go on: otherwise one write that can't finish would stop the shard."""
         if isinstance(error, BlockedError) and len(batch.lanes) > 1:
             self._failing_since.begin(batch.lanes)
             self._metrics.batch_retries.labels("again").inc()
@@ -259,10 +259,10 @@ class Replica:
         self._work.set()
 
     async def _back_off(self, batch: Batch, error: TransientError) -> None:
-        """Keep everything, in order, under lease; take nothing more in; try again later, without a restart.
+        """Keep everything, in order, under lease; receive nothing more; try again later, without a restart.
 
-        One worker tries; the others wait for it. A batch that fails again is tried in parts: it may be the only one that does,
-        and once others have worked, it is, and stops nobody.
+        One worker tries; the others wait for it. A batch that fails again is tried in parts: it may be the only one that fails.
+        Once other batches have succeeded it is, and then it stops no other.
         """
         wait = self._fail(batch.lanes, error)
         again = self._batcher.split if self._failures[batch.lanes[0]] > WHOLE_TRIES else self._batcher.back_whole
@@ -274,7 +274,7 @@ class Replica:
             self._prober = asyncio.current_task()
             self._probed.clear()
             self._intake.pause()
-            log.warning("nothing more is taken in until a batch works", extra={"action": "paused"})
+            log.warning("no more messages are received until a batch succeeds", extra={"action": "paused"})
         if self._prober is asyncio.current_task():
             self._outages += 1
             with contextlib.suppress(TimeoutError):
@@ -282,16 +282,16 @@ class Replica:
         self._work.set()
 
     def _go_on(self) -> None:
-        """What all batches need works: end the pause, if there is one."""
+        """What all batches need works again: end the pause, if there is one."""
         self._outages = 0
         if self._prober is not None:
-            log.info("working again: taking messages in", extra={"action": "recovered"})
+            log.info("a batch succeeded: messages are received again", extra={"action": "recovered"})
             self._prober = None
             self._probed.set()
             self._intake.resume()
 
     def _fail(self, lanes: Sequence[int], error: TransientError) -> float:
-        """Note that these lanes' messages have to be tried again, and say so; how many seconds from now."""
+        """Record and log that these lanes' messages have to be tried again; in how many seconds."""
         before = max(self._failures.get(lane, 0) for lane in lanes)
         self._failures.update(dict.fromkeys(lanes, before + 1))
         self._failing_since.begin(lanes)
@@ -305,7 +305,7 @@ class Replica:
         wait = backoff(before + 1, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
         self._metrics.batch_retries.labels("again").inc()
         log.log(
-            # A slot that waits for hours is worth a line ever more rarely; there may be many.
+            # A slot that waits for hours gets a line more and more rarely; there may be many.
             logging.INFO if alone and (before + 1) & before else logging.WARNING,
             "%s: the messages of %s slots are kept and tried again in %.1f s%s",
             error,

@@ -1,4 +1,4 @@
-"""What a shard's replicas do beside writing: say that they are there, apply released keys, forget what no replay can reach."""
+"""What a shard's replicas do beside writing: report their presence, apply released keys, delete what no replay can reach."""
 
 from __future__ import annotations
 
@@ -31,16 +31,15 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RELEASE_SECONDS = 1.0  # between two looks for a released key
-PRESENCE_SECONDS = 3.0  # between two words that this replica is here
+PRESENCE_SECONDS = 3.0  # between two reports of this replica's presence
 PURGE_SECONDS = 60.0  # between two purges of the whole shard
 TURN_SECONDS = (
-    300.0  # longer than a chunk and the rest after it; a replica that is killed keeps the others from purging so long
+    300.0  # longer than a chunk and the rest after it; a replica that is killed stops the others' purges so long
 )
-REPLICA_SECONDS = (
-    86_400  # without a word for so long, a replica is dead; those who wait for readers count on the last minute alone
-)
+# A replica that hasn't reported for so long is dead. What waits for readers counts only those of the last minute.
+REPLICA_SECONDS = 86_400
 
-# Take the turn to purge, or keep it; whether it is ours afterwards.
+# Take the turn to purge, or keep it; returns whether it is ours.
 TURN = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -64,7 +63,7 @@ class ShardStore(Protocol):
 
 
 class Maintenance:
-    """One thing at a time, in one thread and on one connection. Trouble is told and outlasted: it never stops the writing."""
+    """One task at a time, in one thread and on one connection. A failure is reported and retried: it never stops the writing."""
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class Maintenance:
         return maybe
 
     async def release(self) -> None:
-        """Apply every released key, each in transactions of its own. A key in trouble doesn't hold the others up."""
+        """Apply every released key, each in transactions of its own. A key that fails doesn't hold up the others."""
         keys = await self._in_thread(self._shard.released_keys)
         random.shuffle(keys)  # so that replicas don't wait for each other at the same ones
         trouble: TransientError | None = None
@@ -119,13 +118,13 @@ class Maintenance:
                     pass
             except TransientError as error:
                 if trouble:
-                    raise  # it isn't the key, then
+                    raise  # so it isn't the key
                 trouble = error
         if trouble:
             raise trouble
 
     async def _release(self, key: Key) -> bool:
-        """True when there is more of it to apply."""
+        """True if more of the key's messages wait."""
         released = await self._in_thread(lambda: self._shard.release(key, self._read))
         if released is None:
             return False
@@ -145,9 +144,10 @@ class Maintenance:
         return released.more
 
     async def purge(self) -> None:
-        """Forget dead replicas and old inbox rows, if it is this replica's turn. Without Redis nobody's turn comes: it can wait.
+        """Delete dead replicas and old inbox rows, if it is this replica's turn. Without Redis it is no replica's: a purge can
+        wait.
 
-        The turn only spares work: two that purge at once pass over each other's rows.
+        The turn only saves work: two replicas that purge at once skip each other's rows.
         """
         if not await self._have_turn(TURN_SECONDS):
             return
@@ -156,12 +156,12 @@ class Maintenance:
         while not self._stop.is_set():
             rows = self._pace.rows
             try:
-                gone, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
+                deleted, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
             except TransientError:
                 self._pace.failed(time.monotonic())
                 raise
-            self._metrics.purged.inc(gone)
-            if gone < rows:
+            self._metrics.purged.inc(deleted)
+            if deleted < rows:
                 self._pace.finished(seconds)
                 await self._have_turn(PURGE_SECONDS)  # until the next pass, which may be another replica's
                 return
@@ -170,7 +170,7 @@ class Maintenance:
                 return
 
     def _purge_chunk(self, rows: int) -> tuple[int, float]:
-        """How many rows went, and in how many seconds: without the wait for a thread."""
+        """How many rows were deleted, and in how many seconds, without the wait for a thread."""
         began = time.monotonic()
         return self._shard.purge(self._retention_seconds, rows), time.monotonic() - began
 

@@ -1,7 +1,7 @@
 """How fast the inbox is purged: in chunks as large as they are quick, with rests as long as there is time. Pure.
 
-A purge must not slow the writing down, and in the end as much must go as comes. So it takes about 2.5 % of one connection's time
-while that is enough, and more, step by step, while it falls behind. `now` and durations are in seconds.
+A purge must not slow the writing down, and over time it must delete as many rows as come. So it takes about 2.5 % of one
+connection's time while that is enough, and more, step by step, while it falls behind. `now` and durations are in seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CHUNK_SECONDS = (
 )
 LONGEST_REST, SHORTEST_REST = 39.0, 0.25  # times as long as the last chunk took
 REST_SECONDS = 60.0  # the longest of all rests
-FAILED_SHRINK = 8  # a chunk that failed may have been far too large: a statement's time limit tells no more
+FAILED_SHRINK = 8  # a chunk that failed may have been far too large: a statement's time limit doesn't say by how much
 _FASTEST_GROWTH = 2.0
 
 

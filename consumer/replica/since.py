@@ -1,4 +1,4 @@
-"""Since when lanes have been in trouble, for those who watch. Told once a batch that fails or is kept, never once a message."""
+"""Since when lanes have been in trouble, for the metrics. Called for each batch that fails or is kept, not for each message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Since:
         self._began: dict[int, float] = {}
 
     def begin(self, lanes: Iterable[int]) -> None:
-        """Those that are in trouble already began then."""
+        """A lane that is in trouble already keeps its beginning."""
         now = self._clock()
         for lane in lanes:
             self._began.setdefault(lane, now)

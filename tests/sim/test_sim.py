@@ -47,7 +47,7 @@ EVENTS = (
     "lease of", "drops ack", "is flushed", "redis timeout", "redis down", "database timeout", "database answer lost",
     "deadletters answer lost", "deadletters down", "pubsub request lost", "pubsub timeout", "fails over",
     "waits in the inbox", "waits for the row", "refused", "unreadable", "no_slot", "unknown_type", "key_reused", "repeat",
-    "still in hand",
+    "still in flight",
 )  # fmt: skip
 
 
