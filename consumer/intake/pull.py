@@ -1,10 +1,10 @@
 """Streaming pull in batches, leases, acks. The only module that acks.
 
-Before it opens a stream, and when messages come that a process died of, or may have, it pulls in small rounds instead: see
-`consumer.intake.slowstart`. A stream's bounds can't change, and what is on its way to the client counts as outstanding.
+Before it opens a stream, and when messages come that may have killed a process, it pulls in small rounds instead: see
+`consumer.intake.slowstart`. A stream's bounds can't change, and messages on their way to the client count as outstanding.
 
 Reads `StreamingPull` through the plain channel: the callback subscriber costs ten times the CPU a message, and acks or re-leases
-behind its user's back.
+without its user's knowledge.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from shardctl.supervision.backoff import backoff
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
-HEARTBEAT_SECONDS = 30  # the service closes a stream that says nothing
+HEARTBEAT_SECONDS = 30  # the service closes a silent stream
 RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing: the next still comes in time
 SETTLE_SECONDS = 0.2  # a stream that was refused has ended by then
-CLOSE_SECONDS = 1.0  # for what is on its way when the streams are closed
+CLOSE_SECONDS = 1.0  # for messages that are on their way when the streams are closed
 MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
 ACK_TRIES = 4
 PULL_SECONDS = 100  # longer than the service lets an empty pull wait
-QUIET_SECONDS = 2.0  # a part of a round of which nothing is settled for so long waits for something, and kills nobody
+QUIET_SECONDS = 2.0  # if nothing of a round's part is settled for so long, it waits for something and kills no process
 
 
 class Suspects(Protocol):
-    """What outlives a process that dies of a message."""
+    """A record of the messages that a process handled alone; it outlives the process."""
 
     async def deaths(self, message_id: str) -> int: ...
     async def begin(self, message_id: str) -> None: ...
@@ -94,7 +94,7 @@ class Intake:
         self._closing = asyncio.Event()
 
     def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
-        """Open the streams; each batch of messages goes to `deliver`. None of `tasks` ends before `close`, but by a bug."""
+        """Open the streams; each batch of messages goes to `deliver`. Before `close`, `tasks` end only by a bug."""
         self._deliver = deliver
         self._reading = [
             asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams
@@ -103,7 +103,7 @@ class Intake:
         self.tasks = (*self._reading, self._leasing)
 
     def pause(self) -> None:
-        """Take in nothing more until `resume`. What is held stays under lease."""
+        """Receive nothing more until `resume`. Held messages stay under lease."""
         self._paused.clear()
 
     def resume(self) -> None:
@@ -116,19 +116,19 @@ class Intake:
     async def stop_reading(self) -> None:
         """Close the streams. Held messages stay leased and can still be acked.
 
-        What is already on its way here is read first, and so can be handed back: left unread it would wait for its lease's end.
+        Messages on their way here are read first, so that they can be handed back: unread, they would wait for their lease's end.
         """
         self._closing.set()
         self._paused.set()
         self._leave_streams()
-        self._tell_settled()
+        self._signal_settled()
         await asyncio.wait(self._reading, timeout=CLOSE_SECONDS)
         for task in self._reading:
             task.cancel()
         await asyncio.gather(*self._reading, return_exceptions=True)
 
     async def close(self, timeout_seconds: float) -> None:
-        """Wait for the acks that are under way, but no longer than this, and let go of the leases."""
+        """Wait for the acks in flight, but no longer than this, and stop extending leases."""
         unsent: set[asyncio.Task[None]] = set()
         if self._acking:
             _, unsent = await asyncio.wait(self._acking, timeout=timeout_seconds)
@@ -137,7 +137,7 @@ class Intake:
         await asyncio.gather(self._leasing, *unsent, return_exceptions=True)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge in the background. An ack that is lost brings the message again, and the inbox knows it."""
+        """Acknowledge in the background. After a lost ack the message is redelivered, and the inbox knows it."""
         self._settle(deliveries)
         for path, ids in _ids_by_subscription(deliveries):
             task = self._acks.once("acks", self._send_ack(path, ids))
@@ -145,7 +145,7 @@ class Intake:
             task.add_done_callback(self._acking.discard)
 
     async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let other replicas have these at once. Only for messages behind which this replica applies nothing more."""
+        """Let other replicas have these at once. Only for messages after which this replica applies no other of their lanes."""
         self._settle(deliveries)
         for path, ids in _ids_by_subscription(deliveries):
             try:
@@ -153,7 +153,7 @@ class Intake:
                     subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout_seconds=2
                 )
             except GoogleAPICallError as error:
-                log.info("messages couldn't be handed back (%s): they come again when their lease ends", error)
+                log.info("messages couldn't be handed back (%s): they will be redelivered when their lease ends", error)
 
     def _settle(self, deliveries: Sequence[Delivery]) -> None:
         # A batch whose messages are all held settles nothing, and must not count as progress for what waits in `_wait_settled`.
@@ -163,9 +163,9 @@ class Intake:
             self._held.pop(delivery.ack_id, None)
             self._by_path[delivery.subscription].release(delivery)
         self._measure()
-        self._tell_settled()
+        self._signal_settled()
 
-    def _tell_settled(self) -> None:
+    def _signal_settled(self) -> None:
         self._settled.set()
         self._settled = asyncio.Event()
 
@@ -181,7 +181,7 @@ class Intake:
                 self._metrics.acked.inc(len(ids))
                 return
         log.warning(
-            "%s acks were lost (%s): these messages will be redelivered and found done",
+            "%s acks were lost (%s): these messages will be redelivered, and the inbox will know them",
             len(ids),
             why,
             extra={"action": "acks_lost"},
@@ -198,17 +198,17 @@ class Intake:
                     await self._until_left(stream, self._take_responses(stream, responses))
                     failures = 0
                 finally:
-                    responses.cancel()  # also while nothing is read: the service must not go on sending
+                    responses.cancel()  # also while nothing is read: the service must stop sending
             except GoogleAPICallError as error:
                 failures = 1 if stream.connected else failures + 1
                 stream.connected = False
-                self._tell_of_end(stream, error)
+                self._log_end(stream, error)
             stream.connected = False
             stream.opened += 1
             if self._closing.is_set():
                 return
             if stream.leave.is_set():
-                await self._clear_up(stream)
+                await self._finish_left_stream(stream)
                 await self._pull_in_rounds(stream)
             else:
                 await asyncio.sleep(_backoff(failures))
@@ -216,13 +216,13 @@ class Intake:
     async def _take_responses(self, stream: _Stream, responses: Any) -> None:
         async for response in responses:
             stream.connected = True
-            self._take_in(stream, response.received_messages)
+            self._receive(stream, response.received_messages)
             if not stream.leave.is_set():
                 await stream.room.wait()
                 await self._paused.wait()
 
     async def _until_left(self, stream: _Stream, taking: Coroutine[Any, Any, None]) -> None:
-        """Take a stream's responses until it ends; one that is left has a little time to end by itself."""
+        """Read a stream's responses until it ends; a stream that is being left has a little time to end by itself."""
         tasks = reading, _ = asyncio.create_task(taking), asyncio.create_task(stream.leave.wait())
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -236,13 +236,13 @@ class Intake:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _leave_streams(self) -> None:
-        """End every stream, after what is on its way here."""
+        """End every stream, after the messages on their way here."""
         for stream in self._streams:
             stream.leave.set()
             stream.room.set()
 
-    async def _clear_up(self, stream: _Stream) -> None:
-        """Bring what the stream gave to its end, and only then what has failed before."""
+    async def _finish_left_stream(self, stream: _Stream) -> None:
+        """Wait until the stream's messages are settled, and only then try those that have failed before."""
         apart, stream.apart = stream.apart, []
         async with self._round:
             last = {delivery.ack_id for delivery in apart}
@@ -251,7 +251,7 @@ class Intake:
         stream.leave.clear()
 
     async def _pull_in_rounds(self, stream: _Stream) -> None:
-        """Take messages in with unary pulls, which give no more than they are asked for, until the stream may be opened."""
+        """Receive messages by unary pulls, which return no more than they are asked for, until the stream may be opened."""
         window, failures = Window(stream.max_messages), 0
         while not (window.wide or self._closing.is_set()):
             await stream.room.wait()
@@ -261,7 +261,7 @@ class Intake:
             except GoogleAPICallError as error:
                 stream.connected = False
                 failures += 1
-                self._tell_of_end(stream, error)
+                self._log_end(stream, error)
                 await asyncio.sleep(_backoff(failures))
                 continue
             stream.connected, failures = not self._closing.is_set(), 0
@@ -270,10 +270,10 @@ class Intake:
                 async with self._round:
                     await self._try_in_parts(deliveries)
                 window.survived(deliveries)
-        log.info("%s: reading as much as may be", stream.path, extra={"action": "wide_open"})
+        log.info("%s: reading as much as the bounds allow", stream.path, extra={"action": "wide_open"})
 
     async def _pull(self, stream: _Stream, messages: int) -> Any:
-        """Up to so many messages, once there are any; none when the time is over or the streams are being closed."""
+        """Up to so many messages, as soon as there are any; none if the time is over or the streams are being closed."""
         pulling = asyncio.ensure_future(
             self._client.pull(subscription=stream.path, max_messages=messages, timeout_seconds=PULL_SECONDS)
         )
@@ -281,10 +281,12 @@ class Intake:
         try:
             await asyncio.wait({pulling, closing}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not pulling.done():
-                stream.connected = True  # one that was refused has ended by then
+                stream.connected = True  # a refused call has ended by then
                 await asyncio.wait({pulling, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not pulling.done():
-                await asyncio.wait({pulling}, timeout=SETTLE_SECONDS)  # what it may have got is on its way here
+                await asyncio.wait(
+                    {pulling}, timeout=SETTLE_SECONDS
+                )  # the messages it may have got are on their way here
             return pulling.result().received_messages if pulling.done() else ()
         except DeadlineExceeded:
             return ()
@@ -293,8 +295,8 @@ class Intake:
             closing.cancel()
 
     async def _try_in_parts(self, deliveries: Sequence[Delivery]) -> None:
-        """Hand a round's messages on, each part once the one before it is settled. When it is time to stop, the rest stays
-        leased and comes again elsewhere.
+        """Deliver a round's messages, each part once the one before it is settled. At a stop the rest stays leased, and is
+        redelivered elsewhere.
         """
         for part in parts(deliveries):
             if self._closing.is_set():
@@ -306,7 +308,7 @@ class Intake:
                 await self._wait_settled(part)
 
     async def _try_alone(self, delivery: Delivery, suspects: Suspects) -> None:
-        """One of which several processes died is set aside, before the service does so with what waits behind it."""
+        """Dead-letter a message that killed several processes, before the service dead-letters those that wait behind it."""
         if await suspects.deaths(delivery.message_id) >= DEATHS:
             delivery.fault = delivery.fault or PermanentError(
                 "crashes_consumer", f"{DEATHS} processes died while they handled this message alone"
@@ -318,7 +320,7 @@ class Intake:
         await suspects.survived(delivery.message_id)
 
     async def _wait_settled(self, deliveries: Sequence[Delivery]) -> None:
-        """Until Pub/Sub knows that these are done with, or nothing happens to them any more."""
+        """Until these are settled and their acks have been sent, or nothing happens to them any more."""
         left = {delivery.ack_id for delivery in deliveries}
         while left := left & self._held.keys():
             try:
@@ -331,16 +333,18 @@ class Intake:
         if self._acking:
             await asyncio.wait(set(self._acking), timeout=QUIET_SECONDS)
 
-    def _tell_of_end(self, stream: _Stream, error: Exception) -> None:
-        gone = isinstance(error, NotFound)
-        if gone and stream.may_end:  # the rebalance is over, and this process's configuration is about to be replaced
+    def _log_end(self, stream: _Stream, error: Exception) -> None:
+        missing = isinstance(error, NotFound)
+        if (
+            missing and stream.may_end
+        ):  # the rebalance is over, and this process's configuration is about to be replaced
             if not stream.ended:
-                log.info("%s is gone: its generation has handed over everything", stream.path)
+                log.info("%s is deleted: its generation has handed over everything", stream.path)
             stream.ended = True
             return
         log.log(
-            logging.ERROR if gone else logging.INFO,
-            "stream of %s ended (%s): opening it again",
+            logging.ERROR if missing else logging.INFO,
+            "the stream of %s ended (%s): it is opened again",
             stream.path,
             error,
             extra={"action": "stream_ended"},
@@ -357,25 +361,28 @@ class Intake:
             max_outstanding_messages=stream.max_messages,
             max_outstanding_bytes=stream.max_bytes,
         )
-        # The call may have failed meanwhile; nobody tells this generator, so it looks whether another was opened or is about to.
+        # The call may have failed meanwhile. This generator isn't informed, so it checks whether another was opened or is about
+        # to be.
         await asyncio.sleep(SETTLE_SECONDS)
         stream.connected = stream.connected or stream.opened == opened
         while stream.opened == opened and not stream.leave.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stream.leave.wait(), HEARTBEAT_SECONDS)
-                return  # which half-closes the stream: the service ends it after what it has sent
+                return  # which half-closes the stream: the service ends it after the messages that it has sent
             yield StreamingPullRequest()
 
-    def _take_in(self, stream: _Stream, received: Any) -> None:
+    def _receive(self, stream: _Stream, received: Any) -> None:
         deliveries = self._held_of(stream, received)
-        if self._slow_start and not stream.leave.is_set() and any(each.attempt >= AGAIN for each in deliveries):
-            log.info("messages come that weren't finished before: reading slowly", extra={"action": "slow_start"})
+        if self._slow_start and not stream.leave.is_set() and any(delivery.attempt >= AGAIN for delivery in deliveries):
+            log.info(
+                "messages were redelivered that no process finished: reading slowly", extra={"action": "slow_start"}
+            )
             self._leave_streams()
         if deliveries:
             self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
 
     def _held_of(self, stream: _Stream, received: Any) -> list[Delivery]:
-        """What has come, decoded and under lease."""
+        """The received messages, decoded and under lease."""
         if not received:
             return []
         now = self._clock()
@@ -388,7 +395,7 @@ class Intake:
         return deliveries
 
     async def _renew_leases(self) -> None:
-        """Extend what is still held well before its lease ends. Most messages are settled long before."""
+        """Extend the leases of held messages well before they end. Most messages are settled long before."""
         renew_after = self._lease_seconds * RENEW_AT
         while True:
             await asyncio.sleep(min(1.0, renew_after / 4))
@@ -404,14 +411,14 @@ class Intake:
             self._held[delivery.ack_id] = delivery
         return due
 
-    async def _extend(self, held: Sequence[Delivery]) -> None:
-        for path, ids in _ids_by_subscription(held):
+    async def _extend(self, deliveries: Sequence[Delivery]) -> None:
+        for path, ids in _ids_by_subscription(deliveries):
             try:
                 await self._client.modify_ack_deadline(
                     subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout_seconds=2
                 )
             except GoogleAPICallError as error:
-                log.info("leases of %s messages weren't extended (%s): they may come twice", len(ids), error)
+                log.info("the leases of %s messages weren't extended (%s): they may be redelivered", len(ids), error)
 
     def _measure(self) -> None:
         self._metrics.outstanding.set(sum(stream.messages for stream in self._streams))
@@ -421,7 +428,7 @@ class Intake:
 class _Stream:
     """One subscription's stream and what it holds. `room` is open while both bounds are kept.
 
-    One of an older generation `may_end`: a rebalance deletes its subscription once everything of it is handed over.
+    A stream of an older generation `may_end`: a rebalance deletes its subscription once all of it is handed over.
     """
 
     def __init__(self, path: str, generation: int, max_messages: int, max_bytes: int, *, may_end: bool = False) -> None:
@@ -433,13 +440,12 @@ class _Stream:
         self.opened = 0  # grows with each stream opened and each ended
         self.room = asyncio.Event()
         self.room.set()
-        self.leave = asyncio.Event()  # set: the stream is to end after what is on its way
-        self.apart: list[
-            Delivery
-        ] = []  # what came since then and was tried before, with what stands behind it in its lane
+        self.leave = asyncio.Event()  # set: the stream is to end after the messages on their way
+        # Messages that came since then and were tried before, with those behind them in their lanes.
+        self.apart: list[Delivery] = []
 
     def without_apart(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Those that may be tried at once; the others go to `apart`."""
+        """The messages that may be tried at once; the others go to `apart`."""
         lanes = {delivery.lane for delivery in self.apart}
         at_once: list[Delivery] = []
         for delivery in deliveries:

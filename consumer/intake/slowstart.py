@@ -1,11 +1,11 @@
 """How a replica begins to read, so that a message that kills its process costs few others a delivery attempt. Pure.
 
-Whatever is outstanding when a process dies is delivered again, and each time counts towards the dead letters. A process knows
-nothing of what killed the one before it but `Delivery.attempt`. So it takes messages in in rounds: one message, and twice as many
-after each round that it survives. Only then does it read as much as it may.
+All messages that are outstanding when a process dies are redelivered, and each redelivery counts towards the dead letters. All
+that a process knows of what killed the one before it is `Delivery.attempt`. So it receives messages in rounds: one message, and
+twice as many after each round that it survives. After the last round it reads as much as the bounds allow.
 
-Of a round, messages that have failed twice before come last and one at a time: when one of them kills the process, nothing else
-is outstanding but what waits behind it in its lane.
+In a round, messages that have failed twice before come last and one at a time: if one of them kills the process, only the
+messages behind it in its lane are outstanding as well.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from consumer.delivery import Delivery
 
-AGAIN = 2  # the attempt that says: somebody had this message and didn't finish it
-SUSPECT = 3  # the attempt from which on a message is handled alone
-DEATHS = 2  # of processes that had a message alone: then it is to blame
+AGAIN = 2  # at this attempt a process has had the message and not finished it
+SUSPECT = 3  # from this attempt on a message is handled alone
+DEATHS = 2  # of processes that had the message alone: then it is the cause
 LAST_WINDOW = 64  # messages a round; a replica that has survived such a round reads as much as it may
 
 
@@ -28,15 +28,15 @@ class Window:
         self.messages, self.wide = 1, False
 
     def survived(self, deliveries: Sequence[Delivery]) -> None:
-        """A round is over: the next may be larger, unless it would bring others into the company of a suspect."""
+        """A round is over: the next may be larger, unless it would add other messages to a suspect's."""
         worst = max(delivery.attempt for delivery in deliveries)
         self.wide = self.messages >= self._most and worst < AGAIN
         self.messages = 1 if worst >= SUSPECT else min(self.messages * 2, self._most)
 
 
 def parts(deliveries: Sequence[Delivery]) -> Iterator[list[Delivery]]:
-    """A round's messages as they may be tried one part after another: first all that stand before a suspect of their lane, then
-    each lane with a suspect, the one that has failed least first. In order within each lane.
+    """A round's messages in the parts to try one after another: first all that come before a suspect of their lane, then each
+    lane with a suspect, the one that has failed least first. In order within each lane.
     """
     lanes: dict[int, list[Delivery]] = {}
     first: list[Delivery] = []

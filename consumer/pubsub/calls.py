@@ -1,7 +1,7 @@
 """The calls of Pub/Sub that a consumer makes: of the service with the pod's own credentials, or of an emulator without any.
 
 Each is made once, through the plain channel: the caller decides whether to retry. The generated client would do so for a
-minute behind the caller's back, and costs several times the CPU.
+minute without the caller's knowledge, and costs several times the CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Subscriber:
     """Every call raises GoogleAPICallError. Paths are `projects/…/subscriptions/…`."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel  # its calls don't keep it, and it closes when nobody does
+        self._channel = channel  # its calls don't hold a reference, and without one it closes
         service = "/google.pubsub.v1.Subscriber"
         self._pull = channel.unary_unary(
             f"{service}/Pull", protos.PullRequest.SerializeToString, protos.PullResponse.FromString
@@ -73,7 +73,7 @@ class Subscriber:
 
 
 class Responses:
-    """What a stream brings: `StreamingPullResponse`s. Raises GoogleAPICallError when it ends before its time."""
+    """The `StreamingPullResponse`s of a stream. Raises GoogleAPICallError if it ends with an error."""
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         self._call = call

@@ -27,7 +27,9 @@ class DeadLetterTopic:
         await publishing.publish(self._client, self._config.project, self._config.dead_letter_topic, messages)
 
     def _message(self, delivery: Delivery) -> Any:
-        """The letter. The largest messages lose the end of their data: with the reason they'd be more than the service takes."""
+        """The dead letter. The largest messages lose the end of their data: with the reason they would exceed the service's
+        limit.
+        """
         data = delivery.message.data
         message = self._letter(delivery, data, {})
         excess = message.ByteSize() - MAX_MESSAGE_BYTES
@@ -48,9 +50,9 @@ class DeadLetterTopic:
             deadletters.SUBSCRIPTION: delivery.subscription.rpartition("/")[2],
             **more,
         }
-        if delivery.keyless:  # a replay must meet the same inbox row
+        if delivery.keyless:  # so that a replay finds the same inbox row
             own[identity.COPY_OF] = delivery.idempotency_key
-        # Without what only Pub/Sub and consumers may say of a letter: the producer may have written it.
+        # Without the attributes that only Pub/Sub and consumers may set on a letter: the producer may have set them.
         original = {
             name: value for name, value in deadletters.original(delivery.message.attributes).items() if name not in own
         }
@@ -63,13 +65,15 @@ class DeadLetterTopic:
         )
 
     def _fewer(self, original: dict[str, str], own: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Room for the reason among so many attributes: what routes the write stays, some others go, and the letter says so."""
+        """Make room for the reason among so many attributes: those that route the write stay, some others go, and the letter says
+        so.
+        """
         own = own if SHORTENED in own else own | {SHORTENED: ""}
         routing = set(self._config.attributes.model_dump().values())
         order = sorted(original, key=lambda name: (name not in routing, name))
         kept = {name: original[name] for name in order[: MAX_ATTRIBUTES - len(own)]}
-        told = f"{len(original) - len(kept):,} attributes left out"
-        own[SHORTENED] = f"{own[SHORTENED]}, {told}" if own[SHORTENED] else told
+        note = f"{len(original) - len(kept):,} attributes left out"
+        own[SHORTENED] = f"{own[SHORTENED]}, {note}" if own[SHORTENED] else note
         return kept, own
 
 

@@ -1,8 +1,8 @@
 """Pub/Sub's messages as the plain protobuf classes of Google's package, since its wrappers cost more than all else here.
 
 Importing that package loads the clients of all its services, their retries and their credentials: some 20 MiB, and a fifth of a
-consumer's start. Its types need none of that, and are loaded without it. Whoever imports the package later gets all of it, with
-these same types: a sink of the user's, or `consumer.pubsub.calls`, which opens the channel to the service with its client.
+consumer's start. Its types need none of that, and are loaded without it. A later import of the package gets all of it, with these
+same types: a sink of the user's may do so, and `consumer.pubsub.calls`, which opens the channel to the service with its client.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ PACKAGE = "google.pubsub_v1"
 
 
 def _types() -> Any:
-    """The package's `types`, without running the package where nobody has yet."""
+    """The package's `types`, without running the package if it hasn't been imported yet."""
     name = f"{PACKAGE}.types"
     spec = find_spec(PACKAGE)
     if PACKAGE in sys.modules or spec is None:
         return import_module(name)
-    sys.modules[PACKAGE] = module_from_spec(spec)  # the place of its submodules, and nothing else
+    sys.modules[PACKAGE] = module_from_spec(spec)  # only the place of its submodules
     try:
         return import_module(name)
     finally:

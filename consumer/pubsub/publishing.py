@@ -32,7 +32,7 @@ async def publish(client: Publisher, project: str, topic: str, messages: Sequenc
             for request in _requests(listed):
                 await client.publish(topic=path, messages=request, timeout_seconds=PUBLISH_TIMEOUT_SECONDS)
     except GoogleAPICallError as error:
-        raise BlockedError(f"the topic {topic} takes nothing: {error}") from error
+        raise BlockedError(f"can't publish to the topic {topic}: {error}") from error
 
 
 def _requests(messages: Sequence[Any]) -> Iterator[list[Any]]:

@@ -14,7 +14,7 @@ class NoTokenError(Exception):
 
 
 class WrongCallerError(Exception):
-    """The token is good, and another's."""
+    """The token is valid, but of another account."""
 
 
 class Tokens(Protocol):

@@ -30,7 +30,7 @@ READ_SECONDS = 30.0
 
 
 class RefusalError(Exception):
-    """What Pub/Sub is told instead of an ack."""
+    """The answer to Pub/Sub instead of an ack."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ def _too_long() -> RefusalError:
 
 
 class Endpoint:
-    """Listens from the start, so that a port that is taken is found out; serves once an intake is there."""
+    """Listens from the start, so that a port in use is an error at once; serves as soon as there is an intake."""
 
     def __init__(self, host: str, port: int, caller: Caller, attributes: tuple[str, ...], metrics: Metrics) -> None:
         self._caller, self._attributes, self._metrics = caller, attributes, metrics
@@ -50,9 +50,7 @@ class Endpoint:
         self.port: int = self._socket.getsockname()[1]
         app = Starlette(
             routes=[
-                Route(
-                    "/", self._tell, methods=["GET"]
-                ),  # load balancers look here, by default, whether to send anything
+                Route("/", self._status, methods=["GET"]),  # the default health check of load balancers
                 Route("/{path:path}", self._push, methods=["POST"]),
             ]
         )
@@ -74,21 +72,21 @@ class Endpoint:
     def close(self) -> None:
         self._server.stop()
 
-    async def _tell(self, _: Request) -> Response:
+    async def _status(self, _: Request) -> Response:
         ready = self._intake is not None and self._intake.connected
         return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
 
     async def _push(self, request: Request) -> Response:
         try:
-            await self._judge(request)
+            await self._authenticate(request)
             await self._take(request, *self._inlet(request))
         except RefusalError as refusal:
             self._metrics.push_refused.labels(str(refusal.status)).inc()
             return PlainTextResponse(f"{refusal}\n", refusal.status, refusal.headers)
         return Response(status_code=204)
 
-    async def _judge(self, request: Request) -> None:
-        """Whether Pub/Sub sends it, on behalf of this fleet."""
+    async def _authenticate(self, request: Request) -> None:
+        """Verify that Pub/Sub sends it on behalf of this fleet. Raises RefusalError."""
         try:
             await self._caller.check(request.headers.get("authorization", ""))
         except (NoTokenError, TokenError) as error:
@@ -96,14 +94,14 @@ class Endpoint:
         except WrongCallerError as error:
             raise RefusalError(403, str(error)) from error
         except KeysUnavailableError as error:
-            log.warning("a push can't be judged: %s", error, extra={"action": "push_unjudged"})
-            raise RefusalError(503, "the token can't be judged now") from error
+            log.warning("a push can't be authenticated: %s", error, extra={"action": "push_unjudged"})
+            raise RefusalError(503, "the token can't be verified now") from error
 
     def _inlet(self, request: Request) -> tuple[PushIntake, Inlet]:
         """The subscription that the path ends in."""
         intake = self._intake
         if intake is None:
-            raise RefusalError(503, "nothing is taken in yet")
+            raise RefusalError(503, "not ready: no messages are accepted yet")
         name = request.path_params["path"].rstrip("/").rpartition("/")[2]
         if name not in intake.inlets:
             raise RefusalError(404, f"no subscription {name[:300]!r} is served here")
@@ -112,7 +110,7 @@ class Endpoint:
         return intake, intake.inlets[name]
 
     async def _take(self, request: Request, intake: PushIntake, inlet: Inlet) -> None:
-        """Returns when the message's write is committed, or it is set aside for good."""
+        """Returns once the message's write is committed, or the message is durably dead-lettered or parked."""
         try:
             body = await _body(request, intake, inlet)
             received = pushed.read(intake.ack_id(), inlet.subscription, body, request.headers, self._attributes)
@@ -121,32 +119,32 @@ class Endpoint:
             log.warning("a push to %s is refused: %s", inlet.subscription, error, extra={"action": "push_refused"})
             raise RefusalError(400, str(error)) from error
         except FullError as error:
-            raise RefusalError(429, "as much is in hand as may be") from error
+            raise RefusalError(429, "too many messages are in flight") from error
         except ClosedError as error:
-            raise RefusalError(503, "nothing is taken in now") from error
+            raise RefusalError(503, "no messages are accepted now") from error
         if not done:
-            raise RefusalError(503, "not done: it is wanted again")
+            raise RefusalError(503, "not committed: send it again")
 
 
 async def _body(request: Request, intake: PushIntake, inlet: Inlet) -> bytes:
-    """The request's body, which counts as in hand while it is read. Raises RefusalError or RefusedError."""
+    """The request's body, which counts as in flight while it is read. Raises RefusalError or RefusedError."""
     length = request.headers.get("content-length", "")
     size = int(length[:20]) if length.isdecimal() else MAX_BODY_BYTES
     if size > MAX_BODY_BYTES:
         raise _too_long()
-    found = bytearray()
+    received = bytearray()
     with intake.admitted(inlet, size):
         try:
             async with asyncio.timeout(READ_SECONDS):
                 async for part in request.stream():
-                    found += part
-                    if len(found) > MAX_BODY_BYTES:  # whatever its header said
+                    received += part
+                    if len(received) > MAX_BODY_BYTES:  # whatever its header says
                         raise _too_long()
         except TimeoutError as error:
-            raise RefusalError(408, "the body didn't come in time") from error
+            raise RefusalError(408, "the body didn't arrive in time") from error
         except ClientDisconnect as error:
-            raise RefusalError(400, "the caller went away") from error
-    return bytes(found)
+            raise RefusalError(400, "the caller disconnected") from error
+    return bytes(received)
 
 
 def _is_json(headers: Headers) -> bool:

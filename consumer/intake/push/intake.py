@@ -1,7 +1,7 @@
-"""Pushed messages as the replica takes them in: each is one request that waits for its answer. The only module that answers.
+"""Pushed messages as the replica receives them: each is one request that waits for its answer. The only module that answers.
 
 A push can't be kept under lease: a request ends with its subscription's ack deadline, and Pub/Sub counts each refusal as a failed
-attempt. So what is taken in waits here for as long as a request may, and what can't be taken in is refused at once.
+attempt. So an accepted message waits here for as long as its request may, and one that can't be accepted is refused at once.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from shardctl.fleet.shardconfig import ShardConfig
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.9  # of the ack deadline: an answer of ours comes before Pub/Sub gives the request up
+PATIENCE = 0.9  # of the ack deadline: we answer before Pub/Sub gives up the request
 
 
 class RefusedError(Exception):
-    """The message isn't taken in now: it comes again."""
+    """The message isn't accepted now: Pub/Sub sends it again."""
 
 
 class ClosedError(RefusedError):
-    """Nothing is taken in: the replica stops, or what it writes to doesn't answer."""
+    """No message is accepted: the replica stops, or its database or backend doesn't answer."""
 
 
 class FullError(RefusedError):
-    """As much is in hand as may be."""
+    """As many messages or bytes are in flight as the bounds allow."""
 
 
 class Door(Protocol):
-    """Where requests come in. `serve` runs until it is told to close."""
+    """Where requests arrive. `serve` runs until `close`."""
 
     @property
     def is_open(self) -> bool: ...
@@ -61,19 +61,19 @@ class PushIntake:
             for subscription in generation.subscriptions
         }
         self._by_path = {inlet.path: inlet for inlet in self.inlets.values()}
-        self._waiting: dict[str, asyncio.Future[bool]] = {}  # by ack id: who waits for what becomes of the message
+        self._waiting: dict[str, asyncio.Future[bool]] = {}  # by ack id: the result that its request waits for
         self._numbers = count(1)
         self._open = self._closing = False
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
     def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
-        """Open the door; each message goes to `deliver`. `tasks` don't end before `close`, but by a bug."""
+        """Open the door; each message goes to `deliver`. Before `close`, `tasks` end only by a bug."""
         self._deliver, self._open = deliver, True
         self._serving = asyncio.create_task(self._door.serve(self), name="push")
         self.tasks = (self._serving,)
 
     def pause(self) -> None:
-        """Refuse whatever comes until `resume`. Requests whose messages are held go on waiting."""
+        """Refuse new messages until `resume`. Requests whose messages are held go on waiting."""
         self._open = False
 
     def resume(self) -> None:
@@ -84,23 +84,23 @@ class PushIntake:
         return self._door.is_open and not self._closing
 
     async def stop_reading(self) -> None:
-        """Refuse whatever comes from here on."""
+        """Refuse all further messages."""
         self._closing, self._open = True, False
 
     async def close(self, timeout_seconds: float) -> None:
-        """Let the answers that are under way go out, but wait no longer than this, and close the door."""
+        """Let the answers in flight be sent, but wait no longer than this, and close the door."""
         self._door.close()
         await asyncio.wait([self._serving], timeout=timeout_seconds)
         self._serving.cancel()
         await asyncio.gather(self._serving, return_exceptions=True)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Say of each that it is done with. Where nobody waits any more it comes again, and the inbox knows it."""
+        """Answer each with success. If its request has ended, Pub/Sub sends it again, and the inbox knows it."""
         self._settle(deliveries, done=True)
         self._metrics.acked.inc(len(deliveries))
 
     async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Let other replicas have these. Only for messages behind which this replica applies nothing more."""
+        """Let other replicas have these. Only for messages after which this replica applies no other of their lanes."""
         self._settle(deliveries, done=False)
 
     def ack_id(self) -> str:
@@ -121,8 +121,8 @@ class PushIntake:
             inlet.change(-1, -size)
 
     async def take(self, inlet: Inlet, received: Any) -> bool:
-        """Hand a message on, and wait for its end: True when it is done with for good. False: it comes again, perhaps while
-        it is still under way here. Raises RefusedError.
+        """Deliver a message and wait for its result. True: it is durably settled. False: Pub/Sub sends it again, perhaps while
+        it is still in flight here. Raises RefusedError.
         """
         if not self._open:
             raise ClosedError
@@ -155,7 +155,7 @@ class PushIntake:
 
 
 class Inlet:
-    """One subscription, and what is in hand of it, requests that are still being read among it."""
+    """One subscription and its messages in flight, including requests that are still being read."""
 
     def __init__(self, subscription: str, path: str, generation: int, max_messages: int, max_bytes: int) -> None:
         self.subscription, self.path, self.generation = subscription, path, generation
@@ -164,7 +164,7 @@ class Inlet:
 
     @property
     def has_room(self) -> bool:
-        """The message that crosses a bound is still taken in."""
+        """The message that crosses a bound is still accepted."""
         return self.messages < self._max_messages and self.bytes < self._max_bytes
 
     def change(self, messages: int, size: int) -> None:

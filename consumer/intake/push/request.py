@@ -18,8 +18,8 @@ from consumer.pubsub.protos import ReceivedMessage
 METADATA = "x-goog-pubsub-"  # before the name of what isn't an attribute, where the body is the data
 MESSAGE_ID = f"{METADATA}message-id"
 
-# What an HTTP client, a proxy or a load balancer adds. A message's attribute of such a name is lost, if only to dead letters; a
-# token must not get there.
+# Headers that an HTTP client, a proxy or a load balancer adds. A message's attribute of such a name is lost to dead letters: a
+# token must not get into them.
 _NOT_ATTRIBUTES = frozenset({
     "accept", "accept-encoding", "accept-language", "authorization", "cache-control", "connection", "content-encoding",
     "content-length", "content-type", "cookie", "expect", "forwarded", "from", "host", "keep-alive", "proxy-authorization", "te",
@@ -33,14 +33,14 @@ class BadPushError(Exception):
 
 
 def is_unwrapped(headers: Mapping[str, str]) -> bool:
-    """Whether the body is the data itself. Both forms are taken, since a subscription may change from one to the other."""
+    """Whether the body is the data itself. Both forms are accepted, since a subscription may change from one to the other."""
     return MESSAGE_ID in headers
 
 
 def read(ack_id: str, subscription: str, body: bytes, headers: Mapping[str, str], known: Iterable[str]) -> Any:
-    """The `ReceivedMessage` that a pull would have given, of the subscription with this id. Raises BadPushError.
+    """The `ReceivedMessage` that a pull would have returned, of the subscription with this id. Raises BadPushError.
 
-    `headers` have lower-case names; `known` are attributes whose names are wanted as they are written here.
+    `headers` have lower-case names; `known` are attributes whose names keep the case in which they are written here.
     """
     if is_unwrapped(headers):
         return _unwrapped(ack_id, subscription, body, headers, known)
@@ -114,10 +114,10 @@ def _received(
         raise BadPushError(f"the message can't be read: {error}") from error
 
 
-def _check_subscription(found: object, wanted: str) -> None:
-    """What comes by another subscription's path would count as of another generation."""
-    if found is not None and (not isinstance(found, str) or found.rpartition("/")[2] != wanted):
-        raise BadPushError(f"the request is for another subscription than its path, {wanted}")
+def _check_subscription(named: object, expected: str) -> None:
+    """A message on another subscription's path would count as one of another generation."""
+    if named is not None and (not isinstance(named, str) or named.rpartition("/")[2] != expected):
+        raise BadPushError(f"the request is for another subscription than its path, {expected}")
 
 
 def _data(text: object) -> bytes:
@@ -128,7 +128,7 @@ def _data(text: object) -> bytes:
 
 
 def _text(message: Mapping[str, Any], name: str) -> str:
-    found = message.get(name)
-    if not isinstance(found, str) or not found:
+    text = message.get(name)
+    if not isinstance(text, str) or not text:
         raise BadPushError(f"the message has no `{name}`")
-    return found
+    return text
