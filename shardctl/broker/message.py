@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 
-_ONE_BYTE = 0x80
+from shardctl.wire.varint import varint
+
 _ACK_ID, _MESSAGE, _ATTEMPT, _RECEIVED = b"\x0a", b"\x12", b"\x18", b"\x0a"
 
 
@@ -28,25 +28,6 @@ class Message:
     def body(self) -> bytes:
         """The serialised PubsubMessage, id and publish time included."""
         return self.wire[len(self.wire) - self.size :]
-
-
-@cache
-def _small_varint(value: int) -> bytes:
-    return _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= _ONE_BYTE:
-        out.append(value & 0x7F | _ONE_BYTE)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def varint(value: int) -> bytes:
-    """Protobuf's base-128 number, least group first."""
-    return _small_varint(value) if value < 1 << 14 else _varint(value)
 
 
 def encode(deliveries: Iterable[tuple[str, Message, int]]) -> bytes:

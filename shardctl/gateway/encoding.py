@@ -92,10 +92,10 @@ class Encoder:
         places: Places = REQUEST,
         client: str = "",
     ) -> Message:
-        """The message of a write; `data` is `body` as it came, `of` may hold key, operation, timestamp and idempotency_key.
+        """The message of a write; `data` is `body` as it came, `parameters` may hold key, operation, timestamp, idempotency_key.
 
         Raises FieldError. A write without an idempotency key gets one, so that publishing it again isn't a second write. `client`
-        is who sends it, where somebody vouches for that: it goes along as the write's caller.
+        is the authenticated client, if there is one: the message carries it as the write's caller.
         """
         operation = parameters.get("operation")
         if operation is None:
@@ -103,45 +103,47 @@ class Encoder:
         shared = kind.shared.get(operation)
         if shared is None:
             raise _at(places.operation, f"the operation {operation!r:.40} isn't one of {', '.join(OPERATIONS)}")
-        key, in_body, where = parameters.get("key"), body.get(kind.routing_field), kind.routing_place
         try:
             kind.rules.check(body, data, operation)
-            if key is None:
-                key = self._key_in(kind, body, data)
-            else:
-                if (
-                    type(in_body) is str
-                ):  # what the document says of the field holds, whether it routes this write or not
-                    _check_key("the routing key", in_body, where)
-                where = places.key
-                _check_key("the routing key", key, where)
-                bodies.check_key(kind.type, body, data, key)
+            key, place = self._routing_key(kind, body, data, parameters.get("key"), places)
         except BodyError as error:
             raise FieldError.of_body(error) from None
-        _check_key("the routing key", key, where)
-        idempotency_key = parameters.get("idempotency_key")
-        if idempotency_key is None:
-            idempotency_key = identity.new_key()
-        else:
-            _check_key("the idempotency key", idempotency_key, places.idempotency_key)
+        given_key = parameters.get("idempotency_key")
+        if given_key is not None:
+            _check_key("the idempotency key", given_key, places.idempotency_key)
         try:
             slot = slot_for(kind.type, key, body, self._rule)
         except InvalidWriteError as error:
             by_time = kind.type.time_bucket
-            raise _at(("pointer", pointer(by_time.field)) if by_time else where, str(error)) from error
+            raise _at(("pointer", pointer(by_time.field)) if by_time else place, str(error)) from error
         described = b"%b%b%b%b%b%b" % (
             self._slots.get(slot) or self._of_slot(slot),
             shared,
             self._time(parameters.get("timestamp"), now, places),
             self._key(key),
-            self._idempotency_key(idempotency_key),
+            self._idempotency_key(identity.new_key() if given_key is None else given_key),
             self._caller(client) if client else b"",
         )
         claim = None
-        if parameters.get("idempotency_key") is not None:
-            says = identity.fingerprint(operation, key, data)
-            claim = Claim(identity.of_key(client, kind.name, idempotency_key), says, places.idempotency_key)
+        if given_key is not None:
+            fingerprint = identity.fingerprint(operation, key, data)
+            claim = Claim(identity.of_key(client, kind.name, given_key), fingerprint, places.idempotency_key)
         return Message(slot, wire.message(described, data), claim)
+
+    def _routing_key(
+        self, kind: MessageKind, body: Mapping[str, Any], data: bytes, given: str | None, places: Places
+    ) -> tuple[str, tuple[str, str]]:
+        """The routing key, and which part of the request it comes from. Raises FieldError, BodyError."""
+        if given is None:
+            key = self._key_in(kind, body, data)
+            _check_key("the routing key", key, kind.routing_place)
+            return key, kind.routing_place
+        in_body = body.get(kind.routing_field)
+        if type(in_body) is str:  # its schema in the OpenAPI document holds, whether it routes this write or not
+            _check_key("the routing key", in_body, kind.routing_place)
+        _check_key("the routing key", given, places.key)
+        bodies.check_key(kind.type, body, data, given)
+        return given, places.key
 
     def _key_in(self, kind: MessageKind, body: Mapping[str, Any], data: bytes) -> str:
         key = routing_key_in(kind.routing_field, body, data)

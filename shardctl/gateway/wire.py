@@ -8,25 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from shardctl.wire.varint import varint
+
 _FIRST, _SECOND, _FIFTH = b"\x0a", b"\x12", b"\x2a"  # length-delimited fields
-_MORE = 0x80
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= _MORE:
-        out.append(value & 0x7F | _MORE)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_SMALL = tuple(map(_varint, range(4_096)))  # most lengths
-
-
-def varint(value: int) -> bytes:
-    """Protobuf's base-128 number, least group first."""
-    return _SMALL[value] if value < len(_SMALL) else _varint(value)
 
 
 def attribute(name: str, value: str) -> bytes:
