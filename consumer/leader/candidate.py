@@ -23,7 +23,7 @@ class ClosingLease(Lease, Protocol):
 
 
 def identity_of(replica: str) -> str:
-    """New for each start: a pod that was killed and started again in place is another candidate than it was."""
+    """New for each start: a pod that was killed and restarted in place is a new candidate."""
     return f"{replica}_{secrets.token_hex(4)}"
 
 

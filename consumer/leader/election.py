@@ -22,20 +22,20 @@ class Times:
 
 
 class Election:
-    """Told what became of each try to hold the lease."""
+    """Gets the result of each try to hold the lease."""
 
     def __init__(self, times: Times, now: float) -> None:
         self.times = times
         self.holder = ""  # who holds the lease, as far as is known
         self._answered_at = now
-        self._held_since: float | None = None  # when the last renewal that came true was asked for
+        self._held_since: float | None = None  # when the last successful renewal was asked for
 
     @property
     def leading(self) -> bool:
         return self._held_since is not None
 
     def held(self, asked_at: float, now: float, holder: str) -> None:
-        """The lease is ours, by an answer to what was asked at `asked_at`. An answer that came too late is none."""
+        """The lease is ours, by the answer to a request made at `asked_at`. An answer that comes too late doesn't count."""
         self.holder, self._answered_at = holder, now
         self._held_since = asked_at
         self.expire(now)

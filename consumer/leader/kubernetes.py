@@ -1,7 +1,7 @@
 """The lease as a Lease of coordination.k8s.io/v1, with client-go's semantics: optimistic concurrency, observed times, giving up.
 
-Any two candidates may meet at the API server, at any time: whoever writes names the version that it has read, and the server
-takes the first of two writes alone.
+Two candidates may write at the API server at the same time: each names the version that it has read, and the server accepts only
+the first of two writes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from consumer.leader.record import Observed, Record
 from shardctl.errors import UsageError
 
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-CONFLICT_TRIES = 2  # another candidate was quicker: read what it wrote, and perhaps write after all
+CONFLICT_TRIES = 2  # if another candidate was first, read what it wrote, and perhaps write after all
 
 
 class Account:
-    """The pod's own account: its token is read anew each time, since the kubelet replaces it."""
+    """The pod's own account: its token is read each time, since the kubelet replaces it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -91,29 +91,29 @@ class KubernetesLease:
         """Take the lease if it is free or silent, or renew it; who holds it now. Raises LeaseError."""
         holder = ""
         for _ in range(CONFLICT_TRIES):
-            there = self._ours or await self._read()
-            if there is None:
+            lease = self._ours or await self._read()
+            if lease is None:
                 written = await self._write("POST", self._collection(), self._new())
             else:
-                record = _record(there)
+                record = _record(lease)
                 self._observed.see(record, self._clock())
                 holder = record.holder
                 if holder != self.identity and self._observed.counts(self._clock()):
                     return holder
-                written = await self._write("PUT", self._object(), self._next(there, record))
+                written = await self._write("PUT", self._object(), self._next(lease, record))
             self._ours = written
             if written is not None:
                 self._observed.see(_record(written), self._clock())
                 return self.identity
-        return holder  # somebody else writes it this moment
+        return holder  # another candidate is writing it at this moment
 
     async def release(self) -> None:
         """Free the lease, if it is ours. Raises LeaseError: then it is free when its time is over."""
-        there = await self._read()
+        lease = await self._read()
         self._ours = None
-        if there is None or _record(there).holder != self.identity:
+        if lease is None or _record(lease).holder != self.identity:
             return
-        await self._write("PUT", self._object(), {**there, "spec": _record(there).given_up(datetime.now(UTC)).spec()})
+        await self._write("PUT", self._object(), {**lease, "spec": _record(lease).given_up(datetime.now(UTC)).spec()})
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -126,17 +126,17 @@ class KubernetesLease:
             "spec": Record.first(self.identity, self._duration, datetime.now(UTC)).spec(),
         }
 
-    def _next(self, there: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
-        """What is written over what was read. Its resourceVersion goes along: where that isn't the last, the server refuses."""
+    def _next(self, lease: Mapping[str, Any], record: Record) -> Mapping[str, Any]:
+        """The object to write. It keeps the resourceVersion that was read: if that isn't the latest, the server refuses it."""
         spec = record.taken_by(self.identity, self._duration, datetime.now(UTC)).spec()
-        return {**there, "spec": {**(there.get("spec") or {}), **spec}}
+        return {**lease, "spec": {**(lease.get("spec") or {}), **spec}}
 
     async def _read(self) -> Mapping[str, Any] | None:
         answer = await self._ask("GET", self._object())
         return None if answer.status_code == httpx.codes.NOT_FOUND else self._object_of(answer)
 
     async def _write(self, method: str, path: str, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The object as the server has it now; None where somebody else was quicker."""
+        """The object as the server has it now; None if another candidate wrote first."""
         answer = await self._ask(method, path, body)
         if answer.status_code in (httpx.codes.CONFLICT, httpx.codes.NOT_FOUND):
             return None
@@ -156,11 +156,11 @@ class KubernetesLease:
                 f"{self}: the Kubernetes API says {answer.status_code}: {_message(answer)}{self._help(answer)}"
             )
         try:
-            found = answer.json()
-            _record(found)
+            lease = answer.json()
+            _record(lease)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LeaseError(f"{self}: the Kubernetes API's answer isn't a Lease") from error
-        return dict(found)
+        return dict(lease)
 
     def _help(self, answer: httpx.Response) -> str:
         if answer.status_code != httpx.codes.FORBIDDEN:
@@ -182,7 +182,7 @@ def _record(lease: Mapping[str, Any]) -> Record:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What a Status object says, or the beginning of whatever came instead."""
+    """The message of a Status object, or the beginning of any other answer."""
     try:
         return str(answer.json()["message"])[:300]
     except (ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""Keeping the lease: asks again and again, and tells when leading begins and when it is over."""
+"""Keeping the lease: asks for it again and again, and signals when leading begins and when it is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RELEASE_SECONDS = 2.0
 
 
 class LeaseError(Exception):
-    """Nobody tells who holds the lease: the API or Redis is out of reach, or refuses."""
+    """It is unknown who holds the lease: the API or Redis is unreachable, or refuses."""
 
 
 class Lease(Protocol):
@@ -28,7 +28,7 @@ class Lease(Protocol):
 
 
 class Leadership:
-    """`over` is set when the leadership that `won` told of has ended. A leader that can't renew ends it by itself, in time."""
+    """`over` is set when the leadership that `won` returned has ended. A leader that can't renew ends it by itself, in time."""
 
     def __init__(self, lease: Lease, election: Election, clock: Callable[[], float]) -> None:
         self._lease, self._election, self._clock = lease, election, clock
@@ -44,7 +44,7 @@ class Leadership:
 
     @property
     def trouble(self) -> str | None:
-        """Why nobody knows who leads; None while the lease is answered for."""
+        """Why it is unknown who leads; None while the lease's requests are answered."""
         if self._unanswered_for and (
             not self._election.holder
             or self._election.silent_seconds(self._clock()) > self._election.times.lease_duration
@@ -58,28 +58,31 @@ class Leadership:
         return self._trouble.failures > 0
 
     async def won(self) -> asyncio.Event:
-        """Wait until this replica leads; what is set once that is over."""
+        """Wait until this replica leads; the returned event is set once that is over."""
         await self._leads.wait()
         return self.over
 
     async def keep(self) -> None:
-        """Take the lease whenever it is free, and renew it. Runs until it is cancelled, also while what was led is drained."""
+        """Take the lease whenever it is free, and renew it. Runs until it is cancelled, also while the replica drains."""
         while True:
             await self._try()
             await asyncio.sleep(self._election.pause(self._clock(), random.random()))
 
     async def release(self) -> None:
-        """Let another replica lead at once. Call it when nothing is under way here any more, and `keep` has ended."""
+        """Let another replica lead at once. Call it when nothing is in flight here any more, and `keep` has ended."""
         leading = self.leading
         self._end("it stops")
-        try:  # a standby too: it may have won in the moment in which it was told to stop
+        try:  # a standby too: it may have won at the moment of the stop
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._lease.release()
         except (LeaseError, TimeoutError) as error:
-            log.warning("the lease couldn't be given up (%s): if it was ours, it is free when its time is over", error)
+            log.warning(
+                "the lease couldn't be released (%s): if this replica held it, it is free when its duration is over",
+                error,
+            )
             return
         if leading:
-            log.info("gave up the lease", extra={"action": "lease_released"})
+            log.info("released the lease", extra={"action": "lease_released"})
 
     async def _try(self) -> None:
         election, asked_at = self._election, self._clock()
@@ -97,14 +100,14 @@ class Leadership:
         if not isinstance(error, LeaseError):
             error = LeaseError("no answer in time")
         self._unanswered_for = str(error)
-        self._trouble.met(error, "it is asked for again, and while nobody holds it nobody writes")
+        self._trouble.met(error, "it is asked for again; while no replica holds it, none writes")
         if self._election.expire(self._clock()):
             self._end("it could not renew its lease in time")
 
     def _answered(self, holder: str, asked_at: float) -> None:
         election, before = self._election, self._election.holder
         self._unanswered_for = ""
-        self._trouble.over("it is answered for again", "lease_answered")
+        self._trouble.over("its requests are answered again", "lease_answered")
         if holder == self._lease.identity:
             election.held(asked_at, self._clock(), holder)
         else:
@@ -119,6 +122,6 @@ class Leadership:
 
     def _end(self, why: str) -> None:
         if self.leading:
-            log.info("leads no more: %s", why, extra={"action": "lease_lost"})
+            log.info("no longer leads: %s", why, extra={"action": "lease_lost"})
         self._leads.clear()
         self.over.set()

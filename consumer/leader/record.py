@@ -1,4 +1,4 @@
-"""What a Lease of Kubernetes says, and for how long it counts. Pure.
+"""The content of a Kubernetes Lease, and for how long it counts. Pure.
 
 As client-go has it, the times in a record are for people. A record counts for its duration from the moment when *this* process
 first saw it as it is: so no two machines' clocks are ever compared, and a holder whose clock is wrong changes nothing.
@@ -33,14 +33,14 @@ class Record:
         )
 
     def spec(self) -> dict[str, Any]:
-        found = {
+        fields = {
             "holderIdentity": self.holder,
             "leaseDurationSeconds": self.duration_seconds,
             "acquireTime": self.acquired,
             "renewTime": self.renewed,
             "leaseTransitions": self.transitions,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @classmethod
     def first(cls, holder: str, duration_seconds: int, now: datetime) -> Record:
@@ -54,12 +54,12 @@ class Record:
         return Record(holder, duration_seconds, micro_time(now), micro_time(now), self.transitions + 1)
 
     def given_up(self, now: datetime) -> Record:
-        """Free at once: nobody holds it, and it counts for a second alone."""
+        """Free at once: nobody holds it, and it counts for only a second."""
         return Record("", 1, micro_time(now), micro_time(now), self.transitions)
 
 
 class Observed:
-    """The record that was seen last, and since when it has been as it is."""
+    """The record that was seen last, and since when it is unchanged."""
 
     def __init__(self) -> None:
         self._record: Record | None = None
@@ -70,9 +70,9 @@ class Observed:
             self._record, self._since = record, now
 
     def counts(self, now: float) -> bool:
-        """Whether somebody holds the lease, and hasn't been silent for its whole duration."""
-        held = self._record
-        return held is not None and bool(held.holder) and now < self._since + held.duration_seconds
+        """Whether the lease has a holder that renewed it within its duration."""
+        record = self._record
+        return record is not None and bool(record.holder) and now < self._since + record.duration_seconds
 
 
 def micro_time(moment: datetime) -> str:

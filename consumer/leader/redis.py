@@ -1,6 +1,6 @@
 """The lease as a key in Redis: `SET NX PX` with its owner's token, renewed and given up by scripts that check the token.
 
-Redis may lose the key, in a fail-over above all, and then two replicas hold the lease for a while. The term in the database keeps
+Redis may lose the key, above all in a failover, and then two replicas hold the lease for a while. The term in the database keeps
 the one that came first from writing.
 """
 
@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from consumer.leader.leadership import LeaseError
 
-# Who holds the key afterwards: we, if it was free or ours.
+# Returns who holds the key afterwards: this replica, if it was free or its own.
 HOLD = """
 local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] then
@@ -52,4 +52,4 @@ class RedisLease:
             raise LeaseError(f"{self}: Redis doesn't answer: {error}") from error
 
     async def close(self) -> None:
-        """The client is another's."""
+        """Nothing to close: the client belongs to the process."""

@@ -76,15 +76,15 @@ class LeaderLoop:
 
     @property
     def why_not_ready(self) -> str | None:
-        """A standby is ready: it takes over as soon as it may. But not while nobody can tell who leads."""
+        """A standby is ready: it takes over as soon as it may. But not while it is unknown who leads."""
         if self._work:
             return self._work.why_not_ready
         if self._leadership.leading:
-            return "it has the lease, and waits for the writes of the leader before to end"
+            return "it has the lease, and waits until the writes of the leader before it have ended"
         return self._leadership.trouble
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`; then what is in hand is finished or handed back, and only then is the lease given up.
+        """Until `stop`; then messages in flight are finished or handed back, and only then is the lease released.
 
         Raises NotDrainedError or NotEndedError where a thread of any turn may still be waiting for the database.
         """
@@ -93,7 +93,7 @@ class LeaderLoop:
         try:
             done, _ = await asyncio.wait((keeping, turns), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # the lease's keeping only ends by a bug: let it be seen
+                task.result()  # keeping the lease ends only by a bug: raise it
         finally:
             for task in (turns, keeping):
                 task.cancel()
@@ -112,26 +112,25 @@ class LeaderLoop:
                     await self._serve(ended)
 
     async def _begin(self, ended: asyncio.Event) -> bool:
-        """Begin a term, however often the database must be asked. False where leading was over first."""
+        """Begin a term, and try again until the database answers. False if leading ended first."""
         trouble = Trouble("the term in the database", log, "term_not_begun")
         while not ended.is_set():
             beginning = asyncio.get_running_loop().run_in_executor(self._threads, self._term.begin)
             if not await _done_before(beginning, ended):
-                beginning.add_done_callback(
-                    lambda future: future.cancelled() or future.exception()
-                )  # nobody asks any more
+                # Nobody awaits it any more: read its result here, or asyncio complains.
+                beginning.add_done_callback(lambda future: future.cancelled() or future.exception())
                 self._undrained = NotEndedError()
                 return False
             try:
                 number = beginning.result()
             except TransientError as error:
-                trouble.met(error, "it is begun as soon as that works, and nothing is read until then")
+                trouble.met(error, "it begins as soon as the database answers, and nothing is read until then")
                 pause = backoff(trouble.failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), pause)
             else:
-                trouble.over("it is begun", "term_begun")
-                log.info("leads in term %s: reads and writes from here on", number, extra={"action": "leading"})
+                trouble.over("it has begun", "term_begun")
+                log.info("leads in term %s: reads and writes from now on", number, extra={"action": "leading"})
                 return not ended.is_set()
         return False
 
@@ -145,7 +144,7 @@ class LeaderLoop:
             log.warning("stood down: %s", error, extra={"action": "stood_down"})
             self._undrained = error
         else:
-            log.info("stood down: what was in hand is done or handed back", extra={"action": "stood_down"})
+            log.info("stood down: messages in flight are written or handed back", extra={"action": "stood_down"})
         finally:
             self._work = None
             self._term.end()
@@ -153,7 +152,7 @@ class LeaderLoop:
 
 
 async def _first(won: Awaitable[asyncio.Event], stop: asyncio.Event) -> asyncio.Event | None:
-    """What `won` gives, or None when `stop` comes first."""
+    """The result of `won`, or None if `stop` comes first."""
     winning, stopping = asyncio.ensure_future(won), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((winning, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +173,7 @@ async def _done_before(future: asyncio.Future[int], event: asyncio.Event) -> boo
 
 @contextlib.asynccontextmanager
 async def _either(*events: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """An event that is set with the first of these."""
+    """An event that is set with the first of `events`."""
     either = asyncio.Event()
 
     async def watch(event: asyncio.Event) -> None:

@@ -18,13 +18,13 @@ from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
-STALLED_SECONDS = 30  # the event loop hasn't moved for so long: restarting is all that is left
+STALLED_SECONDS = 30  # if the event loop hasn't moved for so long, only a restart helps
 DRAIN_SECONDS = 1
 TEXT = "text/plain; charset=utf-8"
 
 
 class Health:
-    """`beat` is called by the consumer's event loop; `ready` answers None or why not. Raises UsageError where it can't listen."""
+    """`beat` is called by the consumer's event loop; `ready` returns None or why not. Raises UsageError where it can't listen."""
 
     def __init__(self, host: str, port: int, metrics: Metrics, ready: Callable[[], str | None]) -> None:
         self._metrics, self._ready = metrics, ready
@@ -48,7 +48,7 @@ class Health:
             status, kind, body = self._answer(scope["path"] if scope["method"] == "GET" else "")
         except Exception as error:  # noqa: BLE001 - reported once, in place of a traceback for each scrape
             self._trouble.met(error, "a request was not answered", bug=True)
-            status, kind, body = 500, TEXT, b"a bug; the log tells more\n"
+            status, kind, body = 500, TEXT, b"a bug; see the log\n"
         headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""What a consumer counts, by Prometheus convention. One place for every name."""
+"""The metrics of a consumer, by Prometheus's conventions. The only place of their names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metrics:
         self.applied = self._counter("messages_applied", "Writes that took effect.")
         self.duplicates = self._counter("messages_duplicate", "Messages whose write had taken effect before.")
         self.dead_lettered = self._counter(
-            "messages_dead_lettered", "Writes set aside because they can't succeed.", ("reason",)
+            "messages_dead_lettered", "Writes dead-lettered because they can't succeed.", ("reason",)
         )
         self.parked = self._counter(
             "messages_parked", "Writes kept back because they, or one before them of their key, failed."
@@ -51,16 +51,16 @@ class Metrics:
             "messages_passed_on", "Messages acked because another generation of subscriptions has them."
         )
         self.published_again = self._counter(
-            "messages_published_again", "Messages that came after the barrier they should have come before."
+            "messages_published_again", "Messages that came after the barrier before which they should have come."
         )
-        self.barriers = self._counter("barriers_passed", "Slots let go because a rebalance's barrier was met.")
+        self.barriers = self._counter("barriers_passed", "Slots handed over because a rebalance's barrier came.")
         self.barriers_refused = self._counter(
             "barriers_refused", "Barriers of an active slot that its database doesn't await: forged, copied, or late."
         )
 
     def _measure_batches(self) -> None:
         self.batch_retries = self._counter("batch_retries", "Batches tried again.", ("cause",))
-        self.batch_retries.labels("again")  # there from the start, or a rate over it would miss the first
+        self.batch_retries.labels("again")  # exists from the start: otherwise a rate over it would miss the first retry
         self.batch_rows = self._histogram("batch_rows", "Messages a transaction.", ROW_BUCKETS)
         self.batch_seconds = self._histogram(
             "batch_seconds", "Time from taking a batch to its acknowledgement.", LATENCY_BUCKETS
@@ -94,7 +94,7 @@ class Metrics:
             LATENCY_BUCKETS,
         )
         self.http_breaker_open = self._gauge(
-            "http_breaker_open", "1 while the type's HTTP backend is left alone because it is down.", ("type",)
+            "http_breaker_open", "1 while the type's HTTP backend isn't called because it is down.", ("type",)
         )
 
     def _show_state(self) -> None:

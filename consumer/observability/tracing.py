@@ -1,7 +1,7 @@
-"""A span for each write that its producer chose to trace, from the consumer's taking it up to its commit.
+"""A span for each write that its producer chose to trace, from the moment at which its batch begins to its commit.
 
 Pub/Sub's client libraries carry a producer's trace context in an attribute of the message. A producer that doesn't trace sets
-none, and one that samples marks few. So what is exported follows the producers' choice; the other messages cost one look.
+none, and one that samples marks few. So the producers choose what is exported; any other message costs one lookup.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from shardctl.errors import UsageError
 from shardctl.fleet.shardconfig import ShardConfig
 
 TRACEPARENT = "googclient_traceparent"  # as the libraries name it
-EXPORT_SECONDS = 5.0  # for what is left at the end
+EXPORT_SECONDS = 5.0  # for the spans that are left at the end
 _SAMPLED = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf]")
 
 
 class Traces:
-    """Spans are exported in the background, in batches; when the collector is away they are dropped, never waited for."""
+    """Spans are exported in the background, in batches; if the collector doesn't answer they are dropped, and nothing waits for
+    them.
+    """
 
     def __init__(self, config: ShardConfig, endpoint: str, replica: str, processor: Any = None) -> None:
         try:
@@ -43,7 +45,7 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def settled(self, deliveries: Sequence[Delivery], began_ns: int, ended_ns: int) -> None:
-        """These were settled in one batch, which took from one time of day to the other. Doesn't wait, doesn't raise."""
+        """Record deliveries that were settled in one batch, between these times since 1970. Doesn't wait, doesn't raise."""
         from opentelemetry.trace import SpanKind
 
         for delivery in deliveries:

@@ -89,7 +89,7 @@ async def serve(settings: Settings) -> None:
         shared = _shared(settings, metrics, closing)
 
         presence = functools.partial(
-            shard.store.report_presence, settings.replica, [each.number for each in config.generations]
+            shard.store.report_presence, settings.replica, [generation.number for generation in config.generations]
         )
         startup = Startup((*shard.checks, presence), threads, metrics)
         new_replica = _replicas(settings, shard, shared, threads, metrics, stop, closing)
@@ -176,7 +176,7 @@ def _replicas(
     stop: asyncio.Event,
     closing: AsyncExitStack,
 ) -> Callable[[], Replica]:
-    """What makes a replica, each time that this process comes to write. Raises UsageError."""
+    """The factory of replicas: one for each time that this process begins to write. Raises UsageError."""
     config, redis, gate, prefix = settings.config, shared.redis, shared.gate, shared.prefix
     limit = config.consumer.rate_limit
     pace = RateLimit(redis, gate, prefix, limit, config.replicas, time.monotonic, stop) if limit else None
@@ -229,7 +229,7 @@ async def _live(
 
 
 def _intakes(settings: Settings, metrics: Metrics, suspects: Suspects) -> Callable[[], Intake | PushIntake]:
-    """What makes an intake, each time that this replica comes to read. Raises UsageError."""
+    """The factory of intakes: one for each time that this process begins to read. Raises UsageError."""
     config = settings.config
     if config.delivery.kind == "push":
         from consumer.intake.push.endpoint import endpoint_of

@@ -17,7 +17,7 @@ from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.fleet.spec_errors import path_text
 from shardctl.shard import databaseurl
 
-# Of IPv4 and IPv6: a pod may have either alone, and the kubelet asks at the one it has.
+# Of IPv4 and IPv6: a pod may have only one of them, and the kubelet probes that one.
 EVERY_ADDRESS = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
@@ -30,7 +30,7 @@ class Settings:
     host: str
     pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
     replica: str  # this process's name in logs
-    push_port: int = 8081  # where pushes come in, for `delivery: push`
+    push_port: int = 8081  # where pushes arrive, for `delivery: push`
     push_keys_url: str | None = None  # where the issuer of their tokens publishes its keys; None is Google's
 
 

@@ -1,8 +1,8 @@
-"""Before the first message: the database has the tables of this version, and this replica has told it that it is here.
+"""Before the first message: the database has the tables of this version, and this replica has reported its presence there.
 
-Otherwise a replica that can't reach it, for a wrong password or a rule of the network, would take leases on messages that others
-could write, and would count as ready in a rollout as long as its slots are idle. Whoever moves slots, too, takes a ready replica
-for one that has told the database what it reads. Nor does a replica write to tables that would store a row under another key.
+Otherwise a replica that can't reach it, because of a wrong password or a network policy, would take leases on messages that
+others could write, and would count as ready in a rollout as long as its slots are idle. A rebalance, too, relies on a ready
+replica having recorded in the database what it reads. Nor may a replica write to tables that would store a row under another key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Startup:
     """`waiting_for` says what the start waits for; None once it is over."""
 
     def __init__(self, steps: Sequence[Callable[[], None]], threads: Executor, metrics: Metrics) -> None:
-        """Each of the `steps`, in order, asks the database for something, and raises TransientError where it can't be had yet."""
+        """Each of the `steps`, in order, calls the database, and raises TransientError while its answer isn't the needed one."""
         self._steps, self._threads, self._metrics = steps, threads, metrics
         self.waiting_for: str | None = "the database has not answered yet"
 
@@ -42,7 +42,7 @@ class Startup:
             except TransientError as error:
                 self._metrics.database_up.set(0)
                 self.waiting_for = f"the database can't be used yet: {error}"
-                trouble.met(error, "it is asked again, and no messages are taken until it answers")
+                trouble.met(error, "it is asked again, and no messages are received until it answers")
             else:
                 trouble.over("answers", "database_answers")
                 self._metrics.database_up.set(1)

@@ -1,9 +1,9 @@
-"""Redis may be gone at any time, and nothing may wait for it or fail with it: one place that says so.
+"""Redis may be unreachable at any time, and nothing may wait for it or fail with it. Only this module decides when to ask it.
 
 Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So
 `connect` makes clients that close a connection on every error that it brings, whatever Redis says: READONLY, MOVED, LOADING,
-CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next try opens a new connection, and reaches whoever has the address by then.
-Where the error was about something else, that costs a handshake.
+CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next call opens a new connection, and reaches the server that has the address by
+then. If the error had another cause, that costs a handshake.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 10.0
 
-# Redis does one call at a time, and everybody else's wait for it: a thousand keys take it about a millisecond. Each call has the
-# client's whole time-out to itself, so that no number of keys can outlast it.
+# Redis handles one call at a time, and all others wait: a thousand keys take about a millisecond. Each call has the client's
+# whole timeout, so that no number of keys can exceed it.
 KEYS_A_CALL = 1_000
 
 Answer = TypeVar("Answer")
@@ -41,8 +41,8 @@ def connect(url: str, timeout_seconds: float) -> Redis:
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
-        # The client closes the connection on these errors, and, without retries, does nothing more. By itself it would do so only
-        # for few of them. All, since Redis 6 reports a script's READONLY as an error of no class, with the word inside its text.
+        # The client closes the connection on these errors and, without retries, does nothing more. By default it would do so
+        # only for a few of them. All of them, since Redis 6 reports a script's READONLY as an error without a class of its own.
         retry_on_error=[RedisError],
     )
 
@@ -54,7 +54,7 @@ def calls_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 class RedisBreaker:
-    """Asks Redis while it answers. After a failure it is left alone for a while, longer each time, up to ten seconds."""
+    """Calls Redis while it answers. After a failure it makes no call for a while, longer each time, up to ten seconds."""
 
     def __init__(self, clock: Callable[[], float], metrics: Metrics) -> None:
         self._clock, self._metrics = clock, metrics
@@ -67,7 +67,7 @@ class RedisBreaker:
         return self._shut_until is not None
 
     async def ask(self, call: Callable[[], Awaitable[Answer]]) -> Answer | None:
-        """Redis's answer, or None: it is out of reach, or was a moment ago. Never raises, and waits no longer than its client."""
+        """Redis's answer, or None if it is unreachable or was a moment ago. Never raises, and waits no longer than its client."""
         if self._shut_until is not None and self._clock() < self._shut_until:
             return None
         try:

@@ -15,7 +15,7 @@ from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker, calls_of
 from shardctl.fleet.keyspace import generation_of_lane, slot_of_lane
 
-# SET NX for each key; the numbers, from 1, of those that are another's. One text for the server instead of a command a key.
+# SET NX for each key; returns the numbers, from 1, of those that another holds. One script instead of a command for each key.
 TAKE = """
 local refused = {}
 for index, key in ipairs(KEYS) do
@@ -24,7 +24,7 @@ end
 return refused
 """
 
-# Delete a lock only while it is still ours: it may have expired and be another's by now.
+# Delete a lock only while it is ours: it may have expired, and another may hold it now.
 RELEASE = """
 for index, key in ipairs(KEYS) do
   if redis.call('get', key) == ARGV[1] then redis.call('del', key) end
@@ -43,7 +43,7 @@ class SlotLocks:
         self._unreleased: set[int] = set()  # ours still, as far as we know, because Redis didn't answer the release
 
     async def take(self, lanes: Sequence[int]) -> frozenset[int]:
-        """Lock `lanes`, a thousand in each round trip; the lanes that this replica may work on now."""
+        """Lock `lanes`, a thousand in each round trip; returns the lanes that this replica may work on now."""
         if not lanes:
             return frozenset()
         refused = await self._gate.ask(lambda: self._set(lanes))
@@ -53,7 +53,7 @@ class SlotLocks:
         return frozenset(lanes).difference(refused)
 
     async def release(self, lanes: Sequence[int]) -> None:
-        """Give up `lanes`. A lock that can't be given up now is given up later, or expires by itself."""
+        """Release `lanes`. A lock that can't be released now is released later, or expires by itself."""
         if lanes and await self._gate.ask(lambda: self._delete(lanes)) is None:
             self._unreleased.update(lanes)
 
@@ -62,18 +62,19 @@ class SlotLocks:
         if self._unreleased:
             await self._delete_unreleased()
         refused: list[int] = []
-        for some in calls_of(lanes):
-            numbers = await self._take(keys=[self._key(lane) for lane in some], args=[self._token, self._ttl_ms])
-            refused += (some[number - 1] for number in numbers)
+        for part in calls_of(lanes):
+            numbers = await self._take(keys=[self._key(lane) for lane in part], args=[self._token, self._ttl_ms])
+            refused += (part[number - 1] for number in numbers)
         return refused
 
     async def _delete_unreleased(self) -> None:
-        # Taken out first: another batch that did the same a moment later could delete a lock that was taken in between.
+        # Removed from the set first: another batch that did the same a moment later could delete a lock that was taken in
+        # between.
         lanes, self._unreleased = self._unreleased, set()
         try:
-            for some in calls_of(tuple(lanes)):
-                await self._delete_at_once(some)
-                lanes.difference_update(some)
+            for part in calls_of(tuple(lanes)):
+                await self._delete_at_once(part)
+                lanes.difference_update(part)
         except BaseException:
             self._unreleased |= lanes
             raise
@@ -82,8 +83,8 @@ class SlotLocks:
         return f"{self._prefix}g{generation_of_lane(lane)}:{slot_of_lane(lane)}"
 
     async def _delete(self, lanes: Sequence[int]) -> bool:
-        for some in calls_of(lanes):
-            await self._delete_at_once(some)
+        for part in calls_of(lanes):
+            await self._delete_at_once(part)
         return True
 
     async def _delete_at_once(self, lanes: Sequence[int]) -> None:

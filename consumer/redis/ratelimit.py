@@ -4,9 +4,9 @@ The algorithm is GCRA (the generic cell rate algorithm, ITU-T I.371), which keep
 so far would have passed at the even rate. Redis keeps it for all replicas, by its own clock. With Redis gone each replica keeps
 its own, at its share of the rate.
 
-Whoever takes first passes first, so nobody starves. A batch waits no longer than those before it need: at most a second for each
-batch that all replicas have under way, since no batch holds more than a second's writes (`consumer.replica.lifecycle` sees to
-that).
+Batches pass in the order in which they ask, so none starves. A batch waits no longer than those before it need: at most a second
+for each batch that all replicas have in flight, since no batch holds more than a second's writes (`consumer.replica.lifecycle`
+sees to that).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from consumer.redis.breaker import RedisBreaker
 
-# Gives back by taking less than nothing; what was not used for so long that it is past can't be given back.
+# A negative number of writes gives back. Writes whose time is over can't be given back.
 TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -51,7 +51,7 @@ class RateLimit:
         self._paid = 0.0  # of this replica alone, while Redis is gone
 
     async def take(self, writes: int) -> bool:
-        """Wait for the turn of so many writes. False when the process was told to stop meanwhile: then they must not pass."""
+        """Wait for the turn of so many writes. False if the process was asked to stop meanwhile: then they must not pass."""
         seconds = await self._pay(writes)
         if seconds <= 0:
             return True
@@ -62,7 +62,7 @@ class RateLimit:
         return True
 
     async def give_back(self, writes: int) -> None:
-        """Writes that were taken and didn't pass."""
+        """Give back writes that were taken and not made."""
         await self._pay(-writes)
 
     async def _pay(self, writes: int) -> float:

@@ -1,7 +1,7 @@
 """Which redelivered messages are probably done: marks in Redis, set after the commit.
 
 A cheap filter in front of the database, never the safety: a message that the marks know is confirmed by a read of the inbox
-before it is acked. What is gained is that a redelivery takes no lock and no write transaction.
+before it is acked. The gain is that a redelivery takes no lock and no write transaction.
 
 The marks are bits, a Bloom filter of one hash: they take the same few megabytes however many messages a shard gets, so they
 can't fill Redis up and cost it the locks. A bit that two messages share costs a read of the inbox, nothing else.
@@ -49,7 +49,7 @@ class SeenFilter:
         self._marked_at = float("-inf")
 
     async def mark(self, deliveries: Sequence[Delivery]) -> None:
-        """Remember messages whose effect is committed, now or with a later call. Nothing is lost when that fails."""
+        """Mark messages whose effect is committed, now or with a later call. If that fails, nothing is lost."""
         self._unmarked += (delivery.identity for delivery in deliveries)
         if len(self._unmarked) >= KEYS_A_CALL or abs(self._clock() - self._marked_at) >= MARK_SECONDS:
             await self._mark_all()
@@ -60,24 +60,24 @@ class SeenFilter:
             await self._gate.ask(lambda: self._set(identities))
 
     async def probably_done(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """Of redelivered messages, those that were marked."""
+        """The redelivered messages that are marked."""
         again = [delivery for delivery in deliveries if delivery.attempt > 1 and delivery.fault is None]
         if not again:
             return []
         await self._mark_all()
         marked = await self._gate.ask(lambda: self._read([delivery.identity for delivery in again]))
-        return [delivery for delivery, found in zip(again, marked, strict=True) if found] if marked else []
+        return [delivery for delivery, is_marked in zip(again, marked, strict=True) if is_marked] if marked else []
 
     async def _set(self, identities: Sequence[bytes]) -> bool:
-        for some in calls_of(identities):
-            await self._mark(keys=[self._bucket(0)], args=[_bits(some), 2 * BUCKET_SECONDS])
+        for part in calls_of(identities):
+            await self._mark(keys=[self._bucket(0)], args=[_bits(part), 2 * BUCKET_SECONDS])
         return True
 
     async def _read(self, identities: Sequence[bytes]) -> list[int]:
         buckets = [self._bucket(0), self._bucket(1)]
         marked: list[int] = []
-        for some in calls_of(identities):
-            marked += await self._look_up(keys=buckets, args=[_bits(some)])
+        for part in calls_of(identities):
+            marked += await self._look_up(keys=buckets, args=[_bits(part)])
         return marked
 
     def _bucket(self, age: int) -> str:

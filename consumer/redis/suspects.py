@@ -1,6 +1,6 @@
 """Which messages a process was handling alone when it died: a note in Redis, made before and deleted after.
 
-Only an end without a word leaves the note: a kill, a crash of a native library, the kernel's OOM killer. Without Redis there are
+Only an abrupt end leaves the note: a kill, a crash of a native library, the kernel's OOM killer. Without Redis there are
 no notes, and the subscription's own dead-letter policy is what ends a crash loop.
 """
 
@@ -20,16 +20,16 @@ class Suspects:
         self._redis, self._gate, self._prefix = redis, gate, f"{{{prefix}}}:suspect:"
 
     async def deaths(self, message_id: str) -> int:
-        """How often a process died while it had this message alone; 0 where nobody knows."""
-        found = await self._gate.ask(lambda: self._redis.get(self._prefix + message_id))
-        return int(found or 0)
+        """How often a process died while it had this message alone; 0 if Redis doesn't answer, too."""
+        deaths = await self._gate.ask(lambda: self._redis.get(self._prefix + message_id))
+        return int(deaths or 0)
 
     async def begin(self, message_id: str) -> None:
         key = self._prefix + message_id
         await self._gate.ask(lambda: self._begin(key))
 
     async def survived(self, message_id: str) -> None:
-        """Whatever became of the message, it didn't kill."""
+        """The message is settled, with any result, and the process lives."""
         await self._gate.ask(lambda: self._redis.delete(self._prefix + message_id))
 
     async def _begin(self, key: str) -> None:
