@@ -3,14 +3,14 @@
 A pure core (topics, subscriptions, lanes, leases; `now` is an argument) under a thin gRPC shell. In this process:
 `async with Broker() as broker: broker.host`; as a process of its own: `python -m shardctl.broker --port 0`.
 
-Kept as the service documents it: filters, limits, immutability, leases, order with redelivery of later messages,
+As the service documents it: filters, limits, immutability, leases, order with redelivery of later messages,
 retry back-off, dead letters, exactly-once ack ids, retention, seeks, snapshots, detaching, push with signed tokens.
-Otherwise than there:
+Different from the service:
 - BigQuery and Cloud Storage configurations are stored and nothing is written; schemas, IAM, message transforms and the
   expiration of idle subscriptions are left out;
 - pushes go to any URL, http too, a fixed number at once; their tokens are signed with the broker's own key;
-- while anything of an ordering key is out, its later messages go to the reader that has it and to nobody else, and a
-  closed stream's messages stay leased until their deadline; the service promises less and usually does this;
+- while any message of an ordering key is outstanding, its later ones go only to the reader that has it, and a closed
+  stream's messages stay leased until their deadline; the service promises less and usually does this;
 - an ack after the lease has ended never counts (there it may); attempts are counted exactly (there: best effort);
 - leases end within a tenth of a second after their deadline.
 """

@@ -1,4 +1,4 @@
-"""Asking a running broker, from any process, how its subscriptions stand, and giving it faults."""
+"""Read the state of a running broker's subscriptions, and set its faults, from any process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults on purpose: what a real service does now and then, at a rate of your choosing and the same for a seed."""
+"""Injected faults: what a real service does occasionally, at a chosen rate, reproducible by seed."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from shardctl.broker.message import Message
 
 
 class Reader:
-    """Flow control and the lanes held. A limit of 0 or less is none.
+    """Flow control and the lanes that the reader holds. A limit of 0 or less is none.
 
-    `one_a_lane`: of a lane with anything out it gets nothing more, as a push endpoint doesn't.
+    `one_a_lane`: it gets nothing more of a lane with an outstanding message, like a push endpoint.
     `busy` means that it can't take a delivery now (a response is still being written), so its share goes to others.
     """
 
@@ -81,7 +81,7 @@ class Entry:
 
 
 class OrderingQueue:
-    """What is out comes before what is queued: that, and `out` belonging to one reader, is the whole of ordering.
+    """Ordering rests on two rules: outstanding messages precede queued ones, and all of `out` belongs to one reader.
 
     `queue`     waits for delivery, oldest first
     `out`       delivered, oldest first; acked entries stay behind an older unacked one, to be replayed if that one is
@@ -104,7 +104,7 @@ class OrderingQueue:
         self.draining = False
 
     def settle(self) -> None:
-        """Forgets the acked entries no older unacked one stands before; hands the lane back when nothing is out."""
+        """Forgets the acked entries no older unacked one stands before; releases the lane when nothing is outstanding."""
         out, queue = self.out, self.queue
         while queue and queue[0].state is State.DONE:
             queue.popleft()

@@ -1,7 +1,7 @@
-"""Pushing: a subscription with an endpoint sends its messages there, and takes the answer for an ack or a refusal.
+"""Pushing: a subscription with an endpoint sends its messages there, and treats the answer as an ack or a refusal.
 
-As the service does: one message a request; of an ordering key one at a time; an answer within the ack deadline, or it counts as
-refused; a refused message comes again after the subscription's back-off.
+As the service does: one message a request; one at a time of an ordering key; without an answer within the ack deadline it counts
+as refused; a refused message is redelivered after the subscription's back-off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 MAX_OUTSTANDING = 100
 LEASE_MARGIN_SECONDS = 1.0  # beyond the ack deadline, at which the request itself ends
-REFUSED_PAUSE_SECONDS = 0.1  # without a back-off of its own; the service, too, doesn't ask again at once
+REFUSED_PAUSE_SECONDS = 0.1  # for a subscription without a back-off; the service doesn't retry at once either
 ACKS = frozenset({102, 200, 201, 202, 204})
 
 PubsubMessage = of("PubsubMessage")
@@ -42,7 +42,7 @@ class Pushers:
         self._beside = Background(_log)
 
     def settle(self) -> None:
-        """Begin with subscriptions that push from now on, end with those that don't any more. Call it again and again."""
+        """Start pushing for subscriptions that push now, and stop for those that no longer do. Call it repeatedly."""
         wanted = {
             name: subscription
             for name, subscription in self._registry.subscriptions.items()
@@ -98,7 +98,7 @@ class Pusher:
 
     async def _send(self, client: Any, ack_id: str, message: Message, attempt: int) -> None:
         status = 0
-        with contextlib.suppress(Exception):  # whatever went wrong, the answer isn't an ack
+        with contextlib.suppress(Exception):  # whatever went wrong, it isn't an ack
             async with asyncio.timeout(self._core.settings.ack_deadline_seconds):
                 status = await self._post(client, PubsubMessage.FromString(message.body()), attempt)
         self._core.counts["pushed"] += 1

@@ -200,7 +200,7 @@ class Registry:
         return subscription.core
 
     def detach_subscription(self, name: str) -> Subscription:
-        """Takes it off its topic for good; its backlog is dropped."""
+        """Detach it from its topic permanently; its backlog is dropped."""
         subscription = self.subscription(name)
         subscription.config.detached = True
         subscription.topic.subscriptions.pop(name, None)
@@ -290,7 +290,7 @@ class Registry:
             subscription.core.tick(now)
 
     def trim(self, now: float) -> None:
-        """Lets go of expired snapshots and of the logs nothing keeps."""
+        """Delete expired snapshots, and log entries that nothing retains."""
         for name, snapshot in list(self.snapshots.items()):
             if to_seconds(snapshot.config.expire_time) <= now:
                 self.delete_snapshot(name)
@@ -326,7 +326,7 @@ def _show_topic_retention(subscription: RegisteredSubscription) -> None:
 
 
 def _named(name: str, kind: str, resources: Mapping[str, _Resource]) -> _Resource:
-    """Raises InvalidArgumentError for a name that is none of that kind, NotFoundError where none is held by it."""
+    """Raises InvalidArgumentError for a name that is none of that kind, NotFoundError where none has it."""
     names.check(kind, name)
     resource = resources.get(name)
     if resource is None:

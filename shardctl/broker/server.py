@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class AddressInUseError(ShardctlError):
-    """The broker can't listen where it was told to."""
+    """The broker can't listen at the given address."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(f"The broker can't listen on {host}:{port}. Free the port, or take any with --port 0.")
@@ -111,7 +111,7 @@ class Broker:
         await self.stop()
 
     async def _tick(self) -> None:
-        """Ends leases and back-offs, and wakes those who wait: also the one whose share grew while another wrote."""
+        """Ends leases and back-offs, and wakes waiting readers, including one whose share grew while another was writing."""
         trimmed = self._clock()
         while True:
             await asyncio.sleep(TICK_SECONDS)

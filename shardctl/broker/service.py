@@ -237,7 +237,7 @@ def _admin(handler: Callable[[bytes], bytes]) -> Any:
 
 
 async def _abort(context: Any, refused: RefusedError) -> bytes:
-    """Ends the call; ack ids that failed for good are told in the error details, as the client library reads them."""
+    """Ends the call; the error details list the ack ids that failed permanently, as the client library reads them."""
     code = grpc.StatusCode[refused.code]
     trailing: tuple[tuple[str, bytes], ...] = ()
     if isinstance(refused, AckIdsError):

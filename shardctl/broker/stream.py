@@ -1,4 +1,4 @@
-"""Streams and waiting pulls: who is told when a subscription has something, and the loop of one StreamingPull."""
+"""Streams and waiting pulls: which readers wake when a subscription has messages, and the loop of one StreamingPull."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Clock = Callable[[], float]
 
 
 class Waiter:
-    """One reader and the event that wakes whoever serves it."""
+    """One reader and the event that wakes its task."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -38,7 +38,7 @@ class Waiter:
 
 
 class Waiters:
-    """Those who wait for messages, by subscription."""
+    """Readers that wait for messages, by subscription."""
 
     def __init__(self) -> None:
         self._waiting: dict[Subscription, deque[Waiter]] = defaultdict(deque)
@@ -54,7 +54,7 @@ class Waiters:
                 del self._waiting[core]
 
     def wake(self, core: Subscription) -> None:
-        """Wakes all who could take something, each time beginning with another, so that trickles are shared too."""
+        """Wakes all readers that could take something, starting with another each time, so that trickles are shared too."""
         waiting = self._waiting.get(core, ())
         for waiter in waiting:
             if core.gone or core.has_work(waiter.reader):
@@ -167,7 +167,7 @@ class StreamingPull:
         self._confirm("modify_ack_deadline_confirmation", ack_ids, stale)
 
     def _confirm(self, field: str, ack_ids: Sequence[str], stale: Sequence[str]) -> None:
-        """Exactly-once subscriptions tell which acks and deadlines counted; others never do."""
+        """Exactly-once subscriptions report which acks and deadlines took effect; others never do."""
         if not self._core.settings.exactly_once:
             return
         refused = set(stale)
@@ -183,7 +183,7 @@ def _serialised(**fields: Any) -> bytes:
 async def pull(core: Subscription, max_messages: int, wait_seconds: float, *, waiters: Waiters, clock: Clock) -> bytes:
     """One unary Pull, as serialised: waits for a first message, but not for a full batch; may be empty.
 
-    Its reader is closed at once, so of a lane it took from nothing more is given until that is acked or expires.
+    Its reader is closed at once, so a lane that it took from delivers nothing more until those messages are acked or expire.
     """
     reader = Reader(ack_deadline_seconds=core.settings.ack_deadline_seconds)
     waiter = Waiter(reader)

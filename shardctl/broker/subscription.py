@@ -1,4 +1,4 @@
-"""One subscription: what waits, what is leased to whom, and what happens when a lease ends. No I/O, no clock."""
+"""One subscription: its queued and leased messages, and what happens when a lease ends. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ DeadLetter = Callable[[Message, int, float], bool]
 class Subscription:
     """Times are seconds on the caller's clock.
 
-    Order: an entry of a lane is delivered only when every older entry of the lane is acked or out at the same reader.
-    Every change of a lane keeps that: a failed entry takes the later ones that are out back with it, and a lane with
-    anything out is offered to nobody but its reader.
+    Order: an entry of a lane is delivered only when every older entry of the lane is acked, or outstanding at the same
+    reader. Every change of a lane preserves that: a failed entry takes the later outstanding ones back with it, and a
+    lane with outstanding entries is offered only to its reader.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Subscription:
     # -- readers ---------------------------------------------------------------------------------------------------
 
     def attach(self, reader: Reader) -> None:
-        """Adds a stream. Streams holding more than their new share of lanes give lanes up as those drain."""
+        """Adds a stream. Streams that hold more than their new share of lanes release lanes as those drain."""
         self.readers.append(reader)
         lane_count = sum(stream.held_lanes for stream in self.readers)
         share = -(-(lane_count + len(self._free)) // len(self.readers))
@@ -173,7 +173,7 @@ class Subscription:
             turns -= 1
             lane.spot = None
             if reader.one_a_lane and lane.out:
-                continue  # its next turn comes when that is settled
+                continue  # it is scheduled again when that is settled
             end = len(batch.entries) + (1 if reader.one_a_lane else LANE_TURN_MESSAGES)
             while lane.queue and len(batch.entries) < end and batch.open():
                 entry = lane.queue.popleft()

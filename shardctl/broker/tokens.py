@@ -1,4 +1,4 @@
-"""The broker as an issuer of tokens: what a push carries so that its receiver can tell that Pub/Sub sent it."""
+"""The broker as an issuer of tokens: a push carries one so that its receiver can verify that Pub/Sub sent it."""
 
 from __future__ import annotations
 

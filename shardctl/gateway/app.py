@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def application(desk: GatewayContext) -> ASGIApp:
-    """The whole API. Single writes pass Starlette by: for them, its routing costs as much as all the rest here."""
+    """The whole API. Single writes bypass Starlette: for them, its routing costs as much as everything else here."""
     single, others = SingleWrite(desk), _others(desk)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,8 +87,8 @@ def _response(problem: Problem) -> Response:
     return Response(problem.body(), problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
 
 
-_BROKEN = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of the gateway's own; its log tells more")
+_BROKEN = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an internal error; the gateway's log has the details")
 _SAID: Mapping[int, str] = {
     HTTPStatus.NOT_FOUND: "there is POST /v1/writes/{type}, POST /v1/writes and GET /openapi.json",
-    HTTPStatus.METHOD_NOT_ALLOWED: "this method isn't for this path; Allow names those that are",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path doesn't support this method; Allow lists those that it does",
 }

@@ -1,6 +1,7 @@
-"""Who writes, and what they may write: nobody is asked, or a key, or an issuer's token.
+"""Who sends a request, and what they may write: without authentication, by a key, or by an issuer's token.
 
-Where `clients` names clients, no other one may write. What can't be confirmed is valid for a grace period and then refused.
+Where `clients` names clients, no other one may write. A key or token that can't be confirmed stays valid for a grace period and
+is then refused.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request. `types` is empty where it may write all; `bucket` is None where it may write without end.
+    """Who sent a request. `types` is empty where it may write all types; `bucket` is None where no rate limit applies.
 
-    `client` is the name that a key or a token proves, and empty where nobody is asked: idempotency keys are each client's own.
+    `client` is the name that a key or a token proves, and empty without authentication: idempotency keys are each client's own.
     """
 
     name: str
@@ -50,17 +51,17 @@ class Caller:
 
 
 class Authenticator(Protocol):
-    """Tells who sent a request by its Authorization header and its address. Raises Problem."""
+    """Determines the sender of a request from its Authorization header and its address. Raises Problem."""
 
     @property
     def failing(self) -> bool:
-        """Whether what confirms keys or tokens can't be read now."""
+        """Whether the source that confirms keys or tokens can't be read now."""
 
     async def caller(self, authorization: bytes | None, address: str) -> Caller: ...
 
 
 class NoAuth:
-    """Anybody, told apart by address."""
+    """Any client, identified by its address."""
 
     failing = False
 
@@ -98,7 +99,7 @@ class ApiKeyAuth:
         self._warn_of_others()
 
     async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
-        # Looking up a digest tells nothing of the key.
+        # The time that looking up a digest takes reveals nothing of the key.
         try:
             name = self._ring.name_of(sha256(_bearer(authorization).encode()).digest())
         except keys.UnconfirmedKeyError:
@@ -113,7 +114,7 @@ class ApiKeyAuth:
         return _caller(name, client, self._settings, self._buckets)
 
     async def watch(self) -> None:
-        """Read the file again and again; a Secret's new version comes as a new file."""
+        """Read the file repeatedly; a new version of the Secret appears as a new file."""
         trouble = Trouble("the clients' keys", log, "keys_refused")
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
@@ -122,7 +123,7 @@ class ApiKeyAuth:
             if file.faults:
                 trouble.met(keys.KeysError(f"{self._path}: {'; '.join(file.faults)}"), self._consequence())
             else:
-                trouble.over("the file is whole again", "keys_accepted")
+                trouble.over("the file is readable again", "keys_accepted")
             if file != self._file:
                 self._file = file
                 log.info("%d clients' keys read", len(file.names), extra={"action": "keys_read"})
@@ -139,7 +140,7 @@ class ApiKeyAuth:
         return f"keys that it doesn't confirm are refused {grace:g} s after it became so: {names or 'none so far'}"
 
     def _warn_of_others(self) -> None:
-        """Say which clients can't write, though one of the two files knows them."""
+        """Log which clients can't write although one of the two files names them."""
         if unknown := _without_key(self._settings, self._file):
             log.warning(
                 "gateway.auth.clients: %s",
@@ -207,7 +208,7 @@ _MAY_ALL = Client()
 
 
 def _client(settings: Gateway, name: str) -> Client | None:
-    """What a client that has a key may do; None where it may not write."""
+    """The rights of a client that has a key; None where it may not write."""
     clients = settings.auth.clients
     return clients.get(name, clients.get(ANY_OTHER)) if clients else _MAY_ALL
 
@@ -219,7 +220,7 @@ def _without_key(settings: Gateway, file: KeysFile) -> list[str]:
 def _missing_keys_text(unknown: Sequence[str], file: KeysFile, path: Path) -> str:
     return (
         f"{path} has no key of {_listed(unknown)}. It has keys of {_listed(file.clients) or 'nobody'}. Correct the name, add its "
-        f"key, or write `NAME {keys.REVOKED}` there for a client that shall have none."
+        f"key, or write `NAME {keys.REVOKED}` there for a client without one."
     )
 
 
@@ -233,7 +234,7 @@ def _bearer(authorization: bytes | None) -> str:
     if authorization is None:
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
-            "an Authorization header is wanted: Bearer, and a key or a token",
+            "an Authorization header is required: Bearer, and a key or a token",
             headers={"WWW-Authenticate": "Bearer"},
         )
     match = _BEARER.fullmatch(authorization)

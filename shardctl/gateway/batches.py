@@ -1,7 +1,7 @@
 """`POST /v1/writes`: writes as JSON lines, as `shardctl publish` reads them; one result a line comes back, in order.
 
-Reading and answering go side by side. What is read waits for room in the outbox, and results that the client doesn't fetch stop
-the reading once they are too many: a batch without end takes bounded memory.
+Reading and answering run concurrently. Lines wait for room in the outbox, and too many results that the client hasn't fetched
+stop the reading: a batch of any length takes bounded memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_BATCHES = 128  # at once; of each, the server may have read 320 KiB that wai
 MAX_RESULTS_HELD = 50_000  # of lines read whose result the client hasn't fetched: about 5 MB
 LINE_EXTRA_BYTES = 8 * 1024  # for what stands around a body
 SENT_AT_ONCE = 1_000
-FETCH_SECONDS = 60.0  # a client that fetches nothing for so long is given up
+FETCH_SECONDS = 60.0  # after which a client that fetches nothing is disconnected
 
 _NDJSON = frozenset({b"application/x-ndjson", b"application/jsonl", b"application/ndjson"})
 
@@ -77,7 +77,7 @@ class _Batch:
         self._results: dict[int, bytes] = {}
         self._about: dict[int, tuple[int, MessageKind, Message]] = {}  # line, type and message of what is under way
         self._read = self._sent = 0
-        self._failed: set[int] = set()  # slots in which nothing more may go out
+        self._failed: set[int] = set()  # slots on which nothing more may be published
         self._gone = False  # the client
         self._news = asyncio.Event()  # for the answering side: the next result, or the end
         self._fetched = asyncio.Event()  # for the reading side
@@ -160,7 +160,7 @@ class _Batch:
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def settle(self, number: int, message_id: str | None, error: NotTakenError | None) -> None:
-        """The outbox tells what became of a write."""
+        """The outbox reports the outcome of a write."""
         line, kind, message = self._about.pop(number)
         if message_id is not None:
             self._desk.metrics.accepted[kind.name].inc()
@@ -220,7 +220,7 @@ class _Batch:
                 raise
             self._give_up()
         except TimeoutError:  # the server closes the connection of an answer that isn't complete
-            log.warning("a client doesn't fetch its results; it is hung up on", extra={"action": "hung_up"})
+            log.warning("a client doesn't fetch its results: its connection is closed", extra={"action": "hung_up"})
             self._give_up()
 
     def _next_run(self) -> list[bytes]:
@@ -236,12 +236,12 @@ def _line(members: dict[str, Any]) -> bytes:
 
 
 def _problem_members(problem: Problem) -> dict[str, Any]:
-    """A problem as a line has it: there are many, so what each would repeat is left out."""
+    """A problem as a line has it, without the members that every line would repeat."""
     return {name: value for name, value in problem.members().items() if name not in ("type", "title")}
 
 
 class _CutError(Exception):
-    """The body ended before its end: the client is `gone`, or is told of `problem`."""
+    """The body ended early: the client is `gone`, or receives `problem`."""
 
     def __init__(self, *, gone: bool = False, problem: Problem | None = None) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class _CutError(Exception):
 
 
 async def lines_of(receive: Receive, most: int, desk: GatewayContext) -> AsyncIterator[list[bytes | None]]:
-    """The body's lines, many at a time; None stands for one of over `most` bytes, which is never held. Raises _CutError.
+    """The body's lines, many at a time; None stands for one of over `most` bytes, which is never kept. Raises _CutError.
 
     The line under way is kept apart from what comes, so that each byte is looked at once, in however small parts it comes.
     """

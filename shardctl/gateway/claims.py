@@ -1,7 +1,7 @@
 """Which write each idempotency key stands for, as far as this process remembers.
 
-A courtesy: it answers most reuses at once. What it has forgotten, or another replica has seen, the shard's inbox knows, and the
-consumer dead-letters it as `key_reused`.
+A convenience: it refuses most reuses at once. The shard's inbox detects those that it has forgotten or that another replica
+received, and the consumer dead-letters them as `key_reused`.
 """
 
 from __future__ import annotations

@@ -91,12 +91,12 @@ class GatewayContext:
             raise Problem(HTTPStatus.FORBIDDEN, f"{caller.name} may not write type {kind.name}")
 
     def check_claim(self, claim: Claim | None) -> None:
-        """Raises Problem where the idempotency key stands for another write. The last thing to ask before it is sent."""
+        """Raises Problem where the idempotency key stands for another write. The last check before the write is sent."""
         if claim is not None and not self.claims.take(claim):
             raise Problem.key_reused(claim)
 
     def not_taken(self, claim: Claim | None, error: NotTakenError) -> None:
-        """Give up the key of a write that Pub/Sub has not got, for sure."""
+        """Release the key of a write that certainly hasn't reached Pub/Sub."""
         if claim is not None and (isinstance(error, PublishRefusedError) or not error.sent):
             self.claims.give_up(claim)
 
@@ -107,14 +107,14 @@ class GatewayContext:
         return None if self.clock() - last < REACHED_SECONDS else self._unreachable
 
     def stop(self) -> None:
-        """Take no more: batches aren't read further, and what was read is finished."""
+        """Accept no more: batches aren't read further, and the lines that were read are finished."""
         self.stopping.set()
         for limit in self._reads:
             limit.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def reading(self, seconds: float) -> Iterator[asyncio.Timeout]:
-        """A time limit for reading on in a request, which is over at once when the gateway stops."""
+        """A time limit for reading a request; it ends at once when the gateway stops."""
         limit = asyncio.timeout(0 if self.stopping.is_set() else seconds)
         self._reads.add(limit)
         try:
@@ -123,7 +123,7 @@ class GatewayContext:
             self._reads.discard(limit)
 
     async def watch(self) -> None:
-        """Ask Pub/Sub now and then whether it is there, unless writes tell."""
+        """Probe Pub/Sub periodically, unless recent writes show that it works."""
         trouble = Trouble("Pub/Sub", log, "unreachable", self.clock)
         while True:
             written = self.outbox.last_success

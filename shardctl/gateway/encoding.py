@@ -1,6 +1,6 @@
 """From a request to a message: checked, routed and written as it travels. Pure but for the key that a write without one gets.
 
-What is published is what `shardctl.wire.message.encode` makes of the same write; a test holds the two against each other.
+What is published is what `shardctl.wire.message.encode` makes of the same write; a test compares the two.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MessageKind:
         self._placements: dict[int, bytes] = {}
 
     def placement(self, slot: int) -> bytes:
-        """How an answer ends: the slot and whose it was, as JSON."""
+        """The end of an answer as JSON: the slot and its shard."""
         placement = self._placements.get(slot)
         if placement is None:
             placement = self._placements[slot] = orjson.dumps({"slot": slot, "shard": self._shards.get(slot)})[1:]

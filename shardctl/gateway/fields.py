@@ -7,7 +7,7 @@ from shardctl.wire.jsontext import JsonError
 
 
 class FieldError(ValueError):
-    """Something in a request can't be taken. `where` is a JSON pointer into the body, or the name of what else is at fault.
+    """Something in a request is invalid. `where` is a JSON pointer into the body, or the name of what else is at fault.
 
     `kind` says which: pointer, parameter or header.
     """

@@ -1,8 +1,8 @@
 """The clients' keys: what a file of them says, and which of them are valid while it can't be read whole.
 
 Only the SHA-256 of a key is known here. A key is valid while the file confirms it. A file that can't be read, or a line of it,
-may confirm a key or revoke it, and nobody can tell which; so what it no longer confirms stays valid for a grace period and then
-isn't. A file that is read whole revokes at once.
+may confirm a key or revoke it; which is unknown. So a key that it no longer confirms stays valid for a grace period and is then
+refused. A file without faults revokes at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REVOKED = "revoked"  # instead of a SHA-256: the client is known and has no key
 _NAME, _DIGITS = re.compile(r"[!-~]{1,254}"), re.compile(r"[0-9a-fA-F]{64}")
 _FORM = (
     "Write a line for each client, its name and the SHA-256 of its key in hexadecimal digits, or a JSON object of the same. "
-    f"`{REVOKED}` instead of the SHA-256 takes a client's key away."
+    f"`{REVOKED}` instead of the SHA-256 revokes a client's key."
 )
 _NO_KEY = "holds no client's key"
 
@@ -41,7 +41,7 @@ class KeysFile:
 
 
 class KeysError(UsageError):
-    """The file of keys can't be read, or not whole."""
+    """The file of keys can't be read, or only in part."""
 
 
 class UnconfirmedKeyError(Exception):
@@ -67,7 +67,7 @@ class Keyring:
         return name
 
     def take(self, file: KeysFile) -> None:
-        """The file was read again, or couldn't be, which its faults say."""
+        """Use a new version of the file; its faults say what couldn't be read."""
         until, before = self._clock() + self._grace_seconds, self._unconfirmed
         known = before | {digest: (name, until) for digest, name in self._confirmed.items()}
         self._confirmed = dict(file.names)

@@ -27,7 +27,7 @@ class Metrics:
 
         accepted = counter("writes_accepted", "Writes that Pub/Sub has confirmed.", ("type",))
         self.accepted = {name: accepted.labels(name) for name in message_types}
-        self._refused = counter("writes_refused", "Requests, and lines of batches, that weren't taken.", ("status",))
+        self._refused = counter("writes_refused", "Requests, and lines of batches, that were refused.", ("status",))
         self._refused.labels("503")  # there from the start, or a rate over it would miss the first
         self.write_seconds = histogram(
             "write_seconds", "Time from a single write's request to its answer.", LATENCY_BUCKETS
@@ -36,12 +36,12 @@ class Metrics:
             "publish_seconds", "Time that Pub/Sub takes for a publish request.", LATENCY_BUCKETS
         )
         self._publish_writes = histogram("publish_writes", "Writes a publish request.", SIZE_BUCKETS)
-        self.publish_failed = counter("publish_failures", "Publish requests that failed and are tried again.")
+        self.publish_failed = counter("publish_failures", "Publish requests that failed and are retried.")
         self.abandoned = counter("requests_abandoned", "Requests whose client went away before the answer.")
-        self.in_flight = gauge("writes_in_flight", "Writes taken in and not yet confirmed.")
+        self.in_flight = gauge("writes_in_flight", "Writes accepted and not yet confirmed by Pub/Sub.")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of the writes in flight.")
         self.keys_failing = gauge(
-            "keys_failing", "1 while the clients' keys can't be read whole, or the issuer's keys can't be had."
+            "keys_failing", "1 while the clients' keys can't all be read, or the issuer's keys can't be fetched."
         )
         self.ready = gauge("ready", "1 while the gateway is ready.")
 

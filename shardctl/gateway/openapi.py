@@ -161,10 +161,10 @@ def _batch(settings: Gateway) -> Schema:
         "requestBody": {
             "required": True,
             "content": {"application/x-ndjson": {}},
-        },  # lines: no schema of OpenAPI's tells of them
+        },  # lines: OpenAPI has no schema for them
         "responses": {
             "200": {
-                "description": "Each line tells its own outcome: see the schemas Line and Result.",
+                "description": "Each line has its own outcome: see the schemas Line and Result.",
                 "content": {"application/x-ndjson": {}},
             },
             **_problems("400", "415", "429", "503"),

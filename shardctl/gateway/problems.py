@@ -1,4 +1,4 @@
-"""What isn't taken, as RFC 9457 tells it: `application/problem+json`. Pure."""
+"""Refusals as RFC 9457 describes them: `application/problem+json`. Pure."""
 
 from __future__ import annotations
 

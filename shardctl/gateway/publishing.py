@@ -1,8 +1,8 @@
 """Writes on their way to Pub/Sub: in order within each slot, many to a request when they come faster than it answers.
 
-A request carries one slot's messages alone, so a slot has one request under way at a time, and what comes meanwhile goes with the
-next: a lone write waits for nothing, and a busy slot's requests grow by themselves. All requests together are bounded too; slots
-that wait for their turn collect more meanwhile.
+A request carries one slot's messages alone, so a slot has one request in flight at a time, and writes that arrive meanwhile
+form the next one: a single write doesn't wait, and a busy slot's requests grow by themselves. The number of requests is bounded
+too; slots that wait for one collect more writes meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError, Transien
 from shardctl.supervision.background import Background
 from shardctl.supervision.backoff import backoff
 
-MAX_REQUESTS = 64  # under way at once: more only make smaller requests, and a request is what costs
+MAX_REQUESTS = 64  # in flight at once: more only make smaller requests, and the cost is per request
 MAX_REQUEST_WRITES = 1_000  # Pub/Sub's own bounds are these and 10 MB
 MAX_REQUEST_BYTES = 9_500_000
 ATTEMPT_SECONDS = 5.0
@@ -37,13 +37,13 @@ class Topics(Protocol):
 
 
 class Receipt(Protocol):
-    """Who waits for a write's outcome: told once, from the event loop."""
+    """Receives a write's outcome: called once, from the event loop."""
 
     def settle(self, number: int, message_id: str | None, error: NotTakenError | None) -> None: ...
 
 
 class _Slot:
-    """Writes of one slot: `listed` while it waits for its turn or a request of it is under way."""
+    """Writes of one slot: `listed` while it waits for a request or has one in flight."""
 
     __slots__ = ("listed", "number", "waiting")
 
@@ -113,7 +113,7 @@ class Outbox:
             self._look()
 
     def _look(self) -> None:
-        """Start requests once what this turn of the event loop brings is all there."""
+        """Start requests after this iteration of the event loop, when all of its writes have arrived."""
         if not self._looking and len(self._requests) < MAX_REQUESTS:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._start)
@@ -150,7 +150,7 @@ class Outbox:
                 self._turns.append(slot)
 
     async def _one_by_one(self, slot: int, taken: list[_Waiting]) -> None:
-        """What Pub/Sub refuses for what it is must not take others along."""
+        """Publish each by itself, so that one that Pub/Sub refuses doesn't fail the others."""
         for position, write in enumerate(taken):
             try:
                 self._settle([write], await self._published(slot, [write]), None)
@@ -162,10 +162,10 @@ class Outbox:
                 return
 
     async def _published(self, slot: int, taken: list[_Waiting]) -> list[str]:
-        """The ids of these writes. Tries again until the oldest has waited for long enough.
+        """The ids of these writes. Retries until the oldest has waited too long.
 
-        Raises NotTakenError, of which PublishRefusedError is for good. What is tried again may be published twice; the consumers
-        know it by its idempotency key.
+        Raises NotTakenError, of which PublishRefusedError is for good. A retry may publish twice; the consumers
+        recognise it by its idempotency key.
         """
         messages = b"".join([message for message, *_ in taken])
         deadline = taken[0][3] + self._give_up_after_seconds
@@ -188,7 +188,7 @@ class Outbox:
         raise error
 
     def _fail(self, slot: _Slot, taken: list[_Waiting], error: NotTakenError) -> None:
-        """What waits behind a failed write fails too: had it gone out, it would have overtaken that one unseen."""
+        """Writes behind a failed one fail too: published, they would have overtaken it unnoticed."""
         behind = list(slot.waiting)
         slot.waiting.clear()
         self._settle(taken, None, error)

@@ -24,10 +24,10 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # its own 2 minutes would outlast many an outage
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # its own 2 minutes would be longer than many outages
 )
 _REFUSED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
-# Pub/Sub answers, and so it is there; that it won't take writes is another matter.
+# With any other code Pub/Sub has answered, so it is reachable even if it refuses writes.
 _NO_ANSWER = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -57,7 +57,7 @@ class TransientError(NotTakenError):
 
 
 class PublishRefusedError(NotTakenError):
-    """Pub/Sub refuses the write for what it is."""
+    """Pub/Sub refuses this write; a retry would be refused too."""
 
 
 class Topics:
@@ -76,7 +76,7 @@ class Topics:
         self._response = PublishResponse.pb()
 
     async def publish(self, slot: int, messages: bytes, timeout_seconds: float) -> list[str]:
-        """The messages' ids. Raises TransientError, PublishRefusedError, or NotTakenError for what only a person can mend."""
+        """The messages' ids. Raises TransientError, PublishRefusedError, or NotTakenError for what only an operator can fix."""
         begin, metadata = self._begins[slot >> self._shift]
         try:
             answer = await self._publish(begin + messages, timeout=timeout_seconds, metadata=metadata)
@@ -87,7 +87,7 @@ class Topics:
         return list(self._response.FromString(answer).message_ids)
 
     async def probe(self) -> str | None:
-        """Why Pub/Sub can't be reached, or None. An answer that only says no is an answer."""
+        """Why Pub/Sub can't be reached, or None. A refusal counts as an answer."""
         request = GetTopicRequest.pb()(topic=self._probed)
         try:
             await self._get(request, timeout=PROBE_SECONDS, metadata=self._begins[0][1])

@@ -7,11 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 BURST_SECONDS = 1.0
-MAX_CLIENTS = 10_000  # remembered; one who was silent for longest is forgotten first, and with it at most a burst
+MAX_CLIENTS = (
+    10_000  # remembered; the client that has been idle longest is forgotten first, which allows it at most one burst
+)
 
 
 class Bucket:
-    """Holds when it will have been empty for a moment, which is all there is to know. `clock` is monotonic, in seconds."""
+    """A token bucket; its only state is the time at which it is full again. `clock` is monotonic, in seconds."""
 
     __slots__ = ("_clock", "_full_at", "_seconds_each")
 

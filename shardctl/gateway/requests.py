@@ -1,4 +1,4 @@
-"""A request as ASGI hands it over: its headers, its query and its body, each within bounds."""
+"""An ASGI request: its headers, its query and its body, each within bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BODY_SECONDS = 30.0  # a client that stops in the middle of a body is not waited
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 class Headers:
@@ -57,7 +57,7 @@ class Headers:
         if self.content_encoding not in (b"", b"identity"):
             raise Problem(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "Content-Encoding isn't taken: send the body as it is",
+                "Content-Encoding isn't supported: send the body uncompressed",
                 headers={"Accept-Encoding": "identity"},
             )
 
@@ -107,7 +107,7 @@ async def respond(send: Send, status: int, headers: list[tuple[bytes, bytes]], b
 
 
 def hung_up(error: RuntimeError) -> bool:
-    """Whether it is uvloop's word for a connection that is closed, of which the server hasn't heard yet."""
+    """Whether it is uvloop's error for a closed connection of which the server hasn't been notified yet."""
     return "handler is closed" in str(error)
 
 

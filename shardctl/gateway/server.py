@@ -65,7 +65,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
             _warn_of_the_open_door(fleet, options)
             server = Server(application(desk), drain_seconds=int(desk.settings.drain_timeout.total_seconds()))
             stop_on_signals(server, lambda: _stopping(desk))
-            listening.listen(BACKLOG)  # whoever comes now waits for an instant
+            listening.listen(BACKLOG)  # a client that connects now waits for an instant
             host, port = listening.getsockname()[:2]
             log.info("serving http://%s:%d", shown(host), port, extra={"action": "started"})
             await server.serve_on(listening)
@@ -75,7 +75,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
 
 
 def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
-    """Raise UsageError where other machines could write and nobody has said that they may."""
+    """Raise UsageError where other machines could write without the file allowing it."""
     if fleet.gateway is None and not _is_loopback(options.host):
         raise UsageError(
             f"shards.yaml has no gateway, and --host {options.host} can be reached from other machines: anybody could write. "
@@ -86,7 +86,7 @@ def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
 def _warn_of_the_open_door(fleet: Fleet, options: Options) -> None:
     if fleet.gateway is not None and fleet.gateway.auth.kind == "none" and not _is_loopback(options.host):
         log.warning(
-            "gateway.auth is none: whoever reaches %s can write",
+            "gateway.auth is none: everybody who reaches %s can write",
             options.host or "this machine",
             extra={"action": "open_door"},
         )
@@ -100,12 +100,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _stopping(desk: GatewayContext) -> None:
-    log.info("stopping: requests under way are finished", extra={"action": "stopping"})
+    log.info("stopping: requests in progress are finished", extra={"action": "stopping"})
     desk.stop()
 
 
 def _spare_the_collector() -> None:
-    """Writes in flight are many objects without cycles: looking them over again and again would cost more than the rest."""
+    """Writes in flight are many objects without cycles: scanning them repeatedly would cost more than everything else."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_AFTER_OBJECTS, 10, 50)

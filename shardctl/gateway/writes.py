@@ -19,7 +19,7 @@ from shardctl.wire.jsontext import JsonBody, JsonError
 
 WRITES = "/v1/writes/"
 PARAMETERS = ("key", "operation", "timestamp")
-DISCARDED_BYTES = 64 * 1024  # of a body that nobody reads, so that the connection can go on
+DISCARDED_BYTES = 64 * 1024  # of an unread body, which is skipped so that the connection stays usable
 
 _JSON = frozenset({b"application/json"})
 _CONTENT_TYPE = (b"content-type", b"application/json")
@@ -59,7 +59,7 @@ class SingleWrite:
             desk.metrics.abandoned.inc()
 
     async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[MessageKind, Message]:
-        """Raises Problem and ClientGoneError. What costs least to refuse is looked at first."""
+        """Raises Problem and ClientGoneError. The cheapest checks come first."""
         desk = self._desk
         caller = await desk.caller(scope, headers)
         kind = desk.kind(scope["path"].removeprefix(WRITES))

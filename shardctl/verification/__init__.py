@@ -1,1 +1,1 @@
-"""Whether each row lies where its slot is, and slots for rows that were there before the fleet."""
+"""Checks that each row is where its slot is active, and gives slots to rows that are older than the fleet."""

@@ -1,7 +1,7 @@
-"""Taking over tables that were there before their fleet: each row gets its slot, while others write to them.
+"""Adopt tables that are older than their fleet: each row gets its slot, while others write to them.
 
 Rows are given slots in chunks, each in a transaction of its own, and only those that have none. So it may be stopped anywhere and
-run again, and rows that come meanwhile without a slot are found by running it again.
+run again, and a second run finds rows that were written without a slot meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNK_ROWS = 5_000
 
 
 class AdoptError(ShardctlError):
-    """A table can't be taken over as it is."""
+    """A table can't be adopted as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def survey(engine: Engine, shard: str, kind: MessageType, rule: SlotRule, slots:
 
 
 def add_column(engine: Engine, kind: MessageType) -> None:
-    """Add the slot column, empty. On PostgreSQL and MySQL 8 it takes no rewrite of the table, only a moment alone with it."""
+    """Add the slot column, empty. On PostgreSQL and MySQL 8 it doesn't rewrite the table, and locks it only for a moment."""
     product = engine.dialect.name
     with database.writing(engine) as connection:
         column = quoted(product, kind.slot_column)
@@ -112,7 +112,7 @@ def give_slots(engine: Engine, kind: MessageType, rule: SlotRule, progress: Call
 
 
 def _table(connection: Connection, kind: MessageType) -> tuple[SlotTable, bool] | None:
-    """The table, and whether it has its slot column; where it hasn't, its key stands in for it."""
+    """The table, and whether it has its slot column; where it hasn't, its key takes the column's place."""
     inspector = inspect(connection)
     space, _, name = kind.table.rpartition(".")
     if not inspector.has_table(name, schema=space or None):
@@ -144,7 +144,7 @@ def _primary_key(table: SlotTable) -> tuple[str, ...]:
 
 
 def finishing(engine: Engine, kind: MessageType) -> Iterator[str]:
-    """Statements for a person to run once nobody writes rows without a slot any more."""
+    """Statements for an operator to run once no writer leaves rows without a slot any more."""
     product = engine.dialect.name
     table, column = kind.table, kind.slot_column
     if product == "postgresql":

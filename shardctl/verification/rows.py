@@ -1,4 +1,4 @@
-"""Whether a table's rows lie where they belong: one look at each table, done by the database."""
+"""Checks that a table's rows are in the right database: one query for each table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fault:
     slots: SlotSet = SlotSet()  # noqa: RUF009 - frozen
     rows: int = 0
     example: str = ""  # a key
-    of_keys: bool = False  # about the keys that producers gave: where the rows lie is right
+    of_keys: bool = False  # about the keys that producers gave; the rows are on the right shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _misrouted(
         yield Fault(
             shard,
             "rows whose routing key or time gives another slot than the one they have",
-            "Find the producer that hashes otherwise or gives another key than the row's; see `shardctl route`. "
+            "Find the producer that hashes differently or gives another key than the row's; see `shardctl route`. "
             "Then write the rows anew.",
             table.name,
             SlotSet.of(slots),
@@ -154,7 +154,7 @@ def _example(connection: Connection, table: SlotTable, condition: str) -> str:
 
 
 def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterator[Fault]:
-    """Every parked message has its key, every key its messages. Of slots that aren't active, nobody asks."""
+    """Every parked message has its key, every key its messages. Slots that aren't active are ignored."""
     same = and_(
         parked.c.slot == parked_keys.c.slot,
         parked.c.message_type == parked_keys.c.message_type,
@@ -172,8 +172,8 @@ def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterato
     )
     active_slots = frozenset(active)
     for query, table, what, do in (
-        (messages, parked, "parked messages without their key, which nobody will apply", _MAKE_KEY),
-        (keys, parked_keys, "parked keys without messages, which hold up later writes for nothing", _DELETE_KEY),
+        (messages, parked, "parked messages without their key, which no consumer will apply", _MAKE_KEY),
+        (keys, parked_keys, "parked keys without messages, which block later writes needlessly", _DELETE_KEY),
     ):
         rows = [row for row in connection.execute(query).all() if row[0] in active_slots]
         if rows:

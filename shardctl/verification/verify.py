@@ -1,7 +1,7 @@
-"""Whether a fleet's databases are as the file says: every row where its slot is active, every slot active once.
+"""Checks a fleet's databases against the file: every row where its slot is active, every slot active once.
 
-Each database is looked at in one snapshot, table by table, in SQL. While slots move, what has left and waits to be deleted is no
-fault, and a slot may be active in any generation that the file lists.
+Each database is read in one snapshot, table by table, in SQL. While slots move, rows that were copied away and await deletion
+are no fault, and a slot may be active in any generation that the file lists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.verification.rows import Fault, TableCheck, check_parked, check_table
 
-Progress = Callable[[str, str], None]  # hears of each shard and table before it is looked at
+Progress = Callable[[str, str], None]  # called with each shard and table before it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,14 @@ def verify(fleet: Fleet, databases: Mapping[str, Engine], progress: Progress = l
             checks.append(_check_shard(fleet, shard, connection, findings, progress))
     faults = list(lane_faults(fleet, findings.lanes))
     if faults and fleet.rebalancing:
-        # The databases were looked at one after the other, and a slot may have moved between two of them.
+        # The databases were read one after the other, and a slot may have moved between two of them.
         again = set(lane_faults(fleet, _read_lanes(fleet, databases, findings.lanes)))
         faults = [fault for fault in faults if fault in again]
     return Report(tuple(checks), (*faults, *findings.faults), fleet.rebalancing)
 
 
 def tables_of(fleet: Fleet, shard: Shard) -> tuple[Named, ...]:
-    """What `progress` will hear of."""
+    """How often `progress` will be called."""
     return named(kinds_of(fleet, shard))
 
 
@@ -140,7 +140,7 @@ def _read_lanes(
 
 
 def lane_faults(fleet: Fleet, lanes_by_shard: Mapping[str, Iterable[Lane]]) -> Iterator[Fault]:
-    """What is wrong with who owns which slot. Pure. Slots of shards that `lanes_by_shard` lacks are taken to be fine."""
+    """What is wrong with who owns which slot. Pure. Slots of shards that `lanes_by_shard` lacks are assumed to be right."""
     groups: dict[object, list[Shard]] = {}
     for shard in fleet.shards:
         groups.setdefault((frozenset(shard.types), frozenset(shard.except_types)), []).append(shard)
@@ -183,7 +183,7 @@ def _not_once(shards: list[Shard], lanes_by_shard: Mapping[str, Iterable[Lane]])
         yield Fault(
             names_text,
             "active more than once: two consumers may write to the same keys",
-            "Stop the consumers of all but the right shard, and ask which rows each has written since.",
+            "Stop the consumers of all but the right shard, and find out which rows each has written since.",
             slots=SlotSet.of(slots),
         )
     for shard in shards:
@@ -192,6 +192,6 @@ def _not_once(shards: list[Shard], lanes_by_shard: Mapping[str, Iterable[Lane]])
             yield Fault(
                 shard.name,
                 "active in no database, so their writes wait",
-                "`shardctl rebalance run` goes on with those that were on the move; else restore the database's shardctl_lanes.",
+                "`shardctl rebalance run` continues with those that were moving; else restore the database's shardctl_lanes.",
                 slots=nowhere,
             )
