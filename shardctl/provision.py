@@ -128,7 +128,8 @@ def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
     settings = fleet.subscription
     policies = {
         "retry_policy": RetryPolicy(
-            minimum_backoff=_duration(settings.retry_minimum), maximum_backoff=_duration(settings.retry_maximum)
+            minimum_backoff=_duration(topology.retry_minimum(fleet)),
+            maximum_backoff=_duration(settings.retry_maximum),
         ),
         "dead_letter_policy": DeadLetterPolicy(
             dead_letter_topic=_topic_path(fleet, topology.dead_letter_topic(fleet)),

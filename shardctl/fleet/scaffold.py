@@ -146,7 +146,6 @@ _SETTINGS = """
 subscription:
   ack_deadline: 60s
   retention: 7d
-  retry_minimum: 10s
   retry_maximum: 600s
   max_delivery_attempts: 5
 

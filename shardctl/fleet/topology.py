@@ -17,6 +17,7 @@ from shardctl.fleet.settings.secrets import SecretRef
 from shardctl.fleet.spec import Fleet, Shard
 
 USD_PER_DELIVERED_TIB = 40
+RETRY_OF_TABLES, RETRY_OF_BACKENDS = timedelta(seconds=1), timedelta(seconds=10)
 KEPT_FOR_PEOPLE = timedelta(days=31)  # dead letters and strays; the most Pub/Sub allows
 
 
@@ -201,6 +202,18 @@ def dead_letter_topic(fleet: Fleet) -> str:
 
 def dead_letter_subscription(fleet: Fleet) -> str:
     return f"{fleet.fleet}-dead"
+
+
+def retry_minimum(fleet: Fleet) -> timedelta:
+    """The least time until Pub/Sub delivers a message again; what is configured, or as short as what the fleet calls can bear.
+
+    A backend that refuses calls is given time. A database is not asked again by redelivery: its messages are kept under lease.
+    """
+    settings = fleet.subscription
+    if settings.retry_minimum is not None:
+        return settings.retry_minimum
+    calls = any(kind.http for kind in fleet.message_types.values())
+    return min(RETRY_OF_BACKENDS if calls else RETRY_OF_TABLES, settings.retry_maximum)
 
 
 def replay_reach(fleet: Fleet) -> timedelta:

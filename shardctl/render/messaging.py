@@ -25,7 +25,7 @@ def subscriptions(plan: Plan) -> Iterator[Object]:
     dead_letter = {
         "topic_name": plan.dead_letter_topic,
         "max_attempts": settings.max_delivery_attempts,
-        "minimum_backoff": seconds_text(settings.retry_minimum),
+        "minimum_backoff": seconds_text(topology.retry_minimum(fleet)),
         "maximum_backoff": seconds_text(settings.retry_maximum),
     }
 

@@ -243,7 +243,7 @@ def test_a_shards_subscription() -> None:
             "ackDeadlineSeconds": 60,
             "messageRetentionDuration": "604800s",
             "expirationPolicy": {"ttl": ""},
-            "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
+            "retryPolicy": {"minimumBackoff": "1s", "maximumBackoff": "600s"},
             "deadLetterPolicy": {"deadLetterTopicRef": {"name": "data-writes-dead"}, "maxDeliveryAttempts": 5},
         },
     }

@@ -1,11 +1,16 @@
 """Names on Pub/Sub."""
 
 import re
+from datetime import timedelta
 
 import pytest
-from fleets import fleet
+from fleets import HEAD, TYPE, fleet
 
 from shardctl.fleet import topology
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
+
+BACKEND = "  call: {routing_key: id, http: {url: 'https://a.example'}}\n"
 
 WITHOUT_ROOM = (("0-335", "336-687", "688-1023"), ("0-415", "416-683", "684-1023"))
 
@@ -43,3 +48,19 @@ def test_other_filters_have_other_names():
 )
 def test_which_subscriptions_are_for_strays(name, is_one):
     assert topology.is_strays(fleet(("0-1023",)), name) is is_one
+
+
+@pytest.mark.parametrize(
+    ("subscription", "kind", "expected"),
+    [
+        ("{}", "", 1),
+        ("{}", BACKEND, 10),
+        ("{retry_maximum: 5s}", BACKEND, 5),
+        ("{retry_maximum: 0s}", "", 0),
+        ("{retry_minimum: 3s}", BACKEND, 3),
+    ],
+)
+def test_a_backend_is_given_more_time_than_a_table_before_a_message_comes_again(subscription, kind, expected):
+    types = f"message_types:\n{TYPE.format(name='a')}{kind}"
+    text = f"{HEAD}subscription: {subscription}\n{types}shards: [{{name: s0, slots: 0-1023}}]\n"
+    assert topology.retry_minimum(fleet_from(parse(text))) == timedelta(seconds=expected)

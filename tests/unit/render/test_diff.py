@@ -166,7 +166,7 @@ def test_a_changed_setting_is_told_with_both_values(provisioned: Path, capsys: p
     assert "update subscription" in out
     assert "  ack_deadline_seconds: 60 → 30\n" in out
     assert (
-        "  retry_policy: minimum_backoff 10s, maximum_backoff 600s → minimum_backoff 5s, maximum_backoff 600s\n" in out
+        "  retry_policy: minimum_backoff 1s, maximum_backoff 600s → minimum_backoff 5s, maximum_backoff 600s\n" in out
     )
 
 

@@ -163,10 +163,10 @@ def test_leases_of_what_is_held_are_extended_in_time():
                     return await modify(**request)
 
             intake._client = Client()
-            now[0] = 8.0  # over a third of 15 seconds
+            now[0] = 8.0  # over a third of 10 seconds
             await until(lambda: extended)
-            assert extended == [(8.0, 3, 15)]
-            now[0] = 12.5
+            assert extended == [(8.0, 3, 10)]
+            now[0] = 11.0
             await asyncio.sleep(1.3)
             assert len(extended) == 1
             now[0] = 16.0
