@@ -1,4 +1,4 @@
-"""Spin searches the model of the hand-over (docs/handover) whole: no fault as it is, and one in every mutant."""
+"""Spin searches the models of a hand-over and its copy (docs/handover) whole: no fault as they are, and one in every mutant."""
 
 import os
 import re
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-MODEL = Path(__file__).parents[2] / "docs" / "handover" / "handover.pml"
+FOLDER = Path(__file__).parents[2] / "docs" / "handover"
+HANDOVER, COPY = FOLDER / "handover.pml", FOLDER / "copy.pml"
 
 
-def case(name, settings, states, *, slow=False):
+def case(name, settings, states, *, slow=False, model=HANDOVER):
     """`states` is a lower bound: a model that gets stuck early on must not pass for one that is right."""
-    return pytest.param(settings.split(), states, id=name, marks=[pytest.mark.proof] if slow else [])
+    return pytest.param(model, settings.split(), states, id=name, marks=[pytest.mark.proof] if slow else [])
 
 
 CONFIGURATIONS = [  # together two minutes of one core
@@ -55,6 +56,16 @@ CONFIGURATIONS = [  # together two minutes of one core
     case("stays and stays, order broken", "DBS=0 UNORDERED MSGS=1 LANES=3", 525_000, slow=True),
     case("stays and moves, order broken", "DBS=4 UNORDERED MSGS=1 LANES=3", 841_000, slow=True),
     case("moves and stays, order broken", "DBS=6 UNORDERED MSGS=1 LANES=3", 534_000, slow=True),
+    case("copy", "RESTARTS", 173_000, model=COPY),
+    case("copy, there and back", "LANES=3 EXECUTORS=1", 120_000, model=COPY),
+    case("copy, three logs", "RESTARTS NAMES=3", 313_000, slow=True, model=COPY),
+    case("copy, a row that comes again", "WRITES=4 KEYS=16 DELETIONS=10 RESTARTS", 560_000, slow=True, model=COPY),
+    case("copy, there and back, two executors", "LANES=3 RESTARTS", 1_336_000, slow=True, model=COPY),
+    case("copy, aborted, planned anew", "LANES=3 DBS=6 RESTARTS", 1_196_000, slow=True, model=COPY),
+    case("copy, there, back and there", "LANES=4 EXECUTORS=1", 773_000, slow=True, model=COPY),
+    case("copy, there, back twice", "LANES=4 EXECUTORS=1 DBS=2", 515_000, slow=True, model=COPY),
+    case("copy, there, stays, back", "LANES=4 EXECUTORS=1 DBS=6", 635_000, slow=True, model=COPY),
+    case("copy, there, back and there, two executors", "LANES=4", 5_581_000, slow=True, model=COPY),
 ]
 
 ENDINGS = [
@@ -62,10 +73,13 @@ ENDINGS = [
     case("moves, order broken", "UNORDERED MSGS=1 TWICE=2", 39_000, slow=True),
     case("moves and returns", "LANES=3 MSGS=1", 300_000, slow=True),
     case("moves and returns, order broken", "UNORDERED MSGS=1 LANES=3", 1_258_000, slow=True),
+    case("copy", "", 53_000, model=COPY),
+    case("copy, there and back", "LANES=3 RESTARTS", 1_968_000, slow=True, model=COPY),
+    case("copy, there, back and there", "LANES=4 EXECUTORS=1", 1_142_000, slow=True, model=COPY),
 ]
 
 # A mutant, and the smallest configuration that shows it. Without the mutant that configuration is a part of one above.
-MUTANTS = {
+MUTANTS_OF_HANDOVER = {
     "abort_at_once": "",
     "abort_in_one_round": "",
     "ack_before_publishing_again": "UNORDERED",
@@ -91,6 +105,35 @@ MUTANTS = {
     "stale_map": "",
     "wrong_source": "LANES=3 MSGS=1",
 }
+MUTANTS_OF_COPY = {
+    "activated_before_delta": "",
+    "any_log_will_do": "LANES=3",
+    "applied_blindly": "LANES=3 DBS=6",
+    "base_over_leftovers": "",
+    "delta_before_left": "",
+    "deletion_missed": "",
+    "inbox_not_logged": "",
+    "lane_not_held": "",
+    "log_begins_late": "LANES=3",
+    "log_beside_the_write": "",
+    "log_by_key": "",
+    "log_deleted_first": "",
+    "log_deleted_unread": "",
+    "log_emptied_late": "",
+    "log_kept": "",
+    "logged_beside_the_fence": "",
+    "logged_blindly": "",
+    "rows_deleted_while_logged": "LANES=3",
+    "snapshot_before_lane": "",
+    "snapshot_before_logged": "",
+    "stale_base": "RESTARTS",
+    "two_snapshots": "",
+}
+MUTANTS = [
+    pytest.param(model, mutant, settings.split(), id=mutant)
+    for model, mutants in ((HANDOVER, MUTANTS_OF_HANDOVER), (COPY, MUTANTS_OF_COPY))
+    for mutant, settings in mutants.items()
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,7 +145,7 @@ def _checker():
         pytest.skip(f"{' and '.join(missing)} not installed; on Debian: apt-get install spin gcc")
 
 
-def search(folder, settings, *, effort="-O1", compile_for="-DSAFETY", options=("-w22",)):
+def search(folder, model, settings, *, effort="-O1", compile_for="-DSAFETY", options=("-w22",)):
     """What Spin's search of the model prints."""
 
     def run(*command):
@@ -110,7 +153,7 @@ def search(folder, settings, *, effort="-O1", compile_for="-DSAFETY", options=("
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run("spin", "-a", *(f"-D{setting}" for setting in settings), str(MODEL))
+    run("spin", "-a", *(f"-D{setting}" for setting in settings), str(model))
     # -DNOREDUCE: partial order reduction saves no state here, so what it asks of a model needn't be proved.
     run("gcc", effort, "-DNOREDUCE", *compile_for.split(), "-o", "pan", "pan.c")
     return run("./pan", "-m100000", *options)
@@ -124,28 +167,33 @@ def assert_whole(printed, states):
     assert int(re.search(r"(\d+) states, stored", printed)[1]) >= states, printed
 
 
-@pytest.mark.parametrize(("settings", "states"), CONFIGURATIONS)
-def test_no_write_is_lost_doubled_or_reordered_and_every_state_leads_to_an_end(tmp_path, settings, states):
-    assert_whole(search(tmp_path, settings), states)
+@pytest.mark.parametrize(("model", "settings", "states"), CONFIGURATIONS)
+def test_no_write_is_lost_doubled_or_reordered_and_every_state_leads_to_an_end(tmp_path, model, settings, states):
+    assert_whole(search(tmp_path, model, settings), states)
 
 
-@pytest.mark.parametrize(("settings", "states"), ENDINGS)
-def test_nothing_goes_on_for_ever_once_faults_cease(tmp_path, settings, states):
+@pytest.mark.parametrize(("model", "settings", "states"), ENDINGS)
+def test_nothing_goes_on_for_ever_once_faults_cease(tmp_path, model, settings, states):
     # -DNOSTUTTER: a schedule that has ended doesn't count as one that goes on.
-    printed = search(tmp_path, ["ENDS", *settings], compile_for="-DNOSTUTTER", options=("-a", "-w22"))
+    printed = search(tmp_path, model, ["ENDS", *settings], compile_for="-DNOSTUTTER", options=("-a", "-w22"))
     assert_whole(printed, states)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_mutant_is_found_out(tmp_path, mutant):
-    printed = search(tmp_path, [f"MUTANT_{mutant}", *MUTANTS[mutant].split()], effort="-O0", options=("-w18",))
+@pytest.mark.parametrize(("model", "mutant", "settings"), MUTANTS)
+def test_a_mutant_is_found_out(tmp_path, model, mutant, settings):
+    printed = search(tmp_path, model, [f"MUTANT_{mutant}", *settings], effort="-O0", options=("-w18",))
     assert "assertion violated" in printed, printed
-    assert (tmp_path / "handover.pml.trail").exists()
+    assert (tmp_path / f"{model.name}.trail").exists()
 
 
-def test_every_mutant_of_the_model_is_tried_and_told():
-    model = "".join(path.read_text() for path in MODEL.parent.glob("*.pml"))
-    assert set(re.findall(r"\bMUTANT_([a-z_]+)", model)) == set(MUTANTS)
-    told = (MODEL.parents[1] / "handover.md").read_text()
-    assert {mutant for mutant in MUTANTS if f"`{mutant}`" not in told} == set()
+@pytest.mark.parametrize(
+    ("files", "mutants"),
+    [(("handover.pml", "ordered.pml", "unordered.pml"), MUTANTS_OF_HANDOVER), (("copy.pml",), MUTANTS_OF_COPY)],
+    ids=["handover", "copy"],
+)
+def test_every_mutant_of_the_model_is_tried_and_told(files, mutants):
+    model = "".join((FOLDER / name).read_text() for name in files)
+    assert set(re.findall(r"\bMUTANT_([a-z_]+)", model)) == set(mutants)
+    told = (FOLDER.parent / "handover.md").read_text()
+    assert {mutant for mutant in mutants if f"`{mutant}`" not in told} == set()
