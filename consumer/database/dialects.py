@@ -12,6 +12,7 @@ from typing import Protocol
 
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
+from shardctl.shard.jsonrows import rows_of
 from shardctl.shard.lanes import sharing_fence
 from shardctl.wire.values import LIMITS, Limits, moment_of
 
@@ -135,12 +136,7 @@ class PostgreSQL(_Standard):
     usual_lock_limit: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        types = {
-            "text": "text", "integer": "integer", "bigint": "bigint", "number": "double precision", "decimal": "numeric",
-            "boolean": "boolean", "timestamp": "timestamptz", "json": "jsonb",
-        }  # fmt: skip
-        listed = ", ".join(f"{self.quote(name)} {types[kind]}" for name, kind in columns)
-        return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
+        return rows_of("postgresql", columns)
 
     def bytes_of(self, digits: str) -> str:
         return f"decode({digits}, 'hex')"
@@ -166,8 +162,7 @@ class SQLite(_Standard):
     usual_lock_limit: str | None = None
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        listed = ", ".join(f"json_extract(item.value, '$.\"{name}\"') AS {self.quote(name)}" for name, _ in columns)
-        return f"(SELECT {listed} FROM json_each(?) AS item WHERE true) AS r"  # noqa: S608
+        return rows_of("sqlite", columns)
 
     def bytes_of(self, digits: str) -> str:
         return f"{UNHEX}({digits})"
@@ -204,17 +199,7 @@ class MySQL:
     )
 
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        # Left to itself, a text would have the database's default character set.
-        text = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
-        types = {
-            "text": text, "integer": "integer", "bigint": "bigint", "number": "double", "decimal": "decimal(65,30)",
-            "boolean": "boolean", "timestamp": "datetime(6)", "json": text,
-        }  # fmt: skip
-        listed = ", ".join(
-            f"{self.quote(name)} {types[kind]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR"
-            for name, kind in columns
-        )
-        return f"JSON_TABLE(%s, '$[*]' COLUMNS ({listed})) AS r"
+        return rows_of("mysql", columns)
 
     def same(self, column: str, kind: ColumnType) -> str:
         if kind != "text":

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard.changes import Change
 from shardctl.wire import bodies
 
 
@@ -27,6 +28,13 @@ class Sink(Protocol):
         Raises DataFaultError when one of them can't be: which one, the caller finds by trying smaller shares. Raises
         TransientError when it may work later. Either way what was written by this call is rolled back.
         """
+
+
+class LoggedSink(Sink, Protocol):
+    """A sink as the store has it: it also tells what its writes change."""
+
+    def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
+        """Where to look for what these writes have changed, or more: see `shardctl.shard.changes`."""
 
 
 def json_object(delivery: Delivery) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection
 from sqlalchemy import exc as sa
@@ -15,6 +15,8 @@ from consumer.errors import DataFaultError, PermanentError, TransientError
 from consumer.sinks.base import Sink, check_key, json_object
 from shardctl.errors import UsageError
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard import changes
+from shardctl.shard.changes import Change
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,11 @@ class CustomSink:
         if not all(each.is_active for each in transactions):
             raise TransientError(self._ended_transaction)
         return stale if isinstance(stale, int) else 0
+
+    def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
+        """Whatever it writes of a message, the message's routing key says where."""
+        for write in writes:
+            yield changes.of_routing_key(write.slot, write.partition_key)
 
     def _tell(self, call: str, delivery: Delivery, error: Exception) -> None:
         log.error(

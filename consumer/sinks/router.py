@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,21 @@ from sqlalchemy import Connection
 
 from consumer.delivery import Delivery
 from consumer.sinks import custom
-from consumer.sinks.base import Sink
+from consumer.sinks.base import LoggedSink
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard.changes import Change
 
 
-def sink_of(sql: Sink, kinds: dict[str, MessageType], http: Sink | None = None) -> Sink:
+def sink_of(sql: LoggedSink, kinds: dict[str, MessageType], http: LoggedSink | None = None) -> LoggedSink:
     """The sink for these types: the SQL sink itself where no type has one of its own. Raises SinkError.
 
     Types that name the same factory share one sink, so their writes come to it in one call; those with backends share `http`.
     """
-    by_path: dict[str, Sink] = {}
+    by_path: dict[str, LoggedSink] = {}
     for name, kind in kinds.items():
         if kind.sink is not None and kind.sink not in by_path:
             by_path[kind.sink] = custom.load(name, kind.sink, kinds)
-    own = {name: by_path[kind.sink] for name, kind in kinds.items() if kind.sink is not None}
+    own: dict[str, LoggedSink] = {name: by_path[kind.sink] for name, kind in kinds.items() if kind.sink is not None}
     if http is not None:
         own |= {name: http for name, kind in kinds.items() if kind.http is not None}
     return Router({name: own.get(name, sql) for name in kinds}, kinds) if own else sql
@@ -34,11 +35,13 @@ def sink_of(sql: Sink, kinds: dict[str, MessageType], http: Sink | None = None) 
 class Share:
     """Writes that one call of a sink brings about."""
 
-    sink: Sink
+    sink: LoggedSink
     writes: list[Delivery]
 
 
-def share_out(writes: Sequence[Delivery], sinks: Mapping[str, Sink], kinds: Mapping[str, MessageType]) -> list[Share]:
+def share_out(
+    writes: Sequence[Delivery], sinks: Mapping[str, LoggedSink], kinds: Mapping[str, MessageType]
+) -> list[Share]:
     """Cut writes into calls that, one after the other, keep the order of each routing key, and of the writes to each row.
 
     A write joins the first call of its sink that doesn't come before what it must follow: few calls, whatever the mixture.
@@ -63,7 +66,7 @@ def share_out(writes: Sequence[Delivery], sinks: Mapping[str, Sink], kinds: Mapp
 
 
 class Router:
-    def __init__(self, sinks: Mapping[str, Sink], kinds: Mapping[str, MessageType]) -> None:
+    def __init__(self, sinks: Mapping[str, LoggedSink], kinds: Mapping[str, MessageType]) -> None:
         self._sinks, self._kinds = sinks, kinds
 
     def check(self, delivery: Delivery) -> None:
@@ -72,3 +75,7 @@ class Router:
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         shares = share_out(writes, self._sinks, self._kinds)
         return sum(share.sink.apply(connection, share.writes) for share in shares)
+
+    def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
+        for write in writes:
+            yield from self._sinks[write.message_type].changes((write,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 from sqlalchemy import Connection
@@ -18,6 +18,8 @@ from consumer.sinks import statements, values
 from consumer.sinks.grouping import Shape, group
 from consumer.sinks.places import Places
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard import changes
+from shardctl.shard.changes import Change
 from shardctl.wire.bodies import Rules
 
 MAX_SHAPES = 1_000  # kept of statements: which columns a write names is its client's choice
@@ -57,6 +59,14 @@ class SqlSink:
                         )
                     stale += missed
         return stale
+
+    def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
+        """The row that each write may have touched. Where a trigger fills other tables, also the write's routing key."""
+        for write in writes:
+            rules = self._rules[write.message_type]
+            yield Change(write.slot, rules.kind.table, values.plain_key(write, rules))
+            if rules.kind.slot_tables:
+                yield changes.of_routing_key(write.slot, write.partition_key)
 
     def _text(self, writes: Iterable[Delivery], rules: Rules) -> str:
         if self._dialect.reads_json_as_written:

@@ -51,6 +51,22 @@ def plain(write: Delivery, rules: Rules) -> dict[str, Any]:
     return row
 
 
+def plain_key(write: Delivery, rules: Rules) -> tuple[Any, ...]:
+    """The key's values as the log of changes has them: see `shardctl.shard.changes.Change`."""
+    found = []
+    for column in rules.kind.key:
+        value = write.body[column]
+        match rules.types[column]:
+            case "timestamp":
+                value = utc_text(value)
+            case "decimal":
+                value = _plain_decimal(digits_of(column, write.body, write.message.data))
+            case "number":
+                value = float(value)
+        found.append(value)
+    return tuple(found)
+
+
 _NOT_PLAIN: frozenset[ColumnType] = frozenset(("timestamp", "json", "decimal"))
 _MAY_LOSE_DIGITS = frozenset((float, dict, list))
 

@@ -22,12 +22,16 @@ from shardctl.shard.schema import LaneState
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """The lanes of a database at one version of its fence. `others` are those that aren't active."""
+    """The lanes of a database at one version of its fence. `others` are those that aren't active.
+
+    Of slots in `logged` every change is to be logged: see `shardctl.shard.changes`.
+    """
 
     version: int
     active: frozenset[int]
     active_slots: frozenset[int]
     others: Mapping[int, Lane]
+    logged: frozenset[int] = frozenset()
 
 
 class Fence:
@@ -52,6 +56,13 @@ class Fence:
             self._known = known = _lanes(version, lanes.read(connection))
         return known
 
+    def look(self, connection: Connection) -> Lanes:
+        """The lanes as they were a moment ago: what is read from the database after this call is at least as new."""
+        version, known = lanes.version(connection), self._known
+        if known is None or version != known.version:
+            return _lanes(version or 0, lanes.read(connection))
+        return known
+
 
 def _lanes(version: int, rows: Mapping[int, Lane]) -> Lanes:
     active = {lane: row for lane, row in rows.items() if row.state == LaneState.ACTIVE}
@@ -60,4 +71,5 @@ def _lanes(version: int, rows: Mapping[int, Lane]) -> Lanes:
         frozenset(active),
         frozenset(row.slot for row in active.values()),
         {lane: row for lane, row in rows.items() if lane not in active},
+        frozenset(row.slot for row in active.values() if row.log is not None),
     )

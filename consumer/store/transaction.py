@@ -13,12 +13,12 @@ from consumer.database import sessions
 from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
-from consumer.sinks.base import Sink
+from consumer.sinks.base import LoggedSink
 from consumer.store.fence import Fence, Lanes
 from consumer.store.inbox import NOTHING_ADDED, Inbox
 from consumer.store.parked import Key, Parked, key_of
 from consumer.store.term import Term
-from shardctl.shard import lanes, schema
+from shardctl.shard import changes, lanes, schema
 from shardctl.shard.lanes import Lane, Met
 from shardctl.shard.schema import LaneState, replicas
 
@@ -76,7 +76,9 @@ class Store:
     With a `term`, each call that writes raises NotLeaderError if this replica no longer leads, before it does anything.
     """
 
-    def __init__(self, engine: Engine, dialect: Dialect, fence: Fence, sink: Sink, term: Term | None = None) -> None:
+    def __init__(
+        self, engine: Engine, dialect: Dialect, fence: Fence, sink: LoggedSink, term: Term | None = None
+    ) -> None:
         self._engine, self._dialect, self._fence, self._sink, self._term = engine, dialect, fence, sink, term
         self._inbox, self._parked = Inbox(dialect), Parked(dialect)
 
@@ -152,6 +154,8 @@ class Store:
         _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
         stale = apply(connection, writes) if writes else 0
         newly_parked = tuple(self._parked.park(connection, waiting, parked_keys)) if waiting else ()
+        if here.logged:
+            self._log(connection, here, recorded=fresh, written=writes, parked=waiting)
         repeated = len(owned) - len(fresh)
         return Outcome(
             len(writes),
@@ -164,6 +168,28 @@ class Store:
             parked=len(waiting),
             newly_parked=newly_parked,
         )
+
+    def _log(
+        self,
+        connection: Connection,
+        here: Lanes,
+        *,
+        recorded: Sequence[Delivery],
+        written: Sequence[Delivery],
+        parked: Sequence[Delivery],
+    ) -> None:
+        """Log what this transaction changes of logged slots: inbox rows, what the sink writes, and parked keys.
+
+        Every transaction here that changes rows of a slot ends with it.
+        """
+        recorded, written, parked = (
+            [delivery for delivery in these if delivery.slot in here.logged] for these in (recorded, written, parked)
+        )
+        found = [changes.of_inbox(delivery.slot, delivery.identity) for delivery in recorded]
+        found += self._sink.changes(written)
+        found += (changes.of_parked(*key_of(delivery)) for delivery in parked)
+        if found:
+            changes.record(connection, found)
 
     def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
         """Whether the database can't even store it. If so, it is dead-lettered, also where its type parks."""
@@ -247,9 +273,15 @@ class Store:
             return stale
 
     def known(self, deliveries: Sequence[Delivery]) -> set[Delivery]:
-        """The messages that the inbox knows: they took effect, or were dead-lettered or parked, in a committed transaction."""
+        """The messages that the inbox knows: they took effect, or were dead-lettered or parked, in a committed transaction.
+
+        Only where their lane is active here, or has left. Until it is, the inbox may hold what was copied from another database
+        a while ago: a dead row, too, that the dead-letter desk has since deleted there so that the write is tried again.
+        """
         with sessions.translated(), self._engine.connect() as connection:
-            return self._inbox.known(connection, deliveries)
+            here = self._fence.look(connection)  # before the inbox, which is then as new as the lanes, or newer
+            sure = [delivery for delivery in deliveries if _was_active(delivery.lane, here)]
+            return self._inbox.known(connection, sure) if sure else set()
 
     def released_keys(self) -> list[Key]:
         """Parked keys that wait for `release`."""
@@ -263,22 +295,31 @@ class Store:
         """
         try:
             with self._writing() as connection:
-                if key[0] not in self._fence.share(connection).active_slots or not self._parked.take(connection, key):
+                here = self._fence.share(connection)
+                if key[0] not in here.active_slots or not self._parked.take(connection, key):
                     return None
                 waiting = self._parked.first(connection, key)
                 writes, unreadable = _up_to_unreadable([delivery for _, delivery in waiting], read)
                 done, fault = self._apply_up_to_fault(connection, writes)
                 fault = fault or unreadable
                 more = self._parked.finish_release(connection, key, waiting[:done], fault)
+                self._log_release(connection, here, key, writes[:done])
                 return Released(done, fault, more)
         except DataFaultError as error:  # at the commit
             return self._keep_parked(key, PermanentError(error.reason, error.detail))
 
+    def _log_release(self, connection: Connection, here: Lanes, key: Key, done: Sequence[Delivery]) -> None:
+        if key[0] in here.logged:
+            self._log(connection, here, recorded=done, written=done, parked=())
+            changes.record(connection, (changes.of_parked(*key),))
+
     def _keep_parked(self, key: Key, fault: PermanentError) -> Released:
         """Each message succeeds alone, but their commit fails: a person has to look at it."""
         with self._writing() as connection:
-            if self._parked.take(connection, key):
+            here = self._fence.share(connection)
+            if key[0] in here.active_slots and self._parked.take(connection, key):
                 self._parked.finish_release(connection, key, (), fault)
+                self._log_release(connection, here, key, ())
             return Released(0, fault)
 
     def _apply_up_to_fault(
@@ -346,6 +387,11 @@ def _needs_dead_letter(delivery: Delivery) -> bool:
 def _commit_only_without(poison: Sequence[Delivery]) -> None:
     if poison:
         raise _PoisonFoundError(poison)
+
+
+def _was_active(lane: int, here: Lanes) -> bool:
+    other = here.others.get(lane)
+    return lane in here.active or (other is not None and other.state == LaneState.LEFT)
 
 
 def _is_active(lane: Lane | None) -> bool:

@@ -36,7 +36,7 @@ from shardctl.deadletter.letter import Letter, Origin, note_of
 from shardctl.deadletter.place import KEY_REUSED
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
-from shardctl.shard import database
+from shardctl.shard import changes, database
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_version, inbox, lanes
@@ -208,6 +208,7 @@ class Inboxes:
             connection.execute(_DELETE_DEAD, dead)
         if notes:
             connection.execute(insert(inbox), notes)
+        _log(connection, [letter for letter in letters if verdicts[letter.identity] is GO])
         return verdicts
 
     def _verdict(self, letter: Letter, shard: str, known: Known) -> Verdict:
@@ -241,6 +242,20 @@ class Inboxes:
             f"it was written {age.days} days ago, and the inbox remembers {kept.days + 1}: nobody can tell whether it took "
             "effect since. --unrecorded replays it",
         )
+
+
+def _log(connection: Connection, going: Sequence[Letter]) -> None:
+    """The rows of letters that were let go, and their notes, where their slots' changes are logged."""
+    logged = changes.logged(connection, {slot_of(letter) for letter in going}) if going else ()
+    changes.record(
+        connection,
+        [
+            changes.of_inbox(slot_of(letter), row)
+            for letter in going
+            if slot_of(letter) in logged
+            for row in (letter.write_identity, note_of(letter))
+        ],
+    )
 
 
 def _recorded(row: _Row, letter: Letter) -> Verdict | None:

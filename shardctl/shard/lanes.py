@@ -6,7 +6,9 @@ Invariants kept here and in the transactions that call this:
   read of the lanes can't change under it, and after a change has committed nothing is written by the lanes of before;
 - a lane is left only by the barrier that its own database awaits. It is awaited only once the slot's next lane is due, and its
   token is unknown to everybody else until it is published. So while a slot is arriving, no message can end the lane it is in,
-  and a barrier that is met was published after the lane became due.
+  and a barrier that is met was published after the lane became due;
+- a lane's log begins under the fence alone, has a name that no other log ever has, and ends only when the rebalance is closed. So
+  whoever reads the same name twice knows that every change in between is in it: see `shardctl.shard.changes`.
 """
 
 from __future__ import annotations
@@ -19,19 +21,23 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, select, upda
 
 from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.shard.engine import MYSQL
-from shardctl.shard.schema import LaneState, RebalanceState, barriers, fence, lanes, rebalances
+from shardctl.shard.schema import LaneState, RebalanceState, barriers, bases, fence, lanes, rebalances
 
 TOKEN_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One slot in one generation. `barrier_time_us`: of the barrier that it began with, or ended with once it has left."""
+    """One slot in one generation. `barrier_time_us`: of the barrier that it began with, or ended with once it has left.
+
+    `log` names the log of its changes; None where they aren't logged.
+    """
 
     slot: int
     generation: int
     state: LaneState
     barrier_time_us: int | None = None
+    log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +59,12 @@ def read(connection: Connection, of: Collection[int] | None = None) -> dict[int,
 
     Share the fence, or take it alone, to rely on them.
     """
-    query = select(lanes.c.slot, lanes.c.generation, lanes.c.state, lanes.c.barrier_time_us)
+    query = select(lanes.c.slot, lanes.c.generation, lanes.c.state, lanes.c.barrier_time_us, lanes.c.log)
     if of is not None:
         query = query.where(lanes.c.slot.in_(of))
     return {
-        lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us)
-        for slot, generation, state, barrier_time_us in connection.execute(query)
+        lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us, log)
+        for slot, generation, state, barrier_time_us, log in connection.execute(query)
     }
 
 
@@ -89,9 +95,10 @@ _SHARED = {
 
 def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
     """A lane that nobody else changes until the transaction ends. Writers don't notice."""
-    query = select(lanes.c.state, lanes.c.barrier_time_us).where(lanes.c.slot == slot, lanes.c.generation == generation)
+    columns = lanes.c.state, lanes.c.barrier_time_us, lanes.c.log
+    query = select(*columns).where(lanes.c.slot == slot, lanes.c.generation == generation)
     found = connection.execute(query.with_for_update()).first()
-    return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us)
+    return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us, found.log)
 
 
 def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
@@ -106,9 +113,33 @@ def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None
 
 
 def make_due(connection: Connection, of: Iterable[int], generation: int) -> None:
-    """Arriving slots become due: from the commit on their barriers may be published, and nobody acks for them any more."""
+    """Arriving slots become due: from the commit on their barriers may be published, and nobody acks for them any more.
+
+    The lanes are held first: where another executor copies one of them, this waits without the fence, and holds no writer up.
+    """
+    slots = dict.fromkeys(of)
+    held = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.slot.in_(list(slots)))
+    connection.execute(held.order_by(lanes.c.slot).with_for_update()).all()
     take_fence_alone(connection)
-    _move(connection, dict.fromkeys(of), generation, LaneState.ARRIVING, LaneState.DUE)
+    _move(connection, slots, generation, LaneState.ARRIVING, LaneState.DUE)
+
+
+def begin_logs(connection: Connection, of: Collection[int], generation: int) -> None:
+    """From the commit on every change of these slots is logged, and what isn't logged is committed. A log that there is stays.
+
+    Of active lanes alone.
+    """
+    take_fence_alone(connection)
+    active = and_(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE, lanes.c.log.is_(None))
+    change = update(lanes).where(active, lanes.c.slot.in_(list(of)))
+    connection.execute(change.values(log=secrets.token_hex(TOKEN_BYTES)))
+
+
+def end_logs(connection: Connection) -> None:
+    """For whoever closes a rebalance: nothing is logged any more, and no copy that a log went with counts any more."""
+    take_fence_alone(connection)
+    connection.execute(update(lanes).where(lanes.c.log.is_not(None)).values(log=None))
+    connection.execute(delete(bases))
 
 
 def await_barriers(connection: Connection, of: Collection[int], generation: int, rebalance: str) -> dict[int, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from shardctl.errors import ShardctlError
-from shardctl.shard import database
+from shardctl.shard import changes, database
 from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import InboxOutcome, LaneState, inbox, lanes, parked, parked_keys
 
@@ -136,6 +136,7 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
         return 0
     first = select(parked.c.position, parked.c.identity).where(_its_messages(of)).order_by(parked.c.position)
     doomed = connection.execute(first if every else first.limit(1)).all()
+    _log(connection, of, [row.identity for row in doomed])
     for at in range(0, len(doomed), 500):
         some = doomed[at : at + 500]
         is_one = inbox.c.identity.in_([row.identity for row in some])
@@ -156,7 +157,15 @@ def _take(connection: Connection, of: ParkedKey) -> bool:
     return connection.scalar(active) is not None and connection.scalar(its_row) is not None
 
 
+def _log(connection: Connection, of: ParkedKey, identities: Sequence[bytes] = ()) -> None:
+    """What is about to change, where the slot's changes are logged."""
+    if changes.logged(connection, (of.slot,)):
+        rows = [changes.of_inbox(of.slot, bytes(its_identity)) for its_identity in identities]
+        changes.record(connection, [*rows, changes.of_parked(of.slot, of.message_type, of.key)])
+
+
 def _release(connection: Connection, of: ParkedKey) -> bool:
+    _log(connection, of)
     connection.execute(update(parked_keys).where(_its_row(of)).values(released=True))
     return True
 

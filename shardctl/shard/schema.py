@@ -132,6 +132,36 @@ lanes = Table(
     Column("state", String(16), nullable=False),
     # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub told it.
     Column("barrier_time_us", sa.BigInteger),
+    # Names the lane's log of changes, at random; NULL while changes aren't logged. See `shardctl.shard.changes`.
+    Column("log", String(32)),
+    **_MYSQL_OPTIONS,
+)
+
+# What has changed in the slots of logged lanes, by key. See `shardctl.shard.changes`, which alone writes it. A position names one
+# change for ever: whoever has copied it deletes it by its position, perhaps long after, and must not meet another.
+changes = Table(
+    "shardctl_changes",
+    metadata,
+    Column("position", sa.BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("slot", Integer, nullable=False),
+    Column("table_name", String(255), nullable=False),
+    Column("key", _LONG_TEXT, nullable=False),  # a JSON array
+    Index("shardctl_changes_of_slot", "slot", "position"),
+    sqlite_autoincrement=True,  # else numbers are given out again once the table is empty
+    **_MYSQL_OPTIONS,
+)
+
+# Slots whose rows are here, copied from a lane that was active then and is logged since. See `shardctl.rebalance.bases`.
+bases = Table(
+    "shardctl_bases",
+    metadata,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("generation", Integer, primary_key=True, autoincrement=False),  # of the lane that is to have it
+    Column("source_shard", String(255), nullable=False),
+    Column("source_generation", Integer, nullable=False),
+    Column("log", String(32), nullable=False),  # of the source's lane
+    Column("rows", sa.BigInteger, nullable=False),
+    Column("made_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     **_MYSQL_OPTIONS,
 )
 
@@ -255,7 +285,14 @@ def fault_of_version(connection: Connection) -> str | None:
         return (
             f"its table {LANES_OF_0_1} is of shardctl 0.1.0: run `shardctl provision`, which renames it to {lanes.name}"
         )
+    if inspector.has_table(lanes.name) and lacks_log(connection):
+        return f"its table {lanes.name} has no column {lanes.c.log.name}: run `shardctl provision`, which adds it"
     return None
+
+
+def lacks_log(connection: Connection) -> bool:
+    """Whether the lanes' table is as 0.1.0 made it."""
+    return not any(column["name"] == lanes.c.log.name for column in inspect(connection).get_columns(lanes.name))
 
 
 def missing_tables(connection: Connection) -> tuple[str, ...]:

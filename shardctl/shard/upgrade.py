@@ -1,5 +1,5 @@
 """Tables that 0.1.0 made, rewritten for this version: its inbox knew a write by its idempotency key alone, and it
-parked a routing key for all message types at once. The lanes' table only has a new name.
+parked a routing key for all message types at once. The lanes' table only has a new name and a column more.
 
     shardctl_inbox ──rename──▶ shardctl_inbox_0_1 ──rows, a batch a transaction──▶ shardctl_inbox_new ──rename──▶ shardctl_inbox
 
@@ -53,7 +53,9 @@ def upgrade(engine: Engine, progress: Progress = lambda _, __: None) -> tuple[st
         _refuse_beside_consumers(engine)
     for table in due:
         if table is schema.lanes:
-            _rename_lanes(engine)
+            if inspect(engine).has_table(schema.LANES_OF_0_1):
+                _rename_lanes(engine)
+            _add_log(engine)
         else:
             _rewrite(engine, table, _MADE_OF[table], progress)
     return tuple(table.name for table in due)
@@ -61,7 +63,7 @@ def upgrade(engine: Engine, progress: Progress = lambda _, __: None) -> tuple[st
 
 def _due(engine: Engine) -> list[Table]:
     """In the order in which they are upgraded."""
-    lanes = [schema.lanes] if inspect(engine).has_table(schema.LANES_OF_0_1) else []
+    lanes = [schema.lanes] if inspect(engine).has_table(schema.LANES_OF_0_1) or _lacks_log(engine) else []
     return lanes + [table for table in _MADE_OF if _is_due(engine, table)]
 
 
@@ -104,6 +106,19 @@ def _rename_lanes(engine: Engine) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
         if engine.dialect.name == "postgresql":
             _give_names(connection, new, old)
+
+
+def _lacks_log(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return inspect(connection).has_table(schema.lanes.name) and schema.lacks_log(connection)
+
+
+def _add_log(engine: Engine) -> None:
+    column = schema.lanes.c.log
+    with database.writing(engine) as connection:
+        if schema.lacks_log(connection):
+            kind = column.type.compile(engine.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {schema.lanes.name} ADD COLUMN {column.name} {kind}")
 
 
 def _drop_empty(engine: Engine, old: str, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +17,7 @@ from shardctl.deadletter.letter import Message, note_of, read
 from shardctl.fleet.keyspace import slot_of
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
-from shardctl.shard import database, lanes, schema
+from shardctl.shard import changes, database, lanes, schema
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.schema import LaneState
 
@@ -103,6 +104,26 @@ def test_only_what_is_dead_is_let_go_of_and_only_once(url, engine):
         record(engine, "i0", "dead")
         assert codes(asked.let_go(letters[:1])) == ["replay"]
     assert known(engine) == {note_of(letters[0]).hex(): "replayed", "i1": "applied", "i2": "parked"}
+
+
+def test_what_is_let_go_of_is_logged_where_the_slot_is_copied_meanwhile(url, engine):
+    """The row that goes, and the note that comes: else the slot's next database takes the write for dead for ever."""
+    letters = [letter(number) for number in range(2)]
+    record(engine, "i0", "dead")
+    with database.writing(engine) as connection:
+        lanes.begin_logs(connection, [SLOT], 1)
+    try:
+        with inboxes(url) as asked:
+            assert codes(asked.let_go(letters)) == ["replay", "unrecorded"]
+        with database.snapshot(engine) as connection:
+            rows = connection.execute(select(schema.changes.c.slot, schema.changes.c.table_name, schema.changes.c.key))
+            logged = sorted((slot, table, *json.loads(key)) for slot, table, key in rows)
+    finally:
+        with database.writing(engine) as connection:
+            lanes.end_logs(connection)
+        changes.empty(engine)
+    of_letter = (letters[0].write_identity, note_of(letters[0]))
+    assert logged == sorted((SLOT, "shardctl_inbox", row.hex()) for row in of_letter)
 
 
 def test_a_letter_that_uses_another_writes_key_touches_nothing_of_it(url, engine):

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from consumer.sinks.http.progress import Memory
 from shardctl.fleet import backends
 from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard import changes
+from shardctl.shard.changes import Change
 from shardctl.supervision.background import start_thread
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,12 @@ class HttpSink:
             if isinstance(end, PermanentError):
                 raise DataFaultError(end.reason, end.detail, key_waits=True)
         return 0
+
+    def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
+        """Nothing that moves, unless the file says that the backend fills tables of the shard's database."""
+        for write in writes:
+            if self._kinds[write.message_type].slot_tables:
+                yield changes.of_routing_key(write.slot, write.partition_key)
 
     def close(self) -> None:
         """Give up what is on its way. No call begins any more."""

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     WithJsonSchema,
@@ -19,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from shardctl.fleet.keyspace import TimeUnit
-from shardctl.fleet.model import Model
+from shardctl.fleet.model import Model, OrJust
 from shardctl.fleet.scalars import Identifier, SinkPath, TableName, Text, one_or_many
 from shardctl.fleet.settings.http import HttpBackend
 
@@ -86,6 +87,28 @@ class TimeBucket(Model):
     unit: TimeUnit
 
 
+class SlotTable(Model):
+    """A table that no message type is mapped to, and whose rows belong to slots."""
+
+    slot: Annotated[Identifier, Field(description="The column that holds each row's slot.")]
+    routing_key: Annotated[
+        Identifier | None,
+        Field(
+            description="The column that holds the routing key of the write that each row is of, best with an index. With it a "
+            "slot of any size moves with a short pause; without it, in one that grows with the slot."
+        ),
+    ] = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> Any:
+        return write(self) if self.routing_key else self.slot
+
+
+class _OrItsSlotColumn(OrJust):
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [_NAME_SCHEMA, handler(schema)]}
+
+
 class MessageType(Model):
     """Where writes of one type land: in a table, whose columns a JSON body names, at an HTTP backend, or wherever your own
     sink puts them.
@@ -143,10 +166,10 @@ class MessageType(Model):
         Identifier, Field(description="Holds the row's slot, so that a slot's rows can be found and moved.")
     ] = "slot"
     slot_tables: Annotated[
-        dict[TableName, Identifier],
+        dict[TableName, Annotated[SlotTable, _OrItsSlotColumn("slot", ())]],
         Field(
-            description="Other tables whose rows belong to slots, such as what a sink of yours fills, with the column "
-            "that holds the slot. A rebalance moves their rows too."
+            description="Other tables whose rows belong to slots, such as what a sink of yours fills: "
+            "`{audit: {slot: slot, routing_key: order_id}}`, or `{audit: slot}` alone. A rebalance moves their rows too."
         ),
     ] = {}
     time_bucket: TimeBucket | None = None

@@ -24,7 +24,7 @@ def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
     """Every table of these message types, and shardctl's own. Raises SlotTableError where two types disagree."""
     found: dict[str, Named] = {}
     for kind in kinds.values():
-        listed = [Named(name, column) for name, column in kind.slot_tables.items()]
+        listed = [Named(name, table.slot) for name, table in kind.slot_tables.items()]
         if kind.table:
             listed.insert(0, Named(kind.table, kind.slot_column, frozenset(kind.columns)))
         for each in listed:

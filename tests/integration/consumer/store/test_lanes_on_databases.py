@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from consumer_kit import SLOT_BITS, Shard, write
@@ -257,3 +257,22 @@ def test_a_replica_tells_which_generations_it_reads(shard):
     with shard.engine.connect() as connection:
         found = connection.execute(text("SELECT replica, generations FROM shardctl_replicas ORDER BY replica")).all()
     assert [tuple(row) for row in found] == [("pod-a", "1,2"), ("pod-b", "1,2")]
+
+
+# --- rows that were copied before the slot came -----------------------------------------------------------------------
+
+
+def test_a_row_that_was_copied_before_the_slot_came_makes_nothing_known(shard):
+    """It may be of a dead write that has been let go of since, where the slot is active: the write is to be tried again."""
+    tried_again = customer(2, name="again")
+    expect(shard, LaneState.ARRIVING)
+    copied = {
+        "slot": SLOT, "identity": tried_again.identity, "fingerprint": tried_again.fingerprint, "message_type": "customer",
+        "partition_key": KEY, "message_id": "m", "publish_time": datetime(2026, 1, 1, tzinfo=UTC), "outcome": "dead",
+    }  # fmt: skip
+    change(shard, lambda c: c.execute(insert(schema.inbox).values(copied)))
+    assert shard.store.known([tried_again]) == set()
+    change(shard, lanes.make_due, [SLOT], 2)
+    assert shard.store.known([tried_again]) == set()
+    change(shard, lanes.activate, {SLOT: PUBLISHED_US}, 2)
+    assert shard.store.known([tried_again]) == {tried_again}

@@ -158,8 +158,8 @@ def test_a_slot_that_isnt_active_here_is_kept_and_leaves_no_trace(shard, change)
         assert mine.idempotency_key not in dict(shard.inbox())
     finally:
         shard.run("DELETE FROM shardctl_lanes")
-        for slot, generation, state, _ in before:
-            shard.run(f"INSERT INTO shardctl_lanes VALUES ({slot}, {generation}, '{state}', NULL)")
+        for slot, generation, state, *_ in before:
+            shard.run(f"INSERT INTO shardctl_lanes (slot, generation, state) VALUES ({slot}, {generation}, '{state}')")
         shard.run("UPDATE shardctl_fence SET version = version + 1")
     assert shard.store.apply([mine]).applied == 1
 
