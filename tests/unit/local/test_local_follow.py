@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_local_changes import FLEET, MOVING
 
 from shardctl.fleet.load import load_fleet
 from shardctl.local.changes import CantApplyError
 from shardctl.local.follow import Follower, next_file
-from tests.unit.test_local_changes import FLEET, MOVING
 
 
 class Recorder:

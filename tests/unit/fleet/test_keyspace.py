@@ -18,7 +18,7 @@ from shardctl.fleet.keyspace import SlotRule, SlotSet, bucket_of, digits_of, slo
 BITS = 6
 EPOCH = date(1970, 1, 1)
 subsets = st.frozensets(st.integers(0, (1 << BITS) - 1))
-VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "slot-vectors.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[3] / "docs" / "slot-vectors.json").read_text())
 
 
 @given(subsets, subsets)
@@ -146,7 +146,7 @@ def test_a_bucket_is_counted_in_utc():
 
 def documented(language, name):
     """The block of docs/producers.md that defines this function."""
-    page = (Path(__file__).parents[2] / "docs" / "producers.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "producers.md").read_text()
     return next(block for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if f"{name}(" in block)
 
 

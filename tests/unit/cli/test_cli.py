@@ -15,7 +15,7 @@ from shardctl import cli
 from shardctl.cli import main
 from shardctl.fleet import scaffold
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ from shardctl.render import (
 )
 from shardctl.render.templates import Lines, scalar
 
-CASES = sorted((Path(__file__).parents[1] / "golden" / "cases").glob("*/shards.yaml"))
+CASES = sorted((Path(__file__).parents[2] / "golden" / "cases").glob("*/shards.yaml"))
 KUBERNETES_VERSION = "1.32"
 WORKLOADS = ("Deployment", "StatefulSet")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -20,7 +20,7 @@ def test_the_document_holds(tmp_path):
     # A sink's own type is left out: that its field may be missing when the parameter `key` is given, no schema can say.
     whole = fleet("{max_body_bytes: 4096}")
     described = {name: kind for name, kind in whole.message_types.items() if kind.columns}
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     with running(tmp_path, whole.model_copy(update={"message_types": described})) as (_, gateway):
         tried = subprocess.run(
             [

@@ -7,7 +7,7 @@ from shardctl.fleet.load import load_fleet
 from shardctl.local import manifests
 from shardctl.render import documents
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 import typer
 import yaml
-from test_redaction import CANARY, ODD_URLS
+from secrets_kit import CANARY, ODD_URLS
 
 import consumer.process.settings
 from shardctl import audit, provision
