@@ -1,4 +1,4 @@
-"""Files written whole or not at all: whoever reads one sees the old content or the new, whatever fails on the way."""
+"""Files written whole or not at all: a reader sees the old content or the new, whatever fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(path: Path, content: bytes, *, new: bool = False, private: bool = Fals
 
     A symbolic link stays, and the file that it leads to is replaced. An existing file keeps its mode, and its owner where we may
     give it away. Devices and pipes, such as /dev/stdout, are written to directly. `new` refuses whatever is there, a link too.
-    `private` is for secrets: only our user may read the file, whoever could read an earlier one.
+    `private` is for secrets: only our user may read the file, whatever the mode of an earlier one.
     """
     target = path if new else Path(os.path.realpath(path))
     try:
@@ -51,7 +51,7 @@ def write(path: Path, content: bytes, *, new: bool = False, private: bool = Fals
 
 
 def _is_special(path: Path) -> bool:
-    """Something other than a regular file, which a rename would do away with; a folder isn't meant, and gives its own error."""
+    """Whether it is something other than a regular file, which a rename would replace; a folder raises its own error."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _replace(target: Path, content: bytes, *, new: bool, private: bool) -> None:
         else:
             draft.replace(target)
     finally:
-        with suppress(OSError):  # it is the target by now, or holds nothing that anybody needs
+        with suppress(OSError):  # it has become the target, or holds nothing of use
             draft.unlink()
 
 
@@ -98,7 +98,7 @@ def _keep_mode(target: Path, handle: int) -> None:
 
 
 def _link(draft: Path, target: Path) -> None:
-    """A rename would replace a file that somebody else has just made. Raises FileExistsError."""
+    """Link the file instead: a rename would replace one that another process has just made. Raises FileExistsError."""
     try:
         os.link(draft, target)
     except OSError as error:

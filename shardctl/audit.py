@@ -1,8 +1,8 @@
-"""Two lines for each thing an operator does: that it begins, and how it ended. Who, what, to which fleet, by which plan.
+"""Two lines for each action of an operator: its begin and its outcome. Who, what, on which fleet, by which plan.
 
-An action begins when its plan is confirmed and its first effect is next; commands that only look leave no line. Lines go to
+An action begins when its plan is confirmed and its first effect is next; commands that only read leave no line. Lines go to
 stderr, where pipelines keep them, and to the file that `SHARDCTL_AUDIT_LOG` names, if it does: JSON, one object a line. A line
-`begun` without another one of its `id` means that the process was killed, or the machine, and what was done until then is done.
+`begun` without another one of its `id` means that the process or the machine was killed; what was done until then stays done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RESULTS = {
 
 @dataclass(slots=True)
 class Action:
-    """What was begun. `plan` says what it will do, in numbers and names; never a secret."""
+    """An action that was begun. `plan` says what it will do, in numbers and names; never a secret."""
 
     name: str
     fleet: str
@@ -74,7 +74,7 @@ _under_way: list[Action] = []
 
 
 def begin(name: str, fleet: str, **plan: Any) -> None:
-    """Its first effect is next. Raises ShardctlError where the log can't be written: then nothing has been done yet."""
+    """Record the begin, just before the first effect. Raises ShardctlError where the log can't be written."""
     action = Action(name, fleet, plan)
     line = action.line(BEGUN, action.began)
     try:
@@ -86,7 +86,7 @@ def begin(name: str, fleet: str, **plan: Any) -> None:
 
 
 def end(code: int, error: str = "") -> None:
-    """What was begun has ended with this exit code; `error` says why, if an error or a signal ended it."""
+    """Record the end of the action with this exit code; `error` says why, if an error or a signal ended it."""
     result = FAILED if code == EXIT_REFUSED and error else _RESULTS.get(code, str(code))
     for action in _under_way:
         line = action.line(result, datetime.now(UTC), error)
@@ -119,14 +119,14 @@ def _cannot_log(error: OSError) -> str:
 
 
 def _tell(line: str, *, always: bool = False) -> None:
-    """On stderr, except on a terminal where the log has it: a person need not read it twice."""
+    """On stderr, except on a terminal where the log has it: nobody needs to read it twice."""
     if always or not (sys.stderr.isatty() and os.environ.get(LOG_VARIABLE)):
-        with suppress(OSError):  # a stderr that takes nothing must not stop what was begun
+        with suppress(OSError):  # a closed stderr must not stop the action
             print(line, file=sys.stderr, flush=True)
 
 
 def actor() -> str:
-    """Who: `SHARDCTL_ACTOR`, which a pipeline sets, or the user at this machine."""
+    """The actor: `SHARDCTL_ACTOR`, which a pipeline sets, or the user of this machine."""
     if named := os.environ.get(ACTOR_VARIABLE):
         return named
     try:

@@ -1,8 +1,8 @@
-"""What a fleet needs for a load that isn't there yet: replicas, lag after an outage, disk, volume, what a rebalance does. Pure.
+"""What a fleet needs for an expected load: replicas, lag after an outage, disk, volume, the effect of a rebalance. Pure.
 
 Keys are written as often as Zipf's law says: the key of rank r gets a share in proportion to 1 / r^skew. Each is hashed as
-producers hash it, so a hot key is hot on the slot that it would really have. Keys beyond `COUNTED_KEYS` are few writes each; they
-are taken as spread evenly, as many keys are.
+producers hash it, so a hot key is hot on the slot that it would really have. Keys beyond `COUNTED_KEYS` have few writes each;
+they count as spread evenly, since they are many.
 
 A replica's CPU is what each batch costs, whatever is in it, and what each message costs. How many messages share a batch follows
 from the rate: the next batch leaves once `batch_max_age_ms` has passed since the last one, or, with all workers busy, once one of
@@ -78,7 +78,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class ShardNeed:
-    """`replicas` are those that keep the CPU under its target; `capped` says that the shard may not have so many.
+    """`replicas` are those that keep the CPU under its target; `capped` says that the shard may not have that many.
 
     With them each replica takes `replica_cores` of CPU, in batches of `batch_rows` messages. `hottest_rate` is that of
     `hottest_slot`. `backlog` is what an outage leaves; `drain_seconds` how long the shard then works on it, None where it never
@@ -219,7 +219,7 @@ def _need(
 
 
 def batch_rows(rate: float, batching: Batching, cost: Cost) -> float:
-    """How many messages share a batch, on average, of a replica that gets so many a second, by chance as producers send them.
+    """How many messages share a batch, on average, of a replica that receives so many a second at random times.
 
     What comes within the interval behind a batch is the next one; where nothing does, that is a lone message, later.
     """
@@ -228,7 +228,7 @@ def batch_rows(rate: float, batching: Batching, cost: Cost) -> float:
 
 
 def cores_of(rate: float, batching: Batching, cost: Cost) -> float:
-    """How much CPU such a replica takes, in cores."""
+    """The CPU that such a replica uses, in cores."""
     return rate / batch_rows(rate, batching, cost) * cost.batch_cpu_seconds + rate * cost.message_cpu_seconds
 
 
@@ -238,7 +238,7 @@ def _share_of_types(fleet: Fleet, shard: Shard, load: Load) -> float:
 
 
 def _drain_seconds(rate: float, backlog: float, before: float, after: float) -> float | None:
-    """With the replicas that were there until the autoscaler has brought the others."""
+    """With the present replicas until the autoscaler has added the others."""
     gained = (before - rate) * SCALE_DELAY_SECONDS
     if 0 < backlog <= gained:
         return backlog / (before - rate)

@@ -1,4 +1,4 @@
-"""Every fault a person can mend, as one tree. A bug is any other exception."""
+"""All errors that a user can fix, as one tree. Any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 3, 13
 
 
 class ShardctlError(Exception):
-    """Says what went wrong, where, and the next step. Ends a command with `exit_code`, never with a traceback.
+    """The message says what went wrong, where, and the next step. Ends a command with `exit_code`, never with a traceback.
 
     Its text may repeat what a driver or a file said, and shows no secret of a URL.
     """
@@ -20,6 +20,6 @@ class ShardctlError(Exception):
 
 
 class UsageError(ShardctlError):
-    """The call or the file is wrong as it stands: nothing was done."""
+    """The call or the file is invalid: nothing was done."""
 
     exit_code = EXIT_USAGE

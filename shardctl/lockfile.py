@@ -1,4 +1,4 @@
-"""What was deployed last, in `shards.lock` beside `shards.yaml`, and whether the file may follow it. No service is asked.
+"""What was deployed last, in `shards.lock` beside `shards.yaml`, and whether the file may follow it. Queries no service.
 
 A subscription's filter can't be changed, and a slot's rows don't move by themselves. So an edit by hand that changes who owns
 what would lose messages or write rows in two places; the lock finds it before anything is rendered.
@@ -44,7 +44,7 @@ class LockedShard(Model):
 
 
 class Lock(Model):
-    """All that subscriptions and slots hang on. `shardctl provision` and `shardctl rebalance` alone change it."""
+    """Everything that subscriptions and slots depend on. Only `shardctl provision` and `shardctl rebalance` change it."""
 
     fleet: str
     topic: str
@@ -90,7 +90,7 @@ def read(file: Path) -> Lock | None:
         return None
     except (OSError, ValidationError) as error:
         raise GuardError(
-            f"{path}: can't be read as a lock: {str(error).partition(chr(10))[0]}. Take it back from version control, or delete "
+            f"{path}: can't be read as a lock: {str(error).partition(chr(10))[0]}. Restore it from version control, or delete "
             "it and let `shardctl provision` write it again, from the file that was last deployed."
         ) from error
 
@@ -103,7 +103,7 @@ def write(file: Path, fleet: Fleet) -> None:
         atomicfile.write(path, f"{text}\n".encode())
     except FileError as error:
         raise GuardError(
-            f"{path}: can't be written: {error.reason}. The next command can't tell what is deployed."
+            f"{path}: can't be written: {error.reason}. The next command can't know what is deployed."
         ) from error
 
 
@@ -115,14 +115,14 @@ def check(file: Path, fleet: Fleet) -> None:
         more = [f"… and {len(faults) - MAX_TOLD} more."] if len(faults) > MAX_TOLD else []
         raise GuardError(
             "\n".join(f"{file}: {fault}" for fault in (*faults[:MAX_TOLD], *more))
-            + f"\n{path_of(file)} tells what was deployed. If nothing ever was, delete it."
+            + f"\n{path_of(file)} records what was deployed. If nothing ever was, delete it."
         )
 
 
 def contradictions(lock: Lock, fleet: Fleet) -> Iterator[str]:
-    """Why what the lock tells of can't be followed by the file, each with the safe way. Pure."""
+    """Why the file can't follow what the lock records, each with the safe way. Pure."""
     new = lock_of(fleet)
-    # A part of a message that the lock doesn't know is one that this version added.
+    # A part of a message that the lock lacks was added by this version.
     lock = lock.model_copy(update={"attributes": {**new.attributes, **lock.attributes}})
     for name in ("fleet", "topic", "slot_bits", "topic_bits", "attributes"):
         if getattr(lock, name) != getattr(new, name):
@@ -130,13 +130,13 @@ def contradictions(lock: Lock, fleet: Fleet) -> Iterator[str]:
                 f"{name} was {_text(getattr(lock, name))} and is {_text(getattr(new, name))}, which is fixed for a fleet's life: "
                 "subscriptions, producers and rows all depend on it. Undo the edit, or begin a new fleet."
             )
-            return  # all else would follow from it
+            return  # all other contradictions would follow from it
     shards = {shard.name: shard for shard in fleet.shards}
     for before in lock.shards:
         if before.name not in shards:
             yield (
                 f"shard {before.name} is gone, though its subscription may hold messages and its database rows. Put it back; "
-                f"`shardctl rebalance plan --remove {before.name}` takes it away safely."
+                f"`shardctl rebalance plan --remove {before.name}` removes it safely."
             )
         else:
             yield from _changed(before, shards[before.name])
@@ -158,7 +158,7 @@ def _changed(before: LockedShard, shard: Shard) -> Iterator[str]:
         if locked.generation not in now:
             yield (
                 f"generation {locked.generation} of shard {shard.name} is gone, though its subscription may hold messages and "
-                "its slots may be active. Undo the edit: only `shardctl rebalance finish` takes a generation away, and only "
+                "its slots may be active. Undo the edit: only `shardctl rebalance finish` removes a generation, and only "
                 "`shardctl rebalance plan` gives a new one."
             )
         elif now[locked.generation] != locked.slots:
@@ -172,7 +172,7 @@ def _changed(before: LockedShard, shard: Shard) -> Iterator[str]:
         if generation < newest and generation not in {locked.generation for locked in before.generations}:
             yield (
                 f"generation {generation} of shard {shard.name} is no longer deployed. `shardctl rebalance finish` writes the "
-                "file without it; or take the settled file back from version control."
+                "file without it; or restore the settled file from version control."
             )
 
 

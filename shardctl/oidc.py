@@ -29,8 +29,8 @@ MAX_KEYS_BYTES = 1024**2
 MIN_RSA_BITS = 2048
 FETCH_TIMEOUT_SECONDS = 5.0
 KEYS_FRESH_SECONDS = 3_600.0  # then they are fetched again
-GRACE_SECONDS = 82_800.0  # so much longer they are used while the issuer can't be reached
-REFETCH_PAUSE_SECONDS = 10.0  # between two fetches that a token with an unknown key asks for
+GRACE_SECONDS = 82_800.0  # how much longer they are used while the issuer can't be reached
+REFETCH_PAUSE_SECONDS = 10.0  # between two fetches for tokens with unknown keys
 FAILURE_PAUSE_SECONDS = 1.0  # after a failed fetch
 MAX_REMEMBERED = 4_096  # verified tokens
 
@@ -40,7 +40,7 @@ class TokenError(ShardctlError):
 
 
 class KeysUnavailableError(ShardctlError):
-    """The issuer's keys can't be had, so the token may be good or bad: for the caller, try again later."""
+    """The issuer's keys can't be fetched, so the token may be valid or not: retry later."""
 
 
 class Verifier:
@@ -71,7 +71,7 @@ class Verifier:
         return self._keys.failing
 
     async def claims(self, token: str) -> Mapping[str, Any]:
-        """What the token says, which is not to be changed. Raises TokenError or KeysUnavailableError."""
+        """The token's claims; don't modify them. Raises TokenError or KeysUnavailableError."""
         if len(token) > MAX_TOKEN_CHARACTERS or not token.isascii():
             raise TokenError("the token is no JSON Web Token")
         await self._keys.refresh()
@@ -120,7 +120,7 @@ class Verifier:
 
 
 def _why(error: Exception) -> str:
-    """What is wrong with a token, in words that hold nothing of it."""
+    """What is wrong with a token, without quoting any of it."""
     if isinstance(error, jwt.MissingRequiredClaimError):
         return f"the token has no {error.claim}"
     for kind, text in _REASONS.items():
@@ -159,26 +159,26 @@ class _Keys:
         return self._failed if self._clock() - self._fetched_at >= KEYS_FRESH_SECONDS else None
 
     async def refresh(self) -> None:
-        """See to it that there are keys, and that they aren't old."""
+        """Fetch keys if there are none, or if they are old."""
         age = self._clock() - self._fetched_at
         if age < KEYS_FRESH_SECONDS:
             return
         if self._keys is not None and age < self._stale_seconds:
             if not self._fetching.locked() and self._pause_over(REFETCH_PAUSE_SECONDS):
-                await self._fetch(REFETCH_PAUSE_SECONDS)  # whether it succeeds or not, the keys at hand will do
+                await self._fetch(REFETCH_PAUSE_SECONDS)  # whether it succeeds or not, the present keys will do
             return
         await self._fetch(FAILURE_PAUSE_SECONDS)
         if self._failed is not None:
-            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be had: {self._failed}")
+            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be fetched: {self._failed}")
 
     async def find(self, kid: Any, algorithm: str) -> jwt.PyJWK:
-        """The key of that id. Raises TokenError, or KeysUnavailableError when it may be newer than what is at hand."""
+        """The key of that id. Raises TokenError, or KeysUnavailableError when it may be newer than the present keys."""
         key = self._key_of(kid)
         if key is None:
             await self._fetch(REFETCH_PAUSE_SECONDS)
             key = self._key_of(kid)
         if key is None and self._failed is not None:
-            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be had: {self._failed}")
+            raise KeysUnavailableError(f"the issuer's keys at {self._url} can't be fetched: {self._failed}")
         if key is None:
             raise TokenError("the token is signed with a key that its issuer doesn't publish")
         if key.algorithm_name != algorithm:
@@ -195,7 +195,7 @@ class _Keys:
         return not 0 <= self._clock() - self._tried_at < seconds
 
     async def _fetch(self, pause_seconds: float) -> None:
-        """Fetch the keys, unless that was tried within the pause. Sets `_failed` to why it didn't work, or None."""
+        """Fetch the keys, unless that was tried within the pause. Sets `_failed` to the reason of a failure, or None."""
         async with self._fetching:
             if not self._pause_over(FAILURE_PAUSE_SECONDS if self._failed is not None else pause_seconds):
                 return
@@ -208,7 +208,7 @@ class _Keys:
                 self._failed = f"{type(error).__name__}: {error}".rstrip(": ")
                 return
             except asyncio.CancelledError:
-                self._tried_at = -math.inf  # the one who asked went away, which says nothing about the issuer
+                self._tried_at = -math.inf  # the caller was cancelled, which says nothing about the issuer
                 raise
             self._failed = None
             if text != self._text:
@@ -230,7 +230,7 @@ async def _download(url: str) -> bytes:
 
 
 def _usable(text: bytes) -> dict[str | None, jwt.PyJWK]:
-    """The keys for signatures among a JSON Web Key Set, by id; others are none of our business."""
+    """The signature keys of a JSON Web Key Set, by id; others are ignored."""
     data = orjson.loads(text)
     listed = data.get("keys") if isinstance(data, dict) else None
     if not isinstance(listed, list):

@@ -1,6 +1,6 @@
-"""Text that does nothing to where it is shown: control and format characters as escapes. Pure.
+"""Text that can't affect where it is shown: control and format characters as escapes. Pure.
 
-What messages and files hold is anybody's. Control characters (C0, DEL, C1) make a terminal move, clear or answer; format
+Messages and files may contain anything. Control characters (C0, DEL, C1) make a terminal move, clear or answer; format
 characters reorder what is read (bidi) or are invisible, so that a line says another thing than it shows.
 """
 

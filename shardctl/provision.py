@@ -1,4 +1,4 @@
-"""Topics, subscriptions and tables through their own APIs: what is there is compared, what is missing is made.
+"""Topics, subscriptions and tables through their own APIs: existing ones are compared, missing ones are created.
 
 First a plan, then its execution: a dry run is the plan alone. Running it again changes nothing.
 """
@@ -30,7 +30,7 @@ from shardctl.fleet.spec import Fleet, Shard
 from shardctl.redaction import redacted_value
 
 TIMEOUT_SECONDS = 30.0
-# Reads come first. The library would try some of them for ten minutes where nobody listens.
+# Reads come first. The library would retry some of them for ten minutes where nothing listens.
 _AGAIN = Retry(if_exception_type(Aborted, ServiceUnavailable, Unknown), timeout=60.0)
 
 Action = Literal["create", "update", "identical"]
@@ -47,12 +47,12 @@ MUTABLE = (
 
 
 class ProvisionError(ShardctlError):
-    """Pub/Sub or a database is not as the file wants it, and can't be made so in place."""
+    """Pub/Sub or a database differs from the file, and can't be changed in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that the fleet needs, and what it takes to have it. `fields` names what differs."""
+    """One resource that the fleet needs, and the action that provides it. `fields` names what differs."""
 
     action: Action
     kind: Literal["topic", "subscription", "database"]
@@ -73,10 +73,10 @@ def provision_pubsub(
     dry_run: bool = False,
     done: Callable[[Step], None] = lambda _: None,
 ) -> tuple[Step, ...]:
-    """Make the fleet's topics and subscriptions, or tell what would be made. `done` hears of each step as it is done.
+    """Create and update the fleet's topics and subscriptions, or report what would change. `done` is called after each step.
 
     The clients are `google.cloud.pubsub_v1`'s. Raises ProvisionError before anything is changed where something that
-    can't be changed in place is otherwise than the file says.
+    can't be changed in place differs from the file.
     """
     try:
         steps = plan_pubsub(fleet, publisher, subscriber)
@@ -87,7 +87,7 @@ def provision_pubsub(
     except (GoogleAPICallError, RetryError) as error:
         raise ProvisionError(
             f"Pub/Sub, project {fleet.project}: {type(error).__name__}: {error}. "
-            "What was done stays; run it again when the cause is mended."
+            "What was done stays; run it again when the cause is fixed."
         ) from error
     return steps
 
@@ -124,7 +124,7 @@ def wanted_topics(fleet: Fleet) -> tuple[Topic, ...]:
 
 
 def wanted_subscriptions(fleet: Fleet) -> tuple[Subscription, ...]:
-    """Strays first: from a topic's first message on, nothing may go by unseen."""
+    """Strays first: from a topic's first message on, none may be lost unseen."""
     settings = fleet.subscription
     policies = {
         "retry_policy": RetryPolicy(
@@ -202,7 +202,9 @@ def _value(subscription: Subscription, field: str) -> Any:
     if field == "expiration_policy" and not message.HasField(field):
         return None
     value = getattr(message, field)
-    if field == "push_config":  # the service adds attributes of its own, and says in words that messages are wrapped
+    if (
+        field == "push_config"
+    ):  # the service adds attributes of its own, and states explicitly that messages are wrapped
         value = type(value)(
             push_endpoint=value.push_endpoint,
             oidc_token=value.oidc_token if value.push_endpoint else None,
@@ -231,7 +233,7 @@ def _execute(step: Step, publisher: Any, subscriber: Any) -> None:
             request = {"subscription": step.wanted, "update_mask": {"paths": list(step.fields)}}
             subscriber.update_subscription(request=request, timeout=TIMEOUT_SECONDS)
     except AlreadyExists as error:
-        raise ProvisionError(f"{step.name}: made by someone else in this moment. Run it again.") from error
+        raise ProvisionError(f"{step.name}: somebody else created it at this moment. Run it again.") from error
 
 
 def provision_database(
@@ -239,9 +241,9 @@ def provision_database(
 ) -> Step:
     """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
 
-    What 0.1.0 made is upgraded first: `upgraded` hears of each table, and of how many of its rows are done.
+    What 0.1.0 made is upgraded first: `upgraded` is called with each table and the number of its upgraded rows.
 
-    While slots are on the move a shard's new database holds none: they arrive by `shardctl rebalance`.
+    While slots move, a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
     from sqlalchemy.exc import SQLAlchemyError
@@ -274,7 +276,7 @@ def provision_database(
 
 
 def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> tuple[str, ...]:
-    """Bring tables of 0.1.0 to this version; the names of those that there were."""
+    """Upgrade tables of 0.1.0 to this version; returns their names."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl.shard import database, upgrade

@@ -39,17 +39,17 @@ __all__ = ["Client", "Outcome", "PublishError", "Publisher", "SlotHeldError", "c
 
 RESUME_ATTEMPTS = 50
 
-# What a client says of writes that wait behind a failed one. Google's says so before it fails that one itself.
+# The errors of writes that wait behind a failed one. Google's client raises them before it fails that one itself.
 _NOT_SENT = (RuntimeError, PublishToPausedOrderingKeyException)
 _ABOUT_THE_WRITE = (api.InvalidArgument, api.OutOfRange)
 
 
 class PublishError(ShardctlError):
-    """Pub/Sub didn't take the write. Its slot is held: nothing more goes out on it before `Publisher.resume`."""
+    """Pub/Sub didn't accept the write. Its slot is held: nothing more is published on it before `Publisher.resume`."""
 
     def __init__(self, slot: int, cause: BaseException) -> None:
         self.slot, self.cause = slot, cause
-        super().__init__(f"slot {slot}: Pub/Sub didn't take the write: {type(cause).__name__}: {cause}")
+        super().__init__(f"slot {slot}: Pub/Sub didn't accept the write: {type(cause).__name__}: {cause}")
 
 
 class SlotHeldError(PublishError):
@@ -63,7 +63,7 @@ class SlotHeldError(PublishError):
 
 
 class Client(Protocol):
-    """What is used of `TopicClient`, or of `google.cloud.pubsub_v1.PublisherClient` made with message ordering."""
+    """The methods used of `TopicClient`, or of `google.cloud.pubsub_v1.PublisherClient` made with message ordering."""
 
     def publish(self, topic: str, data: bytes, ordering_key: str = "", **attributes: str) -> Any: ...
     def resume_publish(self, topic: str, ordering_key: str) -> None: ...
@@ -72,7 +72,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a write: its message id, or why it was refused."""
+    """The outcome of a write: its message id, or why it was refused."""
 
     write: Write
     message_id: str | None = None
@@ -209,10 +209,10 @@ class Publisher:
                 return
 
     def publish_all(self, writes: Iterable[Write]) -> Iterator[Outcome]:
-        """Publish each write, in order, and tell what became of it, in the same order.
+        """Publish each write, in order, and yield its outcome, in the same order.
 
-        Holds a bounded number at a time, however many there are. A write that can't be taken by nature is refused and
-        the rest goes on; transient failures are retried in order. Raises PublishError when Pub/Sub takes nothing.
+        Holds a bounded number at a time, however many there are. An invalid write is refused and the
+        rest continues; transient failures are retried in order. Raises PublishError when Pub/Sub accepts nothing.
         """
         waiting: deque[_Sent | Outcome] = deque()
         for write in writes:
@@ -249,10 +249,10 @@ class Publisher:
         self.resume(of_slot[0].slot)
         for sent in of_slot:
             if sent.future.exception() is not None and not self._send_until_known(sent):
-                return  # nothing gets through: the slot stays held, and the head's error ends it all
+                return  # nothing gets through: the slot stays held, and the head's error is raised
 
     def _send_until_known(self, sent: _Sent) -> bool:
-        """True when Pub/Sub took the write or refused it for what it is."""
+        """True when Pub/Sub accepted the write, or refused this one as invalid."""
         failures, left = 0, self._give_up_after_seconds
         while True:
             sent.future = self._send(encode(self._fleet, sent.write, self._now()))
@@ -272,7 +272,7 @@ class Publisher:
             self.resume(sent.slot)
 
     def flush(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until every write is taken or has failed. False when the time ran out first."""
+        """Wait until every write is accepted or has failed. False when the time ran out first."""
         with self._changed:
             return self._changed.wait_for(lambda: not any(self._outstanding.values()), timeout_seconds)
 

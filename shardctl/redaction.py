@@ -1,9 +1,9 @@
-"""Text without the secrets of URLs: what errors, logs and audit lines go through on their way out. Pure.
+"""Text without the secrets of URLs; every error, log line and audit line passes through it. Pure.
 
     postgresql://shop:***@db.example.com:5432/orders?sslmode=verify-full&sslpassword=***
 
-A password may hold what a URL shouldn't (`@`, `/`, `#`, blanks), stand in the wrong field, or have been cut off. So where it is
-unclear how far a secret reaches, more is hidden: a host too many costs less than a password.
+A password may contain characters that a URL shouldn't (`@`, `/`, `#`, blanks), be in the wrong field, or be cut off. So where the
+end of a secret is unclear, more is hidden: hiding a host costs less than showing a password.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SHOWN_PARAMETERS = frozenset(
         *("sslcert", "sslkey", "sslmode", "sslrootcert", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key"),
     )
 )
-PLACEHOLDER = "password"  # as our own examples of URLs have it
+PLACEHOLDER = "password"  # as in our own examples of URLs
 LOOK_AHEAD = 256  # characters beyond a blank in which the end of a password is looked for
 
-_MARK = re.compile(r":/{1,3}")  # a path that is written anew has one slash where a URL had two
+_MARK = re.compile(r":/{1,3}")  # a normalised path has one slash where a URL had two
 _AUTHORITY_END = re.compile(r"[/?#\s]")
 _PORT = re.compile(r"\d{1,5}(?:[/?#\s,;.)\]}'\"`]|$)")
 _HAS_USERS_ALONE = re.compile(r"(?:postgres|postgresql|mysql|mariadb)(?:\+\w+)?", re.IGNORECASE)

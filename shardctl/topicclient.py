@@ -1,7 +1,7 @@
 """The client that publishes: in the order of each key, and with no timer.
 
 A request carries the messages of one ordering key, and a key has one request in flight at a time. A message is sent at once where
-nothing of its key is in flight; what is published meanwhile forms the next request. So a lone message waits for nothing, and the
+nothing of its key is in flight; what is published meanwhile forms the next request. So a single message doesn't wait, and the
 requests of a busy key grow by themselves.
 
 Google's `pubsub_v1.PublisherClient` sends on a timer (`BatchSettings.max_latency`) whether or not anything is in flight. Each
@@ -29,7 +29,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from shardctl.supervision.threads import DaemonThreads
 
 GIVE_UP_AFTER_SECONDS = 60.0
-MAX_REQUESTS = 64  # in flight at once, each in a thread: more only make smaller requests, and a request is what costs
+MAX_REQUESTS = 64  # in flight at once, each in a thread: more only make smaller requests, and the cost is per request
 MAX_REQUEST_WRITES = 500
 MAX_REQUEST_BYTES = 1_000_000  # one message alone may be larger
 MAX_OUTSTANDING_WRITES = 10_000
@@ -60,7 +60,7 @@ class Threads(Protocol):
 
 
 class Api(Protocol):
-    """What is used of `google.pubsub_v1.PublisherClient`."""
+    """The methods used of `google.pubsub_v1.PublisherClient`."""
 
     def publish(self, request: PublishRequest, *, retry: Retry, timeout: float) -> Any: ...
 
@@ -72,7 +72,7 @@ class _Waiting(NamedTuple):
 
 
 class _Key:
-    """What waits on one ordering key. It is `busy` from a request's submission until nothing is left behind it."""
+    """The waiting messages of one ordering key. It is `busy` from a request's submission until nothing is left behind it."""
 
     __slots__ = ("busy", "name", "paused", "topic", "waiting")
 
@@ -85,7 +85,7 @@ class _Key:
 class TopicClient:
     """Publishes from any thread. At most 10,000 messages or 64 MiB are in flight; `publish` blocks while there are more.
 
-    A request that fails for good pauses its key: what waits behind it fails, and so does what is published next, until
+    A request that fails permanently pauses its key: waiting messages fail, and so do later ones, until
     `resume_publish`. Transient failures are retried for `give_up_after_seconds`. A future's callbacks run in the threads that
     send: they must not publish. The program's end doesn't wait for what is in flight: wait for the futures.
     """
@@ -119,7 +119,7 @@ class TopicClient:
         Raises RuntimeError after `stop`.
         """
         future: Future[str] = Future()
-        future.set_running_or_notify_cancel()  # what is on its way can't be called back
+        future.set_running_or_notify_cancel()  # a message in flight can't be cancelled
         if self._tracing:
             _trace(topic, attributes, future)
         message = PubsubMessage.pb()(data=data, ordering_key=ordering_key, attributes=attributes)
@@ -155,7 +155,7 @@ class TopicClient:
             self._fail(key, [], error)
 
     def _deliver(self, key: _Key) -> None:
-        """Send what waits on a key in one request and settle it. What came meanwhile takes its turn behind other keys."""
+        """Send a key's waiting messages in one request and settle them. Messages that came meanwhile queue behind other keys."""
         with self._changed:
             taken = _take(key.waiting)
         try:
@@ -183,7 +183,7 @@ class TopicClient:
         return ids
 
     def _fail(self, key: _Key, taken: Sequence[_Waiting], error: BaseException) -> None:
-        """Had what waits behind a failed message gone out, it would have overtaken that one unseen."""
+        """Fail the messages behind a failed one: published, they would have overtaken it unnoticed."""
         with self._changed:
             behind = list(key.waiting)
             key.waiting.clear()
@@ -210,7 +210,7 @@ class TopicClient:
             key.paused = False
 
     def stop(self) -> None:
-        """Take no more. Requests in flight end by themselves, and what waits behind them fails."""
+        """Accept no more. Requests in flight end by themselves, and messages that wait behind them fail."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -154,7 +154,7 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
 
 
 def _show(local: Any, feed: Any, follower: Any, clock: Any) -> None:
-    """The fleet as it stands, again and again; what dies by itself is started again, what the file says anew is applied."""
+    """Show the fleet repeatedly; restart processes that died, and apply changes of the file."""
     from rich.console import Console
     from rich.live import Live
 
@@ -200,4 +200,4 @@ def _look_after(local: Any, feed: Any, follower: Any, clock: Any, tell: Any) -> 
     if feed and not feed.running:
         feed.join()  # raises what ended it
     for consumer in local.revive():
-        tell(f"{consumer.name} had ended by itself (see {consumer.log_file}); started again")
+        tell(f"{consumer.name} ended unexpectedly (see {consumer.log_file}); restarted")

@@ -1,4 +1,4 @@
-"""How the local fleet stands, as `shardctl status` shows it, and what only `shardctl up` knows of its parts."""
+"""The state of the local fleet, as `shardctl status` shows it, plus what only `shardctl up` knows of its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shardctl.status.report import Report
 
 
 class Board:
-    """One look after another at the fleet's own parts."""
+    """Looks at the fleet's own parts."""
 
     def __init__(self, local: LocalFleet) -> None:
         self._local = local
@@ -32,5 +32,5 @@ class Board:
         return f"redis {redis}   restarts {sum(consumer.restarts for consumer in self._local.consumers):,}"
 
     def close(self) -> None:
-        """Let go of the databases."""
+        """Close the connections to the databases."""
         self._looker.close()

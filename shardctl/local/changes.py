@@ -1,4 +1,4 @@
-"""What a running local fleet can't become without a new start. Pure."""
+"""Changes that a running local fleet can't apply without a restart. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIXED = (
     "topic",
     "routing",
     "local",
-)  # names and places of what runs already, and how keys find slots
+)  # names and places of what runs already, and how keys map to slots
 
 
 class CantApplyError(ShardctlError):
@@ -25,7 +25,7 @@ class CantApplyError(ShardctlError):
 
 
 def why_not(before: Fleet, after: Fleet) -> tuple[str, ...]:
-    """Why a fleet that runs as `before` can't go on as `after`; nothing where it can."""
+    """Why a fleet that runs as `before` can't become `after`; nothing where it can."""
     return tuple(_reasons(before, after))
 
 

@@ -1,4 +1,4 @@
-"""Every consumer process of a local fleet, kept as Deployments keep pods: a changed shard gets a replica before it loses one."""
+"""The consumer processes of a local fleet, managed like pods: a changed shard gets a new replica before it loses an old one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LONGEST_REVIVE_PAUSE_SECONDS = 10.0
 
 
 class Consumers:
-    """`by_shard` holds the replicas of each shard; a look in the middle of a rollout finds those that serve.
+    """`by_shard` holds the replicas of each shard; during a rollout, those that serve.
 
-    `environment_of` gives what a pod takes from Secrets, by the shard's name. `taken` are ports that others have. `changed` is
-    called, from any thread, when other replicas serve than before.
+    `environment_of` gives what a pod takes from Secrets, by the shard's name. `taken` are ports in use by others. `changed` is
+    called, from any thread, when the set of serving replicas changes.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Consumers:
     def apply(self, fleet: Fleet) -> tuple[str, ...]:
         """Start new shards' replicas, roll those whose configuration has changed, stop those of shards that are gone.
 
-        Returns the shards it touched; none where all is as the fleet wants it. After an error it may be called again: a replica
-        that has the right configuration by then is left alone.
+        Returns the shards it changed; none where nothing differs. After an error it may be called again: a replica that has the
+        right configuration by then is left as it is.
         """
         new = [shard for shard in fleet.shards if shard.name not in self.by_shard]
         changed = [shard for shard in fleet.shards if shard.name in self.by_shard and self._outdated(fleet, shard)]
@@ -87,7 +87,7 @@ class Consumers:
         at_once(self._stopper(shard, consumer) for shard, all_ in self.by_shard.items() for consumer in all_)
 
     def revive(self) -> list[ConsumerProcess]:
-        """Start again what died by itself, as Kubernetes would: later and later when it dies at once. Returns which."""
+        """Restart processes that died, as Kubernetes would, with growing pauses if they die at once. Returns which."""
         revived = []
         for consumer in self.all:
             if not consumer.died:
@@ -134,7 +134,7 @@ class Consumers:
         return start
 
     def _roller(self, fleet: Fleet, shard: Shard) -> Callable[[], object]:
-        """One after the other: a new replica is ready before an old one drains, so the shard is never short of readers."""
+        """One after the other: a new replica is ready before an old one drains, so the shard always has its readers."""
 
         def roll() -> None:
             for old in self._outdated(fleet, shard):
@@ -162,7 +162,7 @@ class Consumers:
 
 
 def settle_port(server: Server, taken: set[int]) -> None:
-    """No two of ours on one port: each was free when it was picked, and still is, so a pick may come twice."""
+    """Different ports for all of them: each was free when it was picked and may still be, so it could be picked twice."""
     while server.port in taken:
         server.port = free_port()
     taken.add(server.port)

@@ -28,7 +28,7 @@ EXAMPLES = 5  # of each kind of difference
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to publish, and where things go: manifests to `directory/manifests`, the run to a folder of its own there."""
+    """What to publish, and where to write: manifests to `directory/manifests`, the run to a folder of its own there."""
 
     directory: Path
     writes: int = 20_000
@@ -87,22 +87,22 @@ class Report:
 
 
 class Watch(Protocol):
-    """What hears of the run's progress."""
+    """Receives the run's progress."""
 
     def done(self, what: str) -> None:
         """A stage has ended."""
 
     def progress(self, published: int, settled: int, total: int) -> None:
-        """So many messages are out, so many settled, of about so many."""
+        """How many messages are published, how many settled, of about how many."""
 
     def warn(self, what: str) -> None:
-        """Something that should not happen did."""
+        """Something unexpected happened."""
 
 
 def run(fleet: Fleet, plan: Plan, watch: Watch) -> Report:
     """Render, start, provision, publish, drain, judge, stop. Raises ShardctlError when it can't come to a verdict."""
     if plan.entities > plan.writes:
-        raise UsageError(f"{plan.entities:,} entities want as many writes at least, and there are {plan.writes:,}")
+        raise UsageError(f"{plan.entities:,} entities need at least as many writes, and there are {plan.writes:,}")
     rendered = manifests.write(fleet, plan.directory / "manifests")
     watch.done(f"{rendered} objects rendered into {plan.directory / 'manifests'} and checked")
     local = LocalFleet(
@@ -117,7 +117,7 @@ def run(fleet: Fleet, plan: Plan, watch: Watch) -> Report:
         report = _report(local, feed, plan, verdict, rendered, seconds)
         local.keep |= not report.verified
     except ShardctlError:
-        local.keep = True  # the logs tell why
+        local.keep = True  # the logs show why
         raise
     finally:
         local.stop()
@@ -142,7 +142,7 @@ def _load(local: LocalFleet, feed: Feed, plan: Plan, watch: Watch) -> float:
 
     def look() -> None:
         for consumer in local.revive():
-            watch.warn(f"{consumer.name} had ended by itself (see {consumer.log_file}); started again")
+            watch.warn(f"{consumer.name} ended unexpectedly (see {consumer.log_file}); restarted")
         standing = local.subscriptions()
         ids = [name for shard in local.spec.shards for name in local.subscription_ids(shard)]
         settled = sum(standing[name]["counts"].get("acked", 0) for name in ids)
@@ -230,7 +230,7 @@ def _latencies(url: str) -> tuple[float | None, float | None]:
 
 
 def _consumers_tell(local: LocalFleet) -> dict[str, float]:
-    """What the consumers counted themselves. A restart forgets, so this is reported and not judged."""
+    """The consumers' own counters. A restart resets them, so they are reported and not judged."""
     total: Counter[str] = Counter()
     for consumer in local.consumers:
         total.update(consumer.metrics())

@@ -1,7 +1,7 @@
-"""A rebalance's run in a process of its own, as `shardctl rebalance run` is: it takes no time from who publishes and looks on.
+"""A rebalance's run in a process of its own, like `shardctl rebalance run`, so that publishing keeps its CPU.
 
-`python -m shardctl.local.executor` takes a pickled job on stdin and tells its progress on stdout, a JSON object a line. It ends
-with who reads that.
+`python -m shardctl.local.executor` reads a pickled job on stdin and reports its progress on stdout, a JSON object a line. It ends
+when its reader does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(
     look: Callable[[Progress], object] = lambda _: None,
     parallel: int = PARALLEL,
 ) -> Progress:
-    """Hand every slot of a transitional fleet over; URLs by shard. `look` sees how it goes, some times a second.
+    """Hand every slot of a transitional fleet over; URLs by shard. `look` receives the progress, some times a second.
 
     Raises ExecutorError.
     """
@@ -99,5 +99,5 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+    with contextlib.suppress(BrokenPipeError):  # the reader has ended
         _work()

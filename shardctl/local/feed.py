@@ -1,7 +1,7 @@
 """Publishes a stream in the background, as fast as this machine can or at a given rate.
 
-The publisher that producers use sends each write at once, a request each. Here writes are plenty and at hand: those of a slot
-share a request, and the requests of different slots are on their way together.
+The publisher that producers use sends each write at once, a request each. Here many writes are ready at once: those of a slot
+share a request, and requests of different slots are in flight together.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Feed:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Publish what has been begun and no more."""
+        """Finish the requests in flight, and publish no more."""
         self._stopping.set()
         self.join()
 
@@ -87,7 +87,7 @@ class Feed:
         while not self._stopping.is_set() and (window := list(islice(self._stream, size))):
             yield window
             if self._rate is not None:
-                due = max(due + size / self._rate, time.monotonic() - 1)  # what a slow moment cost is made up, in part
+                due = max(due + size / self._rate, time.monotonic() - 1)  # part of a delay is made up
                 self._stopping.wait(max(0.0, due - time.monotonic()))
 
     def _publish(self, window: list[Publication]) -> None:

@@ -40,16 +40,16 @@ POLL_SECONDS = 0.1
 SESSIONS_BESIDE_CONSUMERS = 60  # of PostgreSQL: the oracle's, a rebalance's, a person's
 SHARDS_TO_COME = 8  # PostgreSQL's sessions are counted once, at its start; each costs it some kilobytes
 
-# A commit reaches the kernel before it returns. So the server may be killed at any time, and only the machine's end loses data.
+# A commit reaches the kernel before it returns. So the server may be killed at any time; only a crash of the machine loses data.
 _KILLABLE = {"synchronous_commit": "on"}
-# When a transaction committed can be asked for afterwards: that is how the pause of a slot that moves is measured.
+# Records when each transaction committed, from which the pause of a moving slot is measured.
 _TELLING = {"track_commit_timestamp": "on"}
 
 _environment = threading.Lock()
 
 
 class NotDrainedError(ShardctlError):
-    """Messages are left where none should be."""
+    """Messages are left after the time to drain them."""
 
     def __init__(self, backlog: Mapping[str, int], timeout_seconds: float, logs: Path) -> None:
         left = ", ".join(f"{name} {count:,}" for name, count in backlog.items() if count)
@@ -82,7 +82,7 @@ class LocalFleet:
     ) -> None:
         spec = on_this_machine(spec)
         self.spec = spec.settled() if spec.rebalancing else spec
-        secrets.environment(self.spec, os.environ)  # missing ones are told before anything starts
+        secrets.environment(self.spec, os.environ)  # missing ones are reported before anything starts
         self.directory = directory.absolute()
         self.keep = keep
         self.broker = BrokerProcess(self.directory / "broker", faults=faults)
@@ -182,7 +182,7 @@ class LocalFleet:
             shutil.rmtree(self.directory / "sqlite", ignore_errors=True)
 
     def revive(self) -> list[ConsumerProcess]:
-        """Start again what died by itself, as Kubernetes would: later and later when it dies at once. Returns which."""
+        """Restart processes that died, as Kubernetes would, with growing pauses if they die at once. Returns which."""
         return self._crew.revive()
 
     # -- use ---------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class LocalFleet:
             return Publisher(self.spec)
 
     def publish(self, writes: Iterable[Write]) -> int:
-        """Publish writes and wait until the broker has all of them; how many it took."""
+        """Publish writes and wait until the broker has all of them; how many it accepted."""
         with self.publisher() as publisher:
             return sum(outcome.message_id is not None for outcome in publisher.publish_all(writes))
 
@@ -241,7 +241,7 @@ class LocalFleet:
         return {**own, **databases}
 
     def local_file(self) -> LocalFile:
-        """Where everything is right now."""
+        """The present addresses of consumers and databases."""
         listed = (
             LocalConsumer(consumer.name, shard, f"http://{HOST}:{consumer.port}")
             for shard, replicas in list(self.replicas.items())
@@ -251,7 +251,7 @@ class LocalFleet:
         return LocalFile(tuple(listed), databases)
 
     def tell(self) -> None:
-        """Write `told` where the environment names it, for commands that look at the fleet."""
+        """Write `local_file` to the path that the environment names, for commands that read the fleet."""
         with self._telling:
             self.local_file().write(self._local_file_path)
 
@@ -260,7 +260,7 @@ class LocalFleet:
         return self.directory / "fleet.json"
 
     def write_environment(self) -> Path:
-        """The same as a file for a shell to source; it takes the place of an earlier one at once.
+        """The same as a file for a shell to source; it replaces an earlier one atomically.
 
         In that shell `psql` and `redis-cli` find the passwords, too. Only our user can read them.
         """
@@ -301,7 +301,7 @@ class LocalFleet:
         return [subscription.id for subscription in topology.every_subscription(self.spec, shard)]
 
     def wait_drained(self, timeout_seconds: float = 60.0, *, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Returns once no shard has a backlog; calls `meanwhile` again and again. Raises NotDrainedError."""
+        """Returns once no shard has a backlog; calls `meanwhile` repeatedly. Raises NotDrainedError."""
         deadline = time.monotonic() + timeout_seconds
         while any((backlog := self.backlog()).values()):
             if time.monotonic() > deadline:

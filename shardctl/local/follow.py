@@ -1,4 +1,4 @@
-"""Keeps a running local fleet as its file says, as someone with `kubectl apply` at hand would."""
+"""Applies changes of the file to a running local fleet, as `kubectl apply` would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tell = Callable[[str], object]
 
 
 class Watched:
-    """One file, whether it is there or not. Saved again, it has changed, also where it says the same.
+    """One file, which may be missing. Saving it counts as a change, even with the same content.
 
     What it holds now is known already, unless it is `new`.
     """
@@ -25,7 +25,7 @@ class Watched:
         self._seen = None if new else self._stamp()
 
     def changed(self) -> bool:
-        """Since the last time that this was asked; never true of a file that isn't there."""
+        """Whether it has changed since the last call; never true of a missing file."""
         before, self._seen = self._seen, self._stamp()
         return self._seen is not None and self._seen != before
 
@@ -48,7 +48,7 @@ class Follower:
         self._file, self._next = Watched(file), Watched(next_file(file), new=True)
 
     def look(self, tell: Tell) -> None:
-        """Apply what has changed; report what was done, and once what can't be."""
+        """Apply what has changed; report what was done, and once what can't be applied."""
         if self._next.changed():
             self._prepare(tell)
         if self._file.changed():
@@ -81,5 +81,5 @@ class Follower:
 
 
 def next_file(file: Path) -> Path:
-    """Where `shardctl rebalance plan` writes what the file is to be: `shards.next.yaml` beside `shards.yaml`."""
+    """Where `shardctl rebalance plan` writes the next version of the file: `shards.next.yaml` beside `shards.yaml`."""
     return file.with_suffix(f".next{file.suffix}")

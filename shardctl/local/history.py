@@ -1,8 +1,8 @@
-"""What took effect on a row, in the order in which it did: written down by the database itself, in a column of the row.
+"""What took effect on a row, in the order in which it did: recorded by the database itself, in a column of the row.
 
-A final value tells only who came last. The history tells a write that took effect twice, or after a later one, also when the next
-write hides it. It lies in the row, so it moves with the row; a trigger fills it, so nobody who is judged by it has a hand in it.
-A row that comes whole, with a history, keeps the one it has.
+A final value shows only the last write. The history shows a write that took effect twice, or after a later one, even when the
+next write hides it. It is in the row, so it moves with the row; a trigger fills it, so the judged code can't influence it. A row
+that is copied whole, with a history, keeps it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POSTGRESQL = (
     """CREATE OR REPLACE TRIGGER {column} BEFORE INSERT OR UPDATE OF {revision} ON {table}
     FOR EACH ROW EXECUTE FUNCTION {column}()""",
 )
-_SQLITE = (  # its triggers can't change what is about to be written, and don't set each other off
+_SQLITE = (  # its triggers can't change the new row, and don't fire each other
     """CREATE TRIGGER IF NOT EXISTS {column}_insert_{number} AFTER INSERT ON {table} WHEN NEW.{column} IS NULL
     BEGIN UPDATE {table} SET {column} = NEW.{revision} WHERE rowid = NEW.rowid; END""",
     """CREATE TRIGGER IF NOT EXISTS {column}_update_{number} AFTER UPDATE OF {revision} ON {table}
@@ -35,12 +35,12 @@ _SQLITE = (  # its triggers can't change what is about to be written, and don't 
 
 
 def numbered(fleet: Fleet) -> Fleet:
-    """The fleet with a revision in each table: as those know it who write."""
+    """The fleet with a revision in each table, as publishers use it."""
     return _with_columns(fleet, lambda columns: {REVISION: "bigint", **columns})
 
 
 def recorded(fleet: Fleet) -> Fleet:
-    """The same with the history in each table whose revision grows: as the databases and the judge know it."""
+    """The same with the history in each table whose revision grows: as the databases and the oracle use it."""
     return _with_columns(
         numbered(fleet), lambda columns: {**columns, COLUMN: "text"} if columns[REVISION] in _COUNTING else columns
     )
@@ -87,7 +87,7 @@ def faults(history: str | None, written: Sequence[str]) -> tuple[list[str], list
     doubled, disordered, latest = [], [], -1
     seen: set[str] = set()
     for revision in (history or "").split():
-        at = place.get(revision, -1)  # before the row was made, or never: whatever it is, its place isn't here
+        at = place.get(revision, -1)  # written before the row was made, or never: it doesn't belong here
         if revision in seen:
             doubled.append(revision)
         elif at < latest or at < 0:

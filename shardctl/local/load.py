@@ -16,7 +16,7 @@ from shardctl.wire.message import Write
 DUPLICATE_RATE = 0.02
 LATEST_DUPLICATE = 2_000  # publications after the first, at most
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
-HEAD = 2.0  # how much of the traffic the favourites get; 1 is none more than others
+HEAD = 2.0  # how uneven the traffic is; 1 is even
 NEW_ENTITY_EVERY = 4  # writes, in a stream without end
 INSERT_FIRST, UPDATE, DELETE = 0.7, 0.35, 0.01  # shares; what is left are upserts
 
@@ -92,7 +92,7 @@ class Stream:
         entity = _Entity(name, f"{name}-{number // len(types):05d}")
         kind = self.fleet.message_types[name]
         fixed = {*kind.key, kind.routing_field, *([kind.time_bucket.field] if kind.time_bucket else [])}
-        if not kind.columns:  # of a sink or a backend: no more is known of its bodies than this
+        if not kind.columns:  # of a sink or a backend: nothing more is known of its bodies
             entity.fixed[kind.routing_field] = entity.name
         for column in kind.columns:
             if column in kind.key:

@@ -1,4 +1,4 @@
-"""A shard is added to the whole fleet while writes go on, and the oracle judges what came of it."""
+"""Adds a shard to the whole fleet under load, and lets the oracle judge the outcome."""
 
 from __future__ import annotations
 
@@ -78,19 +78,19 @@ class Report:
 
 
 class Watch(Protocol):
-    """What hears of the run's progress."""
+    """Receives the run's progress."""
 
     def done(self, what: str) -> None:
         """A stage has ended."""
 
     def warn(self, what: str) -> None:
-        """Something that should not happen did."""
+        """Something unexpected happened."""
 
     def slots(self, slot_map: SlotMap, title: str) -> None:
         """Who holds which slots, before or after."""
 
     def moving(self, slot_map: SlotMap, progress: Progress) -> None:
-        """The same in the middle of it, again and again."""
+        """The same during the move, repeatedly."""
 
 
 def run(fleet: Fleet, plan: Plan, watch: Watch) -> Report:
@@ -102,7 +102,7 @@ def run(fleet: Fleet, plan: Plan, watch: Watch) -> Report:
         report = _Show(local, history.numbered(fleet), plan, watch).run()
         local.keep |= not report.verified
     except ShardctlError:
-        local.keep = True  # the logs tell why
+        local.keep = True  # the logs show why
         raise
     finally:
         local.stop()
@@ -122,7 +122,7 @@ def _start(local: LocalFleet, watch: Watch) -> None:
 
 
 class _Show:
-    """What happens to the running fleet, and what is measured of it."""
+    """The steps on the running fleet, and their measurements."""
 
     def __init__(self, local: LocalFleet, fleet: Fleet, plan: Plan, watch: Watch) -> None:
         self.local, self.plan, self.watch = local, plan, watch
@@ -130,7 +130,7 @@ class _Show:
         self.feed = Feed(local.spec, local.broker.host, stream, writes_per_second=plan.writes_per_second)
         self.moving = Moving.adding(local, _free_name(local.spec))
         self.seconds: dict[str, float] = {}
-        self.subscriptions: dict[str, dict[str, Any]] = {}  # as they stood last; one that is deleted, before that
+        self.subscriptions: dict[str, dict[str, Any]] = {}  # their last known state; of deleted ones, the state before
         self._looked = 0.0
 
     def run(self) -> Report:
@@ -172,7 +172,7 @@ class _Show:
         self._pass(AFTER_SECONDS)
 
     def _step(self, name: str, call: Any) -> float:
-        """Do it and note how long it took; when it began, in seconds since 1970."""
+        """Run a step and record its duration; returns its start, in seconds since 1970."""
         began = time.time()
         call()
         self.seconds[name] = time.time() - began
@@ -189,7 +189,7 @@ class _Show:
         if not self.feed.running:
             self.feed.join()  # raises what ended it
         for consumer in self.local.revive():
-            self.watch.warn(f"{consumer.name} had ended by itself (see {consumer.log_file}); started again")
+            self.watch.warn(f"{consumer.name} ended unexpectedly (see {consumer.log_file}); restarted")
 
     def _show_move(self, progress: Progress) -> None:
         self._look_after()

@@ -46,7 +46,7 @@ class Moving:
 
     @classmethod
     def adding(cls, local: LocalFleet, name: str) -> Moving:
-        """One shard more, which takes what the first one takes."""
+        """A request for one more shard, which takes the message types of the first one."""
         return cls(local, Request(add=(name,), like=local.spec.shards[0].name))
 
     def open(self) -> None:
@@ -62,8 +62,8 @@ class Moving:
     def roll(self) -> None:
         """Consumers read both generations from now on.
 
-        A consumer that drains hands back what it hasn't begun, and Pub/Sub delivers that after a back-off. Such a slot waits for
-        its message, not for its hand-over; so this returns when it has come, or takes longer than any back-off of ours.
+        A consumer that drains returns messages that it hasn't begun, and Pub/Sub redelivers them after a back-off. Such a slot
+        waits for its message, not for its hand-over; so this returns when it has arrived, or after longer than any back-off.
         """
         self._local.apply(self.plan.after)
         wait_until(lambda: self._oldest_seconds() < FRESH_SECONDS, BACK_OFF_SECONDS)
@@ -77,12 +77,12 @@ class Moving:
         )
 
     def run(self, look: Callable[[Progress], object] = lambda _: None, *, parallel: int = PARALLEL) -> Progress:
-        """Hand every slot over, `parallel` at once. `look` sees how it goes. Raises ShardctlError where a slot needs a person."""
+        """Hand every slot over, `parallel` at once. `look` receives the progress. Raises ShardctlError where a slot is stuck."""
         taking_part = {shard.name: self.databases[shard.name] for shard in participating(self.plan.after)}
         return executor.run(self.plan.after, taking_part, self._local.environment(), look, parallel)
 
     def finish(self) -> None:
-        """Delete what was moved where it was, and the old subscriptions; then consumers read the new generations alone."""
+        """Delete moved rows at their source, and the old subscriptions; then consumers read only the new generations."""
         after, local = self.plan.after, self._local
         old = [sub.id for shard in participating(after) for sub in preflight.old_subscriptions(after, shard)]
         with self._engines() as engines, self._pubsub() as (publisher, subscriber):
@@ -100,11 +100,11 @@ class Moving:
         local.apply(after.settled())
 
     def effect(self, times: Times) -> Effect | None:
-        """What the hand-over cost, to be asked before `finish`; None where the databases don't report when they commit."""
+        """The pauses of the hand-over, to be read before `finish`; None where the databases don't report when they commit."""
         return pauses.effect(self.databases, self.moved, self.unmoved, times)
 
     def commits(self, since: float) -> list[Commit] | None:
-        """Every write published since then, in seconds since 1970; to be asked before `finish` as well."""
+        """Every write published since then, in seconds since 1970; to be read before `finish` as well."""
         return pauses.commits(self.databases, datetime.fromtimestamp(since, UTC))
 
     def _wait_drained(self, subscriptions: list[str], barrier_time_us: int) -> None:

@@ -1,7 +1,7 @@
 """An independent judge: replays the writes in memory, reads every database with plain SQL, and names each difference.
 
-It shares no code with what it judges: not the consumer's, not the keyspace's, not the tables' definitions. What it is given is
-the fleet's description, the writes in the order they were first published, and the databases.
+It shares no code with what it judges: neither the consumer's, nor the keyspace's, nor the tables' definitions. Its inputs are the
+fleet's description, the writes in the order of their first publication, and the databases.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ APPLIED = "applied"
 
 
 class Difference(StrEnum):
-    """How what is there can differ from what should be."""
+    """How the databases can differ from what they should hold."""
 
-    LOST = "lost"  # a write, or the row it leaves, isn't there
+    LOST = "lost"  # a write, or its row, is missing
     DOUBLED = "doubled"  # one write is recorded more than once
     MISPLACED = "misplaced"  # on a shard that isn't the write's
     PHANTOM = "phantom"  # nobody wrote it
     REORDERED = "reordered"  # took effect after a later write of its row
     WRONG_VALUE = "wrong value"
-    SET_ASIDE = "set aside"  # refused as if it could never succeed
+    SET_ASIDE = "set aside"  # dead-lettered although it can succeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ def _read_rows(fleet: Fleet, shard: Shard, connection: Connection) -> Iterator[t
 def _judge_row(
     shard: str, row: Row, kind: MessageType, values: dict[str, Any], truth: _Truth, findings: list[Finding]
 ) -> bool:
-    """Say what is wrong with a row; True when it lies where it belongs."""
+    """Report what is wrong with a row; True when it is on the right shard."""
     expected = truth.rows.get(row)
     if expected is None:
         findings.append(Finding(Difference.PHANTOM, shard, f"{_shown(row)}: nobody wrote it"))
@@ -328,7 +328,7 @@ def _parsed(value: Any, column_type: str | None, dialect: str) -> Any:
 
 
 def _plain(value: Any, column_type: str | None) -> Any:
-    """A value in one form, whether it comes from a body or from any database: so that equal means equal."""
+    """A value in one form, whether it comes from a body or from any database: so that values can be compared."""
     if value is None:
         return None
     match column_type:

@@ -1,7 +1,7 @@
-"""How long writes waited while slots moved, by the clock of the databases: from publish to commit, not to what a consumer says.
+"""How long writes waited while slots moved, by the clock of the databases: from publish to commit, independent of consumers.
 
-PostgreSQL alone tells when a transaction committed. A moved slot's inbox rows are copies at their new place; of a message that
-lies in two places, the earlier commit is that of its write. So this is read before `finish` deletes what was moved.
+Only PostgreSQL reports when a transaction committed. A moved slot's inbox rows are copies at their new place; of a message in two
+places, the earlier commit is that of its write. So this is read before `finish` deletes the originals.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
-EARLIER_SECONDS = 5.0  # what is published before a time may be committed in it
+EARLIER_SECONDS = 5.0  # a message published before the window may be committed in it
 
 _WRITES = (
     "SELECT slot, identity, extract(epoch FROM publish_time)::float8, "
@@ -26,7 +26,7 @@ _BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """When a message was published and when its write was there, in seconds since 1970."""
+    """When a message was published and when its write was committed, in seconds since 1970."""
 
     slot: int
     published: float
@@ -45,7 +45,7 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a hand-over cost: `moved` and `unmoved` are pauses from publish to commit, `closed` from barrier to the new owner.
+    """The effect of a hand-over: `moved` and `unmoved` are pauses from publish to commit, `closed` from barrier to the new owner.
 
     Rates are commits a second of the slots that stayed.
     """

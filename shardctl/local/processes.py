@@ -56,7 +56,7 @@ class ConsumerProcess(Server):
     """One replica of one shard: `python -m consumer`, configured by a file and by environment, as a pod is.
 
     `environment` holds what a pod takes from Secrets; set it before the start.
-    `restarts` counts how often it was started again after an end that nobody asked for.
+    `restarts` counts how often it was restarted after it ended by itself.
     """
 
     program: ClassVar[str] = "consumer"
@@ -71,18 +71,18 @@ class ConsumerProcess(Server):
 
     @property
     def ready(self) -> bool:
-        """What the readiness probe would say."""
+        """Whether the readiness probe would succeed."""
         return self.running and self._ping()
 
     @property
     def why_not_ready(self) -> str:
-        """What the readiness probe says when it refuses; empty when it doesn't, or nobody answers."""
+        """The readiness probe's reason when it fails; empty when it succeeds, or without an answer."""
         status, text = self._get("/ready")
         return text if status == 503 else ""
 
     @property
     def died(self) -> bool:
-        """True once it has ended without being asked to: what Kubernetes would start again."""
+        """True once it has ended without being stopped: Kubernetes would restart it."""
         return self._wanted and not self.running
 
     @property
@@ -110,7 +110,7 @@ class ConsumerProcess(Server):
             os.kill(self.pid, signal.SIGTERM)
 
     def revive(self) -> None:
-        """Start it again after its end, without waiting until it is ready."""
+        """Restart it after its end, without waiting until it is ready."""
         self.restarts += 1
         self._wanted = True
         self._prepare()
@@ -135,8 +135,8 @@ class ConsumerProcess(Server):
         return self._get("/ready")[0] == 200
 
     def _get(self, path: str) -> tuple[int, str]:
-        """Status and body; status 0 where nobody answers."""
-        with socket.socket() as probe:  # refused in microseconds, where a whole HTTP client would cost a start its CPU
+        """Status and body; status 0 without an answer."""
+        with socket.socket() as probe:  # refused in microseconds; a whole HTTP client would cost CPU during the start
             probe.settimeout(PROBE_SECONDS)
             if probe.connect_ex((HOST, self.port)):
                 return 0, ""

@@ -17,16 +17,16 @@ from shardctl.fleet.spec import Fleet
 
 Tell = Callable[[str], object]
 TIMEOUT_SECONDS = 10.0
-LATE = timedelta(minutes=1)  # from then on a run is called late
+LATE = timedelta(minutes=1)  # after which a run is reported as late
 
 _PublishRequest, _PublishResponse = protos.of("PublishRequest"), protos.of("PublishResponse")
 
 
 class Clock:
-    """Looks when asked to, and publishes what has come due since. `now` may run faster than time does.
+    """Publishes, at each `look`, the runs that have become due. `now` may run faster than real time.
 
-    However many runs of a job have come due between two looks, as over a laptop's sleep, it publishes one, and goes on from
-    there. A run that the broker didn't take is tried again at the next look.
+    If several runs of a job have become due between two looks, as after a laptop's sleep, it publishes one and continues from
+    there. A run that the broker refused is retried at the next look.
     """
 
     def __init__(self, fleet: Fleet, broker: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -36,7 +36,7 @@ class Clock:
         self.follow(fleet)
 
     def follow(self, fleet: Fleet) -> None:
-        """Go by what the file says now. A job that is the same keeps its next run."""
+        """Use the file's present schedules. An unchanged job keeps its next run."""
         if fleet is self._fleet:
             return
         self._fleet, before, now = fleet, self._plan, self._now()
@@ -62,7 +62,7 @@ class Clock:
                 message_id = self._publish(job)
             except grpc.RpcError as error:
                 why = error.details() if isinstance(error, grpc.Call) else type(error).__name__
-                tell(f"schedule {job.schedule.name} isn't published, and is tried again: {why}")
+                tell(f"schedule {job.schedule.name} isn't published, and is retried: {why}")
                 continue
             runs += 1
             planned.due = self._next(job, now)

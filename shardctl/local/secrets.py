@@ -12,7 +12,7 @@ from shardctl.fleet.spec import Fleet
 
 
 def environment(fleet: Fleet, given: Mapping[str, str]) -> dict[str, str]:
-    """What the fleet's consumers need to find them; nothing where no type asks. Raises UsageError where one is missing."""
+    """The environment by which consumers find them, if any type needs them. Raises UsageError where one is missing."""
     wanted = sorted(
         {(name, key) for shard in fleet.shards for name, keys in backends.secrets(fleet, shard).items() for key in keys}
     )

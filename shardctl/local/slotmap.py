@@ -18,7 +18,7 @@ NOBODYS = "grey23"
 
 @dataclass(frozen=True, slots=True)
 class SlotMap:
-    """`holders` has the shard of each slot that is active somewhere, of `shards`; the others are just being handed over."""
+    """`holders` has the shard of each slot that is active somewhere, of `shards`; the others are being handed over."""
 
     slots: int
     shards: tuple[str, ...]
@@ -30,7 +30,7 @@ class SlotMap:
 
 
 def read(fleet: Fleet, shards: Sequence[str], databases: Mapping[str, str]) -> SlotMap:
-    """The databases are asked one after the other: of a slot that is handed over meanwhile, what was read last counts."""
+    """The databases are asked one after the other: for a slot that is handed over meanwhile, the last answer counts."""
     from sqlalchemy import create_engine, text
 
     holders: dict[int, str] = {}

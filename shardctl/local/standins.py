@@ -1,4 +1,4 @@
-"""What takes the place, on this machine, of what only a cluster has. Pure."""
+"""Local replacements for what only a cluster has. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardctl.fleet.spec import Fleet
 def on_this_machine(fleet: Fleet) -> Fleet:
     """The fleet as it can run here: without a Kubernetes API, a shard's leader is elected in Redis.
 
-    Raises UsageError for what nothing can take the place of.
+    Raises UsageError for what has no local replacement.
     """
     if fleet.delivery.kind == "push":
         raise UsageError(

@@ -1,1 +1,1 @@
-"""HTTP servers within this process: their sockets, their bounds, their signals. All that listen for HTTP are made here."""
+"""HTTP servers within this process: their sockets, their bounds, their signals. All HTTP listeners are made here."""

@@ -1,7 +1,7 @@
-"""One connection: uvicorn's protocol for HTTP/1.1 on httptools, within the bounds that uvicorn has none of.
+"""One connection: uvicorn's protocol for HTTP/1.1 on httptools, with bounds that uvicorn lacks.
 
-httptools keeps the header that it is reading, however long, and uvicorn every header and trailer; neither has a clock. So what
-comes is counted from the outside: at most `head_bytes` may come without completing a head or bringing a part of a body.
+httptools keeps the header that it is reading, however long, and uvicorn every header and trailer; neither has a timeout. So the
+bytes are counted outside: at most `head_bytes` may arrive without completing a head or bringing a part of a body.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from shardctl.serving.limits import Limits
 from shardctl.serving.room import Room
 
-READ_BYTES = 8 * 1024  # at once of one connection: whole requests fit, and many connections at once are still little
+READ_BYTES = 8 * 1024  # at once of one connection: whole requests fit, and many connections together still need little
 LINGER_SECONDS = 2.0  # for the last answer to go out before a connection that is closed is cut
 
 
 class _TooMuchError(Exception):
-    """Ends the parsing of what came; the parser passes on that there was an error, not which."""
+    """Ends parsing; the parser reports that there was an error, not which."""
 
 
 class Connection(HttpToolsProtocol):
@@ -32,7 +32,7 @@ class Connection(HttpToolsProtocol):
         self._loose_bytes = 0  # since a head was complete, or a part of a body came
         self._in_head = False
         self._refusal = http.HTTPStatus.BAD_REQUEST
-        self._over = False  # nothing more is read: the answers that are due go out, and that is all
+        self._over = False  # nothing more is read; pending answers are still sent
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
 
@@ -155,7 +155,7 @@ class Connection(HttpToolsProtocol):
     # --- what goes out ------------------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what came. Answers that are due to earlier requests go out instead, and the connection closes behind them."""
+        """Refuse the input. Pending answers to earlier requests are sent instead, and then the connection closes."""
         self._over = True
         if not self._is_answering:
             self._write_refusal(msg)
@@ -190,7 +190,7 @@ class Connection(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """A transport that is closed waits for ever for its client to fetch the rest."""
+        """Abort a closed transport, which would wait forever for its client to fetch the rest."""
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""How much strangers may take of a server before anybody knows who they are."""
+"""How much of a server's resources unauthenticated clients may use."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ class Limits:
     head_bytes: int = 32 * 1024
     headers: int = 100
     head_seconds: float = 10.0
-    keep_alive_seconds: int = (
-        620  # longer than Google's load balancers keep a connection, so that they close it and not we
-    )
+    keep_alive_seconds: int = 620  # longer than Google's load balancers keep a connection, so that they close it first
     unread_seconds: float = 60.0
     pipelined: int = 16  # requests that wait for the answer to an earlier one of their connection
 

@@ -1,4 +1,4 @@
-"""An HTTP server on the running event loop: uvicorn within bounds, whose end is the caller's to decide."""
+"""An HTTP server on the running event loop: uvicorn within bounds, whose end the caller decides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Server(uvicorn.Server):
     """Serves an application until `stop`. Leaves signals alone; a process that wants them calls `stop_on_signals`."""
 
     def __init__(self, app: ASGIApp, limits: Limits | None = None, drain_seconds: int | None = None) -> None:
-        """Requests under way at `stop` are given `drain_seconds`; None waits for all of them."""
+        """Requests in progress at `stop` have `drain_seconds`; None waits for all of them."""
         limits = limits or Limits()
         room = Room(connections_within(limits.connections))
 
@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,
-                log_level="error",  # of requests that can't be read, strangers could fill a log
+                log_level="error",  # clients could fill a log with unreadable requests
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         await self.serve([bound])
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Take no more connections, and end when the requests under way are answered, or at once."""
+        """Accept no more connections, and end when the requests in progress are answered, or at once."""
         self.should_exit = True
         self.force_exit = self.force_exit or at_once
 

@@ -6,14 +6,14 @@ import socket
 
 from shardctl.errors import UsageError
 
-BACKLOG = 1_024  # taken in at once, which must be far fewer than a server has room for: newcomers would oust each other
+BACKLOG = 1_024  # accepted at once; far fewer than a server has room for, or newcomers would replace each other
 
 
 def bind(host: str, port: int, what: str, fix: str) -> socket.socket:
     """A socket bound to the address; port 0 takes a free one, and `::` is every address, those of IPv4 too.
 
-    It doesn't listen yet: nobody can connect, and a port that is taken is known. `what` is what comes there, and `fix` what to
-    do where it can't be bound. Raises UsageError.
+    It doesn't listen yet: nobody can connect, but a port in use is already reported. `what` names its traffic, and `fix`
+    what to do where it can't be bound. Raises UsageError.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

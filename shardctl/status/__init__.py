@@ -1,1 +1,1 @@
-"""How a running fleet stands: asked of its databases, of Pub/Sub and of its consumers; one that doesn't answer is reported."""
+"""The state of a running fleet, from its databases, Pub/Sub and its consumers; sources that don't answer are reported."""

@@ -1,4 +1,4 @@
-"""Looks at a fleet: asks every source at once, and puts together what they report."""
+"""Queries every source of a fleet at once, and assembles a report."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ from shardctl.status.report import DatabaseFacts, Report, Unknown, Work, assembl
 EMULATOR = "PUBSUB_EMULATOR_HOST"
 PATIENCE_SECONDS = 8.0
 KNOCK_SECONDS = 2.0
-NEAR_SECONDS, FAR_SECONDS = 1.0, 15.0  # between two looks: at this machine, at a cloud whose figures are minutes old
+NEAR_SECONDS, FAR_SECONDS = (
+    1.0,
+    15.0,
+)  # between two looks: at a local fleet, and at a cloud whose figures are minutes old
 
 
-Metrics = Callable[[Fleet], Mapping[str, Work]]  # by shard; raises ShardctlError where nobody tells
+Metrics = Callable[[Fleet], Mapping[str, Work]]  # by shard; raises ShardctlError where the source is unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Collector:
         self._backlog_source: backlog.Source | None = None
 
     def look(self, fleet: Fleet) -> Look:
-        """Takes no longer than its patience. Raises nothing that a server does or doesn't do."""
+        """Takes no longer than its patience. A failing server raises nothing; it becomes Unknown."""
         urls = self.sources.urls(fleet)
         questions: dict[str, Callable[[], Any]] = {
             "backlog": partial(self._backlogs, fleet),
@@ -98,7 +101,7 @@ class Collector:
 
 
 class FleetFile:
-    """`shards.yaml`, read again when it has changed: a rebalance writes it while one watches."""
+    """`shards.yaml`, read again when it has changed: a rebalance may rewrite it during `--watch`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -107,7 +110,7 @@ class FleetFile:
         self.fault = ""  # why the newest file isn't followed
 
     def fleet(self) -> Fleet:
-        """As the file says, or said when it could last be read."""
+        """The fleet of the file, or of its last readable version."""
         now = self._now()
         if now != self._stamp:
             self._stamp = now
@@ -126,7 +129,7 @@ class FleetFile:
 
 
 def sources(given: Mapping[str, str], prometheus: str | None, environment: Mapping[str, str] = os.environ) -> Sources:
-    """Whom to ask, as options and environment have it. Raises UsageError."""
+    """The sources to query, by options and environment. Raises UsageError."""
     file = environment.get(localfile.VARIABLE)
     server = Prometheus(prometheus) if prometheus else None
     if server is not None:
@@ -144,7 +147,7 @@ def sources(given: Mapping[str, str], prometheus: str | None, environment: Mappi
 
 
 def _backlog_source(fleet: Fleet, host: str | None) -> backlog.Source:
-    """A broker on this machine is knocked at first: gRPC would wait for it to come."""
+    """Connects to a local broker first: gRPC would wait for it to start."""
     ask = backlog.source(fleet.project)
 
     def answer(ids: Sequence[str]) -> Mapping[str, backlog.Backlog]:
@@ -153,14 +156,14 @@ def _backlog_source(fleet: Fleet, host: str | None) -> backlog.Source:
             try:
                 socket.create_connection((name.strip("[]"), int(port)), KNOCK_SECONDS).close()
             except (OSError, ValueError, OverflowError):
-                raise backlog.UnknownError(f"nobody listens at {EMULATOR}={host}. Has the fleet ended?") from None
+                raise backlog.UnknownError(f"nothing listens at {EMULATOR}={host}. Has the fleet ended?") from None
         return ask(ids)
 
     return answer
 
 
 class LocalMetrics:
-    """Asks the consumers that are listed at each look."""
+    """Reads the metrics of the consumers that are listed at each look."""
 
     def __init__(self, listed: Callable[[], tuple[localfile.LocalConsumer, ...]]) -> None:
         self._listed, self._rates = listed, consumers.Rates()
@@ -171,7 +174,7 @@ class LocalMetrics:
 
 def _nobody(_: Fleet) -> Mapping[str, Work]:
     raise ShardctlError(
-        "nobody tells where they are. Give --prometheus URL; for a fleet that runs here, read the env file that "
+        "where they are is unknown. Give --prometheus URL; for a fleet that runs here, read the env file that "
         "`shardctl up` names."
     )
 
@@ -184,7 +187,7 @@ def database_urls(
         fleet.shard(name)
     local: Mapping[str, str] = {}
     if file is not None:
-        with suppress(localfile.LocalFileError):  # told of where the metrics are asked for
+        with suppress(localfile.LocalFileError):  # reported where the metrics are read
             local = localfile.read(file).databases
     urls: dict[str, str | Unknown] = {}
     for shard in fleet.shards:

@@ -1,4 +1,4 @@
-"""The metrics of consumers on this machine, read from each of them; rates come from one look to the next."""
+"""The metrics of local consumers, read from each of them; rates are computed between two looks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READY, REDIS_DEGRADED, DATABASE_UP = "shardctl_ready", "shardctl_redis_degraded"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one replica answered. `metrics` is empty where it didn't; `not_ready` is what its readiness probe says then."""
+    """One replica's answer. `metrics` is empty without one; `not_ready` is the text of its readiness probe."""
 
     consumer: LocalConsumer
     metrics: Mapping[str, float]
@@ -35,7 +35,7 @@ class Sample:
 
 
 def samples(consumers: Sequence[LocalConsumer]) -> tuple[Sample, ...]:
-    """Of all of them, at once."""
+    """The samples of all consumers, read concurrently."""
     if not consumers:
         return ()
     with ThreadPoolExecutor(min(AT_ONCE, len(consumers)), thread_name_prefix="metrics") as threads:
@@ -47,14 +47,14 @@ def _sample(consumer: LocalConsumer) -> Sample:
     try:
         metrics = read_metrics(text) if status == 200 else {}
     except ValueError:
-        metrics = {}  # somebody else has the port now
+        metrics = {}  # another process has the port now
     if metrics and not metrics.get(READY):
         return Sample(consumer, metrics, _get(f"{consumer.url}/ready")[1].strip())
     return Sample(consumer, metrics)
 
 
 def _get(url: str) -> tuple[int, str]:
-    """Status and body; status 0 where nobody answers."""
+    """Status and body; status 0 without an answer."""
     try:
         with _direct.open(url, timeout=TIMEOUT_SECONDS) as answer:
             return answer.status, answer.read(MAX_PAGE_BYTES).decode(errors="replace")
@@ -66,7 +66,7 @@ def _get(url: str) -> tuple[int, str]:
 
 
 class Rates:
-    """Makes sums and rates of samples. A replica that is started again counts from nothing; what it counted stays counted."""
+    """Computes sums and rates of samples. A restarted replica counts from 0; its earlier counts stay in the sums."""
 
     def __init__(self) -> None:
         self._last: dict[str, Mapping[str, float]] = {}
@@ -74,7 +74,7 @@ class Rates:
         self._taken: float | None = None
 
     def work(self, samples: Sequence[Sample], now: float | None = None) -> dict[str, Work]:
-        """By shard. Rates are None at the first look, and where nobody answers."""
+        """By shard. Rates are None at the first look, and where no replica answers."""
         now = time.monotonic() if now is None else now
         seconds = None if self._taken is None else max(0.001, now - self._taken)
         self._taken = now

@@ -1,4 +1,4 @@
-"""What each shard's database reports of its slots, its parked keys and its replicas. Only looks."""
+"""What each shard's database reports of its slots, its parked keys and its replicas. Only reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAT_WINDOW = timedelta(minutes=2)
 
 
 class Databases:
-    """Keeps an engine for each URL, and lanes as long as the fence says that none has changed. Threads may share it."""
+    """Keeps an engine for each URL, and its lanes until the fence's version changes. Threads may share it."""
 
     def __init__(self) -> None:
         self._engines: dict[str, Engine] = {}
@@ -45,7 +45,7 @@ class Databases:
     def close(self) -> None:
         with self._lock:
             for engine in self._engines.values():
-                with suppress(Exception):  # one that hangs in another thread may not want to
+                with suppress(Exception):  # one that hangs in another thread may refuse to
                     engine.dispose()
             self._engines.clear()
 
@@ -64,23 +64,23 @@ class Databases:
 
 
 def heat(url: str) -> dict[int, float]:
-    """Writes a second of each slot over the last minutes, counted in the inbox: too dear to be asked for often."""
+    """Writes a second of each slot over the last minutes, counted in the inbox: too expensive to query often."""
     _checked(database.connect(url)).dispose()
     return measured([url], HEAT_WINDOW, datetime.now(UTC))
 
 
 def _checked(engine: Engine) -> Engine:
-    """SQLite would make the file that it doesn't find."""
+    """Raise for a missing file, which SQLite would create."""
     if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
         raise DatabaseError(f"database {engine.url.database}: there is no such file. Has the fleet ended?")
     return engine
 
 
 def _seen(connection: Connection) -> dict[str, tuple[timedelta, tuple[int, ...]]]:
-    """For each replica how long ago it said that it is there, by the database's clock, and the generations that it reads."""
+    """For each replica the time since its last heartbeat, by the database's clock, and the generations that it reads."""
     now = connection.scalar(select(func.now()))
     if not isinstance(now, datetime):
-        raise ShardctlError("the database doesn't tell the time")
+        raise ShardctlError("the database doesn't report its time")
     return {
         row.replica: (_utc(now) - _utc(row.seen_time), tuple(map(int, filter(None, row.generations.split(",")))))
         for row in connection.execute(select(replicas))
@@ -96,7 +96,7 @@ def _readers(seen: Mapping[str, tuple[timedelta, tuple[int, ...]]]) -> dict[int,
 
 
 def _parked(connection: Connection) -> tuple[int, int]:
-    """Keys and messages that wait for a person, of slots that are active here."""
+    """Keys and messages that are parked, of slots that are active here."""
     counts = []
     for table in (parked_keys, parked):
         active = and_(schema.lanes.c.slot == table.c.slot, schema.lanes.c.state == LaneState.ACTIVE)
@@ -105,5 +105,5 @@ def _parked(connection: Connection) -> tuple[int, int]:
 
 
 def _utc(moment: datetime) -> datetime:
-    """Sessions are in UTC; not every driver says so."""
+    """Sessions are in UTC, but not every driver sets the time zone."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

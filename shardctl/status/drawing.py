@@ -27,7 +27,7 @@ def table(report: Report, *foot: str) -> RenderableType:
     """For a terminal; `foot` are lines that end it."""
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in HEADERS:
-        # Folded where the terminal is narrow: a number cut short would pass for another.
+        # Folded where the terminal is narrow: a truncated number would look like another one.
         drawn.add_column(header, justify="left" if header == "shard" else "right", overflow="fold")
     for shard in report.shards:
         name, slots, ready, *figures = cells(shard)
@@ -38,7 +38,7 @@ def table(report: Report, *foot: str) -> RenderableType:
 
 
 def line(report: Report) -> str:
-    """For a log: one line a look."""
+    """For a log: one line for each look."""
     shards = (
         f"{shard.name} {_part(shard)} ready, backlog {_count(shard.backlog)}, "
         f"applied {_count(shard.work.applied)} ({_figure(shard.work.writes_per_second)}/s)"

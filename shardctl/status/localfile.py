@@ -1,4 +1,4 @@
-"""The file in which a local fleet says where its consumers and databases are, kept current while it runs."""
+"""The file that lists a local fleet's consumers and databases, kept current while it runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LocalFile:
     databases: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """In the place of an earlier one at once. Raises FileError."""
+        """Replace an earlier file atomically. Raises FileError."""
         content = {
             "consumers": [
                 {"name": consumer.name, "shard": consumer.shard, "url": consumer.url} for consumer in self.consumers

@@ -1,4 +1,4 @@
-"""How far an open rebalance is, and which slot is whose. Pure."""
+"""The progress of an open rebalance, and which shard has which slot. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardctl.shard.schema import LaneState
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """`id` is None where no database has opened it. `states` has how the journal of each participating shard stands.
+    """`id` is None where no database has opened it. `states` has the journal's state in each participating shard.
 
     `survey` is None where a database doesn't answer.
     """
@@ -32,7 +32,7 @@ class Moving:
 class SlotMap:
     """Who holds which slots, of the shards that take the same message types. Each slot is in one of these at most.
 
-    `from_file` has the shards whose databases don't tell: then what the file gives them stands here.
+    `from_file` has the shards whose databases don't answer: their slots here are those of the file.
     """
 
     types: str
@@ -42,7 +42,7 @@ class SlotMap:
 
 
 def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Moving | None, str]:
-    """The rebalance that the file describes, and why it isn't known how far that is."""
+    """The rebalance that the file describes, and why its progress is unknown, if it is."""
     if not fleet.rebalancing:
         return None, ""
     taking_part = [shard.name for shard in handover.participating(fleet)]
@@ -53,12 +53,12 @@ def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Movi
         return Moving(None, states, None), str(error)
     silent = [name for name in taking_part if name not in known]
     if silent:
-        return Moving(mine, states, None), f"the databases of {', '.join(silent)} tell nothing"
+        return Moving(mine, states, None), f"the databases of {', '.join(silent)} don't answer"
     return Moving(mine, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
 
 
 def state_of(fleet: Fleet, known: Known) -> str:
-    """How the journal of one database stands."""
+    """The state of one database's journal."""
     entry = journal.entry_of(fleet, known.entries)
     if entry is None:
         return "not opened"
@@ -93,7 +93,7 @@ def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[st
 
 
 def _stages(fleet: Fleet, known: Mapping[str, Known]) -> dict[str, dict[str, SlotSet]]:
-    """The slots of each shard by where their hand-over stands; nothing where a database doesn't answer."""
+    """The slots of each shard by the stage of their hand-over; nothing where a database doesn't answer."""
     if not fleet.rebalancing or any(shard.name not in known for shard in handover.participating(fleet)):
         return {}
     views = {name: database.lanes for name, database in known.items()}

@@ -1,4 +1,4 @@
-"""Many asked at once, and none waited for longer than one is willing to."""
+"""Asks many servers at once, and waits for none longer than a limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ AT_ONCE = 32
 
 
 class Asker:
-    """A server isn't asked again until it has answered: one that hangs costs one thread, however often one looks.
+    """A server isn't asked again until it has answered: one that hangs costs one thread, however many looks there are.
 
-    The threads are daemons, so that none holds up the end of the process.
+    The threads are daemons, so that none delays the end of the process.
     """
 
     def __init__(self, patience_seconds: float) -> None:
@@ -27,7 +27,7 @@ class Asker:
         self._room = threading.Semaphore(AT_ONCE)
 
     def ask(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-        """The answer to each question, or Unknown: an error that a person can fix, or no answer in time. A bug is raised."""
+        """The answer to each question, or Unknown: an error that the user can fix, or no answer in time. A bug is raised."""
         deadline = time.monotonic() + self._patience_seconds
         for name, question in questions.items():
             if name not in self._under_way:
@@ -41,7 +41,7 @@ class Asker:
             try:
                 with self._room:
                     answer.set_result(question())
-            except BaseException as error:  # noqa: BLE001 - raised, or told, where the answer is taken
+            except BaseException as error:  # noqa: BLE001 - raised or reported where the answer is read
                 answer.set_exception(error)
 
         threading.Thread(target=run, name=f"ask {name}", daemon=True).start()

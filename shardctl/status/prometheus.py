@@ -1,4 +1,4 @@
-"""What consumers count, asked of a Prometheus server, or of Google Cloud's managed one with Google credentials."""
+"""The consumers' metrics from a Prometheus server, or from Google Cloud's managed one with Google credentials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardctl.render.series import Series
 from shardctl.status.report import Work
 
 GOOGLES_HOST = "monitoring.googleapis.com"
-WINDOW = "5m"  # as the alerts have it: a rate wants a few scrapes
+WINDOW = "5m"  # as in the alerts: a rate needs a few scrapes
 TIMEOUT_SECONDS = 7.0
 AT_ONCE = 6
 MAX_ANSWER_CHARACTERS = 300
@@ -59,7 +59,7 @@ class Prometheus:
         self.close()
 
     def work(self, fleet: Fleet) -> dict[str, Work]:
-        """Of each shard that the server knows consumers of. Raises PrometheusError, also where it knows none."""
+        """By shard, of those whose consumers the server scrapes. Raises PrometheusError, also where there are none."""
         headers = {"Authorization": self._authorization()} if self._authorization else {}
         asked = queries(fleet)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prometheus") as threads:
@@ -79,7 +79,7 @@ class Prometheus:
             raise PrometheusError(f"{self._shown} can't be asked: {error or type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
             text = answer.text[:MAX_ANSWER_CHARACTERS].strip()
-            raise PrometheusError(f"{self._shown} refused to tell ({answer.status_code}): {text}")
+            raise PrometheusError(f"{self._shown} refused the query ({answer.status_code}): {text}")
         try:
             return dict(_values(answer.json()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -130,7 +130,7 @@ def _work(figures: Mapping[str, float | None]) -> Work:
     return Work(
         applied,
         _whole(figures["duplicates"]),
-        # Labelled by reason, the counter isn't there before the first.
+        # The counter is labelled by reason, so it doesn't exist before the first dead letter.
         0 if dead is None and applied is not None else dead,
         figures["writes_per_second"],
         figures["duplicates_per_second"],
@@ -148,7 +148,7 @@ def _whole(value: float | None) -> int | None:
 
 
 def _google_token() -> Callable[[], str]:
-    """From the credentials that are here, refreshed when they have run out. Raises PrometheusError when called."""
+    """From the application default credentials, refreshed when they expire. Raises PrometheusError when called."""
     credentials: list[Any] = []
 
     def authorization() -> str:

@@ -1,6 +1,6 @@
-"""How a fleet stands at one moment, put together from what was found out. Pure.
+"""The state of a fleet at one moment, assembled from the answers of its sources. Pure.
 
-What nobody could tell is None, never 0, and `Report.unknown` says why.
+Unknown values are None, never 0, and `Report.unknown` says why.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from shardctl.rebalance.preflight import Known, other_rebalances
 from shardctl.shard.schema import LaneState
 from shardctl.status.moving import Moving, moving
 
-SILENT_SECONDS = 15.0  # consumers say every 3 s that they are there
-FORGOTTEN_SECONDS = 300.0  # a replica that was silent for longer has ended, and isn't missed
+SILENT_SECONDS = 15.0  # consumers send a heartbeat every 3 s
+FORGOTTEN_SECONDS = 300.0  # a replica without a heartbeat for longer has ended, and isn't reported
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Stands where an answer would. `why` says what to do about it."""
+    """Takes the place of an answer. `why` says what to do about it."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What one shard's database reports. `silent_seconds`: since each replica last said that it is there."""
+    """What one shard's database reports. `silent_seconds`: since each replica's last heartbeat."""
 
     known: Known
     parked_keys: int = 0
@@ -43,7 +43,7 @@ class DatabaseFacts:
 class Work:
     """What a shard's consumers count: totals since they began, recent rates. `rows_a_batch` is a mean.
 
-    `names` are the replicas there should be, where that is known; `troubles` tells what is wrong with which.
+    `names` are the expected replicas, where those are known; `troubles` says what is wrong with which.
     """
 
     applied: int | None = None
@@ -121,7 +121,7 @@ def assemble(
     if not isinstance(backlogs, Unknown):
         lacking = [name for name in subscription_ids(fleet) if _messages(backlogs, [name]) is None]
         if lacking:
-            unknown["backlog"] = f"nothing is told of {_some(lacking)}: not there, or too new"
+            unknown["backlog"] = f"there is no figure for {_some(lacking)}: not there, or too new"
     return Report(
         fleet.fleet,
         at,
@@ -172,13 +172,13 @@ def lane_counts(known: Known) -> dict[str, int]:
 
 def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: frozenset[str] | None) -> Iterator[str]:
     if facts.known.empty:
-        yield "its database has no tables of shardctl's yet: `shardctl provision` makes them"
+        yield "its database doesn't have shardctl's tables yet: `shardctl provision` creates them"
         return
     silent = facts.silent_seconds or {}
     for name, seconds in sorted(silent.items()):
         expected = names is None or name in names
         if SILENT_SECONDS <= seconds < FORGOTTEN_SECONDS and expected:
-            yield f"replica {name} last said {seconds:,.0f} s ago that it is there"
+            yield f"replica {name} sent its last heartbeat {seconds:,.0f} s ago"
     active = {lane.generation for lane in facts.known.lanes.values() if lane.state == LaneState.ACTIVE}
     for generation in sorted(active):
         ago = facts.known.readers.get(generation)
@@ -191,7 +191,7 @@ def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: 
 
 
 def _messages(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
-    """The messages of all, or None where one isn't known: a part of a backlog would pass for the whole."""
+    """The messages of all, or None where one isn't known: a part of a backlog would look like the whole."""
     counts = [backlogs[name].messages if name in backlogs else None for name in names]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -1,1 +1,1 @@
-"""What keeps tasks of a long-running process alive: supervised, with back-off, and with its trouble named."""
+"""Supervision of a long-running process's tasks: restarts, back-off, and reports of trouble."""

@@ -1,6 +1,6 @@
-"""What runs beside the main work of a process: no task and no thread ends unheard.
+"""Background tasks and threads of a process: none ends unnoticed.
 
-Whoever starts a task decides what its failure means: `need` stops the process, `keep` runs it again, `once` only reports it.
+The caller decides what a task's failure means: `need` stops the process, `keep` runs it again, `once` only reports it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Background:
         return len(self._tasks)
 
     def need(self, name: str, work: Work) -> asyncio.Task[None]:
-        """A task without which the process is no use: its failure stops the process, and is raised where the context is left."""
+        """A task that the process needs: its failure stops the process, and is raised where the context is left."""
         return self._start(name, work, self._needed_ended)
 
     def keep(
@@ -71,7 +71,7 @@ class Background:
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # each one's end was reported
+        await asyncio.gather(*tasks, return_exceptions=True)  # each end was reported
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,7 +113,7 @@ class Background:
             except Exception as error:  # noqa: BLE001 - reported, with its traceback
                 failures = 1 if loop.time() - began > last_seconds else failures + 1
                 wait = backoff(failures, first_seconds, last_seconds, random.random())
-                self._trouble(name).met(error, f"it ended by a bug: it is begun again in {wait:.1f} s", bug=True)
+                self._trouble(name).met(error, f"it ended by a bug: it restarts in {wait:.1f} s", bug=True)
                 await asyncio.sleep(wait)
             else:
                 return

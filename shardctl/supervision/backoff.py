@@ -8,7 +8,7 @@ _MAX_DOUBLINGS = 30  # beyond which every `last_seconds` is reached, and a float
 def backoff(failures: int, first_seconds: float, last_seconds: float, draw: float) -> float:
     """Seconds to wait after so many failures in a row: doubled with each, from `first_seconds` (after one) to `last_seconds`.
 
-    `draw`, from 0 to 1, is the caller's random number: it decides over the upper half of the wait, so that many who failed
-    together don't come back together.
+    `draw`, from 0 to 1, is the caller's random number: it varies the upper half of the wait, so that clients that
+    failed together don't retry together.
     """
     return (0.5 + draw / 2) * min(last_seconds, first_seconds * 2.0 ** min(max(failures - 1, 0), _MAX_DOUBLINGS))

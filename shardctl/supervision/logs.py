@@ -1,4 +1,4 @@
-"""Logs: elsewhere than at a terminal as Cloud Logging reads them, one JSON object a line."""
+"""Logs: text on a terminal, else in the form of Cloud Logging, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class JsonFormatter(logging.Formatter):
             line["stack_trace"] = redacted(self.formatException(record.exc_info))
         try:
             return printable_json(orjson.dumps(line, default=str).decode())
-        except TypeError:  # half a surrogate pair somewhere: never lose a line for it
+        except TypeError:  # half a surrogate pair somewhere: the line must not be lost
             return json.dumps(line, default=str)
 
 

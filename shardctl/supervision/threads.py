@@ -1,4 +1,4 @@
-"""Threads that calls are handed to, and that the end of the program doesn't wait for."""
+"""Threads that run calls, and that the end of the program doesn't wait for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DaemonThreads:
         self._most, self._name, self._log = most, name, logger
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._idle = Semaphore(0)
-        self._lock = Lock()  # guards the two below, and that nothing is queued behind the end
+        self._lock = Lock()  # guards the two below, and keeps calls from being queued after the end
         self._started = 0
         self._stopped = False
 
@@ -49,7 +49,7 @@ class DaemonThreads:
             return self._calls.get()
 
     def shutdown(self) -> None:
-        """Take no more. Each thread ends when no call is left; nobody waits for that."""
+        """Accept no more calls. Each thread ends when no call is left; this doesn't wait."""
         with self._lock:
             self._stopped = True
             self._calls.put(None)

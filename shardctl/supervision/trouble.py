@@ -1,7 +1,7 @@
-"""Trouble that lasts: reported when it begins, when its kind changes and when it ends, and not each time that it is met.
+"""Trouble that lasts: reported when it begins, when its kind changes and when it ends, and not at each failure.
 
-Whoever tries again and again meets the same error again and again. A line for each would hide all else in a log; a line for the
-first alone would hide the next kind of error behind it.
+A loop of retries meets the same error repeatedly. A line for each would hide everything else in a log; a line for the first alone
+would hide the next kind of error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-REMIND_SECONDS = 600.0  # trouble that goes on is reported again, so that a log's later part shows it too
+REMIND_SECONDS = 600.0  # trouble that lasts is reported again, so that later parts of a log show it too
 MAX_KINDS = 64  # remembered at once
 
 _LONG_NUMBERS = re.compile(r"\d{4,}|0x[0-9a-f]+")  # of processes, ports, transactions; a status has three digits
@@ -26,7 +26,7 @@ class _Kind:
 
 
 class Trouble:
-    """What goes wrong with one thing that is tried again and again. From several threads a report may come twice.
+    """The trouble with one thing that is tried repeatedly. Several threads may report the same trouble twice.
 
     Errors are of one kind when they have the same type and, apart from long numbers, the same text. A bug's kind is where it was
     raised, and its report holds the traceback. `clock` is monotonic, in seconds.
@@ -60,11 +60,11 @@ class Trouble:
         self._remember(kind, now)
 
     def over(self, news: str = "works again", action: str = "recovered") -> None:
-        """A try succeeded. Says so once, if there was trouble."""
+        """An attempt succeeded. Reported once, if there was trouble."""
         if self.failures:
             self._log.info("%s: %s, after %d failures", self._what, news, self.failures, extra={"action": action})
         self.failures = 0
-        # A bug that comes and goes is reported once in a while; other trouble, each time that it begins.
+        # An intermittent bug is reported now and then; other trouble, each time that it begins.
         self._kinds = {kind: known for kind, known in self._kinds.items() if kind.startswith(_BUG)}
 
     def _remember(self, kind: str, now: float) -> None:

@@ -1,10 +1,10 @@
 """Who may talk to the page's server: the holder of the token, from the page itself.
 
-A browser on this machine opens any site, and any site may try to reach a server on loopback. Four things stand against that:
-- each call wants the token, which only the address that was printed tells, in a part of it that no browser sends;
-- `Host` must be a name of ours, so that a site can't point a name of its own at this machine and pass for us;
-- what changes something must come from our own page, by `Origin`;
-- the page runs nothing but its own files and may be shown in no frame.
+A browser on this machine opens any site, and any site may try to reach a server on loopback. Four rules prevent that:
+- each call needs the token, which is only in the printed address, in a part of it that no browser sends;
+- `Host` must be a name of ours, so that a site can't point a name of its own at this machine and pose as this server;
+- calls that change something must come from our own page, by `Origin`;
+- the page runs only its own files, and no frame may show it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADERS = {
 
 
 class Guard:
-    """Around the application. `host` is where the server listens."""
+    """Wraps the application. `host` is the address on which the server listens."""
 
     def __init__(self, app: ASGIApp, token: str, host: str) -> None:
         self._app, self._token, self._host = app, token.encode(), host.lower()
@@ -57,7 +57,7 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not _is_ours(hosts[0], self._host):
-            return Problem(HTTPStatus.MISDIRECTED_REQUEST, "open the address that `shardctl ui` printed, as it stands")
+            return Problem(HTTPStatus.MISDIRECTED_REQUEST, "open exactly the address that `shardctl ui` printed")
         if not scope["path"].startswith(API):
             return None
         kind, _, token = headers.get("authorization", "").partition(" ")

@@ -1,4 +1,4 @@
-"""The page's server: its files, what it reads, and the few things it may do."""
+"""The page's server: its files, what it reads, and its few actions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def application(view: View, token: str, host: str) -> ASGIApp:
-    """`token` is asked for by each call of `/api/`; `host` is where the server listens."""
+    """Each call of `/api/` must have the `token`; `host` is the address on which the server listens."""
     api = _Api(view)
     routes = [
         Route("/api/status", _answer(lambda _: view.status())),
@@ -139,12 +139,12 @@ def _answer(work: Callable[[Request], Awaitable[Any]]) -> Handler:
 
 
 async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:
-    """The answer of something that blocks. Raises Problem where it takes too long; what it does may still happen then."""
+    """The result of a blocking call. Raises Problem where it takes too long; its effect may still happen then."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS + 2):
             return await run_sync(partial(work, *arguments), abandon_on_cancel=True)
     except TimeoutError:
-        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "no answer yet; what was asked for may still happen") from None
+        raise Problem(HTTPStatus.GATEWAY_TIMEOUT, "no answer yet; the action may still take effect") from None
 
 
 def _number(text: str | None, name: str) -> int:
@@ -181,7 +181,7 @@ async def _body(request: Request, fields: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _check_text(text: str, name: str) -> None:
-    """Half a surrogate pair, which JSON can spell, and NUL are no text that a database takes."""
+    """Raise Problem for half a surrogate pair, which JSON can express, and for NUL: no database takes them."""
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be {KINDS[str]}")
 
@@ -203,4 +203,4 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _broken(_: Request, error: Exception) -> Response:  # noqa: ARG001 - the server logs it
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug of shardctl's; its terminal tells more").response()
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in shardctl; its terminal shows more").response()

@@ -1,4 +1,4 @@
-"""Parked keys on the page: listed, shown, and allowed to go on after a second look at what it is that goes on. Blocks."""
+"""Parked keys on the page: listed, shown, and released if they are still what the page showed. Blocks."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, A
 def replay(
     urls: Urls, shard: str, slot: int, kind: str, key: str, expected_messages: int, expected_since: str
 ) -> dict[str, Any]:
-    """Let a consumer go on with the key, if it still is what the person was shown. Raises Problem.
+    """Release the key to its consumer if it still is what the page showed. Raises Problem.
 
-    `expected_since` is the key's `parked_time`: a key that went on and was parked anew has another.
+    `expected_since` is the key's `parked_time`: a key that was released and parked again has another.
     """
     with parked.opened(shard, _url(urls, shard)) as connection:
         before = _key_in(parked.keys(connection, shard, key), slot, kind)
         released = parked.replay(connection, before)
-        current = _key_in(parked.keys(connection, shard, key), slot, kind)  # again: only now nobody else adds to it
+        current = _key_in(parked.keys(connection, shard, key), slot, kind)  # again: only now can't anybody add to it
         if not released or (current.messages, current.parked_time.isoformat()) != (expected_messages, expected_since):
             # Raised in the transaction, so that nothing of it is done.
             raise Problem(
                 HTTPStatus.CONFLICT,
-                "the key isn't what the page showed any more, so it was left as it is: look at it again",
+                "the key isn't what the page showed any more, so nothing was changed: look at it again",
                 parked.as_json(before),
             )
     return {"released": 1, "messages": current.messages}

@@ -1,4 +1,4 @@
-"""Dead letters and strays on the page: borrowed from Pub/Sub for a look, and one replayed when a person says so. Blocks."""
+"""Dead letters and strays on the page: leased from Pub/Sub to show them, and replayed one at a time on request. Blocks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shardctl.rebalance import backlog
 from shardctl.status.report import Unknown
 from shardctl.ui.problems import Problem
 
-MAX_LETTERS = 2_000  # borrowed for one look
+MAX_LETTERS = 2_000  # leased for one listing
 MAX_SHOWN = 200
 MAX_BODY_BYTES = 2_000
 SILENCE_SECONDS = 5.0
@@ -41,7 +41,7 @@ def listed(fleet: Fleet, *, strays: bool) -> dict[str, Any]:
 def replay(
     fleet: Fleet, urls: Mapping[str, str | Unknown], *, strays: bool, letter_id: str, key: str, set_aside_us: int
 ) -> dict[str, Any]:
-    """Publish one letter again, as `shardctl deadletter replay` does, if it is the one that the person was shown.
+    """Publish one letter again, as `shardctl deadletter replay` does, if it is the one that the page showed.
 
     Raises Problem.
     """
@@ -53,7 +53,7 @@ def replay(
         entry = next(reading.spooled(read, spool, strays=strays, max_bytes=1), None)
         if entry is None:
             raise Problem(
-                HTTPStatus.NOT_FOUND, "the letter isn't there, or somebody else has it: look again in a minute"
+                HTTPStatus.NOT_FOUND, "the letter isn't there, or another reader has leased it: look again in a minute"
             )
         letter = entry.letter
         if (letter.id, letter.key, letter.set_aside_us) != (letter_id, key, set_aside_us):
@@ -70,13 +70,13 @@ def replay(
 
 @contextmanager
 def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[LeasedReader, pubsub.Outlet]]:
-    """A desk on the fleet's subscriptions; everything that is held is handed back at the end."""
+    """A desk on the fleet's subscriptions; all leases are released at the end."""
     try:
         with pubsub.clients() as (publisher, subscriber):
             names = pubsub.subscriptions(fleet, subscriber, strays=strays)
 
             def left() -> int | None:
-                """Known exactly only of a broker that runs here: then there is no need to wait for silence."""
+                """Known exactly only of a local broker: then there is no need to wait until no more letters come."""
                 if not os.environ.get("PUBSUB_EMULATOR_HOST"):
                     return None
                 try:
@@ -120,4 +120,4 @@ def _letter_json(letter: Letter, body: bytes) -> dict[str, Any]:
 
 
 def _why(url: str | Unknown) -> str:
-    return url.why if isinstance(url, Unknown) else "it isn't known"
+    return url.why if isinstance(url, Unknown) else "it is unknown"

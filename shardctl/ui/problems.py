@@ -1,4 +1,4 @@
-"""What the page's server refuses, as RFC 9457 has it: `application/problem+json`."""
+"""Refusals of the page's server as RFC 9457 describes them: `application/problem+json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's word
-    """A request ends with this answer. `now` has what the server holds where that isn't what the page showed."""
+    """A request ends with this answer. `now` is the present state where that isn't what the page showed."""
 
     def __init__(self, status: int, detail: str, now: Mapping[str, object] | None = None) -> None:
         super().__init__(detail)

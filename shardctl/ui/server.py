@@ -1,4 +1,4 @@
-"""Serving the page until somebody ends it."""
+"""Serve the page until it is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket, host: str) -> str:
-    """What a browser on this machine opens."""
+    """The address that a browser on this machine opens."""
     reached = "127.0.0.1" if host in EVERYWHERE else host
     return f"http://{shown(reached)}:{listening.getsockname()[1]}/"
 
@@ -40,7 +40,7 @@ def serve(view: View, token: str, host: str, listening: socket.socket, ready: Ca
     async def run() -> None:
         server = Server(application(view, token, host), LIMITS, GRACE_SECONDS)
         stop_on_signals(server)
-        ready()  # the socket listens already: a client that comes now waits for an instant
+        ready()  # the socket listens already: a client that connects now waits for an instant
         await server.serve_on(listening)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What the page shows, looked at for all of its readers together, and only while there are some."""
+"""The page's data, collected once for all of its readers, and only while there are readers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Made in a thread when asked for, by one reader at a time, and given to all until it is `seconds` old.
+    """A value made in a thread on demand, for one reader at a time, and shared by all until it is `seconds` old.
 
-    What takes long to make is kept for longer, so that it never takes more than a part of a core.
+    A value that takes long to make is kept longer, so that making it never takes more than a part of a core.
     """
 
     def __init__(self, make: Callable[[], T], seconds: float) -> None:
@@ -51,7 +51,7 @@ class View:
     def __init__(self, looker: Collector, of_file: FleetFile) -> None:
         self._looker, self._file = looker, of_file
         self._asker = Asker(HEAT_PATIENCE_SECONDS)
-        # A little less than the page's pace, or each second call would find the look before.
+        # A little less than the page's pace, or every second call would get the previous one.
         self._look = Shared(lambda: looker.look(of_file.fleet()), looker.sources.pace_seconds * 0.8)
         self._heat = Shared(self._count, HEAT_SECONDS)
         self._mapped: tuple[Look | None, tuple[SlotMap, ...]] = None, ()

@@ -61,7 +61,7 @@ def up(tmp_path):
 def test_it_starts_dead_consumers_again_and_ends_in_order(up, tmp_path):
     first = up.consumer()
     os.kill(first, signal.SIGKILL)
-    assert up.says("tiny-all-0 had ended by itself .* started again")
+    assert up.says("tiny-all-0 ended unexpectedly .* restarted")
     assert up.consumer() != first
     assert up.says(r"all 1/1 ready, backlog \d+, applied [1-9]")
     up.family = children(up.process.pid)

@@ -122,7 +122,7 @@ def test_malformed_slots_reach_exactly_one_reader(fleet, clients):
 
 
 def test_a_topic_that_isnt_there_ends_it(fleet):
-    with Publisher(fleet) as publisher, pytest.raises(Exception, match="Pub/Sub didn't take the write"):
+    with Publisher(fleet) as publisher, pytest.raises(Exception, match="Pub/Sub didn't accept the write"):
         list(publisher.publish_all([Write("order", {"order_id": "o"})]))
 
 

@@ -1,4 +1,4 @@
-"""No server runs as root: started by root, PostgreSQL and Redis run under an account that is there already.
+"""No server runs as root: started by root, PostgreSQL and Redis run under an account that exists already.
 
 Everything it must reach is put where that account can go. Folders that aren't ours are never loosened.
 """
@@ -34,7 +34,7 @@ class Account:
     gid: int
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        """The command under this account; no group of ours goes along.
+        """The command under this account, without any group of ours.
 
         By a process of its own, since subprocess does it between fork and exec, and a child that is forked while gRPC's threads
         are at work now and then dies before it gets there.
@@ -55,7 +55,7 @@ class Account:
 
 
 def unprivileged() -> Account | None:
-    """Who servers run as: None, meaning ourselves, unless we are root.
+    """The account that servers run under: None, meaning ours, unless we are root.
 
     Only accounts with an entry in the user database serve: initdb asks for its user's name.
     """

@@ -33,7 +33,7 @@ class Installation:
     account: Account | None
 
     def spawn_options(self) -> dict[str, Any]:
-        # PGDATA, PGPORT and their like are meant for the user's own servers. Messages in English: they are matched.
+        # PGDATA, PGPORT and the like are meant for the user's own servers. Messages in English: they are matched.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return {"env": {**env, "LC_ALL": "C"}}
 

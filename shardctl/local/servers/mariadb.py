@@ -157,5 +157,5 @@ def find_program(name: str) -> Path:
 
 
 def _as_ourselves() -> list[str]:
-    """MariaDB runs as root only when asked to; on loopback, for a test, that is all right."""
+    """MariaDB runs as root only with an option; on loopback, for a test, that is acceptable."""
     return ["--user=root"] if os.geteuid() == 0 else []

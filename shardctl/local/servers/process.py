@@ -1,4 +1,4 @@
-"""One server process: in a session of its own, logged to a file, pinged in its own protocol, gone when we are."""
+"""One server process: in a session of its own, logged to a file, pinged in its own protocol, and ended with this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _random = random.SystemRandom()  # a test that seeds `random` must not make two 
 
 
 class ServerError(ShardctlError):
-    """A local server can't do what was asked."""
+    """A local server failed."""
 
 
 class BinaryMissingError(ServerError):
@@ -122,7 +122,7 @@ class Server(ABC):
                 taken = isinstance(fault, StartError) and "Address already in use" in fault.log
                 if not (taken and self._port_is_ours and tries_left):
                     raise
-                self.port = free_port()  # somebody took it between our look and the server's bind
+                self.port = free_port()  # another process took it between our check and the server's bind
             else:
                 self._port_is_ours = False
                 return self
@@ -160,7 +160,7 @@ class Server(ABC):
         self.start()
 
     def pause(self) -> None:
-        """Every process of the server stands still: connections stay open and nothing answers."""
+        """Freeze every process of the server: connections stay open and nothing answers."""
         if self.running:
             self._freeze()
 
@@ -228,14 +228,14 @@ class Server(ABC):
         self._release()
 
     def _release(self) -> None:
-        """Called wherever an end is seen: from then on the process id may be a stranger's."""
+        """Called wherever an end is seen: from then on the process id may be another process's."""
         if self._guard is not None:
             self._guard.release()
             self._guard = None
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment; the server that binds it may still come second."""
+    """A port that is free at this moment; another process may still bind it first."""
     for port in _random.sample(FREE_PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,7 +245,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Whether it came true in time."""
+    """Whether it became true in time."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
         if time.monotonic() > deadline:

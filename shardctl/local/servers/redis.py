@@ -1,4 +1,4 @@
-"""Redis, or Valkey, with nothing on disk: what a restart forgets is only locks, which cost time and never data."""
+"""Redis, or Valkey, with nothing on disk: a restart loses only locks, which costs time and never data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RedisServer(Server):
 
     @property
     def admin_url(self) -> str:
-        """For tests that break it: may do all that the server allows."""
+        """For tests that break it: has all rights."""
         return f"redis://{ADMINISTRATOR}:{self._admin_password}@{HOST}:{self.port}/0"
 
     def _prepare(self) -> None:
@@ -66,7 +66,7 @@ class RedisServer(Server):
         from redis.retry import Retry
 
         try:
-            # No retry: a port that somebody else took and leaves unanswered would hold us up for long.
+            # No retry: a port of another process that doesn't answer would delay us for long.
             with Redis.from_url(self.admin_url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
                 return bool(client.info("server")["process_id"] == self.pid)
         except RedisError:

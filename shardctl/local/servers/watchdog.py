@@ -1,4 +1,4 @@
-"""What must be gone when this process is gone. A shell waits on a pipe whose other end only this process holds."""
+"""Cleans up when this process ends, even by SIGKILL. A shell waits on a pipe whose other end only this process holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Guard:
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", self._SCRIPT, "guard", last_signal.name.removeprefix("SIG")],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # ours may be a pipe whose reader waits for its end
+            stdout=subprocess.DEVNULL,  # ours may be a pipe whose reader waits for end of file
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,

@@ -66,8 +66,8 @@ def test_a_token_is_sent_and_a_password_too():
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ((403, "no right"), r"refused to tell \(403\): no right"),
-        ((302, ""), r"refused to tell \(302\)"),
+        ((403, "no right"), r"refused the query \(403\): no right"),
+        ((302, ""), r"refused the query \(302\)"),
         ((200, "<html>"), "doesn't answer as Prometheus does"),
         ((200, '{"status": "success"}'), "doesn't answer as Prometheus does"),
         ((200, vector()), r"has no metrics of consumers \(namespace default, app orders-consumer\)"),

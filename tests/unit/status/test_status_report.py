@@ -77,7 +77,7 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
     held = {name: each for name, each in backlogs(fleet).items() if name != "orders-s0-g2"}
     report = assemble(fleet, NOW, {}, held, WHY)
     assert [shard.backlog for shard in report.shards] == [None, 0, 0]
-    assert report.unknown["backlog"] == "nothing is told of orders-s0-g2: not there, or too new"
+    assert report.unknown["backlog"] == "there is no figure for orders-s0-g2: not there, or too new"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
     [
         (
             DatabaseFacts(known((), readers={}).__class__({}, {}, {}, empty=True)),
-            "its database has no tables of shardctl's yet",
+            "its database doesn't have shardctl's tables yet",
         ),
         (DatabaseFacts(known(range(8), readers={})), "no consumer has read generation 1, which holds slots"),
         (
@@ -94,7 +94,7 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
         ),
         (
             DatabaseFacts(known(range(8)), 0, 0, {"r0": 1.0, "r1": 40.0}),
-            "replica r1 last said 40 s ago that it is there",
+            "replica r1 sent its last heartbeat 40 s ago",
         ),
         (
             DatabaseFacts(known(range(8), generation=3, readers={3: timedelta(0)})),
@@ -157,7 +157,7 @@ def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
     facts = {"s0": DatabaseFacts(databases["s0"]), "s1": DatabaseFacts(databases["s1"]), "s2": WHY}
     report = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet))
     assert report.moving.survey is None
-    assert report.unknown["rebalance"] == "the databases of s2 tell nothing"
+    assert report.unknown["rebalance"] == "the databases of s2 don't answer"
     (found,) = slot_maps(fleet, {"s0": databases["s0"]})
     assert (found.from_file, found.stages) == (("s1", "s2"), {})
     assert str(found.holders["s2"]) == "6-7"

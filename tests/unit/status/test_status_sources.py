@@ -200,7 +200,7 @@ def test_a_silent_replica_is_told_of(databases):
     databases.present("s0")
     databases.present("s0", "r1", seen_time=datetime.now(UTC) - timedelta(seconds=60))
     (told,) = looker(databases).look(databases.fleet).report.shards[0].troubles
-    assert re.fullmatch("replica r1 last said (59|6[0-9]) s ago that it is there", told)
+    assert re.fullmatch("replica r1 sent its last heartbeat (59|6[0-9]) s ago", told)
 
 
 def test_a_database_that_is_not_there_hides_no_other(databases, tmp_path):

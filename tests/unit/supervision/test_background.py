@@ -97,7 +97,7 @@ def test_a_kept_task_runs_again_and_the_same_bug_is_reported_once(caplog):
             await done.wait()
 
     asyncio.run(main())
-    assert reports(caplog) == ["watch: 'a bug'; it ended by a bug: it is begun again in 0.0 s"]
+    assert reports(caplog) == ["watch: 'a bug'; it ended by a bug: it restarts in 0.0 s"]
     assert "in breaks" in caplog.text
 
 
