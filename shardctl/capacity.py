@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from shardctl.fleet import topology
+from shardctl.fleet import quantities, topology
 from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
-from shardctl.render import quantities
 
 COUNTED_KEYS = 200_000
 ATTRIBUTE_BYTES = 220  # of the publisher's six attributes, names included, and the ordering key

@@ -56,7 +56,6 @@ from shardctl.supervision.background import Background
 if TYPE_CHECKING:
     from consumer.intake.push.intake import PushIntake
 
-NOISY = ("google", "grpc", "sqlalchemy", "asyncio")
 
 log = logging.getLogger("consumer")
 
@@ -67,7 +66,7 @@ def run(path: Path) -> int:
         settings = load(path)
         config = settings.config
         labels = {"fleet": config.fleet, "shard": config.shard, "replica": settings.replica}
-        logs.configure(config.consumer.log_level, logs.JsonFormatter(config.project, **labels), NOISY)
+        logs.configure(config.consumer.log_level, logs.JsonFormatter(config.project, **labels))
         asyncio.run(serve(settings))
     except ShardctlError as error:
         print(f"error: {error}", file=sys.stderr)

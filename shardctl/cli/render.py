@@ -52,7 +52,7 @@ def render(
         ),
     ] = None,
 ) -> int:
-    """Print the fleet's Kubernetes manifests, ready for `kubectl apply -f -`; or its part in Google Cloud."""
+    """Print the fleet's Kubernetes manifests, ready for `kubectl apply --server-side -f -`; or its part in Google Cloud."""
     from shardctl import lockfile
     from shardctl.fleet.load import load_fleet
     from shardctl.render import documents, warnings

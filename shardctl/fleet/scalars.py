@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
+from shardctl.fleet import quantities
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.redaction import redacted, redacted_value
 
@@ -131,8 +132,11 @@ LabelValue = Annotated[
 ]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 SecretId = Annotated[str, Text(r"[-A-Za-z0-9_]+", "a secret's id in Secret Manager: letters, digits, '-' and '_'", 255)]
+# As the API server writes it, so that what is applied equals what is live.
 Quantity = Annotated[
-    str, Text(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", "a Kubernetes quantity such as 500m or 512Mi", 20)
+    str,
+    Text(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", "a Kubernetes quantity such as 500m or 512Mi", 20),
+    AfterValidator(quantities.canonical),
 ]
 Cron = Annotated[
     str,

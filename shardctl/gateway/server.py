@@ -26,7 +26,6 @@ from shardctl.supervision import logs
 from shardctl.supervision.background import Background
 
 GC_AFTER_OBJECTS = 50_000
-NOISY = ("uvicorn", "google", "grpc", "asyncio", "httpx", "httpcore")
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
         at_terminal = sys.stderr.isatty()
         formatter = logs.PlainFormatter() if at_terminal else logs.JsonFormatter(fleet=fleet.fleet)
-        logs.configure(desk.settings.log_level, formatter, NOISY)
+        logs.configure(desk.settings.log_level, formatter)
         async with Background(log) as beside:
             beside.keep("the watch on Pub/Sub", desk.watch)
             if isinstance(desk.door, ApiKeyAuth):

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl.fleet import backends
+from shardctl.fleet import backends, quantities
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
 from shardctl.fleet.spec import Fleet
-from shardctl.render import quantities
 from shardctl.render.objects import Object, Plan, seconds_text
 from shardctl.render.rbac import asks_kubernetes
 from shardctl.render.scaling import max_replicas

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shardctl.fleet import topology
+from shardctl.fleet import quantities, topology
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.objects import Object, Plan, Writer, seconds
 
@@ -69,7 +69,8 @@ def _bounds(plan: Plan, writer: Writer) -> dict[str, Any]:
         "target_kind": TARGET_KINDS[shard.workload.kind],
         "min_replicas": min_replicas(fleet, shard),
         "max_replicas": max_replicas(shard),
-        "backlog_per_replica": str(shard.autoscaling.backlog_per_replica),  # a quantity, which is text
+        "backlog_per_replica": str(shard.autoscaling.backlog_per_replica),  # KEDA reads a number, which is text
+        "backlog_quantity": quantities.canonical(str(shard.autoscaling.backlog_per_replica)),
     }
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import orjson
@@ -15,6 +14,9 @@ from shardctl.printable import printable, printable_json
 from shardctl.redaction import redacted
 
 FIELDS = ("action", "slot", "generation", "message_id", "partition_key", "message_type")
+
+# httpx and httpcore report each call: its URL with the query, and at length its headers.
+NOISY = ("asyncio", "google", "grpc", "httpcore", "httpx", "sqlalchemy", "uvicorn")
 
 _TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})", re.ASCII)
 
@@ -60,10 +62,10 @@ class PlainFormatter(logging.Formatter):
         return printable(redacted(super().format(record)))
 
 
-def configure(level: str, formatter: logging.Formatter, noisy: Iterable[str]) -> None:
-    """Log to stderr; of the `noisy` libraries only warnings and errors."""
+def configure(level: str, formatter: logging.Formatter) -> None:
+    """Log to stderr; of noisy libraries only warnings and errors, whatever the level."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for name in noisy:
+    for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -106,3 +106,21 @@ FORMATTERS = [
 def test_a_log_line_is_harmless(formatter):
     line = formatter.format(logging.LogRecord("a", logging.INFO, "a", 1, "key %s", (HOSTILE,), None))
     assert not set(line) & set(ACTIVE)
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_of_noisy_libraries_only_warnings_are_logged(level, capsys):
+    """httpx reports each call at INFO: the leader's, 43,000 lines a day."""
+    root = logging.getLogger()
+    before, handlers = root.level, root.handlers[:]
+    try:
+        logs.configure(level, logs.PlainFormatter())
+        for name in logs.NOISY:
+            logging.getLogger(name).info("HTTP Request: GET https://kubernetes")
+            logging.getLogger(name).warning("of %s", name)
+    finally:
+        root.setLevel(before)
+        root.handlers[:] = handlers
+        for name in logs.NOISY:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    assert capsys.readouterr().err.splitlines() == [f"WARNING of {name}" for name in logs.NOISY]

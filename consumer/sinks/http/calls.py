@@ -24,9 +24,6 @@ _KEEP_METHOD = frozenset((301, 302, 307, 308))
 
 log = logging.getLogger(__name__)
 
-for _name in ("httpx", "httpcore"):  # they tell each call's URL, with its query, and at length its headers
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
 
 class CallError(Exception):
     """No answer, or none that counts. `outcome` is a stable word for metrics; `sent`: the backend may have the write."""

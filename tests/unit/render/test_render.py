@@ -206,7 +206,7 @@ def test_a_pod_outlives_its_drain() -> None:
 def test_credentials_come_from_secrets_by_name() -> None:
     env = only(fleet_of(), "Deployment", "orders-s1")["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {entry["name"]: entry["valueFrom"] for entry in env} == {
-        "POD_NAME": {"fieldRef": {"fieldPath": "metadata.name"}},
+        "POD_NAME": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
         "DATABASE_URL": {"secretKeyRef": {"name": "orders-s1-db", "key": "url"}},
         "REDIS_URL": {"secretKeyRef": {"name": "orders-redis", "key": "url"}},
     }

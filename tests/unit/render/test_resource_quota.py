@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from manifests import fleet_of, only
 
-from shardctl.render import quantities
+from shardctl.fleet import quantities
 
 
 def test_a_quota_holds_the_whole_fleet_at_its_largest_in_a_rollout() -> None:

@@ -161,7 +161,9 @@ def test_a_policy_lets_in_scrapes_on_one_port() -> None:
 
 
 def test_a_policy_that_lets_nobody_in() -> None:
-    assert only(fleet_of("network_policy: {from_namespaces: []}"), "NetworkPolicy")["spec"]["ingress"] == []
+    policy = only(fleet_of("network_policy: {from_namespaces: []}"), "NetworkPolicy")["spec"]
+    assert "ingress" not in policy
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
 def test_a_policy_holds_for_the_pods_of_its_shard() -> None:
