@@ -23,9 +23,9 @@ def main() -> int:
 
 
 def _load_redis() -> None:
-    """Load Redis' client without OpenTelemetry, which it takes where it finds it, for metrics that nobody here asks for."""
+    """Load Redis' client without OpenTelemetry, which it uses if it is installed, for metrics that a consumer doesn't need."""
     absent = "opentelemetry"
-    if absent in sys.modules:  # somebody instruments this process
+    if absent in sys.modules:  # this process is instrumented
         return
     sys.modules[absent] = None  # type: ignore[assignment] # which is how Python says that it can't be imported
     try:

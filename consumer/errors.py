@@ -10,7 +10,7 @@ from shardctl.redaction import redacted
 class TransientError(Exception):
     """It may work later: nothing was lost, everything is kept, the whole batch is tried again in order.
 
-    Its text may repeat what a driver said, and shows no secret of a URL.
+    Its text may repeat a driver's message, and shows no secret of a URL.
     """
 
     def __str__(self) -> str:
@@ -18,7 +18,7 @@ class TransientError(Exception):
 
 
 class SlotsWaitError(TransientError):
-    """These lanes wait for something that others don't need, as a backend of theirs. All else goes on meanwhile."""
+    """These lanes wait for something that others don't need, such as their backend. The others go on meanwhile."""
 
     def __init__(self, text: str, lanes: Collection[int] = ()) -> None:
         super().__init__(text)
@@ -26,14 +26,14 @@ class SlotsWaitError(TransientError):
 
 
 class BlockedError(TransientError):
-    """The service answers, and something in this batch can't finish now, as a row that another transaction holds.
+    """The service answers, but something in this batch can't finish now, such as a row that another transaction has locked.
 
-    It doesn't say which lanes: those are found by trying the batch again in smaller parts. The other lanes go on.
+    It doesn't say which lanes: the batch is tried again in smaller parts to find them. The other lanes go on.
     """
 
 
 class PermanentError(Exception):
-    """The message can't succeed, whoever tries: it is set aside with `reason`, a stable word for metrics and filters."""
+    """The message can never succeed: it is dead-lettered or parked with `reason`, a stable word for metrics and filters."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -42,9 +42,9 @@ class PermanentError(Exception):
 
 
 class DataFaultError(Exception):
-    """The database refused what some message of the batch asks for. Which one, a search has to find.
+    """The database refuses the data of some message of the batch. A search has to find which one.
 
-    With `key_waits`, later messages of its key mustn't be tried before it is set aside: trying them can't be undone.
+    With `key_waits`, later messages of its key mustn't be tried before it is dead-lettered or parked: a try can't be undone.
     """
 
     def __init__(self, reason: str, detail: str, *, key_waits: bool = False) -> None:

@@ -70,5 +70,5 @@ class Election:
         return max(0.0, min(self.times.retry_period, self.ends_at - now))
 
     def silent_seconds(self, now: float) -> float:
-        """How long nobody has answered."""
+        """How long no request has been answered."""
         return max(0.0, now - self._answered_at)

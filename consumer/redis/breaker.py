@@ -1,9 +1,9 @@
 """Redis may be unreachable at any time, and nothing may wait for it or fail with it. Only this module decides when to ask it.
 
-Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So
-`connect` makes clients that close a connection on every error that it brings, whatever Redis says: READONLY, MOVED, LOADING,
-CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF. The next call opens a new connection, and reaches the server that has the address by
-then. If the error had another cause, that costs a handshake.
+Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So `connect`
+makes clients that close a connection on each of its errors: READONLY, MOVED, LOADING, CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF.
+The next call opens a new connection, and reaches the server that has the address by then. If the error had another cause, that
+costs a handshake.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Replica:
 
     @property
     def failing(self) -> str | None:
-        """Why some batch failed that has not worked since, whatever others did meanwhile."""
+        """Why a batch failed that hasn't succeeded since, even if others have."""
         return self._failure if self._failures.keys() - self._alone else None
 
     @property

@@ -13,25 +13,25 @@ from shardctl.wire import bodies
 
 
 class Sink(Protocol):
-    """Takes the new messages of a batch, in order, inside the transaction that also records them in the inbox.
+    """Applies the new messages of a batch, in order, inside the transaction that also records them in the inbox.
 
-    Called from several threads at once, each with a transaction of its own and with slots that no other has. How to write one of
-    your own: docs/sinks.md.
+    Called from several threads at once, each with a transaction of its own and with slots that no other has. docs/sinks.md says
+    how to write one.
     """
 
     def check(self, delivery: Delivery) -> None:
         """Read the body before any transaction. Raises PermanentError when the write can't ever succeed."""
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
-        """Bring the writes about; the count of those that were stale.
+        """Apply the writes; returns how many were stale.
 
-        Raises DataFaultError when one of them can't be: which one, the caller finds by trying smaller shares. Raises
-        TransientError when it may work later. Either way what was written by this call is rolled back.
+        Raises DataFaultError if one of them can't succeed: the caller finds which by trying smaller shares. Raises TransientError
+        if it may work later. In both cases everything that this call wrote is rolled back.
         """
 
 
 class LoggedSink(Sink, Protocol):
-    """A sink as the store has it: it also tells what its writes change."""
+    """A sink as the store has it: it also names what its writes change."""
 
     def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
         """Where to look for what these writes have changed, or more: see `shardctl.shard.changes`."""
@@ -51,7 +51,7 @@ def check_key(delivery: Delivery, kind: MessageType) -> None:
     try:
         body = bodies.read(data)
     except bodies.BodyError:
-        return  # no row: what it is, its sink knows
+        return  # not a row; the sink decides what it is
     try:
         bodies.check_key(kind, body, data, delivery.partition_key)
     except bodies.BodyError as error:

@@ -1,4 +1,4 @@
-"""Sinks of your own, by entry point `package.module:factory`: found at the start, and kept from doing harm by their bugs."""
+"""Sinks of the user's own, by entry point `package.module:factory`: loaded at the start, and their bugs contained."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from shardctl.shard.changes import Change
 
 log = logging.getLogger(__name__)
 
-SINK_ERROR = "sink_error"  # the reason of a message on which a sink raised what it shouldn't
+SINK_ERROR = "sink_error"  # the reason of a message on which a sink raised an error that it must not raise
 MAX_REASON_CHARACTERS = 64  # what the parked table holds
 
-# Trouble around the sink: the store knows what the database's errors mean, and all else here is tried again. Other errors of
-# SQLAlchemy, as of a missing parameter or of a row that isn't there, are bugs like any other.
+# Failures around the sink: the store knows what the database's errors mean, and the others here are tried again. Any other error
+# of SQLAlchemy, such as a missing parameter or a missing row, is a bug.
 _MAY_PASS = (TransientError, DBAPIError, sa.TimeoutError, sa.DisconnectionError, OSError)
 
 
 class SinkError(UsageError):
-    """A sink can't be had: says which, why, and what to do."""
+    """A sink can't be loaded: says which, why, and what to do."""
 
     def __init__(self, message_type: str, path: str, why: str, fix: str) -> None:
         super().__init__(f"message_types.{message_type}.sink: {path}: {why}. Fix: {fix}.")
 
 
 class CustomSink:
-    """A sink of somebody else's behind the promises that the consumer needs.
+    """A sink of the user's, with the guarantees that the consumer needs.
 
-    A bug must neither lose a message nor stop the shard for the sake of one: whatever a sink raises beside its own errors and the
-    database's is the fault of the message on which it does so, with the reason `sink_error`.
+    A bug must neither lose a message nor stop the shard because of one: any error of a sink except its documented ones and the
+    database's is the fault of the message on which it is raised, with the reason `sink_error`.
     """
 
     def __init__(self, path: str, sink: Sink, kinds: dict[str, MessageType]) -> None:
@@ -56,11 +56,11 @@ class CustomSink:
         except (PermanentError, DataFaultError) as fault:
             raise PermanentError(*_storable(fault)) from fault
         except Exception as error:
-            self._tell("check", delivery, error)
+            self._log_bug("check", delivery, error)
             raise PermanentError(*_storable(_bug(error))) from error
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
-        transactions = [each for each in (connection.get_transaction(), connection.get_nested_transaction()) if each]
+        transactions = [t for t in (connection.get_transaction(), connection.get_nested_transaction()) if t]
         try:
             stale = self._sink.apply(connection, writes)
         except _MAY_PASS:
@@ -72,23 +72,23 @@ class CustomSink:
         except Exception as error:
             if isinstance(error, connection.dialect.loaded_dbapi.Error):  # of the driver, past SQLAlchemy
                 raise DBAPIError(None, None, error) from error
-            if not all(each.is_active for each in transactions):
+            if not all(transaction.is_active for transaction in transactions):
                 raise TransientError(self._ended_transaction) from error
-            if len(writes) == 1:  # with more, the search comes here again
-                self._tell("apply", writes[0], error)
+            if len(writes) == 1:  # if there are more, the search calls it again
+                self._log_bug("apply", writes[0], error)
             raise DataFaultError(*_storable(_bug(error))) from error
-        if not all(each.is_active for each in transactions):
+        if not all(transaction.is_active for transaction in transactions):
             raise TransientError(self._ended_transaction)
         return stale if isinstance(stale, int) else 0
 
     def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
-        """Whatever it writes of a message, the message's routing key says where."""
+        """It may write any rows for a message, all of them under the message's routing key."""
         for write in writes:
             yield changes.of_routing_key(write.slot, write.partition_key)
 
-    def _tell(self, call: str, delivery: Delivery, error: Exception) -> None:
+    def _log_bug(self, call: str, delivery: Delivery, error: Exception) -> None:
         log.error(
-            "the sink %s raised in %s: a bug of the sink; the message is set aside",
+            "the sink %s raised in %s: a bug of the sink; the message is dead-lettered or parked",
             self._path,
             call,
             exc_info=error,
@@ -121,7 +121,7 @@ def load(message_type: str, path: str, kinds: dict[str, MessageType]) -> CustomS
         sink = factory()
     except Exception as error:
         why = f"{name}() raised {type(error).__name__}: {error}"
-        raise SinkError(message_type, path, why, "mend the factory; it is called without arguments") from error
+        raise SinkError(message_type, path, why, "fix the factory; it is called without arguments") from error
     lacking = [call for call in ("check", "apply") if not callable(getattr(sink, call, None))]
     if lacking:
         why = f"{name}() gave {_shown(sink)}, which has no {' and no '.join(lacking)}"

@@ -12,7 +12,7 @@ from consumer.delivery import Delivery
 from shardctl.fleet.settings.messagetypes import MessageType, Operation, type_of
 from shardctl.wire.values import moment_of
 
-# What decides a write's statement: its type, its operation, and the columns it sets.
+# A write's statement depends on its type, its operation, and the columns it sets.
 Shape = tuple[str, Operation, frozenset[str]]
 
 
@@ -25,10 +25,10 @@ class Group:
 
 
 def group(writes: Sequence[Delivery], kinds: dict[str, MessageType]) -> list[Group]:
-    """Cut writes into the statements that bring about the same as one after the other would.
+    """Group writes into statements that have the same effect as the writes one after the other.
 
     Writes of one routing key, and writes to one row, keep their order across groups. Of writes of one shape to one row that
-    could share a group, the last alone is sent (with a version column: the highest): nobody can see the ones it replaces.
+    could share a group, only the last is sent (with a version column: the highest): nobody can see the ones that it replaces.
     """
     groups: list[Group] = []
     by_shape: dict[Shape, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Decimals against the table as it is: a column with fewer places than its type allows would round in silence."""
+"""Decimals against the table as it is: a column with fewer places than its type allows would round them silently."""
 
 from __future__ import annotations
 
@@ -40,13 +40,15 @@ class Places:
         """The decimal columns that round what their type takes, with the room that they have."""
         table, types, text = rules.kind.table, rules.kind.types, self._dialect.column_places or ""
         name = self._dialect.quote(table) if text.count("%s") == 1 else table
-        found: dict[str, int | None] = dict(map(tuple, connection.exec_driver_sql(text, (name,) * text.count("%s"))))
+        column_places: dict[str, int | None] = dict(
+            map(tuple, connection.exec_driver_sql(text, (name,) * text.count("%s")))
+        )
         narrow = {
             column: Room(MAX_EXPONENT, places)
-            for column, places in found.items()
+            for column, places in column_places.items()
             if places is not None and types.get(column) == "decimal" and places < rules.room(column).places
         }
-        if found:  # else the statement will say what is wrong
+        if column_places:  # otherwise the statement's error says what is wrong
             self._narrow[table] = narrow
         return narrow
 

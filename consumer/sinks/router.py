@@ -1,4 +1,4 @@
-"""One sink over several: each message goes to its type's, and no routing key's order is lost on the way."""
+"""One sink over several: each message goes to the sink of its type, and each routing key keeps its order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sink_of(sql: LoggedSink, kinds: dict[str, MessageType], http: LoggedSink | N
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Writes that one call of a sink brings about."""
+    """Writes that one call of a sink applies."""
 
     sink: LoggedSink
     writes: list[Delivery]
@@ -44,7 +44,7 @@ def share_out(
 ) -> list[Share]:
     """Cut writes into calls that, one after the other, keep the order of each routing key, and of the writes to each row.
 
-    A write joins the first call of its sink that doesn't come before what it must follow: few calls, whatever the mixture.
+    A write joins the first call of its sink that doesn't come before the writes that it must follow: few calls for any mixture.
     """
     shares: list[Share] = []
     places: dict[int, list[int]] = {}  # by sink, the numbers of its shares
@@ -54,7 +54,7 @@ def share_out(
         follows: list[Any] = [(write.slot, write.partition_key)]
         if table:
             follows.append((table, write.row))
-        earliest = max(last.get(each, 0) for each in follows)
+        earliest = max(last.get(key, 0) for key in follows)
         mine = places.setdefault(id(sink), [])
         at = bisect_left(mine, earliest)
         if at == len(mine):

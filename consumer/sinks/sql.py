@@ -22,7 +22,7 @@ from shardctl.shard import changes
 from shardctl.shard.changes import Change
 from shardctl.wire.bodies import Rules
 
-MAX_SHAPES = 1_000  # kept of statements: which columns a write names is its client's choice
+MAX_SHAPES = 1_000  # whose statements are cached: a client chooses which columns a write names
 
 
 class SqlSink:
@@ -74,15 +74,15 @@ class SqlSink:
         return orjson.dumps([values.plain(write, rules) for write in writes]).decode()
 
     def _explain_missed(self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int) -> int:
-        """Updates that touched no row: stale when the row is there, else a fault.
+        """How many of the updates that touched no row are stale: those whose row exists. Raises DataFaultError for the others.
 
-        Also a fault, so that the search sends them one by one: two keys that we tell apart and the database doesn't, as a
-        collation that ignores case. Of such two, one statement would apply any.
+        Also for two keys that we tell apart and the database doesn't, for instance with a collation that ignores case: one
+        statement would apply either of them, and the search sends them one by one.
         """
-        there = connection.exec_driver_sql(statements.finding(self._dialect, kind), (text,)).all()
-        if len(there) < rows:
-            raise DataFaultError("no_row", f"{rows - len(there)} of the rows to update aren't in {kind.table}")
-        if len(set(map(tuple, there))) < len(there):
+        keys = connection.exec_driver_sql(statements.finding(self._dialect, kind), (text,)).all()
+        if len(keys) < rows:
+            raise DataFaultError("no_row", f"{rows - len(keys)} of the rows to update aren't in {kind.table}")
+        if len(set(map(tuple, keys))) < len(keys):
             raise DataFaultError("no_row", f"two updates of one statement meet in one row of {kind.table}")
         return missed
 
@@ -91,7 +91,7 @@ class SqlSink:
 
 
 def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:
-    """How many rows it touched. A column that no message can give a value is no message's fault: TransientError."""
+    """How many rows it touched. Raises TransientError for a column that no message can give a value: no message is at fault."""
     try:
         return connection.exec_driver_sql(statement, (text,)).rowcount
     except DBAPIError as error:
@@ -105,6 +105,6 @@ def _write(connection: Connection, statement: str, text: str, kind: MessageType)
 
 
 def _with_slot(write: Delivery, slot_column: str) -> bytes:
-    """The body with its slot put in front. The text is otherwise the producer's own, so numbers keep every digit."""
+    """The body with its slot in front. The text is otherwise the producer's own, so numbers keep every digit."""
     data: bytes = write.message.data
     return b'{"%s":%d,%s' % (slot_column.encode(), write.slot, data.lstrip()[1:])

@@ -1,6 +1,6 @@
 """The text of the sink's statements. Each takes one parameter: the rows as JSON text.
 
-Identifiers come from the spec, which allows letters, digits and underscores alone.
+Identifiers come from the spec, which allows only letters, digits and underscores.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from shardctl.fleet.settings.messagetypes import MessageType, type_of
 
 
 def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...]:
-    """What brings about a shape's writes, in order. The rows they touch add up to those that were not stale."""
+    """The statements of a shape's writes, in order. The rows that they touch add up to the writes that aren't stale."""
     quote, operation = dialect.quote, shape[1]
     table, version = quote(kind.table), kind.version_column
     given = [column for column in kind.columns if column in shape[2]]
@@ -36,7 +36,7 @@ def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...
     if operation == "insert":
         return (f"INSERT INTO {table} {rows} true",)
     if not dialect.has_on_conflict:
-        # Somebody else may insert such a row between the two: the duplicate is a fault, and the search tries it anew.
+        # Another session may insert such a row between the two: the duplicate is a fault, and the search tries the write again.
         missing = f"NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {same_row})"  # noqa: S608
         return update, f"INSERT INTO {table} {rows} {missing}"
     keys = ", ".join(quote(column) for column in kind.key)
@@ -46,7 +46,7 @@ def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...
 
 
 def finding(dialect: Dialect, kind: MessageType) -> str:
-    """Yields the keys, as the table holds them, of the rows that are there."""
+    """Selects the keys, as the table holds them, of the rows that exist."""
     columns = [(column, type_of(kind.columns[column])) for column in kind.key]
     listed = ", ".join(f"t.{dialect.quote(column)}" for column in kind.key)
     return f"SELECT {listed} FROM {dialect.quote(kind.table)} AS t, {dialect.source(columns)} WHERE {_same_row(dialect, kind)}"  # noqa: S608

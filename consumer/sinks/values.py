@@ -1,4 +1,4 @@
-"""How a body's key compares, and its values in the plainest form. What a body may hold, `shardctl.wire.values` says."""
+"""How a body's key compares, and its values in the plainest form. `shardctl.wire.values` defines what a body may hold."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def plain(write: Delivery, rules: Rules) -> dict[str, Any]:
     row: dict[str, Any] = {rules.kind.slot_column: write.slot}
     written: Any = None  # what the text holds, where its digits matter
     for column, value in write.body.items():
-        of = rules.types[column]
-        if value is None or of not in _NOT_PLAIN:
+        kind = rules.types[column]
+        if value is None or kind not in _NOT_PLAIN:
             row[column] = value
-        elif of == "timestamp":
+        elif kind == "timestamp":
             row[column] = utc_text(value)
         else:
             if type(value) in _MAY_LOSE_DIGITS and written is None:
                 data = write.message.data
-                written = write.body if of == "json" and is_plain(data, write.body) else exact(data)
+                written = write.body if kind == "json" and is_plain(data, write.body) else exact(data)
             part = value if written is None else written[column]
-            row[column] = text_of(part).decode() if of == "json" else _plain_decimal(str(part))
+            row[column] = text_of(part).decode() if kind == "json" else _plain_decimal(str(part))
     return row
 
 
 def plain_key(write: Delivery, rules: Rules) -> tuple[Any, ...]:
     """The key's values as the log of changes has them: see `shardctl.shard.changes.Change`."""
-    found = []
+    key = []
     for column in rules.kind.key:
         value = write.body[column]
         match rules.types[column]:
@@ -63,8 +63,8 @@ def plain_key(write: Delivery, rules: Rules) -> tuple[Any, ...]:
                 value = _plain_decimal(digits_of(column, write.body, write.message.data))
             case "number":
                 value = float(value)
-        found.append(value)
-    return tuple(found)
+        key.append(value)
+    return tuple(key)
 
 
 _NOT_PLAIN: frozenset[ColumnType] = frozenset(("timestamp", "json", "decimal"))
@@ -83,17 +83,17 @@ def _plain_decimal(digits: str) -> str:
 _BARE_SIGNS = ("", "-", "+")
 
 
-# Key columns whose values are equal exactly where the database's are.
+# Types of key columns whose values are equal exactly if the database's are.
 _AS_GIVEN: frozenset[str] = frozenset(("text", "integer", "bigint", "boolean"))
 
 
-def _comparable(delivery: Delivery, column: str, of: ColumnType) -> Any:
-    """The value as the database compares it, whichever way it was written: 1.0 and 1, or one moment in two time zones.
+def _comparable(delivery: Delivery, column: str, kind: ColumnType) -> Any:
+    """The value as the database compares it, however it was written: 1.0 and 1, or one moment in two time zones.
 
-    Taking two rows for one would lose a write.
+    To take two rows for one would lose a write.
     """
     value = delivery.body[column]
-    match of:
+    match kind:
         case "number":
             return float(value)
         case "decimal":

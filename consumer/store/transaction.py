@@ -183,13 +183,14 @@ class Store:
         Every transaction here that changes rows of a slot ends with it.
         """
         recorded, written, parked = (
-            [delivery for delivery in these if delivery.slot in here.logged] for these in (recorded, written, parked)
+            [delivery for delivery in deliveries if delivery.slot in here.logged]
+            for deliveries in (recorded, written, parked)
         )
-        found = [changes.of_inbox(delivery.slot, delivery.identity) for delivery in recorded]
-        found += self._sink.changes(written)
-        found += (changes.of_parked(*key_of(delivery)) for delivery in parked)
-        if found:
-            changes.record(connection, found)
+        logged = [changes.of_inbox(delivery.slot, delivery.identity) for delivery in recorded]
+        logged += self._sink.changes(written)
+        logged += (changes.of_parked(*key_of(delivery)) for delivery in parked)
+        if logged:
+            changes.record(connection, logged)
 
     def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
         """Whether the database can't even store it. If so, it is dead-lettered, also where its type parks."""

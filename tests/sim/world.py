@@ -204,7 +204,7 @@ class World:
         parts.patch(replica)
         try:
             await replica.run(life.stop)
-        except NotDrainedError as error:  # what was in hand comes again elsewhere
+        except NotDrainedError as error:  # batches in flight are redelivered elsewhere
             self.oracle.tell(life.process, str(error))
         except Exception as error:
             if not life.process.alive:  # it is being cleared away

@@ -7,18 +7,20 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from http import HTTPStatus
 
-LONGEST_RETRY_AFTER_SECONDS = 300.0  # what a backend may ask for: a wrong clock there must not stop a shard for a year
+LONGEST_RETRY_AFTER_SECONDS = (
+    300.0  # the most that a backend may ask for: a wrong clock there must not stop a shard for a year
+)
 
 
 class Meaning(StrEnum):
     OK = "ok"
-    REFUSED = "refused"  # the write can't succeed, whoever tries
+    REFUSED = "refused"  # the write can never succeed
     FAILED = "failed"  # it may succeed later
     THROTTLED = "throttled"  # too many calls: neither the write nor the backend is at fault
 
 
-# Not among the refusals: a timeout; too early; and 401, since wrong or outdated credentials are no fault of the write, and a
-# wrong deployment must not empty a topic.
+# No refusals: a timeout; too early; and 401, since wrong or outdated credentials are no fault of the write, and a wrong
+# deployment must not empty a topic.
 _MAY_PASS = frozenset((HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.UNAUTHORIZED))
 
 
@@ -34,7 +36,7 @@ def meaning(status: int, *, unsure: bool = False) -> Meaning:
 
 
 def retry_after(text: str | None, now: datetime) -> float:
-    """Seconds that a Retry-After asks for, at most LONGEST_RETRY_AFTER_SECONDS; 0 where it asks for nothing that can be read."""
+    """Seconds that a Retry-After asks for, at most LONGEST_RETRY_AFTER_SECONDS; 0 if it can't be read."""
     text = (text or "").strip()
     if text.isascii() and text.isdecimal():
         seconds = float(text[:10])

@@ -1,7 +1,7 @@
-"""One backend: how many calls run at once, when it is left alone, and what its answers mean for writes.
+"""One backend: how many calls run at once, when it isn't called, and what its answers mean for writes.
 
-A failure counts against a write only where the backend is well otherwise: the failures in a row that open the breaker are taken
-back. Since the breaker opens after no more failures than a write has attempts, an outage sets no write aside.
+A failure counts against a write only while the backend serves others: the failures in a row that open the breaker are taken back.
+Since the breaker opens after no more failures than a write has attempts, an outage dead-letters no write.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from shardctl.supervision.backoff import backoff
 
 log = logging.getLogger(__name__)
 
-REFUSED, GIVEN_UP = "backend_refused", "backend_error"  # the reasons of writes that are set aside
-LOOK_SECONDS = 0.2  # between two looks whether the process is to stop, while a write waits for its next call
+REFUSED, GIVEN_UP = "backend_refused", "backend_error"  # the reasons of writes that are dead-lettered or parked
+LOOK_SECONDS = 0.2  # while a write waits for its next call, between two checks whether the process is to stop
 
 
 class NotNowError(Exception):
-    """The write can't be called for before its time is over."""
+    """No call for the write can be made before its time is over."""
 
 
 class Backend:
@@ -51,23 +51,25 @@ class Backend:
         self._free = asyncio.Semaphore(settings.concurrency)
         self._held_until = 0.0  # on the monotonic clock: what Retry-After asks for
         self._probed = asyncio.Event()  # set when a probe has ended
-        self._row: Counter[int] = Counter()  # of the failures since the last success, how many are whose
+        self._row: Counter[int] = Counter()  # the failures since the last success, by write
         self._of_row: dict[int, Progress] = {}
         self.trouble = ""  # why the last call that failed did
         metrics.http_breaker_open.labels(message_type).set_function(lambda: float(not self._breaker.closed))
         for outcome in Meaning:
-            metrics.http_calls.labels(message_type, outcome)  # there from the start, or a rate would miss the first
+            metrics.http_calls.labels(
+                message_type, outcome
+            )  # exists from the start: otherwise a rate would miss the first call
         metrics.http_retries.labels(message_type)
 
     @property
     def name(self) -> str:
         return f"the backend of type {self._type!r} ({self._caller.place})"
 
-    async def bring_about(self, write: Delivery, progress: Progress, until: float, patient_until: float) -> None:
-        """Call until the write is done or at fault for good. Raises NotNowError where that isn't so in time.
+    async def settle(self, write: Delivery, progress: Progress, until: float, patient_until: float) -> None:
+        """Call until the write is done or at fault for good. Raises NotNowError if the time is over before that.
 
         On the monotonic clock: after `until` no call begins, and one that has begun ends within the backend's timeout; after
-        `patient_until` nothing is waited for but other calls. Once the process is told to stop, no call begins after that either.
+        `patient_until` it waits only for other calls. Once the process is stopping, no call begins after that either.
         """
         while not progress.settled:
             await self._wait(max(progress.not_before, self._held_until), until, patient_until)
@@ -102,42 +104,43 @@ class Backend:
         if progress.calls:
             self._metrics.http_retries.labels(self._type).inc()
         progress.calls += 1
-        told = False
+        judged = False
         try:
             self._learn(write, progress, permit, await self._call(write))
-            told = True
+            judged = True
         finally:
-            if not told:
-                self._breaker.let_go(permit, time.monotonic())
+            if not judged:
+                self._breaker.give_back(permit, time.monotonic())
             if permit.probe:
                 self._probed.set()
 
     async def _call(self, write: Delivery) -> Answer | CallError:
         began = time.perf_counter()
         try:
-            found: Answer | CallError = await self._caller.call(write.message.data, request.headers(write))
+            result: Answer | CallError = await self._caller.call(write.message.data, request.headers(write))
         except CallError as error:
-            found = error
+            result = error
         except CredentialsError as error:
             self.trouble = str(error)
             raise NotNowError from error
-        except Exception as error:  # noqa: BLE001 - a bug must not stop the shard for the sake of one write
-            last = traceback.extract_tb(error.__traceback__)[-1]  # and not its text, which may hold a header
-            log.error("a call of %s broke: %s at %s:%s", self.name, type(error).__name__, last.filename, last.lineno)  # noqa: TRY400
-            found = CallError(Meaning.FAILED, f"broke: {type(error).__name__}", sent=True)
+        except Exception as error:  # noqa: BLE001 - a bug must not stop the shard because of one write
+            last = traceback.extract_tb(error.__traceback__)[-1]  # not its text, which may hold a header
+            place = f"{last.filename}:{last.lineno}"
+            log.error("a call of %s failed by a bug: %s at %s", self.name, type(error).__name__, place)  # noqa: TRY400
+            result = CallError(Meaning.FAILED, f"failed by a bug: {type(error).__name__}", sent=True)
         self._metrics.http_call_seconds.observe(time.perf_counter() - began)
-        return found
+        return result
 
-    def _learn(self, write: Delivery, progress: Progress, permit: Permit, found: Answer | CallError) -> None:
-        if isinstance(found, CallError):
-            progress.unsure = progress.unsure or found.sent
-            self._count(found.outcome)
-            self._failed(write, progress, permit, str(found), 0.0)
+    def _learn(self, write: Delivery, progress: Progress, permit: Permit, result: Answer | CallError) -> None:
+        if isinstance(result, CallError):
+            progress.unsure = progress.unsure or result.sent
+            self._count(result.outcome)
+            self._failed(write, progress, permit, str(result), 0.0)
             return
-        meaning = answers.meaning(found.status, unsure=progress.unsure)
+        meaning = answers.meaning(result.status, unsure=progress.unsure)
         self._count(meaning)
-        text = f"answered {answers.phrase(found.status)}"
-        wait = answers.retry_after(found.retry_after, datetime.now(UTC))
+        text = f"answered {answers.phrase(result.status)}"
+        wait = answers.retry_after(result.retry_after, datetime.now(UTC))
         match meaning:
             case Meaning.OK:
                 progress.done = True
@@ -147,10 +150,10 @@ class Backend:
                 self._well(permit)
             case Meaning.THROTTLED:
                 self.trouble = text
-                self._breaker.let_go(permit, time.monotonic())
+                self._breaker.give_back(permit, time.monotonic())
                 self._hold(progress, wait or self._pause(max(1, progress.failures)))
             case Meaning.FAILED:
-                progress.unsure = progress.unsure or found.status >= 500
+                progress.unsure = progress.unsure or result.status >= 500
                 self._failed(write, progress, permit, text, wait)
 
     def _well(self, permit: Permit) -> None:
@@ -173,7 +176,7 @@ class Backend:
             self._take_back()
             if was_closed:
                 log.warning(
-                    "%s %s, and is left alone for %g s: its writes are kept, and one probes then",
+                    "%s %s, and isn't called for %g s: its writes are kept, and then one call probes it",
                     self.name,
                     text,
                     self._settings.breaker.open.total_seconds(),
@@ -192,14 +195,14 @@ class Backend:
         )
 
     def _take_back(self) -> None:
-        """The backend is down: those of its failures in a row are no write's fault."""
+        """The backend is down: its failures in a row are no write's fault."""
         for key, progress in self._of_row.items():
             progress.failures -= self._row[key]
         self._row.clear()
         self._of_row.clear()
 
     def _hold(self, progress: Progress, seconds: float) -> None:
-        """No call goes out, of whatever write: it is the backend that asks for it."""
+        """Make no call for any write for so long: the backend asks for it."""
         self._held_until = max(self._held_until, time.monotonic() + seconds)
         progress.not_before = max(progress.not_before, self._held_until)
 
@@ -213,7 +216,7 @@ class Backend:
 
 @asynccontextmanager
 async def _one_of(free: asyncio.Semaphore, until: float) -> AsyncIterator[None]:
-    """A place among the calls that run at once. Raises NotNowError where none is free by then."""
+    """A place among the calls that run at once. Raises NotNowError if none is free by then."""
     await _by(until, free.acquire())
     try:
         yield

@@ -1,6 +1,6 @@
-"""When a backend is left alone. Pure: `now` is an argument, in seconds of any monotonic clock.
+"""When a backend isn't called. Pure: `now` is an argument, in seconds of any monotonic clock.
 
-closed: calls go out; so many failures in a row open it. open: no call goes out. half-open: one call probes, and decides.
+closed: calls are made; so many failures in a row open it. open: no call is made. half-open: one call probes, and decides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave for one call. Its outcome counts only in the state in which it was given."""
+    """The permission for one call. Its outcome counts only in the state in which it was given."""
 
     state: int
     probe: bool
@@ -22,7 +22,7 @@ class Breaker:
         self._row = 0  # failures since the last success
         self._open_until: float | None = None  # None while closed
         self._probing = False
-        self._state = 0  # counts changes of state: a call that began before one says nothing of what came after it
+        self._state = 0  # counts changes of state: a call that began before one says nothing about the state after it
 
     @property
     def closed(self) -> bool:
@@ -30,11 +30,11 @@ class Breaker:
 
     @property
     def probing(self) -> bool:
-        """Half-open, with the one call out that will decide."""
+        """Half-open, with the call in flight that decides."""
         return self._probing
 
     def permit(self, now: float) -> Permit | None:
-        """Leave for a call, whose end must be told; None where it mustn't be made."""
+        """The permission for a call, whose outcome must be reported; None if no call may be made."""
         if self._open_until is None:
             return Permit(self._state, probe=False)
         if self._probing or now < self._open_until:
@@ -59,7 +59,7 @@ class Breaker:
             self._open_until, self._probing, self._row = now + self._open_seconds, False, 0
             self._state += 1
 
-    def let_go(self, permit: Permit, now: float) -> None:
-        """The call told nothing about the backend, or was given up. A probe has to be made again."""
+    def give_back(self, permit: Permit, now: float) -> None:
+        """The call said nothing about the backend, or was cancelled. A probe has to be repeated."""
         if permit.probe:
             self.failed(permit, now)

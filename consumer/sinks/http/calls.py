@@ -1,4 +1,4 @@
-"""One call of a backend: bounded in time and in what is read, and never to another host than the one that is meant."""
+"""One call of a backend: bounded in time and in bytes read, and never to another host than the configured one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from shardctl.fleet.settings.http import HttpBackend
 from shardctl.supervision.background import Background
 
 MAX_REDIRECTS = 3
-MAX_ANSWER_BYTES = (
-    64 * 1024
-)  # read so that the connection can be used again; what an answer says beyond its status is no matter
+# Read only so that the connection can be reused: nothing but the status of an answer counts.
+MAX_ANSWER_BYTES = 64 * 1024
 IDLE_SECONDS = 3.0  # an idle connection is closed before the server does so under a new request: many keep them for 5 s
 _KEEP_METHOD = frozenset((301, 302, 307, 308))
 
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class CallError(Exception):
-    """No answer, or none that counts. `outcome` is a stable word for metrics; `sent`: the backend may have the write."""
+    """No answer, or one that doesn't count. `outcome` is a stable word for metrics; `sent`: the backend may have the write."""
 
     def __init__(self, outcome: str, text: str, *, sent: bool) -> None:
         super().__init__(text)
@@ -64,7 +63,7 @@ class Caller:
         return context, {"Authorization": self._authorization.header()} if self._authorization else {}
 
     async def call(self, data: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a write and take the answer. Raises CallError, and CredentialsError before anything is sent."""
+        """Send a write and read the answer. Raises CallError, and CredentialsError before anything is sent."""
         context, credentials = self.credentials()
         client = self._client_for(context)
         try:
@@ -90,7 +89,7 @@ class Caller:
         raise CallError("redirected", f"more than {MAX_REDIRECTS} redirects", sent=True)
 
     def _redirected(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
-        """Where the same request is to be sent. To another host it never is: that would hand it the write and the credentials."""
+        """Where to send the same request. Never to another host: that would get the write and the credentials."""
         status, location = response.status_code, response.headers.get("Location")
         if status not in _KEEP_METHOD or location is None:
             raise CallError("redirected", f"answered {status}, which leads nowhere that a write can be sent", sent=True)
@@ -111,7 +110,7 @@ class Caller:
     def _new_client(self, context: ssl.SSLContext | None) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             verify=context if context is not None else False,  # without one there is no TLS
-            trust_env=False,  # no proxy and no .netrc: the file alone says who gets what
+            trust_env=False,  # no proxy and no .netrc: only the file says where requests go
             timeout=None,  # noqa: S113 - each call has one, for all of it together
             headers={"User-Agent": "shardctl", "Accept": "*/*", "Accept-Encoding": "identity"},
             limits=httpx.Limits(
@@ -120,7 +119,7 @@ class Caller:
         )
 
     def _close_later(self, client: httpx.AsyncClient) -> None:
-        """When the calls that are on their way by it are over."""
+        """Close it when its calls in flight are over."""
 
         async def close() -> None:
             await asyncio.sleep(self._timeout + 1)
@@ -134,7 +133,7 @@ class Caller:
 
 
 async def _read(response: httpx.Response) -> None:
-    """The whole answer, so that it counts; of a large one enough. Undecoded: a small one may unpack to gigabytes."""
+    """Read the whole answer, or enough of a large one. Undecoded: a small one may unpack to gigabytes."""
     size = 0
     async for chunk in response.aiter_raw():
         size += len(chunk)
@@ -143,7 +142,7 @@ async def _read(response: httpx.Response) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """In words that hold nothing of the request: httpx's name for it, and the system's reason where there is one."""
+    """The cause in words that hold nothing of the request: httpx's name for it, and the system's reason if there is one."""
     text = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""Credentials in files, as Kubernetes mounts a Secret: read again when they change, shown to nobody."""
+"""Credentials in files, as Kubernetes mounts a Secret: read again when they change, and never shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 
 class CredentialsError(UsageError):
-    """A Secret's file can't be used: says which, never what is in it."""
+    """A Secret's file can't be used: says which, and nothing of its content."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
@@ -36,7 +36,8 @@ class SecretFiles:
 
     def read(self) -> tuple[bool, tuple[bytes, ...]]:
         """Whether they are new since the last time, and the values in the order of the keys. Raises CredentialsError."""
-        # Kubernetes changes a Secret's files all at once, by a link to another folder: a name and its password are read from one.
+        # Kubernetes replaces a Secret's files all at once, by a link to another folder: a name and its password are read from one
+        # folder.
         folder = (self._folder / "..data").resolve() if (self._folder / "..data").exists() else self._folder
         stamp = tuple(_stamp(folder / key) for key in self._keys)
         if stamp == self._seen:
@@ -62,7 +63,7 @@ class Authorization:
         """As the files say now. Raises CredentialsError."""
         fresh, values = self._files.read()
         if fresh:
-            self._header = ""  # what it was before must not outlive files that can't be used
+            self._header = ""  # the old header must not outlive files that can't be used
         if not self._header:
             self._header = self._basic(*values) if self._kind == "basic" else self._bearer(*values)
         return self._header
@@ -79,7 +80,7 @@ class Authorization:
 
 
 class Trust:
-    """Whom a backend's certificate must be signed by: the authorities that everybody trusts, or a private one alone."""
+    """The authorities that may sign a backend's certificate: the public ones, or only a private one."""
 
     def __init__(self, ca_secret: str | None, secrets: Path) -> None:
         self._path = secrets / ca_secret / CA_KEY if ca_secret else None
@@ -104,14 +105,14 @@ class Trust:
 
 def _stamp(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise CredentialsError(path, f"can't be read: {error.strerror}") from error
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _content(path: Path) -> bytes:
-    """Without the line's end that editors and `echo` leave behind."""
+    """The content without the newline that editors and `echo` add."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES).rstrip(b"\r\n")

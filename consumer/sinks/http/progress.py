@@ -1,4 +1,4 @@
-"""What is known of each write: done or not, however often the store asks. In one process; the inbox is what lasts."""
+"""What is known of each write, done or not, however often the store asks. Only in this process; the inbox is what lasts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from consumer.delivery import Delivery
 from consumer.errors import PermanentError
 
 MAX_WRITES = 20_000
-LONGEST_SECONDS = 3_600.0  # far below the inbox's memory: a key that is used again after that must not find itself done
+LONGEST_SECONDS = 3_600.0  # far below the inbox's retention: a key that is used again after that must not count as done
 
 
 @dataclass(slots=True)
@@ -30,9 +30,9 @@ class Progress:
 
 
 class Memory:
-    """The progress of the writes that were asked for last, for deliveries that come again.
+    """The progress of the most recent writes, for deliveries that come again.
 
-    A write keeps its own as long as it is in hand, in `Delivery.row`, however many others come meanwhile.
+    While a write is in flight it keeps its own in `Delivery.row`, however many others come meanwhile.
     """
 
     def __init__(self, most: int = MAX_WRITES, longest_seconds: float = LONGEST_SECONDS) -> None:
@@ -47,17 +47,17 @@ class Memory:
             known: Progress = delivery.row[0]
             return known
         identity = _identity(delivery)
-        found = self._known.get(identity)
-        if found is None or now - found.since > self._longest_seconds:
-            found = self._known[identity] = Progress(now)
+        progress = self._known.get(identity)
+        if progress is None or now - progress.since > self._longest_seconds:
+            progress = self._known[identity] = Progress(now)
         self._known.move_to_end(identity)
         while len(self._known) > self._most:
             self._known.popitem(last=False)
-        delivery.row = (found,)
-        return found
+        delivery.row = (progress,)
+        return progress
 
     def forget(self, delivery: Delivery) -> None:
-        """It is set aside: whoever brings it again, by a replay or a release, wants it tried again."""
+        """The write is dead-lettered or parked: a replay or a release of it is to try again."""
         self._known.pop(_identity(delivery), None)
 
 

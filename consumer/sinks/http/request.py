@@ -1,4 +1,4 @@
-"""A write as a request: its body as it came, and headers that nothing in a message can break out of. Pure."""
+"""A write as a request: its body as it came, and headers into which no message can inject another. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 from consumer.delivery import Delivery
 
-# Everything that can be seen but '%': two texts never become one header, and no header ends early.
+# All visible characters but '%': two texts never become one header, and no header ends early.
 _AS_IT_IS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_STATE = re.compile(r"[ -~]{1,512}")
@@ -43,7 +43,7 @@ def content_type(data: bytes) -> str:
 
 
 def _trace(delivery: Delivery) -> dict[str, str]:
-    """The trace that the producer began goes on at the backend, where it is one."""
+    """The producer's trace context, if it is valid, so that the trace goes on at the backend."""
     attributes = delivery.message.attributes
     for prefix in ("", _CLIENT_PREFIX):
         parent = attributes.get(f"{prefix}traceparent", "")

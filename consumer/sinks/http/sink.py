@@ -1,8 +1,8 @@
 """The sink of every type with an `http` backend.
 
 `apply` runs inside the transaction that holds the fence and the inbox's new rows: no other replica makes the same call meanwhile,
-and the rows commit only when the backend has said yes. Where the commit fails after that, the call is made again, with the same
-Idempotency-Key. The store may ask for the same writes many times over, and each is called for once.
+and the rows commit only after the backend has accepted the call. If the commit fails after that, the call is repeated with the
+same Idempotency-Key. The store may apply the same writes many times, and the backend is called once for each.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 _End = PermanentError | Delivery | None
 
-# A write that fails is called again within its transaction only if that is soon. Otherwise the others commit without it, and it
+# A failed call is repeated within its transaction only if that is soon. Otherwise the others commit without the write, and it
 # comes again in a transaction of its own.
 PATIENCE_SECONDS = 3.0
-MARGIN_SECONDS = 5.0  # beyond the last moment at which calls end by themselves
+MARGIN_SECONDS = 5.0  # after the last moment at which calls end by themselves
 CLOSE_SECONDS = 2.0
 
 
 class HttpSink:
-    """Raises CredentialsError where a Secret can't be used. `stopping` says that nothing may be waited for any more."""
+    """Raises CredentialsError where a Secret can't be used. Once `stopping` is true, nothing is waited for any more."""
 
     def __init__(
         self,
@@ -78,17 +78,19 @@ class HttpSink:
             )
 
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
-        """Call for each write that hasn't been called for yet: those of a key in order, those of different keys at once.
+        """Call the backends for each write that isn't done yet: writes of a key in order, those of different keys at once.
 
-        Raises SlotsWaitError while some may still succeed; DataFaultError when the others can't.
+        Raises SlotsWaitError while some may still succeed; DataFaultError if the others can't.
         """
         began = self._began(connection)
-        until = {name: began + backends.window_seconds(self._consumer, each) for name, each in self._settings.items()}
+        until = {
+            name: began + backends.window_seconds(self._consumer, backend) for name, backend in self._settings.items()
+        }
         by_key: dict[tuple[int, str], list[Delivery]] = {}
         for write in writes:
             by_key.setdefault((write.slot, write.partition_key), []).append(write)
         work = _Work(until, began + PATIENCE_SECONDS)
-        ends = self._calls.run(lambda: self._bring_about(by_key.values(), work), self._most_seconds(began))
+        ends = self._calls.run(lambda: self._call_for_all(by_key.values(), work), self._most_seconds(began))
         waiting = [end for end in ends if isinstance(end, Delivery)]
         if waiting:
             raise SlotsWaitError(self._why(waiting), {write.lane for write in waiting})
@@ -98,25 +100,25 @@ class HttpSink:
         return 0
 
     def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
-        """Nothing that moves, unless the file says that the backend fills tables of the shard's database."""
+        """No row that moves, unless the file says that the backend fills tables of the shard's database."""
         for write in writes:
             if self._kinds[write.message_type].slot_tables:
                 yield changes.of_routing_key(write.slot, write.partition_key)
 
     def close(self) -> None:
-        """Give up what is on its way. No call begins any more."""
-        self._calls.close([each.close for each in self._backends.values()])
+        """Cancel the calls in flight. No call begins any more."""
+        self._calls.close([backend.close for backend in self._backends.values()])
 
-    async def _bring_about(self, keys: Iterable[Sequence[Delivery]], work: _Work) -> list[_End]:
+    async def _call_for_all(self, keys: Iterable[Sequence[Delivery]], work: _Work) -> list[_End]:
         return list(await asyncio.gather(*(self._in_order(writes, work) for writes in keys)))
 
     async def _in_order(self, writes: Sequence[Delivery], work: _Work) -> _End:
-        """What ended the calls for one key, its later writes not called for: a fault, a write that waits, or nothing."""
+        """What ended the calls for one key: a fault, or a write that waits, without calls for the writes behind it; or None."""
         for write in writes:
             progress = self._memory.of(write, time.monotonic())
             try:
                 backend, until = self._backends[write.message_type], work.until[write.message_type]
-                await backend.bring_about(write, progress, until, work.patient_until)
+                await backend.settle(write, progress, until, work.patient_until)
             except NotNowError:
                 return write
             if progress.fault:
@@ -125,17 +127,19 @@ class HttpSink:
         return None
 
     def _why(self, waiting: Sequence[Delivery]) -> str:
-        """One line of a log: which backends, what they said last, and for how many keys."""
+        """For one log line: which backends, what they answered last, and for how many keys."""
         counts = Counter(write.message_type for write in waiting)
         listed = (
-            f"{each.name} {each.trouble or 'is not done with them yet'} ({counts[name]} keys wait)"
-            for name, each in self._backends.items()
+            f"{backend.name} {backend.trouble or 'is still at work'} ({counts[name]} keys wait)"
+            for name, backend in self._backends.items()
             if counts[name]
         )
         return "; ".join(listed)
 
     def _began(self, connection: Connection) -> float:
-        """When this transaction first came here: however often the store asks within it, the fence is held for one window."""
+        """When this transaction first called `apply`: however often the store does so within it, the fence is held for one
+        window.
+        """
         transaction = connection.get_transaction()
         known: tuple[weakref.ref[RootTransaction], float] | None = getattr(self._here, "transaction", None)
         if transaction is not None and known is not None and known[0]() is transaction:
@@ -146,9 +150,9 @@ class HttpSink:
         return began
 
     def _most_seconds(self, began: float) -> float:
-        """Seconds after which calls that should have ended by themselves are given up."""
-        longest = max(each.timeout for each in self._settings.values()).total_seconds()
-        last = max(backends.window_seconds(self._consumer, each) for each in self._settings.values())
+        """Seconds after which calls that should have ended by themselves are cancelled."""
+        longest = max(backend.timeout for backend in self._settings.values()).total_seconds()
+        last = max(backends.window_seconds(self._consumer, backend) for backend in self._settings.values())
         return max(0.0, began + last - time.monotonic()) + longest + MARGIN_SECONDS
 
 
@@ -169,7 +173,7 @@ class _Loop:
         self._starting, self._closed = threading.Lock(), False
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Result]], patience_seconds: float) -> Result:
-        """Run to the end, from any thread. Raises SlotsWaitError where that can't be, or takes too long."""
+        """Run to the end, from any thread. Raises SlotsWaitError if that is impossible or takes too long."""
         future = asyncio.run_coroutine_threadsafe(work(), self._started())
         try:
             return future.result(patience_seconds)
@@ -180,7 +184,7 @@ class _Loop:
             raise SlotsWaitError("calls of HTTP backends did not end in time") from error
 
     def close(self, last: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        """Cancel what runs, then do these. A second call has no effect."""
+        """Cancel what runs, then await the `last` calls. A second call has no effect."""
         with self._starting:
             self._closed = True
             loop, thread, self._loop = self._loop, self._thread, None
@@ -192,7 +196,7 @@ class _Loop:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            await asyncio.gather(*(each() for each in last), return_exceptions=True)
+            await asyncio.gather(*(call() for call in last), return_exceptions=True)
 
         with contextlib.suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(end(), loop).result(CLOSE_SECONDS)

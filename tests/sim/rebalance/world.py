@@ -251,7 +251,7 @@ class MovingWorld(World):
         releasing = asyncio.create_task(_release(store, read, life.stop), name="release")
         try:
             await replica.run(life.stop)
-        except NotDrainedError as error:  # what was in hand comes again elsewhere
+        except NotDrainedError as error:  # batches in flight are redelivered elsewhere
             self.oracle.tell(life.process, str(error))
         except Exception as error:
             if not life.process.alive:  # it is being cleared away

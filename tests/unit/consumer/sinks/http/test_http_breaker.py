@@ -43,7 +43,7 @@ def test_one_call_probes_and_decides():
 
 def test_a_probe_that_was_given_up_is_made_again():
     breaker = opened()
-    breaker.let_go(breaker.permit(10), 10)
+    breaker.give_back(breaker.permit(10), 10)
     assert breaker.permit(10) is None
     assert breaker.permit(20).probe
 
