@@ -1,6 +1,6 @@
-"""The command line: `main` runs a verb and turns its end into an exit code. Each verb is a plain function in its module.
+"""The command line: `main` runs a verb and turns its outcome into an exit code. Each verb is a plain function in its module.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 refused, 2 usage or invalid file, 3 bug, 130 interrupted.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 refused, 2 usage or invalid file, 3 bug, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Never raises; only a bug leaves a traceback, in a file."""
-    if sys.stderr is None:  # closed by the caller: print would fall back to stdout, which is for data
+    if sys.stderr is None:  # closed by the caller; print would write to stdout, which is for data
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
     if sys.stdout is None:
         say("error: stdout is closed, so nothing can be printed. Nothing was done.")
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     with signals.as_interrupts() as received, stdout.checked():
         try:
             code, why = _run(arguments)
-        except KeyboardInterrupt:  # a second one, while the first was reported
+        except KeyboardInterrupt:  # a second signal, while the first was reported
             code, why = EXIT_INTERRUPTED, ""
         received.close()
         if received.first and code not in {EXIT_DONE, EXIT_INTERRUPTED}:
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-@cache  # it takes longer to build than most commands to run, and a caller in Python may run many
+@cache  # building it takes longer than most commands, and a caller in Python may run many
 def _command() -> Any:
     return typer.main.get_command(app)
 
@@ -166,12 +166,12 @@ def _report_bug(error: Exception) -> None:
         say(traceback_text.rstrip("\n"))
     say(
         "This is a bug in shardctl, not your mistake. Please report it with the command you ran and "
-        f"{where or 'the traceback above'}; look it over first, since it may hold names from your files."
+        f"{where or 'the traceback above'}; look it over first, since it may contain names from your files."
     )
 
 
 def _bug_file(traceback_text: str) -> str | None:
-    """The name of a file that keeps the traceback; None where there is no room for one."""
+    """The name of a file that keeps the traceback; None where it can't be written."""
     try:
         with NamedTemporaryFile("w", prefix="shardctl-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
             file.write(f"{redacted(str(sys.argv))}\n{sys.version}\n{traceback_text}")

@@ -1,4 +1,4 @@
-"""`shardctl adopt`: tables that were there before the fleet get their rows' slots."""
+"""`shardctl adopt`: gives slots to the rows of tables that are older than the fleet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def adopt(
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Give the rows of tables that were there before the fleet their slots, while others write. Safe to run again."""
+    """Give slots to the rows of tables that are older than the fleet, while others write. Safe to run again."""
     from shardctl import audit
     from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
@@ -28,7 +28,7 @@ def adopt(
     from shardctl.verification import adopt as work
 
     fleet = load_fleet(file)
-    urls = database_urls(fleet, given_urls(database or ()), os.environ, "each shard's rows are looked at")
+    urls = database_urls(fleet, given_urls(database or ()), os.environ, "the rows of each shard are read")
     with ExitStack() as opened:
         engines = {name: databases.connect(url) for name, url in urls.items()}
         for engine in engines.values():
@@ -42,12 +42,13 @@ def adopt(
         _tell(adoptions, as_json=as_json)
         _tell_absent(adoptions, tables)
         if not adoptions:
-            say("error: none of the tables is there, so nothing was looked at. Is each URL the right database?")
+            say("error: none of the tables exists, so nothing was checked. Is each URL the right database?")
             return EXIT_REFUSED
         if not all(adoption.fit for adoption in adoptions):
             say(
-                "error: not as it is. `elsewhere` counts rows on a shard whose slots don't hold them: is routing.modulo what "
-                "chose the databases, and is each URL the right one? `no slot` counts rows whose key isn't what shards.yaml says."
+                "error: the rows can't be adopted as they are. `elsewhere` counts rows on a shard whose slots don't hold them: "
+                "did routing.modulo choose the databases, and is each URL the right one? `no slot` counts rows whose key "
+                "isn't what shards.yaml says."
             )
             return EXIT_REFUSED
         lacking = [adoption for adoption in adoptions if adoption.lacks_column or adoption.without_slot]
@@ -73,7 +74,7 @@ def adopt(
                 work.add_column(engines[shard.name], kind)
             with _Progress(f"{shard.name} {kind.table}", adoption.rows) as bar:
                 given = work.give_slots(engines[shard.name], kind, fleet.routing.rule, bar)
-            say(f"shard {shard.name}, table {kind.table}: {given:,} rows were given their slots.")
+            say(f"shard {shard.name}, table {kind.table}: {given:,} rows received their slots.")
         _tell_rest(work, adoptions, engines, tables)
     return EXIT_DONE
 
@@ -109,11 +110,11 @@ def _tell_absent(adoptions: list[Any], tables: list[Any]) -> None:
     present = {(adoption.shard, adoption.table) for adoption in adoptions}
     for shard, kind in tables:
         if (shard.name, kind.table) not in present:
-            say(f"shard {shard.name} has no table {kind.table}: nothing of it was looked at.")
+            say(f"shard {shard.name} has no table {kind.table}: it was not checked.")
 
 
 def _tell_rest(work: Any, adoptions: list[Any], engines: dict[str, Any], tables: list[Any]) -> None:
-    """What is left to a person: it may take a while alone with the table, or must wait for the last old writer."""
+    """Show what remains for an operator: it may lock the table for a while, or must wait for the last old writer."""
     wanting = {
         (adoption.shard, adoption.table) for adoption in adoptions if adoption.lacks_column or adoption.lacks_index
     }
@@ -124,13 +125,13 @@ def _tell_rest(work: Any, adoptions: list[Any], engines: dict[str, Any], tables:
         for statement in work.finishing(engines[shard.name], kind)
     ]
     if statements:
-        say("When nobody writes rows without a slot any more, and `shardctl adopt` finds none:")
+        say("When no writer leaves rows without a slot any more, and `shardctl adopt` finds none, run:")
         for line in statements:
             say(line)
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere nothing."""
+    """A progress bar on a terminal; elsewhere nothing."""
 
     def __init__(self, what: str, rows: int) -> None:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""`shardctl diff`: what is rendered against what is live."""
+"""`shardctl diff`: compares what is rendered with what is live."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def diff(
     file: FileOption = DEFAULT_FILE,
-    no_kubernetes: Annotated[bool, typer.Option("--no-kubernetes", help="Topics and subscriptions alone.")] = False,
-    no_pubsub: Annotated[bool, typer.Option("--no-pubsub", help="The cluster alone.")] = False,
+    no_kubernetes: Annotated[
+        bool, typer.Option("--no-kubernetes", help="Compare only topics and subscriptions.")
+    ] = False,
+    no_pubsub: Annotated[bool, typer.Option("--no-pubsub", help="Compare only the cluster.")] = False,
     context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="kubectl's context.")] = None,
     templates: Annotated[
         Path | None, typer.Option("--templates", metavar="DIR", help="Templates that override the built-in ones.")

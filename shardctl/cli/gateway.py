@@ -20,8 +20,8 @@ def gateway(
         Path | None, typer.Option("--keys", metavar="FILE", help="The clients' keys, where gateway.auth is keys.")
     ] = None,
 ) -> int:
-    """Take writes in over HTTP: POST /v1/writes/TYPE answers 202 once Pub/Sub has the write. Until Ctrl-C."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC tells its own about a Pub/Sub that is gone for a moment
+    """Accept writes over HTTP: POST /v1/writes/TYPE answers 202 once Pub/Sub has the write. Until Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC logs by itself when Pub/Sub is unavailable for a moment
     from shardctl.fleet.load import load_fleet
     from shardctl.gateway.server import Options, run
 

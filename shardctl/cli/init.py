@@ -23,7 +23,7 @@ def init(
     table: Annotated[
         str, typer.Option("--table", metavar="TABLE", help="With --from-modulo: a table it is in; add the others.")
     ] = "users",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
     """Write a commented shards.yaml to start from."""
     from shardctl import atomicfile
@@ -36,7 +36,7 @@ def init(
     try:
         atomicfile.write(file, content.encode(), new=not force)
     except atomicfile.FileThereError as error:
-        raise ShardctlError(f"{file} is there already. --force writes over it; -f names another.") from error
+        raise ShardctlError(f"{file} exists already. --force overwrites it; -f names another.") from error
     mine = "project, image and tables" if modulo else "project and image"
     say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {mine}, then `shardctl validate`.")
     return EXIT_DONE

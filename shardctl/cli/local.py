@@ -17,11 +17,11 @@ from shardctl.errors import EXIT_DONE
 from shardctl.printable import printable
 
 LOOK_SECONDS = 1.0
-LOOKS_A_LINE = 5  # where there is no terminal to draw on
+LOOKS_A_LINE = 5  # without a terminal
 
-DirectoryOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Takes manifests, databases and logs.")]
+DirectoryOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="For manifests, databases and logs.")]
 KeepOption = Annotated[bool, typer.Option("--keep", help="Leave the databases and logs in DIR.")]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Another seed, another stream of writes.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Each seed gives another stream of writes.")]
 EntitiesOption = Annotated[
     int, typer.Option("--entities", metavar="N", min=1, help="How many different ones are written.")
 ]
@@ -35,10 +35,11 @@ def demo(
     ] = 20_000,
     entities: EntitiesOption = 5_000,
     rebalance: Annotated[
-        bool, typer.Option("--rebalance", help="Add a shard while writes go on, however many they get to be.")
+        bool, typer.Option("--rebalance", help="Add a shard under load, however many writes that takes.")
     ] = False,
     load: Annotated[
-        float, typer.Option("--load", metavar="RATE", min=1, help="With --rebalance: publish so many writes a second.")
+        float,
+        typer.Option("--load", metavar="RATE", min=1, help="With --rebalance: publish this many writes a second."),
     ] = 300.0,
     seed: SeedOption = 1,
     keep: KeepOption = False,
@@ -66,7 +67,7 @@ def demo(
 def up(
     file: FileOption = DEFAULT_FILE,
     load: Annotated[
-        float, typer.Option("--load", metavar="RATE", min=0, help="Publish so many writes a second of our own.")
+        float, typer.Option("--load", metavar="RATE", min=0, help="Also publish this many generated writes a second.")
     ] = 0.0,
     entities: EntitiesOption = 5_000,
     seed: SeedOption = 1,
@@ -93,7 +94,7 @@ def up(
     follower = Follower(local, file, fleet, directory / "manifests")
     if fleet.rebalancing:
         say(
-            f"{file} has a rebalance in it. New databases have nothing to move: the fleet starts as if it were finished."
+            f"{file} has a rebalance in it. New databases have nothing to move, so the fleet starts as if it had finished."
         )
     feed = None
     try:
@@ -105,7 +106,7 @@ def up(
                 feed.start()
             clock = Clock(local.spec, local.broker.host)
             _tell_schedules(clock)
-            with contextlib.suppress(KeyboardInterrupt):  # the way it is meant to end
+            with contextlib.suppress(KeyboardInterrupt):  # the intended end
                 _show(local, feed, follower, clock)
             say("draining and stopping …")
             if feed:
@@ -118,12 +119,12 @@ def up(
 
 
 def _keep_grpc_quiet() -> None:
-    """Before gRPC is imported: it would warn of each process we start, though a child that execs is no danger to it."""
+    """Before gRPC is imported: it would warn at each process that we start, though a child that execs is harmless."""
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 def _tell_how_to_use(local: Any, file: Path) -> None:
-    """A command to copy, and where everything is."""
+    """Print a command to copy, and the addresses of everything."""
     import json
     from shlex import quote
 
@@ -145,7 +146,7 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
         place = f"{url.username}@{url.host}:{url.port}" if url.host else ""
         say(f"{shard:<9} {url.get_backend_name()}://{place}/{url.database}")
     say(
-        f"passwords {settings}    (yours alone to read; after `. {quote(str(settings))}`, psql and redis-cli know them)"
+        f"passwords {settings}    (readable by you alone; after `. {quote(str(settings))}`, psql and redis-cli use them)"
     )
     say(f"logs      {local.directory / 'consumers'}")
     say(f"look      . {quote(str(settings))} && shardctl status{given}    (or shardctl ui)")
@@ -164,7 +165,7 @@ def _show(local: Any, feed: Any, follower: Any, clock: Any) -> None:
     board = Board(local)
     console = Console(stderr=True)
     if not console.is_terminal:
-        board.take()  # rates are those since the look before
+        board.take()  # rates are those since the previous look
         for look in count(1):
             time.sleep(LOOK_SECONDS)
             _look_after(local, feed, follower, clock, say)

@@ -1,4 +1,4 @@
-"""What `shardctl demo` prints: its stages while they go by, and its outcome; with `--rebalance` the slot map too."""
+"""What `shardctl demo` prints: its stages as they happen, and its outcome; with `--rebalance` the slot map too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINE_SECONDS = 5.0
 
 
 class Stages:
-    """Each stage with its time; the load as a bar on a terminal, as a line now and then elsewhere."""
+    """Each stage with its time; the load as a bar on a terminal, elsewhere as a line now and then."""
 
     def __init__(self) -> None:
         self._stage = self._reported_at = time.monotonic()
@@ -66,7 +66,7 @@ class Stages:
 
 
 class MoveStages(Stages):
-    """On a terminal the slot map is drawn while slots move; elsewhere a line now and then says how far they are."""
+    """On a terminal the slot map is drawn while slots move; elsewhere a line now and then shows the progress."""
 
     def slots(self, slot_map: Any, title: str) -> None:
         from shardctl.local import slotmap
@@ -103,7 +103,7 @@ class MoveStages(Stages):
 
 
 def tell_outcome(report: Any, *, as_json: bool) -> int:
-    """Print a `demo.Report`; the exit code it comes to."""
+    """Print a `demo.Report`; returns the exit code."""
     if as_json:
         print_json(report.as_json())
     else:
@@ -114,7 +114,7 @@ def tell_outcome(report: Any, *, as_json: bool) -> int:
 
 
 def tell_move(report: Any, *, as_json: bool) -> int:
-    """Print a `movedemo.Report`; the exit code it comes to."""
+    """Print a `movedemo.Report`; returns the exit code."""
     if as_json:
         print_json(report.as_json())
     else:
@@ -192,7 +192,8 @@ def _print_report(report: Any) -> None:
     )
     if report.verified:
         out(
-            f"Verified: all {report.applied:,} writes took effect once, on their shard, and the last one of each entity stands."
+            f"Verified: all {report.applied:,} writes took effect once, on their shard, and each row has the values of its "
+            "last write."
         )
     else:
         _print_differences(report)

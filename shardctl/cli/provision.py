@@ -28,9 +28,9 @@ DatabaseOption = Annotated[
 
 def provision(
     file: FileOption = DEFAULT_FILE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
     database: DatabaseOption = None,
-    no_databases: Annotated[bool, typer.Option("--no-databases", help="Topics and subscriptions alone.")] = False,
+    no_databases: Annotated[bool, typer.Option("--no-databases", help="Only topics and subscriptions.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Create the topics, subscriptions and tables that are missing. Safe to run again."""
@@ -54,7 +54,7 @@ def provision(
     if no_databases:
         say("databases: skipped, as --no-databases says.")
     elif dry_run:
-        say("databases: not looked at in a dry run; their tables are created where they are missing.")
+        say("databases: not checked in a dry run; missing tables are created.")
     else:
         _databases(fleet, urls, done)
     if not dry_run:
@@ -105,7 +105,7 @@ def _say_upgraded(shard: str, table: str, rows: int) -> None:
 
 
 def _lock(file: Any, fleet: Any) -> None:
-    """What is made is made, also where the folder can't be written to."""
+    """Write the lock; a folder that can't be written only gives a warning, since everything else is done."""
     from shardctl import lockfile
 
     try:

@@ -25,7 +25,7 @@ def publish(
     as_json: JsonOption = False,
 ) -> int:
     """Publish writes: one JSON object a line with "type", "body" and, if wanted, "key", "operation",
-    "idempotency_key" and "timestamp". Lines that can't be written are told and left out.
+    "idempotency_key" and "timestamp". Invalid lines are reported and skipped.
     """
     from shardctl.fleet.load import load_fleet
 
@@ -74,7 +74,7 @@ class _Tally:
 
 
 class _Lines:
-    """Numbered lines; remembers how far it has read."""
+    """Numbered lines; records how many bytes it has read."""
 
     def __init__(self, raw: Iterator[bytes]) -> None:
         self._raw = raw
@@ -90,9 +90,9 @@ class _Lines:
 def _published(
     fleet: Any, lines: Iterable[tuple[int, bytes]], refuse: Callable[[int, str], None]
 ) -> Iterator[tuple[int, str | None]]:
-    """The number of each line that holds a write and why Pub/Sub refused it, if it did; `refuse` hears of the others.
+    """The number of each line that holds a write and why Pub/Sub refused it, if it did; `refuse` is called with the others.
 
-    Holds only what is on its way.
+    Keeps only writes in flight.
     """
     from google.auth.exceptions import DefaultCredentialsError
 
@@ -103,7 +103,7 @@ def _published(
         client = connect()
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
-    numbers: deque[int] = deque()  # of the writes on their way, in the order in which their outcomes come
+    numbers: deque[int] = deque()  # of the writes in flight, in the order of their outcomes
 
     def writes() -> Iterator[Any]:
         for number, line in lines:
@@ -148,7 +148,7 @@ def _opened(source: str) -> AbstractContextManager[Any]:
 
 
 class _Stopping:
-    """A signal ends the reading, and what was read is still published; a second one ends the command at once."""
+    """A signal ends the reading, and lines that were read are still published; a second one ends the command at once."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -168,7 +168,7 @@ class _Stopping:
             raise KeyboardInterrupt
 
     def until_interrupted(self, raw: Any) -> Iterator[bytes]:
-        """Lines, each cut one byte after the limit: what is longer is no write, and must not fill the memory."""
+        """Lines, each cut one byte after the limit: longer lines are invalid, and must not fill the memory."""
         from shardctl.wire.jsonlines import MAX_LINE_BYTES
 
         while not self.stopped:

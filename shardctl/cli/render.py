@@ -65,7 +65,7 @@ def render(
         rendered = documents(fleet, shards=shard or (), kinds=kind or (), templates=templates)
     elif shard or kind or templates:
         raise UsageError(
-            f"--format {form} is of the whole fleet and has no templates; leave out --shard, --kind, --templates."
+            f"--format {form} renders the whole fleet without templates; leave out --shard, --kind, --templates."
         )
     else:
         rendered = iter([_in_one_file(fleet, form)])
@@ -83,9 +83,7 @@ def _in_one_file(fleet: Fleet, form: Format) -> Document:
     from shardctl.render import Document, gcloud, terraform
 
     if fleet.provisioner == "config-connector":
-        say(
-            f"warning: provisioner is config-connector, which would make the same; `provisioner: {form}` leaves it to this"
-        )
+        say(f"warning: provisioner is config-connector, which would make the same objects; set `provisioner: {form}`")
     if form is Format.terraform:
         return Document("Terraform", fleet.fleet, None, f"{fleet.fleet}.tf.json", terraform.text(fleet))
     return Document("gcloud", fleet.fleet, None, f"{fleet.fleet}.sh", gcloud.text(fleet))
@@ -102,7 +100,7 @@ def _check(rendered: Iterable[Document], folder: Path, *, everything: bool) -> i
         count += 1
     if count:
         say(
-            f"{count} of the files in {folder} aren't as rendered; the same command with -o instead of --check writes them."
+            f"{count} of the files in {folder} differ from the rendered ones; the same command with -o for --check writes them."
         )
         return EXIT_REFUSED
     say(f"{folder}: as rendered")
@@ -116,9 +114,9 @@ def _print(rendered: Iterable[Document], *, parted: bool) -> int:
 
 
 def _write(rendered: Iterable[Document], folder: Path, *, everything: bool) -> int:
-    """Write the files whose bytes differ, each whole. Deletes nothing: a file of an earlier render is only named.
+    """Write the files whose bytes differ, each whole. Deletes nothing: files of an earlier render are only reported.
 
-    An error leaves the files that were named before it done.
+    After an error, the files that were reported before it are written.
     """
     from shardctl.render import manifests
     from shardctl.render.check import unknown

@@ -19,7 +19,7 @@ def route(
     file: FileOption = DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> int:
-    """Tell a key's slot, topic, shard, subscriptions and database."""
+    """Show a key's slot, topic, shard, subscriptions and database."""
     from shardctl.fleet import topology
     from shardctl.fleet.keyspace import digits_of
     from shardctl.fleet.load import load_fleet

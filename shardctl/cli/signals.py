@@ -1,4 +1,4 @@
-"""The signals that end a command: SIGTERM and the end of the terminal do what Ctrl-C does, in order and with exit code 130."""
+"""The signals that end a command: SIGTERM and SIGHUP do what Ctrl-C does, an orderly end with exit code 130."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Received:
-    """Which signal came first, by name; empty if none did. `close` keeps later ones away from what ends the command."""
+    """Which signal came first, by name; empty if none did. `close` keeps later ones from interrupting the end of the command."""
 
     def __init__(self) -> None:
         self.first = ""
@@ -29,7 +29,7 @@ class Received:
 
 @contextmanager
 def as_interrupts() -> Iterator[Received]:
-    """Each signal raises KeyboardInterrupt. One that is ignored from the start stays so, as SIGHUP under nohup."""
+    """Each signal raises KeyboardInterrupt. One that is ignored from the start stays ignored, as SIGHUP under nohup."""
     received = Received()
     with handled_by(received):
         yield received
@@ -37,7 +37,7 @@ def as_interrupts() -> Iterator[Received]:
 
 @contextmanager
 def noted_by(note: Callable[[], None]) -> Iterator[None]:
-    """The first signal calls `note` instead of raising; what comes after it raises KeyboardInterrupt again."""
+    """The first signal calls `note` instead of raising; later ones raise KeyboardInterrupt again."""
     before: dict[signal.Signals, Any] = {}
 
     def first(*_: Any) -> None:
@@ -52,7 +52,7 @@ def noted_by(note: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def handled_by(handler: Callable[[int, Any], None]) -> Iterator[dict[signal.Signals, Any]]:
-    """`handler` takes each signal that isn't ignored from the start. Yields those it replaces, which come back at the end.
+    """Handle each signal that isn't ignored from the start. Yields the handlers that it replaces; restores them at the end.
 
     Only the main thread may set any; elsewhere nothing is replaced.
     """

@@ -1,4 +1,4 @@
-"""`shardctl simulate`: what a load that isn't there yet would need."""
+"""`shardctl simulate`: what an expected load would need."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def simulate(
             "--replica-speed",
             metavar="W",
             min=0.001,
-            help="Writes a second of one replica on a full backlog. Measure yours: rows, indexes and the database decide.",
+            help="Writes a second of one replica on a full backlog. Measure your own: it depends on rows, indexes and database.",
         ),
     ] = 10_000.0,
     publish_batch: Annotated[
         int, typer.Option("--publish-batch", metavar="N", min=1, max=1_000, help="Messages a producer sends at once.")
     ] = 1,
-    outage: Annotated[str, typer.Option("--outage", metavar="TIME", help="How long consumers stand still.")] = "10m",
+    outage: Annotated[str, typer.Option("--outage", metavar="TIME", help="How long the consumers are down.")] = "10m",
     as_json: JsonOption = False,
 ) -> int:
     """Predict replicas, lag after an outage, hot slots, the inbox's size, Pub/Sub volume, what a rebalance by load would do."""
@@ -127,7 +127,7 @@ def _print(forecast: Any) -> None:
 def _advise(forecast: Any) -> None:
     for slot, rate in forecast.hot_slots[:SHOWN_SLOTS]:
         say(
-            f"warning: slot {slot} gets {rate:,.1f} writes/s, more than one slot can bear. It can't be split: split its hot key "
+            f"warning: slot {slot} gets {rate:,.1f} writes/s, more than one slot can take. It can't be split: split its hot key "
             "into several, such as user-42/0 to user-42/7."
         )
     if len(forecast.hot_slots) > SHOWN_SLOTS:

@@ -1,4 +1,4 @@
-"""`shardctl status`: how the fleet stands, once or again and again."""
+"""`shardctl status`: the state of the fleet, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PrometheusOption = Annotated[
         "--prometheus",
         metavar="URL",
         envvar="SHARDCTL_PROMETHEUS",
-        help="Who scrapes the consumers: a Prometheus server, or Google Cloud's managed one, "
+        help="What scrapes the consumers: a Prometheus server, or Google Cloud's managed one, "
         "https://monitoring.googleapis.com/v1/projects/P/location/global/prometheus.",
     ),
 ]
@@ -27,7 +27,7 @@ PrometheusOption = Annotated[
 
 def status(
     file: FileOption = DEFAULT_FILE,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
     prometheus: PrometheusOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -45,13 +45,13 @@ def status(
             return _watch(looker, of_file, as_json=as_json)
         report = looker.look(of_file.fleet()).report
         if looker.sources.local and any(shard.work.replicas for shard in report.shards):
-            time.sleep(looker.sources.pace_seconds)  # a rate takes two looks
+            time.sleep(looker.sources.pace_seconds)  # a rate needs two looks
             report = looker.look(of_file.fleet()).report
     finally:
         looker.close()
     _show(report, as_json=as_json)
     if report.nothing:
-        say("nothing is known: no source that knows about this fleet can be asked from here.")
+        say("nothing is known: no source of this fleet can be reached from here.")
     return EXIT_REFUSED if report.nothing else EXIT_DONE
 
 
@@ -72,7 +72,7 @@ def _show(report: Any, *, as_json: bool) -> None:
 
 
 def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
-    """Drawn anew on a terminal; elsewhere a line a look, with --json an object a line."""
+    """Redrawn on a terminal; elsewhere one line for each look, with --json one object a line."""
     from rich.console import Console
     from rich.live import Live
 
@@ -94,5 +94,5 @@ def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
                 foot = (f"{time.strftime('%H:%M:%S')}   Ctrl-C ends it", of_file.fault)
                 live.update(table(report, *filter(None, foot)), refresh=True)
                 time.sleep(looker.sources.pace_seconds)
-    except KeyboardInterrupt:  # the way it is meant to end
+    except KeyboardInterrupt:  # the intended end
         return EXIT_DONE

@@ -1,4 +1,4 @@
-"""Stdout whose failures are distinguished from all others: a full disk or a closed pipe is no bug, and no success."""
+"""Stdout whose failures have their own error: a full disk or a closed pipe is neither a bug nor a success."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shardctl.errors import ShardctlError
 
 
 class StdoutError(ShardctlError):
-    """What was printed is incomplete. `wanted` is false where the reader has had enough, as in `| head`."""
+    """What was printed is incomplete. `wanted` is false where the reader has closed it, as in `| head`."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout: can't be written: {error.strerror}. What was printed is incomplete.")
@@ -25,14 +25,14 @@ class _Checked(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            # What is still in buffers goes nowhere: it would be flushed, and fail, once more at the process's end.
+            # Discard what is still buffered: it would be flushed, and fail again, at the end of the process.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             raise StdoutError(error) from error
 
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Writes to stdout raise StdoutError. Does nothing where stdout isn't a file of the operating system's."""
+    """Writes to stdout raise StdoutError. Does nothing where stdout has no file descriptor."""
     plain = sys.stdout
     try:
         handle = plain.fileno()

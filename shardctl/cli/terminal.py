@@ -1,7 +1,7 @@
-"""The one place that knows the terminal: data goes to stdout, talk to stderr.
+"""The only module that prints: data goes to stdout, messages to stderr.
 
-Nothing is printed but here: a message, a file or a server may have written what is shown, and a terminal obeys some characters.
-Each function shows those as escapes; in JSON the data stays the same.
+The text may come from a message, a file or a server, and a terminal obeys some characters. Each function shows those as escapes;
+in JSON the data stays the same.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from shardctl.printable import printable, printable_json, printable_line
 FileOption = Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The fleet's description.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 DEFAULT_FILE = Path("shards.yaml")
-WAITING_SECONDS = 5.0  # of silence
+WAITING_SECONDS = 5.0  # without progress
 NO_CREDENTIALS = (
     "no Google Cloud credentials. Run `gcloud auth application-default login`, or set PUBSUB_EMULATOR_HOST."
 )
 
 
 def say(text: str, *, flush: bool = False) -> None:
-    """Talk: to a person, never part of the data. A stderr that takes nothing stops no command."""
+    """Print a message for people on stderr, never part of the data. A closed stderr stops no command."""
     with suppress(OSError):
         print(printable(text), file=sys.stderr, flush=flush)
 
 
 def out(text: str = "", *, flush: bool = False) -> None:
-    """Data: a line, or several."""
+    """Print data: one or more lines."""
     print(printable(text), flush=flush)
 
 
@@ -84,9 +84,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 @contextmanager
 def waiting(what: str) -> Iterator[Callable[[], None]]:
-    """While the block takes long, say now and then what is waited for, so that no wait is silent.
+    """While the block takes long, print now and then what it waits for, so that no wait is silent.
 
-    Yields a function to call when something has come: the wait begins anew.
+    Yields a function to call on progress, which restarts the wait.
     """
     over, since = Event(), [time.monotonic()]
 

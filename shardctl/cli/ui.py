@@ -19,7 +19,12 @@ TOKEN_BYTES = 32
 def ui(
     file: FileOption = DEFAULT_FILE,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen. Others than this machine may then come.")
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Where to listen. Off loopback, other machines may connect.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65_535, help="0 takes a free one.")
@@ -27,7 +32,7 @@ def ui(
     prometheus: PrometheusOption = None,
     database: DatabaseOption = None,
 ) -> int:
-    """Serve a page that shows the fleet as it stands: shards, slots, a rebalance, dead letters and parked keys. Until Ctrl-C."""
+    """Serve a page that shows the fleet: shards, slots, a rebalance, dead letters and parked keys. Until Ctrl-C."""
     from shardctl.status.collector import Collector, FleetFile, sources
     from shardctl.ui import server
     from shardctl.ui.view import View
@@ -44,10 +49,10 @@ def ui(
         if not server.is_loopback(host):
             say(
                 f"warning: anyone who can reach {host} and has the address below may replay dead letters and parked keys, and "
-                "nothing is encrypted on the way. A tunnel to 127.0.0.1 is safer."
+                "the connection isn't encrypted. A tunnel to 127.0.0.1 is safer."
             )
         out(f"{server.address(listening, host)}#{token}", flush=True)
-        say("Open that address: what follows # lets you in, and holds until Ctrl-C.")
+        say("Open that address: the part after # is the token, valid until Ctrl-C.")
 
     try:
         server.serve(View(looker, of_file), token, host, listening, ready)

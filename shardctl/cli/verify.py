@@ -20,7 +20,7 @@ def verify(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check that every row lies where its slot is active, and that each slot is active exactly once."""
+    """Check that every row is where its slot is active, and that each slot is active exactly once."""
     from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
     from shardctl.shard import database as databases
@@ -85,11 +85,11 @@ def _conclude(report: Any, seconds: float) -> None:
     looked = f"{rows:,} rows in {len(report.shards)} databases, {seconds:.1f} s"
     waiting = sum(shard.waiting for shard in report.shards)
     if waiting:
-        say(f"{waiting:,} rows of slots that have moved wait to be deleted by `shardctl rebalance finish`.")
+        say(f"{waiting:,} rows of slots that have moved await deletion by `shardctl rebalance finish`.")
     if report.faults:
         say(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}. {looked}.")
     else:
-        say(f"Verified: every row lies where its slot is active, and every slot is active once. {looked}.")
+        say(f"Verified: every row is where its slot is active, and every slot is active once. {looked}.")
 
 
 def _as_json(report: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _as_json(report: Any) -> dict[str, Any]:
 
 
 class _Progress:
-    """Which table is looked at: as a bar on a terminal, as a line now and then elsewhere."""
+    """Which table is read: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, tables: int) -> None:
         self._tables, self._done, self._reported_at = tables, 0, time.monotonic()

@@ -28,13 +28,13 @@ from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption
 from shardctl.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for a person.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for an operator.")
 
 LISTED = 100
 
-IdArgument = Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="Of the letter, or of what it was.")]
+IdArgument = Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="Of the letter, or of its original message.")]
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[MESSAGE_ID]...", help="Of letters, or of what they were.")
+    list[str] | None, typer.Argument(metavar="[MESSAGE_ID]...", help="Of letters, or of their original messages.")
 ]
 
 
@@ -57,7 +57,7 @@ def list_(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List what waits, and sum it up by reason, type and shard. Nothing is taken away."""
+    """List the letters, and count them by reason, type and shard. Deletes nothing."""
     from shardctl.cli.deadletter import look
     from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
@@ -114,11 +114,11 @@ def replay(
     until: UntilOption = None,
     limit: LimitOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Take the letters from an archive, not from Pub/Sub.")
+        Path | None, typer.Option("--from", metavar="FILE", help="Read the letters from an archive, not from Pub/Sub.")
     ] = None,
     archive: ArchiveOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also writes that later ones of their key have overtaken.")
+        bool, typer.Option("--overwrite", help="Also writes that later writes of their key have overtaken.")
     ] = False,
     unrecorded: Annotated[
         bool, typer.Option("--unrecorded", help="Also where it is unknown whether the write took effect.")
@@ -130,7 +130,7 @@ def replay(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Publish letters again, in order and with their own idempotency keys, and take them off."""
+    """Publish letters again, in order and with their own idempotency keys, and ack them."""
     from shardctl.cli.deadletter import act
     from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet
@@ -177,7 +177,7 @@ def drop(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Delete letters for good."""
+    """Delete letters permanently."""
     from shardctl.cli.deadletter import act
     from shardctl.cli.parked import keys
     from shardctl.fleet.load import load_fleet

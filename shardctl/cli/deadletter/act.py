@@ -32,7 +32,7 @@ class How:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The letters in their order, how to get their messages, and how to take them off where they lie."""
+    """The letters in order, how to get their messages, and how to ack them."""
 
     entries: Sequence[Any]
     fetch: Any
@@ -96,7 +96,7 @@ def drop_letters(fleet: Any, choice: Any, how: How) -> int:
             screen.print_tally(tally)
         if not how.yes or how.dry_run:
             _print_json(how, planned=screen.tally_json(tally))
-            return _undone(how, tally.letters, "delete them for good (--archive FILE keeps a copy)")
+            return _undone(how, tally.letters, "delete them permanently (--archive FILE keeps a copy)")
         audit.begin("deadletter drop", fleet.fleet, letters=tally.letters, archive=how.archive and str(how.archive))
         report = Report()
         with screen.Progress("drop", tally.letters) as bar:
@@ -116,7 +116,7 @@ def drop_letters(fleet: Any, choice: Any, how: How) -> int:
 
 
 def _gathered(opened: ExitStack, fleet: Any, choice: Any, how: How) -> Gathered:
-    """Read all that was chosen. Bodies go to a file without a name, so that thousands of large ones don't fill the memory."""
+    """Read all chosen letters. Bodies go to an unnamed file, so that thousands of large ones don't fill the memory."""
     from shardctl.deadletter import archive, reading
     from shardctl.deadletter.replay import in_order
 
@@ -153,7 +153,7 @@ class _Refusals:
 
 
 def _refuse_without_databases(fleet: Any, inboxes: Any, letters: Sequence[Any]) -> None:
-    """A dead letter's copy would be taken for a duplicate, if nobody let go of its inbox row."""
+    """Raise where a copy of a dead letter would count as a duplicate, since its inbox row can't be deleted."""
     from shardctl.deadletter.letter import Origin
     from shardctl.provision import database_url_variable
 
@@ -161,13 +161,13 @@ def _refuse_without_databases(fleet: Any, inboxes: Any, letters: Sequence[Any]) 
     if lacking:
         variable = database_url_variable(fleet.shard(lacking[0]))
         raise ShardctlError(
-            f"no database URL for shard {', '.join(lacking)}, whose inbox remembers these letters as dead: their copies would be "
-            f"taken for duplicates. Set {variable}, or give --database {lacking[0]}=URL; --shard chooses one shard's letters."
+            f"no database URL for shard {', '.join(lacking)}, whose inbox records these letters as dead: their copies would "
+            f"count as duplicates. Set {variable}, or give --database {lacking[0]}=URL; --shard chooses one shard's letters."
         )
     if unasked := inboxes.lacking(letters):
         say(
-            f"No database URL for shard {', '.join(unasked)}: it isn't asked whether these strays took effect before (then their "
-            "copies change nothing), or whether later writes of their keys did (then they overwrite these)."
+            f"No database URL for shard {', '.join(unasked)}: so it is unknown whether these strays took effect before (then "
+            "their copies change nothing), or whether later writes of their keys did (then they overwrite these)."
         )
 
 
@@ -175,15 +175,15 @@ def _tell_plan(planned: Counter[str], going: Sequence[Any], left: Sequence[Any],
     if not how.as_json:
         rows = [("publish again", f"{planned['replay']:,}")]
         rows += [("  of these, with another slot", f"{sum(letter.repaired for letter in going):,}")]
-        rows += [("took effect before: take off", f"{planned['applied']:,}")]
+        rows += [("took effect before: ack", f"{planned['applied']:,}")]
         rows += [(f"can't: {code}", f"{n:,}") for code, n in planned.most_common() if code not in ("replay", "applied")]
         print_table(("what", "letters"), rows, right=("letters",))
     screen.say_left(left)
     if unsure := sum(not letter.has_own_key for letter in going):
         say(
-            f"{unsure:,} of them carry no idempotency key, and Pub/Sub's copy doesn't tell the message id that took its place. "
-            "No write of their key and time is recorded, so each gets a key made from its letter's id. Should its first message "
-            "still be on its way somewhere, it would take effect twice."
+            f"{unsure:,} of them carry no idempotency key, and Pub/Sub's copy lacks the message id that was used instead. "
+            "No write of their key and time is recorded, so each gets a key made from its letter's id. If its first message "
+            "is still in flight somewhere, it takes effect twice."
         )
 
 
@@ -209,7 +209,7 @@ def _tell_replayed(report: Any, planned: Counter[str], how: How) -> None:
     )
     say(
         f"{report.replayed:,} letters published again; {report.applied:,} had taken effect before; {len(report.left):,} stay. "
-        "Consumers apply what was published as any other write; what fails again comes back here."
+        "Consumers apply what was published as any other write; what fails again is dead-lettered again."
     )
     _say_lost(report)
 
@@ -217,7 +217,7 @@ def _tell_replayed(report: Any, planned: Counter[str], how: How) -> None:
 def _say_lost(report: Any) -> None:
     if report.lost_acks:
         say(
-            f"{report.lost_acks:,} acks were lost: these letters come once more; the same command then finds them done."
+            f"{report.lost_acks:,} acks were lost: these letters are delivered once more; the same command then finds them done."
         )
 
 

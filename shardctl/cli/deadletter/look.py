@@ -88,7 +88,7 @@ def show_letter(
 
 
 def known_urls(fleet: Any, given: Mapping[str, str], names: Any) -> dict[str, str]:
-    """The database URLs of these shards, as far as they are given or in the environment."""
+    """The database URLs of these shards, where options or the environment have them."""
     from shardctl.provision import database_url_variable
 
     for name in given:
@@ -98,7 +98,7 @@ def known_urls(fleet: Any, given: Mapping[str, str], names: Any) -> dict[str, st
 
 
 def _recorded(fleet: Any, letter: Any, given: Mapping[str, str]) -> str:
-    """What the shard's inbox says of the write."""
+    """What the shard's inbox records of the write."""
     from shardctl.deadletter.inboxes import Allowed, Inboxes
 
     if letter.place is None:

@@ -1,4 +1,4 @@
-"""The options that the verbs share, and what they come to."""
+"""The options that the verbs share, and the choice that they make."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="Failed since: 2h or 3d ago, or an RFC 3339 time.")
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before: likewise.")]
-AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All letters.")]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="So many at most, those written first.")
+    int | None, typer.Option("--limit", metavar="N", min=1, help="At most this many, the oldest writes first.")
 ]
 ArchiveOption = Annotated[
     Path | None,
@@ -36,10 +36,10 @@ WaitOption = Annotated[
         metavar="SECONDS",
         min=0.1,
         max=600,
-        help="How long nothing must come before nothing is taken to be left.",
+        help="Stop after this time without a letter.",
     ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done; change nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DEFAULT_WAIT = 5.0
 
@@ -54,7 +54,7 @@ def choice_of(
     since: str | None = None,
     until: str | None = None,
 ) -> Any:
-    """Raises UsageError for times that are none."""
+    """Raises UsageError for invalid times."""
     from datetime import UTC, datetime
 
     from shardctl.deadletter.choice import Choice, moment_us
@@ -72,7 +72,7 @@ def choice_of(
 
 
 def say_parked_moved(verb: str) -> None:
-    say(f"--parked is deprecated and goes with the next release: use `shardctl parked {verb}`.")
+    say(f"--parked is deprecated and will be removed in the next release: use `shardctl parked {verb}`.")
 
 
 def refuse_both(*, parked: bool, strays: bool) -> None:
@@ -81,7 +81,7 @@ def refuse_both(*, parked: bool, strays: bool) -> None:
 
 
 def refuse_for_parked(**given: object) -> None:
-    """Raise UsageError naming the first option that was given and means nothing for parked keys."""
+    """Raise UsageError naming the first given option that doesn't apply to parked keys."""
     for name, value in given.items():
         if value not in (None, False, (), []):
             raise UsageError(f"--{name.replace('_', '-')} isn't for parked keys: leave it out, or leave out --parked.")

@@ -1,4 +1,4 @@
-"""Letters for a person's eyes, and as JSON."""
+"""Letters as text and as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPORT_AFTER_SECONDS = 5.0
 
 
 def clean(text: str, longest: int = CELL_CHARACTERS) -> str:
-    """One line, cut to `longest` characters, without anything that a terminal would obey."""
+    """One line, cut to `longest` characters, without control characters."""
     shown = printable_line(text[: longest + 1])
     return shown if len(text) <= longest and len(shown) <= longest else f"{shown[: longest - 1]}…"
 
@@ -123,7 +123,7 @@ def left_json(left: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def say_left(left: Sequence[Any]) -> None:
-    """Each letter that stays and why, or the first of many."""
+    """The letters that stay and why, at most the first ones."""
     for letter, verdict in left[:SHOWN_LEFT]:
         say(f"{clean(letter.id)}  {clean(letter.type)} {clean(letter.key)}: {verdict.code}: {clean(verdict.why, 400)}")
     if len(left) > SHOWN_LEFT:
@@ -132,7 +132,7 @@ def say_left(left: Sequence[Any]) -> None:
 
 
 class Progress:
-    """How far it is: as a bar on a terminal, as a line now and then elsewhere. Without a total, a count."""
+    """Progress: a bar on a terminal, elsewhere a line now and then. Without a total, a count."""
 
     def __init__(self, what: str, total: int | None = None) -> None:
         self._what, self._total, self.done, self._reported_at = what, total, 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""A desk on the fleet's subscriptions for the length of one command, and what its reading missed."""
+"""A reader of the fleet's subscriptions for one command, and a report of what it missed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Session:
 
 @contextmanager
 def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session]:
-    """Everything that is held is handed back at the end, also when a signal ends the command."""
+    """All leases are released at the end, also when a signal ends the command."""
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.deadletter import pubsub
@@ -41,12 +41,14 @@ def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     if desk.unreturned:
-        say(f"{desk.unreturned:,} letters couldn't be handed back: they are seen again within {desk.lease_seconds} s.")
+        say(
+            f"{desk.unreturned:,} letters couldn't be returned: they are delivered again within {desk.lease_seconds} s."
+        )
 
 
 @contextmanager
 def outlet_alone(fleet: Any) -> Iterator[Any]:
-    """To publish what doesn't lie on a subscription."""
+    """To publish letters that aren't on a subscription."""
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.deadletter import pubsub
@@ -59,7 +61,7 @@ def outlet_alone(fleet: Any) -> Iterator[Any]:
 
 
 class Count:
-    """How many messages the subscriptions hold, out or not. Asks until that is unknown, and says `why`; then never again."""
+    """How many messages the subscriptions hold, out or not. After a failure, which `why` explains, it doesn't ask again."""
 
     def __init__(self, project: str, names: Sequence[str]) -> None:
         self._project, self._names = project, names
@@ -83,17 +85,15 @@ class Count:
 
 
 def say_missed(session: Session, seen: int) -> None:
-    """Whether there is more than was seen, and who may have it."""
+    """Report whether there are more letters than were seen, and who may have them."""
     total = session.counted()
     if total is None:
-        say(
-            f"How many there are in all is unknown: {session.counted.why}. What others have under lease isn't seen here."
-        )
+        say(f"The total is unknown: {session.counted.why}. Letters that other readers have leased aren't seen here.")
     if not session.desk.whole:
         more = f" of {total:,}" if total is not None else ""
-        say(f"Stopped after {seen:,} letters{more}: deal with these, and run it again for the rest.")
+        say(f"Stopped after {seen:,} letters{more}: process these, and run it again for the rest.")
     elif total is not None and total > seen:
         say(
-            f"{seen:,} of {total:,} messages were seen. Others have the rest under lease, or it was counted before it was gone: "
+            f"{seen:,} of {total:,} messages were seen. Other readers have leased the rest, or it was counted before its ack: "
             "run it again in a minute."
         )

@@ -33,7 +33,7 @@ def list_(
     key: KeyOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="List at most this many.")] = None,
     file: FileOption = DEFAULT_FILE,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -80,7 +80,7 @@ def release(
 @app.command()
 def drop(
     key: KeyArgument,
-    every: Annotated[bool, typer.Option("--all", help="Every message of the key, not the first alone.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every message of the key, not only the first.")] = False,
     of_type: TypeOption = None,
     shard: ShardOption = None,
     yes: YesOption = False,
@@ -88,7 +88,7 @@ def drop(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Delete the message that failed for good; the consumer goes on with the ones behind it."""
+    """Delete the message that failed permanently; the consumer continues with the ones behind it."""
     from shardctl.cli.parked import keys
 
     return keys.drop_parked(file, database or (), [key], of_type, every=every, yes=yes, shard=shard, as_json=as_json)

@@ -112,7 +112,7 @@ def drop_parked(
     shard: str | None,
     as_json: bool,
 ) -> int:
-    """Delete the message that failed, and let the consumer go on with the ones behind it."""
+    """Delete the message that failed, and let the consumer continue with the ones behind it."""
     from shardctl import audit
     from shardctl.shard import parked
 
@@ -135,7 +135,7 @@ def drop_parked(
             f"{', '.join(doomed[:SHOWN_IDS])}{more}."
         )
     if not yes:
-        say("Nothing was done. `shardctl parked show` prints them; add --yes to delete them for good.")
+        say("Nothing was done. `shardctl parked show` prints them; add --yes to delete them permanently.")
         return EXIT_REFUSED
     audit.begin("parked drop", _fleet(file).fleet, keys=[parked_key.key for parked_key in parked_keys], every=every)
     drop = partial(parked.drop, every=every)
@@ -143,7 +143,7 @@ def drop_parked(
     if as_json:
         counted = zip(parked_keys, dropped, strict=True)
         print_json([{**parked.as_json(parked_key), "dropped": count} for parked_key, count in counted])
-    say(f"{sum(dropped):,} messages deleted. The shard's consumer goes on with what is left.")
+    say(f"{sum(dropped):,} messages deleted. The shard's consumer continues with the rest.")
     return EXIT_DONE
 
 
@@ -183,7 +183,7 @@ def _parked_keys(urls: dict[str, str], key: str | None, of_type: str | None = No
 
 
 def _types(parked_keys: Sequence[Any]) -> list[str]:
-    """The message types that a person has to choose from; none where there is no choice."""
+    """The message types to choose from; none where there is only one."""
     types = sorted({parked_key.message_type for parked_key in parked_keys})
     return types if len(types) > 1 else []
 

@@ -10,6 +10,6 @@ from shardctl.cli.rebalance.run import abort, run
 from shardctl.cli.rebalance.start import start
 from shardctl.cli.rebalance.status import status
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes go on.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes continue.")
 for _verb in (plan, start, run, status, abort, finish):
     app.command()(_verb)

@@ -1,4 +1,4 @@
-"""`shardctl rebalance finish`: what the old generations leave behind is deleted, and the file is settled."""
+"""`shardctl rebalance finish`: deletes what the old generations left, and settles the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def finish(
     drained: Annotated[
         bool,
         typer.Option(
-            "--drained", help="Where it is unknown what old subscriptions hold: I have looked, nothing is left."
+            "--drained",
+            help="Where the backlog of old subscriptions is unknown: I have checked, they are empty.",
         ),
     ] = False,
     yes: YesOption = False,
@@ -78,7 +79,7 @@ def finish(
 
 
 def _verify(work: Work) -> None:
-    """Before anything is deleted: every row lies where its slot is active, or is left over from where it was."""
+    """Check before deleting: every row is where its slot is active, or is a moved row's original."""
     from shardctl.rebalance import handover
     from shardctl.verification.verify import verify
 
@@ -92,7 +93,7 @@ def _verify(work: Work) -> None:
         for fault in verify(taking_part, work.databases).faults
     ]
     for text, of_keys in faults:
-        if of_keys:  # the rows lie where their slots are, wherever those came from
+        if of_keys:  # the rows are where their slots are, whatever their keys say
             say(f"warning: {text}")
     refuse([text for text, of_keys in faults if not of_keys])
 
@@ -100,7 +101,7 @@ def _verify(work: Work) -> None:
 def _subscriptions(
     fleet: Fleet, known: dict[str, Known], publisher: Any, subscriber: Any, *, drained: bool
 ) -> tuple[list[str], list[str]]:
-    """Old subscriptions that are there and have nothing left to give, and old ones for strays that are empty."""
+    """Old subscriptions that exist and are drained, and old ones for strays that are empty."""
     from shardctl.rebalance import closing
 
     old = closing.there(subscriber, fleet, old_subscriptions(fleet))
@@ -111,7 +112,9 @@ def _subscriptions(
     empty = [name for name in strays if name in backlogs and backlogs[name].messages == 0]
     for name in strays:
         if name not in empty:
-            say(f"subscription {name}, which strays no longer go to, is kept: it may hold some. Look, then delete it.")
+            say(
+                f"subscription {name}, to which strays no longer go, is kept: it may hold some. Check it, then delete it."
+            )
     return old, empty
 
 
@@ -133,13 +136,13 @@ def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], fi
             out(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
     if subscriptions:
         say(
-            "Where Config Connector made the subscriptions it would make them again, so take its objects away first: "
+            "If Config Connector made the subscriptions, it would make them again. So delete its objects first: "
             f"`kubectl delete pubsubsubscription -n {fleet.namespace} {' '.join(subscriptions)}`."
         )
 
 
 class _Deleting:
-    """Tells how many rows are gone, now and then."""
+    """Reports now and then how many rows are deleted."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}

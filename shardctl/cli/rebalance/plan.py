@@ -32,26 +32,26 @@ SplitOption = Annotated[str, typer.Option("--split", metavar="S", help="Halve th
 IntoOption = Annotated[str, typer.Option("--into", metavar="T", help="With --split: the new half's name.")]
 WeightsOption = Annotated[
     list[str] | None,
-    typer.Option("--weights", metavar="S=W", help="A shard's part, where others have 1; may be repeated."),
+    typer.Option("--weights", metavar="S=W", help="A shard's weight, where others have 1; may be repeated."),
 ]
 ByLoadOption = Annotated[
-    bool, typer.Option("--by-load", help="Level measured writes, not counts of slots; alone or with the above.")
+    bool, typer.Option("--by-load", help="Level measured writes, not numbers of slots; alone or with the above.")
 ]
-WindowOption = Annotated[str, typer.Option("--window", metavar="TIME", help="With --by-load: measure so far back.")]
+WindowOption = Annotated[str, typer.Option("--window", metavar="TIME", help="With --by-load: how far back to measure.")]
 BackOption = Annotated[
-    bool, typer.Option("--back", help="From a rebalance that is open or was aborted, back to where it began.")
+    bool, typer.Option("--back", help="Plan back from an open or aborted rebalance to where it began.")
 ]
 ToleranceOption = Annotated[
-    str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its part.")
+    str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its share.")
 ]
 MinGainOption = Annotated[
-    str, typer.Option("--min-gain", metavar="PERCENT", help="With --by-load: what a move must take off a peak.")
+    str, typer.Option("--min-gain", metavar="PERCENT", help="With --by-load: by how much a move must lower a peak.")
 ]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="NEXT", help="The next file; by default shards.next.yaml, - for stdout."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Write over any file.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite any file.")]
 DatabaseOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,7 +80,7 @@ def plan(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Find the fewest slots to move, and write the next file. With no option: level the shards there are."""
+    """Find the fewest slots to move, and write the next file. Without options: level the present shards."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.planning.edit import edited
     from shardctl.rebalance.planning.plan import plan as planned
@@ -117,7 +117,7 @@ def _target(file: Path, output: Path | None, fleet: Fleet, *, force: bool, as_js
     target = output or file.with_name(f"{file.stem}.next{file.suffix}")
     if str(target) == "-":
         if as_json:
-            raise UsageError("--json and -o - both want stdout. Give -o a file.")
+            raise UsageError("--json and -o - both use stdout. Give -o a file.")
         return None
     if not force:
         _refuse_others(target, fleet)
@@ -151,7 +151,7 @@ def _refuse_others(target: Path, fleet: Fleet) -> None:
     except UsageError:
         ours = False
     if not ours:
-        raise ShardctlError(f"{target} is there already and isn't a plan for this fleet. --force writes over it.")
+        raise ShardctlError(f"{target} exists already and isn't a plan for this fleet. --force overwrites it.")
 
 
 def _weights(options: Sequence[str]) -> dict[str, float]:
@@ -194,7 +194,7 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
 
 
 def _rows(fleet: Fleet, rebalance_plan: Plan, given: dict[str, str]) -> int | None:
-    """How many rows are to be copied; None where the databases can't be asked."""
+    """How many rows are to be copied; None where the databases can't be queried."""
     from shardctl.provision import database_url_variable
     from shardctl.rebalance.planning.rates import rows_to_copy
     from shardctl.shard.database import DatabaseError

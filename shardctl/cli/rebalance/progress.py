@@ -19,7 +19,7 @@ ESTIMATE_SECONDS = 15.0
 
 
 class ProgressView:
-    """The estimate is what is left at the speed of the last seconds; slots that move and slots that stay apart."""
+    """The estimate uses the speed of the last seconds, separately for slots that move and slots that stay."""
 
     def __init__(self) -> None:
         self._reported_at = 0.0
@@ -43,7 +43,7 @@ class ProgressView:
         if progress.trouble != self._trouble:
             self._trouble = progress.trouble
             for line in progress.trouble:
-                self._say(f"trying again: {line}")
+                self._say(f"retrying: {line}")
         text = (
             f"{progress.arrived:,} of {progress.total:,} slots handed over; barriers out {progress.barriers}, copying "
             f"{progress.copying}, rows copied {tally.rows:,}{self._left(progress, now)}"

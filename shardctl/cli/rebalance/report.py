@@ -1,4 +1,4 @@
-"""What a plan does, in figures: for a person or a machine."""
+"""The effect of a plan in figures, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def talk(report: dict[str, Any], request: Request) -> None:
     if lacking:
         say(
             f"note: the filters of {', '.join(lacking[:10])}{', …' if len(lacking) > 10 else ''} have no room for malformed "
-            "slots; `shardctl validate` on the next file lists what may go by unseen."
+            "slots; `shardctl validate` on the next file lists which messages may be lost unseen."
         )
     if report["hot_slots"]:
         slots = ", ".join(map(str, report["hot_slots"][:10]))
-        say(f"note: slots {slots} alone are written more than a shard's part, and a slot can't be shared out.")
+        say(f"note: slots {slots} alone receive more writes than a shard's share, and a slot can't be split.")
     if request.back:
         say("note: slots that hadn't left yet only change generation; the moves above are the most there can be.")

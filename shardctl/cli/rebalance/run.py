@@ -1,4 +1,4 @@
-"""`shardctl rebalance run` and `abort`: the slots change hands."""
+"""`shardctl rebalance run` and `abort`: hand over the slots."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Hand over every slot that isn't where the file says. Ctrl-C stops it, and running it again goes on."""
+    """Hand over every slot that isn't where the file says. Ctrl-C stops it, and running it again continues."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import preflight
 
@@ -81,7 +81,9 @@ def run(
     for reason in progress.failed:
         say(f"error: {reason}")
     if interrupted and not progress.ended:
-        say(f"stopped. What has begun goes on by itself or waits; `shardctl rebalance run -f {file} --yes` goes on.")
+        say(
+            f"stopped. Slots that have begun continue by themselves or wait; `shardctl rebalance run -f {file} --yes` continues."
+        )
         return EXIT_INTERRUPTED
     if not progress.complete:
         say("not every slot was handed over. Fix what is reported above and run it again: writes of these slots wait.")
@@ -96,7 +98,7 @@ def abort(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Begin no more slots, bring those that have begun to their end, and close the rebalance half done."""
+    """Begin no more slots, complete those that have begun, and close the rebalance as it is."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing, journal, opening, preflight
     from shardctl.shard.schema import RebalanceState
@@ -110,7 +112,7 @@ def abort(
         refuse(list(preflight.lacking_tables(known)))
         tell: Callable[[str], None] = say if as_json else print
         _tell_plan(work, known, tell)
-        tell("  none that waits will begin; those that are under way are brought to their end")
+        tell("  slots that wait will not begin; those in flight will be completed")
         if (end := unless_yes(yes, "shardctl rebalance abort", work, known)) is not None:
             return end
         opening.announce(fleet, work.databases)
@@ -124,7 +126,7 @@ def abort(
     for reason in progress.failed:
         say(f"error: {reason}")
     if not ended:
-        say(f"not aborted yet: some slots are between two lanes. `shardctl rebalance abort -f {file} --yes` goes on.")
+        say(f"not aborted yet: some slots are between two lanes. `shardctl rebalance abort -f {file} --yes` continues.")
         return EXIT_INTERRUPTED if interrupted else EXIT_REFUSED
     say(
         f"aborted: {progress.arrived:,} slots are where the file says, {progress.waiting:,} where they were, and all are served. "
@@ -164,7 +166,7 @@ def _drive(
 
 
 class _LagGate:
-    """Says why no more slots should begin, while a shard lags too far. Never waits: it asks every ten seconds, in a thread."""
+    """Why no more slots should begin, while a shard lags too far. Never blocks: a thread asks every ten seconds."""
 
     def __init__(self, fleet: Fleet, max_lag: int | None, threads: Executor) -> None:
         self._fleet, self._max_lag, self._threads = fleet, max_lag, threads
@@ -189,7 +191,7 @@ class _LagGate:
 
 @contextmanager
 def _asked_to_end() -> Iterator[Event]:
-    """The first signal asks for an end between two effects; a second one ends at once, which is safe too."""
+    """The first signal requests a stop between two effects; a second one ends at once, which is safe too."""
     asked = Event()
     with signals.noted_by(asked.set):
         yield asked

@@ -64,12 +64,12 @@ def start(
         opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=print)
     if source is not None:
         refuse_changed(file, (before, planned))
-        if file.read_bytes() != planned:  # else another `start` has done it, or one that was killed right after this
+        if file.read_bytes() != planned:  # else another `start` has done it, or one that was killed after this step
             atomicfile.write(before_of(file), before)
             atomicfile.write(file, planned)
         if source.exists() and source.read_bytes() == planned:
             source.unlink(missing_ok=True)
-        say(f"{file} is now what {source} was; {before_of(file)} keeps what it was before.")
+        say(f"{file} now has the content of {source}; {before_of(file)} keeps the previous content.")
     lockfile.write(file, wanted)
     say(
         f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods are "
@@ -83,7 +83,7 @@ def before_of(file: Path) -> Path:
 
 
 def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
-    """The transitional fleet, and the file it comes from unless that is in place already."""
+    """The transitional fleet, and its file unless that is in place already."""
     from shardctl import lockfile
     from shardctl.fleet.load import load_fleet
 
@@ -120,4 +120,4 @@ def _tell_plan(work: Work, rebalance: str | None, file: Path, source: Path | Non
         )
     out(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
     if source is not None:
-        out(f"  {source} takes the place of {file}, which is kept as {before_of(file)}")
+        out(f"  {source} replaces {file}, which is kept as {before_of(file)}")

@@ -1,4 +1,4 @@
-"""`shardctl rebalance status`: how far it is, from the databases alone."""
+"""`shardctl rebalance status`: its progress, from the databases alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = ("waiting", "due", "left", "arrived", "broken")
 
 
 def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_json: JsonOption = False) -> int:
-    """Show the journal, where the slots stand, what is in flight, and what is left."""
+    """Show the journal, the slots by stage, those in flight, and those that are left."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance.preflight import PreflightError, no_tables
 

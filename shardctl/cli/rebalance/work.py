@@ -1,4 +1,4 @@
-"""What the commands share that work on a rebalance: its file, its databases, Pub/Sub, and what all of these report."""
+"""What the commands on a rebalance share: its file, its databases, Pub/Sub, and the reports of these."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DatabaseOption = Annotated[
 MaxLagOption = Annotated[
     int | None,
     typer.Option(
-        "--max-lag", metavar="N", min=0, help="Refuse while a shard lags by more messages; by default 10,000."
+        "--max-lag", metavar="N", min=0, help="Refuse while a shard lags by more messages than this; by default 10,000."
     ),
 ]
 
@@ -80,7 +80,7 @@ def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
 
 
 def backlogs_of(fleet: Fleet, subscriptions: Sequence[str]) -> tuple[Mapping[str, Backlog], str]:
-    """What the subscriptions hold, or why that is unknown."""
+    """The backlogs of the subscriptions, or why they are unknown."""
     from shardctl.rebalance import backlog
 
     try:
@@ -101,13 +101,13 @@ def lag_reasons(fleet: Fleet, max_lag: int | None) -> list[str]:
     backlogs, unknown = backlogs_of(fleet, old_subscriptions(fleet))
     if unknown:
         say(
-            f"lag: unknown, since {unknown}. Look at it yourself: a barrier waits behind all that a shard has yet to write."
+            f"lag: unknown, since {unknown}. Check it yourself: a barrier waits behind everything that a shard has yet to write."
         )
     return list(preflight.lagging(fleet, backlogs, preflight.MAX_LAG if max_lag is None else max_lag))
 
 
 def odd_slots(work: Work, known: Mapping[str, Known], *, announced: bool) -> list[str]:
-    """Looks twice: what is odd may have changed between the looks at two databases."""
+    """Looks twice: a slot may have changed between the looks at two databases."""
     from shardctl.rebalance import preflight
 
     reasons = list(preflight.odd_slots(work.fleet, known, announced=announced))
@@ -129,7 +129,7 @@ def rebalance_of(work: Work, known: Mapping[str, Known]) -> str | None:
 
 
 def unless_yes(yes: bool, command: str, work: Work, known: Mapping[str, Known]) -> int | None:
-    """The exit code of a command that was only to show what it would do; else its action begins."""
+    """The exit code of a command without --yes, which only shows its plan; None after recording that its action begins."""
     if yes:
         from shardctl import audit
         from shardctl.rebalance import journal
@@ -149,6 +149,6 @@ def refuse_changed(path: Path, known: Sequence[bytes]) -> None:
     """Raise ShardctlError where somebody else has written the file since this command began, which may be long ago."""
     if path.read_bytes() not in known:
         raise ShardctlError(
-            f"{path} has changed since this command began, so it is left as it is. Look at `shardctl rebalance status`; then "
-            "run again what it lacks."
+            f"{path} has changed since this command began, so it was not overwritten. See `shardctl rebalance status`; then "
+            "run the missing steps again."
         )

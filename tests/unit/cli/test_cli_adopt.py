@@ -79,7 +79,7 @@ def test_adopt_tells_first_and_does_it_once(run, databases, tmp_path):
 
     code, _, err = run("adopt", "--yes", *databases)
     assert code == 0
-    assert "shard s2, table users: 10 rows were given their slots" in err
+    assert "shard s2, table users: 10 rows received their slots" in err
     assert "CREATE INDEX users_slot ON users (slot);" in err
     for remainder in range(3):
         assert slots(tmp_path / f"{remainder}.db") == {
@@ -96,7 +96,7 @@ def test_adopt_refuses_databases_in_the_wrong_order(run, databases, tmp_path):
     code, out, err = run("adopt", "--yes", *databases)
     assert code == 1
     assert "s0     users  missing        10       10         10        0" in out
-    assert "is routing.modulo what chose the databases" in err
+    assert "did routing.modulo choose the databases" in err
     assert slots(tmp_path / "0.db") is None
 
 
@@ -120,8 +120,8 @@ def test_adopt_where_no_table_is_looked_at_nothing(run, databases, tmp_path, mod
             connection.execute("DROP TABLE users")
     code, _, err = run("adopt", *mode, *databases)
     assert code == 1
-    assert "shard s0 has no table users: nothing of it was looked at." in err
-    assert "none of the tables is there" in err
+    assert "shard s0 has no table users: it was not checked." in err
+    assert "none of the tables exists" in err
     assert "every row" not in err
 
 
@@ -130,4 +130,4 @@ def test_adopt_names_a_table_that_is_not_there(run, databases, tmp_path):
         connection.execute("DROP TABLE users")
     code, _, err = run("adopt", "--yes", *databases)
     assert code == 0
-    assert "shard s1 has no table users: nothing of it was looked at." in err
+    assert "shard s1 has no table users: it was not checked." in err

@@ -147,7 +147,7 @@ def test_rows_to_copy_are_counted_where_databases_are_there(run, databases):
         (["--by-load"], 1, "without --by-load"),
         (["--by-load", "--window", "soon"], 2, "a duration is"),
         (["--back"], 2, "no rebalance is open"),
-        (["--add", "s3", "--json", "-o", "-"], 2, "both want stdout"),
+        (["--add", "s3", "--json", "-o", "-"], 2, "both use stdout"),
         (["-f", "none.yaml"], 2, "no such file"),
     ],
 )

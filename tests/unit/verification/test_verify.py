@@ -45,7 +45,7 @@ def test_a_clean_fleet_passes(fleet, run):
     assert fleet.faults() == []
     code, out, err = run()
     assert code == 0
-    assert "Verified: every row lies where its slot is active" in err
+    assert "Verified: every row is where its slot is active" in err
     assert [line.split()[:4] for line in out.splitlines()[1:]][:1] == [["s0", "32", "things", "8"]]
 
 
@@ -223,7 +223,7 @@ def test_a_rebalance_under_way_is_no_fault(moving, run):
     assert moving.faults() == []
     code, out, err = run()
     assert code == 0
-    assert "rows of slots that have moved wait to be deleted by `shardctl rebalance finish`" in err
+    assert "rows of slots that have moved await deletion by `shardctl rebalance finish`" in err
     assert out.splitlines()[1].split()[:5] == ["s0", "30", "things", "7", "1"]
 
 
