@@ -1,0 +1,66 @@
+"""Settings of a consumer: read, or refused by an error that names the setting and shows no password."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from consumer_kit import CONFIG
+
+from consumer.process.settings import load
+from shardctl.errors import UsageError
+
+ENVIRONMENT = {"DATABASE_URL": "postgresql://u:secret@h/d", "REDIS_URL": "redis://:secret@h:6379/0"}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "shard.json"
+    path.write_text(CONFIG.model_dump_json())
+    return path
+
+
+def test_settings_are_read(config_file):
+    settings = load(config_file, ENVIRONMENT | {"PORT": "9", "POD_NAME": "p"})
+    assert settings.config == CONFIG
+    assert settings.database_url.drivername == "postgresql+psycopg"
+    assert (settings.port, settings.replica, settings.pubsub_endpoint) == (9, "p", None)
+    assert settings.host == ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+    assert load(config_file, ENVIRONMENT | {"HOST": "127.0.0.1"}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        pytest.param({"DATABASE_URL": ""}, "DATABASE_URL", id="no database"),
+        pytest.param({"DATABASE_URL": "secret"}, "DATABASE_URL", id="database no URL"),
+        pytest.param({"DATABASE_URL": "postgresql://u:secret@h:secret/d"}, "DATABASE_URL", id="database port"),
+        pytest.param({"DATABASE_URL": "postgresql+nodriver://u:secret@h/d"}, "DATABASE_URL", id="database driver"),
+        pytest.param({"DATABASE_URL": "oracle+secret://u:secret@h/d"}, "DATABASE_URL", id="database unknown"),
+        pytest.param({"REDIS_URL": ""}, "REDIS_URL", id="no Redis"),
+        pytest.param({"REDIS_URL": "secret"}, "REDIS_URL", id="Redis no URL"),
+        pytest.param({"REDIS_URL": "redis://:secret/x@h:1"}, "REDIS_URL", id="Redis port"),
+        pytest.param({"REDIS_URL": "http://secret@h"}, "REDIS_URL", id="Redis scheme"),
+        pytest.param({"PORT": "secret"}, "PORT", id="port no number"),
+        pytest.param({"PORT": "65536"}, "PORT", id="port too high"),
+    ],
+)
+def test_bad_settings_are_named_and_no_password_is_shown(config_file, environment, named):
+    with pytest.raises(UsageError, match=named) as refused:
+        load(config_file, ENVIRONMENT | environment)
+    if named != "PORT":
+        assert "secret" not in str(refused.value)
+        assert refused.value.__suppress_context__ or refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"fleet": 1}'])
+def test_a_file_that_is_no_configuration(tmp_path, content):
+    path = tmp_path / "shard.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"shard\.json"):
+        load(path, ENVIRONMENT)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UsageError, match="can't be read"):
+        load(tmp_path / "nothing", ENVIRONMENT)
