@@ -1,4 +1,4 @@
-"""Streaming pull in batches, leases, acks. The only module that acks.
+"""Messages pulled: by streams, one a subscription, and by rounds of unary pulls.
 
 Before it opens a stream, and when messages come that may have killed a process, it pulls in small rounds instead: see
 `consumer.intake.slowstart`. A stream's bounds can't change, and messages on their way to the client count as outstanding.
@@ -12,33 +12,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from itertools import takewhile
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound
 
 from consumer.delivery import Delivery, decode
 from consumer.errors import PermanentError
+from consumer.intake.leases import Leases, retry_seconds
 from consumer.intake.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
+from consumer.intake.stream import Stream
 from consumer.observability.metrics import Metrics
 from consumer.pubsub.calls import Subscriber
 from consumer.pubsub.protos import StreamingPullRequest
 from shardctl.fleet.shardconfig import ShardConfig
-from shardctl.supervision.background import Background
-from shardctl.supervision.backoff import backoff
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
 HEARTBEAT_SECONDS = 30  # the service closes a silent stream
-RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing: the next still comes in time
 SETTLE_SECONDS = 0.2  # a stream that was refused has ended by then
 CLOSE_SECONDS = 1.0  # for messages that are on their way when the streams are closed
-MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
-ACK_TRIES = 4
 PULL_SECONDS = 100  # longer than the service lets an empty pull wait
 QUIET_SECONDS = 2.0  # if nothing of a round's part is settled for so long, it waits for something and kills no process
 
@@ -74,7 +68,7 @@ class Intake:
         self._lease_seconds = int(config.consumer.lease.total_seconds())
         newest = max(generation.number for generation in config.generations)
         self._streams = [
-            _Stream(
+            Stream(
                 f"projects/{config.project}/subscriptions/{subscription}",
                 generation.number,
                 config.consumer.max_outstanding_messages,
@@ -85,10 +79,8 @@ class Intake:
             for subscription in generation.subscriptions
         ]
         self._by_path = {stream.path: stream for stream in self._streams}
-        self._held: dict[str, Delivery] = {}  # by ack id, the one leased longest ago first
+        self._leases = Leases(client, self._lease_seconds, clock, metrics)
         self.tasks: tuple[asyncio.Task[None], ...] = ()
-        self._acks = Background(log)
-        self._acking: set[asyncio.Task[None]] = set()
         self._paused = asyncio.Event()
         self._paused.set()  # set means open
         self._closing = asyncio.Event()
@@ -99,7 +91,7 @@ class Intake:
         self._reading = [
             asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams
         ]
-        self._leasing = asyncio.create_task(self._renew_leases(), name="leases")
+        self._leasing = asyncio.create_task(self._leases.keep(), name="leases")
         self.tasks = (*self._reading, self._leasing)
 
     def pause(self) -> None:
@@ -129,38 +121,25 @@ class Intake:
 
     async def close(self, timeout_seconds: float) -> None:
         """Wait for the acks in flight, but no longer than this, and stop extending leases."""
-        unsent: set[asyncio.Task[None]] = set()
-        if self._acking:
-            _, unsent = await asyncio.wait(self._acking, timeout=timeout_seconds)
-        for task in (self._leasing, *unsent):
-            task.cancel()
-        await asyncio.gather(self._leasing, *unsent, return_exceptions=True)
+        await self._leases.close(timeout_seconds)
+        self._leasing.cancel()
+        await asyncio.gather(self._leasing, return_exceptions=True)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge in the background. After a lost ack the message is redelivered, and the inbox knows it."""
         self._settle(deliveries)
-        for path, ids in _ids_by_subscription(deliveries):
-            task = self._acks.once("acks", self._send_ack(path, ids))
-            self._acking.add(task)
-            task.add_done_callback(self._acking.discard)
+        self._leases.ack(deliveries)
 
     async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Let other replicas have these at once. Only for messages after which this replica applies no other of their lanes."""
         self._settle(deliveries)
-        for path, ids in _ids_by_subscription(deliveries):
-            try:
-                await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=0, timeout_seconds=2
-                )
-            except GoogleAPICallError as error:
-                log.info("messages couldn't be handed back (%s): they will be redelivered when their lease ends", error)
+        await self._leases.hand_back(deliveries)
 
     def _settle(self, deliveries: Sequence[Delivery]) -> None:
         # A batch whose messages are all held settles nothing, and must not count as progress for what waits in `_wait_settled`.
         if not deliveries:
             return
         for delivery in deliveries:
-            self._held.pop(delivery.ack_id, None)
             self._by_path[delivery.subscription].release(delivery)
         self._measure()
         self._signal_settled()
@@ -169,25 +148,7 @@ class Intake:
         self._settled.set()
         self._settled = asyncio.Event()
 
-    async def _send_ack(self, path: str, ids: list[str]) -> None:
-        for attempt in range(1, ACK_TRIES + 1):
-            try:
-                await self._client.acknowledge(subscription=path, ack_ids=ids, timeout_seconds=5)
-            except GoogleAPICallError as error:
-                why = str(error)
-                if attempt < ACK_TRIES:
-                    await asyncio.sleep(_backoff(attempt))
-            else:
-                self._metrics.acked.inc(len(ids))
-                return
-        log.warning(
-            "%s acks were lost (%s): these messages will be redelivered, and the inbox will know them",
-            len(ids),
-            why,
-            extra={"action": "acks_lost"},
-        )
-
-    async def _read(self, stream: _Stream) -> None:
+    async def _read(self, stream: Stream) -> None:
         if self._slow_start:
             await self._pull_in_rounds(stream)
         failures = 0
@@ -211,9 +172,9 @@ class Intake:
                 await self._finish_left_stream(stream)
                 await self._pull_in_rounds(stream)
             else:
-                await asyncio.sleep(_backoff(failures))
+                await asyncio.sleep(retry_seconds(failures))
 
-    async def _take_responses(self, stream: _Stream, responses: Any) -> None:
+    async def _take_responses(self, stream: Stream, responses: Any) -> None:
         async for response in responses:
             stream.connected = True
             self._receive(stream, response.received_messages)
@@ -221,7 +182,7 @@ class Intake:
                 await stream.room.wait()
                 await self._paused.wait()
 
-    async def _until_left(self, stream: _Stream, taking: Coroutine[Any, Any, None]) -> None:
+    async def _until_left(self, stream: Stream, taking: Coroutine[Any, Any, None]) -> None:
         """Read a stream's responses until it ends; a stream that is being left has a little time to end by itself."""
         tasks = reading, _ = asyncio.create_task(taking), asyncio.create_task(stream.leave.wait())
         try:
@@ -241,16 +202,16 @@ class Intake:
             stream.leave.set()
             stream.room.set()
 
-    async def _finish_left_stream(self, stream: _Stream) -> None:
+    async def _finish_left_stream(self, stream: Stream) -> None:
         """Wait until the stream's messages are settled, and only then try those that have failed before."""
         apart, stream.apart = stream.apart, []
         async with self._round:
             last = {delivery.ack_id for delivery in apart}
-            await self._wait_settled([delivery for ack_id, delivery in self._held.items() if ack_id not in last])
+            await self._wait_settled([delivery for ack_id, delivery in self._leases.held.items() if ack_id not in last])
             await self._try_in_parts(apart)
         stream.leave.clear()
 
-    async def _pull_in_rounds(self, stream: _Stream) -> None:
+    async def _pull_in_rounds(self, stream: Stream) -> None:
         """Receive messages by unary pulls, which return no more than they are asked for, until the stream may be opened."""
         window, failures = Window(stream.max_messages), 0
         while not (window.wide or self._closing.is_set()):
@@ -262,17 +223,17 @@ class Intake:
                 stream.connected = False
                 failures += 1
                 self._log_end(stream, error)
-                await asyncio.sleep(_backoff(failures))
+                await asyncio.sleep(retry_seconds(failures))
                 continue
             stream.connected, failures = not self._closing.is_set(), 0
             if deliveries:
-                await self._extend(deliveries)  # the subscription's own deadline may be minutes
+                await self._leases.extend(deliveries)  # the subscription's own deadline may be minutes
                 async with self._round:
                     await self._try_in_parts(deliveries)
                 window.survived(deliveries)
         log.info("%s: reading as much as the bounds allow", stream.path, extra={"action": "wide_open"})
 
-    async def _pull(self, stream: _Stream, messages: int) -> Any:
+    async def _pull(self, stream: Stream, messages: int) -> Any:
         """Up to so many messages, as soon as there are any; none if the time is over or the streams are being closed."""
         pulling = asyncio.ensure_future(
             self._client.pull(subscription=stream.path, max_messages=messages, timeout_seconds=PULL_SECONDS)
@@ -322,7 +283,7 @@ class Intake:
     async def _wait_settled(self, deliveries: Sequence[Delivery]) -> None:
         """Until these are settled and their acks have been sent, or nothing happens to them any more."""
         left = {delivery.ack_id for delivery in deliveries}
-        while left := left & self._held.keys():
+        while left := left & self._leases.held.keys():
             try:
                 await asyncio.wait_for(self._settled.wait(), QUIET_SECONDS)
             except TimeoutError:
@@ -330,10 +291,9 @@ class Intake:
                     return
             if self._closing.is_set():
                 return
-        if self._acking:
-            await asyncio.wait(set(self._acking), timeout=QUIET_SECONDS)
+        await self._leases.acks_sent(QUIET_SECONDS)
 
-    def _log_end(self, stream: _Stream, error: Exception) -> None:
+    def _log_end(self, stream: Stream, error: Exception) -> None:
         missing = isinstance(error, NotFound)
         if (
             missing and stream.may_end
@@ -350,7 +310,7 @@ class Intake:
             extra={"action": "stream_ended"},
         )
 
-    async def _requests(self, stream: _Stream) -> AsyncIterator[Any]:
+    async def _requests(self, stream: Stream) -> AsyncIterator[Any]:
         stream.opened = opened = stream.opened + 1
         yield StreamingPullRequest(
             subscription=stream.path,
@@ -371,7 +331,7 @@ class Intake:
                 return  # which half-closes the stream: the service ends it after the messages that it has sent
             yield StreamingPullRequest()
 
-    def _receive(self, stream: _Stream, received: Any) -> None:
+    def _receive(self, stream: Stream, received: Any) -> None:
         deliveries = self._held_of(stream, received)
         if self._slow_start and not stream.leave.is_set() and any(delivery.attempt >= AGAIN for delivery in deliveries):
             log.info(
@@ -381,102 +341,18 @@ class Intake:
         if deliveries:
             self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
 
-    def _held_of(self, stream: _Stream, received: Any) -> list[Delivery]:
+    def _held_of(self, stream: Stream, received: Any) -> list[Delivery]:
         """The received messages, decoded and under lease."""
         if not received:
             return []
         now = self._clock()
         deliveries = [decode(message, stream.path, stream.generation, self._config, now) for message in received]
-        for delivery in deliveries:
-            self._held[delivery.ack_id] = delivery
+        self._leases.add(deliveries)
         stream.hold(deliveries)
         self._metrics.received.inc(len(deliveries))
         self._measure()
         return deliveries
 
-    async def _renew_leases(self) -> None:
-        """Extend the leases of held messages well before they end. Most messages are settled long before."""
-        renew_after = self._lease_seconds * RENEW_AT
-        while True:
-            await asyncio.sleep(min(1.0, renew_after / 4))
-            now = self._clock()
-            await self._extend(self._leased_again(now - renew_after, now))
-
-    def _leased_again(self, before: float, now: float) -> list[Delivery]:
-        """The messages leased at or before a moment, moved behind those leased since."""
-        due = list(takewhile(lambda delivery: delivery.leased_at <= before, self._held.values()))
-        for delivery in due:
-            del self._held[delivery.ack_id]
-            delivery.leased_at = now
-            self._held[delivery.ack_id] = delivery
-        return due
-
-    async def _extend(self, deliveries: Sequence[Delivery]) -> None:
-        for path, ids in _ids_by_subscription(deliveries):
-            try:
-                await self._client.modify_ack_deadline(
-                    subscription=path, ack_ids=ids, ack_deadline_seconds=self._lease_seconds, timeout_seconds=2
-                )
-            except GoogleAPICallError as error:
-                log.info("the leases of %s messages weren't extended (%s): they may be redelivered", len(ids), error)
-
     def _measure(self) -> None:
         self._metrics.outstanding.set(sum(stream.messages for stream in self._streams))
         self._metrics.outstanding_bytes.set(sum(stream.bytes for stream in self._streams))
-
-
-class _Stream:
-    """One subscription's stream and what it holds. `room` is open while both bounds are kept.
-
-    A stream of an older generation `may_end`: a rebalance deletes its subscription once all of it is handed over.
-    """
-
-    def __init__(self, path: str, generation: int, max_messages: int, max_bytes: int, *, may_end: bool = False) -> None:
-        self.path, self.generation, self.may_end = path, generation, may_end
-        self.max_messages, self.max_bytes = max_messages, max_bytes
-        self.ended = False
-        self.messages = self.bytes = 0
-        self.connected = False
-        self.opened = 0  # grows with each stream opened and each ended
-        self.room = asyncio.Event()
-        self.room.set()
-        self.leave = asyncio.Event()  # set: the stream is to end after the messages on their way
-        # Messages that came since then and were tried before, with those behind them in their lanes.
-        self.apart: list[Delivery] = []
-
-    def without_apart(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """The messages that may be tried at once; the others go to `apart`."""
-        lanes = {delivery.lane for delivery in self.apart}
-        at_once: list[Delivery] = []
-        for delivery in deliveries:
-            if delivery.attempt >= AGAIN or delivery.lane in lanes:
-                lanes.add(delivery.lane)
-                self.apart.append(delivery)
-            else:
-                at_once.append(delivery)
-        return at_once
-
-    def hold(self, deliveries: Sequence[Delivery]) -> None:
-        self.messages += len(deliveries)
-        self.bytes += sum(delivery.size for delivery in deliveries)
-        if self.messages >= self.max_messages or self.bytes >= self.max_bytes:
-            self.room.clear()
-
-    def release(self, delivery: Delivery) -> None:
-        self.messages -= 1
-        self.bytes -= delivery.size
-        if self.messages < self.max_messages and self.bytes < self.max_bytes:
-            self.room.set()
-
-
-def _ids_by_subscription(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, list[str]]]:
-    by_path: dict[str, list[str]] = {}
-    for delivery in deliveries:
-        by_path.setdefault(delivery.subscription, []).append(delivery.ack_id)
-    for path, ids in by_path.items():
-        for start in range(0, len(ids), MAX_IDS):
-            yield path, ids[start : start + MAX_IDS]
-
-
-def _backoff(failures: int) -> float:
-    return backoff(failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, random.random())

@@ -204,8 +204,9 @@ class HandsBackFirst(Replica):
 
 
 class NeverRenews(Intake):
-    async def _renew_leases(self) -> None:
-        await asyncio.Event().wait()
+    def start(self, deliver):
+        self._leases.keep = asyncio.Event().wait
+        super().start(deliver)
 
 
 class NeverResumes(Intake):

@@ -115,9 +115,9 @@ def test_what_is_acked_is_gone_and_nothing_of_it_is_kept():
             assert numbers(got) == list(range(1_200))
             await intake.ack(got)
             await until(lambda: not made.core.entries)
-            assert not intake._held
+            assert not intake._leases.held
             assert (intake._streams[0].messages, intake._streams[0].bytes) == (0, 0)
-            await until(lambda: not intake._acking)
+            await until(lambda: not intake._leases._acking)
             assert made.metrics.registry.get_sample_value("shardctl_messages_acked_total") == 1_200
             assert made.metrics.registry.get_sample_value("shardctl_messages_outstanding") == 0
             await close(intake)
@@ -136,8 +136,8 @@ def test_bounds_hold_and_open_again(bound):
             await until(lambda: len(got) >= 40)
             await asyncio.sleep(0.1)
             assert len(got) <= 51
-            while len(got) < 200 or intake._held:
-                await intake.ack(list(intake._held.values()))
+            while len(got) < 200 or intake._leases.held:
+                await intake.ack(list(intake._leases.held.values()))
                 await asyncio.sleep(0.01)
             assert numbers(got) == list(range(200))
             await close(intake)
@@ -155,14 +155,14 @@ def test_leases_of_what_is_held_are_extended_in_time():
             intake, got = made.intake(clock=lambda: now[0])
             await until(lambda: len(got) == 3)
             extended = []
-            modify = intake._client.modify_ack_deadline
+            modify = intake._leases._client.modify_ack_deadline
 
             class Client:
                 async def modify_ack_deadline(self, **request):
                     extended.append((now[0], len(request["ack_ids"]), request["ack_deadline_seconds"]))
                     return await modify(**request)
 
-            intake._client = Client()
+            intake._leases._client = Client()
             now[0] = 8.0  # over a third of 10 seconds
             await until(lambda: extended)
             assert extended == [(8.0, 3, 10)]
@@ -191,7 +191,7 @@ def test_a_hand_back_lets_another_reader_have_them_at_once_and_in_order():
             await first.hand_back(got[10:])
             await until(lambda: len(got_too) == 90, PATIENCE_SECONDS)
             assert numbers(got_too) == list(range(10, 100))
-            assert not first._held
+            assert not first._leases.held
             await close(first, second)
 
     run(scenario)
@@ -326,8 +326,8 @@ def test_what_comes_again_on_a_stream_is_tried_after_all_else_and_then_the_strea
             await made.publish(127)
             intake, got = made.intake(slow_start=True)
             (stream,) = intake._streams
-            while len(got) < 127 or intake._held:
-                await intake.ack(list(intake._held.values()))
+            while len(got) < 127 or intake._leases.held:
+                await intake.ack(list(intake._leases.held.values()))
                 await asyncio.sleep(0.005)
             await made.publish(1, slot=1)
             await made.publish(1, slot=2)
@@ -344,8 +344,8 @@ def test_what_comes_again_on_a_stream_is_tried_after_all_else_and_then_the_strea
             await intake.ack(got[-1:])
             await until(lambda: not stream.leave.is_set())
             await made.publish(200)
-            while len(got) < 330 or intake._held:
-                await intake.ack(list(intake._held.values()))
+            while len(got) < 330 or intake._leases.held:
+                await intake.ack(list(intake._leases.held.values()))
                 await asyncio.sleep(0.005)
             await until(lambda: not made.core.entries)  # acks are on their way
             await close(intake)

@@ -86,7 +86,7 @@ def test_a_message_that_is_held_ends_a_round_once_nothing_else_happens():
     async def scenario():
         intake = Intake(None, CONFIG, asyncio.get_running_loop().time, Metrics())
         held = write("customer", {"customer_id": "1", "name": "x"})
-        intake._held[held.ack_id] = held
+        intake._leases.held[held.ack_id] = held
 
         async def try_again_and_again():
             while True:
