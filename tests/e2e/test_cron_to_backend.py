@@ -159,4 +159,4 @@ def test_a_late_clock_catches_up_on_one_run_alone_and_a_broker_that_is_away_lose
     for _ in range(2):
         told.clear()
         assert away.look(told.append) == 0
-        assert "is tried again" in told[0]
+        assert "is retried" in told[0]

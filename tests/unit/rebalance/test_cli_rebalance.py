@@ -193,7 +193,7 @@ def test_an_abort_and_the_way_on(site):
     site.consume()
     code, out, err = site("abort")
     assert code == 1
-    assert "none that waits will begin" in out
+    assert "slots that wait will not begin" in out
     code, out, err = site("abort", "--yes", "--json")
     assert code == 0
     assert json.loads(out)["aborted"]
@@ -305,7 +305,7 @@ def test_ctrl_c_stops_between_effects(site):
     code, _, err = site("run", "--yes")
     pressing.join()
     assert code == 130
-    assert "`shardctl rebalance run -f shards.yaml --yes` goes on" in err
+    assert "`shardctl rebalance run -f shards.yaml --yes` continues" in err
     site.deaf = False
     assert site("run", "--yes")[0] == 0
 
