@@ -126,8 +126,8 @@ byte seen[LANES]; /* the lane's state as a replica read it once, before it had t
 #if defined(MUTANT_no_hold) || defined(MUTANT_ack_while_due)
 #define HOLDS(g, m) (STATE(g) == NONE)
 #else
-/* What the inbox knows needs no lane: the consumer acks it before it begins a transaction. */
-#define HOLDS(g, m) ((STATE(g) == NONE || STATE(g) == DUE) && !KNOWN(g, m))
+/* Whatever the inbox says: until the lane is active, its rows may be copies of some age. */
+#define HOLDS(g, m) (STATE(g) == NONE || STATE(g) == DUE)
 #endif
 
 #ifdef MUTANT_no_hold
