@@ -14,7 +14,9 @@ from tests.sim.message import PubsubMessagePb, ReceivedMessagePb
 
 SLOT_BITS = 2
 SLOTS = range(1 << SLOT_BITS)
-ENTRY, NOTE = "entry", "note"  # an entry that can't be written is dead-lettered, a note parks its key
+# An entry that can't be written is dead-lettered, a note parks its key; both only add rows. A balance is one row a key, which its
+# writes change and delete.
+ENTRY, NOTE, BALANCE = "entry", "note", "balance"
 
 
 class Poison(StrEnum):
@@ -48,6 +50,12 @@ class Write:
     keyed: bool = True
     key_of: int | None = None
     caller: str = ""
+    operation: str = "insert"
+
+    @property
+    def row(self) -> str:
+        """The id of the row that it makes."""
+        return f"{self.key}-{self.number}"
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -55,7 +63,7 @@ class Write:
             "slot": digits_of(self.slot, SLOT_BITS),
             "partition_key": self.key,
             "message_type": self.kind,
-            "operation": "insert",
+            "operation": self.operation,
         }
         if self.caller:
             found["caller"] = self.caller
@@ -65,7 +73,7 @@ class Write:
     @property
     def data(self) -> bytes:
         number = -self.number - 1 if self.poison is Poison.REFUSED else self.number
-        whole = json.dumps({"id": f"{self.key}-{self.number}", "number": number, "owner": self.key}).encode()
+        whole = json.dumps({"id": self.row, "number": number, "owner": self.key}).encode()
         return whole[:-1] if self.poison is Poison.UNREADABLE else whole
 
     def __repr__(self) -> str:

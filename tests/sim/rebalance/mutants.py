@@ -26,6 +26,7 @@ from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.wire.message import Encoded
 from tests.sim.broker import Habits
 from tests.sim.rebalance.executor import Executor
+from tests.sim.rebalance.message import BALANCE, KEYS, Write
 from tests.sim.rebalance.scenario import FORWARD, Scenario, drawn, small
 from tests.sim.rebalance.shard import ShardStore
 from tests.sim.rebalance.world import Parts
@@ -222,6 +223,13 @@ def _deleting(*tables: str) -> Callable[[Connection, HandOver], None]:
     return delete
 
 
+def _as_it_was_before(connection: Connection, of: HandOver) -> None:
+    """A row that its last write deleted is there again."""
+    write = Write(0, KEYS[of.slot][-1], of.slot, BALANCE)
+    row = f"'{write.row}', '{write.key}', 0, {write.slot}"
+    connection.exec_driver_sql(f"INSERT OR IGNORE INTO balances (id, owner, number, slot) VALUES ({row})")
+
+
 def _forgets_fingerprints(connection: Connection, of: HandOver) -> None:
     connection.exec_driver_sql(f"UPDATE shardctl_inbox SET fingerprint = NULL WHERE slot = {of.slot}")
 
@@ -405,6 +413,7 @@ MUTANTS = {
     "leaves fingerprints behind": Mutant(_with_copy(_forgets_fingerprints), 100),
     "leaves what is parked behind": Mutant(_with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, small),
     "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10),
+    "brings a deleted row back": Mutant(_with_copy(_as_it_was_before), 10),
     "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, _there_and_back),
     "publishes barriers before due": Mutant(_with_run(BarrierBeforeDue), 5),
     "activates before the copy": Mutant(_with_run(ActivatesBeforeCopy), 10),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from shardctl.fleet.spec import Fleet
 from shardctl.wire import identity
 from tests.sim.loop import Process
 from tests.sim.oracle import Oracle
-from tests.sim.rebalance.message import ENTRY, NOTE, Order, Poison, Posted, Write
+from tests.sim.rebalance.message import BALANCE, ENTRY, NOTE, Order, Poison, Posted, Write
 from tests.sim.rebalance.shard import ShardDatabase, active
 from tests.sim.rebalance.topic import Topic
 
@@ -37,7 +37,8 @@ class MovingOracle(Oracle):
         self._orders, self._databases = orders, databases
         self.topic: Topic | None = None
         self._posted: dict[str, Posted] = {}
-        self._identities: dict[int, set[str]] = {write.number: set() for write in writes}
+        self._identities: dict[int, set[bytes]] = {write.number: set() for write in writes}
+        self._of_identity: dict[bytes, int] = {}
         self._applied: dict[int, Process | object] = {}
         self._of_key: dict[str, list[Write]] = {}
         for write in writes:
@@ -52,7 +53,9 @@ class MovingOracle(Oracle):
         self.tell(who, "publishes", message)
         self._posted[message.id] = message
         if message.write is not None:
-            self._identities[message.write.number].add(self._identity_of(message))
+            its_identity = self._identity_of(message)
+            self._identities[message.write.number].add(its_identity)
+            self._of_identity[its_identity] = message.write.number
             if who != "producer" and self._orders[message.slot] is Order.KEPT:
                 self.violate(f"{who} published {message} again, though its producers keep order")
 
@@ -95,13 +98,18 @@ class MovingOracle(Oracle):
     def observe(self, shard: ShardDatabase, who: object, *, copies: bool) -> None:
         """After each transaction. Rows that the executor has copied are no writes."""
         self._look_at_lanes(shard, who)
-        numbers = [int(row_id.rpartition("-")[2]) for row_id in shard.written()]
+        rows, changes = shard.written()
+        numbers = [int(row_id.rpartition("-")[2]) for row_id in rows]
+        changed = sorted(self._of_identity[its_identity] for its_identity in changes)
+        numbers += changed
         if not numbers:
             return
         self.tell(who, "copied to" if copies else "wrote in", shard.name, *(f"w{number}" for number in numbers))
         if not copies:
             for number in numbers:
                 self._check_write(shard, who, self._writes[number])
+            for slot in {self._writes[number].slot for number in changed}:
+                self._check_rows(shard, slot)  # so those of one transaction were written in order
 
     def _look_at_lanes(self, shard: ShardDatabase, who: object) -> None:
         version = shard.version()
@@ -124,9 +132,20 @@ class MovingOracle(Oracle):
             self._check_rows(shard, slot)
 
     def _check_rows(self, shard: ShardDatabase, slot: int) -> None:
-        wanted = sorted(f"{self._writes[n].key}-{n}" for n in self._applied if self._writes[n].slot == slot)
+        wanted = sorted(self._rows_of(slot))
         if (there := shard.ids(slot)) != wanted:
             self.violate(f"slot {slot} is active in {shard.name} with rows {there}; written were {wanted}")
+
+    def _rows_of(self, slot: int) -> Iterator[str]:
+        """What the writes so far have made of its rows."""
+        balances: dict[str, Write] = {}
+        for number in self._applied:  # in order
+            write = self._writes[number]
+            if write.slot == slot and write.kind == BALANCE:
+                balances[write.key] = write
+            elif write.slot == slot:
+                yield write.row
+        yield from (write.row for write in balances.values() if write.operation != "delete")
 
     def _check_write(self, shard: ShardDatabase, who: object, write: Write) -> None:
         due = self._due(write.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from shardctl.fleet.spec import Fleet, Previous
 from tests.sim.broker import Habits
 from tests.sim.network import Weather
 from tests.sim.rebalance.executor import Crash, Manners
-from tests.sim.rebalance.message import ENTRY, KEYS, NOTE, SLOT_BITS, SLOTS, Order, Poison, Write
+from tests.sim.rebalance.message import BALANCE, ENTRY, KEYS, NOTE, SLOT_BITS, SLOTS, Order, Poison, Write
 from tests.sim.scenario import FROZEN_SECONDS, Fault, Trap, _habits, _settings
 
 SHARDS = ("s0", "s1", "s2")
@@ -80,6 +81,7 @@ consumer: {settings}
 message_types:
   {ENTRY}: {{table: entries, key: id, routing_key: owner, columns: {columns}}}
   {NOTE}: {{table: notes, key: id, routing_key: owner, columns: {columns}, on_poison: park}}
+  {BALANCE}: {{table: balances, key: owner, columns: {columns}}}
 shards:
 {shards}"""
     return fleet_from(yamlfile.parse(text))
@@ -118,7 +120,12 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     scenario = Scenario(
         seed,
         _owners(draw),
-        _publications(draw, random.Random(f"{seed} keys"), orders, calm_at),
+        _numbered(
+            [
+                *_publications(draw, random.Random(f"{seed} keys"), orders, calm_at),
+                *_balances(random.Random(f"{seed} balances"), orders, calm_at),
+            ]
+        ),
         orders,
         script=draw.choice(_SCRIPTS),
         after_crash=draw.choice((None, None, *_OTHERWISE)),
@@ -215,6 +222,32 @@ def _reuse(draw: random.Random, number: int, of: Write, orders: Mapping[int, Ord
     return Write(number, of.key, of.slot, of.kind, key_of=of.number, caller=f"c{number}")
 
 
+def _balances(draw: random.Random, orders: Mapping[int, Order], calm_at: float) -> list[Publication]:
+    """Writes that change and delete the rows of a few keys, in slots where it is known which of them came last."""
+    keys = [KEYS[slot][-1] for slot in SLOTS if draw.random() < 0.6 and orders[slot] is Order.KEPT]
+    times = sorted(draw.random() * draw.choice((4.0, 8.0, calm_at)) for _ in range(draw.choice((0, 6, 12, 24))))
+    found = []
+    for number, at in enumerate(times if keys else []):
+        key, operation = draw.choice(keys), draw.choice(("upsert", "upsert", "delete"))
+        write = Write(number, key, _slot_of(key), BALANCE, keyed=draw.random() < 0.7, operation=operation)
+        found.append(Publication(at, write))
+    return found
+
+
+def _numbered(publications: list[Publication]) -> list[Publication]:
+    """In order of publishing, and numbered so."""
+    publications = sorted(publications, key=lambda publication: publication.at)
+    writes = list(dict.fromkeys(publication.write for publication in publications))
+    numbers = {(write.kind == BALANCE, write.number): number for number, write in enumerate(writes)}
+    new = {
+        write: dataclasses.replace(
+            write, number=number, key_of=None if write.key_of is None else numbers[False, write.key_of]
+        )
+        for number, write in enumerate(writes)
+    }
+    return [Publication(publication.at, new[publication.write]) for publication in publications]
+
+
 def _slot_of(key: str) -> int:
     return next(slot for slot in SLOTS if key in KEYS[slot])
 
@@ -281,12 +314,15 @@ def small(
         publications.append(Publication(0.2 * number, write))
         if number % 3 == 1:
             publications.append(Publication(0.2 * number + 0.7, write))
-    publications.sort(key=lambda each: each.at)
+    for number in range(0 if broken_order else 8):
+        operation = "delete" if number % 3 == 2 else "upsert"
+        write = Write(number, KEYS[1][-1], 1, BALANCE, operation=operation)
+        publications.append(Publication(0.5 * number + 0.1, write))
     order = Order.NONE if broken_order else Order.KEPT
     return Scenario(
         seed,
         (("s0", "s0", "s1", "s1"), ("s0", "s1", "s1", "s1")),
-        publications,
+        _numbered(publications),
         dict.fromkeys(SLOTS, order),
         after_crash=after_crash,
         crashes=crashes,

@@ -32,10 +32,11 @@ from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
+from tests.sim.rebalance.message import BALANCE
 
-TABLES = ("entries", "notes")
+ADDED = ("entries", "notes")  # whose rows nobody changes
+TABLES = (*ADDED, "balances")
 _OWN = tuple(table.name for table in reversed(schema.metadata.sorted_tables))
-_AUDIT = "CREATE TABLE audit (position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, slot INTEGER NOT NULL)"
 
 
 class Hooks:
@@ -87,10 +88,11 @@ def engines(name: str) -> Engines:
 class ShardDatabase:
     def __init__(self, name: str) -> None:
         self.name, self._engines = name, engines(name)
-        self._seen = 0  # the last audited row that was told
+        self._rows: frozenset[str] = frozenset()  # that were there at the last look, by id
+        self._changes: frozenset[bytes] = frozenset()  # of balances, the same, by identity
         _make_tables(name)
         with self.consumers.begin() as connection:
-            for table in (*TABLES, *_OWN, "audit", "sqlite_sequence"):
+            for table in (*TABLES, *_OWN, "sqlite_sequence"):
                 connection.exec_driver_sql(f"DELETE FROM {table}")
 
     @property
@@ -106,11 +108,17 @@ class ShardDatabase:
         with self.executor.connect() as connection:
             slot_tables(connection, kinds)  # looked at once for each engine: else the first schedule would be another
 
-    def written(self) -> list[str]:
-        """The ids of the rows that were inserted since the last look, in order."""
-        rows = self._ask("SELECT position, id FROM audit WHERE position > ? ORDER BY position", self._seen)
-        self._seen = max([self._seen, *(position for position, _ in rows)])
-        return [row_id for _, row_id in rows]
+    def written(self) -> tuple[list[str], list[bytes]]:
+        """Since the last look: the ids of rows that were added, in order, and the identities of writes to balances.
+
+        A balance's row doesn't tell how often it was written, but the inbox does.
+        """
+        rows = [row_id for table in ADDED for (row_id,) in self._ask(f"SELECT id FROM {table} ORDER BY rowid")]
+        applied = "FROM shardctl_inbox WHERE message_type = ? AND outcome = 'applied'"
+        changes = [identity for (identity,) in self._ask(f"SELECT identity {applied}", BALANCE)]
+        rows_before, self._rows = self._rows, frozenset(rows)
+        changes_before, self._changes = self._changes, frozenset(changes)
+        return [row for row in rows if row not in rows_before], [c for c in changes if c not in changes_before]
 
     def version(self) -> int:
         return self._ask("SELECT version FROM shardctl_fence")[0][0]
@@ -158,15 +166,10 @@ def _make_tables(name: str) -> None:
     engine = engines(name).consumers
     with engine.begin() as connection:
         for table in TABLES:
+            key = "id" if table in ADDED else "owner"
             connection.exec_driver_sql(
-                f"CREATE TABLE {table} (id TEXT PRIMARY KEY, owner TEXT, number INTEGER CHECK (number >= 0), "
-                "slot INTEGER NOT NULL)"
-            )
-        connection.exec_driver_sql(_AUDIT)
-        for table in TABLES:
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER audit_{table} AFTER INSERT ON {table} "
-                "BEGIN INSERT INTO audit (id, slot) VALUES (new.id, new.slot); END"
+                f"CREATE TABLE {table} (id TEXT, owner TEXT, number INTEGER CHECK (number >= 0), slot INTEGER NOT NULL, "
+                f"PRIMARY KEY ({key}))"
             )
     schema.metadata.create_all(engine)
 
