@@ -209,13 +209,13 @@ byte read[EXECUTORS]; /* the log rows in the snapshot */
 #define LEFT_BEHIND(l, h)                                                                                    \
 	((l) < source[h] && DB(l) == DB(TO(h)) && lane[l] == LEFT && barrier_time[l] != 0 &&                  \
 	 LOGGED_SINCE(source[h], barrier_time[l]))
+#define SOME_LEFT_BEHIND(h) (LEFT_BEHIND(0, h) || (LANES == 4 && LEFT_BEHIND(1, h)))
 #ifdef MUTANT_stale_base
 #define COPIED(h) (base[TO(h)] != 0 && logged[source[h]])
 #else
 #define COPIED(h) (base[TO(h)] != 0 && base[TO(h)] == logged[source[h]])
 #endif
-#define VALID(h)                                                                                             \
-	(base[TO(h)] != GIVEN_UP && (COPIED(h) || LEFT_BEHIND(0, h) || (LANES == 4 && LEFT_BEHIND(1, h))))
+#define VALID(h) (base[TO(h)] != GIVEN_UP && (COPIED(h) || SOME_LEFT_BEHIND(h)))
 
 inline rest(x) {
 	doing[x] = AT_REST;
@@ -251,7 +251,7 @@ inline activate(to, h) {
 #define TAKE(x, h, what, condition)                                                                          \
 	:: d_step {                                                                                          \
 		doing[x] == AT_REST && (h) <= rebalance && !HELD(TO(h)) && DB(source[h]) != DB(TO(h)) && (condition) && \
-		(!calm || OPEN(h, DB(TO(h)))) -> \
+		(!calm || (OPEN(h, DB(TO(h))) && !(what == BASE && stopping))) -> \
 			doing[x] = what;                                                                     \
 			task[x] = h;                                                                         \
 			view[x] = written;                                                                   \
@@ -350,7 +350,7 @@ inline commit(x) {
 #define STILL(x) ((doing[x] == BASE && !VALID(task[x])) || (doing[x] == ROUND && VALID(task[x])) || lane[TO(task[x])] == DUE)
 #define MAY_COMMIT(x) (OPEN(task[x], DB(TO(task[x]))) && lane[TO(task[x])] != ACTIVE && STILL(x))
 #else
-#define MAY_COMMIT(x) OPEN(task[x], DB(TO(task[x])))
+#define MAY_COMMIT(x) (OPEN(task[x], DB(TO(task[x]))) && !(doing[x] == BASE && stopping))
 #endif
 
 #ifdef MUTANT_log_deleted_unread
@@ -439,6 +439,19 @@ inline close(d) {
 	skip
 }
 
+#ifdef MUTANT_left_behind_discarded
+#define TO_DISCARD(h) (base[TO(h)] != 0)
+#else
+#define TO_DISCARD(h) (base[TO(h)] != 0 && !SOME_LEFT_BEHIND(h))
+#endif
+
+inline discard(g) {
+	ROW(DB(g), 0) = 0;
+	ROW(DB(g), 1) = 0;
+	inbox[DB(g)] = 0;
+	base[g] = 0
+}
+
 #define MAY_REOPEN (!FINISHED && (!calm || (closed != 3 && !(stopping && SETTLED))))
 
 inline reopen(d) {
@@ -471,6 +484,10 @@ inline reopen(d) {
 #define MAY_LOG OPEN(rebalance, DB(source[rebalance]))
 #else
 #define MAY_LOG (OPEN(rebalance, DB(source[rebalance])) && ALONE(DB(source[rebalance])))
+#endif
+
+#ifdef MUTANT_discarded_blindly
+byte doomed; /* the lane that an abort has seen a base of, and is to delete */
 #endif
 
 #ifdef MUTANT_log_emptied_late
@@ -550,6 +567,24 @@ end:
 
 	/* abort */
 	:: d_step { !calm && lane[TO(rebalance)] != NONE && !(closed & BIT(DB(TO(rebalance)))) && !stopping -> stopping = true }
+
+	/* what was copied is deleted: in the transaction that deletes the mark of the base */
+#ifdef MUTANT_discarded_blindly
+	:: d_step { !calm && stopping && doomed == NONE && base[TO(rebalance)] -> doomed = TO(rebalance) }
+	:: d_step {
+		doomed != NONE ->
+			if
+			:: lane[doomed] == ARRIVING -> discard(doomed)
+			:: else
+			fi;
+			doomed = NONE
+	}
+#else
+	:: d_step {
+		stopping && SETTLED && OPEN(rebalance, DB(TO(rebalance))) && TO_DISCARD(rebalance) && !HELD(TO(rebalance)) ->
+			discard(TO(rebalance))
+	}
+#endif
 
 	/* the end of both */
 	:: d_step { MAY_CLOSE && OPEN(rebalance, 0) && ALONE(0) -> close(0) }
