@@ -182,10 +182,10 @@ def _taken(lock: Lock, fleet: Fleet, shard: Shard) -> Iterator[str]:
         locked_slots = SlotSet.of_ranges(
             slot_range for locked in other.generations for slot_range in locked.slots.ranges
         )
-        both = shard.slots & locked_slots
-        if both.ranges and any(shard.takes(name) and other.takes(name) for name in fleet.message_types):
+        common = shard.slots & locked_slots
+        if common.ranges and any(shard.takes(name) and other.takes(name) for name in fleet.message_types):
             yield (
-                f"the new shard {shard.name} takes slots {both} of shard {other.name}, whose rows would stay behind. Undo the "
+                f"the new shard {shard.name} takes slots {common} of shard {other.name}, whose rows would stay behind. Undo the "
                 f"edit; `shardctl rebalance plan --add {shard.name}` moves slots safely."
             )
 

@@ -42,10 +42,10 @@ def diff(
         print_json(_as_json(cluster, pubsub))
     elif pubsub is not None:
         _print(pubsub)
-    same = not (cluster and cluster.differs) and not pubsub
+    matches = not (cluster and cluster.differs) and not pubsub
     looked_at = " and ".join(["Kubernetes"] * (cluster is not None) + ["Pub/Sub"] * (pubsub is not None))
-    say(f"{looked_at}: as {file} says" if same else f"drift: what is live isn't what {file} says")
-    return EXIT_DONE if same else EXIT_REFUSED
+    say(f"{looked_at}: as {file} says" if matches else f"drift: what is live isn't what {file} says")
+    return EXIT_DONE if matches else EXIT_REFUSED
 
 
 def _kubernetes(fleet: Fleet, context: str | None, templates: Path | None, *, capture: bool) -> KubernetesDrift:

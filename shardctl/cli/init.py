@@ -37,8 +37,8 @@ def init(
         atomicfile.write(file, content.encode(), new=not force)
     except atomicfile.FileThereError as error:
         raise ShardctlError(f"{file} exists already. --force overwrites it; -f names another.") from error
-    mine = "project, image and tables" if modulo else "project and image"
-    say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {mine}, then `shardctl validate`.")
+    fields = "project, image and tables" if modulo else "project and image"
+    say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {fields}, then `shardctl validate`.")
     return EXIT_DONE
 
 

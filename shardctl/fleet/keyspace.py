@@ -180,32 +180,32 @@ class SlotSet:
         return SlotSet.of_ranges((*self.ranges, *other.ranges))
 
     def __and__(self, other: SlotSet) -> SlotSet:
-        both: list[tuple[int, int]] = []
-        mine, theirs = 0, 0
-        while mine < len(self.ranges) and theirs < len(other.ranges):
-            first = max(self.ranges[mine][0], other.ranges[theirs][0])
-            last = min(self.ranges[mine][1], other.ranges[theirs][1])
+        common: list[tuple[int, int]] = []
+        index, other_index = 0, 0
+        while index < len(self.ranges) and other_index < len(other.ranges):
+            first = max(self.ranges[index][0], other.ranges[other_index][0])
+            last = min(self.ranges[index][1], other.ranges[other_index][1])
             if first <= last:
-                both.append((first, last))
-            if self.ranges[mine][1] < other.ranges[theirs][1]:
-                mine += 1
+                common.append((first, last))
+            if self.ranges[index][1] < other.ranges[other_index][1]:
+                index += 1
             else:
-                theirs += 1
-        return SlotSet(tuple(both))
+                other_index += 1
+        return SlotSet(tuple(common))
 
     def __sub__(self, other: SlotSet) -> SlotSet:
-        left: list[tuple[int, int]] = []
-        for mine in self.ranges:
-            first, last = mine
+        remaining: list[tuple[int, int]] = []
+        for own_range in self.ranges:
+            first, last = own_range
             for taken_first, taken_last in other.ranges:
                 if taken_last < first or last < taken_first:
                     continue
                 if first < taken_first:
-                    left.append((first, taken_first - 1))
+                    remaining.append((first, taken_first - 1))
                 first = taken_last + 1
             if first <= last:
-                left.append((first, last))
-        return SlotSet(tuple(left))
+                remaining.append((first, last))
+        return SlotSet(tuple(remaining))
 
     def prefixes(self, slot_bits: int) -> tuple[str, ...]:
         """The fewest digit prefixes that select exactly these slots, in ascending order.

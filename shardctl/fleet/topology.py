@@ -166,16 +166,15 @@ def strays_pattern(fleet: Fleet) -> str:
 
 def _left_out(fleet: Fleet, topic: Topic) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Beginnings after which no shard takes a malformed slot of any type, and of some type."""
-    here = [shard for shard in fleet.shards if (shard.slots & topic.slots).ranges]
-    compiled = [(shard, _filter_on(fleet, shard, topic)) for shard in here]
+    shards = [shard for shard in fleet.shards if (shard.slots & topic.slots).ranges]
+    compiled = [(shard, _filter_on(fleet, shard, topic)) for shard in shards]
     if all(shard_filter.padded for _, shard_filter in compiled):
         return (), ()
     types = (*known_types(fleet), "") if takes_every_type(fleet) else known_types(fleet)  # "": any type not named
     nobodys, blind = [], []
-    prefixes = [prefix for shard in here for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
-    by_prefix: dict[
-        str, list[tuple[Shard, ShardFilter]]
-    ] = {}  # asking every shard would take minutes for 10,000 of them
+    prefixes = [prefix for shard in shards for prefix in (shard.slots & topic.slots).prefixes(fleet.routing.slot_bits)]
+    # By prefix, since asking every shard would take minutes for 10,000 of them.
+    by_prefix: dict[str, list[tuple[Shard, ShardFilter]]] = {}
     for shard, shard_filter in compiled:
         for prefix in {prefix for selection in shard_filter.selections for prefix in selection.prefixes}:
             by_prefix.setdefault(prefix, []).append((shard, shard_filter))

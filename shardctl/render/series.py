@@ -70,9 +70,9 @@ class Series:
         return " or ".join(self._missing(kind, shards) for kind, shards in self._by_workload.items())
 
     def _missing(self, kind: str, shards: str) -> str:
-        label, wanted, there = _REPLICAS[kind]
+        label, wanted, available = _REPLICAS[kind]
         chosen = f'{{namespace="{self.fleet.namespace}",{label}=~"{shards}"}}'
-        missing = f"max by ({label}) ({wanted}{chosen}) - max by ({label}) ({there}{chosen})"
+        missing = f"max by ({label}) ({wanted}{chosen}) - max by ({label}) ({available}{chosen})"
         return f"max by (shard) ({_labelled(missing, label, shards)})"
 
     @cached_property

@@ -48,13 +48,13 @@ def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Movi
     taking_part = [shard.name for shard in handover.participating(fleet)]
     states = {name: state_of(fleet, known[name]) for name in taking_part if name in known}
     try:
-        mine = journal.id_of(fleet, [known[name].entries for name in states])
+        rebalance_id = journal.id_of(fleet, [known[name].entries for name in states])
     except journal.JournalError as error:
         return Moving(None, states, None), str(error)
     silent = [name for name in taking_part if name not in known]
     if silent:
-        return Moving(mine, states, None), f"the databases of {', '.join(silent)} don't answer"
-    return Moving(mine, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
+        return Moving(rebalance_id, states, None), f"the databases of {', '.join(silent)} don't answer"
+    return Moving(rebalance_id, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
 
 
 def state_of(fleet: Fleet, known: Known) -> str:
@@ -79,13 +79,13 @@ def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[st
     types = ""
     for shard in shards:
         types = ", ".join(shard.types) or ("all but " + ", ".join(shard.except_types) if shard.except_types else "")
-        there = known.get(shard.name)
-        if there is None or there.empty:
+        database = known.get(shard.name)
+        if database is None or database.empty:
             from_file.append(shard.name)
             holders[shard.name] = shard.slots
         else:
             holders[shard.name] = SlotSet.of(
-                lane.slot for lane in there.lanes.values() if lane.state == LaneState.ACTIVE
+                lane.slot for lane in database.lanes.values() if lane.state == LaneState.ACTIVE
             )
         for stage, slots in stages.get(shard.name, {}).items():
             slots_by_stage[stage] = slots_by_stage.get(stage, SlotSet()) | slots

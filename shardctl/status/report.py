@@ -150,16 +150,16 @@ def _shard(
 ) -> ShardStatus:
     names = [sub.id for sub in topology.every_subscription(fleet, shard)]
     counts = work or Work()
-    there = facts is not None and not facts.known.empty
+    has_tables = facts is not None and not facts.known.empty
     return ShardStatus(
         shard.name,
         len(shard.slots),
         _messages(backlogs, names),
         _oldest_seconds(backlogs, names),
         counts,
-        facts.parked_keys if facts and there else None,
-        facts.parked_messages if facts and there else None,
-        lane_counts(facts.known) if facts and there else None,
+        facts.parked_keys if facts and has_tables else None,
+        facts.parked_messages if facts and has_tables else None,
+        lane_counts(facts.known) if facts and has_tables else None,
         tuple(chain(counts.troubles, _database_troubles(fleet, shard, facts, counts.names) if facts else ())),
     )
 

@@ -60,23 +60,23 @@ def check_table(
     expected = _expected(connection.dialect.name, table, kinds, rule)
     wrong = f"({expected}) <> {table.slot_sql}" if expected else ""
     active_slots, moved_slots = frozenset(active), frozenset(elsewhere)
-    here: list[_Slot] = []
+    active_rows: list[_Slot] = []
     waiting: list[_Slot] = []
     lost: list[_Slot] = []
     for counted in _by_slot(connection, table, wrong):
         if counted.slot in active_slots:
-            here.append(counted)
+            active_rows.append(counted)
         elif counted.slot in moved_slots:
             waiting.append(counted)
         else:
             lost.append(counted)
     check = TableCheck(
         table.name,
-        sum(counted.rows for counted in here),
-        sum(counted.checksum for counted in here) % MODULUS,
+        sum(counted.rows for counted in active_rows),
+        sum(counted.checksum for counted in active_rows) % MODULUS,
         sum(counted.rows for counted in waiting),
     )
-    misrouted = [counted for counted in here if counted.wrong]
+    misrouted = [counted for counted in active_rows if counted.wrong]
     faults = [*_slotless(connection, shard, table, lost), *_lost(connection, shard, table, lost)]
     return check, [*faults, *_misrouted(connection, shard, table, misrouted, wrong)]
 
@@ -155,19 +155,19 @@ def _example(connection: Connection, table: SlotTable, condition: str) -> str:
 
 def check_parked(connection: Connection, shard: str, active: SlotSet) -> Iterator[Fault]:
     """Every parked message has its key, every key its messages. Slots that aren't active are ignored."""
-    same = and_(
+    same_key = and_(
         parked.c.slot == parked_keys.c.slot,
         parked.c.message_type == parked_keys.c.message_type,
         parked.c.partition_key == parked_keys.c.partition_key,
     )
     messages = (
         select(parked.c.slot, func.count(), func.min(parked.c.partition_key))
-        .where(~select(parked_keys.c.slot).where(same).exists())
+        .where(~select(parked_keys.c.slot).where(same_key).exists())
         .group_by(parked.c.slot)
     )
     keys = (
         select(parked_keys.c.slot, func.count(), func.min(parked_keys.c.partition_key))
-        .where(~select(parked.c.position).where(same).exists())
+        .where(~select(parked.c.position).where(same_key).exists())
         .group_by(parked_keys.c.slot)
     )
     active_slots = frozenset(active)

@@ -74,8 +74,8 @@ def verify(fleet: Fleet, databases: Mapping[str, Engine], progress: Progress = l
     faults = list(lane_faults(fleet, findings.lanes))
     if faults and fleet.rebalancing:
         # The databases were read one after the other, and a slot may have moved between two of them.
-        again = set(lane_faults(fleet, _read_lanes(fleet, databases, findings.lanes)))
-        faults = [fault for fault in faults if fault in again]
+        second_faults = set(lane_faults(fleet, _read_lanes(fleet, databases, findings.lanes)))
+        faults = [fault for fault in faults if fault in second_faults]
     return Report(tuple(checks), (*faults, *findings.faults), fleet.rebalancing)
 
 
