@@ -128,7 +128,7 @@ def test_the_page_shows_the_fleet_as_it_goes(page, url):
     assert until(
         lambda: page.run("document.querySelector('polyline').getAttribute('points').split(' ').length > 2"), 20
     )
-    page.until_text("#troubles", "Dead letters wait for a person")
+    page.until_text("#troubles", "Dead letters wait for an operator")
     token = url.partition("#")[2]
     assert len(token) >= 32
     assert token not in page.run("location.href")
@@ -148,7 +148,7 @@ def test_slots_are_drawn_by_shard_and_told_as_a_table(page):
     page.click("figure summary")
     assert page.text("figure tbody").split() == ["s0", "512", "0-511", "s1", "512", "512-1023"]
     page.click("#heat")
-    page.until_text("#heat-told", "The fuller the colour")
+    page.until_text("#heat-text", "The fuller the colour")
     assert until(lambda: pixel(page, 1) != first, PATIENCE_SECONDS)
 
 
@@ -166,13 +166,13 @@ def test_the_keyboard_is_enough(page):
     assert page.run("document.activeElement.id") == "shards"
     page.run("document.querySelector('#slot').select()")
     page.type("#slot", "510" + UP)
-    page.until_text("#slot-told", "s0")
+    page.until_text("#slot-text", "s0")
     page.press(UP)
-    page.until_text("#slot-told", "s1")
+    page.until_text("#slot-text", "s1")
 
     page.run("document.querySelector('#parked-look').focus()")
     page.press(ENTER)
-    page.until_text("#parked-told", "1 parked")
+    page.until_text("#parked-text", "1 parked")
     assert "<b>bold</b>" in page.text("#parked tbody th")
     page.run("document.querySelector('#parked summary').focus()")
     page.press(ENTER)
@@ -195,7 +195,7 @@ def test_the_keyboard_is_enough(page):
 
 def test_a_dead_letter_is_looked_at_and_replayed(page):
     page.click("#letters-look")
-    page.until_text("#letters-told", "1 found")
+    page.until_text("#letters-text", "1 found")
     assert "broke" in page.text("#letters tbody")
     page.click("#letters button")
     page.click("#confirm-yes")

@@ -9,10 +9,10 @@ if (given) {
 }
 
 export class Refused extends Error {
-  constructor(status, told) {
-    super(told.detail ?? `the server answered ${status}`);
+  constructor(status, problem) {
+    super(problem.detail ?? `the server answered ${status}`);
     this.status = status;
-    this.now = told.now;
+    this.now = problem.now;
   }
 }
 
@@ -31,7 +31,7 @@ function headers() {
 }
 
 async function answer(response) {
-  const told = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, told);
-  return told;
+  const content = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(response.status, content);
+  return content;
 }

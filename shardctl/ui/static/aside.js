@@ -1,4 +1,4 @@
-// Dead letters and parked keys: looked at, and replayed after a question. The server gets what the person was shown, and refuses if it changed.
+// Dead letters and parked keys: shown, and replayed after a question. The server receives what the page showed, and refuses if it has changed.
 
 import { get, post } from "./api.js";
 import { $, count, el, say, since } from "./dom.js";
@@ -7,16 +7,16 @@ const PARKED = ["Key", "Type", "Shard", "Slot", "Reason", "Messages", "Since", "
 
 export async function showParked() {
   await look($("parked"), $("parked-look"), async () => {
-    const found = await get("parked");
-    const rows = found.keys.map((key) => row(PARKED, [
+    const listing = await get("parked");
+    const rows = listing.keys.map((key) => row(PARKED, [
       key.key, key.type, key.shard, count(key.slot), `${key.reason}: ${key.detail}`, count(key.messages), `${since(key.parked_time)} ago`,
       el("span", { class: "buttons" }, detailsOf(key), key.released ? "released, waits for its consumer" : replayButton(key)),
     ]));
-    say($("parked-told"), found.keys.length ? `${count(found.keys.length + found.more)} parked.` : "No key is parked.");
+    say($("parked-text"), listing.keys.length ? `${count(listing.keys.length + listing.more)} parked.` : "No key is parked.");
     return [
       rows.length ? table(PARKED, rows) : null,
-      found.more ? el("p", {}, `${count(found.more)} more aren't shown; shardctl parked list lists all.`) : null,
-      ...unknown(found.unknown),
+      listing.more ? el("p", {}, `${count(listing.more)} more aren't shown; shardctl parked list lists all.`) : null,
+      ...unknown(listing.unknown),
     ];
   });
 }
@@ -24,7 +24,7 @@ export async function showParked() {
 function replayButton(key) {
   const ask = () => confirmed({
     title: `Release key ${key.key} of type ${key.type}?`,
-    told: `The consumer of shard ${key.shard} will apply its ${count(key.messages)} waiting messages, in order, the one that failed first. What fails again is parked again.`,
+    text: `The consumer of shard ${key.shard} will apply its ${count(key.messages)} waiting messages, in order, the one that failed first. What fails again is parked again.`,
     work: () => post("parked/replay", { shard: key.shard, slot: key.slot, type: key.type, key: key.key, messages: key.messages, parked_time: key.parked_time }),
     after: showParked,
   });
@@ -36,8 +36,8 @@ function detailsOf(key) {
   const opened = async (event) => {
     if (!event.target.open) return;
     try {
-      const found = await get("parked/messages", { shard: key.shard, slot: key.slot, type: key.type, key: key.key });
-      body.replaceChildren(...found.messages.map((each) => message(`${each.type} ${each.operation}, id ${each.message_id}`, each.body ?? each.body_hex)));
+      const details = await get("parked/messages", { shard: key.shard, slot: key.slot, type: key.type, key: key.key });
+      body.replaceChildren(...details.messages.map((entry) => message(`${entry.type} ${entry.operation}, id ${entry.message_id}`, entry.body ?? entry.body_hex)));
     } catch (error) {
       say(body, error.message);
     }
@@ -51,7 +51,7 @@ export async function look(into, button, work) {
   button.disabled = true;
   into.setAttribute("aria-busy", "true");
   try {
-    into.replaceChildren(...(await work()).filter((each) => each));
+    into.replaceChildren(...(await work()).filter((child) => child));
   } catch (error) {
     into.replaceChildren(el("p", { class: "bad" }, error.message));
   } finally {
@@ -72,11 +72,11 @@ export function row(columns, values) {
 
 export const unknown = (shards) => Object.entries(shards).map(([shard, why]) => el("p", { class: "quiet" }, `not known of ${shard}: ${why}`));
 
-// Asks, and does it on "Replay" alone. A fault is told in the dialog, which stays open; then what was shown is looked at anew.
-export function confirmed({ title, told, work, after }) {
+// Asks, and acts only on "Replay". The dialog shows a fault and stays open; then the list is loaded again.
+export function confirmed({ title, text, work, after }) {
   const dialog = $("confirm"), yes = $("confirm-yes");
   say($("confirm-title"), title);
-  say($("confirm-told"), told);
+  say($("confirm-text"), text);
   say($("confirm-fault"), "");
   yes.disabled = false;
   yes.onclick = async () => {

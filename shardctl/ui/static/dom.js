@@ -1,8 +1,8 @@
-// Making elements, and telling figures. What nobody could tell is null, and shows as "?".
+// Makes elements, and formats figures. Unknown values are null, and show as "?".
 
 export const $ = (id) => document.getElementById(id);
 
-// What messages hold is anybody's: characters that reorder a line or can't be seen are shown as escapes, as on the command line.
+// Messages may contain anything: characters that reorder a line or can't be seen are shown as escapes, as on the command line.
 export function printable(text) {
   return text.replace(/(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
 }

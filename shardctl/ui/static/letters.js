@@ -1,4 +1,4 @@
-// Dead letters and strays, borrowed from Pub/Sub for a look.
+// Dead letters and strays, leased from Pub/Sub to show them.
 
 import { get, post } from "./api.js";
 import { confirmed, look, message, row, table } from "./aside.js";
@@ -8,16 +8,16 @@ const LETTERS = ["Key", "Type", "Shard", "Reason", "Dead-lettered", ""];
 
 export async function showLetters(strays) {
   await look($("letters"), $(strays ? "strays-look" : "letters-look"), async () => {
-    const found = await get("letters", { strays });
+    const listing = await get("letters", { strays });
     const what = strays ? "strays" : "dead letters";
-    const rows = found.letters.map((letter) => row(LETTERS, [
+    const rows = listing.letters.map((letter) => row(LETTERS, [
       letter.key || "?", letter.type || "?", letter.shard || "?", `${letter.reason}: ${letter.detail}`, `${since(letter.set_aside)} ago`,
       el("span", { class: "buttons" }, bodyOf(letter), letter.unfit ? letter.unfit : replayButton(letter, strays)),
     ]));
-    say($("letters-told"), found.letters.length ? `${count(found.letters.length + found.more)}${found.whole ? "" : " or more"} found.` : `No ${what}.`);
+    say($("letters-text"), listing.letters.length ? `${count(listing.letters.length + listing.more)}${listing.whole ? "" : " or more"} found.` : `No ${what}.`);
     return [
       rows.length ? table(LETTERS, rows) : null,
-      found.more || !found.whole ? el("p", {}, "More aren't shown; shardctl deadletter list lists all.") : null,
+      listing.more || !listing.whole ? el("p", {}, "More aren't shown; shardctl deadletter list lists all.") : null,
     ];
   });
 }
@@ -27,7 +27,7 @@ const bodyOf = (letter) => el("details", {}, el("summary", { "aria-label": `Mess
 function replayButton(letter, strays) {
   const ask = () => confirmed({
     title: `Replay the write of ${letter.key}?`,
-    told: `It is published again with its own idempotency key (${letter.type}, dead-lettered ${since(letter.set_aside)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
+    text: `It is published again with its own idempotency key (${letter.type}, dead-lettered ${since(letter.set_aside)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
     work: () => post("letters/replay", { strays, id: letter.id, key: letter.key, set_aside_us: letter.set_aside_us }),
     after: () => showLetters(strays),
   });

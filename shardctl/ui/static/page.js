@@ -1,4 +1,4 @@
-// The page: looks again and again, and hands what it is told to those who show it.
+// The page: asks the server repeatedly, and passes the answers to the parts that show them.
 
 import { get } from "./api.js";
 import { showParked } from "./aside.js";
@@ -7,7 +7,7 @@ import { showLetters } from "./letters.js";
 import { showShards } from "./shards.js";
 import { chooseSlot, setHeat, showSlots } from "./slots.js";
 
-const AGAIN_MS = 3000; // after an answer that didn't come
+const AGAIN_MS = 3000; // after a missing answer
 const HEAT_MS = 20000;
 let slotsShown = null;
 
@@ -43,11 +43,11 @@ function show(status, slots) {
 function refused(error) {
   say($("connection"), "no answer");
   $("refusal").hidden = false;
-  const told = error.status ? error.message : "shardctl ui doesn't answer: has it ended? This page tries again.";
-  say($("refusal"), told);
+  const text = error.status ? error.message : "shardctl ui doesn't answer: has it ended? This page tries again.";
+  say($("refusal"), text);
 }
 
-// Of figures by shard, the sum; null where one isn't known, since a part would pass for the whole.
+// Of figures by shard, the sum; null where one isn't known, since a part would look like the whole.
 function sum(shards, name) {
   const values = shards.map((shard) => shard[name]);
   return values.includes(null) ? null : values.reduce((total, value) => total + value, 0);
@@ -65,27 +65,27 @@ function showTotals({ shards, dead_letters, strays }) {
   };
   const list = $("totals");
   if (!list.children.length) for (const name of Object.keys(totals)) list.append(el("div", {}, el("dt", {}, name), el("dd")));
-  Object.values(totals).forEach((told, at) => say(list.children[at].lastChild, told));
+  Object.values(totals).forEach((text, at) => say(list.children[at].lastChild, text));
 }
 
 function showTroubles(status) {
-  const told = status.shards.flatMap((shard) => shard.troubles.map((trouble) => `${shard.name}: ${trouble}`));
-  told.push(...status.troubles);
-  for (const shard of status.shards) if (shard.parked_keys) told.push(`${shard.name}: parked keys wait for a person (below)`);
-  if (status.dead_letters) told.push("Dead letters wait for a person (below)");
-  if (status.strays) told.push("Strays wait for a person (below): messages that no shard takes");
+  const problems = status.shards.flatMap((shard) => shard.troubles.map((trouble) => `${shard.name}: ${trouble}`));
+  problems.push(...status.troubles);
+  for (const shard of status.shards) if (shard.parked_keys) problems.push(`${shard.name}: parked keys wait for an operator (below)`);
+  if (status.dead_letters) problems.push("Dead letters wait for an operator (below)");
+  if (status.strays) problems.push("Strays wait for an operator (below): messages that no shard takes");
   const unknown = Object.entries(status.unknown).map(([what, why]) => `not known: ${what}: ${why}`);
   const list = $("troubles");
-  [...told, ...unknown].forEach((text, at) => {
+  [...problems, ...unknown].forEach((text, at) => {
     const item = list.children[at] ?? list.appendChild(el("li"));
-    item.className = at < told.length ? "bad" : "quiet";
+    item.className = at < problems.length ? "bad" : "quiet";
     say(item, text);
   });
-  while (list.children.length > told.length + unknown.length) list.lastChild.remove();
+  while (list.children.length > problems.length + unknown.length) list.lastChild.remove();
   // The one line that is read out: it changes only when something begins or ends.
   const lines = [];
-  if (told.length) lines.push(`${told.length} ${told.length === 1 ? "thing needs" : "things need"} a look.`);
-  if (unknown.length) lines.push(`${unknown.length} ${unknown.length === 1 ? "source tells" : "sources tell"} nothing.`);
+  if (problems.length) lines.push(`${problems.length} ${problems.length === 1 ? "thing needs" : "things need"} a look.`);
+  if (unknown.length) lines.push(`${unknown.length} ${unknown.length === 1 ? "source doesn't" : "sources don't"} answer.`);
   say($("attention-count"), lines.join(" ") || "Nothing.");
 }
 
@@ -94,29 +94,29 @@ function showRebalance(moving) {
   if (!moving) return;
   const bar = $("rebalance-bar");
   bar.hidden = moving.stages === null;
-  if (moving.stages === null) return say($("rebalance-told"), `Rebalance ${moving.id ?? "not opened"}: its databases don't all answer.`);
+  if (moving.stages === null) return say($("rebalance-text"), `Rebalance ${moving.id ?? "not opened"}: its databases don't all answer.`);
   const left = moving.seconds_left ? `, about ${duration(moving.seconds_left)} left` : "";
   const others = Object.entries(moving.stages).filter(([stage, slots]) => slots && stage !== "arrived").map(([stage, slots]) => `${count(slots)} ${stage}`);
-  say($("rebalance-told"), `${count(moving.stages.arrived)} of ${count(moving.slots)} slots handed over${others.length ? ` (${others.join(", ")})` : ""}${left}.`);
+  say($("rebalance-text"), `${count(moving.stages.arrived)} of ${count(moving.slots)} slots handed over${others.length ? ` (${others.join(", ")})` : ""}${left}.`);
   bar.max = Math.max(1, moving.slots);
   bar.value = moving.stages.arrived;
   const moves = moving.moves.map((move) => `still to move from ${move.from} to ${move.to}: ${count(move.slot_count)} slots`);
   const states = Object.entries(moving.states).map(([shard, state]) => `${shard} ${state}`).join(", ");
-  $("rebalance-moves").replaceChildren(...[`${moving.id ?? "not opened"}: ${states}`, ...moves, ...moving.broken].map((told) => el("li", {}, told)));
+  $("rebalance-moves").replaceChildren(...[`${moving.id ?? "not opened"}: ${states}`, ...moves, ...moving.broken].map((line) => el("li", {}, line)));
 }
 
 async function lookAtHeat() {
   if (!$("heat").checked) {
     setHeat(null);
-    return say($("heat-told"), "");
+    return say($("heat-text"), "");
   }
   try {
-    const found = await get("heat");
-    if ($("heat").checked) setHeat(found);
-    const why = Object.entries(found.unknown).map(([shard, told]) => `not known of ${shard}: ${told}`);
-    say($("heat-told"), why.join("; ") || "The fuller the colour, the more writes.");
+    const counts = await get("heat");
+    if ($("heat").checked) setHeat(counts);
+    const why = Object.entries(counts.unknown).map(([shard, reason]) => `not known of ${shard}: ${reason}`);
+    say($("heat-text"), why.join("; ") || "The fuller the colour, the more writes.");
   } catch (error) {
-    say($("heat-told"), error.message);
+    say($("heat-text"), error.message);
   }
 }
 

@@ -31,8 +31,8 @@ export function showShards(status) {
   const names = status.shards.map((shard) => shard.name);
   for (const row of [...body.rows]) if (!names.includes(row.dataset.shard)) row.remove();
   status.shards.forEach((shard, number) => {
-    const row = [...body.rows].find((each) => each.dataset.shard === shard.name) ?? body.appendChild(newRow(shard, number));
-    COLUMNS.forEach(([, told], column) => told && say(row.cells[column].querySelector(".value"), told(shard)));
+    const row = [...body.rows].find((candidate) => candidate.dataset.shard === shard.name) ?? body.appendChild(newRow(shard, number));
+    COLUMNS.forEach(([, format], column) => format && say(row.cells[column].querySelector(".value"), format(shard)));
     row.cells[2].classList.toggle("bad", shard.ready !== null && shard.ready !== shard.replicas);
     row.cells[11].classList.toggle("bad", shard.parked_keys > 0);
     draw(row.querySelector("polyline"), remember(shard));
@@ -41,11 +41,11 @@ export function showShards(status) {
 
 function newRow(shard, number) {
   const row = el("tr", { role: "row", "data-shard": shard.name });
-  for (const [name, told] of COLUMNS) {
+  for (const [name, format] of COLUMNS) {
     const first = name === "Shard";
     const cell = first ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell", "data-label": name });
     if (first) cell.append(swatch(number));
-    cell.append(told ? el("span", { class: "value" }) : sparkline(number));
+    cell.append(format ? el("span", { class: "value" }) : sparkline(number));
     row.append(cell);
   }
   return row;
