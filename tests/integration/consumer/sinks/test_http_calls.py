@@ -19,6 +19,7 @@ from consumer.sinks.http import sink, sink_for
 from consumer.sinks.http.credentials import CredentialsError
 from examples.backend import Taken, handler_of
 from shardctl.fleet.spec_errors import SpecError
+from shardctl.supervision import logs
 
 pytestmark = pytest.mark.slow
 
@@ -541,6 +542,8 @@ def test_a_redirect_elsewhere_gets_neither_the_write_nor_the_credentials(place, 
 
 
 def test_no_log_holds_a_credential(place, secure, secrets, caplog):
+    for name in logs.NOISY:
+        caplog.set_level(logging.WARNING, name)  # as `logs.configure` does in a process
     caplog.set_level(logging.DEBUG)
     secure.answer = lambda _: Reply(500, body=b"t0ken")
     p = place(f"{secure.url}/take?key=hush", AUTH % "bearer", secrets=secrets, breaker={"failures": 2})

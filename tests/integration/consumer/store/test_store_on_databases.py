@@ -18,9 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import NotSupportedError
 
 from consumer.database import sessions
-from consumer.database.dialects import SQLite
 from consumer.errors import PermanentError, TransientError
-from consumer.store.fence import Fence
 from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
@@ -173,30 +171,6 @@ def test_a_change_of_slots_waits_for_the_writes_under_way(fresh_postgres):
             mover.execute("SET lock_timeout = '50ms'")
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 mover.execute("UPDATE shardctl_fence SET version = version + 1")
-
-
-def test_a_thread_that_was_held_up_doesnt_pass_its_old_slot_map_on():
-    """Thread A reads version 1's map and is held up; B has read version 2; A's late note must not become B's answer."""
-
-    class Result(list):
-        def first(self):
-            return tuple(self)
-
-    class Connection:
-        def __init__(self, version, slots, meanwhile=lambda: None):
-            self.version, self.slots, self.meanwhile = version, slots, meanwhile
-
-        def exec_driver_sql(self, _):
-            return Result([self.version])
-
-        def execute(self, _):
-            self.meanwhile()
-            return [(slot, 1, "active", None) for slot in self.slots]
-
-    fence = Fence(SQLite())
-    late = Connection(1, [5], meanwhile=lambda: fence.share(Connection(2, [6])))
-    assert fence.share(late).active_slots == {5}
-    assert fence.share(Connection(2, [6])).active_slots == {6}
 
 
 # --- poison -----------------------------------------------------------------------------------------------------------
