@@ -123,7 +123,7 @@ class Subscription:
             self._ready.append(entry)
 
     def _schedule(self, lane: OrderingQueue, now: float) -> None:
-        """Puts a lane with waiting messages where whoever may have them will look."""
+        """Queues a lane with waiting messages for the readers that may have them."""
         if lane.spot is not None or not lane.queue:
             return
         if lane.due > now:

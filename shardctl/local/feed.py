@@ -78,7 +78,7 @@ class Feed:
                 self._channel = channel
                 for window in self._windows():
                     self._publish(window)
-        except Exception as error:  # noqa: BLE001 - told by join, in the thread that asked for all this
+        except Exception as error:  # noqa: BLE001 - raised by join, in the thread of the caller
             self._error = error
 
     def _windows(self) -> Iterator[list[Publication]]:

@@ -36,7 +36,7 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
 
 
 def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
-    """What `describe` prints of a subscription that is as wanted, then the flags that make it so."""
+    """What `describe` prints of a subscription with the right settings, then the flags that set them."""
     state = [str(sub.ack_deadline_seconds), sub.retention, "True" if sub.retain_acked else "", ""]
     flags = [
         f"--ack-deadline={sub.ack_deadline_seconds}",
