@@ -1,6 +1,10 @@
 """What moving slots costs the writes, on the local fleet: a fourth shard is added to three that hold a million rows.
 
     python -m bench.rebalance [--json] [--rows N] [--rate N] [--replicas N] [--parallel N]
+    python -m bench.rebalance --slot-rows 1000000 --inbox-rows 3000000 [--rate 500]
+
+With `--slot-rows` there are eight slots, of which two move. Each of these has that many rows and `--inbox-rows` inbox rows, the
+others a thousand. Of inbox rows beside the rows' own, the count and the sum of the identities are read back.
 
 A steady load of writes, 2 % of them published twice, goes on from before the beginning until after the end. Every time is told by
 a server: a message is published when the broker says, and its write is there when PostgreSQL says its transaction committed.
@@ -25,6 +29,7 @@ with nothing else going on. What comes between (the plan, new subscriptions, con
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import tempfile
 import time
@@ -46,6 +51,8 @@ from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import DUPLICATE_RATE, LATEST_DUPLICATE, Publication
 from shardctl.local.moving import Moving
 from shardctl.local.pauses import Times
+from shardctl.rebalance.planning.plan import plan
+from shardctl.rebalance.planning.request import Request
 from shardctl.rebalance.run import PARALLEL
 from shardctl.wire import identity
 from shardctl.wire.message import Write
@@ -53,24 +60,27 @@ from shardctl.wire.message import Write
 FLEET = """
 fleet: bench
 project: bench-project
+routing: {{slot_bits: {bits}}}
 image: consumer:bench
 message_types:
   customer:
     table: customers
     key: customer_id
-    columns: {customer_id: text, name: text, credit: bigint, revision: bigint}
+    columns: {{customer_id: text, name: text, credit: bigint, revision: bigint}}
 shards:
-  - {name: s0, slots: 0-351}
-  - {name: s1, slots: 352-671}
-  - {name: s2, slots: 672-1023}
+  - {{name: s0, slots: {0}}}
+  - {{name: s1, slots: {1}}}
+  - {{name: s2, slots: {2}}}
 """
+MANY, FEW = (10, ("0-351", "352-671", "672-1023")), (3, ("0-2", "3-5", "6-7"))
 GOALS = {
     "anomalies": "0",
     "pause_p99_s": "<= 1",
     "unmoved_rate_ratio": ">= 0.9",
     "slots_moved": "the minimum",
 }
-SLOT_BITS = 10
+SMALL_SLOT_ROWS = 1_000
+PAST = "past"  # the message id of inbox rows that no row goes with
 WARM_UP_SECONDS, BEFORE_SECONDS, AFTER_SECONDS = 5.0, 10.0, 2.0
 LONGEST_SECONDS = 120.0
 
@@ -78,23 +88,39 @@ LONGEST_SECONDS = 120.0
 def main():
     parser = parser_of(__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--slot-rows", type=int, default=0, help="of each slot that moves, of a few; instead of --rows")
+    parser.add_argument(
+        "--inbox-rows", type=int, default=0, help="with --slot-rows: inbox rows of each slot that moves"
+    )
     parser.add_argument("--rate", type=float, default=1_000, help="writes a second")
     parser.add_argument("--replicas", type=int, default=1, help="consumers of each shard")
     parser.add_argument("--parallel", type=int, default=PARALLEL, help="slots in hand at once, at most")
     options = parser.parse_args()
-    fleet = history.recorded(fleet_from(parse(FLEET, "bench")))
+    bits, slots = FEW if options.slot_rows else MANY
+    fleet = history.recorded(fleet_from(parse(FLEET.format(*slots, bits=bits), "bench")))
     with tempfile.TemporaryDirectory(prefix="shardctl-bench-") as folder:
         local = LocalFleet(fleet, Path(folder), replicas=options.replicas)
         try:
-            result = measure(local, options.rows, options.rate, options.parallel)
+            result = measure(local, rows_of(fleet, options), options.rate, options.parallel)
         finally:
             local.stop()
     show(result, options.json, GOALS)
 
 
-def measure(local, count, rate, parallel):
-    say(f"loading {count:,} rows …")
-    rows = Rows(count)
+def rows_of(fleet, options):
+    bits = fleet.routing.slot_bits
+    if not options.slot_rows:
+        return Rows(bits, dict.fromkeys(range(1 << bits), options.rows), options.rows)
+    moved = {slot for move in plan(fleet, Request(add=("s3",), like="s0")).moves for slot in move.slots}
+    wanted = {slot: options.slot_rows if slot in moved else SMALL_SLOT_ROWS for slot in range(1 << bits)}
+    return Rows(
+        bits, wanted, sum(wanted.values()), dict.fromkeys(moved, max(0, options.inbox_rows - options.slot_rows))
+    )
+
+
+def measure(local, rows, rate, parallel):
+    slots = range(1 << rows.bits)
+    say(f"loading {rows.count:,} rows …")
     local.start_servers()
     local.provision()
     for shard in local.spec.shards:
@@ -102,7 +128,7 @@ def measure(local, count, rate, parallel):
     rows.load(local)
     local.start_consumers()
     say("writing …")
-    feed = Feed(local.spec, local.broker.host, Updates(count), writes_per_second=rate)
+    feed = Feed(local.spec, local.broker.host, Updates(rows), writes_per_second=rate)
     feed.start()
     try:
         time.sleep(WARM_UP_SECONDS)
@@ -111,6 +137,7 @@ def measure(local, count, rate, parallel):
         moving = Moving.adding(local, "s3")
         opened = time.time()
         moving.open()
+        assert rows.past.keys() <= moving.moved
         say(f"{moving.plan.moved} slots are announced; consumers are rolled …")
         rolled = time.time()
         moving.roll()
@@ -123,8 +150,8 @@ def measure(local, count, rate, parallel):
         say("what they left behind is deleted …")
         effect = moving.effect(Times(quiet, opened, began, ended))
         commits = moving.commits(quiet)
-        roll = pauses.waits(commits, range(1 << SLOT_BITS), rolled, began)
-        usual = pauses.waits(commits, range(1 << SLOT_BITS), quiet, opened)
+        roll = pauses.waits(commits, slots, rolled, began)
+        usual = pauses.waits(commits, slots, quiet, opened)
         moving.finish()
         finished = time.time()
         time.sleep(AFTER_SECONDS)
@@ -147,7 +174,8 @@ def measure(local, count, rate, parallel):
         "slots_moved": moving.plan.moved,
         "slots_moved_minimum": moving.plan.minimum,
         "slots_written_to_while_moving": effect.moved.slots,
-        "rows": count,
+        "rows": rows.count,
+        "past_inbox_rows": sum(rows.past.values()),
         "writes_verified": len(feed.writes),
         "roll_s": round(began - rolled, 1),
         "run_s": round(ended - began, 1),
@@ -171,14 +199,31 @@ def not_taken(local):
 
 
 class Rows:
-    """A million customers, each known by its number: what the databases hold of them before anything is written."""
+    """Customers, each known by its number: what the databases hold of them before anything is written.
 
-    def __init__(self, count):
-        self.count = count
-        self.slots = [slot_of(key_of(number)) for number in range(count)]
+    `wanted` has the most of them that each slot may have. `past` inbox rows of a slot are of writes that are long forgotten.
+    """
+
+    def __init__(self, bits, wanted, count, past=None):
+        self.bits, self.count, self.past = bits, count, past or {}
         self.by_slot = defaultdict(list)
-        for number, slot in enumerate(self.slots):
-            self.by_slot[slot].append(number)
+        self.numbers, self.slots = [], {}
+        for number in itertools.count():
+            if len(self.numbers) == count:
+                break
+            slot = slot_of(key_of(number), bits)
+            if len(self.by_slot[slot]) < wanted[slot]:
+                self.by_slot[slot].append(number)
+                self.numbers.append(number)
+                self.slots[number] = slot
+        self.past_sums = {slot: self._sum(slot, count) for slot, count in self.past.items()}
+
+    def past_identities(self, slot, count):
+        for number in range(count):
+            yield hashlib.blake2b(b"%d/%d" % (slot, number), digest_size=16).digest()
+
+    def _sum(self, slot, count):
+        return sum(map(int.from_bytes, self.past_identities(slot, count))) % (1 << 64)
 
     def load(self, local):
         """Straight into the databases, each row with the inbox row of the message that would have made it."""
@@ -207,6 +252,10 @@ class Rows:
                             for n, key in keys
                         )
                         copy.write("".join(lines))
+                        for its_identity in self.past_identities(slot, self.past.get(slot, 0)):
+                            copy.write(
+                                f"{slot}\t\\\\x{its_identity.hex()}\t0\tcustomer\tc0000000\t{PAST}\t{past}\tapplied\t{now}\n"
+                            )
             connection.execute("VACUUM ANALYZE customers")
             connection.execute("VACUUM ANALYZE shardctl_inbox")
 
@@ -214,8 +263,8 @@ class Rows:
 class Updates:
     """A stream without end of upserts and updates of those rows. `latest` knows each row's revision."""
 
-    def __init__(self, count, seed=5):
-        self.count, self.latest = count, Counter()
+    def __init__(self, rows, seed=5):
+        self._numbers, self.latest = [numbers for _, numbers in sorted(rows.by_slot.items())], Counter()
         self._draw = random.Random(seed)
 
     def __iter__(self):
@@ -229,7 +278,7 @@ class Updates:
                 yield Publication(again.popleft()[1], duplicate=True)
 
     def _write(self):
-        number = self._draw.randrange(self.count)
+        number = self._draw.choice(self._draw.choice(self._numbers))
         self.latest[number] += 1
         revision = self.latest[number]
         body = {"customer_id": key_of(number), "name": f"name {number}, {revision}", "revision": revision}
@@ -241,9 +290,9 @@ def key_of(number):
     return f"c{number:07d}"
 
 
-def slot_of(key):
+def slot_of(key, bits):
     """By the published rule, not by the code that is measured."""
-    return int(hashlib.sha256(key.encode()).hexdigest(), 16) >> (256 - SLOT_BITS)
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) >> (256 - bits)
 
 
 def identity_of(key, revision):
@@ -260,10 +309,11 @@ class Judge:
         for write in writes:
             self._told[write.body["customer_id"]].append(str(write.body["revision"]))
         self._published = len(writes)
-        self._entities = {identity_of(key, 0).hex(): key for key in map(key_of, range(rows.count))}
+        self._entities = {identity_of(key, 0).hex(): key for key in map(key_of, rows.numbers)}
         for write in writes:
             key = write.body["customer_id"]
             self._entities[identity_of(key, write.body["revision"]).hex()] = key
+        self._past = defaultdict(lambda: [0, 0])
         self.found = Counter()
 
     def judge(self, databases):
@@ -272,6 +322,11 @@ class Judge:
         self.found["rows twice"] = sum(count > 1 for count in rows.values())
         self.found["rows lost"] = self._rows.count - len(rows)
         self.found["writes twice"] = sum(count > 1 for count in inbox.values())
+        for slot, count in self._rows.past.items():
+            self.found["past writes"] += [count, self._rows.past_sums[slot]] != [
+                self._past[slot][0],
+                self._past[slot][1] % (1 << 64),
+            ]
         self.found["writes lost"] = self._rows.count + self._published - len(inbox)
         return {what: count for what, count in self.found.items() if count}
 
@@ -282,7 +337,12 @@ class Judge:
             for line in _lines(connection, f"SELECT {columns} FROM customers"):
                 self._judge_row(shard, line)
                 rows.append(line[0])
-            query = "SELECT slot, encode(identity, 'hex'), outcome FROM shardctl_inbox"
+            past = f"FROM shardctl_inbox WHERE message_id = '{PAST}'"
+            for slot, its_identity in _lines(connection, f"SELECT slot, encode(identity, 'hex') {past}"):
+                self._past[int(slot)][0] += 1
+                self._past[int(slot)][1] += int(its_identity, 16)
+                self.found["writes misplaced"] += self._owner[int(slot)] != shard
+            query = f"SELECT slot, encode(identity, 'hex'), outcome FROM shardctl_inbox WHERE message_id <> '{PAST}'"
             for slot, its_identity, outcome in _lines(connection, query):
                 entity = self._entities.get(its_identity)
                 self.found["writes nobody made"] += entity is None

@@ -15,13 +15,12 @@ from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.provision import TIMEOUT_SECONDS
-from shardctl.rebalance import handover, journal, preflight
+from shardctl.rebalance import bases, handover, journal, preflight
 from shardctl.rebalance.backlog import UNKNOWN, Backlog
-from shardctl.rebalance.copying import kinds_of
-from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows import removal
-from shardctl.shard import lanes
+from shardctl.shard import changes, lanes
 from shardctl.shard.database import writing
 from shardctl.shard.schema import LaneState, RebalanceState
 
@@ -38,9 +37,15 @@ def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
 
 
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
+    """Nothing is logged any more, and what was copied of slots that stay where they are is deleted."""
+    for shard in handover.participating(fleet):
+        for slot, generation in bases.there(databases[shard.name]):
+            bases.discard(databases[shard.name], kinds_of(fleet, shard.name), slot, generation)
     for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
             journal.close(connection, fleet, state)
+    for shard in handover.participating(fleet):
+        changes.empty(databases[shard.name])
 
 
 def not_handed_over(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:

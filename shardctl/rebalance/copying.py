@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import lane_of
-from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet
-from shardctl.rebalance.handover import HandOver, Place, hand_overs
+from shardctl.rebalance import bases
+from shardctl.rebalance.bases import BaseError, Bases, trouble_of_base
+from shardctl.rebalance.handover import HandOver, Place, hand_overs, kinds_of
 from shardctl.shard import lanes
-from shardctl.shard.database import DatabaseError, snapshot, writing
+from shardctl.shard.database import snapshot, writing
 from shardctl.shard.schema import LaneState
 
 # Copies a slot's rows from a view of the source into the destination, checks them, and tells how many there are. What the
@@ -27,9 +27,13 @@ Copy = Callable[[Connection, Connection, HandOver], int]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """`rows` is None where there was nothing left to do: somebody else has handed the slot over."""
+    """`rows` is None where there was nothing left to do: somebody else has handed the slot over.
+
+    `fell_back` says why a base could not be brought up to date, so that the slot was copied as a whole in its pause.
+    """
 
     rows: int | None
+    fell_back: str = ""
 
 
 class Pool(Protocol):
@@ -50,10 +54,25 @@ class Inline:
         return future
 
 
-def hand_over(databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy) -> Copied:
-    """Copy what `source` has left behind and make the slot active. Raises DatabaseError, and what `copy` raises.
+def hand_over(
+    databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy, based: Bases | None = None
+) -> Copied:
+    """Bring over what `source` has left behind and make the slot active. Raises DatabaseError, and what `copy` raises.
 
-    The lane is held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else its
+    What there is a base of takes its last round; all else, and what that round can't bring about, is copied as a whole.
+    """
+    if based is None:
+        return _hand_over(databases, of, source, copy, None)
+    try:
+        return _hand_over(databases, of, source, copy, based)
+    except BaseError as error:
+        based.drop(of)
+        copied = _hand_over(databases, of, source, copy, None)
+        return Copied(copied.rows, str(error))
+
+
+def _hand_over(databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy, based: Bases | None) -> Copied:
+    """The lane is held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else its
     deleting of leftovers would hit the rows that the new owner has written by then. The fence is taken at the very end, so
     the destination's other slots are written to meanwhile.
     """
@@ -65,14 +84,17 @@ def hand_over(databases: Mapping[str, Engine], of: HandOver, source: Place, copy
             left = lanes.read(out, (of.slot,)).get(lane_of(of.slot, source.generation))
             if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
                 return Copied(None)  # not yet, as the next look will tell
-            rows = 0 if source.shard == of.to.shard else copy(out, into, of)
+            rows = None
+            if source.shard == of.to.shard:
+                rows = 0
+            elif based is not None:
+                with trouble_of_base():
+                    rows = based.finish(out, into, of, source, left)
+            if rows is None:
+                rows = copy(out, into, of)
+        bases.end(into, of)
         lanes.activate(into, {of.slot: left.barrier_time_us}, of.to.generation)
     return Copied(rows)
-
-
-def is_transient(error: DatabaseError) -> bool:
-    """Whether trying again may help: a lost connection, a lock that took too long, a deadlock."""
-    return isinstance(error.__cause__, OperationalError | InterfaceError | InternalError | OSError)
 
 
 def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:
@@ -101,9 +123,3 @@ def warm_up(fleet: Fleet, databases: Mapping[str, Engine], sessions: int) -> Non
         if source != destination:
             with suppress(ShardctlError), snapshot(databases[source]) as out, snapshot(databases[destination]) as into:
                 prepare(out, into, kinds_of(fleet, destination))
-
-
-def kinds_of(fleet: Fleet, shard: str) -> dict[str, MessageType]:
-    """The message types that a shard's database holds."""
-    of = fleet.shard(shard)
-    return {name: kind for name, kind in fleet.message_types.items() if of.takes(name)}

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import topic_of
 from shardctl.rebalance import journal
+from shardctl.rebalance.bases import Bases
 from shardctl.rebalance.copying import row_copy, warm_up
 from shardctl.rebalance.run import PARALLEL, Progress, Run
 from shardctl.rebalance.stats import Stats
@@ -65,7 +66,10 @@ def drive(
     if rebalance is None:
         raise journal.JournalError("the rebalance isn't open in any database: `shardctl rebalance start` opens it.")
     warm_up(fleet, databases, parallel)
-    with ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool:
+    with (
+        ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool,
+        ThreadPoolExecutor(parallel, thread_name_prefix="base") as copies,  # of their own: no pause waits for one
+    ):
         run = Run(
             fleet,
             databases,
@@ -77,6 +81,8 @@ def drive(
             parallel=parallel,
             onward=onward,
             hold=hold,
+            bases=Bases(fleet, databases, rebalance, stopping.is_set),
+            copies=copies,
         )
         try:
             while True:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import lane_of
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.request import types_of
 from shardctl.shard.lanes import Lane
@@ -62,6 +63,12 @@ class Standing:
 def participating(fleet: Fleet) -> tuple[Shard, ...]:
     """The shards that give or take slots in a transitional file."""
     return tuple(shard for shard in fleet.shards if shard.previous is not None)
+
+
+def kinds_of(fleet: Fleet, shard: str) -> dict[str, MessageType]:
+    """The message types that a shard's database holds."""
+    of = fleet.shard(shard)
+    return {name: kind for name, kind in fleet.message_types.items() if of.takes(name)}
 
 
 def hand_overs(fleet: Fleet) -> tuple[HandOver, ...]:

@@ -17,8 +17,7 @@ from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.backlog import Backlog
-from shardctl.rebalance.copying import kinds_of
-from shardctl.rebalance.handover import Stage
+from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.shard.database import DatabaseError, snapshot

@@ -1,11 +1,12 @@
 """Handing every slot of a transitional file over to the lane that is to have it, step by step.
 
 One step looks at where each slot stands and does whatever can be done next:
+0. slots that move are copied while their writes go on, and brought up to date until little is left (`preparing`);
 1. waiting slots become due, a few ahead of their turn: from then on the new side holds what comes;
 2. the database of the old side is told to await each one's barrier, and by which token to know it;
 3. a second after 1 the barrier is published, and again while it isn't met;
 4. the old side meets it and lets go of the slot. One that stays in its database is the new generation's in the same transaction;
-5. of one that moves, the rows are copied and checked, and the new side gets it, in one transaction.
+5. of one that moves, what its copy lacks is brought over and checked, and the new side gets it, in one transaction.
 
 Nothing is remembered but the times: a run that was killed anywhere, or several at once, find out by looking.
 """
@@ -22,13 +23,15 @@ from sqlalchemy import Engine
 from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import journal
-from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over, is_transient
+from shardctl.rebalance.bases import BaseError, Bases
+from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over
 from shardctl.rebalance.handover import HandOver, Place, Stage, Standing
+from shardctl.rebalance.preparing import ROUND_SECONDS, Preparing
 from shardctl.rebalance.stats import Stats
 from shardctl.rebalance.tracker import InHand, Tracker, stays
 from shardctl.rebalance.window import AimdWindow
 from shardctl.shard import lanes
-from shardctl.shard.database import DatabaseError, writing
+from shardctl.shard.database import DatabaseError, is_transient, writing
 from shardctl.wire import barrier
 from shardctl.wire.barrier import Barrier
 from shardctl.wire.message import Encoded
@@ -55,6 +58,8 @@ class Progress:
     settling: int  # due, their barrier not out
     barriers: int  # out, not met
     copying: int
+    preparing: int  # copied while their writes go on
+    catching_up: int  # copied, their barrier not published
     failed: tuple[str, ...]
     trouble: tuple[str, ...]
     ended: bool  # nothing is left that the run could do
@@ -71,6 +76,8 @@ class Run:
 
     `clock` gives the seconds that `step` is called with. With `onward` false no more slots are begun, and what has begun is
     brought to its end. While `hold` gives a reason, no more are begun either.
+
+    With `bases`, slots are copied ahead of their pauses, in `copies`; without, in them.
     """
 
     def __init__(
@@ -86,6 +93,8 @@ class Run:
         parallel: int = PARALLEL,
         onward: bool = True,
         hold: Callable[[], str] = str,
+        bases: Bases | None = None,
+        copies: Pool | None = None,
     ) -> None:
         self._fleet, self._databases = fleet, databases
         self._publish_message, self._copy_slot, self._clock = publish, copy, clock
@@ -101,6 +110,8 @@ class Run:
         self._begin_after = float("-inf")
         self.rebalance = rebalance
         self.tally = Stats()
+        self._bases, self._parallel = bases, parallel
+        self._preparing = Preparing(bases, copies or self._pool, clock, self.tally) if bases else None
 
     def step(self, now: float) -> Progress:
         """Look, and do whatever can be done next. Waits for nothing but the databases' answers.
@@ -110,8 +121,10 @@ class Run:
         self._look(now)
         self._copy_what_has_left(now)
         self._collect_copies()
+        self._catch_up(now)
         self._await_barriers(now)
         self._publish_barriers(now)
+        self._prepare(now)
         self._begin_more(now)
         return self._progress()
 
@@ -126,9 +139,9 @@ class Run:
 
     def _copy_what_has_left(self, now: float) -> None:
         for each in self._in_hand(Stage.LEFT):
-            if each.work is None and now >= each.not_before and each.standing.source:
+            if each.work is None and each.round is None and now >= each.not_before and each.standing.source:
                 each.work = self._pool.submit(
-                    hand_over, self._databases, each.of, each.standing.source, self._copy_slot
+                    hand_over, self._databases, each.of, each.standing.source, self._copy_slot, self._bases
                 )
 
     def _collect_copies(self) -> None:
@@ -149,7 +162,47 @@ class Run:
                 self._survey.done(each.of)
                 self.tally.arrived(now, stayed=False)
                 self.tally.rows += rows
+                if why := work.result().fell_back:
+                    self.tally.fell_back.append(f"slot {each.of.slot}: {why}")
                 self.tally.pauses.append(now - (each.left_since or now))
+
+    def _catch_up(self, now: float) -> None:
+        """Rounds of slots whose barriers aren't met, so that little is left for their pauses."""
+        for each in self._in_hand():
+            if each.round is not None and each.round.done():
+                done, each.round = each.round, None
+                error = done.exception()
+                if isinstance(error, BaseError) and self._bases:
+                    self._bases.drop(each.of)
+                    self.tally.fell_back.append(f"slot {each.of.slot}: {error}")
+                    each.based = False
+                elif isinstance(error, ShardctlError):  # the hand-over meets it again, and reports it
+                    each.next_round = now + RETRY_SECONDS
+                elif error is not None:
+                    raise error
+                else:
+                    each.based = done.result() is not None
+                    if not each.based:
+                        self._survey.doubt(each.of)  # there may be no base because the slot has come
+                    self.tally.changes += done.result().changes if each.based else 0
+                    each.next_round = now + ROUND_SECONDS
+        if self._bases:
+            for each in self._in_hand(Stage.DUE):
+                if each.based and not each.stays and each.round is None and now >= each.next_round:
+                    each.round = self._pool.submit(self._bases.catch_up, each.of, each.standing.source)
+
+    def _prepare(self, now: float) -> None:
+        """Copy ahead, as many slots at once as may be; those that stay in their databases go first."""
+        if self._preparing is None:
+            return
+        waiting = self._survey.waiting
+        if self._onward and not waiting[True] and not self._held_back():
+            self._preparing.take(waiting[False], 2 * self._parallel)
+        self._preparing.step(now)
+        for of, why in self._preparing.failed.items():
+            self._survey.give_up(of, why)
+        self._preparing.failed.clear()
+        self._survey.preparing = self._preparing.slots
 
     def _await_barriers(self, now: float) -> None:
         """Of slots that are due and whose source has yet to be asked, and once more of those whose barriers aren't met."""
@@ -221,7 +274,10 @@ class Run:
                 self.tally.rate(now, stayed=kind) * 2 * SETTLE_SECONDS
             )  # as many as will have their turn by then
             ahead = min(AHEAD_AT_MOST, max(self._windows[kind].size, soon))
-            if waiting and settling <= ahead // 2:
+            if self._preparing is not None and not kind:
+                if settling <= ahead // 2 and (ready := self._preparing.take_ready(ahead - settling)):
+                    self._begin(ready)
+            elif waiting and settling <= ahead // 2:
                 self._begin([waiting.popleft() for _ in range(min(ahead - settling, len(waiting)))])
             if waiting:
                 return
@@ -247,7 +303,11 @@ class Run:
                         awaited = lanes.await_barriers(connection, slots, source.generation, self.rebalance)
                         tokens |= {(source, slot): token for slot, token in awaited.items()}
             except DatabaseError as error:
-                self._survey.put_back(these)  # if it was done all the same, doing it again changes nothing
+                # If it was done all the same, doing it again changes nothing.
+                if self._preparing is not None and not stays(*these[0]):
+                    self._preparing.put_back(these)
+                else:
+                    self._survey.put_back(these)
                 self._not_now(place.shard, error)
             else:
                 self._trouble.pop(place.shard, None)
@@ -265,7 +325,8 @@ class Run:
 
     def _progress(self) -> Progress:
         survey, hand = self._survey, self._in_hand()
-        waiting = sum(map(len, survey.waiting.values()))
+        preparing = self._preparing
+        waiting = sum(map(len, survey.waiting.values())) + (len(preparing) if preparing else 0)
         copying = sum(each.standing.stage == Stage.LEFT for each in hand)
         settling = sum(each.settling for each in hand)
         return Progress(
@@ -275,8 +336,14 @@ class Run:
             settling=settling,
             barriers=len(hand) - copying - settling,
             copying=copying,
+            preparing=preparing.copying if preparing else 0,
+            catching_up=len(preparing) - preparing.copying if preparing else 0,
             failed=(*survey.set_aside.values(), *survey.broken.values()),
-            trouble=(*self._trouble.values(), *survey.unreachable.values()),
+            trouble=(
+                *self._trouble.values(),
+                *survey.unreachable.values(),
+                *(preparing.trouble.values() if preparing else ()),
+            ),
             ended=survey.complete and not hand and not (self._onward and waiting),
         )
 

@@ -16,7 +16,10 @@ class Stats:
 
     moved: int = 0  # to another database
     flipped: int = 0  # to another generation in their own database
-    rows: int = 0
+    rows: int = 0  # copied, in pauses and before them
+    bases: int = 0  # slots copied while their writes went on
+    changes: int = 0  # brought over since, while writes went on
+    fell_back: list[str] = field(default_factory=list)  # slots copied in their pause though they had a base, and why
     barriers: int = 0  # published, copies included
     pauses: list[float] = field(default_factory=list)  # of a moved slot: left seen → active
     latencies: list[float] = field(default_factory=list)  # barrier published → met
@@ -38,6 +41,9 @@ class Stats:
             "moved": self.moved,
             "flipped": self.flipped,
             "rows_copied": self.rows,
+            "copied_ahead": self.bases,
+            "changes_brought_over": self.changes,
+            "fell_back": list(self.fell_back),
             "barriers": self.barriers,
             "pause_seconds": quantiles(self.pauses),
             "barrier_seconds": quantiles(self.latencies),

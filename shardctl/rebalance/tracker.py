@@ -30,6 +30,9 @@ class InHand:
     left_since: float | None = None
     work: Future[Any] | None = None  # its copy
     not_before: float = 0.0
+    based: bool = True  # as far as is known: what its base lacks is brought over while its barrier isn't met
+    round: Future[Any] | None = None  # which does that
+    next_round: float = 0.0
 
     @property
     def stays(self) -> bool:
@@ -55,6 +58,7 @@ class Tracker:
         self.all = handover.hand_overs(fleet)
         self.arrived: set[HandOver] = set()
         self.waiting: dict[bool, deque[tuple[HandOver, Standing]]] = {True: deque(), False: deque()}
+        self.preparing: set[HandOver] = set()  # of those that wait: taken out of `waiting`
         self.hand: dict[HandOver, InHand] = {}
         self.broken: dict[HandOver, str] = {}
         self.set_aside: dict[HandOver, str] = {}  # why they need a person
@@ -66,7 +70,7 @@ class Tracker:
     def look(self, now: float, *, begin: bool) -> list[InHand]:
         """Those in flight that have left or arrived since the last look. `begin`: those waiting are still to be begun."""
         self.complete = False
-        if not self._sure or not (self.hand or (begin and any(self.waiting.values()))):
+        if not self._sure or not (self.hand or self.preparing or (begin and any(self.waiting.values()))):
             return self._look_at_everything(now)
         slots = {each.of.slot for each in self.hand.values()}
         shards = {place.shard for each in self.hand.values() for place in (each.of.to, each.standing.source) if place}
@@ -131,7 +135,11 @@ class Tracker:
         self.hand = {of: each for of, each in before.items() if each.work is not None}
         self.arrived = {of for of, standing in found.items() if standing.stage == Stage.ARRIVED}
         self.broken = {of: standing.fault for of, standing in found.items() if standing.stage == Stage.BROKEN}
-        waiting = [(of, standing) for of, standing in found.items() if standing.stage == Stage.WAITING]
+        waiting = [
+            (of, standing)
+            for of, standing in found.items()
+            if standing.stage == Stage.WAITING and of not in self.preparing and of not in self.set_aside
+        ]
         for staying in (True, False):
             self.waiting[staying] = deque(in_turns(each for each in waiting if stays(*each) == staying))
         self.arrived -= self.hand.keys()

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
 from shardctl.errors import ShardctlError
 from shardctl.redaction import redacted_value
@@ -51,6 +51,11 @@ def connect(url: str) -> Engine:
     engine = open_engine(parsed, LIMITS)
     event.listen(engine, "handle_error", _remember_engine)
     return engine
+
+
+def is_transient(error: DatabaseError) -> bool:
+    """Whether trying again may help: a lost connection, a lock that took too long, a deadlock."""
+    return isinstance(error.__cause__, OperationalError | InterfaceError | InternalError | OSError)
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def _subscriptions(
 
 def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], file: Path) -> None:
     from shardctl.rebalance import closing, handover
-    from shardctl.rebalance.copying import kinds_of
+    from shardctl.rebalance.handover import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
     from shardctl.shard.database import snapshot
 

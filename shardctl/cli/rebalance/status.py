@@ -85,7 +85,7 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
 
 def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:
     from shardctl.errors import ShardctlError
-    from shardctl.rebalance.copying import kinds_of
+    from shardctl.rebalance.handover import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
     from shardctl.shard.database import snapshot
 

@@ -6,7 +6,8 @@ values that all databases share, in whichever order they come; so a row that was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -64,36 +65,31 @@ def copy_slot(
     kinds: Mapping[str, MessageType],
     slot: int,
     cancelled: Callable[[], bool] = lambda: False,
+    *,
+    active: bool = False,
 ) -> Copied:
     """Put a slot's rows, inbox and parked messages into `destination` as they are in `source`, in the caller's transactions.
 
-    `source` is a `database.snapshot` from after the slot has left there, `destination` a `database.writing` transaction; its
-    commit is the caller's, who makes the lane active in it. What the slot had left at the destination is deleted first. Memory
-    stays bounded, whatever the slot's size. `cancelled` is asked every thousand rows or so.
+    `source` is a `database.snapshot` from after the slot has left there, or where it is `active` of a lane that is logged.
+    `destination` is a `database.writing` transaction; its commit is the caller's, who makes the lane active in it. What the slot
+    had left at the destination is deleted first. Memory stays bounded, whatever the slot's size. `cancelled` is asked every
+    thousand rows or so.
 
     Raises CopyMismatchError where what is stored then differs from what was read, CopyError, SlotTableError, RemovalError where
     deleting leftovers might take more than them, DatabaseError, and CopyCancelledError.
     """
-    _check_nobody_writes(source, slot, "at the source: wait until its barrier is met there")
+    if not active:
+        _check_nobody_writes(source, slot, "at the source: wait until its barrier is met there")
     _check_nobody_writes(destination, slot, "at the destination: it has arrived already")
-    pairs = _pairs(source, destination, kinds)
-
-    def go_on() -> None:
-        if cancelled():
-            raise CopyCancelledError(f"slot {slot}: stopped while its rows were copied. Nothing was handed over.")
-
+    pairs, go_on = pairs_of(source, destination, kinds), stopping(slot, cancelled)
     mark(destination)
-    if statement := _CHECK_LATER.get(destination.dialect.name):
-        destination.exec_driver_sql(statement)
+    check_later(destination)
     delete_leftovers(destination, [each.destination for each in pairs], slot)
     sent = []
     for each in pairs:
-        try:
+        with refusing(each, slot):
             sent.append(send(source, destination, each, slot, go_on))
-        except (ValueError, OverflowError) as error:  # text that isn't UTF-8, a number beyond 64 bits
-            raise CopyError(f"table {each.name}, slot {slot}: the destination can't hold a value: {error}") from error
-    if destination.dialect.name == "postgresql":
-        destination.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")  # what a deferred trigger does is read back too
+    check_deferred(destination)
     for each, digest in zip(pairs, sent, strict=True):
         stored = read_back(destination, each, slot, go_on)
         if stored != digest:
@@ -103,6 +99,37 @@ def copy_slot(
         sum(digest.bytes for digest in sent),
         f"{sum(digest.sum for digest in sent) % (1 << 128):032x}",
     )
+
+
+def stopping(slot: int, cancelled: Callable[[], bool]) -> Callable[[], None]:
+    """Raises CopyCancelledError once `cancelled` says so."""
+
+    def go_on() -> None:
+        if cancelled():
+            raise CopyCancelledError(f"slot {slot}: stopped while its rows were copied. Nothing was handed over.")
+
+    return go_on
+
+
+@contextmanager
+def refusing(pair: Paired, slot: int) -> Iterator[None]:
+    """Raises CopyError for what a database can't be given: text that isn't UTF-8, a number beyond 64 bits."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise CopyError(f"table {pair.name}, slot {slot}: the destination can't hold a value: {error}") from error
+
+
+def check_later(destination: Connection) -> None:
+    """Let foreign keys wait for the end, where the database can."""
+    if statement := _CHECK_LATER.get(destination.dialect.name):
+        destination.exec_driver_sql(statement)
+
+
+def check_deferred(destination: Connection) -> None:
+    """What a deferred trigger does is read back too."""
+    if destination.dialect.name == "postgresql":
+        destination.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 # Tables may refer to each other in a ring, and rows to later rows of their own table.
@@ -115,7 +142,7 @@ def _check_nobody_writes(connection: Connection, slot: int, where: str) -> None:
         raise CopyError(f"slot {slot} is active {where}.")
 
 
-def _pairs(source: Connection, destination: Connection, kinds: Mapping[str, MessageType]) -> list[Paired]:
+def pairs_of(source: Connection, destination: Connection, kinds: Mapping[str, MessageType]) -> list[Paired]:
     """The tables, each after those that it refers to. Raises SlotTableError where they aren't what they were when looked at."""
     there = {table.name: table for table in slot_tables(source, kinds)}
     pairs = [pair(source, there[table.name], destination, table) for table in slot_tables(destination, kinds)]
@@ -126,7 +153,7 @@ def _pairs(source: Connection, destination: Connection, kinds: Mapping[str, Mess
 
 def prepare(source: Connection, destination: Connection, kinds: Mapping[str, MessageType]) -> None:
     """Look at the tables of both now, so that no slot's pause waits for it. Raises SlotTableError."""
-    _pairs(source, destination, kinds)
+    pairs_of(source, destination, kinds)
 
 
 def _check_unchanged(connection: Connection, table: SlotTable) -> None:

@@ -21,12 +21,18 @@ class SlotTableError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A table as `shards.yaml` names it. `given`: the columns that bodies set, so the database doesn't."""
+    """A table as `shards.yaml` names it. `given`: the columns that bodies set, so the database doesn't.
+
+    The log of changes knows its rows by the columns `key`, under the name `logged_as`; `key` is empty where it doesn't.
+    """
 
     name: str
     slot_column: str
     given: frozenset[str] = frozenset()
     order: str | None = None  # a column that gives the rows' order, made anew by each database
+    key: tuple[str, ...] = ()
+    logged_as: str = ""
+    in_digits: bool = False  # the log has the key's bytes as hexadecimal digits
 
     @property
     def own(self) -> bool:
@@ -53,6 +59,7 @@ class ForeignKey:
     referred: tuple[str, ...]
     on_delete: str  # "" where it can't be told
     deferrable: bool
+    on_update: str = ""  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,7 @@ def foreign_keys(inspector: Inspector, table: str) -> tuple[ForeignKey, ...]:
             tuple(key["referred_columns"]),
             key.get("options", {}).get("ondelete") or ("" if inspector.dialect.name == "sqlite" else "NO ACTION"),
             bool(key.get("options", {}).get("deferrable")),
+            key.get("options", {}).get("onupdate") or ("" if inspector.dialect.name == "sqlite" else "NO ACTION"),
         )
         for key in found
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from weakref import WeakKeyDictionary
 
@@ -11,12 +12,13 @@ from sqlalchemy import Connection, Engine, inspect
 
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.rebalance.rows.shape import Named, SlotTable, SlotTableError, look_at
-from shardctl.shard import schema
+from shardctl.shard import changes, schema
 
+_PARKED_KEY, _PARKED = ("message_type", "partition_key"), schema.parked_keys.name
 OWN = (
-    Named(schema.inbox.name, "slot"),
-    Named(schema.parked_keys.name, "slot"),
-    Named(schema.parked.name, "slot", order="position"),
+    Named(schema.inbox.name, "slot", key=("identity",), logged_as=schema.inbox.name, in_digits=True),
+    Named(schema.parked_keys.name, "slot", key=_PARKED_KEY, logged_as=_PARKED),
+    Named(schema.parked.name, "slot", order="position", key=_PARKED_KEY, logged_as=_PARKED),
 )
 
 
@@ -24,9 +26,15 @@ def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
     """Every table of these message types, and shardctl's own. Raises SlotTableError where two types disagree."""
     found: dict[str, Named] = {}
     for kind in kinds.values():
-        listed = [Named(name, table.slot) for name, table in kind.slot_tables.items()]
+        listed = [
+            Named(
+                name, table.slot, key=(table.routing_key,) if table.routing_key else (), logged_as=changes.ROUTING_KEY
+            )
+            for name, table in kind.slot_tables.items()
+        ]
         if kind.table:
-            listed.insert(0, Named(kind.table, kind.slot_column, frozenset(kind.columns)))
+            its_own = Named(kind.table, kind.slot_column, frozenset(kind.columns), key=kind.key, logged_as=kind.table)
+            listed.insert(0, its_own)
         for each in listed:
             before = found.setdefault(each.name, each)
             if before.slot_column != each.slot_column:
@@ -34,7 +42,8 @@ def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
                     f"table {each.name}: one message type has its slot in {before.slot_column!r}, another in "
                     f"{each.slot_column!r}. Give both the same slot column in shards.yaml."
                 )
-            found[each.name] = Named(each.name, each.slot_column, before.given | each.given)
+            same = (before.key, before.logged_as) == (each.key, each.logged_as)
+            found[each.name] = replace(before, given=before.given | each.given, key=before.key if same else ())
     return (*found.values(), *OWN)
 
 
@@ -80,6 +89,17 @@ def in_order(tables: Iterable[SlotTable]) -> tuple[SlotTable, ...]:
         return tuple(by_identity[identity] for identity in sorter.static_order())
     except CycleError:
         return tuple(by_identity.values())
+
+
+def row_count_up_to(connection: Connection, tables: Iterable[SlotTable], slot: int, most: int) -> int:
+    """How many rows a slot has; counting ends at `most`."""
+    rows = 0
+    for table in tables:
+        some = f"SELECT 1 FROM {table.sql} WHERE {table.slot_sql} = {slot:d} LIMIT {most - rows:d}"  # noqa: S608
+        rows += connection.exec_driver_sql(f"SELECT count(*) FROM ({some}) AS listed").scalar_one()  # noqa: S608
+        if rows >= most:
+            break
+    return rows
 
 
 def row_counts(connection: Connection, kinds: Mapping[str, MessageType]) -> Counter[int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from shardctl.rebalance.rows.keys import Keys
 from shardctl.rebalance.rows.paired import Conversions, Paired
 from shardctl.rebalance.rows.shape import SlotTable
 from shardctl.rebalance.rows.values import MYSQL
@@ -58,14 +59,16 @@ class _Tally:
         return Digest(self.rows, self.bytes, self._sum % (1 << 128))
 
 
-def send(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
-    """Read a slot's rows at the source and store them. What was read."""
+def send(
+    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None
+) -> Digest:
+    """Read a slot's rows at the source, or those with some keys, and store them. What was read."""
     if pair.verbatim:
-        return _send_verbatim(source, destination, pair, slot, go_on)
+        return _send_verbatim(source, destination, pair, slot, go_on, keys)
     tally = _Tally(ordered=bool(pair.order))
     chunk: list[Row] = []
     begun_at = 0
-    rows = _rows(source, f"{pair.read_source}{slot:d}{pair.order}")
+    rows = _rows(source, f"{pair.read_source}{_of(pair.source, slot, keys)}{pair.order}", pair.source, keys)
     with closing(rows), _storing(destination, pair) as store:
         for row in rows:
             tally.add(_comparable(row, pair.comparing))
@@ -79,11 +82,31 @@ def send(source: Connection, destination: Connection, pair: Paired, slot: int, g
     return tally.digest()
 
 
-def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
-    """What is stored of a slot."""
+def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None) -> Digest:
+    """What is stored of a slot, or of those of its rows with some keys."""
+    return _digest(destination, pair, pair.destination, pair.read_destination, slot, go_on, keys)
+
+
+def read_there(source: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None) -> Digest:
+    """What the source has of them."""
+    return _digest(source, pair, pair.source, pair.read_source, slot, go_on, keys)
+
+
+def rows_there(source: Connection, pair: Paired, slot: int, keys: Keys) -> Generator[Row]:
+    """The source's rows with these keys, in the form in which the destination takes them."""
+    with closing(
+        _rows(source, f"{pair.read_source}{_of(pair.source, slot, keys)}{pair.order}", pair.source, keys)
+    ) as rows:
+        for row in rows:
+            yield _converted(row, pair.writing)
+
+
+def _digest(
+    connection: Connection, pair: Paired, table: SlotTable, reading: str, slot: int, go_on: GoOn, keys: Keys | None
+) -> Digest:
     tally = _Tally(ordered=bool(pair.order))
-    query = f"{pair.read_destination}{slot:d}{pair.order}"
-    rows = _lines(destination, pair, pair.destination, slot) if pair.verbatim else _rows(destination, query)
+    query = f"{reading}{_of(table, slot, keys)}{pair.order}"
+    rows = _lines(connection, pair, table, slot, keys) if pair.verbatim else _rows(connection, query, table, keys)
     with closing(rows):
         for row in rows:
             tally.add(row if pair.verbatim else _comparable(row, pair.comparing))
@@ -92,13 +115,20 @@ def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> 
     return tally.digest()
 
 
+def _of(table: SlotTable, slot: int, keys: Keys | None) -> str:
+    """What follows a table's slot column and `=`."""
+    return f"{slot:d}" if keys is None else f"{slot:d} AND {keys.condition(table)}"
+
+
 # --- between two PostgreSQL databases -----------------------------------------------------------------------------------
 
 
-def _send_verbatim(source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn) -> Digest:
+def _send_verbatim(
+    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None
+) -> Digest:
     tally = _Tally(ordered=bool(pair.order))
     # Closed before the source is rolled back, which would wait for this COPY for ever: it holds the session until it is closed.
-    with closing(_lines(source, pair, pair.source, slot)) as lines:
+    with closing(_lines(source, pair, pair.source, slot, keys)) as lines:
         first = next(lines, None)
         if first is None:
             return tally.digest()  # most slots have nothing parked, and asking costs least
@@ -117,21 +147,24 @@ def _send_verbatim(source: Connection, destination: Connection, pair: Paired, sl
     return tally.digest()
 
 
-def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int) -> Generator[Any]:
+def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int, keys: Keys | None) -> Generator[Any]:
     """Each row as PostgreSQL's COPY writes it: a line of text, one a message."""
-    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {slot:d}{pair.order}"  # noqa: S608
-    copy = _undoubled(f"COPY ({query}) TO STDOUT")
-    with _translated(connection), _cursor(connection) as cursor, cursor.copy(copy) as lines:
+    condition = _of(table, slot, keys)
+    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {condition}{pair.order}"  # noqa: S608
+    copy, values = f"COPY ({query}) TO STDOUT", keys.values(table) if keys else None
+    copy = copy if values else _undoubled(copy)
+    with _translated(connection), _cursor(connection) as cursor, cursor.copy(copy, values) as lines:
         yield from lines
 
 
 # --- between any two ----------------------------------------------------------------------------------------------------
 
 
-def _rows(connection: Connection, query: str) -> Generator[Any]:
+def _rows(connection: Connection, query: str, table: SlotTable, keys: Keys | None) -> Generator[Any]:
     """Rows as the server hands them out, never all at once."""
     streaming = {"stream_results": True, "max_row_buffer": ROWS_FETCHED}
-    with connection.exec_driver_sql(query, execution_options=streaming) as result:
+    values = keys.values(table) if keys else None
+    with connection.exec_driver_sql(query, values, execution_options=streaming) as result:
         while rows := result.fetchmany(ROWS_FETCHED):
             yield from rows
 

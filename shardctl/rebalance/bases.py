@@ -1,0 +1,211 @@
+"""Copies of slots that are made while their writes go on, brought up to date until the pause, and finished in it.
+
+    source    active, logged ─────────────────────────────▶ left
+                 │ snapshot      │ snapshot, log    …          │ snapshot, log
+    destination  base ──────────▶ round ───────────▶ … ───────▶ last round and active, one transaction
+
+Invariants kept here:
+- a base is valid only while its source's lane has the log that the base names, and that log was on before the base's snapshot:
+  its name is read in that snapshot. So what the base lacks is in the log;
+- base, round and activation hold the destination's lane from their beginning, and ask for the base in that transaction. So no two
+  executors change the same copy at once, and none changes it once the slot is active;
+- a round deletes from the log exactly what it has read, and only after its own commit. Killed in between, it is done again, and
+  changes nothing;
+- the last round is of a snapshot from after the lane has left, and commits with the activation and the end of the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+
+from shardctl.errors import ShardctlError
+from shardctl.fleet.keyspace import lane_of
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.spec import Fleet
+from shardctl.rebalance import journal
+from shardctl.rebalance.handover import HandOver, Place, kinds_of
+from shardctl.rebalance.rows.delta import apply_delta, read_log
+from shardctl.rebalance.rows.removal import delete_leftovers
+from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot
+from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
+from shardctl.rebalance.rows.tracking import untracked
+from shardctl.shard import lanes
+from shardctl.shard.database import DatabaseError, is_transient, snapshot, writing
+from shardctl.shard.lanes import Lane
+from shardctl.shard.schema import LaneState, bases, changes
+
+FEW_ROWS = 4_000  # fewer are copied in the pause as soon as the rest of a last round would take
+CHANGES_AT_ONCE = 50_000  # a round; of each its key is in memory
+_DROPPED = ""  # in place of a log's name: the rows are there, and are no base
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """`rows` is None where this run didn't copy them: an earlier one did."""
+
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """How many changes it brought over; `more`: the log had more than one round takes."""
+
+    changes: int
+    more: bool = False
+
+
+class BaseError(ShardctlError):
+    """A base can't be brought up to date. The caller's transaction is to be rolled back; the base is of no more use."""
+
+
+@contextmanager
+def trouble_of_base() -> Iterator[None]:
+    """Raises BaseError for what trying again wouldn't help; the rest passes through."""
+    try:
+        yield
+    except (CopyCancelledError, OperationalError, InterfaceError, InternalError):
+        raise
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise BaseError(str(cause).strip().partition("\n")[0]) from error
+    except ShardctlError as error:
+        if isinstance(error, DatabaseError) and is_transient(error):
+            raise
+        raise BaseError(str(error)) from error
+
+
+class Bases:
+    """What one executor does about the bases of its rebalance. `kinds_of` gives the message types that a shard holds."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        databases: Mapping[str, Engine],
+        rebalance: str,
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        few_rows: int = FEW_ROWS,
+    ) -> None:
+        self._fleet, self._databases, self._rebalance = fleet, databases, rebalance
+        self._cancelled, self._few_rows = cancelled, few_rows
+
+    def make(self, of: HandOver, source: Place) -> Base | None:
+        """Begin the log and copy the slot; None where it is to be copied in its pause: it is small, or its log wouldn't tell all.
+
+        Nothing is done where the slot isn't arriving any more. Raises JournalError where no more slots may begin, DatabaseError,
+        and what `copy_slot` raises.
+        """
+        if self._is_for_the_pause(of, source):
+            return None
+        with writing(self._databases[source.shard]) as connection:
+            lanes.begin_logs(connection, (of.slot,), source.generation)
+            journal.check_going(connection, self._rebalance)
+        with writing(self._databases[of.to.shard]) as into:
+            lane = lanes.hold(into, of.slot, of.to.generation)
+            if lane is None or lane.state != LaneState.ARRIVING:
+                return None
+            with snapshot(self._databases[source.shard]) as out:
+                held = _lane(out, of, source)
+                if held is None or held.state != LaneState.ACTIVE or held.log is None:
+                    return None
+                if _is_valid(into, of, source, held):
+                    return Base(None)
+                rows = copy_slot(out, into, self._kinds(of), of.slot, self._cancelled, active=True).total_rows
+            end(into, of)
+            its = {"slot": of.slot, "generation": of.to.generation, "log": held.log, "rows": rows}
+            place = {"source_shard": source.shard, "source_generation": source.generation}
+            into.execute(insert(bases).values(**its, **place))
+            lanes.share_fence(into)
+            journal.check_going(into, self._rebalance)
+        return Base(rows)
+
+    def _is_for_the_pause(self, of: HandOver, source: Place) -> bool:
+        with snapshot(self._databases[source.shard]) as out:
+            tables = slot_tables(out, self._kinds(of))
+            few = row_count_up_to(out, tables, of.slot, self._few_rows) < self._few_rows
+            return few or next(untracked(out, tables), None) is not None
+
+    def catch_up(self, of: HandOver, source: Place) -> Round | None:
+        """One round, while the slot's writes go on; None where there is no base. Raises BaseError, DatabaseError."""
+        with writing(self._databases[of.to.shard]) as into:
+            lane = lanes.hold(into, of.slot, of.to.generation)
+            if lane is None or lane.state not in {LaneState.ARRIVING, LaneState.DUE}:
+                return None
+            with snapshot(self._databases[source.shard]) as out:
+                held = _lane(out, of, source)
+                if held is None or not _is_valid(into, of, source, held):
+                    return None
+                log = read_log(out, of.slot, 0, CHANGES_AT_ONCE)
+                if log.positions:
+                    with trouble_of_base():
+                        apply_delta(out, into, self._kinds(of), of.slot, log, self._cancelled)
+        self._forget(source, log.positions)
+        return Round(len(log.positions), len(log.positions) == CHANGES_AT_ONCE)
+
+    def _forget(self, source: Place, positions: tuple[int, ...]) -> None:
+        if positions:
+            with writing(self._databases[source.shard]) as connection:
+                for at in range(0, len(positions), 1_000):
+                    some = positions[at : at + 1_000]
+                    connection.execute(delete(changes).where(changes.c.position.in_(some)))
+
+    def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
+        """The last round, in the transaction that activates the slot; how many rows it compared. None where there is no base.
+
+        `into` holds the slot's lane, `out` shows `left`, the lane that has left.
+        """
+        if not _is_valid(into, of, source, left):
+            return None
+        rows, after = 0, 0
+        while (log := read_log(out, of.slot, after, CHANGES_AT_ONCE)).positions:
+            rows += apply_delta(out, into, self._kinds(of), of.slot, log, self._cancelled)
+            after = log.positions[-1]
+        return rows
+
+    def drop(self, of: HandOver) -> None:
+        """It can't be brought up to date: the slot is copied in its pause. What was copied stays until then, and is known."""
+        its = (bases.c.slot == of.slot) & (bases.c.generation == of.to.generation)
+        with writing(self._databases[of.to.shard]) as into:
+            lanes.hold(into, of.slot, of.to.generation)
+            into.execute(update(bases).where(its).values(log=_DROPPED))
+
+    def _kinds(self, of: HandOver) -> dict[str, MessageType]:
+        return kinds_of(self._fleet, of.to.shard)
+
+
+def end(into: Connection, of: HandOver) -> None:
+    """The slot has come, or is copied anew, in this transaction: there is no base of it any more."""
+    into.execute(delete(bases).where(bases.c.slot == of.slot, bases.c.generation == of.to.generation))
+
+
+def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generation: int) -> None:
+    """Delete what was copied of a slot that isn't to come now. Once no base can be made any more: see `journal.stop`."""
+    with writing(engine) as into:
+        lane = lanes.hold(into, slot, generation)
+        if lane is not None and lane.state == LaneState.ARRIVING:
+            delete_leftovers(into, slot_tables(into, kinds), slot)
+        into.execute(delete(bases).where(bases.c.slot == slot, bases.c.generation == generation))
+
+
+def there(engine: Engine) -> list[tuple[int, int]]:
+    """Slot and generation of each base of a database."""
+    with snapshot(engine) as connection:
+        return [(slot, generation) for slot, generation in connection.execute(select(bases.c.slot, bases.c.generation))]
+
+
+def _lane(connection: Connection, of: HandOver, place: Place) -> Lane | None:
+    return lanes.read(connection, (of.slot,)).get(lane_of(of.slot, place.generation))
+
+
+def _is_valid(into: Connection, of: HandOver, source: Place, held: Lane) -> bool:
+    """Whether `into`, which holds the slot's lane, has a base that was made under the log that the source's lane has now."""
+    if held.log is None:
+        return False
+    its = (bases.c.slot == of.slot) & (bases.c.generation == of.to.generation)
+    made_from = (bases.c.source_shard == source.shard) & (bases.c.source_generation == source.generation)
+    return into.scalar(select(bases.c.slot).where(its, made_from, bases.c.log == held.log)) is not None

@@ -1,0 +1,274 @@
+"""Slots that are copied while their writes go on: whatever is written meanwhile, and wherever the run dies, nothing is lost."""
+
+from functools import partial
+
+import pytest
+from busy_kit import BusyWorld
+from rebalance_kit import BITS, CrashError
+
+from shardctl.rebalance import bases, closing, copying, journal
+from shardctl.rebalance.bases import Base, Bases, Round
+from shardctl.rebalance.handover import Place, hand_overs
+from shardctl.rebalance.rows import delta
+from shardctl.rebalance.rows.delta import Log
+from shardctl.shard import lanes, schema
+from shardctl.shard.database import snapshot, writing
+from shardctl.shard.schema import LaneState, RebalanceState
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = BusyWorld(tmp_path)
+    made.provision()
+    made.announce()
+    made.between = True
+    yield made
+    made.close()
+
+
+def test_every_slot_is_handed_over_while_writes_go_on(world):
+    run = world.run()
+    (said,) = world.to_its_end(run)
+    assert said.complete
+    assert not said.failed
+    assert world.active() == world.wanted()
+    assert world.check() == set(range(1 << BITS))
+    assert (run.tally.moved, run.tally.bases, run.tally.fell_back) == (4, 4, [])
+    assert run.tally.changes > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_every_effect_and_run_again(tmp_path, when, seed):
+    world = BusyWorld(tmp_path, seed=seed)
+    try:
+        world.provision()
+        world.announce()
+        world.between = True
+        said, at = None, 0
+        while said is None:
+            at += 1
+            assert at < 400
+            world.crashes.effects, world.crashes.at = 0, (at, when)
+            try:
+                (said,) = world.to_its_end(world.run())
+            except CrashError:
+                world.crashes.at = None
+                world.consume()
+                world.now += 0.1
+                world.check()
+        assert said.complete
+        assert at > 25
+        assert world.active() == world.wanted()
+        world.check()
+    finally:
+        world.close()
+
+
+def test_two_runs_at_once_do_no_harm(world):
+    said = world.to_its_end(world.run(), world.run(), seconds=0.4)
+    assert all(each.complete for each in said)
+    assert world.active() == world.wanted()
+    world.check()
+
+
+def of_slot(world, slot=6):
+    [of] = [of for of in hand_overs(world.after) if of.slot == slot]
+    return of, Place("s0", 1)
+
+
+def bases_of(world, **more):
+    return Bases(world.after, world.databases, world.rebalance(), few_rows=0, **more)
+
+
+def known(world):
+    from shardctl.rebalance import preflight
+
+    return preflight.look(world.own)[0]
+
+
+def test_an_abort_leaves_no_copy_and_no_log_behind(world):
+    of, source = of_slot(world)
+    made = bases_of(world)
+    assert made.make(of, source).rows >= 3
+    assert world.logs()[1:] == (1, 1)
+    closing.stop(world.after, world.own)
+    with pytest.raises(journal.JournalError):
+        made.make(*of_slot(world, 7))
+    world.to_its_end(world.run(onward=False))
+    closing.close(world.after, world.own, RebalanceState.ABORTED)
+    assert world.logs() == (0, 0, 0)
+    assert 6 not in world.rows("s2")
+    world.check()
+
+
+def test_a_base_of_a_log_that_has_ended_is_none_under_the_next(world):
+    """An abort that was killed half way may leave a base behind; what was written until the next start is in no log."""
+    of, source = of_slot(world)
+    bases_of(world).make(of, source)
+    with writing(world.own["s0"]) as connection:
+        lanes.end_logs(connection)
+    for _ in range(30):
+        world.consume()
+    with writing(world.own["s0"]) as connection:
+        lanes.begin_logs(connection, [6], 1)
+    assert bases_of(world).catch_up(of, source) is None
+    (said,) = world.to_its_end(world.run())
+    assert said.complete
+    world.check()
+
+
+def test_a_base_that_is_there_is_not_copied_again(world):
+    of, source = of_slot(world)
+    assert bases_of(world).make(of, source).rows > 0
+    assert bases_of(world).make(of, source) == Base(None)
+    world.between = False
+    for _ in range(30):
+        world.consume()
+    assert bases_of(world).catch_up(of, source).changes > 0
+    assert bases_of(world).catch_up(of, source) == Round(0)
+
+
+def test_small_slots_are_copied_in_their_pauses(world):
+    made = Bases(world.after, world.databases, world.rebalance())
+    assert made.make(*of_slot(world)) is None
+    assert world.logs() == (0, 0, 0)
+
+
+def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world, monkeypatch):
+    def refuse(*_):
+        raise copying_error
+
+    from shardctl.rebalance.rows.rowcopy import CopyError
+
+    copying_error = CopyError("no order satisfies it")
+    monkeypatch.setattr(bases, "apply_delta", refuse)
+    run = world.run()
+    (said,) = world.to_its_end(run)
+    assert said.complete
+    assert len(run.tally.fell_back) == 4
+    world.check()
+
+
+# -- mutants: each breaks one rule, and the world above tells -----------------------------------------------------------
+
+
+class SnapshotBeforeLog(Bases):
+    """The snapshot is taken before the log's beginning has committed."""
+
+    meanwhile = staticmethod(lambda: None)  # what consumers do between the two
+
+    def make(self, of, source):
+        with writing(self._databases[of.to.shard]) as into:
+            lane = lanes.hold(into, of.slot, of.to.generation)
+            if lane is None or lane.state != LaneState.ARRIVING:
+                return None
+            with snapshot(self._databases[source.shard]) as out:
+                self.meanwhile()
+                with writing(self._databases[source.shard]) as connection:
+                    lanes.begin_logs(connection, (of.slot,), source.generation)
+                rows = bases.copy_slot(out, into, self._kinds(of), of.slot, active=True).total_rows
+            with snapshot(self._databases[source.shard]) as out:
+                log = lanes.read(out, (of.slot,)).popitem()[1].log
+            bases.end(into, of)
+            its = {"slot": of.slot, "generation": of.to.generation, "log": log, "rows": rows}
+            into.execute(schema.bases.insert().values(**its, source_shard=source.shard, source_generation=1))
+        return Base(rows)
+
+
+class MissesDeletions(Bases):
+    """A round brings over rows that are there alone."""
+
+    def _only_there(self, out, log, slot):
+        there = {f'["{row[0]}"]' for row in out.exec_driver_sql(f"SELECT id FROM a_rows WHERE slot = {slot}")}
+        keys = {table: [key for key in its if table != "a_rows" or key in there] for table, its in log.keys.items()}
+        return Log(log.positions, keys)
+
+
+class ForgetsFirst(Bases):
+    """What was read is deleted from the log before it is brought over."""
+
+    def catch_up(self, of, source):
+        with snapshot(self._databases[source.shard]) as out:
+            log = delta.read_log(out, of.slot, 0, 1_000)
+        self._forget(source, log.positions)
+        return Round(0)
+
+
+class AppliesTwice(Bases):
+    """An executor that wakes up applies what it had read, whatever the lane has become since."""
+
+    def catch_up(self, of, source):
+        found = super().catch_up(of, source)
+        if found is None:
+            with writing(self._databases[of.to.shard]) as into, snapshot(self._databases[source.shard]) as out:
+                keys = {f'["{row[0]}"]' for row in out.exec_driver_sql("SELECT id FROM a_rows")}
+                delta.apply_delta(out, into, self._kinds(of), of.slot, Log((), {"a_rows": sorted(keys)}))
+        return found
+
+
+class ActivatesFirst(Bases):
+    """The slot is active before its last round."""
+
+    def finish(self, out, into, of, source, left):
+        return 0
+
+
+MUTANTS = [SnapshotBeforeLog, MissesDeletions, ForgetsFirst, AppliesTwice, ActivatesFirst]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_found(tmp_path, mutant, monkeypatch):
+    if mutant is MissesDeletions:
+        apply = bases.apply_delta
+
+        def missing(out, into, kinds, slot, log, *more):
+            return apply(out, into, kinds, slot, MissesDeletions._only_there(None, out, log, slot), *more)
+
+        monkeypatch.setattr(bases, "apply_delta", missing)
+    for seed in range(5):
+        world = BusyWorld(tmp_path / str(seed), seed=seed)
+        (tmp_path / str(seed)).mkdir()
+        try:
+            world.provision()
+            world.announce()
+            world.between = True
+            mutant.meanwhile = staticmethod(partial(_write_a_lot, world))
+            run = world.run(bases=mutant)
+            try:
+                world.to_its_end(run)
+                if mutant is AppliesTwice:
+                    wake_up(world, mutant)
+                world.check()
+            except AssertionError:
+                return
+        finally:
+            world.close()
+    raise AssertionError(f"{mutant.__name__} does no harm that anybody sees")
+
+
+def _write_a_lot(world):
+    for _ in range(10):
+        world.write_where_it_is(("s0", "s1"))
+
+
+def wake_up(world, mutant):
+    """Long after: the slot has been written to at its new place."""
+    for _ in range(20):
+        world.consume()
+    made = mutant(world.after, world.databases, world.rebalance(), few_rows=0)
+    for of in hand_overs(world.after):
+        if of.to.shard == "s2":
+            source = Place("s0" if of.slot < 8 else "s1", 1)
+            made.catch_up(of, source)
+
+
+def test_the_hand_over_of_the_original_survives_what_finds_the_mutants(world):
+    world.to_its_end(world.run())
+    wake_up(world, Bases)
+    world.check()
+    assert (
+        copying.hand_over(world.databases, *of_slot(world), copying.row_copy(world.after), bases_of(world)).rows is None
+    )
