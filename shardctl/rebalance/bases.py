@@ -34,6 +34,7 @@ from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot
 from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
 from shardctl.rebalance.rows.tracking import untracked
+from shardctl.rebalance.rows.transfer import ROWS_AT_ONCE
 from shardctl.shard import lanes
 from shardctl.shard.database import DatabaseError, is_transient, snapshot, writing
 from shardctl.shard.lanes import Lane
@@ -93,6 +94,7 @@ class Bases:
     ) -> None:
         self._fleet, self._databases, self._rebalance = fleet, databases, rebalance
         self._cancelled, self._few_rows = cancelled, few_rows
+        self._under_way: dict[HandOver, int] = {}
 
     def make(self, of: HandOver, source: Place) -> Base | None:
         """Begin the log and copy the slot; None where it is to be copied in its pause: it is small, or its log wouldn't tell all.
@@ -115,7 +117,7 @@ class Bases:
                     return None
                 if _is_valid(into, of, source, held):
                     return Base(None)
-                rows = copy_slot(out, into, self._kinds(of), of.slot, self._cancelled, active=True).total_rows
+                rows = self._copy(out, into, of)
             end(into, of)
             its = {"slot": of.slot, "generation": of.to.generation, "log": held.log, "rows": rows}
             place = {"source_shard": source.shard, "source_generation": source.generation}
@@ -123,6 +125,20 @@ class Bases:
             lanes.share_fence(into)
             journal.check_going(into, self._rebalance)
         return Base(rows)
+
+    def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
+        def counted() -> bool:
+            self._under_way[of] = self._under_way.get(of, 0) + ROWS_AT_ONCE // 2  # each is read, and read back
+            return self._cancelled()
+
+        try:
+            return copy_slot(out, into, self._kinds(of), of.slot, counted, active=True).total_rows
+        finally:
+            self._under_way.pop(of, None)
+
+    def rows_under_way(self) -> int:
+        """About so many rows are copied of those slots that aren't done."""
+        return sum(list(self._under_way.values()))
 
     def _is_for_the_pause(self, of: HandOver, source: Place) -> bool:
         with snapshot(self._databases[source.shard]) as out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ class Stats:
     moved: int = 0  # to another database
     flipped: int = 0  # to another generation in their own database
     rows: int = 0  # copied, in pauses and before them
+    under_way: Callable[[], int] = int  # rows of copies that aren't done
     bases: int = 0  # slots copied while their writes went on
     changes: int = 0  # brought over since, while writes went on
     fell_back: list[str] = field(default_factory=list)  # slots copied in their pause though they had a base, and why
@@ -24,6 +25,10 @@ class Stats:
     pauses: list[float] = field(default_factory=list)  # of a moved slot: left seen → active
     latencies: list[float] = field(default_factory=list)  # barrier published → met
     _arrivals: dict[bool, deque[float]] = field(default_factory=lambda: {True: deque(), False: deque()})
+
+    @property
+    def rows_so_far(self) -> int:
+        return self.rows + self.under_way()
 
     def arrived(self, now: float, *, stayed: bool) -> None:
         self.flipped, self.moved = self.flipped + stayed, self.moved + (not stayed)

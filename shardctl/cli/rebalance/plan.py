@@ -19,6 +19,7 @@ from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.planning.plan import Plan
+    from shardctl.rebalance.planning.rates import RowsToCopy
 
 
 AddOption = Annotated[list[str] | None, typer.Option("--add", metavar="S", help="A new shard; may be repeated.")]
@@ -193,7 +194,7 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
     return rates
 
 
-def _rows(fleet: Fleet, rebalance_plan: Plan, given: dict[str, str]) -> int | None:
+def _rows(fleet: Fleet, rebalance_plan: Plan, given: dict[str, str]) -> RowsToCopy | None:
     """How many rows are to be copied; None where the databases can't be queried."""
     from shardctl.provision import database_url_variable
     from shardctl.rebalance.planning.rates import rows_to_copy

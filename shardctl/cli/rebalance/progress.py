@@ -27,6 +27,7 @@ class ProgressView:
         self._task: Any = None
         self._trouble: tuple[str, ...] = ()
         self._seen: deque[tuple[float, int]] = deque()
+        self._rows: deque[tuple[float, int]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -45,8 +46,9 @@ class ProgressView:
             for line in progress.trouble:
                 self._say(f"retrying: {line}")
         text = (
-            f"{progress.arrived:,} of {progress.total:,} slots handed over; barriers out {progress.barriers}, copying "
-            f"{progress.copying}, rows copied {tally.rows:,}{self._left(progress, now)}"
+            f"{progress.arrived:,} of {progress.total:,} slots handed over; copying {progress.preparing + progress.copying}, "
+            f"catching up {progress.catching_up}, barriers out {progress.barriers}, rows copied {tally.rows_so_far:,}"
+            f"{self._rate(tally, now)}{self._left(progress, now)}"
         )
         if not sys.stderr.isatty():
             say(text)
@@ -54,6 +56,14 @@ class ProgressView:
         if self._bar is None:
             self._begin(progress)
         self._bar.update(self._task, completed=progress.arrived, total=progress.total, text=text)
+
+    def _rate(self, tally: Stats, now: float) -> str:
+        """Rows a second, by what was copied in the last seconds."""
+        self._rows.append((now, tally.rows_so_far))
+        while now - self._rows[0][0] > ESTIMATE_SECONDS:
+            self._rows.popleft()
+        then, rows = self._rows[0]
+        return f" ({(tally.rows_so_far - rows) / (now - then):,.0f} a second)" if tally.rows_so_far > rows else ""
 
     def _left(self, progress: Progress, now: float) -> str:
         self._seen.append((now, progress.arrived))

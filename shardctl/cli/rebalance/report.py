@@ -8,13 +8,14 @@ from shardctl.cli.terminal import out, print_table, say
 
 if TYPE_CHECKING:
     from shardctl.rebalance.planning.plan import Plan
+    from shardctl.rebalance.planning.rates import RowsToCopy
     from shardctl.rebalance.planning.request import Request
 
 
-def of_plan(plan: Plan, rows: int | None) -> dict[str, Any]:
+def of_plan(plan: Plan, rows: RowsToCopy | None) -> dict[str, Any]:
     from shardctl.fleet import topology
     from shardctl.fleet.filters import MAX_FILTER_BYTES
-    from shardctl.rebalance.planning.rates import expected_seconds
+    from shardctl.rebalance.planning.rates import expected_seconds, longest_pause_seconds
 
     old = {shard.name: shard for shard in plan.before.shards}
     staying = sum(len(s.slots & old[s.name].slots) for s in plan.changed if s.name in old)
@@ -47,8 +48,10 @@ def of_plan(plan: Plan, rows: int | None) -> dict[str, Any]:
             for shard in plan.changed
         ],
         "hot_slots": list(plan.hot_slots),
-        "rows": rows,
+        "rows": rows and rows.total,
         "expected_seconds": round(expected_seconds(plan.moved, staying, rows), 1),
+        "longest_pause_seconds": rows and round(longest_pause_seconds(rows), 1),
+        "copied_in_pause": list(rows.in_pause) if rows else [],
     }
 
 
@@ -80,6 +83,14 @@ def show(report: dict[str, Any]) -> None:
     out(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
     counted = "rows not counted" if report["rows"] is None else f"{report['rows']:,} rows to copy"
     out(f"Expected time: about {_time(report['expected_seconds'])} ({counted}).")
+    if report["longest_pause_seconds"] is not None:
+        out(f"Longest pause of a slot's writes: about {_pause(report['longest_pause_seconds'])}.")
+    for reason in report["copied_in_pause"]:
+        out(f"Slots are copied inside their pauses: {reason}")
+
+
+def _pause(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:,.0f} min"
 
 
 def _percent(share: float | None) -> str:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import closing, copying, handover, journal, opening, preflight
+from shardctl.rebalance.bases import Bases
 from shardctl.rebalance.run import Progress, Run
 from shardctl.shard.schema import RebalanceState
 from shardctl.verification.verify import verify
@@ -105,6 +106,7 @@ class Executor(Hooks):
 
     run_class: type[Run] = Run
     row_copy = staticmethod(copying.row_copy)
+    bases: type[Bases] = Bases
 
     def __init__(self, world: Surroundings, process: Process, fleet: Fleet, manners: Manners, seed: str) -> None:
         self._world, self.process, self._fleet, self._manners = world, process, fleet, manners
@@ -146,6 +148,7 @@ class Executor(Hooks):
             clock=world.loop.time,
             parallel=2,
             onward=onward,
+            bases=self.bases(self._fleet, self._engines, rebalance, few_rows=0),
         )
         began = world.loop.time()
         while True:
