@@ -9,6 +9,8 @@ Invariants kept here:
   its name is read in that snapshot. So what the base lacks is in the log;
 - base, round and activation hold the destination's lane from their beginning, and ask for the base in that transaction. So no two
   executors change the same copy at once, and none changes it once the slot is active;
+- base and round ask at their end, under the fence, whether their rebalance is open in the destination's database. So an executor
+  that wakes up late can't write over the base of the next rebalance, which has another lane;
 - a round deletes from the log exactly what it has read, and only after its own commit. Killed in between, it is done again, and
   changes nothing;
 - the last round is of a snapshot from after the lane has left, and commits with the activation and the end of the base.
@@ -147,7 +149,10 @@ class Bases:
             return few or next(untracked(out, tables), None) is not None
 
     def catch_up(self, of: HandOver, source: Place) -> Round | None:
-        """One round, while the slot's writes go on; None where there is no base. Raises BaseError, DatabaseError."""
+        """One round, while the slot's writes go on; None where there is no base.
+
+        Raises BaseError, DatabaseError, and JournalError where the rebalance has been closed meanwhile.
+        """
         with writing(self._databases[of.to.shard]) as into:
             lane = lanes.hold(into, of.slot, of.to.generation)
             if lane is None or lane.state not in {LaneState.ARRIVING, LaneState.DUE}:
@@ -160,6 +165,8 @@ class Bases:
                 if log.positions:
                     with trouble_of_base():
                         apply_delta(out, into, self._kinds(of), of.slot, log, self._cancelled)
+            lanes.share_fence(into)
+            journal.check_open(into, self._rebalance)
         self._forget(source, log.positions)
         return Round(len(log.positions), len(log.positions) == CHANGES_AT_ONCE)
 
@@ -200,12 +207,16 @@ def end(into: Connection, of: HandOver) -> None:
 
 
 def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generation: int) -> None:
-    """Delete what was copied of a slot that isn't to come now. Once no base can be made any more: see `journal.stop`."""
+    """Delete what was copied of a slot that isn't to come now. Once no base can be made any more: see `journal.stop`.
+
+    Rows and the mark of the base go in one transaction. Where the mark is gone, the rows may be another's.
+    """
+    its = (bases.c.slot == slot) & (bases.c.generation == generation)
     with writing(engine) as into:
         lane = lanes.hold(into, slot, generation)
-        if lane is not None and lane.state == LaneState.ARRIVING:
+        marked = into.execute(delete(bases).where(its)).rowcount
+        if marked and lane is not None and lane.state == LaneState.ARRIVING:
             delete_leftovers(into, slot_tables(into, kinds), slot)
-        into.execute(delete(bases).where(bases.c.slot == slot, bases.c.generation == generation))
 
 
 def there(engine: Engine) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, delete, select
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.shard import database
 from shardctl.shard.jsonrows import rows_of
+from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import LaneState, changes, inbox, lanes, parked_keys
 
 # In place of a table's name: the key is the routing key of a write that a sink of the user's own brought about, wherever.
@@ -71,9 +72,13 @@ def record(connection: Connection, found: Iterable[Change]) -> None:
 
 
 def empty(engine: Engine, progress: Any = lambda _: None) -> None:
-    """Delete what is left of logs that have ended, a part a transaction. Safe to run again."""
+    """Delete what is left of logs that have ended, a part a transaction. Safe to run again.
+
+    Each transaction shares the fence, under which no log begins: else one might lose its first rows.
+    """
     while True:
         with database.writing(engine) as connection:
+            share_fence(connection)
             alive = select(lanes.c.slot).where(lanes.c.log.is_not(None)).limit(1)
             if connection.scalar(alive) is not None:
                 return

@@ -119,6 +119,35 @@ def test_a_base_of_a_log_that_has_ended_is_none_under_the_next(world):
     world.check()
 
 
+def test_a_round_that_wakes_up_after_the_rebalance_was_closed_changes_nothing(world, monkeypatch):
+    """Its destination may hold the base of the next rebalance by then, under another lane."""
+    of, source = of_slot(world)
+    made = bases_of(world)
+    made.make(of, source)
+    for _ in range(20):
+        world.consume()
+    apply = bases.apply_delta
+
+    def close_meanwhile(out, into, *more):
+        rows = apply(out, into, *more)
+        into.execute(schema.rebalances.update().values(state=RebalanceState.ABORTED))
+        return rows
+
+    monkeypatch.setattr(bases, "apply_delta", close_meanwhile)
+    with pytest.raises(journal.JournalError):
+        made.catch_up(of, source)
+
+
+def test_what_was_copied_is_discarded_with_its_mark_alone(world):
+    """Where the mark is gone, somebody else has closed the rebalance, and the rows may be the next one's."""
+    of, source = of_slot(world)
+    bases_of(world).make(of, source)
+    with writing(world.own["s2"]) as connection:
+        connection.execute(schema.bases.delete())
+    bases.discard(world.own["s2"], world.after.message_types, 6, of.to.generation)
+    assert 6 in world.rows("s2")
+
+
 def test_a_base_that_is_there_is_not_copied_again(world):
     of, source = of_slot(world)
     assert bases_of(world).make(of, source).rows > 0
