@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
+    from shardctl.rebalance.backlog import Backlog
     from shardctl.rebalance.preflight import Known
 
 
@@ -41,6 +43,16 @@ def finish(
     database: DatabaseOption = None,
 ) -> int:
     """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
+    code = settle(file, drained=drained, yes=yes, database=database)
+    if code == EXIT_DONE:
+        say(f"Next: `shardctl render -f {file} | kubectl apply -f -`.")
+    return code
+
+
+def settle(
+    file: Path, *, drained: bool, yes: bool, database: Sequence[str] | None, tell: Callable[[str], None] = out
+) -> int:
+    """What `finish` does; `tell` hears its plan and each of its effects."""
     from shardctl import atomicfile, lockfile
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing
@@ -57,17 +69,17 @@ def finish(
         _verify(work)
         with waiting(f"Pub/Sub, project {fleet.project}"):
             old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)
-        _tell_plan(work, known, [*old, *strays], file)
+        _tell_plan(work, known, [*old, *strays], file, tell)
         if (end := unless_yes(yes, "shardctl rebalance finish", work, known)) is not None:
             return end
-        closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=print)
+        closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=tell)
         rows = closing.delete_rows(fleet, work.databases, known, _Deleting())
         say(f"{rows:,} rows deleted.")
         closing.close(fleet, work.databases, RebalanceState.DONE)
     refuse_changed(file, (before, text))
     lockfile.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
     atomicfile.write(file, text)
-    say(f"{file} is settled. Next: `shardctl render -f {file} | kubectl apply -f -`.")
+    say(f"{file} is settled.")
     for shard in fleet.shards:
         if not shard.slots.ranges:
             selector = f"-n {fleet.namespace} -l app.kubernetes.io/part-of={fleet.fleet},shard={shard.name}"
@@ -104,11 +116,9 @@ def _subscriptions(
     """Old subscriptions that exist and are drained, and old ones for strays that are empty."""
     from shardctl.rebalance import closing
 
-    old = closing.there(subscriber, fleet, old_subscriptions(fleet))
     strays = closing.old_strays(fleet, publisher)
-    backlogs, unknown = backlogs_of(fleet, [*old, *strays])
-    sure, unsure = closing.not_drained(old, backlogs, closing.last_barrier_us(known), unknown)
-    refuse([*sure, *([] if drained else unsure)])
+    old, backlogs, reasons = look_at_old(fleet, known, subscriber, strays, drained=drained)
+    refuse(reasons)
     empty = [name for name in strays if name in backlogs and backlogs[name].messages == 0]
     for name in strays:
         if name not in empty:
@@ -118,22 +128,36 @@ def _subscriptions(
     return old, empty
 
 
-def _tell_plan(work: Work, known: dict[str, Known], subscriptions: list[str], file: Path) -> None:
+def look_at_old(
+    fleet: Fleet, known: Mapping[str, Known], subscriber: Any, strays: Sequence[str] = (), *, drained: bool
+) -> tuple[list[str], Mapping[str, Backlog], list[str]]:
+    """The old subscriptions that are there, what they and those for strays hold, and why they can't be deleted yet."""
+    from shardctl.rebalance import closing
+
+    old = closing.there(subscriber, fleet, old_subscriptions(fleet))
+    backlogs, unknown = backlogs_of(fleet, [*old, *strays])
+    sure, unsure = closing.not_drained(old, backlogs, closing.last_barrier_us(known), unknown)
+    return old, backlogs, [*sure, *([] if drained else unsure)]
+
+
+def _tell_plan(
+    work: Work, known: dict[str, Known], subscriptions: list[str], file: Path, tell: Callable[[str], None]
+) -> None:
     from shardctl.rebalance import closing, handover
     from shardctl.rebalance.handover import kinds_of
     from shardctl.rebalance.rows.tables import row_counts
     from shardctl.shard.database import snapshot
 
     fleet = work.fleet
-    out(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")
+    tell(f"rebalance {rebalance_of(work, known)}: every slot is where {file} says. To be deleted:")
     for name in subscriptions:
-        out(f"  subscription {name}")
+        tell(f"  subscription {name}")
     for shard in handover.participating(fleet):
         slots = closing.left_behind(shard, known[shard.name])
         if slots.ranges:
             with snapshot(work.databases[shard.name]) as connection:
                 counts = row_counts(connection, kinds_of(fleet, shard.name))
-            out(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
+            tell(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
     if subscriptions:
         say(
             "If Config Connector made the subscriptions, it would make them again. So delete its objects first: "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 MOST_PARALLEL = 12  # each copy takes one of a database's fifteen sessions
 LAG_SECONDS = 10.0
+Watch = Callable[["Progress", "Stats"], None]
 
 ParallelOption = Annotated[
     int,
@@ -55,6 +57,27 @@ def run(
     as_json: JsonOption = False,
 ) -> int:
     """Hand over every slot that isn't where the file says. Ctrl-C stops it, and running it again continues."""
+    code = hand_over_all(file, parallel=parallel, max_lag=max_lag, yes=yes, database=database, as_json=as_json)
+    if code == EXIT_INTERRUPTED:
+        say(
+            f"stopped. Slots that have begun continue by themselves or wait; `shardctl rebalance run -f {file} --yes` continues."
+        )
+    if code == EXIT_DONE:
+        say(f"every slot is where the file says. Next: `shardctl rebalance finish -f {file}`.")
+    return code
+
+
+def hand_over_all(
+    file: Path,
+    *,
+    parallel: int,
+    max_lag: int | None,
+    yes: bool,
+    database: Sequence[str] | None,
+    as_json: bool = False,
+    watch: Watch = lambda *_: None,
+) -> int:
+    """What `run` does; `watch` sees each step of it."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import preflight
 
@@ -70,10 +93,10 @@ def run(
         reasons += preflight.absent_consumers(fleet, known)
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)
-        _tell_plan(work, known, say if as_json else print)
+        tell_moves(work, known, say if as_json else out)
         if (end := unless_yes(yes, "shardctl rebalance run", work, known)) is not None:
             return end
-        progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag)
+        progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag, watch=watch)
     if as_json:
         print_json(_report(progress, tally, seconds))
     else:
@@ -81,14 +104,10 @@ def run(
     for reason in progress.failed:
         say(f"error: {reason}")
     if interrupted and not progress.ended:
-        say(
-            f"stopped. Slots that have begun continue by themselves or wait; `shardctl rebalance run -f {file} --yes` continues."
-        )
         return EXIT_INTERRUPTED
     if not progress.complete:
         say("not every slot was handed over. Fix what is reported above and run it again: writes of these slots wait.")
         return EXIT_REFUSED
-    say(f"every slot is where the file says. Next: `shardctl rebalance finish -f {file}`.")
     return EXIT_DONE
 
 
@@ -99,6 +118,17 @@ def abort(
     as_json: JsonOption = False,
 ) -> int:
     """Begin no more slots, complete those that have begun, and close the rebalance as it is."""
+    code = close_half_done(file, yes=yes, database=database, as_json=as_json)
+    if code == EXIT_DONE:
+        say(
+            f"The file stays as it is. `shardctl rebalance plan --back -f {file}` leads back; "
+            f"`shardctl rebalance start -f {file}` continues."
+        )
+    return code
+
+
+def close_half_done(file: Path, *, yes: bool, database: Sequence[str] | None, as_json: bool = False) -> int:
+    """What `abort` does."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing, journal, opening, preflight
     from shardctl.shard.schema import RebalanceState
@@ -110,8 +140,8 @@ def abort(
         if not any(entry and entry.state == RebalanceState.OPEN for entry in entries):
             refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
         refuse(list(preflight.lacking_tables(known)))
-        tell: Callable[[str], None] = say if as_json else print
-        _tell_plan(work, known, tell)
+        tell: Callable[[str], None] = say if as_json else out
+        tell_moves(work, known, tell)
         tell("  slots that wait will not begin; those in flight will be completed")
         if (end := unless_yes(yes, "shardctl rebalance abort", work, known)) is not None:
             return end
@@ -129,19 +159,21 @@ def abort(
         say(f"not aborted yet: some slots are between two lanes. `shardctl rebalance abort -f {file} --yes` continues.")
         return EXIT_INTERRUPTED if interrupted else EXIT_REFUSED
     say(
-        f"aborted: {progress.arrived:,} slots are where the file says, {progress.waiting:,} where they were, and all are served. "
-        f"The file stays as it is. `shardctl rebalance plan --back -f {file}` leads back; `shardctl rebalance start -f {file}` "
-        "goes on."
+        f"aborted: {progress.arrived:,} slots are where the file says, {progress.waiting:,} where they were, and all are served."
     )
     return EXIT_DONE
 
 
 def _drive(
-    work: Work, *, parallel: int, max_lag: int | None, onward: bool = True
+    work: Work, *, parallel: int, max_lag: int | None, onward: bool = True, watch: Watch = lambda *_: None
 ) -> tuple[Progress, Stats, float, bool]:
     from google.auth.exceptions import DefaultCredentialsError
 
     from shardctl.rebalance import driver
+
+    def tell(progress: Progress, tally: Stats) -> None:
+        view.tell(progress, tally)
+        watch(progress, tally)
 
     started = time.monotonic()
     try:
@@ -157,7 +189,7 @@ def _drive(
                 parallel=parallel,
                 onward=onward,
                 hold=_LagGate(work.fleet, max_lag, asking),
-                tell=view.tell,
+                tell=tell,
                 interrupted=interrupted,
             )
     finally:
@@ -197,7 +229,8 @@ def _asked_to_end() -> Iterator[Event]:
         yield asked
 
 
-def _tell_plan(work: Work, known: dict[str, Known], tell: Callable[[str], None]) -> None:
+def tell_moves(work: Work, known: Mapping[str, Known], tell: Callable[[str], None]) -> None:
+    """How far a rebalance is, and what is left of it."""
     from shardctl.rebalance.summary import survey
 
     summary = survey(work.fleet, known)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardctl.cli.provision import pubsub_clients
+from shardctl.cli.rebalance.proposal import next_of
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
@@ -39,6 +41,25 @@ def start(
     database: DatabaseOption = None,
 ) -> int:
     """Open a planned rebalance, and put the next file in the file's place. Safe to run again."""
+    code = open_planned(file, following, max_lag=max_lag, yes=yes, database=database)
+    if code == EXIT_DONE:
+        say(
+            f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods "
+            f"are ready, `shardctl rebalance run -f {file}`."
+        )
+    return code
+
+
+def open_planned(
+    file: Path,
+    following: Path | None,
+    *,
+    max_lag: int | None,
+    yes: bool,
+    database: Sequence[str] | None,
+    tell: Callable[[str], None] = out,
+) -> int:
+    """What `start` does; `tell` hears its plan and each of its effects. Safe to run again, after a kill anywhere."""
     from shardctl import atomicfile, lockfile
     from shardctl.rebalance import opening, preflight
 
@@ -54,14 +75,14 @@ def start(
             reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)
             reasons += lag_reasons(wanted, max_lag)
         refuse(reasons)
-        _tell_plan(work, rebalance_of(work, known), file, source)
+        tell_opening(work, rebalance_of(work, known), file, source, tell)
         if (end := unless_yes(yes, "shardctl rebalance start", work, known)) is not None:
             return end
         opening.make_tables(wanted, work.urls)
         refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))
         for doubt in preflight.doubtful_tables(wanted, work.databases, work.known()):
             say(f"warning: {doubt}")
-        opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=print)
+        opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=tell)
     if source is not None:
         refuse_changed(file, (before, planned))
         if file.read_bytes() != planned:  # else another `start` has done it, or one that was killed after this step
@@ -71,10 +92,6 @@ def start(
             source.unlink(missing_ok=True)
         say(f"{file} now has the content of {source}; {before_of(file)} keeps the previous content.")
     lockfile.write(file, wanted)
-    say(
-        f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods are "
-        f"ready, `shardctl rebalance run -f {file}`."
-    )
     return EXIT_DONE
 
 
@@ -89,7 +106,7 @@ def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
 
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
-    path = following or file.with_name(f"{file.stem}.next{file.suffix}")
+    path = following or next_of(file)
     if following is None and not path.exists():
         if not fleet.rebalancing:
             raise UsageError(
@@ -105,19 +122,22 @@ def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
     return wanted, path
 
 
-def _tell_plan(work: Work, rebalance: str | None, file: Path, source: Path | None) -> None:
+def tell_opening(
+    work: Work, rebalance: str | None, file: Path, source: Path | None, tell: Callable[[str], None]
+) -> None:
+    """What `start` is going to do."""
     from shardctl.fleet import topology
     from shardctl.rebalance import handover
 
     fleet = work.fleet
-    out(f"rebalance {rebalance or '(new)'}:")
+    tell(f"rebalance {rebalance or '(new)'}:")
     for shard in handover.participating(fleet):
         subscriptions = (
             ", ".join(sub.id for sub in topology.subscriptions(fleet, shard)) or "none: it gives all its slots away"
         )
-        out(
+        tell(
             f"  {shard.name}: generation {shard.generation}, {len(shard.slots):,} slots; new subscriptions: {subscriptions}"
         )
-    out(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
+    tell(f"  journal in the databases of {', '.join(work.databases)}; no slot changes hands yet")
     if source is not None:
-        out(f"  {source} replaces {file}, which is kept as {before_of(file)}")
+        tell(f"  {source} replaces {file}, which is kept as {before_of(file)}")
