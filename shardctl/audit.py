@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, ShardctlError
+from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, EXIT_WAITING, ShardctlError
 from shardctl.printable import printable_json
 from shardctl.redaction import redacted
 
@@ -32,6 +32,7 @@ _RESULTS = {
     EXIT_REFUSED: "refused",
     EXIT_USAGE: "usage",
     EXIT_BUG: "bug",
+    EXIT_WAITING: "waiting",
     EXIT_INTERRUPTED: "interrupted",
 }
 

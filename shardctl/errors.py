@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shardctl.redaction import redacted
 
-EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_BUG, EXIT_WAITING, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 class ShardctlError(Exception):

@@ -1,6 +1,7 @@
 """The command line: `main` runs a verb and turns its outcome into an exit code. Each verb is a plain function in its module.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 refused, 2 usage or invalid file, 3 bug, 130 interrupted.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 refused, 2 usage or invalid file, 3 bug, 4 waiting for
+what others have to do, 130 interrupted.
 """
 
 from __future__ import annotations

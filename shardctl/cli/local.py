@@ -99,6 +99,7 @@ def up(
     feed = None
     try:
         with local:
+            local.follow(file)
             _tell_how_to_use(local, file)
             if load:
                 stream = Stream(fleet, None, entities, seed)

@@ -103,6 +103,7 @@ class LocalFleet:
         self._telling = threading.Lock()
         for shard in self.spec.shards:
             self._crew.make(self.spec, shard)
+        self._follows = ""
         self._coming: tuple[Shard, ...] = ()  # shards that have a database already, and nothing else
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -248,7 +249,12 @@ class LocalFleet:
             for consumer in replicas
         )
         databases = {shard.name: self.database_url(shard.name) for shard in (*self.spec.shards, *self._coming)}
-        return LocalFile(tuple(listed), databases)
+        return LocalFile(tuple(listed), databases, self._follows)
+
+    def follow(self, file: Path) -> None:
+        """Commands that look at the fleet see from now on that somebody applies what changes in this file."""
+        self._follows = str(file.resolve())
+        self.tell()
 
     def tell(self) -> None:
         """Write `local_file` to the path that the environment names, for commands that read the fleet."""

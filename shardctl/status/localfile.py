@@ -28,10 +28,14 @@ class LocalConsumer:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """`databases` are URLs by shard, with their passwords: the file is for our user alone."""
+    """`databases` are URLs by shard, with their passwords: the file is for our user alone.
+
+    `follows` is the `shards.yaml` whose changes are applied to the fleet; "" where none is followed.
+    """
 
     consumers: tuple[LocalConsumer, ...]
     databases: Mapping[str, str]
+    follows: str = ""
 
     def write(self, path: Path) -> None:
         """Replace an earlier file atomically. Raises FileError."""
@@ -40,6 +44,7 @@ class LocalFile:
                 {"name": consumer.name, "shard": consumer.shard, "url": consumer.url} for consumer in self.consumers
             ],
             "databases": dict(self.databases),
+            "follows": self.follows,
         }
         atomicfile.write(path, f"{json.dumps(content, indent=1)}\n".encode(), private=True)
 
@@ -49,7 +54,8 @@ def read(path: Path) -> LocalFile:
     try:
         content = json.loads(path.read_text())
         consumers = tuple(LocalConsumer(entry["name"], entry["shard"], entry["url"]) for entry in content["consumers"])
-        return LocalFile(consumers, {str(name): str(url) for name, url in content["databases"].items()})
+        urls = {str(name): str(url) for name, url in content["databases"].items()}
+        return LocalFile(consumers, urls, str(content.get("follows", "")))
     except OSError as error:
         raise LocalFileError(
             f"{path}: {error.strerror}. {VARIABLE} names it; has the fleet ended? Read the env file of the one that runs."

@@ -5,11 +5,12 @@ from __future__ import annotations
 import typer
 
 from shardctl.cli.rebalance.finish import finish
+from shardctl.cli.rebalance.go import go
 from shardctl.cli.rebalance.plan import plan
 from shardctl.cli.rebalance.run import abort, run
 from shardctl.cli.rebalance.start import start
 from shardctl.cli.rebalance.status import status
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes continue.")
-for _verb in (plan, start, run, status, abort, finish):
+for _verb in (go, plan, start, run, status, abort, finish):
     app.command()(_verb)

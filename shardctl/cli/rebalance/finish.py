@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from shardctl.rebalance.preflight import Known
 
 
+DrainedOption = Annotated[
+    bool,
+    typer.Option(
+        "--drained", help="Where the backlog of old subscriptions is unknown: I have checked, they are empty."
+    ),
+]
+
+
 def finish(
     file: FileOption = DEFAULT_FILE,
-    drained: Annotated[
-        bool,
-        typer.Option(
-            "--drained",
-            help="Where the backlog of old subscriptions is unknown: I have checked, they are empty.",
-        ),
-    ] = False,
+    drained: DrainedOption = False,
     yes: YesOption = False,
     database: DatabaseOption = None,
 ) -> int:

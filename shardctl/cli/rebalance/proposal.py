@@ -65,6 +65,11 @@ class Options:
     back: bool = False
     tolerance: str = "5%"
     min_gain: str = "2%"
+    level: bool = False  # what `plan` does where no change is named
+
+    @property
+    def names_a_change(self) -> bool:
+        return bool(self.add or self.remove or self.split or self.weights or self.by_load or self.back or self.level)
 
     def request(self, rates: Mapping[int, float] | None = None) -> Request:
         """`rates` are the measured ones, where load is what is levelled. Raises UsageError."""

@@ -75,9 +75,10 @@ def hand_over_all(
     yes: bool,
     database: Sequence[str] | None,
     as_json: bool = False,
+    tell: Callable[[str], None] = out,
     watch: Watch = lambda *_: None,
 ) -> int:
-    """What `run` does; `watch` sees each step of it."""
+    """What `run` does; `tell` hears its plan and its outcome, `watch` each of its steps."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import preflight
 
@@ -93,14 +94,14 @@ def hand_over_all(
         reasons += preflight.absent_consumers(fleet, known)
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)
-        tell_moves(work, known, say if as_json else out)
+        tell_moves(work, known, say if as_json else tell)
         if (end := unless_yes(yes, "shardctl rebalance run", work, known)) is not None:
             return end
         progress, tally, seconds, interrupted = _drive(work, parallel=parallel, max_lag=max_lag, watch=watch)
     if as_json:
         print_json(_report(progress, tally, seconds))
     else:
-        _print(progress, tally, seconds)
+        _print(progress, tally, seconds, tell)
     for reason in progress.failed:
         say(f"error: {reason}")
     if interrupted and not progress.ended:
@@ -127,8 +128,15 @@ def abort(
     return code
 
 
-def close_half_done(file: Path, *, yes: bool, database: Sequence[str] | None, as_json: bool = False) -> int:
-    """What `abort` does."""
+def close_half_done(
+    file: Path,
+    *,
+    yes: bool,
+    database: Sequence[str] | None,
+    as_json: bool = False,
+    tell: Callable[[str], None] = out,
+) -> int:
+    """What `abort` does; `tell` hears its plan."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing, journal, opening, preflight
     from shardctl.shard.schema import RebalanceState
@@ -140,7 +148,7 @@ def close_half_done(file: Path, *, yes: bool, database: Sequence[str] | None, as
         if not any(entry and entry.state == RebalanceState.OPEN for entry in entries):
             refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
         refuse(list(preflight.lacking_tables(known)))
-        tell: Callable[[str], None] = say if as_json else out
+        tell = say if as_json else tell
         tell_moves(work, known, tell)
         tell("  slots that wait will not begin; those in flight will be completed")
         if (end := unless_yes(yes, "shardctl rebalance abort", work, known)) is not None:
@@ -253,13 +261,13 @@ def _report(progress: Progress, tally: Stats, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print(progress: Progress, tally: Stats, seconds: float) -> None:
+def _print(progress: Progress, tally: Stats, seconds: float, tell: Callable[[str], None]) -> None:
     report = tally.as_json()
-    out(
+    tell(
         f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "
         f"{tally.flipped:,} changed generation; {tally.rows:,} rows copied."
     )
     if pause := report["pause_seconds"]:
-        out(f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s")
+        tell(f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s")
     if met := report["barrier_seconds"]:
-        out(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")
+        tell(f"a barrier was met within: p50 {met['p50']:.3f} s, p99 {met['p99']:.3f} s, at most {met['max']:.3f} s")

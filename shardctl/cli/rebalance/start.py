@@ -64,7 +64,7 @@ def open_planned(
     from shardctl.rebalance import opening, preflight
 
     before = file.read_bytes() if file.exists() else b""
-    wanted, source = _wanted(file, following)
+    wanted, source = planned_fleet(file, following)
     planned = source.read_bytes() if source is not None else before
     with work_on(wanted, database) as work, pubsub_clients() as (publisher, subscriber):
         known = work.known()
@@ -99,7 +99,7 @@ def before_of(file: Path) -> Path:
     return file.with_name(f"{file.stem}.before{file.suffix}")
 
 
-def _wanted(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
+def planned_fleet(file: Path, following: Path | None) -> tuple[Fleet, Path | None]:
     """The transitional fleet, and its file unless that is in place already."""
     from shardctl import lockfile
     from shardctl.fleet.load import load_fleet

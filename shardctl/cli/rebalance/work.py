@@ -64,18 +64,26 @@ def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
     """Raises UsageError where the file isn't transitional, ProvisionError where a database's URL is lacking."""
     from shardctl.provision import database_urls
     from shardctl.rebalance import handover, preflight
-    from shardctl.shard import database as databases
 
     if reasons := list(preflight.not_transitional(fleet)):
         raise preflight.PreflightError(reasons)
     taking_part = fleet.model_copy(update={"shards": handover.participating(fleet)})
     urls = database_urls(taking_part, given_urls(database or ()), os.environ, "the others aren't needed")
+    with work_with(fleet, urls) as work:
+        if reasons := list(preflight.shared_databases(work.databases)):
+            raise preflight.PreflightError(reasons)
+        yield work
+
+
+@contextmanager
+def work_with(fleet: Fleet, urls: Mapping[str, str]) -> Iterator[Work]:
+    """On these databases alone, whichever shards they are of."""
+    from shardctl.shard import database as databases
+
     with ExitStack() as ending:
         engines = {name: databases.connect(url) for name, url in urls.items()}
         for engine in engines.values():
             ending.callback(engine.dispose)
-        if reasons := list(preflight.shared_databases(engines)):
-            raise preflight.PreflightError(reasons)
         yield Work(fleet, urls, engines)
 
 

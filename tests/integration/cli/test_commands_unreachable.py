@@ -46,6 +46,7 @@ ASKING = {
     "parked show": ("parked show k --json", "database"),
     "parked release": ("parked release --all --json", "database"),
     "parked drop": ("parked drop k --yes --json", "database"),
+    "rebalance go": ("rebalance go --yes --json", "database"),
     "rebalance start": ("rebalance start --next next.yaml", "database"),
     "rebalance run": ("rebalance run --json", "database"),
     "rebalance status": ("rebalance status --json", "database"),
@@ -60,6 +61,7 @@ ALSO = [
     ("deadletter show k --parked --json", "database"),
     ("deadletter replay --parked --all --json", "database"),
     ("deadletter drop --parked k --yes --json", "database"),
+    ("rebalance go --by-load --yes", "database"),
     ("rebalance plan --by-load -o next.yaml", "database"),
 ]
 LOOKING = {"status"}

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from rebalance_kit import World
+from rebalance_kit import World, running_broker
+from site_kit import Site
 
 
 def _made(folder, *steps):
@@ -56,3 +57,24 @@ def announced(announced_folder, tmp_path):
 @pytest.fixture
 def done(done_folder, tmp_path):
     yield from _copy(done_folder, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def host():
+    with running_broker() as host:
+        yield host
+
+
+_projects = iter(range(1_000))
+
+
+@pytest.fixture
+def site(fresh, host, tmp_path, monkeypatch, capsys):
+    world = fresh
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
+    for name in ("s0", "s1", "s2"):
+        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", world.url(name))
+    site = Site(world, f"project-{next(_projects):03}", capsys)
+    yield site
+    site.close()

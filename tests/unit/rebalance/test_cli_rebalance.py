@@ -5,116 +5,19 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fleets import text
-from google.api_core.exceptions import NotFound
-from google.cloud import pubsub_v1
-from rebalance_kit import AFTER, BEFORE, BITS, running_broker
-from sqlalchemy import insert
+from rebalance_kit import AFTER
 
 from shardctl import lockfile
 from shardctl.cli import main
 from shardctl.fleet.load import load_fleet
-from shardctl.provision import provision_pubsub
-from shardctl.rebalance import closing, driver, journal, opening
-from shardctl.shard import lanes
+from shardctl.rebalance import closing, driver, opening
 from shardctl.shard.database import writing
-from shardctl.shard.lanes import Met
-from shardctl.shard.schema import LaneState, RebalanceState, replicas
-from shardctl.wire import barrier
+from shardctl.shard.schema import LaneState, RebalanceState
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def host():
-    with running_broker() as host:
-        yield host
-
-
-class Site:
-    """A folder with the files, databases and a broker of its own project, and the command line in it."""
-
-    def __init__(self, world, project, capsys):
-        self.world, self.project, self._capsys = world, project, capsys
-        self.publisher, self.subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
-        self.file, self.next = Path("shards.yaml"), Path("shards.next.yaml")
-        self.file.write_text(self.text(BEFORE))
-        self.next.write_text(self.text(AFTER))
-        self.settled = load_fleet(self.file)
-        provision_pubsub(self.settled, self.publisher, self.subscriber)
-        self._ending = threading.Event()
-        self._consumers = threading.Thread(target=self._consume)
-        self.deaf = False
-
-    def text(self, shards):
-        return text(shards, slot_bits=BITS).replace("my-project", self.project)
-
-    def __call__(self, *arguments):
-        code = main(["rebalance", *map(str, arguments)])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    def consume(self):
-        """From now on there are consumers of both generations."""
-        for name, generations in (("s0", "1,2"), ("s1", "1,2"), ("s2", "1")):
-            with writing(self.world.own[name]) as connection:
-                connection.execute(insert(replicas).values(replica=name, generations=generations))
-        self._consumers.start()
-
-    def _consume(self):
-        while not self._ending.wait(0.02):
-            for shard in ("s0", "s1"):
-                name = f"projects/{self.project}/subscriptions/orders-{shard}-g1"
-                request = {"subscription": name, "max_messages": 100, "return_immediately": True}
-                with suppress(NotFound):  # once `finish` has deleted it
-                    for received in self.subscriber.pull(request=request).received_messages if not self.deaf else ():
-                        self._meet(received.message)
-                        self.subscriber.acknowledge(subscription=name, ack_ids=[received.ack_id])
-
-    def _meet(self, message):
-        met = barrier.read(message.attributes)
-        time_us = int(message.publish_time.timestamp() * 1e6)
-        with writing(self.world.own[met.shard]) as connection:
-            lanes.leave(connection, [Met(int(message.ordering_key, 2), met.token, time_us)], met.generation)
-
-    def subscriptions(self):
-        found = self.subscriber.list_subscriptions(project=f"projects/{self.project}")
-        return {each.name.rpartition("/")[2] for each in found}
-
-    def journal(self):
-        found = {}
-        for name, engine in self.world.own.items():
-            with engine.connect() as connection:
-                if engine.dialect.has_table(connection, "shardctl_rebalances"):
-                    found[name] = ", ".join(str(entry.state) for entry in journal.read(connection).values())
-        return {name: states for name, states in found.items() if states}
-
-    def close(self):
-        self._ending.set()
-        if self._consumers.is_alive():
-            self._consumers.join()
-        self.publisher.stop()
-        self.subscriber.close()
-
-
-_projects = iter(range(1_000))
-
-
-@pytest.fixture
-def site(fresh, host, tmp_path, monkeypatch, capsys):
-    world = fresh
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
-    for name in ("s0", "s1", "s2"):
-        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", world.url(name))
-    site = Site(world, f"project-{next(_projects):03}", capsys)
-    yield site
-    site.close()
 
 
 def test_a_rebalance_from_its_start_to_its_finish(site):

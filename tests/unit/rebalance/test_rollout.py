@@ -1,0 +1,78 @@
+"""How a command waits for what others have to do. Time is a number that sleeping adds to."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from shardctl.cli.rebalance.rollout import ApplyError, Patience, Rollout, command_by_hand, rollout_of
+
+
+class Time:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def waited(*reasons, at_most=None):
+    """How a wait ends whose looks find these reasons one after the other, and what was said: seconds and reasons."""
+    time, looks, said = Time(), iter(reasons), []
+    ended = Patience(at_most, time, time.sleep).until(
+        lambda: next(looks), lambda why, seconds: said.append((seconds, *why))
+    )
+    return ended, said
+
+
+def test_nothing_to_wait_for_is_not_talked_of():
+    assert waited([]) == (True, [])
+
+
+def test_a_wait_is_told_at_once_and_when_its_reasons_change():
+    assert waited(["a", "b"], ["a", "b"], ["b"], []) == (True, [(0.0, "a", "b"), (2.0, "b")])
+
+
+def test_a_wait_is_never_silent_for_long_nor_talkative_for_hours():
+    ended, said = waited(*[["a"]] * 7200, [])
+    assert ended
+    moments = [seconds for seconds, _ in said]
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert max(pauses) <= 60
+    assert pauses[0] == 5
+    assert len(said) < 160
+
+
+@pytest.mark.parametrize("at_most", [0.0, 3.0])
+def test_a_wait_ends_in_time_and_says_what_was_lacking_to_the_end(at_most):
+    ended, said = waited(*[["a"]] * 100, at_most=at_most)
+    assert not ended
+    assert said[-1] == (at_most, "a")
+
+
+def test_what_has_come_at_the_last_look_has_come():
+    assert waited(["a"], ["a"], [], at_most=2.0)[0]
+
+
+@pytest.mark.parametrize(
+    ("apply", "by_hand"),
+    [("", True), ("none", False), ("kubectl apply -f x", False)],
+    ids=["nobody", "none", "command"],
+)
+def test_who_applies(monkeypatch, apply, by_hand):
+    monkeypatch.delenv("SHARDCTL_LOCAL_FLEET", raising=False)
+    assert rollout_of(Path("shards.yaml"), apply).by_hand == by_hand
+
+
+def test_the_command_by_hand_can_be_pasted():
+    assert command_by_hand(Path("my shards.yaml")) == (
+        "shardctl render -f 'my shards.yaml' | kubectl apply --server-side -f -"
+    )
+
+
+def test_a_command_that_fails_is_an_error_that_says_how_to_go_on():
+    with pytest.raises(ApplyError, match=r"exit code 3.*`shardctl rebalance go` continues"):
+        Rollout("exit 3").apply()
