@@ -17,10 +17,6 @@ pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 ELSEWHERE = ("pip install", "kubectl", "provision")
-WAITED_FOR = {
-    "shardctl rebalance plan": "adds s2",
-    "shardctl rebalance start": "changed and is applied",
-}  # as the page says
 
 
 def blocks() -> list[str]:
@@ -50,7 +46,7 @@ class Terminals:
         source = "for file in build/run-*/env; do [ ! -e $file ] || . $file; done\n"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", source + block],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=10 * PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -83,13 +79,9 @@ def test_every_command_of_the_page_works(terminals):
                 terminals.stay(line, r"http://127\.0\.0\.1:\d+/#")
             else:
                 terminals.run(line)
-                if line.startswith(tuple(WAITED_FOR)):
-                    said = next(says for command, says in WAITED_FOR.items() if line.startswith(command))
-                    assert wait_until(
-                        lambda said=said: said in (terminals.folder / "0.log").read_text(), PATIENCE_SECONDS
-                    ), said
             run.append(line)
-    assert len(run) >= 12
+    assert len(run) >= 9
+    assert "rebalance go" in "".join(run)
     assert "customer" in terminals.run("shardctl verify -f tiny.yaml")
     assert "s2" in (terminals.folder / "tiny.yaml").read_text()
 

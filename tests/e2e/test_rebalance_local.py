@@ -169,6 +169,39 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     assert "ended unexpectedly" not in up.log.read_text()
 
 
+@pytest.mark.proof
+def test_one_command_beside_up_is_killed_on_the_way_and_comes_to_its_end(terminals, tmp_path):
+    up, file = terminals.up, tmp_path / "shards.yaml"
+    fleet = load_fleet(file)
+    feed = Feed(fleet, terminals.environment()["PUBSUB_EMULATOR_HOST"], Stream(fleet, None, 300), writes_per_second=100)
+    feed.start()
+    killed = terminals.start("rebalance", "go", "--add", "s2", "--yes")
+    assert wait_until(
+        lambda: ("s2" in terminals.databases() and terminals.slots("left") > 0) or killed.poll() is not None,
+        PATIENCE_SECONDS,
+    )
+    killed.kill()
+    said = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, said
+    assert load_fleet(file).rebalancing
+
+    held = terminals.run("rebalance", "go", "--yes", "--hold", "1h", "--no-wait", "--json", code=4)
+    assert "hold" in {json.loads(line)["step"] for line in held.splitlines()}
+    terminals.run("rebalance", "go", "--add", "s2", "--yes")
+    assert up.says(r"(?s)is applied.*shards\.yaml changed and is applied: consumers of s0, s1\n"), up.log.read_text()
+    feed.stop()
+    settled = load_fleet(file)
+    assert not settled.rebalancing
+    assert {shard.name for shard in settled.shards} == {"s0", "s1", "s2"}
+    terminals.run("rebalance", "go", "--add", "s2", "--yes")  # it is known that this is done
+    terminals.run("verify")
+    applied = len(feed.writes)
+    assert wait_until(lambda: sum(map(inbox_rows, terminals.databases().values())) >= applied, PATIENCE_SECONDS)
+    verdict = verify(settled, feed.writes, terminals.databases())
+    assert verdict.ok, "\n".join(map(str, verdict.findings[:20]))
+    assert "ended by itself" not in up.log.read_text()
+
+
 def inbox_rows(url: str) -> int:
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         return connection.execute("SELECT count(*) FROM shardctl_inbox").fetchone()[0]

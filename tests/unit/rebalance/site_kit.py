@@ -1,6 +1,7 @@
 """A folder with a fleet's files, SQLite databases and a broker of its own project; a thread plays the consumers."""
 
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from fleets import text
 from google.api_core.exceptions import NotFound
 from google.cloud import pubsub_v1
 from rebalance_kit import AFTER, BEFORE, BITS
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, func, insert, update
 
 from shardctl.cli import main
 from shardctl.fleet import topology
@@ -20,6 +21,8 @@ from shardctl.shard.database import writing
 from shardctl.shard.lanes import Met
 from shardctl.shard.schema import replicas
 from shardctl.wire import barrier
+
+REPORT_SECONDS = 5.0
 
 
 class Site:
@@ -36,6 +39,7 @@ class Site:
         self._ending = threading.Event()
         self._consumers = threading.Thread(target=self._consume)
         self.deaf = False
+        self._reading, self._reported_at = set(), time.monotonic()
 
     def text(self, shards):
         return text(shards, slot_bits=BITS).replace("my-project", self.project)
@@ -61,12 +65,14 @@ class Site:
 
     def read(self, name, generations):
         """The consumer of this shard reports that it reads these generations."""
+        self._reading.add(name)
         with writing(self.world.own[name]) as connection:
             connection.execute(delete(replicas))
             connection.execute(insert(replicas).values(replica=name, generations=generations))
 
     def _consume(self):
         while not self._ending.wait(0.02):
+            self._stay_present()
             for lane in ("s0-g1", "s0-g2", "s1-g1", "s1-g2", "s2-g1"):
                 name = f"projects/{self.project}/subscriptions/orders-{lane}"
                 request = {"subscription": name, "max_messages": 100, "return_immediately": True}
@@ -74,6 +80,15 @@ class Site:
                     for received in self.subscriber.pull(request=request).received_messages if not self.deaf else ():
                         self._meet(received.message)
                         self.subscriber.acknowledge(subscription=name, ack_ids=[received.ack_id])
+
+    def _stay_present(self):
+        """As consumers do: a reader that is silent for a minute counts as gone."""
+        if time.monotonic() - self._reported_at < REPORT_SECONDS:
+            return
+        self._reported_at = time.monotonic()
+        for name in tuple(self._reading):
+            with writing(self.world.own[name]) as connection:
+                connection.execute(update(replicas).values(seen_time=func.now()))
 
     def _meet(self, message):
         met = barrier.read(message.attributes)
