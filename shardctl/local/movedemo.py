@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections import Counter
@@ -13,12 +14,15 @@ from typing import Any, Protocol
 from shardctl.broker.faults import Faults
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
+from shardctl.fleet.load import load_fleet
 from shardctl.fleet.spec import Fleet
 from shardctl.local import demo, history, oracle, slotmap
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import POLL_SECONDS, LocalFleet, new_folder
+from shardctl.local.follow import Watched, next_file
 from shardctl.local.load import Stream
 from shardctl.local.moving import Moving
+from shardctl.local.onecommand import OneCommand, moment_of, progress_of
 from shardctl.local.oracle import Verdict
 from shardctl.local.pauses import Effect, Pauses, Times
 from shardctl.local.slotmap import SlotMap
@@ -27,6 +31,7 @@ from shardctl.rebalance.run import Progress
 BEFORE_SECONDS, AFTER_SECONDS = 6.0, 2.0  # of load with nothing else going on
 DRAIN_SECONDS = 60.0
 LOOK_SECONDS = 0.5
+HOLD = "1h"  # longer than it takes to measure what only the sources' copies tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,10 @@ class _Show:
         self.seconds: dict[str, float] = {}
         self.subscriptions: dict[str, dict[str, Any]] = {}  # their last known state; of deleted ones, the state before
         self._looked = 0.0
+        self.file = local.directory / "shards.yaml"
+        self.file.write_text(json.dumps(local.spec.model_dump(mode="json", exclude_defaults=True), indent=1))
+        self._watched, self._next = Watched(self.file), Watched(next_file(self.file), new=True)
+        local.follow(self.file)
 
     def run(self) -> Report:
         self.feed.start()
@@ -148,36 +157,58 @@ class _Show:
         return self._report(verdict, effect, before, after)
 
     def _move(self) -> tuple[Times, SlotMap, SlotMap]:
+        """By one command, which is killed once every slot has moved: what that took is measured before it finishes."""
         moving, quiet = self.moving, time.time()
         self._pass(BEFORE_SECONDS)
-        opened = self._step("start", moving.open)
-        before = self._map()
-        self.watch.slots(before, "before")
-        self.watch.done(
-            f"{', '.join(moving.new)} added: {moving.plan.moved:,} slots are to move, {moving.plan.minimum:,} at least"
-        )
-        self._step("roll", moving.roll)
-        self.watch.done("consumers replaced one by one: they read both generations now")
-        began = self._step("run", lambda: moving.run(self._show_move))
-        after = self._map()
-        self.watch.slots(after, "after")
-        self.watch.done(f"{after.moved_since(before):,} slots handed over while writes went on")
-        return Times(quiet, opened, began, began + self.seconds["run"]), before, after
+        go = self._go("--add", moving.new[0], "--like", moving.plan.before.shards[0].name, "--hold", HOLD)
+        try:
+            opened = self._until(go, "start", "begun")
+            started = self._until(go, "start", "done")
+            before = self._map()
+            self.watch.slots(before, "before")
+            self.watch.done(
+                f"{', '.join(moving.new)} added: {moving.plan.moved:,} slots are to move, {moving.plan.minimum:,} at least"
+            )
+            began = self._until(go, "run", "begun")
+            self.watch.done("consumers replaced one by one: they read both generations now")
+            ended = self._until(go, "run", "done")
+            after = self._map()
+            self.watch.slots(after, "after")
+            self.watch.done(f"{after.moved_since(before):,} slots handed over while writes went on")
+            self._until(go, "hold", "begun")
+        finally:
+            go.kill()
+        self.seconds |= {"start": started - opened, "roll": began - started, "run": ended - began}
+        return Times(quiet, opened, began, ended), before, after
 
     def _finish(self) -> None:
+        """By the same command, run again."""
         self._pass(AFTER_SECONDS)
         self.subscriptions |= self.local.subscriptions()
-        self._step("finish", self.moving.finish)
+        go = self._go()
+        try:
+            began = self._until(go, "finish", "begun")
+            self.seconds["finish"] = self._until(go, "finish", "done") - began
+        finally:
+            go.kill()  # what was left was to say so
+        while self.local.spec.rebalancing:
+            self._pass(POLL_SECONDS)
         self.watch.done("moved rows and old subscriptions deleted, consumers replaced again")
         self._pass(AFTER_SECONDS)
 
-    def _step(self, name: str, call: Any) -> float:
-        """Run a step and record its duration; returns its start, in seconds since 1970."""
-        began = time.time()
-        call()
-        self.seconds[name] = time.time() - began
-        self._look_after()
-        return began
+    def _go(self, *arguments: str) -> OneCommand:
+        return OneCommand(self.local.directory, self.file, self.local.environment(), *arguments)
+
+    def _until(self, go: OneCommand, step: str, state: str) -> float:
+        """Look after everything until the command has come so far; when it had, in seconds since 1970."""
+        while True:
+            for event in go.events():
+                if event["state"] == "progress":
+                    self._show_move(progress_of(event))
+                if (event["step"], event["state"]) == (step, state):
+                    return moment_of(event)
+            self._look_after()
+            time.sleep(POLL_SECONDS)
 
     def _pass(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -191,8 +222,19 @@ class _Show:
         for consumer in self.local.revive():
             self.watch.warn(f"{consumer.name} ended unexpectedly (see {consumer.log_file}); restarted")
 
+        self._follow()
+
+    def _follow(self) -> None:
+        """As `shardctl up` does. A new database keeps the history of its rows before the file brings consumers to it."""
+        if self._next.changed():
+            fleet = load_fleet(self._next.path)
+            for name in self.local.prepare(fleet):
+                self.moving.databases[name] = self.local.database_url(name)
+                history.keep(fleet, fleet.shard(name), self.moving.databases[name])
+        if self._watched.changed():
+            self.local.apply(load_fleet(self.file))
+
     def _show_move(self, progress: Progress) -> None:
-        self._look_after()
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             self.watch.moving(self._map(), progress)

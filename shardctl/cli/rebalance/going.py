@@ -21,7 +21,7 @@ PROGRESS_SECONDS = 0.5  # between two lines of JSON
 
 
 class Going:
-    """`tell` is for what the steps print: data for a person, talk where stdout is for JSON."""
+    """`tell` is for what the steps print: data on stdout, or messages on stderr where stdout is for JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json

@@ -30,7 +30,7 @@ from shardctl.cli.terminal import say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE, EXIT_WAITING
 
 MOVES = (
-    "This opens the rebalance, moves the slots while writes go on, and then deletes old subscriptions and the copies of moved "
+    "This opens the rebalance, moves the slots while writes continue, and then deletes old subscriptions and the copies of moved "
     "rows that the sources keep."
 )
 
@@ -47,7 +47,7 @@ class Terms:
 
 
 class Journey:
-    """`given` are database URLs by shard. The steps stand in order: each ends it with an exit code, or gives None: go on."""
+    """`given` are database URLs by shard. The steps stand in order: each ends it with an exit code, or gives None: the next one follows."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Journey:
         if self._rollout.by_hand:
             say(f"Apply the file: `{command_by_hand(self._file)}`.")
             if not at_a_terminal():
-                say("rollout: no terminal and no --apply, so this waits no further. No slot has moved; writes go on.")
+                say("rollout: no terminal and no --apply, so this stops here. No slot has moved; writes continue.")
                 return EXIT_WAITING
         self._apply()
         return self._wait("rollout", left.missing_readers) or self._ended("rollout", EXIT_DONE)
@@ -133,7 +133,7 @@ class Journey:
     def _run(self, left: Remaining) -> int | None:
         if not left.to_move():
             return None
-        self._going.begins("run", "slots change hands, a few at a time; writes go on")
+        self._going.begins("run", "slots change hands, a few at a time, while writes continue")
         code = hand_over_all(
             self._file,
             parallel=self._terms.parallel,

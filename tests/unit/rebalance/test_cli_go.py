@@ -132,10 +132,10 @@ def test_a_command_that_fails_is_a_failure(go, site):
         (["--add", "s3"], 2, "it adds s2"),
         (["--level"], 2, "it adds s2, and these options give another plan"),
         (["--add", "s2", "--tolerance", "50%"], 2, "give another plan"),
-        (["--add", "s2", "--by-load"], 4, "waits no further"),
+        (["--add", "s2", "--by-load"], 4, "so this stops here"),
         (["--add", "s3", "--by-load"], 2, "it adds s2"),
-        (["--add", "s2"], 4, "waits no further"),
-        ([], 4, "waits no further"),
+        (["--add", "s2"], 4, "so this stops here"),
+        ([], 4, "so this stops here"),
     ],
 )
 def test_an_open_rebalance_is_continued_and_no_other_begun(go, site, arguments, code, said):
