@@ -61,6 +61,8 @@ def progress_of(event: Mapping[str, Any]) -> Progress:
         settling=0,
         barriers=0,
         copying=event["copying"],
+        preparing=0,
+        catching_up=0,
         failed=(),
         trouble=tuple(event["trouble"]),
         ended=False,

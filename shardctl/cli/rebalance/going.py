@@ -56,7 +56,7 @@ class Going:
                 "progress",
                 slots=progress.total,
                 handed_over=progress.arrived,
-                copying=progress.copying,
+                copying=progress.preparing + progress.copying,
                 trouble=[*progress.trouble, *progress.failed],
             )
 

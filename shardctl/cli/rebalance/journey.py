@@ -47,7 +47,10 @@ class Terms:
 
 
 class Journey:
-    """`given` are database URLs by shard. The steps stand in order: each ends it with an exit code, or gives None: the next one follows."""
+    """`given` are database URLs by shard.
+
+    The steps stand in order. Each ends the journey with an exit code, or gives None: the next one follows.
+    """
 
     def __init__(
         self,
