@@ -106,7 +106,7 @@ class Executor(Hooks):
 
     run_class: type[Run] = Run
     row_copy = staticmethod(copying.row_copy)
-    bases: type[Bases] = Bases
+    bases: type[Bases] | None = Bases  # None: each slot is copied in its pause
 
     def __init__(self, world: Surroundings, process: Process, fleet: Fleet, manners: Manners, seed: str) -> None:
         self._world, self.process, self._fleet, self._manners = world, process, fleet, manners
@@ -148,7 +148,7 @@ class Executor(Hooks):
             clock=world.loop.time,
             parallel=2,
             onward=onward,
-            bases=self.bases(self._fleet, self._engines, rebalance, few_rows=0),
+            bases=self.bases and self.bases(self._fleet, self._engines, rebalance, few_rows=0),
         )
         began = world.loop.time()
         while True:

@@ -16,12 +16,14 @@ from consumer.replica.handle import Handled, Handler
 from consumer.store.fence import Fence, Lanes
 from consumer.store.transaction import Outcome, Passed, Store
 from shardctl.rebalance import closing, copying, journal
-from shardctl.rebalance.handover import HandOver, Stage
+from shardctl.rebalance.bases import Bases, Round
+from shardctl.rebalance.handover import HandOver, Place, Stage
+from shardctl.rebalance.rows.delta import read_log
 from shardctl.rebalance.run import Progress, Run
 from shardctl.rebalance.tracker import InHand
 from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
-from shardctl.shard.lanes import Met
+from shardctl.shard.lanes import Lane, Met
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.wire.message import Encoded
 from tests.sim.broker import Habits
@@ -201,6 +203,8 @@ def _with_copy(after: Callable[[Connection, HandOver], None]) -> Parts:
     """Something is done to what was copied, and nobody checks it."""
 
     class Mutant(Executor):
+        bases = None
+
         @staticmethod
         def row_copy(fleet: Any) -> copying.Copy:
             real = copying.row_copy(fleet)
@@ -237,6 +241,8 @@ def _forgets_fingerprints(connection: Connection, of: HandOver) -> None:
 class KeepsLeftovers(Executor):
     """Parked messages that the slot left behind when it was here last are taken for present ones."""
 
+    bases = None
+
     @staticmethod
     def row_copy(fleet: Any) -> copying.Copy:
         real = copying.row_copy(fleet)
@@ -254,6 +260,30 @@ class KeepsLeftovers(Executor):
             return rows
 
         return copy
+
+
+class ForgetsRounds(Bases):
+    """Changes are taken off the log and not brought over."""
+
+    def catch_up(self, of: HandOver, source: Place) -> Round | None:
+        with snapshot(self._databases[source.shard]) as out:
+            log = read_log(out, of.slot, 0, 1_000)
+        self._forget(source, log.positions)
+        return Round(0)
+
+
+class ForgetsTheLastRound(Bases):
+    """The slot becomes active as its base was."""
+
+    def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
+        return None if left.log is None else 0
+
+
+def _with_bases(kind: type[Bases]) -> Parts:
+    class Mutant(Executor):
+        bases = kind
+
+    return Parts(executor=Mutant)
 
 
 def _with_run(kind: type[Run]) -> Parts:
@@ -413,6 +443,8 @@ MUTANTS = {
     "leaves fingerprints behind": Mutant(_with_copy(_forgets_fingerprints), 100),
     "leaves what is parked behind": Mutant(_with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, small),
     "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10),
+    "forgets what it brings over": Mutant(_with_bases(ForgetsRounds), 10),
+    "forgets the last of it": Mutant(_with_bases(ForgetsTheLastRound), 10),
     "brings a deleted row back": Mutant(_with_copy(_as_it_was_before), 10),
     "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, _there_and_back),
     "publishes barriers before due": Mutant(_with_run(BarrierBeforeDue), 5),
