@@ -25,8 +25,8 @@ class Delivery:
 
     `publish_time_us` is the service's publish time in microseconds since 1970. `fault` says why the write can never succeed;
     `body` and `row` are the sink's, set when it accepts the write. `dead_lettered` is set once the dead-letter topic has it.
-    `lane` is the slot in the generation of the subscription that it came by. `identity` and `fingerprint` are those of
-    `shardctl.wire.identity`; a `keyless` write has the id of the message that carried it first as its `idempotency_key`.
+    `lane` is the slot in the generation of the subscription that it came by. `identity`, one `in_slot`, and `fingerprint` are
+    those of `shardctl.wire.identity`; a `keyless` write has the id of the message that carried it first as its `idempotency_key`.
     """
 
     ack_id: str
@@ -82,6 +82,8 @@ def decode(received: Any, subscription: str, generation: int, config: ShardConfi
         _read_attributes(delivery, message.attributes, config)
     except PermanentError as fault:
         delivery.fault = fault
+    if delivery.slot != NO_SLOT:
+        delivery.identity = identity.in_slot(delivery.identity, delivery.slot)
     return delivery
 
 

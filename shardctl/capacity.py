@@ -45,8 +45,8 @@ class Cost:
 # batch_cpu_us and message_cpu_us of `python -m bench.pipeline --rate 100 --rate 500 --rate 1000`; committed_p50_ms of
 # `python -m bench.latency`.
 MEASURED = Cost(batch_cpu_seconds=0.004_1, message_cpu_seconds=0.000_24, batch_seconds=0.009)
-# inbox_bytes_per_row of `python -m bench.pipeline --rate 500 --inbox-rows 3000000`: with indexes, routing keys of 14 characters.
-INBOX_BYTES_PER_WRITE = 224
+# disordered_bytes of `python -m bench.inbox`: with indexes, as writes of many producers arrive.
+INBOX_BYTES_PER_WRITE = 112
 
 # --------------------------------------------------------------------------------------------------------------------------------
 

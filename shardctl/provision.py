@@ -6,6 +6,7 @@ First a plan, then its execution: a dry run is the plan alone. Running it again 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -239,25 +240,25 @@ def _execute(step: Step, publisher: Any, subscriber: Any) -> None:
 def provision_database(
     fleet: Fleet, shard: Shard, url: str, upgraded: Callable[[str, int], None] = lambda _, __: None
 ) -> Step:
+    """`make_tables`, then `move_old_rows`. Safe to run again. Raises ProvisionError, which never shows the password."""
+    step = make_tables(fleet, shard, url)
+    move_old_rows(shard, url, upgraded)
+    return step
+
+
+def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
     """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
 
-    What 0.1.0 made is upgraded first: `upgraded` is called with each table and the number of its upgraded rows.
-
+    What 0.1.0 made is upgraded first, but for the rows of its inbox: consumers may run from now on, and `move_old_rows` is next.
     While slots move, a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from shardctl.shard import database, schema
+    from shardctl.shard import schema, upgrade
     from shardctl.shard.keys import given_out
 
-    rewritten = _upgrade(shard, url, upgraded)
-    try:
-        engine = database.connect(url)
-    except database.DatabaseError as error:
-        raise ProvisionError(f"shard {shard.name}: {error}") from error
-    name = f"{shard.name} at {redacted_value(engine.url.render_as_string(hide_password=True))}"
-    try:
+    with _database_of(shard, url) as engine:
+        name = f"{shard.name} at {redacted_value(engine.url.render_as_string(hide_password=True))}"
+        rewritten = upgrade.begin(engine)
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
         with engine.connect() as connection:
@@ -266,17 +267,25 @@ def provision_database(
             raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
         schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
         made = tuple(sorted(_tables(engine) - before))
-    except SQLAlchemyError as error:
-        raise ProvisionError(f"database of shard {name}: {error.__cause__ or error}") from error
-    finally:
-        engine.dispose()
     if rewritten:
         return Step("update", "database", name, (*rewritten, *made))
     return Step("create" if made else "identical", "database", name, made)
 
 
-def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> tuple[str, ...]:
-    """Upgrade tables of 0.1.0 to this version; returns their names."""
+def move_old_rows(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
+    """Move the rows of 0.1.0's inbox into this version's; whether there were any. Safe to run again, and beside consumers.
+
+    `upgraded` hears of the table, and of how many of its rows are done. Raises ProvisionError.
+    """
+    from shardctl.shard import upgrade
+
+    with _database_of(shard, url) as engine:
+        return upgrade.finish(engine, upgraded)
+
+
+@contextmanager
+def _database_of(shard: Shard, url: str) -> Iterator[Any]:
+    """An engine on the shard's database; what goes wrong comes out as ProvisionError."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl.shard import database, upgrade
@@ -286,9 +295,9 @@ def _upgrade(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> tu
     except database.DatabaseError as error:
         raise ProvisionError(f"shard {shard.name}: {error}") from error
     try:
-        return upgrade.upgrade(engine, upgraded)
+        yield engine
     except SQLAlchemyError as error:
-        name = engine.url.render_as_string(hide_password=True)
+        name = redacted_value(engine.url.render_as_string(hide_password=True))
         raise ProvisionError(f"database of shard {shard.name} at {name}: {error.__cause__ or error}") from error
     except (database.DatabaseError, upgrade.UpgradeError) as error:
         raise ProvisionError(f"shard {shard.name}: {error}") from error

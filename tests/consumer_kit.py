@@ -108,7 +108,7 @@ def raw(
     slot = slot_of(key, SLOT_BITS) if slot is None else slot
     message = PubsubMessage.pb(PubsubMessage(data=data, attributes={"message_type": kind}, message_id=f"m{number}"))
     name = ident or f"m{number}"
-    its_identity = keyed(kind, name) if ident else keyless(name)
+    its_identity = keyed(kind, name, slot) if ident else keyless(name, slot)
     made = Delivery(
         f"ack{number}", "projects/test-project/subscriptions/shop-s0-g1", message, f"m{number}", 1_700_000_000_123_456,
         len(data), 0.0, slot, key, kind, operation, name, its_identity, identity.fingerprint(operation, key, data),

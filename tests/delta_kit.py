@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from names_kit import keyed
-from rowcopy_kit import FLEET, MOMENT, THING, Side
+from rowcopy_kit import FLEET, THING, Side
 from sqlalchemy import delete, insert, select, update
 
 from shardctl.fleet.load import fleet_from
@@ -120,13 +120,13 @@ class Changing:
         return [changes.of_routing_key(slot, name)]
 
     def record(self, connection: Any, slot: int, name: str) -> list[Change]:
-        key = keyed("thing", f"{name}{self.draw.randrange(5)}")
+        key = keyed("thing", f"{name}{self.draw.randrange(5)}", slot)
         its = (schema.inbox.c.slot == slot) & (schema.inbox.c.identity == key)
         connection.execute(delete(schema.inbox).where(its))
         if self.draw.random() < 0.8:
             row = {
-                "slot": slot, "identity": key, "fingerprint": self.number, "message_type": "thing", "partition_key": name,
-                "message_id": "m", "publish_time": MOMENT, "outcome": self.draw.choice(("applied", "dead")),
+                "slot": slot, "identity": key, "fingerprint": self.number, "key_hash": -self.number, "published": 1,
+                "outcome": self.draw.choice(("applied", "dead")),
             }  # fmt: skip
             connection.execute(insert(schema.inbox).values(row))
         return [changes.of_inbox(slot, key)]
@@ -147,7 +147,7 @@ class Changing:
         row = {
             "slot": slot, "partition_key": name, "message_type": "thing", "operation": "upsert", "message_id": "m",
             "publish_time_us": 1, "attributes": "{}", "idempotency_key": f"{self.number}",
-            "identity": keyed("thing", f"{self.number}"),
+            "identity": keyed("thing", f"{self.number}", slot),
             "body": b"%d" % self.number,
         }  # fmt: skip
         connection.execute(insert(schema.parked).values(row))

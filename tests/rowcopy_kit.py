@@ -16,7 +16,7 @@ from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.rowcopy import copy_slot
 from shardctl.shard import database, schema
-from shardctl.shard.schema import LaneState
+from shardctl.shard.schema import InboxOutcome, LaneState
 
 FLEET = """
 fleet: shop
@@ -75,11 +75,8 @@ class Side:
         self.put(self.things, {**THING, **values, "slot": slot})
 
     def record(self, slot: int, *keys: str) -> None:
-        common = {"message_type": "thing", "partition_key": "a", "message_id": "m", "outcome": "applied"}
-        rows = [
-            {**common, "slot": slot, "identity": keyed("thing", key), "fingerprint": -1, "publish_time": MOMENT}
-            for key in keys
-        ]
+        common = {"key_hash": 1 << 30, "fingerprint": -1, "published": -1, "outcome": InboxOutcome.DEAD, "slot": slot}
+        rows = [common | {"identity": keyed("thing", key, slot)} for key in keys]
         self.put(schema.inbox, *rows)
 
     def park(self, slot: int, key: str, *bodies: bytes, with_key: bool = True) -> None:
@@ -95,7 +92,7 @@ class Side:
         }  # fmt: skip
         for number, body in enumerate(bodies):
             name = f"{key}/{number}"
-            its_own = {"idempotency_key": name, "identity": keyed("thing", name), "body": body}
+            its_own = {"idempotency_key": name, "identity": keyed("thing", name, slot), "body": body}
             self.put(schema.parked, {**common, **its_own})
 
     def lane(self, slot: int, state: LaneState, generation: int = 1) -> None:

@@ -83,8 +83,8 @@ class Fleet:
 
     def record(self, shard, slot, key) -> None:
         row = {
-            "slot": slot, "identity": keyed("thing", key), "fingerprint": 1, "message_type": "thing", "partition_key": "p",
-            "message_id": "m", "publish_time": MOMENT, "outcome": "applied",
+            "slot": slot, "identity": keyed("thing", key, slot), "fingerprint": 1, "key_hash": 1, "published": 1,
+            "outcome": "applied",
         }  # fmt: skip
         self._execute(shard, insert(schema.inbox).values(row))
 
@@ -103,7 +103,7 @@ class Fleet:
             self._number += 1
             row = {
                 "slot": slot, "partition_key": key, "message_type": "thing", "operation": "upsert",
-                "idempotency_key": f"i{self._number}", "identity": keyed("thing", f"i{self._number}"), "message_id": "m",
+                "idempotency_key": f"i{self._number}", "identity": keyed("thing", f"i{self._number}", slot), "message_id": "m",
                 "publish_time_us": 1, "attributes": "{}", "body": b"{",
             }  # fmt: skip
             self._execute(shard, insert(schema.parked).values(row))

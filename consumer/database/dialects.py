@@ -6,9 +6,11 @@ written. Each database has its own table function for this; the statements aroun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from sqlalchemy import CursorResult
 
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
@@ -21,6 +23,20 @@ def utc_text(text: str | None) -> str | None:
     """A timestamp in UTC and without an offset: as SQLAlchemy's DateTime writes it into SQLite, and as MySQL reads it."""
     moment = None if text is None else moment_of(text)
     return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+Result = CursorResult[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What `Dialect.insert_new` did: how many rows it inserted, whether no key was parked, and which rows, in hexadecimal
+    digits of their identities, where they are fewer than it was given.
+    """
+
+    count: int
+    none_parked: bool
+    identities: Collection[str] = ()
 
 
 class Dialect(Protocol):
@@ -75,8 +91,14 @@ class Dialect(Protocol):
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
 
-    def bytes_of(self, digits: str) -> str:
-        """The bytes that an expression gives as hexadecimal digits."""
+    def identity_of(self, digits: str) -> str:
+        """The identity, as the inbox holds it, that an expression gives as hexadecimal digits."""
+
+    def insert_new(self, insert: str, none_parked: str) -> str:
+        """Inserts rows of the inbox that aren't there; to be run by `inserted`. Where it `has_on_conflict`."""
+
+    def inserted(self, run: Callable[[tuple[Any, ...]], Result], text: str, count: int) -> Inserted:
+        """Run what `insert_new` made, with its parameters, for `count` rows in the JSON text."""
 
     def same(self, column: str, kind: ColumnType) -> str:
         """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
@@ -89,9 +111,6 @@ class Dialect(Protocol):
 
     def quote(self, identifier: str) -> str:
         """An identifier, or a dotted pair, as this database quotes it."""
-
-    def purge(self, older_than_seconds: int, rows: int) -> str:
-        """Deletes the oldest inbox rows of that age; parked messages' stay, since they have not taken effect."""
 
 
 def quoted(identifier: str, mark: str) -> str:
@@ -138,15 +157,19 @@ class PostgreSQL(_Standard):
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         return rows_of("postgresql", columns)
 
-    def bytes_of(self, digits: str) -> str:
-        return f"decode({digits}, 'hex')"
+    def identity_of(self, digits: str) -> str:
+        return f"CAST({digits} AS uuid)"
 
-    def purge(self, older_than_seconds: int, rows: int) -> str:
-        old = f"applied_time < now() - interval '{older_than_seconds} seconds' AND outcome <> 'parked'"
-        oldest = (
-            f"SELECT ctid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows} FOR UPDATE SKIP LOCKED"  # noqa: S608
+    def insert_new(self, insert: str, none_parked: str) -> str:
+        """One row in answer to a batch: to send and to read one for each of a thousand costs more than to insert them."""
+        return (
+            f"WITH fresh AS ({insert} ON CONFLICT DO NOTHING RETURNING identity) SELECT count(*), {none_parked}, "  # noqa: S608
+            "CASE WHEN count(*) < %s THEN replace(string_agg(CAST(identity AS text), ' '), '-', '') END FROM fresh"
         )
-        return f"DELETE FROM shardctl_inbox WHERE ctid = ANY (ARRAY({oldest}))"  # noqa: S608
+
+    def inserted(self, run: Callable[[tuple[Any, ...]], Result], text: str, count: int) -> Inserted:
+        fresh, none_parked, identities = tuple[Any, ...](run((text, count)).one())
+        return Inserted(fresh, none_parked, frozenset((identities or "").split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +187,16 @@ class SQLite(_Standard):
     def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
         return rows_of("sqlite", columns)
 
-    def bytes_of(self, digits: str) -> str:
+    def identity_of(self, digits: str) -> str:
         return f"{UNHEX}({digits})"
 
-    def purge(self, older_than_seconds: int, rows: int) -> str:
-        old = f"applied_time < datetime('now', '-{older_than_seconds} seconds') AND outcome <> 'parked'"
-        oldest = f"SELECT rowid FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
-        return f"DELETE FROM shardctl_inbox WHERE rowid IN ({oldest})"  # noqa: S608
+    def insert_new(self, insert: str, none_parked: str) -> str:
+        return f"{insert} ON CONFLICT DO NOTHING RETURNING identity, {none_parked}"
+
+    def inserted(self, run: Callable[[tuple[Any, ...]], Result], text: str, count: int) -> Inserted:  # noqa: ARG002 - every row answers
+        rows: list[tuple[Any, ...]] = [tuple(row) for row in run((text,))]
+        none_parked = bool(rows and rows[0][1])
+        return Inserted(len(rows), none_parked, frozenset(row[0].hex() for row in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +244,14 @@ class MySQL:
     def quote(self, identifier: str) -> str:
         return quoted(identifier, "`")
 
-    def bytes_of(self, digits: str) -> str:
+    def identity_of(self, digits: str) -> str:
         return f"unhex({digits})"
 
-    def purge(self, older_than_seconds: int, rows: int) -> str:
-        old = f"applied_time < utc_timestamp() - INTERVAL {older_than_seconds} SECOND AND outcome <> 'parked'"
-        return f"DELETE FROM shardctl_inbox WHERE {old} ORDER BY applied_time LIMIT {rows}"  # noqa: S608
+    def insert_new(self, insert: str, none_parked: str) -> str:
+        raise NotImplementedError  # see `has_on_conflict`
+
+    def inserted(self, run: Callable[[tuple[Any, ...]], Result], text: str, count: int) -> Inserted:
+        raise NotImplementedError
 
 
 DIALECTS: dict[str, Dialect] = {

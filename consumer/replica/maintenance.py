@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import random
 import secrets
@@ -22,6 +21,7 @@ from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker
 from consumer.replica.pace import Pace
 from consumer.store.parked import Key
+from consumer.store.sweep import At, Swept
 from consumer.store.term import NotLeaderError
 from consumer.store.transaction import Released
 from shardctl.supervision.trouble import Trouble
@@ -32,7 +32,10 @@ Result = TypeVar("Result")
 
 RELEASE_SECONDS = 1.0  # between two looks for a released key
 PRESENCE_SECONDS = 3.0  # between two reports of this replica's presence
-PURGE_SECONDS = 60.0  # between two purges of the whole shard
+PURGE_SECONDS = (
+    60.0  # between two looks whether it is time for the next walk through the inbox; the shortest time of one
+)
+WALKS_A_RETENTION = 20  # so a row stays 5 % longer than it must, or a little more
 TURN_SECONDS = (
     300.0  # longer than a chunk and the rest after it; a replica that is killed stops the others' purges so long
 )
@@ -58,7 +61,7 @@ class NotEndedError(Exception):
 class ShardStore(Protocol):
     def released_keys(self) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
-    def purge(self, older_than_seconds: int, rows: int) -> int: ...
+    def purge(self, older_than_seconds: int, at: At, pages: int) -> Swept: ...
     def forget_replicas(self, silent_seconds: int) -> int: ...
 
 
@@ -84,7 +87,10 @@ class Maintenance:
         self._retention_seconds = int(retention.total_seconds())
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
         self._take_turn = redis.register_script(TURN)
-        self._pace = Pace(PURGE_SECONDS)
+        self._walk_seconds = max(PURGE_SECONDS, retention.total_seconds() / WALKS_A_RETENTION)
+        self._pace = Pace(self._walk_seconds)
+        self._at: At = None  # where the walk through the inbox goes on
+        self._next_walk = 0.0  # not before that time, on the monotonic clock
         self._stop = asyncio.Event()
         self._free = asyncio.Lock()
 
@@ -152,27 +158,30 @@ class Maintenance:
         if not await self._have_turn(TURN_SECONDS):
             return
         await self._in_thread(lambda: self._shard.forget_replicas(REPLICA_SECONDS))
-        self._pace.begin(time.monotonic())
+        began = time.monotonic()
+        if began < self._next_walk:
+            return
+        self._pace.begin(began)
         while not self._stop.is_set():
-            rows = self._pace.rows
             try:
-                deleted, seconds = await self._in_thread(functools.partial(self._purge_chunk, rows))
+                swept, seconds = await self._in_thread(self._purge_chunk)
             except TransientError:
                 self._pace.failed(time.monotonic())
                 raise
-            self._metrics.purged.inc(deleted)
-            if deleted < rows:
+            self._at = swept.at
+            self._metrics.purged.inc(swept.gone)
+            if swept.over:
                 self._pace.finished(seconds)
-                await self._have_turn(PURGE_SECONDS)  # until the next pass, which may be another replica's
+                self._next_walk = began + self._walk_seconds
                 return
             await self._pause(self._pace.purged(seconds, time.monotonic()))
             if await self._have_turn(TURN_SECONDS) is False:
                 return
 
-    def _purge_chunk(self, rows: int) -> tuple[int, float]:
-        """How many rows were deleted, and in how many seconds, without the wait for a thread."""
+    def _purge_chunk(self) -> tuple[Swept, float]:
+        """What a chunk did, and in how many seconds, without the wait for a thread."""
         began = time.monotonic()
-        return self._shard.purge(self._retention_seconds, rows), time.monotonic() - began
+        return self._shard.purge(self._retention_seconds, self._at, self._pace.pages), time.monotonic() - began
 
     async def _have_turn(self, seconds: float) -> bool | None:
         """Take the turn for so long, unless another has it; None where Redis doesn't answer."""

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from consumer.database.dialects import Dialect
 from consumer.errors import TransientError
-from shardctl.shard import lanes
+from shardctl.shard import inbox_0_1, lanes
 from shardctl.shard.engine import SETTINGS_ARE_LOST
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState
@@ -24,7 +24,8 @@ from shardctl.shard.schema import LaneState
 class Lanes:
     """The lanes of a database at one version of its fence. `others` are those that aren't active.
 
-    Of slots in `logged` every change is to be logged: see `shardctl.shard.changes`.
+    Of slots in `logged` every change is to be logged: see `shardctl.shard.changes`. `old_inbox`: rows of 0.1.0 may still lie in a
+    table of their own, see `shardctl.shard.upgrade`.
     """
 
     version: int
@@ -32,6 +33,7 @@ class Lanes:
     active_slots: frozenset[int]
     others: Mapping[int, Lane]
     logged: frozenset[int] = frozenset()
+    old_inbox: bool = False
 
 
 class Fence:
@@ -53,18 +55,18 @@ class Fence:
             raise TransientError(f"database: {SETTINGS_ARE_LOST}")
         known = self._known
         if known is None or version != known.version:
-            self._known = known = _lanes(version, lanes.read(connection))
+            self._known = known = _lanes(version, lanes.read(connection), old_inbox=inbox_0_1.has_rows(connection))
         return known
 
     def look(self, connection: Connection) -> Lanes:
         """The lanes as they were a moment ago: what is read from the database after this call is at least as new."""
         version, known = lanes.version(connection), self._known
         if known is None or version != known.version:
-            return _lanes(version or 0, lanes.read(connection))
+            return _lanes(version or 0, lanes.read(connection), old_inbox=inbox_0_1.has_rows(connection))
         return known
 
 
-def _lanes(version: int, rows: Mapping[int, Lane]) -> Lanes:
+def _lanes(version: int, rows: Mapping[int, Lane], *, old_inbox: bool) -> Lanes:
     active = {lane: row for lane, row in rows.items() if row.state == LaneState.ACTIVE}
     return Lanes(
         version,
@@ -72,4 +74,5 @@ def _lanes(version: int, rows: Mapping[int, Lane]) -> Lanes:
         frozenset(row.slot for row in active.values()),
         {lane: row for lane, row in rows.items() if lane not in active},
         frozenset(row.slot for row in active.values() if row.log is not None),
+        old_inbox,
     )

@@ -3,20 +3,27 @@
 This is where exactly-once rests. Not on the Redis lock, not on a clock, not on Pub/Sub's promises: two replicas that apply the
 same message at once meet on the inbox's primary key, the second waits for the first to end, and then has nothing new to apply.
 
-Invariant: a message counts as a duplicate of an earlier one only if both have the same identity and the same fingerprint. One
-with the same identity and another content is reported as `key_reused`; see `shardctl.wire.identity`.
+Invariant: a message counts as a duplicate of an earlier one only if both have the same identity, the same fingerprint, and the
+same hash of type and routing key. One with the same identity and another content is reported as `key_reused`; see
+`shardctl.wire.identity`.
+
+A row's time is when its message was published, since what can bring a message again is limited from then on. So a duplicate that
+was published much later than the row says gives the row its own time: it may come again for longer.
+
+While rows of 0.1.0 are moved (see `shardctl.shard.upgrade`), a message is looked for among those first, and only then inserted
+here. Each such row is in exactly one of both tables at any moment, and moves one way only: what isn't found in the old table is
+in the new one by the time of the insert, or nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, update
 from sqlalchemy.exc import IntegrityError
 
 from consumer.database import packet
@@ -24,23 +31,57 @@ from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, PermanentError
 from shardctl.fleet.settings.messagetypes import ColumnType
-from shardctl.shard.schema import InboxOutcome, inbox, parked_keys
+from shardctl.shard import inbox_0_1
+from shardctl.shard.schema import OUTCOME_CODES, InboxOutcome, inbox, parked_keys, published
 from shardctl.wire import identity
 from shardctl.wire.deadletters import KEY_REUSED
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (
-    ("slot", "integer"),
     ("identity", "text"),
-    ("fingerprint", "bigint"),
-    ("message_type", "text"),
-    ("partition_key", "text"),
-    ("message_id", "text"),
-    ("publish_time", "timestamp"),
-    ("outcome", "text"),
+    ("slot", "integer"),
+    ("key_hash", "integer"),
+    ("fingerprint", "integer"),
+    ("published", "integer"),
+    ("outcome", "integer"),
+)
+_OLD_KEY: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("idempotency_key", "text"))
+_DEAD = OUTCOME_CODES[InboxOutcome.DEAD]
+_PARKED = OUTCOME_CODES[InboxOutcome.PARKED]
+
+LATER_SECONDS = 3_600  # a duplicate that was published so much later than its row says is remembered from then on
+
+Place = tuple[int, bytes]  # slot and identity: a row's key
+
+_REMEMBER_LONGER = (
+    update(inbox)
+    .where(
+        inbox.c.slot == bindparam("of_slot"),
+        inbox.c.identity == bindparam("of_identity"),
+        inbox.c.published < bindparam("later"),
+    )
+    .values(published=bindparam("later"))
 )
 
-Place = tuple[int, bytes]  # slot and identity: the inbox's key
-Known = dict[Place, int | None]  # the fingerprints of rows that are there
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a row that is there says of its write. `fingerprint` is None where 0.1.0 wrote it."""
+
+    key_hash: int
+    fingerprint: int | None
+    published: int
+    outcome: int | None
+
+    def is_of(self, delivery: Delivery) -> bool:
+        if self.fingerprint is None:
+            return True
+        return self.fingerprint == delivery.fingerprint and self.key_hash == _key_hash(delivery)
+
+
+Known = dict[Place, Row]
+_OF_0_1 = Row(
+    0, None, (1 << 31) - 1, None
+)  # of a row in the old table: equals every write of its identity, and stays as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +93,7 @@ class Added:
 
     fresh: Sequence[Delivery] = ()
     reused: Sequence[Delivery] = ()
+    refreshed: Sequence[Delivery] = ()
     none_parked: bool = False
 
 
@@ -59,26 +101,30 @@ NOTHING_ADDED = Added()
 
 
 class Inbox:
+    """`beside_old`, in each call: rows of 0.1.0 may still be in their own table."""
+
     def __init__(self, dialect: Dialect) -> None:
-        self._has_on_conflict = dialect.has_on_conflict
-        self._offset = "Z" if dialect.reads_json_as_written else ""
+        self._dialect, self._has_on_conflict = dialect, dialect.has_on_conflict
         table, names = dialect.quote(inbox.name), ", ".join(dialect.quote(name) for name, _ in _COLUMNS)
-        bytes_of_it = dialect.bytes_of("r.identity")
-        values = ", ".join(bytes_of_it if name == "identity" else dialect.quote(name) for name, _ in _COLUMNS)
+        its_identity = dialect.identity_of("r.identity")
+        values = ", ".join(its_identity if name == "identity" else f"r.{dialect.quote(name)}" for name, _ in _COLUMNS)
         # Sorted, so that two replicas with the same messages wait for each other instead of deadlocking.
-        self._insert = (
+        insert = (
             f"INSERT INTO {table} ({names}) SELECT {values} FROM {dialect.source(_COLUMNS)} "  # noqa: S608
-            "WHERE true ORDER BY r.slot, r.identity"
+            "WHERE true ORDER BY r.identity"
         )
-        if dialect.has_on_conflict:
-            none_parked = f"NOT EXISTS (SELECT 1 FROM {dialect.quote(parked_keys.name)})"  # noqa: S608
-            self._insert += f" ON CONFLICT DO NOTHING RETURNING slot, identity, {none_parked}"
+        none_parked = f"NOT EXISTS (SELECT 1 FROM {dialect.quote(parked_keys.name)})"  # noqa: S608
+        self._insert = dialect.insert_new(insert, none_parked) if dialect.has_on_conflict else insert
         self._find = (
-            f"SELECT t.slot, t.identity, t.fingerprint FROM {table} AS t, {dialect.source(_COLUMNS[:2])} "  # noqa: S608
-            f"WHERE t.slot = r.slot AND t.identity = {bytes_of_it}"
+            f"SELECT t.slot, r.identity, t.key_hash, t.fingerprint, t.published, t.outcome FROM {table} AS t, "  # noqa: S608
+            f"{dialect.source(_COLUMNS[:2])} WHERE t.slot = r.slot AND t.identity = {its_identity}"
+        )
+        self._find_old = (
+            f"SELECT t.slot, t.idempotency_key, t.message_type, t.message_id FROM {dialect.quote(inbox_0_1.NAME)} AS t, "  # noqa: S608
+            f"{dialect.source(_OLD_KEY)} WHERE t.slot = r.slot AND t.idempotency_key = r.idempotency_key"
         )
 
-    def add(self, connection: Connection, deliveries: Sequence[Delivery]) -> Added:
+    def add(self, connection: Connection, deliveries: Sequence[Delivery], *, beside_old: bool = False) -> Added:
         """Record the messages, in the order given. A message that comes twice counts once.
 
         One statement where all are new; what was there before is looked up only where the insert has found some.
@@ -86,7 +132,7 @@ class Inbox:
         first: dict[Place, Delivery] = {}
         for delivery in deliveries:
             first.setdefault(_place(delivery), delivery)
-        known: Known = {} if self._has_on_conflict else self._look_up(connection, first)
+        known = self._known_before(connection, first, beside_old=beside_old)
         new = {place: delivery for place, delivery in first.items() if place not in known} if known else first
         none_parked = False
         if new:
@@ -98,21 +144,27 @@ class Inbox:
         fresh_ones = list(new.values())
         if len(fresh_ones) == len(deliveries):
             return Added(fresh_ones, none_parked=none_parked)
-        known |= {place: delivery.fingerprint for place, delivery in new.items()}
-        return Added(fresh_ones, self._reused(connection, deliveries, known), none_parked)
+        refreshed = self._remember_longer(connection, deliveries, known)
+        known |= {place: _row(delivery) for place, delivery in new.items()}
+        return Added(fresh_ones, self._reused(connection, deliveries, known), refreshed, none_parked)
+
+    def _known_before(self, connection: Connection, first: dict[Place, Delivery], *, beside_old: bool) -> Known:
+        """What has to be looked up before anything is inserted. First the old table, whose rows come into the new one."""
+        known = self._look_up_old(connection, first.values()) if beside_old else {}
+        if not self._has_on_conflict:
+            known |= self._look_up(connection, (place for place in first if place not in known))
+        return known
 
     def _insert_new(self, connection: Connection, new: dict[Place, Delivery]) -> tuple[dict[Place, Delivery], bool]:
         """Insert rows; those that were not there, and whether no key was parked before, as far as the statement tells."""
         rows = [
             {
-                "slot": slot,
                 "identity": its_identity.hex(),
+                "slot": slot,
+                "key_hash": _key_hash(delivery),
                 "fingerprint": delivery.fingerprint,
-                "message_type": _storable(delivery.message_type)[:100],
-                "partition_key": _storable(delivery.partition_key),
-                "message_id": delivery.message_id,
-                "publish_time": _timestamp(delivery.publish_time_us) + self._offset,
-                "outcome": InboxOutcome.DEAD if delivery.fault else InboxOutcome.APPLIED,
+                "published": published(delivery.publish_time_us),
+                **({"outcome": _DEAD} if delivery.fault else {}),
             }
             for (slot, its_identity), delivery in new.items()
         ]
@@ -125,10 +177,11 @@ class Inbox:
         self, connection: Connection, text: str, count: int, new: dict[Place, Delivery]
     ) -> tuple[dict[Place, Delivery], bool]:
         if self._has_on_conflict:
-            fresh = connection.exec_driver_sql(self._insert, (text,)).all()
-            none_parked = bool(fresh and fresh[0][2])
-            all_are = len(fresh) == count
-            return new if all_are else {place: new[place] for place in map(_read_place, fresh)}, none_parked
+            inserted = self._dialect.inserted(partial(connection.exec_driver_sql, self._insert), text, count)
+            if inserted.count == count:
+                return new, inserted.none_parked
+            fresh = {place: delivery for place, delivery in new.items() if place[1].hex() in inserted.identities}
+            return fresh, inserted.none_parked
         try:
             connection.exec_driver_sql(self._insert, (text,))
         except IntegrityError as error:  # no fault of the data: another replica inserted one after we had looked
@@ -140,23 +193,67 @@ class Inbox:
         others = [delivery for delivery in deliveries if not _same(delivery, known)]
         if not others:
             return []
-        refusals = {delivery: (delivery.slot, identity.of_refusal(delivery.message_id)) for delivery in others}
+        refusals = {delivery: refusal_of(delivery) for delivery in others}
         recorded = self._look_up(connection, refusals.values())
         reused = [delivery for delivery in others if refusals[delivery] not in recorded]
         for delivery in reused:
             refuse(delivery)
         return reused
 
-    def known(self, connection: Connection, deliveries: Sequence[Delivery]) -> set[Delivery]:
+    def _remember_longer(self, connection: Connection, deliveries: Sequence[Delivery], known: Known) -> list[Delivery]:
+        """Give rows the time of duplicates that were published much later, and return these. Not those of parked messages: a
+        release locks them behind rows of the user's, and none is forgotten while it is parked.
+        """
+        latest: dict[Place, Delivery] = {}
+        for delivery in deliveries:
+            place = _place(delivery)
+            row = known.get(place)
+            if row is None or row.outcome == _PARKED or not row.is_of(delivery):
+                continue
+            before = latest[place].publish_time_us if place in latest else 0
+            if (
+                published(delivery.publish_time_us) - row.published > LATER_SECONDS
+                and delivery.publish_time_us > before
+            ):
+                latest[place] = delivery
+        in_order = sorted(latest.values(), key=lambda delivery: delivery.identity)  # the insert's
+        rows = [
+            {"of_slot": each.slot, "of_identity": each.identity, "later": published(each.publish_time_us)}
+            for each in in_order
+        ]
+        if rows:
+            connection.execute(_REMEMBER_LONGER, rows)
+        return in_order
+
+    def known(
+        self, connection: Connection, deliveries: Sequence[Delivery], *, beside_old: bool = False
+    ) -> set[Delivery]:
         """The messages that are recorded and committed."""
-        known = self._look_up(connection, map(_place, deliveries))
+        known = self._look_up_old(connection, deliveries) if beside_old else {}
+        known |= self._look_up(connection, (place for each in deliveries if (place := _place(each)) not in known))
         return {delivery for delivery in deliveries if _place(delivery) in known and _same(delivery, known)}
 
     def _look_up(self, connection: Connection, places: Iterable[Place]) -> Known:
         rows = [{"slot": slot, "identity": its_identity.hex()} for slot, its_identity in places]
         known: Known = {}
+        if not rows:
+            return known
         for _, text in packet.parts(connection, (self._find,), rows, _text):
-            known |= {_read_place(row): row[2] for row in connection.exec_driver_sql(self._find, (text,))}
+            for slot, its_identity, *says in connection.exec_driver_sql(self._find, (text,)):
+                known[slot, bytes.fromhex(its_identity)] = Row(*says)
+        return known
+
+    def _look_up_old(self, connection: Connection, deliveries: Iterable[Delivery]) -> Known:
+        """Those that are in 0.1.0's table. It knew a write by its key and slot alone."""
+        by_place = {_place(delivery): delivery for delivery in deliveries}
+        rows = [{"slot": slot, "idempotency_key": each.idempotency_key} for (slot, _), each in by_place.items()]
+        known: Known = {}
+        if not rows:
+            return known
+        for _, text in packet.parts(connection, (self._find_old,), rows, _text):
+            for slot, key, message_type, message_id in connection.exec_driver_sql(self._find_old, (text,)):
+                places = ((slot, each) for each in inbox_0_1.identities(slot, key, message_type, message_id))
+                known |= {place: _OF_0_1 for place in places if place in by_place}
         return known
 
 
@@ -164,17 +261,28 @@ def _place(delivery: Delivery) -> Place:
     return delivery.slot, delivery.identity
 
 
-def _read_place(row: Sequence[Any]) -> Place:
-    return row[0], bytes(row[1])
+def _row(delivery: Delivery) -> Row:
+    """As it has just been inserted."""
+    its_time = published(delivery.publish_time_us)
+    return Row(_key_hash(delivery), delivery.fingerprint, its_time, _DEAD if delivery.fault else None)
+
+
+def _key_hash(delivery: Delivery) -> int:
+    return identity.key_hash(delivery.message_type, delivery.partition_key)
+
+
+def refusal_of(delivery: Delivery) -> Place:
+    """Where it is recorded that a message was refused because its identity belongs to another write."""
+    return delivery.slot, identity.in_slot(identity.of_refusal(delivery.message_id), delivery.slot)
 
 
 def _same(delivery: Delivery, known: Known) -> bool:
     """Whether the row that is there is this write's. Raises BlockedError where it was deleted after the insert had met it."""
     try:
-        its_fingerprint = known[_place(delivery)]
+        row = known[_place(delivery)]
     except KeyError:
         raise BlockedError("a message's inbox row was deleted in this moment") from None
-    return its_fingerprint is None or its_fingerprint == delivery.fingerprint
+    return row.is_of(delivery)
 
 
 def refuse(delivery: Delivery) -> None:
@@ -186,23 +294,8 @@ def refuse(delivery: Delivery) -> None:
     delivery.fault = PermanentError(
         KEY_REUSED, f"{name} was used before, by this caller and type, with another operation, routing key or body"
     )
-    delivery.identity, delivery.parks = identity.of_refusal(delivery.message_id), False
+    delivery.identity, delivery.parks = refusal_of(delivery)[1], False
 
 
 def _text(rows: Sequence[dict[str, Any]]) -> str:
     return orjson.dumps(rows).decode()
-
-
-def _storable(text: str) -> str:
-    """A dead message may carry anything in its attributes, and must be recorded all the same: no text holds a NUL."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
-def _timestamp(microseconds: int) -> str:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return f"{_whole_second(seconds)}.{rest:06d}"
-
-
-@lru_cache(maxsize=4096)  # a batch spans few seconds, and writing one out costs more than the rest of its row
-def _whole_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

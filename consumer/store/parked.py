@@ -26,7 +26,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from consumer.database import packet
 from consumer.database.dialects import Dialect
@@ -34,6 +48,7 @@ from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, PermanentError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.shard import schema
 from shardctl.shard.schema import InboxOutcome, inbox, parked, parked_keys
 
 Key = tuple[int, str, str]  # slot, message type, routing key
@@ -46,11 +61,9 @@ _KEY: tuple[tuple[str, ColumnType], ...] = (
     ("slot", "integer"), ("message_type", "text"), ("partition_key", "text")
 )  # fmt: skip
 _COLUMNS = (parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key)
-_SET_OUTCOME = (
-    update(inbox)
-    .where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
-    .values(outcome=bindparam("becomes"))
-)
+_ITS_ROW = update(inbox).where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
+_SET_OUTCOME = _ITS_ROW.values(outcome=bindparam("becomes"))
+_SET_APPLIED = _ITS_ROW.values(outcome=null(), published=bindparam("now"))
 
 
 class Parked:
@@ -163,9 +176,15 @@ class Parked:
         return False
 
     def _settle(self, connection: Connection, deliveries: Sequence[Delivery], outcome: InboxOutcome) -> None:
+        if outcome == InboxOutcome.APPLIED:
+            # A copy may have been published while they waited, and may come again for as long as one that is published now.
+            statement: Update = _SET_APPLIED
+            more: dict[str, Any] = {"now": schema.published_now(connection)}
+        else:
+            statement, more = _SET_OUTCOME, {"becomes": outcome}
         # Each row by its key: for a join MySQL may read the whole inbox, and wait for rows of other transactions there.
         rows = [{"of_slot": d.slot, "of_identity": d.identity} for d in deliveries]
-        connection.execute(_SET_OUTCOME, [{"becomes": outcome, **row} for row in rows])
+        connection.execute(statement, [{**more, **row} for row in rows])
 
 
 def key_of(delivery: Delivery) -> Key:

@@ -14,9 +14,11 @@ from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
 from consumer.sinks.base import LoggedSink
+from consumer.store import sweep
 from consumer.store.fence import Fence, Lanes
 from consumer.store.inbox import NOTHING_ADDED, Inbox
 from consumer.store.parked import Key, Parked, key_of
+from consumer.store.sweep import At, Swept
 from consumer.store.term import Term
 from shardctl.shard import changes, lanes, schema
 from shardctl.shard.lanes import Lane, Met
@@ -145,7 +147,7 @@ class Store:
             here = self._fence.share(connection)
         owned = [delivery for delivery in deliveries if delivery.lane in here.active]
         elsewhere = self._elsewhere(connection, deliveries, here) if len(owned) < len(deliveries) else _NOTHING
-        added = self._inbox.add(connection, owned) if owned else NOTHING_ADDED
+        added = self._inbox.add(connection, owned, beside_old=here.old_inbox) if owned else NOTHING_ADDED
         fresh = added.fresh
         _commit_only_without([*added.reused, *(delivery for delivery in fresh if _needs_dead_letter(delivery))])
         # After the inbox: the insert has waited for a replica that parks one of these messages, so its key is seen here.
@@ -155,7 +157,7 @@ class Store:
         stale = apply(connection, writes) if writes else 0
         newly_parked = tuple(self._parked.park(connection, waiting, parked_keys)) if waiting else ()
         if here.logged:
-            self._log(connection, here, recorded=fresh, written=writes, parked=waiting)
+            self._log(connection, here, recorded=[*fresh, *added.refreshed], written=writes, parked=waiting)
         repeated = len(owned) - len(fresh)
         return Outcome(
             len(writes),
@@ -216,7 +218,7 @@ class Store:
                 passed_on += 1  # the next generation's subscription was there before the barrier was
             else:
                 overtaken.append(delivery)
-        done = self._inbox.known(connection, overtaken) if overtaken else set()
+        done = self._inbox.known(connection, overtaken, beside_old=here.old_inbox) if overtaken else set()
         again = tuple(delivery for delivery in overtaken if delivery not in done)
         return Outcome(held=tuple(early), passed_on=passed_on + len(done), again=again)
 
@@ -246,7 +248,7 @@ class Store:
         """Raises TransientError while a table of shardctl's is missing, or the inbox is of another version."""
         with sessions.translated(), self._engine.connect() as connection:
             missing = schema.missing_tables(connection)
-            fault = schema.fault_of_version(connection)
+            fault = schema.fault_of_version(connection, beside_old_inbox=True)
         if fault or missing:
             raise TransientError(fault or f"the shard's database lacks {', '.join(missing)}: run `shardctl provision`")
 
@@ -282,7 +284,7 @@ class Store:
         with sessions.translated(), self._engine.connect() as connection:
             here = self._fence.look(connection)  # before the inbox, which is then as new as the lanes, or newer
             sure = [delivery for delivery in deliveries if _was_active(delivery.lane, here)]
-            return self._inbox.known(connection, sure) if sure else set()
+            return self._inbox.known(connection, sure, beside_old=here.old_inbox) if sure else set()
 
     def released_keys(self) -> list[Key]:
         """Parked keys that wait for `release`."""
@@ -342,10 +344,10 @@ class Store:
             return done + more, second_fault
         return len(writes), None
 
-    def purge(self, older_than_seconds: int, rows: int) -> int:
-        """Delete up to `rows` messages that no replay can reach any more, by the database's own clock; how many."""
+    def purge(self, older_than_seconds: int, at: At, pages: int) -> Swept:
+        """Delete, in so many pages from `at` on, what no replay can reach any more, by the database's own clock."""
         with self._writing() as connection:
-            return connection.exec_driver_sql(self._dialect.purge(older_than_seconds, rows)).rowcount
+            return sweep.chunk(connection, schema.published_now(connection) - older_than_seconds, at, pages)
 
 
 def _sorted_out(

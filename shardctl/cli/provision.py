@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -93,15 +92,32 @@ def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
 
 
 def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
-    from shardctl.provision import provision_database
+    """First all that consumers wait for, in every shard; then what takes as long as there are rows of 0.1.0."""
+    from shardctl.provision import make_tables, move_old_rows
+    from shardctl.shard.schema import inbox
 
+    behind = []
     for shard in fleet.shards:
-        done(provision_database(fleet, shard, urls[shard.name], functools.partial(_say_upgraded, shard.name)))
+        step = make_tables(fleet, shard, urls[shard.name])
+        if inbox.name in step.fields and step.action == "update":
+            behind.append(shard.name)
+        done(step)
+    if behind:
+        say(f"{', '.join(behind)}: deploy consumers of this version now; rows of shardctl 0.1.0 are moved meanwhile.")
+    for shard in fleet.shards:
+        move_old_rows(shard, urls[shard.name], _progress(shard.name))
 
 
-def _say_upgraded(shard: str, table: str, rows: int) -> None:
-    if rows % SAID_ROWS == 0:
-        say(f"shard {shard}: {table} of shardctl 0.1.0: {rows:,} rows upgraded")
+def _progress(shard: str) -> Callable[[str, int], None]:
+    said = 0
+
+    def say_upgraded(table: str, rows: int) -> None:
+        nonlocal said
+        if rows - said >= SAID_ROWS:
+            said = rows
+            say(f"shard {shard}: {table} of shardctl 0.1.0: {rows:,} rows moved")
+
+    return say_upgraded
 
 
 def _lock(file: Any, fleet: Any) -> None:

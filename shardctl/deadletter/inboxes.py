@@ -12,7 +12,8 @@ Why no write is lost: a consumer inserts `dead` only after it has published a le
 only when the write was applied, or after a copy was published behind the deletion of a `dead` row. If another `dead` comes after
 that deletion, the letter of the write that inserted it is still there.
 
-A row counts for a letter only where it has the fingerprint of the letter's write, or none, as rows of 0.1.0 have. So a letter
+A row counts for a letter only where it has the fingerprint and the key of the letter's write, or no fingerprint, as rows of 0.1.0
+have. So a letter
 that uses another write's idempotency key neither lets go of that write's row nor passes for applied.
 """
 
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -40,7 +41,7 @@ from shardctl.shard import changes, database
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_version, inbox, lanes
-from shardctl.wire import deadletters
+from shardctl.wire import deadletters, identity
 
 LETTERS_AT_ONCE = 2_000  # a transaction
 CLOCK_SLACK = timedelta(hours=1)  # between this machine's clock and a database's
@@ -57,8 +58,14 @@ Session = Callable[[Engine], AbstractContextManager[Connection]]
 class _Row:
     """An inbox row: what became of the write, and what it said where that is known."""
 
-    outcome: str
+    outcome: InboxOutcome
+    key_hash: int
     fingerprint: int | None
+
+    def is_of(self, letter: Letter) -> bool:
+        if self.fingerprint is None:
+            return True
+        return (self.fingerprint, self.key_hash) == (letter.fingerprint, identity.key_hash(letter.type, letter.key))
 
 
 Known = dict[tuple[int, bytes], _Row]  # by slot and identity
@@ -202,8 +209,8 @@ class Inboxes:
                 dead.append({"of_slot": row[0], "of_identity": row[1]})
                 del known[row]  # a second letter of the same write finds nothing to let go of
             if (slot_of(letter), note_of(letter)) not in known:
-                known[slot_of(letter), note_of(letter)] = _Row(InboxOutcome.REPLAYED, 0)
-                notes.append(_note(letter))
+                known[slot_of(letter), note_of(letter)] = _Row(InboxOutcome.REPLAYED, 0, 0)
+                notes.append(later.note(letter, note_of(letter)))
         if dead:
             connection.execute(_DELETE_DEAD, dead)
         if notes:
@@ -260,7 +267,7 @@ def _log(connection: Connection, going: Sequence[Letter]) -> None:
 
 def _recorded(row: _Row, letter: Letter) -> Verdict | None:
     """Why a letter whose identity is recorded isn't replayed. None where the row is that of a dead write, and this one's."""
-    if row.fingerprint not in (None, letter.fingerprint):
+    if not row.is_of(letter):
         return REUSED
     if row.outcome == InboxOutcome.APPLIED:
         return DONE
@@ -295,24 +302,10 @@ def _rows(connection: Connection, letters: Sequence[Letter], *, alone: bool = Fa
     known: Known = {}
     for slot, some in by_slot(letters):
         wanted = {row for letter in some for row in (letter.write_identity, note_of(letter))}
-        query = select(inbox.c.identity, inbox.c.outcome, inbox.c.fingerprint).where(
+        query = select(inbox.c.identity, inbox.c.outcome, inbox.c.key_hash, inbox.c.fingerprint).where(
             inbox.c.slot == slot, inbox.c.identity.in_(sorted(wanted))
         )
         if alone:  # in one order for all, so that two desks wait instead of deadlocking
             query = query.order_by(inbox.c.identity).with_for_update()
-        known |= {(slot, bytes(key)): _Row(outcome, mark) for key, outcome, mark in connection.execute(query)}
+        known |= {(slot, key): _Row(*says) for key, *says in connection.execute(query)}
     return known
-
-
-def _note(letter: Letter) -> dict[str, Any]:
-    """An inbox row under the letter's own id. Its message id names the write, its publish time is when that was written."""
-    return {
-        "slot": slot_of(letter),
-        "identity": note_of(letter),
-        "fingerprint": 0,
-        "message_type": letter.type[:100],
-        "partition_key": letter.key,
-        "message_id": letter.write_identity.hex(),
-        "publish_time": datetime.fromtimestamp(letter.written_us / 1_000_000, UTC),
-        "outcome": InboxOutcome.REPLAYED,
-    }

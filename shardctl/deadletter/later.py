@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, cast, func, select
-from sqlalchemy.dialects import mysql
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from shardctl.deadletter.letter import Letter
 from shardctl.fleet.spec import Fleet
-from shardctl.shard.schema import InboxOutcome, inbox
+from shardctl.shard.schema import LAST_PUBLISHED, PUBLISHED_FROM, InboxOutcome, inbox, published
 from shardctl.wire import identity
 
 KEYS_AT_ONCE = 500
@@ -35,18 +33,23 @@ def by_slot(letters: Iterable[Letter]) -> Iterator[tuple[int, list[Letter]]]:
 
 
 def overtaken(connection: Connection, fleet: Fleet, letters: Sequence[Letter]) -> list[Letter]:
-    """Those that would undo what a later write of the same key has put into the same table."""
+    """Those that would undo what a later write of the same key has put into the same table.
+
+    The inbox keeps the second in which a write was published. So one of the letter's own second may be the later one, and counts.
+    """
     found = []
-    for slot, some in by_slot([letter for letter in letters if _overwrites(fleet, letter)]):
-        newest = _newest(connection, slot, {letter.key for letter in some})
-        suspects = [letter for letter in some if _newest_of(fleet, newest, letter) > letter.written_us]
-        replayed = _replayed(connection, slot, {letter.key for letter in suspects})
-        found += [
+    for slot, letters_of_slot in by_slot([letter for letter in letters if _overwrites(fleet, letter)]):
+        hashes = {letter.identity: _rivals(fleet, letter) for letter in letters_of_slot}
+        newest = _newest(connection, slot, set().union(*hashes.values()))
+        suspects = [
             letter
-            for letter in suspects
-            if letter.key not in replayed
-            or _newest_of(fleet, _later(connection, slot, letter, replayed[letter.key]), letter) > letter.written_us
+            for letter in letters_of_slot
+            if any(
+                newest.get(each, -LAST_PUBLISHED) >= published(letter.written_us) for each in hashes[letter.identity]
+            )
         ]
+        replayed = _replayed(connection, slot) if suspects else {}
+        found += [each for each in suspects if _has_later(connection, slot, each, hashes[each.identity], replayed)]
     return found
 
 
@@ -56,93 +59,84 @@ def _overwrites(fleet: Fleet, letter: Letter) -> bool:
     return not (kind.version_column or (kind.table and letter.operation == "insert"))
 
 
-def _newest_of(fleet: Fleet, newest: Mapping[tuple[str, str], int], letter: Letter) -> int:
-    """Over the types that land where this one does."""
+def _rivals(fleet: Fleet, letter: Letter) -> set[int]:
+    """The hashes of the letter's key in each type that lands where this one does."""
     table = fleet.message_types[letter.type].table
     rivals = {name for name, kind in fleet.message_types.items() if table and kind.table == table}
-    return max((newest.get((letter.key, name), 0) for name in {letter.type, *rivals}), default=0)
+    return {identity.key_hash(name, letter.key) for name in {letter.type, *rivals}}
 
 
 def maybe_applied(connection: Connection, letters: Sequence[Letter]) -> list[Letter]:
     """Of letters whose identity in the inbox nobody knows, those that are probably recorded there.
 
-    They were recorded under their message's id, which the copy that Pub/Sub made doesn't tell.
+    They were recorded under their message's id, which the copy that Pub/Sub made doesn't tell. So a row of the same key that says
+    the same and was published then, or later, counts; of rows without a fingerprint, those of just that time.
     """
     found = []
     for letter in letters:
-        first = _moment(letter.written_us)
-        query = select(inbox.c.identity, inbox.c.message_id).where(
+        first, last = published(letter.written_us), published(letter.written_us + letter.precision_us - 1)
+        says_the_same = and_(inbox.c.fingerprint == letter.fingerprint, inbox.c.published >= first)
+        may_say_the_same = and_(inbox.c.fingerprint.is_(None), inbox.c.published.between(first, last))
+        query = select(inbox.c.slot).where(
             inbox.c.slot == slot_of(letter),
-            inbox.c.partition_key == letter.key,
-            inbox.c.message_type == letter.type,
-            inbox.c.publish_time.between(first, first + timedelta(microseconds=letter.precision_us - 1)),
+            inbox.c.key_hash == identity.key_hash(letter.type, letter.key),
+            or_(says_the_same, may_say_the_same),
         )
-        if any(row.identity == identity.of_message(row.message_id) for row in connection.execute(query)):
+        if connection.scalar(query.limit(1)) is not None:
             found.append(letter)
     return found
 
 
-def _newest(connection: Connection, slot: int, keys: Iterable[str]) -> dict[tuple[str, str], int]:
-    """When the newest applied write of each routing key and type was published."""
-    key, kind = _exactly(connection, inbox.c.partition_key), _exactly(connection, inbox.c.message_type)
+def _newest(connection: Connection, slot: int, hashes: Iterable[int]) -> dict[int, int]:
+    """When the newest applied write of each key and type was published, by their hash."""
     query = (
-        select(key.label("its_key"), kind.label("its_type"), func.max(inbox.c.publish_time).label("newest"))
-        .where(_applied(slot), inbox.c.partition_key.in_(sorted(keys)))
-        .group_by(key, kind)
+        select(inbox.c.key_hash, func.max(inbox.c.published))
+        .where(_applied(slot), inbox.c.key_hash.in_(sorted(hashes)))
+        .group_by(inbox.c.key_hash)
     )
-    return {(_text(row.its_key), _text(row.its_type)): _us(row.newest) for row in connection.execute(query)}
+    return dict(map(tuple, connection.execute(query)))
 
 
-def _replayed(connection: Connection, slot: int, keys: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Of each routing key the writes that were replayed, and when they were written: their inbox rows have the replay's time."""
-    query = select(inbox.c.partition_key, inbox.c.message_id, inbox.c.publish_time).where(
-        inbox.c.slot == slot, inbox.c.outcome == InboxOutcome.REPLAYED, inbox.c.partition_key.in_(sorted(keys))
+def _replayed(connection: Connection, slot: int) -> dict[int, int]:
+    """The writes of a slot that were replayed, by the tail of their identity, and when they were written, in microseconds.
+
+    Their own rows have the time of the replay.
+    """
+    query = select(inbox.c.key_hash, inbox.c.published, inbox.c.fingerprint).where(
+        inbox.c.slot == slot, inbox.c.outcome == InboxOutcome.REPLAYED, inbox.c.fingerprint.is_not(None)
     )
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in connection.execute(query):
-        found[row.partition_key][row.message_id] = _us(row.publish_time)
-    return dict(found)
+    return {
+        its_tail: (seconds + PUBLISHED_FROM) * 1_000_000 + microseconds
+        for its_tail, seconds, microseconds in connection.execute(query)
+    }
 
 
-def _later(
-    connection: Connection, slot: int, letter: Letter, replayed: Mapping[str, int]
-) -> dict[tuple[str, str], int]:
-    """As `_newest`, of one letter's key, with replayed writes at the time when they were written."""
+def note(letter: Letter, its_identity: bytes) -> dict[str, Any]:
+    """The row that notes a replay: which write it is of, by the tail of its identity, and when that was written."""
+    return {
+        "slot": slot_of(letter),
+        "identity": its_identity,
+        "key_hash": identity.tail(letter.write_identity),
+        "fingerprint": letter.written_us % 1_000_000,
+        "published": published(letter.written_us),
+        "outcome": InboxOutcome.REPLAYED,
+    }
+
+
+def _has_later(
+    connection: Connection, slot: int, letter: Letter, hashes: Collection[int], replayed: Mapping[int, int]
+) -> bool:
+    """Whether a write that took effect is later than the letter's. A replayed one counts from when it was written."""
     query = (
-        select(inbox.c.identity, inbox.c.partition_key, inbox.c.message_type, inbox.c.publish_time)
-        .where(
-            _applied(slot),
-            inbox.c.partition_key == letter.key,
-            inbox.c.publish_time > _moment(letter.written_us),
-        )
-        .order_by(inbox.c.publish_time.desc())
+        select(inbox.c.identity)
+        .where(_applied(slot), inbox.c.key_hash.in_(sorted(hashes)), inbox.c.published >= published(letter.written_us))
+        .order_by(inbox.c.published.desc())
         .limit(LATER_ROWS_LOOKED_AT)
     )
-    found: dict[tuple[str, str], int] = {}
-    for row in connection.execute(query):
-        written = replayed.get(row.identity.hex(), _us(row.publish_time))
-        found[row.partition_key, row.message_type] = max(written, found.get((row.partition_key, row.message_type), 0))
-    return found
-
-
-def _exactly(connection: Connection, text: ColumnElement[str]) -> ColumnElement[Any]:
-    """MySQL would group keys that differ in case, accents or blanks at the end."""
-    return cast(text, mysql.BINARY) if connection.dialect.name in ("mysql", "mariadb") else text
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    rows = connection.scalars(query).all()
+    written = [replayed.get(identity.tail(each)) for each in rows]
+    return len(rows) == LATER_ROWS_LOOKED_AT or any(each is None or each > letter.written_us for each in written)
 
 
 def _applied(slot: int) -> ColumnElement[bool]:
-    return and_(inbox.c.slot == slot, inbox.c.outcome == InboxOutcome.APPLIED)
-
-
-def _moment(us: int) -> datetime:
-    return datetime.fromtimestamp(us / 1_000_000, UTC)
-
-
-def _us(moment: datetime) -> int:
-    """SQLite and MySQL keep UTC without saying so."""
-    utc = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(utc.timestamp()) * 1_000_000 + utc.microsecond
+    return and_(inbox.c.slot == slot, inbox.c.outcome.is_(None))

@@ -129,7 +129,9 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
         idempotency_key=known_by.name,
         has_own_key=known_by.surely,
         keyless=known_by.keyless,
-        write_identity=known_by.identity,
+        write_identity=identity.in_slot(known_by.identity, place.slot)
+        if isinstance(place, Place)
+        else known_by.identity,
         fingerprint=identity.fingerprint(
             attributes.get(names.operation, ""), attributes.get(names.partition_key, ""), message.data
         ),
@@ -272,7 +274,8 @@ def note_of(letter: Letter) -> bytes:
 
     A broker that begins anew may give an id twice, but not with the same write.
     """
-    return identity.of_note(f"{NOTE}{sha256(f'{letter.id} {letter.idempotency_key}'.encode()).hexdigest()}")
+    note = identity.of_note(f"{NOTE}{sha256(f'{letter.id} {letter.idempotency_key}'.encode()).hexdigest()}")
+    return identity.in_slot(note, letter.place.slot) if letter.place else note
 
 
 def slot_shown(fleet: Fleet, letter: Letter) -> str:

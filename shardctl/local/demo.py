@@ -6,8 +6,9 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from shardctl.broker.faults import Faults
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet, Shard
-from shardctl.local import manifests, oracle
+from shardctl.local import manifests, oracle, pauses
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import POLL_SECONDS, LocalFleet, new_folder
 from shardctl.local.load import DUPLICATE_RATE, Stream
@@ -164,7 +165,8 @@ def _load(local: LocalFleet, feed: Feed, plan: Plan, watch: Watch) -> float:
 def _report(local: LocalFleet, feed: Feed, plan: Plan, verdict: Verdict, rendered: int, seconds: float) -> Report:
     standing = local.subscriptions()
     shards = tuple(
-        _report_shard(local, local.spec.shard(judged.shard), judged, standing, seconds) for judged in verdict.shards
+        _report_shard(local, local.spec.shard(judged.shard), judged, standing, seconds, feed.published_at)
+        for judged in verdict.shards
     )
     dead = standing[topology.dead_letter_subscription(local.spec)]["undelivered"]
     strays = sum(standing[stray.id]["undelivered"] for stray in topology.strays(local.spec))
@@ -191,12 +193,17 @@ def _report(local: LocalFleet, feed: Feed, plan: Plan, verdict: Verdict, rendere
 
 
 def _report_shard(
-    local: LocalFleet, shard: Shard, judged: ShardVerdict, standing: dict[str, Any], seconds: float
+    local: LocalFleet,
+    shard: Shard,
+    judged: ShardVerdict,
+    standing: dict[str, Any],
+    seconds: float,
+    published_at: Mapping[bytes, float],
 ) -> ShardReport:
     counts: Counter[str] = Counter()
     for name in local.subscription_ids(shard):
         counts.update(standing[name]["counts"])
-    p50_ms, p99_ms = _latencies(local.database_url(shard.name))
+    p50_ms, p99_ms = _latencies(local.database_url(shard.name), published_at)
     return ShardReport(
         shard=judged.shard,
         slots=judged.slots,
@@ -214,19 +221,14 @@ def _report_shard(
     )
 
 
-def _latencies(url: str) -> tuple[float | None, float | None]:
-    """Milliseconds from publish to the start of the transaction that wrote, at the median and the 99th percentile."""
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(url)
-    if engine.dialect.name != "postgresql":
-        return None, None  # SQLite's clock has whole seconds
-    age = "extract(epoch FROM applied_time - publish_time) * 1000"
-    query = f"SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY {age}) FROM shardctl_inbox"  # noqa: S608
-    with engine.connect() as connection:
-        percentiles = connection.execute(text(query)).scalar()
-    engine.dispose()
-    return (round(float(percentiles[0]), 1), round(float(percentiles[1]), 1)) if percentiles else (None, None)
+def _latencies(url: str, published_at: Mapping[bytes, float]) -> tuple[float | None, float | None]:
+    """Milliseconds from publish to commit, at the median and the 99th percentile; None where the database doesn't report it."""
+    commits = pauses.commits({"": url}, published_at, 0.0)
+    if not commits:
+        return None, None
+    waited = sorted(commit.committed - commit.published for commit in commits)
+    p50, p99 = (waited[ceil(len(waited) * part) - 1] * 1_000 for part in (0.5, 0.99))
+    return round(p50, 1), round(p99, 1)
 
 
 def _consumers_tell(local: LocalFleet) -> dict[str, float]:

@@ -20,6 +20,7 @@ from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import topic_of
 from shardctl.local.load import Publication
+from shardctl.wire import identity
 from shardctl.wire.message import Encoded, Write, encode
 
 WINDOW_WRITES = 4_096
@@ -34,6 +35,7 @@ class Feed:
     """One thread that publishes to the broker at `host`, in order within each slot, until the stream ends or `stop`.
 
     `writes` are the unique ones, in the order of publication, unless `remember` is off; `duplicates` counts the others.
+    `published_at` has the moment at which each write was sent first, in seconds since 1970, by its identity in its slot.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Feed:
         remember: bool = True,
     ) -> None:
         self.writes: list[Write] = []
+        self.published_at: dict[bytes, float] = {}
         self.published = 0
         self.duplicates = 0
         self._fleet, self._host, self._stream, self._rate = fleet, host, iter(stream), writes_per_second
@@ -115,9 +118,19 @@ class Feed:
             self.published += count
 
     def _request(self, group: list[Encoded]) -> protos.Proto:
+        if self._remember:
+            now = time.time()
+            for each in group:
+                self.published_at.setdefault(identity_of(each), now)
         request = _PublishRequest(
             topic=f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, group[0].slot).id}"
         )
         for write in group:
             request.messages.add(data=write.data, attributes=write.attributes, ordering_key=write.ordering_key)
         return request
+
+
+def identity_of(encoded: Encoded) -> bytes:
+    """As the inbox has it. Every write of a stream has an idempotency key, and none a caller."""
+    names = encoded.attributes
+    return identity.in_slot(identity.of_key("", names["message_type"], names["idempotency_key"]), encoded.slot)

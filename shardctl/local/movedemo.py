@@ -146,7 +146,7 @@ class _Show:
         self.feed.start()
         try:
             times, before, after = self._move()
-            effect = self.moving.effect(times)
+            effect = self.moving.effect(times, self.feed.published_at)
             self._finish()
         finally:
             self.feed.stop()

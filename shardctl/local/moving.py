@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -99,13 +98,13 @@ class Moving:
             closing.close(after, engines, RebalanceState.DONE)
         local.apply(after.settled())
 
-    def effect(self, times: Times) -> Effect | None:
+    def effect(self, times: Times, published_at: Mapping[bytes, float]) -> Effect | None:
         """The pauses of the hand-over, to be read before `finish`; None where the databases don't report when they commit."""
-        return pauses.effect(self.databases, self.moved, self.unmoved, times)
+        return pauses.effect(self.databases, published_at, self.moved, self.unmoved, times)
 
-    def commits(self, since: float) -> list[Commit] | None:
+    def commits(self, since: float, published_at: Mapping[bytes, float]) -> list[Commit] | None:
         """Every write published since then, in seconds since 1970; to be read before `finish` as well."""
-        return pauses.commits(self.databases, datetime.fromtimestamp(since, UTC))
+        return pauses.commits(self.databases, published_at, since)
 
     def _wait_drained(self, subscriptions: list[str], barrier_time_us: int) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS

@@ -16,12 +16,12 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, select, text
 
 from shardctl.fleet.settings.messagetypes import MessageType, type_of
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local import history
-from shardctl.shard.schema import InboxOutcome
+from shardctl.shard.schema import InboxOutcome, inbox
 from shardctl.wire import identity
 from shardctl.wire.message import Write
 
@@ -233,12 +233,12 @@ def _read_records(
 ) -> int:
     """Collect where each write is recorded; how many of this shard's records say `applied`."""
     applied = 0
-    for slot, its_identity, outcome in connection.execute(text("SELECT slot, identity, outcome FROM shardctl_inbox")):
+    for slot, its_identity, outcome in connection.execute(select(inbox.c.slot, inbox.c.identity, inbox.c.outcome)):
         if outcome == InboxOutcome.REPLAYED:
             continue  # a letter's, not a write's
-        key = truth.keys.get(bytes(its_identity))
+        key = truth.keys.get(identity.in_slot(its_identity, slot))  # which is its own inverse
         if key is None:
-            key = bytes(its_identity).hex()
+            key = its_identity.hex()
             findings.append(Finding(Difference.PHANTOM, shard, f"write {key} in slot {slot}: nobody published it"))
         else:
             records[key].append((shard, slot))

@@ -1,4 +1,4 @@
-"""How long writes waited while slots moved, by the clock of the databases: from publish to commit, independent of consumers.
+"""How long writes waited while slots moved: from publish, as the publisher noted it, to commit, by the databases' clock.
 
 Only PostgreSQL reports when a transaction committed. A moved slot's inbox rows are copies at their new place; of a message in two
 places, the earlier commit is that of its write. So this is read before `finish` deletes the originals.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import ceil
 from typing import Any
+
+from shardctl.shard.schema import published
 
 EARLIER_SECONDS = 5.0  # a message published before the window may be committed in it
 
 _WRITES = (
-    "SELECT slot, identity, extract(epoch FROM publish_time)::float8, "
-    "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM shardctl_inbox WHERE publish_time >= :since"
+    "SELECT slot, replace(CAST(identity AS text), '-', ''), "
+    "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM shardctl_inbox WHERE published >= :since"
 )
 _BEGINNINGS = (
     "SELECT slot, barrier_time_us / 1e6::float8, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 "
@@ -74,10 +75,14 @@ class Times:
 
 
 def effect(
-    databases: Mapping[str, str], moved: Collection[int], unmoved: Collection[int], times: Times
+    databases: Mapping[str, str],
+    published_at: Mapping[bytes, float],
+    moved: Collection[int],
+    unmoved: Collection[int],
+    times: Times,
 ) -> Effect | None:
-    """None where the databases don't report when they commit."""
-    all_commits = commits(databases, datetime.fromtimestamp(times.quiet - EARLIER_SECONDS, UTC))
+    """None where the databases don't report when they commit. `published_at`: see `shardctl.local.feed`."""
+    all_commits = commits(databases, published_at, times.quiet - EARLIER_SECONDS)
     if all_commits is None:
         return None
     return Effect(
@@ -89,13 +94,14 @@ def effect(
     )
 
 
-def commits(databases: Mapping[str, str], since: datetime) -> list[Commit] | None:
-    """Every write that was published since then, once; None where the databases don't report it."""
-    first: dict[tuple[int, bytes], Commit] = {}
-    for slot, its_identity, published, committed in _asked(databases, _WRITES, since=since):
-        known = first.get((slot, its_identity))
-        if known is None or committed < known.committed:
-            first[slot, its_identity] = Commit(slot, published, committed)
+def commits(databases: Mapping[str, str], published_at: Mapping[bytes, float], since: float) -> list[Commit] | None:
+    """Every write that was published since then, once; None where the databases don't report when they commit."""
+    first: dict[bytes, Commit] = {}
+    for slot, digits, committed in _asked(databases, _WRITES, since=published(int(since) * 1_000_000)):
+        its_identity = bytes.fromhex(digits)
+        moment, known = published_at.get(its_identity), first.get(its_identity)
+        if moment is not None and moment >= since and (known is None or committed < known.committed):
+            first[its_identity] = Commit(slot, moment, committed)
     return list(first.values()) if _tell(databases) else None
 
 

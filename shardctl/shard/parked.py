@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from shardctl.errors import ShardctlError
-from shardctl.shard import changes, database
+from shardctl.shard import changes, database, schema
 from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import InboxOutcome, LaneState, inbox, lanes, parked, parked_keys
 
@@ -140,7 +140,9 @@ def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
     for at in range(0, len(doomed), 500):
         some = doomed[at : at + 500]
         is_one = inbox.c.identity.in_([row.identity for row in some])
-        connection.execute(update(inbox).where(inbox.c.slot == of.slot, is_one).values(outcome=InboxOutcome.DEAD))
+        # From now on it is forgotten by its time; a copy may have been published while it waited.
+        dead = {"outcome": InboxOutcome.DEAD, "published": schema.published_now(connection)}
+        connection.execute(update(inbox).where(inbox.c.slot == of.slot, is_one).values(dead))
         connection.execute(delete(parked).where(parked.c.position.in_([row.position for row in some])))
     if connection.scalar(select(parked.c.position).where(_its_messages(of)).limit(1)) is None:
         connection.execute(delete(parked_keys).where(_its_row(of)))

@@ -8,6 +8,7 @@ Invariants kept here:
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -24,11 +25,13 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
     Text,
     TypeDecorator,
+    event,
     func,
     insert,
     inspect,
@@ -36,10 +39,12 @@ from sqlalchemy import (
 )
 from sqlalchemy import types as sa
 from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.types import TypeEngine
 
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.settings.messagetypes import MAX_PRECISION, MAX_SCALE, ColumnType, MessageType
+from shardctl.shard import inbox_0_1
 from shardctl.wire import identity
 
 
@@ -72,6 +77,46 @@ class InboxOutcome(StrEnum):
     DEAD = "dead"  # on the dead-letter topic; not to be tried again unasked
     PARKED = "parked"  # waits in the parked table
     REPLAYED = "replayed"  # no message's row, but a letter's: see `shardctl.deadletter.inboxes`
+
+
+OUTCOME_CODES = {InboxOutcome.DEAD: 1, InboxOutcome.PARKED: 2, InboxOutcome.REPLAYED: 3}
+_OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
+
+
+class OutcomeCode(TypeDecorator[InboxOutcome]):
+    """An outcome as its code; NULL is APPLIED, which nearly every row is, and takes no space.
+
+    So compare with `.is_(None)` for APPLIED: SQL's `= NULL` is never true.
+    """
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: InboxOutcome | None, dialect: Dialect) -> int | None:  # noqa: ARG002 - as SQLAlchemy calls it
+        return None if value is None else OUTCOME_CODES.get(InboxOutcome(value))
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> InboxOutcome:  # noqa: ARG002 - as SQLAlchemy calls it
+        return InboxOutcome.APPLIED if value is None else _OUTCOMES[value]
+
+
+class IdentityBytes(TypeDecorator[bytes]):
+    """The 16 bytes of an identity. PostgreSQL keeps them as a uuid, which has no length beside them."""
+
+    impl = LargeBinary(identity.BYTES)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(sa.Uuid(as_uuid=False))
+        if dialect.name in _MYSQL:
+            return dialect.type_descriptor(mysql.BINARY(identity.BYTES))
+        return dialect.type_descriptor(LargeBinary(identity.BYTES))
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> Any:
+        return value.hex() if value is not None and dialect.name == "postgresql" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - as SQLAlchemy calls it
+        return bytes.fromhex(value.replace("-", "")) if isinstance(value, str) else value
 
 
 class KeyText(TypeDecorator[str]):
@@ -199,26 +244,68 @@ replicas = Table(
     **_MYSQL_OPTIONS,
 )
 
-# A write's identity: see `shardctl.wire.identity`. On PostgreSQL a uuid would take 1 byte less, which alignment takes back.
-_IDENTITY = LargeBinary(identity.BYTES).with_variant(mysql.BINARY(identity.BYTES), *_MYSQL)
-
-# Keyed by slot first: a slot's rows lie together, move together and are deleted together, without a second index. Identities of
-# time-ordered keys grow, so new rows still go to one page of the index a slot: the last of its slot.
+# A row a write. On PostgreSQL its columns take 32 bytes and no padding, and its keys are chosen for few bytes as well: see
+# `_key_for_postgresql`. Elsewhere rows lie in the order of their key: those of a slot together, without a second index.
 inbox = Table(
     "shardctl_inbox",
     metadata,
-    Column("slot", Integer, primary_key=True, autoincrement=False),
-    Column("identity", _IDENTITY, primary_key=True),
-    Column("fingerprint", sa.BigInteger),  # NULL in rows that 0.1.0 wrote: they equal every write of their identity
-    Column("message_type", String(100), nullable=False),
-    Column("partition_key", Text, nullable=False),
-    Column("message_id", String(64), nullable=False),
-    Column("publish_time", _MOMENT, nullable=False),
-    Column("outcome", String(16), nullable=False),  # see InboxOutcome
-    Column("applied_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Index("shardctl_inbox_applied", "applied_time"),
+    Column("identity", IdentityBytes, nullable=False),  # of a write in its slot: see `shardctl.wire.identity`
+    Column("slot", Integer, nullable=False, autoincrement=False),
+    Column("key_hash", Integer, nullable=False),  # of message type and routing key
+    Column("fingerprint", Integer),  # NULL in rows that 0.1.0 wrote: they equal every write of their identity
+    Column("published", Integer, nullable=False),  # when the message was, in seconds since `PUBLISHED_FROM`; see there
+    Column("outcome", OutcomeCode),
+    PrimaryKeyConstraint("slot", "identity"),
     **_MYSQL_OPTIONS,
 )
+
+# The moment from which `published` counts: PostgreSQL's own. 32 bits with a sign last until 2068.
+PUBLISHED_FROM = 946_684_800  # seconds since 1970: 2000-01-01 UTC
+LAST_PUBLISHED = (1 << 31) - 1
+
+
+def published(moment_us: int) -> int:
+    """A time in microseconds since 1970 as the inbox has it: whole seconds, rounded down."""
+    return max(-LAST_PUBLISHED, min(LAST_PUBLISHED, moment_us // 1_000_000 - PUBLISHED_FROM))
+
+
+def published_now(connection: Connection) -> int:
+    """The present second, by the database's own clock."""
+    moment: datetime = connection.execute(select(func.now())).scalar_one()
+    utc = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # SQLite and MySQL keep UTC without saying so
+    return published(int(utc.timestamp()) * 1_000_000)
+
+
+_INBOX_INDEXES = {"shardctl_inbox_slot": "(slot)", "shardctl_inbox_published": "USING brin (published)"}
+
+
+def _key_for_postgresql(connection: Connection, name: str) -> None:
+    """The primary key, a B-tree of its own here, is of identities alone, and full pages are left full.
+
+    Identities of time-ordered keys grow, so new rows fill the last page. With slots first they would go to the last page of each
+    slot, which lies in the middle of the tree, where a page that is split stays half empty: 30 bytes a row more. An index of
+    slots has few values, each once for many rows: 8 bytes a row. That of times has one entry for 128 pages: next to nothing.
+    """
+    connection.exec_driver_sql(
+        f"ALTER TABLE {name} DROP CONSTRAINT {name}_pkey, "
+        f"ADD CONSTRAINT {name}_pkey PRIMARY KEY (identity) WITH (fillfactor = 100)"
+    )
+    for index, columns in _INBOX_INDEXES.items():
+        connection.exec_driver_sql(f"CREATE INDEX {index.replace(inbox.name, name)} ON {name} {columns}")
+
+
+@event.listens_for(inbox, "after_create")
+def _after_create(table: Table, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        _key_for_postgresql(connection, table.name)
+
+
+def inbox_called(name: str) -> Table:
+    """A table in the form of the inbox, under another name."""
+    table = inbox.to_metadata(MetaData(), name=name)
+    event.listen(table, "after_create", _after_create)
+    return table
+
 
 # A routing key whose order waits for a person, in one message type: who may write one type must not hold up another. Writers
 # share its row; whoever releases it takes it alone.
@@ -245,7 +332,7 @@ parked = Table(
     Column("message_type", KeyText, nullable=False),
     Column("operation", String(16), nullable=False),
     Column("idempotency_key", KeyText, nullable=False),
-    Column("identity", _IDENTITY, nullable=False),  # of its row in the inbox
+    Column("identity", IdentityBytes, nullable=False),  # of its row in the inbox
     Column("message_id", String(64), nullable=False),
     Column("publish_time_us", sa.BigInteger, nullable=False),
     Column("attributes", _LONG_TEXT, nullable=False),  # JSON
@@ -271,22 +358,37 @@ _KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", col
 LANES_OF_0_1 = "shardctl_slots"  # what 0.1.0 called the lanes' table
 
 
-def fault_of_version(connection: Connection) -> str | None:
+def fault_of_version(connection: Connection, *, beside_old_inbox: bool = False) -> str | None:
     """Why this version can't work with the tables that are there, and what to do; None where it can.
 
-    What 0.1.0 made is upgraded by `shardctl.shard.upgrade`; meanwhile there is no inbox.
+    What 0.1.0 made is upgraded by `shardctl.shard.upgrade`. Consumers work `beside_old_inbox` meanwhile; for all others its rows
+    must be where the rest is.
     """
     inspector = inspect(connection)
-    if not inspector.has_table(inbox.name):
-        return "there is no inbox, or it is being upgraded: run `shardctl provision`"
-    if not any(column["name"] == inbox.c.identity.name for column in inspector.get_columns(inbox.name)):
-        return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+    if fault := _fault_of_inbox(inspector, beside_old_inbox=beside_old_inbox):
+        return fault
     if not inspector.has_table(lanes.name) and inspector.has_table(LANES_OF_0_1):
         return (
             f"its table {LANES_OF_0_1} is of shardctl 0.1.0: run `shardctl provision`, which renames it to {lanes.name}"
         )
     if inspector.has_table(lanes.name) and lacks_log(connection):
         return f"its table {lanes.name} has no column {lanes.c.log.name}: run `shardctl provision`, which adds it"
+    return None
+
+
+def _fault_of_inbox(inspector: Inspector, *, beside_old_inbox: bool) -> str | None:
+    if not inspector.has_table(inbox.name):
+        return "there is no inbox, or it is being upgraded: run `shardctl provision`"
+    columns = {column["name"] for column in inspector.get_columns(inbox.name)}
+    if inbox_0_1.KEY in columns:
+        return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
+    if not columns >= {column.name for column in inbox.columns}:
+        return (
+            f"its table {inbox.name} is of a version of shardctl that was never released, and can't be upgraded: make the "
+            "database anew, or go back to that version"
+        )
+    if not beside_old_inbox and inspector.has_table(inbox_0_1.NAME):
+        return "rows of shardctl 0.1.0 are still on their way into its inbox: run `shardctl provision` and wait until it ends"
     return None
 
 

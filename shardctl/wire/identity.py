@@ -4,10 +4,14 @@ A write with an idempotency key is known by its caller, its message type and tha
 another write. A message without a key is known by its message id, in a name space of its own. So are an entry of the inbox that
 records a refused message, and one that notes a replayed letter. No text of one name space gives an identity of another.
 
+A key is known in the slot of its routing key, so that it means the same wherever the slot lies. That is why the inbox holds an
+identity `in_slot`: equal ones of two slots are two values, each unique in a database by itself.
+
 What is published again (by a consumer, or as a replay) has a new message id. If it has no key, it names the first one's id in the
 attribute `shardctl-copy-of`. Invariant: this attribute leads only into the name space of message ids, and never past the
-fingerprint. So a forged attribute can only replace a message with the same content; a message with other content is
-reported as `key_reused`, and never dropped.
+fingerprint and the hash of type and routing key, of 32 bits each. So a forged attribute can only replace a message with the same
+content; a message with other content is reported as `key_reused`, and dropped only where both agree by accident: with the same
+routing key, once in 4,000 million times.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ BYTES = 16
 COPY_OF = "shardctl-copy-of"  # the attribute of a copy without an idempotency key: the first message's id
 
 _TIME_BYTES = 6
+_SLOT_BYTES = 4
 
 
 def of_key(caller: str, message_type: str, key: str) -> bytes:
@@ -74,10 +79,29 @@ def of_note(name: str) -> bytes:
     return _digest(b"note", name)[:BYTES]
 
 
+def in_slot(its_identity: bytes, slot: int) -> bytes:
+    """The identity as a row of the inbox has it. Whatever comes first in it, as a time, stays first. Done twice, it is undone."""
+    return its_identity[:-_SLOT_BYTES] + (int.from_bytes(its_identity[-_SLOT_BYTES:]) ^ slot).to_bytes(_SLOT_BYTES)
+
+
 def fingerprint(operation: str, partition_key: str, body: bytes) -> int:
-    """What the write says, as a signed number of 64 bits. All three as they travel: `operation` is empty where it is left out."""
+    """What the write says, as a signed number of 32 bits. All three as they travel: `operation` is empty where it is left out."""
     head = f"shardctl body {len(operation)} {len(partition_key)}\n{operation}{partition_key}"
-    return int.from_bytes(sha256(head.encode() + body).digest()[:8], signed=True)
+    return _signed(sha256(head.encode() + body).digest())
+
+
+def key_hash(message_type: str, partition_key: str) -> int:
+    """Whose write it is: the message type and the routing key, as a signed number of 32 bits."""
+    return _signed(sha256(f"shardctl routing key {len(message_type)}\n{message_type}{partition_key}".encode()).digest())
+
+
+def tail(its_identity: bytes) -> int:
+    """The last 4 bytes of an identity, which are a digest's, as a signed number: nearly an identity by themselves."""
+    return int.from_bytes(its_identity[-_SLOT_BYTES:], signed=True)
+
+
+def _signed(digest: bytes) -> int:
+    return int.from_bytes(digest[:4], signed=True)
 
 
 def _digest(space: bytes, text: str) -> bytes:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import create_engine, text
+
+OUTCOMES = {None: "applied", 1: "dead", 2: "parked", 3: "replayed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,17 @@ def _read(url: str) -> Database:
             [Row(*row) for row in rows("entity, number, value, slot, position", "journal")],
             [Row(*row) for row in rows("entity, number, value, slot", "counter")],
             [Line(*row) for row in rows("entity, number, position", "counter_log")],
-            [Record(slot, name.hex(), how) for slot, name, how in rows("slot, identity, outcome", "shardctl_inbox")],
+            [_record(*row) for row in rows("slot, identity, outcome", "shardctl_inbox")],
             dict(rows("entity, effects", "witness")),
         )
     engine.dispose()
     return found
+
+
+def _record(slot: int, identity: bytes | UUID, code: int | None) -> Record:
+    """The slot is folded into the end of an identity, so that equal ones of two slots differ."""
+    digits = identity.hex if isinstance(identity, UUID) else identity.hex()
+    return Record(slot, f"{int(digits, 16) ^ slot:0{len(digits)}x}", OUTCOMES[code])
 
 
 def lanes_not_active(url: str) -> list[str]:

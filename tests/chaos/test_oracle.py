@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.chaos.observed import read
+from tests.chaos.observed import OUTCOMES, read
 from tests.chaos.oracle import Truth
 from tests.chaos.plants import (
     LAYOUT,
@@ -77,7 +77,11 @@ def test_a_write_that_was_never_acknowledged_may_be_there_or_not():
 
 
 def _stored(row, name):
-    return bytes.fromhex(row.key) if name == "identity" else getattr(row, name)
+    if name == "identity":
+        return (int(row.key, 16) ^ row.slot).to_bytes(len(row.key) // 2)
+    if name == "outcome":
+        return next(code for code, outcome in OUTCOMES.items() if outcome == row.outcome)
+    return getattr(row, name)
 
 
 def test_rows_are_read_from_every_database(tmp_path):

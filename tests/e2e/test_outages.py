@@ -18,6 +18,8 @@ from shardctl.broker import set_faults
 from shardctl.broker.faults import Faults
 from shardctl.local.servers import BinaryMissingError, PostgresServer
 from shardctl.local.servers.process import HOST, wait_until
+from shardctl.shard.schema import OUTCOME_CODES, InboxOutcome
+from shardctl.wire.identity import key_hash
 from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.proof
@@ -281,8 +283,8 @@ def test_the_largest_message_that_can_t_succeed_is_set_aside_and_the_next_one_la
     assert data.startswith(letter.data)
     assert len(data) - len(letter.data) < 2_000
     # Recorded behind the letter. The oracle knows nothing of it.
-    forget = "DELETE FROM shardctl_inbox WHERE partition_key = 'bad' AND outcome <> 'applied' RETURNING outcome"
-    assert wait_until(lambda: stage.sql(forget) == [("dead",)], PATIENCE_SECONDS)
+    forget = f"DELETE FROM shardctl_inbox WHERE outcome = {OUTCOME_CODES[InboxOutcome.DEAD]} RETURNING key_hash"
+    assert wait_until(lambda: stage.sql(forget) == [(key_hash("customer", "bad"),)], PATIENCE_SECONDS)
     stage.verify()
 
 

@@ -15,7 +15,6 @@ from consumer.delivery import Delivery
 from consumer.errors import BlockedError, PermanentError, TransientError
 from consumer.store import inbox
 from consumer.store.transaction import Outcome
-from shardctl.wire import identity
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
 
@@ -280,7 +279,7 @@ class SimStore:
             each
             for each in deliveries
             if known.get(identity_of(each), each.fingerprint) != each.fingerprint
-            and (each.slot, identity.of_refusal(each.message_id)) not in known
+            and inbox.refusal_of(each) not in known
         ]
         for each in found:
             inbox.refuse(each)

@@ -102,7 +102,7 @@ def message(
         key,
         lane,
         None if poison is Poison.NO_SLOT else slot,
-        identity.of_key(caller, kind, given) if given else identity.of_message(f"m{number}"),
+        identity.in_slot(identity.of_key(caller, kind, given) if given else identity.of_message(f"m{number}"), slot),
         poison,
         repeats is not None,
         given,

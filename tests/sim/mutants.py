@@ -90,21 +90,21 @@ class _Identifies(SimStore):
     async def apply(self, deliveries: Sequence[Delivery]) -> Outcome:
         for delivery in deliveries:
             if delivery.fault is None:
-                delivery.identity = self.rule(delivery)
+                delivery.identity = identity.in_slot(self.rule(delivery), delivery.slot)
         return await super().apply(deliveries)
 
 
 class TakesOneCallersKeyForAnothers(_Identifies):
     def rule(self, delivery: Delivery) -> bytes:
         if delivery.keyless:
-            return delivery.identity
+            return identity.of_message(delivery.idempotency_key)
         return identity.of_key("", delivery.message_type, delivery.idempotency_key)
 
 
 class TakesOneTypesKeyForAnothers(_Identifies):
     def rule(self, delivery: Delivery) -> bytes:
         if delivery.keyless:
-            return delivery.identity
+            return identity.of_message(delivery.idempotency_key)
         caller = delivery.message.attributes.get("caller", "")
         return identity.of_key(caller, "", delivery.idempotency_key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url, select, text
 
 from consumer.database import sessions
 from consumer.database.dialects import SQLite
@@ -46,9 +46,10 @@ class SqlDatabase:
         self._mark(self.arriving, LaneState.DUE)
 
     def recorded(self, identity: Identity) -> str | None:
-        query = text("SELECT outcome FROM shardctl_inbox WHERE slot = :slot AND identity = :key")
+        slot, name = identity
+        query = select(schema.inbox.c.outcome).where(schema.inbox.c.slot == slot, schema.inbox.c.identity == name)
         with self.engine.connect() as connection:
-            return connection.scalar(query, {"slot": identity[0], "key": identity[1]})
+            return connection.scalar(query)
 
     @property
     def log(self) -> dict[str, list[int]]:

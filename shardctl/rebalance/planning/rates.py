@@ -19,7 +19,7 @@ from shardctl.rebalance.rows.shape import SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
 from shardctl.shard.database import connect, snapshot
-from shardctl.shard.schema import inbox
+from shardctl.shard.schema import inbox, published
 
 SLOTS_PER_SECOND = 8  # that change databases: what the executor hands over, where rows are few
 STAYING_PER_SECOND = 256  # slots that only change generation
@@ -29,10 +29,10 @@ PAUSE_SECONDS = 0.2  # beside the rows: lanes, and the last changes
 
 
 def measured(urls: Iterable[str], window: timedelta, now: datetime) -> dict[int, float]:
-    """Writes a second of each slot that was written in the last `window`, over all databases. Raises DatabaseError."""
+    """Writes a second of each slot that were published in the last `window`, over all databases. Raises DatabaseError."""
     counts: dict[int, int] = {}
-    since = now - window
-    query = select(inbox.c.slot, func.count()).where(inbox.c.applied_time >= since).group_by(inbox.c.slot)
+    since = published(int((now - window).timestamp()) * 1_000_000)
+    query = select(inbox.c.slot, func.count()).where(inbox.c.published >= since).group_by(inbox.c.slot)
     for url in dict.fromkeys(urls):
         engine = connect(url)
         try:

@@ -31,7 +31,8 @@ class Kind(StrEnum):
     BYTES = "bytes"
     MOMENT = "moment"  # date and time, in UTC where it has a time zone
     JSON = "json"
-    OTHER = "other"  # moved as its text: dates, uuids, arrays, …
+    UUID = "uuid"  # PostgreSQL's, moved as its text; elsewhere 16 bytes, or text
+    OTHER = "other"  # moved as its text: dates, arrays, …
     UNKNOWN = "unknown"
 
 
@@ -58,6 +59,8 @@ def kind_of(product: str, of: sa.TypeEngine[Any]) -> Kind:
         return Kind.OTHER  # an extension's type; every type of PostgreSQL has a text form
     if product == "postgresql" and isinstance(of, postgresql.ENUM):
         return Kind.OTHER
+    if product == "postgresql" and isinstance(of, sa.Uuid):
+        return Kind.UUID
     return found
 
 
@@ -85,13 +88,16 @@ def reading(product: str, quoted: str, of: sa.TypeEngine[Any]) -> str:
     return quoted
 
 
-_AS_TEXT = frozenset({Kind.TEXT, Kind.MOMENT, Kind.JSON, Kind.OTHER, Kind.UNKNOWN})
+_AS_TEXT = frozenset({Kind.TEXT, Kind.MOMENT, Kind.JSON, Kind.UUID, Kind.OTHER, Kind.UNKNOWN})
 _MEETING: dict[frozenset[Kind], Kind] = {
     frozenset({Kind.INTEGER, Kind.BOOLEAN}): Kind.INTEGER,
     frozenset({Kind.INTEGER, Kind.DECIMAL}): Kind.DECIMAL,
     frozenset({Kind.TEXT, Kind.JSON}): Kind.JSON,
     frozenset({Kind.TEXT, Kind.BYTES}): Kind.BYTES,
     frozenset({Kind.TEXT, Kind.OTHER}): Kind.TEXT,
+    frozenset({Kind.TEXT, Kind.UUID}): Kind.TEXT,
+    frozenset({Kind.OTHER, Kind.UUID}): Kind.OTHER,
+    frozenset({Kind.BYTES, Kind.UUID}): Kind.UUID,
 }
 
 
@@ -102,10 +108,8 @@ def meeting(source: Kind, destination: Kind) -> Kind | None:
 
 def writer(product: str, source: Kind, destination: Kind, precision: int) -> Convert | None:
     """What makes of a value as `reading` gives it one that a column of `destination` on `product` takes. None: nothing."""
-    if destination is Kind.BYTES and source is Kind.TEXT:
-        return _encoded
-    if destination is Kind.TEXT and source is Kind.BYTES:
-        return bytes.decode
+    if (between := _BETWEEN.get((source, destination))) is not None:
+        return between
     if destination is Kind.MOMENT and precision < MICROSECONDS:
         return lambda value: _moment(value, precision)  # cut: a database would round
     if source is Kind.BOOLEAN:
@@ -124,6 +128,10 @@ def canonical(met: Kind, precision: int) -> Convert | None:
 
 def _encoded(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def _uuid(value: Any) -> bytes:
+    return bytes.fromhex(value.replace("-", "")) if isinstance(value, str) else bytes(value)
 
 
 def _moment(value: Any, precision: int) -> str:
@@ -176,5 +184,12 @@ _CANONICAL: dict[Kind, Convert] = {
     Kind.DECIMAL: _decimal,
     Kind.DOUBLE: _double,
     Kind.BYTES: _encoded,
+    Kind.UUID: _uuid,
     Kind.JSON: _json,
+}
+_BETWEEN: dict[tuple[Kind, Kind], Convert] = {
+    (Kind.TEXT, Kind.BYTES): _encoded,
+    (Kind.BYTES, Kind.TEXT): bytes.decode,
+    (Kind.UUID, Kind.BYTES): _uuid,
+    (Kind.BYTES, Kind.UUID): bytes.hex,
 }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import datetime
 
 import pytest
 from deadletter_kit import BrokerThread, Town
 
 from shardctl.cli import main
 from shardctl.fleet.keyspace import slot_of
+from shardctl.shard import schema
 from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
@@ -298,10 +300,12 @@ def test_letters_that_pubsub_gave_up_on(sqlite_town, desk):
 
     # One of them took effect while its acks were lost: the inbox has it, under its message's id.
     e2 = next(each for each in town.letters() if each.attributes["partition_key"] == B)
-    moment = e2.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"].replace("T", " ").replace("Z", "")
+    moment = datetime.fromisoformat(e2.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"])
+    second = schema.published(int(moment.timestamp()) * 1_000_000)
+    says = identity.fingerprint(e2.attributes.get("operation", ""), B, e2.data)
     town.shards["s0"].run(
-        "INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome) "
-        f"VALUES ({slot_of(B, 6)}, X'{identity.of_message('77').hex()}', 'entry', '{B}', '77', '{moment}456', 'applied')"
+        "INSERT INTO shardctl_inbox (slot, identity, key_hash, fingerprint, published) VALUES "
+        f"({slot_of(B, 6)}, X'{identity.of_message('77').hex()}', {identity.key_hash('entry', B)}, {says}, {second})"
     )
     code, told, _ = desk("replay", "--all", "--yes")
     assert (code, told["replayed"], [each["code"] for each in told["left"]]) == (1, 2, ["maybe_applied"])

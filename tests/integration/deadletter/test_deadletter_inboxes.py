@@ -20,6 +20,7 @@ from shardctl.fleet.yamlfile import parse
 from shardctl.shard import changes, database, lanes, schema
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.schema import LaneState
+from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 FLEET_SPEC = fleet_from(parse(FLEET.format(project="desk-inbox", types=TYPES, topic_bits=""), "test"))
@@ -72,8 +73,9 @@ def record(
     engine, ident, outcome, *, key=KEY, kind="thing", ago=timedelta(hours=1), plus_us=0, slot=SLOT, fingerprint=None
 ):
     row = {
-        "slot": slot, "identity": keyed(kind, ident), "message_type": kind, "partition_key": key, "message_id": "m",
-        "fingerprint": fingerprint, "outcome": outcome, "publish_time": NOW - ago + timedelta(microseconds=plus_us),
+        "slot": slot, "identity": keyed(kind, ident, slot), "key_hash": identity.key_hash(kind, key),
+        "fingerprint": fingerprint, "outcome": outcome,
+        "published": schema.published(int((NOW - ago).timestamp()) * 1_000_000 + plus_us),
     }  # fmt: skip
     with database.writing(engine) as connection:
         connection.execute(insert(schema.inbox).values(row))
@@ -91,8 +93,9 @@ def codes(verdicts):
 
 def test_only_what_is_dead_is_let_go_of_and_only_once(url, engine):
     letters = [letter(number) for number in range(4)]
-    for ident, outcome in (("i0", "dead"), ("i1", "applied"), ("i2", "parked")):
-        record(engine, ident, outcome)
+    record(engine, "i0", "dead")
+    record(engine, "i1", "applied", ago=timedelta(hours=2))
+    record(engine, "i2", "parked")
     wanted = ["replay", "applied", "parked", "unrecorded"]
     with inboxes(url) as asked:
         assert codes(asked.survey(letters)) == wanted
@@ -166,6 +169,15 @@ def test_keys_that_differ_in_case_are_different_keys(url, engine):
         assert codes(asked.survey([letter(1)])) == ["overtaken"]
     with inboxes(url, overtaken=True) as asked:
         assert codes(asked.survey([letter(1)])) == ["replay"]
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(-1, "replay"), (0, "overtaken"), (1, "overtaken")])
+def test_a_write_of_the_letters_own_second_may_be_later(url, engine, seconds, wanted):
+    """The inbox keeps no part of a second."""
+    record(engine, "i500000", "dead")
+    record(engine, "other", "applied", plus_us=seconds * 1_000_000)
+    with inboxes(url) as asked:
+        assert codes(asked.survey([letter(500_000)])) == [wanted]
 
 
 @pytest.mark.parametrize(

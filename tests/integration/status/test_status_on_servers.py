@@ -55,13 +55,12 @@ def test_a_database_tells_of_its_lanes_keys_and_replicas(fleet, url):
     provision_database(fleet, fleet.shards[0], url)
     engine, slots = connect(url), schema.lanes
     parked = {"message_type": "a", "partition_key": "K", "reason": "bad", "detail": "", "released": False}
-    inbox = {"message_type": "a", "partition_key": "p", "message_id": "m", "outcome": "applied"}
     with writing(engine) as connection:
         connection.execute(insert(schema.replicas).values(replica="r0", generations="1,2"))
         connection.execute(insert(schema.parked_keys), [parked | {"slot": 3}, parked | {"slot": 4}])
         connection.execute(update(slots).where(slots.c.slot == 4).values(state=LaneState.LEFT))
-        now = connection.scalar(schema.func.now())
-        rows = [inbox | {"slot": 5, "identity": identity.of_message(key), "publish_time": now} for key in "xyz"]
+        row = {"slot": 5, "key_hash": 1, "published": schema.published_now(connection)}
+        rows = [row | {"identity": identity.of_message(key)} for key in "xyz"]
         connection.execute(insert(schema.inbox), rows)
     facts = databases.look(url)
     assert (facts.parked_keys, facts.parked_messages) == (1, 0)

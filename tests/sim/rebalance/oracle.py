@@ -63,8 +63,10 @@ class MovingOracle(Oracle):
     def _identity_of(message: Posted) -> bytes:
         attributes = message.body.attributes
         if key := attributes.get("idempotency_key"):
-            return identity.of_key(attributes.get("caller", ""), attributes["message_type"], key)
-        return identity.of_message(attributes.get(identity.COPY_OF) or message.id)
+            found = identity.of_key(attributes.get("caller", ""), attributes["message_type"], key)
+        else:
+            found = identity.of_message(attributes.get(identity.COPY_OF) or message.id)
+        return identity.in_slot(found, message.slot)
 
     def acked_on(self, subscription: str, process: Process, message: Posted) -> None:
         write = message.write

@@ -29,11 +29,14 @@ from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.shard import schema
 from shardctl.shard.engine import configure_sqlite
 from shardctl.shard.lanes import Lane
-from shardctl.shard.schema import LaneState
+from shardctl.shard.schema import LaneState, OutcomeCode
+from shardctl.wire.identity import key_hash
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Answer, Network
-from tests.sim.rebalance.message import BALANCE
+from tests.sim.rebalance.message import BALANCE, KEYS
 
+_OF_BALANCES = frozenset(key_hash(BALANCE, key) for keys in KEYS.values() for key in keys)
+SQLITE = make_url("sqlite://").get_dialect()()
 ADDED = ("entries", "notes")  # whose rows nobody changes
 TABLES = (*ADDED, "balances")
 _OWN = tuple(table.name for table in reversed(schema.metadata.sorted_tables))
@@ -114,8 +117,8 @@ class ShardDatabase:
         A balance's row doesn't tell how often it was written, but the inbox does.
         """
         rows = [row_id for table in ADDED for (row_id,) in self._ask(f"SELECT id FROM {table} ORDER BY rowid")]
-        applied = "FROM shardctl_inbox WHERE message_type = ? AND outcome = 'applied'"
-        changes = [identity for (identity,) in self._ask(f"SELECT identity {applied}", BALANCE)]
+        applied = self._ask("SELECT identity, key_hash FROM shardctl_inbox WHERE outcome IS NULL")
+        changes = [its_identity for its_identity, key_hash in applied if key_hash in _OF_BALANCES]
         rows_before, self._rows = self._rows, frozenset(rows)
         changes_before, self._changes = self._changes, frozenset(changes)
         return [row for row in rows if row not in rows_before], [c for c in changes if c not in changes_before]
@@ -135,7 +138,7 @@ class ShardDatabase:
 
     def recorded(self, slot: int, identity: bytes) -> str | None:
         found = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND identity = ?", slot, identity)
-        return found[0][0] if found else None
+        return OutcomeCode().process_result_value(found[0][0], SQLITE) if found else None
 
     def slots_with_rows(self) -> set[int]:
         found: set[int] = set()

@@ -108,9 +108,8 @@ def test_the_oracle_finds_a_late_write_that_a_later_one_hides(fleet, database, t
         for n in (1, 2, 3, 4)
     ]
     database.executemany(
-        "INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome) "
-        "VALUES (185, ?, 'customer', 'c', '1', '2026-01-01', 'applied')",
-        [(identity.of_key("", write.type, write.idempotency_key),) for write in writes],
+        "INSERT INTO shardctl_inbox (slot, identity, key_hash, published) VALUES (185, ?, 0, 0)",
+        [(identity.in_slot(identity.of_key("", write.type, write.idempotency_key), 185),) for write in writes],
     )
     tables = fleet.model_copy(update={"message_types": {"customer": fleet.message_types["customer"]}})
     verdict = verify(tables, writes, {"s0": f"sqlite:///{tmp_path / 's0.db'}"})

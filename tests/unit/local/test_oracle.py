@@ -11,6 +11,7 @@ from shardctl.fleet.load import fleet_from
 from shardctl.local.load import Stream
 from shardctl.local.oracle import Difference, verify
 from shardctl.provision import provision_database
+from shardctl.shard.schema import OUTCOME_CODES
 from shardctl.wire import identity
 from shardctl.wire.message import Write, encode
 
@@ -37,8 +38,10 @@ shards:
 """
 
 
-def identity_of(write):
-    return identity.of_key("", write.type, write.idempotency_key)
+def identity_of(write, slot=None):
+    if slot is None:
+        slot = encode(fleet_from(yamlfile.parse(FLEET, "shards.yaml")), write, datetime(2026, 1, 1, tzinfo=UTC)).slot
+    return identity.in_slot(identity.of_key("", write.type, write.idempotency_key), slot)
 
 
 class World:
@@ -87,9 +90,8 @@ class World:
 
     def record(self, shard, slot, write, outcome="applied"):
         self.databases[shard].execute(
-            "INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome) "
-            "VALUES (?, ?, '', '', '', '2026-01-01', ?)",
-            (slot, identity_of(write), outcome),
+            "INSERT INTO shardctl_inbox (slot, identity, key_hash, published, outcome) VALUES (?, ?, 0, 0, ?)",
+            (slot, identity_of(write, slot), OUTCOME_CODES.get(outcome)),
         )
 
     def verify(self):
@@ -183,7 +185,7 @@ def test_a_duplicate_taken_for_a_new_write_is_named(world):
     world.record("s0", 1, Write("customer", {}, idempotency_key="message-4711"))
     (finding,) = world.verify().findings
     assert (finding.difference, finding.shard) == (Difference.PHANTOM, "s0")
-    assert identity.of_key("", "customer", "message-4711").hex() in finding.what
+    assert identity.in_slot(identity.of_key("", "customer", "message-4711"), 1).hex() in finding.what
 
 
 WRONG = {
@@ -246,9 +248,7 @@ def test_a_phantom_row_is_named(world):
 def test_a_write_set_aside_is_named(world):
     write = world.last_of("reading")
     _, owner = world.home(write)
-    world.databases[owner].execute(
-        "UPDATE shardctl_inbox SET outcome = 'dead' WHERE identity = ?", (identity_of(write),)
-    )
+    world.databases[owner].execute("UPDATE shardctl_inbox SET outcome = 1 WHERE identity = ?", (identity_of(write),))
     verdict = world.verify()
     assert found(verdict) == {(Difference.SET_ASIDE, owner)}
     assert verdict.counts == {"set aside": 1}

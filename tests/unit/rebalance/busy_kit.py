@@ -1,7 +1,6 @@
 """A fleet whose slots move while writes go on: what each slot must hold is known at every moment."""
 
 import random
-from datetime import UTC, datetime
 
 from rebalance_kit import BITS, KEYS, World, before
 from sqlalchemy import select
@@ -13,7 +12,6 @@ from shardctl.shard.changes import Change
 from shardctl.shard.database import writing
 from shardctl.shard.schema import LaneState
 
-MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 TABLE = schema.table_of(before().message_types["a"], schema.MetaData())
 
 
@@ -74,8 +72,7 @@ class BusyWorld(World):
             connection.execute(TABLE.insert().values(id=key, amount=self.writes, slot=slot))
             rows[key] = self.writes
         identity = self.writes.to_bytes(16)
-        row = {"slot": slot, "identity": identity, "message_type": "a", "partition_key": key, "message_id": "m", "fingerprint": 0,
-               "publish_time": MOMENT, "outcome": "applied"}  # fmt: skip
+        row = {"slot": slot, "identity": identity, "key_hash": 1, "fingerprint": 0, "published": 1}
         connection.execute(schema.inbox.insert().values(row))
         self.wanted_inbox[slot].add(identity)
         if changes.logged(connection, (slot,)):

@@ -44,12 +44,8 @@ def databases(tmp_path, monkeypatch):
             {
                 "slot": slot,
                 "identity": identity.of_message(f"{slot}-{number}-{age}"),
-                "message_type": "order",
-                "partition_key": "k",
-                "message_id": "m",
-                "publish_time": now,
-                "outcome": "applied",
-                "applied_time": now - age,
+                "key_hash": 1,
+                "published": schema.published(int((now - age).timestamp()) * 1_000_000),
             }
             for slot in shard.slots
             for number in range(6 if slot < 100 else 1)

@@ -224,9 +224,7 @@ def test_a_database_that_hangs_is_given_up_and_no_password_is_told(databases):
 
 
 def test_heat_is_counted_in_the_inbox(databases):
-    row = {
-        "message_type": "a", "partition_key": "p", "message_id": "m", "publish_time": datetime.now(UTC), "outcome": "applied"
-    }  # fmt: skip
+    row = {"key_hash": 1, "published": schema.published(int(datetime.now(UTC).timestamp()) * 1_000_000)}
     rows = [row | {"slot": slot, "identity": identity.of_message(key)} for slot, key in ((3, "a"), (3, "b"), (5, "c"))]
     databases.execute("s0", insert(schema.inbox).values(rows))
     assert heat(databases.urls["s0"]) == {3: 2 / 120, 5: 1 / 120}

@@ -31,7 +31,9 @@ def test_identities_never_change(found, wanted):
 
 
 def test_fingerprints_never_change():
-    assert identity.fingerprint("upsert", "o-1", b'{"order_id":"o-1"}') == -5084533707365703019
+    assert identity.fingerprint("upsert", "o-1", b'{"order_id":"o-1"}') == -1183835256
+    assert identity.key_hash("order", "o-1") == -1633053090
+    assert identity.in_slot(identity.of_message("8473"), 1023).hex() == "d64f4a5cf0cec1e1c70d78bad685b615"
 
 
 @given(st.tuples(TEXT, TEXT, TEXT), st.tuples(TEXT, TEXT, TEXT))
@@ -88,7 +90,22 @@ def test_any_other_key_is_all_digest(key):
 @given(st.tuples(TEXT, TEXT, st.binary(max_size=20)), st.tuples(TEXT, TEXT, st.binary(max_size=20)))
 def test_a_fingerprint_is_of_operation_routing_key_and_body(one, other):
     assert (identity.fingerprint(*one) == identity.fingerprint(*other)) == (one == other)
-    assert -(1 << 63) <= identity.fingerprint(*one) < 1 << 63
+    assert -(1 << 31) <= identity.fingerprint(*one) < 1 << 31
+
+
+@given(st.tuples(TEXT, TEXT), st.tuples(TEXT, TEXT))
+def test_a_key_hash_is_of_type_and_routing_key(one, other):
+    assert (identity.key_hash(*one) == identity.key_hash(*other)) == (one == other)
+    assert -(1 << 31) <= identity.key_hash(*one) < 1 << 31
+
+
+@given(TEXT, st.integers(0, 1 << 14), st.integers(0, 1 << 14))
+def test_one_identity_is_another_in_another_slot_and_begins_alike(name, slot, other):
+    its_identity = identity.of_key("", "order", name)
+    here, there = identity.in_slot(its_identity, slot), identity.in_slot(its_identity, other)
+    assert (here == there) == (slot == other)
+    assert here[:12] == its_identity[:12]
+    assert (identity.tail(here) == identity.tail(there)) == (slot == other)
 
 
 def test_keys_are_uuid7s_and_each_is_greater_than_the_one_before(monkeypatch):

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from hashlib import md5
 
 import pytest
 from consumer_kit import Shard
 from redis.asyncio import Redis
+from sqlalchemy import insert, update
 
 from consumer.errors import TransientError
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker
 from consumer.replica import maintenance, pace
 from consumer.replica.maintenance import Maintenance
+from consumer.store import sweep
+from shardctl.shard import schema
+from shardctl.shard.schema import InboxOutcome
 
 pytestmark = pytest.mark.slow
 
 OLD_ROWS = 60
+DAY = 86_400
 FILL = f"""
-INSERT INTO shardctl_inbox (slot, identity, message_type, partition_key, message_id, publish_time, outcome, applied_time)
-SELECT n % 64, decode(md5('old-' || n), 'hex'), 'customer', 'c', 'm' || n, old, 'applied', old
-FROM generate_series(1, {OLD_ROWS}) AS n, (SELECT now() - interval '9 days') AS nine_days_ago(old)
+INSERT INTO shardctl_inbox (slot, identity, key_hash, published)
+SELECT n % 64, md5('old-' || n)::uuid, n, extract(epoch FROM now())::bigint - {schema.PUBLISHED_FROM} - 9 * {DAY}
+FROM generate_series(1, {OLD_ROWS}) AS n
 """
 SLOW = """
 CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN OLD; END $$;
@@ -60,15 +67,17 @@ def old_rows(shard):
 def test_a_purge_outlasts_chunks_that_take_longer_than_its_turn(slow_shard, redis_url, monkeypatch):
     """The turn is over before a chunk and its rest are."""
     for module, name, value in (
-        (maintenance, "PURGE_SECONDS", 0.1),
         (maintenance, "TURN_SECONDS", 0.1),
         (pace, "CHUNK_SECONDS", 0.1),
-        (pace, "LONGEST_REST", 2.0),
+        (sweep, "ROWS_A_PAGE", 5),
+        (sweep, "_FIRST_PAGES_VERSION", (99,)),  # by key: all the rows are on one page
     ):
-        monkeypatch.setattr(module, name, value, raising=False)
+        monkeypatch.setattr(module, name, value)
+
+    slow_shard.run("UPDATE shardctl_inbox SET slot = 0")
 
     async def scenario(maintaining, _):
-        maintaining._pace.rows = 20
+        maintaining._at, maintaining._pace.rest = (0, bytes(16)), 2.0
         await maintaining.purge()
 
     play(slow_shard, redis_url, scenario)
@@ -76,10 +85,13 @@ def test_a_purge_outlasts_chunks_that_take_longer_than_its_turn(slow_shard, redi
 
 
 def test_a_chunk_over_the_statement_timeout_is_made_smaller_until_it_ends(slow_shard, redis_url, monkeypatch):
-    monkeypatch.setattr(pace, "REST_SECONDS", 0.5)
+    monkeypatch.setattr(pace, "REST_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "ROWS_A_PAGE", 8)
+    monkeypatch.setattr(sweep, "_FIRST_PAGES_VERSION", (99,))
+    slow_shard.run("UPDATE shardctl_inbox SET slot = 0")
 
     async def scenario(maintaining, _):
-        failures = 0
+        failures, maintaining._at, maintaining._pace.rest = 0, (0, bytes(16)), 1.0
         while old_rows(slow_shard):
             try:
                 await maintaining.purge()
@@ -119,3 +131,96 @@ def test_replicas_that_have_been_silent_for_long_are_forgotten(shard):
     assert sorted(name for (name,) in shard.rows("SELECT replica FROM shardctl_replicas")) == ["here", "quiet"]
     shard.store.report_presence("dead", [2])  # it was only stopped for long
     assert shard.rows("SELECT generations FROM shardctl_replicas WHERE replica = 'dead'") == [("2",)]
+
+
+# --- a walk through the inbox -----------------------------------------------------------------------------------------
+
+BEGINNING = {"postgresql": 0, "sqlite": (0, bytes(16)), "mysql": (0, bytes(16)), "mariadb": (0, bytes(16))}
+
+
+def fill(shard, count, *, slots=64, ago=0, **more):
+    """Rows that were published so long ago."""
+    rows = [
+        {"slot": number % slots, "identity": md5(f"{ago} {number}".encode()).digest(), "key_hash": 1, **more}
+        for number in range(count)
+    ]
+    with shard.engine.begin() as connection:
+        moment = schema.published_now(connection) - ago
+        connection.execute(insert(schema.inbox), [row | {"published": moment} for row in rows])
+
+
+def walk(shard, pages=1, at=...):
+    """How many rows went in each chunk, from the beginning, or from elsewhere."""
+    at, gone = BEGINNING[shard.engine.dialect.name] if at is ... else at, []
+    while True:
+        chunk = shard.store.purge(8 * DAY, at, pages)
+        gone.append(chunk.gone)
+        at = chunk.at
+        if chunk.over:
+            assert at == BEGINNING[shard.engine.dialect.name]
+            return gone
+
+
+def left(shard):
+    return shard.rows("SELECT count(*), min(published) FROM shardctl_inbox")[0]
+
+
+@pytest.fixture(params=["by page", "by key"])
+def either_way(request, shard, monkeypatch):
+    """On PostgreSQL also as before version 14."""
+    if request.param == "by key":
+        monkeypatch.setattr(sweep, "_FIRST_PAGES_VERSION", (99,))
+        monkeypatch.setitem(BEGINNING, "postgresql", (0, bytes(16)))
+    elif shard.engine.dialect.name != "postgresql":
+        pytest.skip("its rows are walked through by key")
+    return shard
+
+
+def test_a_walk_forgets_what_is_old_and_nothing_else(either_way):
+    fill(either_way, 3_000, ago=9 * DAY)
+    fill(either_way, 500, ago=7 * DAY)
+    fill(either_way, 10, ago=90 * DAY, outcome=InboxOutcome.PARKED)
+    fill(either_way, 10, ago=91 * DAY, outcome=InboxOutcome.DEAD)
+    gone = walk(either_way)
+    assert sum(gone) == 3_010
+    assert len(gone) > 20
+    assert max(gone) <= 291  # no more than a page can have
+    assert left(either_way)[0] == 510
+    assert walk(either_way, pages=128)[-1] == 0
+
+
+def test_a_walk_begins_somewhere_and_still_comes_by_everywhere(either_way, monkeypatch):
+    fill(either_way, 2_000, ago=9 * DAY)
+    monkeypatch.setattr(random, "randrange", lambda most: most // 2)
+    first = sum(walk(either_way, at=None))
+    assert 0 < first < 2_000
+    assert first + sum(walk(either_way)) == 2_000
+
+
+def test_an_empty_inbox_is_walked_through_at_once(either_way):
+    assert walk(either_way) == [0]
+    assert walk(either_way, at=None) == [0]
+
+
+def test_a_walk_passes_over_rows_that_somebody_has_locked(either_way):
+    """Waiting for a writer that waits for another row would end in a deadlock."""
+    if either_way.engine.dialect.name == "sqlite":
+        pytest.skip("one transaction writes at a time")
+    fill(either_way, 100, slots=1, ago=9 * DAY)
+    its_identity = md5(f"{9 * DAY} 7".encode()).digest()
+    with either_way.engine.begin() as writer:
+        row = schema.inbox.c.slot == 0, schema.inbox.c.identity == its_identity
+        writer.execute(update(schema.inbox).where(*row).values(published=schema.published_now(writer)))
+        assert sum(walk(either_way)) == 99
+    assert sum(walk(either_way)) == 0  # by now it is young
+    assert left(either_way)[0] == 1
+
+
+def test_a_walk_does_not_wait_for_a_row_that_is_being_inserted(either_way):
+    if either_way.engine.dialect.name == "sqlite":
+        pytest.skip("one transaction writes at a time")
+    fill(either_way, 100, slots=1, ago=9 * DAY)
+    with either_way.engine.begin() as writer:
+        row = {"slot": 0, "identity": bytes(15) + b"\x01", "key_hash": 1, "published": schema.published_now(writer)}
+        writer.execute(insert(schema.inbox).values(row))
+        assert sum(walk(either_way)) == 100

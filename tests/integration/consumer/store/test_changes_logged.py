@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from arrival_kit import Database
@@ -70,6 +71,8 @@ def told(value):
     if isinstance(value, datetime):
         value = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
         return value.isoformat(" ", "microseconds")
+    if isinstance(value, UUID):
+        return value.hex
     if isinstance(value, bytes):
         try:
             return value.decode("ascii")  # MariaDB's texts

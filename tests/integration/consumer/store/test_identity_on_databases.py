@@ -10,6 +10,7 @@ from sqlalchemy import event
 
 from consumer.delivery import decode
 from consumer.errors import PermanentError
+from shardctl.shard import schema
 from shardctl.wire import identity
 from shardctl.wire.deadletters import KEY_REUSED
 
@@ -206,6 +207,46 @@ def test_a_row_of_0_1_0_equals_every_write_of_its_identity(shard):
     assert shard.settle(arrive(shard, 2, ident="k")).duplicates == 1
 
 
+def test_a_duplicate_that_was_published_much_later_is_remembered_from_then_on(shard):
+    first = arrive(shard, 1, ident="k")
+    shard.settle(first)
+    soon, later, latest, other = (arrive(shard, 1, ident="k") for _ in range(4))
+    soon.publish_time_us = first.publish_time_us + 3_000 * 1_000_000
+    assert shard.settle(soon).duplicates == 1
+    assert published(shard) == [schema.published(first.publish_time_us)]
+    later.publish_time_us = first.publish_time_us + 86_400 * 1_000_000
+    latest.publish_time_us = later.publish_time_us + 86_400 * 1_000_000
+    other.publish_time_us, other.fingerprint = latest.publish_time_us * 2, 1
+    assert shard.settle(latest, later).duplicates == 2
+    assert published(shard) == [schema.published(latest.publish_time_us)]
+    assert shard.store.apply([other]).poison == (other,)  # another write's: not a duplicate
+    assert shard.settle(first).duplicates == 1
+    assert published(shard) == [schema.published(latest.publish_time_us)]
+
+
+def published(shard):
+    return [moment for (moment,) in shard.rows("SELECT published FROM shardctl_inbox")]
+
+
+def test_only_some_of_a_batch_may_be_new(shard):
+    """What one statement says of a thousand rows must tell them apart."""
+    batch = [arrive(shard, number, ident=f"k{number}") for number in range(50)]
+    shard.settle(*batch[10:20], batch[33])
+    outcome = shard.settle(*batch)
+    assert (outcome.applied, outcome.duplicates) == (39, 11)
+    assert len(ids(shard)) == 50
+
+
+def test_one_key_in_two_slots_is_two_writes(shard):
+    """Wherever the slots lie: a rebalance must not change what a key means."""
+    other = next(key for key in map(str, range(99)) if shard.config.rule.slot_of(key) != shard.config.rule.slot_of(KEY))
+    one, two = (
+        arrive(shard, 1, ident="k"),
+        shard.arrive("entry", {"id": "2", "owner": other, "note": "n"}, other, ident="k"),
+    )
+    assert shard.settle(one, two).applied == 2
+
+
 def test_a_message_at_fault_is_told_by_its_fault_and_not_by_its_key(shard):
     bad = arrive(shard, 1, ident="k")
     bad.fault = PermanentError("bad_json", "x")
@@ -225,7 +266,7 @@ def statements(shard):
 
     def note(_connection, _cursor, statement, *_):
         if "shardctl_inbox" in statement:
-            found.append(statement.partition(" ")[0])
+            found.append("INSERT" if "INSERT" in statement else statement.partition(" ")[0])
 
     event.listen(shard.engine, "before_cursor_execute", note)
     yield found

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 import pytest
 from arrival_kit import Database
+from names_kit import age
 from sqlalchemy import Column, Integer, MetaData, String, Table, text
 from sqlalchemy.exc import OperationalError
 
 from consumer.errors import DataFaultError, TransientError
 from consumer.store import parked
 from consumer.store.transaction import Released
+from shardctl.shard import database
 from shardctl.shard import parked as people
 
 pytestmark = pytest.mark.slow
@@ -272,13 +274,35 @@ def test_many_keys(shard):
 def test_a_purge_leaves_what_is_parked(shard):
     taken(shard)
     shard.settle(step(shard, "k", 1, bad=True), step(shard, "j", 1))
-    long_ago = {"sqlite": "datetime('now', '-2 days')"}.get(shard.url.get_backend_name(), "now() - INTERVAL '2' DAY")
-    shard.run(f"UPDATE shardctl_inbox SET applied_time = {long_ago}")
+    age(shard.engine, 2 * 86_400)
     shard.settle(step(shard, "i", 1))
-    assert shard.store.purge(86_400, 1) == 1
-    assert shard.store.purge(86_400, 1_000) == 1
-    assert shard.store.purge(86_400, 1_000) == 0
+    age(shard.engine, 3_600, "i/1")
+    assert swept(shard, 86_400) == 2
     assert shard.inbox() == {"k/1": "parked", "i/1": "applied"}
+
+
+def test_a_release_and_a_drop_count_from_when_they_happen(shard):
+    """A copy may have been published while the message waited."""
+    taken(shard)
+    shard.settle(step(shard, "k", 1, bad=True), step(shard, "j", 1, bad=True))
+    age(shard.engine, 9 * 86_400)
+    with database.writing(shard.engine) as connection:
+        (key,) = people.keys(connection, "s0", "j")
+        assert people.drop(connection, key) == 1
+    shard.run("DELETE FROM steps")
+    shard.release("k")
+    assert swept(shard, 86_400) == 1  # what had taken the rows' place
+    assert shard.inbox() == {"k/1": "applied", "j/1": "dead"}
+
+
+def swept(shard, older_than_seconds):
+    """A walk through the whole inbox: how many rows went."""
+    gone, at = 0, 0 if shard.engine.dialect.name == "postgresql" else (0, bytes(16))
+    while True:
+        chunk = shard.store.purge(older_than_seconds, at, 1)
+        gone, at = gone + chunk.gone, chunk.at
+        if chunk.over:
+            return gone
 
 
 def test_a_commit_that_fails_parks_the_key_again(shard):

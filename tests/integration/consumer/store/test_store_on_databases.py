@@ -282,7 +282,7 @@ def test_a_foreign_key_also_a_deferred_one_that_speaks_up_at_commit_is_pinned_on
 def test_faults_that_every_database_knows(shard, before, poison, reason):
     poison.fault = None  # parameters are made once, and shared by both databases
     for number, each in enumerate((*before, poison)):
-        each.identity = identity.of_message(f"k{number}")
+        each.identity = identity.in_slot(identity.of_message(f"k{number}"), each.slot)
     others = [customer(number, "insert") for number in range(10, 15)]
     batch = [*others[:2], *before, poison, *others[2:]]
     assert shard.store.apply(batch).poison == (poison,)

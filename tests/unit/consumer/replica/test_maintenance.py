@@ -14,8 +14,9 @@ from patience import PATIENCE_SECONDS
 
 from consumer.errors import PermanentError, TransientError
 from consumer.observability.metrics import Metrics
-from consumer.replica import maintenance, pace
+from consumer.replica import maintenance
 from consumer.replica.maintenance import Maintenance
+from consumer.store.sweep import Swept
 from consumer.store.transaction import Released
 
 NO_TIME = 0.0
@@ -45,7 +46,7 @@ class Shard:
     def __init__(self, stories=(), purges=()):
         self.stories = {key: list(story) for key, story in dict(stories).items()}
         self.purges, self.released, self.purged = list(purges), [], 0
-        self.chunks, self.forgotten = [], []
+        self.chunks, self.places, self.forgotten = [], [], []
 
     def released_keys(self):
         return [key for key, story in self.stories.items() if story]
@@ -57,8 +58,9 @@ class Shard:
 
     def purge(self, *about):
         self.purged += 1
-        self.chunks += about[1:]
-        return self._next(self.purges) or 0
+        self.places.append(about[1])
+        self.chunks.append(about[2])
+        return self._next(self.purges) or Swept(0, 0, over=True)
 
     def forget_replicas(self, silent_seconds):
         self.forgotten.append(silent_seconds)
@@ -106,18 +108,30 @@ def test_with_the_database_gone_it_doesnt_ask_for_every_key():
     assert len(shard.released) == 2
 
 
-def test_a_purge_rests_between_its_chunks_and_ends_when_nothing_old_is_left():
+def test_a_purge_rests_between_its_chunks_and_ends_where_its_walk_does():
     rests = []
 
     class Watched(Maintenance):
         async def _pause(self, seconds):
             rests.append(seconds)
 
-    shard = Shard(purges=[pace.MOST_ROWS] * 8 + [1])
+    shard = Shard(purges=[Swept(100, page, over=False) for page in range(8)])
     watched = Watched(shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), InThisThread(), Metrics())
     asyncio.run(watched.purge())
     assert (shard.purged, len(rests)) == (9, 8)
-    assert shard.forgotten == [maintenance.REPLICA_SECONDS]
+    assert shard.places == [None, *range(8)]
+    asyncio.run(watched.purge())  # it is not time for another walk, but for dead replicas
+    assert shard.purged == 9
+    assert shard.forgotten == [maintenance.REPLICA_SECONDS] * 2
+
+
+def test_a_walk_that_was_cut_off_goes_on_where_it_was():
+    shard = Shard(purges=[Swept(1, 40, over=False), TransientError("gone")])
+    maintaining = maintainer(shard)
+    with pytest.raises(TransientError):
+        asyncio.run(maintaining.purge())
+    asyncio.run(maintaining.purge())
+    assert shard.places == [None, 40, 40]
 
 
 def test_a_chunk_that_fails_is_smaller_the_next_time():
@@ -126,7 +140,7 @@ def test_a_chunk_that_fails_is_smaller_the_next_time():
     for _ in range(3):
         with pytest.raises(TransientError):
             asyncio.run(maintaining.purge())
-    assert shard.chunks == [1_000, 125, 15]
+    assert shard.chunks == [8, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -143,10 +157,10 @@ def test_trouble_is_told_once_counted_and_outlasted(monkeypatch, caplog, error, 
         stop = asyncio.Event()
 
         class Stops(Shard):
-            def purge(self, *_):
+            def purge(self, *about):
                 if not self.purges:
                     stop.set()
-                return super().purge()
+                return super().purge(*about)
 
         shard = Stops(purges=[error] * 3)
         await maintainer(shard, metrics=metrics).run(stop)
@@ -167,10 +181,10 @@ def test_a_bug_is_reported_with_its_traceback_behind_trouble_that_was_expected(m
         stop = asyncio.Event()
 
         class Stops(Shard):
-            def purge(self, *_):
+            def purge(self, *about):
                 if not self.purges:
                     stop.set()
-                return super().purge()
+                return super().purge(*about)
 
         await maintainer(
             Stops(purges=[TransientError("gone"), TransientError("gone"), KeyError("a bug"), KeyError("a bug")])
@@ -221,7 +235,7 @@ def test_release_and_purge_share_one_thread(monkeypatch):
                 return super().release(key, read)
 
         with Watched(4) as threads:
-            maintaining = maintainer(Busy({(1, "order", "k"): [Released(1)]}, [pace.MOST_ROWS] * 3), threads)
+            maintaining = maintainer(Busy({(1, "order", "k"): [Released(1)]}, [Swept(1, 0, over=False)] * 3), threads)
             both = asyncio.gather(maintaining.release(), maintaining.purge())
             asyncio.get_running_loop().call_later(0.1, release_goes_on.set)
             await both

@@ -1,5 +1,7 @@
 """What one thread reads of the lanes must not become another's."""
 
+from types import SimpleNamespace
+
 from consumer.database.dialects import SQLite
 from consumer.store.fence import Fence
 
@@ -11,6 +13,8 @@ class Result(list):
 
 class Connection:
     """A database whose fence has `version` and whose `slots` are active. `meanwhile` happens before the lanes are answered."""
+
+    dialect = SimpleNamespace(has_table=lambda *_: False)  # for rows of 0.1.0
 
     def __init__(self, version, slots, meanwhile=lambda: None):
         self.version, self.slots, self.meanwhile = version, slots, meanwhile

@@ -78,7 +78,7 @@ def test_headers_hold_what_a_message_holds_and_nothing_breaks_out():
     delivery.message.attributes["googclient_tracestate"] = "a=b,c=d"
     found = headers(delivery)
     assert found["X-Shardctl-Key"] == "k%0D%0AX-Evil:%201"
-    assert found["Idempotency-Key"] == identity.of_key("", "call", "50%").hex()
+    assert found["Idempotency-Key"] == identity.in_slot(identity.of_key("", "call", "50%"), delivery.slot).hex()
     assert found["X-Shardctl-Idempotency-Key"] == "50%25"
     assert found["traceparent"] == f"00-{'c' * 32}-{'d' * 16}-00"
     assert found["tracestate"] == "a=b,c=d"

@@ -1,0 +1,103 @@
+"""Forgetting: what the inbox needn't remember any more is found by walking through the whole of it, a chunk at a time.
+
+An index of times would be written to with each row; a walk costs nothing until it comes by, and its pace is its own. It may take
+a part of the retention for each round: rows stay so much longer.
+
+PostgreSQL's rows are walked through as they lie, by page. It finds those of a range of pages since version 14; an older one, and
+other databases, are walked through by primary key. Rows that somebody has locked are passed over, so nobody waits for long and
+nobody ends in a deadlock. A walk begins somewhere, so that replicas that never get to its end still come by everywhere.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, literal_column, or_, select
+
+from shardctl.shard.engine import MYSQL
+from shardctl.shard.schema import InboxOutcome, inbox
+
+ROWS_A_PAGE = 128  # where there are no pages to count
+_FIRST_PAGES_VERSION = (14,)
+_BEFORE_ALL = bytes(16)
+
+# Each row found by its key: left to itself, MySQL may look through the whole inbox, and wait for rows of others there.
+_DELETE_EACH_BY_KEY = (
+    "DELETE t FROM JSON_TABLE(%s, '$[*]' COLUMNS (digits char(32) CHARACTER SET ascii PATH '$')) AS r "
+    f"STRAIGHT_JOIN {inbox.name} AS t FORCE INDEX (PRIMARY) ON t.slot = %s AND t.identity = unhex(r.digits)"
+)
+
+At = int | tuple[int, bytes] | None  # a page, or a slot and the identity before; None: somewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of a chunk: `gone` rows were deleted. The next one is `at`; the walk is `over` when that is the beginning."""
+
+    gone: int
+    at: At
+    over: bool
+
+
+def forgettable(before: int) -> ColumnElement[bool]:
+    """The rows that nothing can ask for any more: published before that second. Parked messages have not taken effect yet."""
+    return and_(inbox.c.published < before, or_(inbox.c.outcome.is_(None), inbox.c.outcome != InboxOutcome.PARKED))
+
+
+def chunk(connection: Connection, before: int, at: At, pages: int) -> Swept:
+    """Delete what is `forgettable` from `at` on, within so many pages, in the caller's transaction."""
+    if (
+        connection.dialect.name == "postgresql"
+        and (connection.dialect.server_version_info or ()) >= _FIRST_PAGES_VERSION
+    ):
+        return _by_page(connection, before, at if isinstance(at, int) else None, pages)
+    return _by_key(connection, before, at if isinstance(at, tuple) else None, pages * ROWS_A_PAGE)
+
+
+def _by_page(connection: Connection, before: int, at: int | None, pages: int) -> Swept:
+    total: int = connection.exec_driver_sql(
+        f"SELECT pg_relation_size('{inbox.name}') / current_setting('block_size')::int"
+    ).scalar_one()
+    first = random.randrange(max(1, total)) if at is None else at
+    end = first + pages
+    place: ColumnElement[str] = literal_column("ctid")
+    within: ColumnElement[bool] = literal_column(f"ctid >= '({first},0)' AND ctid < '({end},0)'")
+    rows = select(place).select_from(inbox).where(within, forgettable(before)).with_for_update(skip_locked=True)
+    found = rows.cte("forgettable_rows")
+    gone = connection.execute(
+        delete(inbox).where(place == func.any(func.array(select(found.c.ctid).scalar_subquery())))
+    )
+    return Swept(gone.rowcount, 0 if end >= total else end, over=end >= total)
+
+
+def _by_key(connection: Connection, before: int, at: tuple[int, bytes] | None, rows: int) -> Swept:
+    if at is None:
+        last_slot = connection.scalar(select(func.max(inbox.c.slot))) or 0
+        at = random.randrange(last_slot + 1), _BEFORE_ALL
+    slot, after = at
+    part = and_(inbox.c.slot == slot, inbox.c.identity > after)
+    in_order = select(inbox.c.identity).where(part).order_by(inbox.c.identity)
+    last = connection.scalar(in_order.offset(rows - 1).limit(1))
+    if last is not None:
+        part = and_(part, inbox.c.identity <= last)
+    # First read without a lock: a locking read would wait for rows that are being inserted, or pass by with locks on the others.
+    found = connection.scalars(select(inbox.c.identity).where(part, forgettable(before))).all()
+    gone = _delete(connection, slot, found, before) if found else 0
+    if last is not None:
+        return Swept(gone, (slot, last), over=False)
+    following = connection.scalar(select(func.min(inbox.c.slot)).where(inbox.c.slot > slot))
+    return Swept(gone, (0 if following is None else following, _BEFORE_ALL), over=following is None)
+
+
+def _delete(connection: Connection, slot: int, identities: Sequence[bytes], before: int) -> int:
+    these = and_(inbox.c.slot == slot, inbox.c.identity.in_(identities), forgettable(before))
+    free = connection.scalars(select(inbox.c.identity).where(these).with_for_update(skip_locked=True)).all()
+    if not free:
+        return 0
+    if connection.dialect.name in MYSQL:
+        digits = orjson.dumps([each.hex() for each in free]).decode()
+        return connection.exec_driver_sql(_DELETE_EACH_BY_KEY, (digits, slot)).rowcount
+    return connection.execute(delete(inbox).where(inbox.c.slot == slot, inbox.c.identity.in_(free))).rowcount
