@@ -105,10 +105,11 @@ class Scene:
         self._for_seconds(1)
         self.local.redis.kill()
         self._for_seconds(REDIS_WATCHED_SECONDS)
-        # A row's time is when its transaction began, and Redis is asked before that: so a wait for Redis is a gap.
+        # Redis is asked before a transaction begins: so a wait for Redis is a gap between commits.
         ((gap,),) = self._sql(
-            "SELECT max(later - earlier) FROM (SELECT applied_time AS earlier, lead(applied_time, 1, clock_timestamp()) "
-            f"OVER (ORDER BY applied_time) AS later FROM shardctl_inbox WHERE applied_time > '{start}') AS pairs"
+            "SELECT max(later - earlier) FROM (SELECT moment AS earlier, lead(moment, 1, clock_timestamp()) OVER "
+            "(ORDER BY moment) AS later FROM (SELECT pg_xact_commit_timestamp(xmin) AS moment FROM shardctl_inbox) AS rows "
+            f"WHERE moment > '{start}') AS pairs"
         )
         self.local.redis.start()
         return gap.total_seconds()

@@ -65,10 +65,9 @@ def main():
         local.wait_drained(LONGEST_SECONDS)
         alone = _alone(local, commits)
         commits.stop()
-        published = dict(local.query("SELECT message_id, extract(epoch FROM publish_time)::float8 FROM shardctl_inbox"))
         local.broker.stop()
         notes = local.broker.notes()
-    parts = [_parts(call, published, notes, commits.times) for call in calls[WARM_UP_WRITES:]]
+    parts = [_parts(call, notes, commits.times) for call in calls[WARM_UP_WRITES:]]
     figures = {name: sorted(part[name] for part in parts) for name in parts[0]} | {"database_alone": sorted(alone)}
     result = {"writes": len(parts), "rate": options.rate}
     for name, values in figures.items():
@@ -113,10 +112,10 @@ def _publish(local, rate, count):
     return calls
 
 
-def _parts(call, published, notes, commits):
+def _parts(call, notes, commits):
     """Milliseconds of each."""
     called, message_id, committed = call["called"], call["id"].result(), commits[call["name"]]
-    taken, (sent, acked) = published[message_id], notes[message_id]
+    taken, sent, acked = notes[message_id]
     seconds = {
         "answered": call["answered"] - called,
         "taken": taken - called,

@@ -18,6 +18,7 @@ import grpc
 from shardctl.broker import protos
 from shardctl.fleet.keyspace import slot_of
 from shardctl.fleet.topology import topic_of
+from shardctl.local.feed import identity_of
 from shardctl.wire.identity import new_key
 from shardctl.wire.message import Write, encode
 
@@ -132,6 +133,7 @@ class Steady:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.published = 0
+        self.published_at = {}  # when each write was sent, in seconds since 1970, by its identity in its slot
         self.latest_seconds = 0.0  # the most that a write came later than its turn
 
     def __enter__(self):
@@ -149,6 +151,8 @@ class Steady:
             if early > 0:
                 time.sleep(early)
             self.latest_seconds = max(self.latest_seconds, -early)
-            requests.send([encode(self._local.spec, next(self._writes), datetime.now(UTC))])
+            message = encode(self._local.spec, next(self._writes), datetime.now(UTC))
+            self.published_at[identity_of(message)] = time.time()
+            requests.send([message])
             self.published += 1
         requests.join()

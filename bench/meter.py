@@ -7,6 +7,7 @@ passes on the clock it makes many times as long.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import subprocess
 import time
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from bench.rig import SHARD
+from shardctl.local import pauses
 from shardctl.local.servers.install import find_installation
 
 MIB = 1 << 20
@@ -119,16 +122,11 @@ def wal_between(pgdata, start, end):
     return Wal(int(total[1]), int(total[2]))
 
 
-def commit_milliseconds(local, first, last):
+def commit_milliseconds(local, published_at, first, last):
     """From publish to commit of the messages that were published between two readings: p50 and p99 that occurred.
 
-    By the commit's own time stamp; its flush to the disk is not in it.
+    `published_at`: when each write was sent, by its identity. By the commit's own time stamp; its flush to the disk is not in it.
     """
-    ((fractions,),) = local.query(
-        "SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP "
-        "(ORDER BY extract(epoch FROM pg_xact_commit_timestamp(xmin) - publish_time)::float8) "
-        "FROM shardctl_inbox WHERE publish_time >= to_timestamp(%s) AND publish_time < to_timestamp(%s)",
-        first.clock,
-        last.clock,
-    )
-    return [round(seconds * 1_000, 1) for seconds in fractions]
+    commits = pauses.commits({"": local.database_url(SHARD)}, published_at, first.clock)
+    waited = sorted(each.committed - each.published for each in commits if each.published < last.clock)
+    return [round(waited[math.ceil(len(waited) * part) - 1] * 1_000, 1) for part in (0.5, 0.99)]

@@ -1,7 +1,7 @@
 """The embedded broker, which also notes when it sends each message and when each ack arrives: `python -m bench.observedbroker`.
 
 So a benchmark sees both ends of a consumer from outside. The notes are in memory until the process ends; then they go, as lines
-of JSON, to the file that NOTES names: `[message id, sent, acked]`, in seconds since 1970.
+of JSON, to the file that NOTES names: `[message id, published, sent, acked]`, in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class ObservedBroker(BrokerProcess):
         return self.data_dir / "notes.jsonl"
 
     def notes(self):
-        """When each message was first sent and acked, by message id."""
+        """When each message was published, first sent, and acked, by message id."""
         lines = (json.loads(line) for line in self.notes_file.read_text().splitlines())
-        return {message_id: (sent, acked) for message_id, sent, acked in lines}
+        return {message_id: times for message_id, *times in lines}
 
     def _command(self):
         return [part.replace("shardctl.broker", __name__) for part in super()._command()]
@@ -57,8 +57,10 @@ class Notes:
         lines = {}
         for at, text in self._sent:
             for received in of("StreamingPullResponse").FromString(text).received_messages:
-                line = [received.message.message_id, at, self._acked.get(received.ack_id)]
-                lines.setdefault(received.message.message_id, json.dumps(line) + "\n")
+                message = received.message
+                published = message.publish_time.seconds + message.publish_time.nanos / 1e9
+                line = [message.message_id, published, at, self._acked.get(received.ack_id)]
+                lines.setdefault(message.message_id, json.dumps(line) + "\n")
         path.write_text("".join(lines.values()))
 
 

@@ -8,7 +8,7 @@ Without `--rate`, a backlog of `--messages` waits when the consumer starts: slot
 `--spread` says otherwise, for `--seconds`; each write is a publish request of its own.
 
 - `…_cpu_us_per_msg`: CPU of the consumer, of all of PostgreSQL's processes, of the broker and of Redis, each.
-- `commit_p50_ms`, `commit_p99_ms`: from the broker's publish time to the commit.
+- `commit_p50_ms`, `commit_p99_ms`: from the publish request to the commit.
 - `wal_bytes_per_msg`: of records; `wal_image_bytes_per_msg`: of full-page images. The window begins with a CHECKPOINT, after
   which each page's first change is logged with the whole page: so images are at their most, and fewer in a longer window.
 - `times_naive`, `naive_cpu_ratio`: throughput, and CPU of everything a message, to those of `bench.naive` in the same case.
@@ -111,7 +111,7 @@ def _steady(local, rate, options):
     counted = Meter(local, local.consumer.pid, lambda: meter.consumer_counts(local))
     first, last, load = _window(local, counted, rate, options)
     local.wait_drained(LONGEST_SECONDS)
-    p50, p99 = meter.commit_milliseconds(local, first, last)
+    p50, p99 = meter.commit_milliseconds(local, load.published_at, first, last)
     late = {"published_late_ms": round(load.latest_seconds * 1_000, 1)}
     return counted.costs(first, last) | {"commit_p50_ms": p50, "commit_p99_ms": p99} | late
 

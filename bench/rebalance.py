@@ -54,6 +54,7 @@ from shardctl.local.pauses import Times
 from shardctl.rebalance.planning.plan import plan
 from shardctl.rebalance.planning.request import Request
 from shardctl.rebalance.run import PARALLEL
+from shardctl.shard.schema import published
 from shardctl.wire import identity
 from shardctl.wire.message import Write
 
@@ -80,7 +81,8 @@ GOALS = {
     "slots_moved": "the minimum",
 }
 SMALL_SLOT_ROWS = 1_000
-PAST = "past"  # the message id of inbox rows that no row goes with
+PAST = 1  # the key's hash and the fingerprint of inbox rows that no row goes with
+_IS_PAST = f"(key_hash = {PAST} AND fingerprint = {PAST})"
 WARM_UP_SECONDS, BEFORE_SECONDS, AFTER_SECONDS = 5.0, 10.0, 2.0
 LONGEST_SECONDS = 120.0
 
@@ -148,8 +150,8 @@ def measure(local, rows, rate, parallel):
         elsewhere = processors.elsewhere(Processors())
         ended = time.time()
         say("what they left behind is deleted …")
-        effect = moving.effect(Times(quiet, opened, began, ended))
-        commits = moving.commits(quiet)
+        effect = moving.effect(Times(quiet, opened, began, ended), feed.published_at)
+        commits = moving.commits(quiet, feed.published_at)
         roll = pauses.waits(commits, slots, rolled, began)
         usual = pauses.waits(commits, slots, quiet, opened)
         moving.finish()
@@ -231,31 +233,22 @@ class Rows:
             list(threads.map(lambda shard: self._load(shard, local.database_url(shard.name)), local.spec.shards))
 
     def _load(self, shard, url):
-        past = "2026-01-01 00:00:00+00"
         with psycopg.connect(plain(url), autocommit=True) as connection:
-            now = connection.execute("SELECT now()").fetchone()[0]  # not to be purged yet
+            now = published(time.time_ns() // 1_000)  # not to be purged yet
             with connection.transaction():
                 columns = f"customer_id, name, credit, revision, {history.COLUMN}, slot"
                 with connection.cursor().copy(f"COPY customers ({columns}) FROM STDIN") as copy:
                     for slot in shard.slots:
                         lines = (f"{key_of(n)}\tname {n}\t{n}\t0\t0\t{slot}\n" for n in self.by_slot[slot])
                         copy.write("".join(lines))
-                columns = (
-                    "slot, identity, fingerprint, message_type, "
-                    "partition_key, message_id, publish_time, outcome, applied_time"
-                )
+                columns = "slot, identity, key_hash, fingerprint, published"
                 with connection.cursor().copy(f"COPY shardctl_inbox ({columns}) FROM STDIN") as copy:
                     for slot in shard.slots:
-                        keys = ((n, key_of(n)) for n in self.by_slot[slot])
-                        lines = (
-                            f"{slot}\t\\\\x{identity_of(key, 0).hex()}\t0\tcustomer\t{key}\t{n}\t{past}\tapplied\t{now}\n"
-                            for n, key in keys
-                        )
+                        keys = (key_of(n) for n in self.by_slot[slot])
+                        lines = (f"{slot}\t{identity_of(key, 0).hex()}\t0\t0\t{now}\n" for key in keys)
                         copy.write("".join(lines))
                         for its_identity in self.past_identities(slot, self.past.get(slot, 0)):
-                            copy.write(
-                                f"{slot}\t\\\\x{its_identity.hex()}\t0\tcustomer\tc0000000\t{PAST}\t{past}\tapplied\t{now}\n"
-                            )
+                            copy.write(f"{slot}\t{its_identity.hex()}\t{PAST}\t{PAST}\t{now}\n")
             connection.execute("VACUUM ANALYZE customers")
             connection.execute("VACUUM ANALYZE shardctl_inbox")
 
@@ -296,7 +289,7 @@ def slot_of(key, bits):
 
 
 def identity_of(key, revision):
-    return identity.of_key("", "customer", f"{key}#{revision}")
+    return identity.in_slot(identity.of_key("", "customer", f"{key}#{revision}"), slot_of(key))
 
 
 class Judge:
@@ -337,17 +330,17 @@ class Judge:
             for line in _lines(connection, f"SELECT {columns} FROM customers"):
                 self._judge_row(shard, line)
                 rows.append(line[0])
-            past = f"FROM shardctl_inbox WHERE message_id = '{PAST}'"
-            for slot, its_identity in _lines(connection, f"SELECT slot, encode(identity, 'hex') {past}"):
+            digits = "SELECT slot, replace(identity::text, '-', '')"
+            for slot, its_identity in _lines(connection, f"{digits} FROM shardctl_inbox WHERE {_IS_PAST}"):
                 self._past[int(slot)][0] += 1
                 self._past[int(slot)][1] += int(its_identity, 16)
                 self.found["writes misplaced"] += self._owner[int(slot)] != shard
-            query = f"SELECT slot, encode(identity, 'hex'), outcome FROM shardctl_inbox WHERE message_id <> '{PAST}'"
+            query = f"{digits}, coalesce(outcome, 0) FROM shardctl_inbox WHERE NOT {_IS_PAST}"
             for slot, its_identity, outcome in _lines(connection, query):
                 entity = self._entities.get(its_identity)
                 self.found["writes nobody made"] += entity is None
                 self.found["writes misplaced"] += entity is not None and self._misplaced(shard, entity, slot)
-                self.found["writes set aside"] += outcome != "applied"
+                self.found["writes set aside"] += outcome != "0"
                 inbox.append(its_identity)
         return rows, inbox
 

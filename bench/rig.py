@@ -39,18 +39,15 @@ SETTINGS = {"track_commit_timestamp": "on", "wal_keep_size": "1GB"}
 # Rows as the product writes them, of the last 37 days, all younger than what is purged: each column of the inbox as an expression
 # of the row's number `n`, counted from the oldest. Identities begin with a time, as those of a publisher's own keys do; see
 # `shardctl.wire.identity`.
-_APPLIED = "now() - interval '37 days' + n * (interval '37 days' / {rows})"
+_PUBLISHED = "now() - interval '37 days' + n * (interval '37 days' / {rows})"
 _OLD_ROW = {
     "slot": "('x' || substr(md5('slot' || n), 1, 8))::bit(32)::bigint % 1024",
-    "identity": "decode(lpad(to_hex((extract(epoch FROM " + _APPLIED + ") * 1000)::bigint), 12, '0') "
-    "|| substr(md5('identity' || n), 1, 20), 'hex')",
-    "fingerprint": "('x' || substr(md5('body' || n), 1, 16))::bit(64)::bigint",
-    "message_type": "CASE n % 2 WHEN 0 THEN 'customer' ELSE 'order' END",
-    "partition_key": "CASE n % 2 WHEN 0 THEN 'customer-' ELSE 'order-' END || n % 50000",
-    "message_id": "(1e16::bigint + n)::text",  # as long as Pub/Sub's are
-    "publish_time": _APPLIED,
-    "outcome": "'applied'",
-    "applied_time": _APPLIED,
+    "identity": "(lpad(to_hex((extract(epoch FROM " + _PUBLISHED + ") * 1000)::bigint), 12, '0') "
+    "|| substr(md5('identity' || n), 1, 20))::uuid",
+    "key_hash": "('x' || substr(md5('key' || n % 50000), 1, 8))::bit(32)::integer",
+    "fingerprint": "('x' || substr(md5('body' || n), 1, 8))::bit(32)::integer",
+    "published": f"extract(epoch FROM {_PUBLISHED})::bigint - {schema.PUBLISHED_FROM}",
+    "outcome": "NULL",
 }
 
 
