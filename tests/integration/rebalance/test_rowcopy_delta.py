@@ -10,6 +10,7 @@ from delta_kit import Changing, base, catch_up, differences, sides
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
 from shardctl.shard import database
+from shardctl.shard.database import DatabaseError
 
 pytestmark = pytest.mark.slow
 WAYS = [
@@ -58,9 +59,14 @@ def test_the_log_tells_all_of_these_tables(pair):
 @pytest.mark.parametrize("pair", [WAYS[0]], ids="-".join, indirect=True)
 def test_what_the_log_may_miss_is_told_on_postgresql(pair):
     source = pair[0]
+    try:
+        source.run("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    except DatabaseError:
+        has_icu = False  # not every build has it
+    else:
+        has_icu = True
+        source.run('ALTER TABLE audit ALTER COLUMN who TYPE text COLLATE "loose"')
     source.run(
-        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-        'ALTER TABLE audit ALTER COLUMN who TYPE text COLLATE "loose"',
         "ALTER TABLE a_lines DROP CONSTRAINT a_lines_order_id_fkey, ADD CONSTRAINT cascading FOREIGN KEY (order_id) "
         "REFERENCES a_orders (id) ON DELETE CASCADE",
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM a_orders; RETURN NEW; END $$",
@@ -69,8 +75,8 @@ def test_what_the_log_may_miss_is_told_on_postgresql(pair):
     )
     with database.snapshot(source.engine) as out:
         told = "\n".join(untracked(out, slot_tables(out, source.kinds)))
+    assert ("two keys that differ may be equal in who" in told) == has_icu
     for reason in (
-        "two keys that differ may be equal in who",
         "a_lines: its foreign key to a_orders changes its rows with the other's",
         "things: its trigger its names a_orders",
         "audit: its rule its changes what is written",
