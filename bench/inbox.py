@@ -44,6 +44,7 @@ GOALS = {"bytes": "<= 100", "full_ratio": ">= 0.8"}
 SETTINGS = {"wal_keep_size": "1GB", "autovacuum": "off"}
 SLOTS = 1_024
 BATCH_ROWS = 500
+KEPT = sweep.Retention(86_400, 86_400)
 DISORDER = 2_000
 BYTES_ROWS = 300_000  # of the inbox whose bytes are measured, at most
 
@@ -211,7 +212,7 @@ class Database:
 
     def purge(self, at, pages):
         with self._engine.begin() as connection:
-            return sweep.chunk(connection, schema.published_now(connection) - 86_400, at, pages)
+            return sweep.chunk(connection, sweep.forgettable(schema.published_now(connection), KEPT), at, pages)
 
 
 class Walk:

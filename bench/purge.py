@@ -15,14 +15,14 @@ import statistics
 import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 from bench.load import publish_backlog
 from bench.pipeline import work_off
 from bench.report import parser_of, show
 from bench.rig import SHARD, fill_inbox, rig
+from consumer.store.sweep import Retention
 
-KEPT = timedelta(days=1)  # so that nearly all of the old rows may go
+KEPT = Retention(86_400, 86_400)  # so that nearly all of the old rows may go
 
 
 def main() -> None:

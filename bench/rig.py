@@ -36,10 +36,10 @@ SUBSCRIPTION = "bench-s0-g1"
 # Commits can be asked for their times, and what was logged in a window is still there when it is counted.
 SETTINGS = {"track_commit_timestamp": "on", "wal_keep_size": "1GB"}
 
-# Rows as the product writes them, of the last 37 days, all younger than what is purged: each column of the inbox as an expression
+# Rows as the product writes them, of the last 7 days, all younger than what is purged: each column of the inbox as an expression
 # of the row's number `n`, counted from the oldest. Identities begin with a time, as those of a publisher's own keys do; see
 # `shardctl.wire.identity`.
-_PUBLISHED = "now() - interval '37 days' + n * (interval '37 days' / {rows})"
+_PUBLISHED = "now() - interval '7 days' + n * (interval '7 days' / {rows})"
 _OLD_ROW = {
     "slot": "('x' || substr(md5('slot' || n), 1, 8))::bit(32)::bigint % 1024",
     "identity": "(lpad(to_hex((extract(epoch FROM " + _PUBLISHED + ") * 1000)::bigint), 12, '0') "

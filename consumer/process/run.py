@@ -46,6 +46,7 @@ from consumer.sinks.http import sink_for
 from consumer.sinks.router import sink_of
 from consumer.sinks.sql import SqlSink
 from consumer.store.fence import Fence
+from consumer.store.sweep import Retention
 from consumer.store.term import Term
 from consumer.store.transaction import Store
 from shardctl.errors import EXIT_DONE, ShardctlError
@@ -99,7 +100,7 @@ async def serve(settings: Settings) -> None:
             shared.redis,
             shared.gate,
             shared.prefix,
-            config.inbox_retention,
+            Retention(int(config.inbox_retention.total_seconds()), int(config.letter_retention.total_seconds())),
             threads,
             metrics,
             presence,

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from redis.asyncio import Redis
@@ -21,7 +20,7 @@ from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker
 from consumer.replica.pace import Pace
 from consumer.store.parked import Key
-from consumer.store.sweep import At, Swept
+from consumer.store.sweep import At, Retention, Swept
 from consumer.store.term import NotLeaderError
 from consumer.store.transaction import Released
 from shardctl.supervision.trouble import Trouble
@@ -61,7 +60,7 @@ class NotEndedError(Exception):
 class ShardStore(Protocol):
     def released_keys(self) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
-    def purge(self, older_than_seconds: int, at: At, pages: int) -> Swept: ...
+    def purge(self, retention: Retention, at: At, pages: int) -> Swept: ...
     def forget_replicas(self, silent_seconds: int) -> int: ...
 
 
@@ -75,7 +74,7 @@ class Maintenance:
         redis: Redis,
         gate: RedisBreaker,
         prefix: str,
-        retention: timedelta,
+        retention: Retention,
         threads: Executor,
         metrics: Metrics,
         report_presence: Callable[[], None] = lambda: None,
@@ -84,10 +83,10 @@ class Maintenance:
         self._shard, self._read, self._gate = shard, read, gate
         self._report_presence, self._may_write = report_presence, may_write
         self._threads, self._metrics = threads, metrics
-        self._retention_seconds = int(retention.total_seconds())
+        self._retention = retention
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
         self._take_turn = redis.register_script(TURN)
-        self._walk_seconds = max(PURGE_SECONDS, retention.total_seconds() / WALKS_A_RETENTION)
+        self._walk_seconds = max(PURGE_SECONDS, retention.applied / WALKS_A_RETENTION)
         self._pace = Pace(self._walk_seconds)
         self._at: At = None  # where the walk through the inbox goes on
         self._next_walk = 0.0  # not before that time, on the monotonic clock
@@ -181,7 +180,7 @@ class Maintenance:
     def _purge_chunk(self) -> tuple[Swept, float]:
         """What a chunk did, and in how many seconds, without the wait for a thread."""
         began = time.monotonic()
-        return self._shard.purge(self._retention_seconds, self._at, self._pace.pages), time.monotonic() - began
+        return self._shard.purge(self._retention, self._at, self._pace.pages), time.monotonic() - began
 
     async def _have_turn(self, seconds: float) -> bool | None:
         """Take the turn for so long, unless another has it; None where Redis doesn't answer."""

@@ -42,22 +42,38 @@ class Swept:
     over: bool
 
 
-def forgettable(before: int) -> ColumnElement[bool]:
-    """The rows that nothing can ask for any more: published before that second. Parked messages have not taken effect yet."""
-    return and_(inbox.c.published < before, or_(inbox.c.outcome.is_(None), inbox.c.outcome != InboxOutcome.PARKED))
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long rows stay after their writes were published, in seconds: those of applied writes, and those that mean a letter."""
+
+    applied: int
+    letters: int
 
 
-def chunk(connection: Connection, before: int, at: At, pages: int) -> Swept:
-    """Delete what is `forgettable` from `at` on, within so many pages, in the caller's transaction."""
+def forgettable(now: int, retention: Retention) -> ColumnElement[bool]:
+    """The rows that nothing can ask for any more; `now` in seconds as the inbox has them.
+
+    Pub/Sub brings an applied write again for as long as its subscription retains it. A dead or replayed write comes again as long
+    as there may be a letter of it, and a parked one has not taken effect yet.
+    """
+    applied, of_letters = inbox.c.outcome.is_(None), inbox.c.outcome.in_((InboxOutcome.DEAD, InboxOutcome.REPLAYED))
+    return or_(
+        and_(applied, inbox.c.published < now - retention.applied),
+        and_(of_letters, inbox.c.published < now - retention.letters),
+    )
+
+
+def chunk(connection: Connection, old: ColumnElement[bool], at: At, pages: int) -> Swept:
+    """Delete the `old` rows from `at` on, within so many pages, in the caller's transaction."""
     if (
         connection.dialect.name == "postgresql"
         and (connection.dialect.server_version_info or ()) >= _FIRST_PAGES_VERSION
     ):
-        return _by_page(connection, before, at if isinstance(at, int) else None, pages)
-    return _by_key(connection, before, at if isinstance(at, tuple) else None, pages * ROWS_A_PAGE)
+        return _by_page(connection, old, at if isinstance(at, int) else None, pages)
+    return _by_key(connection, old, at if isinstance(at, tuple) else None, pages * ROWS_A_PAGE)
 
 
-def _by_page(connection: Connection, before: int, at: int | None, pages: int) -> Swept:
+def _by_page(connection: Connection, old: ColumnElement[bool], at: int | None, pages: int) -> Swept:
     total: int = connection.exec_driver_sql(
         f"SELECT pg_relation_size('{inbox.name}') / current_setting('block_size')::int"
     ).scalar_one()
@@ -65,7 +81,7 @@ def _by_page(connection: Connection, before: int, at: int | None, pages: int) ->
     end = first + pages
     place: ColumnElement[str] = literal_column("ctid")
     within: ColumnElement[bool] = literal_column(f"ctid >= '({first},0)' AND ctid < '({end},0)'")
-    rows = select(place).select_from(inbox).where(within, forgettable(before)).with_for_update(skip_locked=True)
+    rows = select(place).select_from(inbox).where(within, old).with_for_update(skip_locked=True)
     found = rows.cte("forgettable_rows")
     gone = connection.execute(
         delete(inbox).where(place == func.any(func.array(select(found.c.ctid).scalar_subquery())))
@@ -73,7 +89,7 @@ def _by_page(connection: Connection, before: int, at: int | None, pages: int) ->
     return Swept(gone.rowcount, 0 if end >= total else end, over=end >= total)
 
 
-def _by_key(connection: Connection, before: int, at: tuple[int, bytes] | None, rows: int) -> Swept:
+def _by_key(connection: Connection, old: ColumnElement[bool], at: tuple[int, bytes] | None, rows: int) -> Swept:
     if at is None:
         last_slot = connection.scalar(select(func.max(inbox.c.slot))) or 0
         at = random.randrange(last_slot + 1), _BEFORE_ALL
@@ -84,16 +100,16 @@ def _by_key(connection: Connection, before: int, at: tuple[int, bytes] | None, r
     if last is not None:
         part = and_(part, inbox.c.identity <= last)
     # First read without a lock: a locking read would wait for rows that are being inserted, or pass by with locks on the others.
-    found = connection.scalars(select(inbox.c.identity).where(part, forgettable(before))).all()
-    gone = _delete(connection, slot, found, before) if found else 0
+    found = connection.scalars(select(inbox.c.identity).where(part, old)).all()
+    gone = _delete(connection, slot, found, old) if found else 0
     if last is not None:
         return Swept(gone, (slot, last), over=False)
     following = connection.scalar(select(func.min(inbox.c.slot)).where(inbox.c.slot > slot))
     return Swept(gone, (0 if following is None else following, _BEFORE_ALL), over=following is None)
 
 
-def _delete(connection: Connection, slot: int, identities: Sequence[bytes], before: int) -> int:
-    these = and_(inbox.c.slot == slot, inbox.c.identity.in_(identities), forgettable(before))
+def _delete(connection: Connection, slot: int, identities: Sequence[bytes], old: ColumnElement[bool]) -> int:
+    these = and_(inbox.c.slot == slot, inbox.c.identity.in_(identities), old)
     free = connection.scalars(select(inbox.c.identity).where(these).with_for_update(skip_locked=True)).all()
     if not free:
         return 0

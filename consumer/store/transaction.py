@@ -18,7 +18,7 @@ from consumer.store import sweep
 from consumer.store.fence import Fence, Lanes
 from consumer.store.inbox import NOTHING_ADDED, Inbox
 from consumer.store.parked import Key, Parked, key_of
-from consumer.store.sweep import At, Swept
+from consumer.store.sweep import At, Retention, Swept, forgettable
 from consumer.store.term import Term
 from shardctl.shard import changes, lanes, schema
 from shardctl.shard.lanes import Lane, Met
@@ -344,10 +344,10 @@ class Store:
             return done + more, second_fault
         return len(writes), None
 
-    def purge(self, older_than_seconds: int, at: At, pages: int) -> Swept:
-        """Delete, in so many pages from `at` on, what no replay can reach any more, by the database's own clock."""
+    def purge(self, retention: Retention, at: At, pages: int) -> Swept:
+        """Delete, in so many pages from `at` on, what is past its retention by the database's own clock."""
         with self._writing() as connection:
-            return sweep.chunk(connection, schema.published_now(connection) - older_than_seconds, at, pages)
+            return sweep.chunk(connection, forgettable(schema.published_now(connection), retention), at, pages)
 
 
 def _sorted_out(

@@ -88,9 +88,12 @@ Work = Callable[[Connection, str, Sequence[Letter]], dict[Identity, Verdict]]
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a person takes upon themselves: letters no inbox knows, and writes that newer ones have overtaken."""
+    """What a person takes upon themselves: letters no inbox knows, those older than it remembers, and writes that newer ones have
+    overtaken.
+    """
 
     unrecorded: bool = False
+    unremembered: bool = False
     overtaken: bool = False
 
 
@@ -224,10 +227,13 @@ class Inboxes:
         row = known.get((slot, letter.write_identity))
         if row and (why_not := _recorded(row, letter)):
             return why_not
-        if row or (slot, note_of(letter)) in known or self._allowed.unrecorded:
+        if row:
             return GO
+        # Before the note: of a write that was replayed long ago, and took effect then, only the note may be left.
         if (forgotten := self._forgotten(letter, shard)) is not None:
             return forgotten
+        if (slot, note_of(letter)) in known or self._allowed.unrecorded:
+            return GO
         if letter.origin == Origin.CONSUMER and (letter.failed_slot, letter.shard) == (slot, shard):
             return Verdict(
                 "unrecorded",
@@ -238,17 +244,26 @@ class Inboxes:
         return GO
 
     def _forgotten(self, letter: Letter, shard: str) -> Verdict | None:
-        if self._allowed.unrecorded:
-            return None
+        """None where the inbox would remember the write; GO where it may be replayed although it doesn't."""
         kept = topology.inbox_retention(self._fleet, self._fleet.shard(shard)) - CLOCK_SLACK
         age = self._now() - datetime.fromtimestamp(letter.written_us / 1_000_000, UTC)
         if age < kept:
             return None
+        if self._allowed.unremembered or self._is_harmless(letter):
+            return GO
         return Verdict(
             "forgotten",
             f"it was written {age.days} days ago, and the inbox remembers {kept.days + 1}: nobody can tell whether it took "
-            "effect since. --unrecorded replays it",
+            "effect since. --unremembered replays it",
         )
+
+    def _is_harmless(self, letter: Letter) -> bool:
+        """Whether the write changes nothing where it has taken effect already, whatever came after it.
+
+        The row's version says so, while there is the row. An insert or upsert would bring back one that was deleted since.
+        """
+        kind = self._fleet.message_types[letter.type]
+        return kind.version_column is not None and letter.operation in ("update", "delete")
 
 
 def _log(connection: Connection, going: Sequence[Letter]) -> None:

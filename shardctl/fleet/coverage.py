@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from shardctl.fleet import backends, credentials, schedules
 from shardctl.fleet.filters import MAX_FILTER_BYTES
@@ -14,7 +15,7 @@ from shardctl.fleet.topology import (
     every_subscription,
     inbox_retention,
     known_types,
-    replay_reach,
+    redelivery_reach,
     strays,
     subscriptions,
     takes_every_type,
@@ -173,15 +174,16 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
                 f"{kind.table!r} is described differently by type {tables[kind.table.lower()]!r}.",
                 "give both the same key, columns and slot_column.",
             )
-    reach = replay_reach(fleet)
+    reach = redelivery_reach(fleet)
+    days = -(-reach // timedelta(days=1))
     for number, shard in enumerate(fleet.shards):
         if inbox_retention(fleet, shard) < reach:
             own = shard.consumer != fleet.consumer
             yield Fault(
                 (*(("shards", number) if own else ()), "consumer", "inbox_retention"),
-                f"a message can be replayed for {reach.days}d (the subscription's retention and the dead letters'), "
-                "and one that the inbox forgets sooner would be applied twice.",
-                f"leave it out, or make it {reach.days}d or more.",
+                f"a message can come again for {days}d (the subscription's retention, and a day for retries), and one that the "
+                "inbox forgets sooner would be applied twice.",
+                f"leave it out, or make it {days}d or more.",
             )
         for name in (*shard.types, *shard.except_types):
             if name not in fleet.message_types:

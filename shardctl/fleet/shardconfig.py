@@ -45,6 +45,7 @@ class ShardConfig(Model):
     subscription: Subscriptions
     consumer: Batching
     inbox_retention: Duration
+    letter_retention: Duration
     leader: Leader = Leader()
     tracing: Tracing | None = None
     delivery: Delivery = Delivery()
@@ -85,6 +86,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         subscription=fleet.subscription,
         consumer=shard.consumer,
         inbox_retention=topology.inbox_retention(fleet, shard),
+        letter_retention=topology.letter_retention(fleet, shard),
         leader=shard.leader,
         tracing=fleet.tracing,
         delivery=fleet.delivery,

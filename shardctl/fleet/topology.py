@@ -18,6 +18,7 @@ from shardctl.fleet.spec import Fleet, Shard
 
 USD_PER_DELIVERED_TIB = 40
 RETRY_OF_TABLES, RETRY_OF_BACKENDS = timedelta(seconds=1), timedelta(seconds=10)
+RETRIED_WITHIN = timedelta(days=1)  # a producer that publishes a write again, with the same idempotency key
 KEPT_FOR_PEOPLE = timedelta(days=31)  # dead letters and strays; the most Pub/Sub allows
 
 
@@ -215,14 +216,22 @@ def retry_minimum(fleet: Fleet) -> timedelta:
     return min(RETRY_OF_BACKENDS if calls else RETRY_OF_TABLES, settings.retry_maximum)
 
 
-def replay_reach(fleet: Fleet) -> timedelta:
-    """How long after its first delivery a message can come again: from its subscription, then from the dead letters."""
-    return fleet.subscription.retention + KEPT_FOR_PEOPLE
+def redelivery_reach(fleet: Fleet) -> timedelta:
+    """How long after a write was published first its subscription can bring it again, also as a retry that came within a day."""
+    return fleet.subscription.retention + RETRIED_WITHIN
 
 
 def inbox_retention(fleet: Fleet, shard: Shard) -> timedelta:
-    """How long a shard remembers an applied message; what is configured, or as long as it can be replayed."""
-    return shard.consumer.inbox_retention or replay_reach(fleet)
+    """How long after its publishing a shard remembers an applied write; what is configured, or as long as Pub/Sub can bring it.
+
+    What comes later is a dead letter that a person replays: `shardctl.deadletter` refuses one older than this.
+    """
+    return shard.consumer.inbox_retention or redelivery_reach(fleet)
+
+
+def letter_retention(fleet: Fleet, shard: Shard) -> timedelta:
+    """How long after its publishing a shard remembers that a write was dead-lettered or replayed: as long as its letter lasts."""
+    return max(fleet.subscription.retention + KEPT_FOR_PEOPLE, inbox_retention(fleet, shard))
 
 
 def known_types(fleet: Fleet) -> tuple[str, ...]:

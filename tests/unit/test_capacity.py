@@ -126,7 +126,7 @@ def test_more_replicas_take_less_cpu_each_and_more_together(rate, replicas):
 def test_the_inbox_keeps_each_write_for_its_retention():
     one = fleet_of((["slots: 0-511", "consumer: {inbox_retention: 50d}"], "512-1023"))
     found = simulate(one, Load(100, 100_000, 0), Speed(1e4, 1e4), 60)
-    kept = [50 * 86_400, topology.replay_reach(one).total_seconds()]
+    kept = [50 * 86_400, topology.redelivery_reach(one).total_seconds()]
     assert [each.inbox_rows for each in found.shards] == [
         round(each.writes_per_second * seconds) for each, seconds in zip(found.shards, kept, strict=True)
     ]

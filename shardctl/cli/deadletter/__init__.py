@@ -123,6 +123,10 @@ def replay(
     unrecorded: Annotated[
         bool, typer.Option("--unrecorded", help="Also where it is unknown whether the write took effect.")
     ] = False,
+    unremembered: Annotated[
+        bool,
+        typer.Option("--unremembered", help="Also writes older than the inbox remembers: they may take effect twice."),
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     wait: WaitOption = options.DEFAULT_WAIT,
@@ -133,6 +137,7 @@ def replay(
     """Publish letters again, in order and with their own idempotency keys, and ack them."""
     from shardctl.cli.deadletter import act
     from shardctl.cli.parked import keys
+    from shardctl.deadletter.inboxes import Allowed
     from shardctl.fleet.load import load_fleet
 
     options.refuse_both(parked=parked, strays=strays)
@@ -140,7 +145,7 @@ def replay(
     if parked:
         options.refuse_for_parked(
             key=key, since=since, until=until, limit=limit, archive=archive, overwrite=overwrite,
-            unrecorded=unrecorded, dry_run=dry_run, **{"from": source},
+            unrecorded=unrecorded, unremembered=unremembered, dry_run=dry_run, **{"from": source},
         )  # fmt: skip
         options.say_parked_moved("release")
         return keys.release_parked(
@@ -153,7 +158,8 @@ def replay(
     fleet = load_fleet(file)
     how = act.How(strays, limit, archive, source, wait, dry_run, yes, as_json)
     given = given_urls(database or ())
-    return act.replay_letters(fleet, choice, given, how, unrecorded=unrecorded, overwrite=overwrite)
+    allowed = Allowed(unrecorded=unrecorded, unremembered=unremembered, overtaken=overwrite)
+    return act.replay_letters(fleet, choice, given, how, allowed)
 
 
 @app.command()

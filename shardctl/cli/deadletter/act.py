@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from shardctl.cli.deadletter import screen, session
 from shardctl.cli.deadletter.look import known_urls
 from shardctl.cli.terminal import print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, ShardctlError, UsageError
+
+if TYPE_CHECKING:
+    from shardctl.deadletter.inboxes import Allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +44,16 @@ class Gathered:
     unreadable: int = 0
 
 
-def replay_letters(
-    fleet: Any, choice: Any, given: Mapping[str, str], how: How, *, unrecorded: bool, overwrite: bool
-) -> int:
+def replay_letters(fleet: Any, choice: Any, given: Mapping[str, str], how: How, allowed: Allowed) -> int:
     from shardctl import audit
-    from shardctl.deadletter.inboxes import Allowed, Inboxes
+    from shardctl.deadletter.inboxes import Inboxes
     from shardctl.deadletter.replay import Report, replay
 
     with ExitStack() as opened:
         gathered = _gathered(opened, fleet, choice, how)
         letters = [entry.letter for entry in gathered.entries]
         names = {name for letter in letters if letter.place for name in letter.place.shards}
-        inboxes = opened.enter_context(
-            Inboxes(fleet, known_urls(fleet, given, sorted(names)), Allowed(unrecorded=unrecorded, overtaken=overwrite))
-        )
+        inboxes = opened.enter_context(Inboxes(fleet, known_urls(fleet, given, sorted(names)), allowed))
         _refuse_without_databases(fleet, inboxes, letters)
         verdicts = inboxes.survey(letters)
         planned = Counter(verdict.code for verdict in verdicts)

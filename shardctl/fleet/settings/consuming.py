@@ -79,6 +79,9 @@ class Batching(Model):
     ] = None
     inbox_retention: Annotated[
         Annotated[timedelta, Between("1h", "365d")] | None,
-        Field(description="How long an applied message is remembered; by default as long as it can be replayed."),
+        Field(
+            description="How long an applied write is remembered, from its publishing; by default `subscription.retention` and a "
+            "day. Letters of older writes can't be replayed unasked."
+        ),
     ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

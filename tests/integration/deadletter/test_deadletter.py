@@ -414,7 +414,7 @@ def test_an_archive_older_than_the_inbox_remembers_is_refused(sqlite_town, desk)
     file.write_text(json.dumps(line | {"publish_time": "2020-01-01T00:00:00Z"}))
     code, told, _ = desk("replay", "--all", "--yes", "--from", "old.ndjson")
     assert (code, [each["code"] for each in told["left"]]) == (1, ["forgotten"])
-    assert desk("replay", "--all", "--yes", "--from", "old.ndjson", "--unrecorded")[0] == 0
+    assert desk("replay", "--all", "--yes", "--from", "old.ndjson", "--unremembered")[0] == 0
     town.consume()
     assert things(town) == {A: "x"}
 

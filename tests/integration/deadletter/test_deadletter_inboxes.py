@@ -57,7 +57,7 @@ def inboxes(url, **allowed):
     return Inboxes(FLEET_SPEC, {"s0": str(url)}, Allowed(**allowed), now=lambda: NOW)
 
 
-def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None, slot=SLOT):
+def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None, slot=SLOT, operation=None):
     """As a consumer of s0 has set it aside."""
     written = int((NOW - ago).timestamp() * 1_000_000) + number
     attributes = {
@@ -65,6 +65,8 @@ def letter(number, *, key=KEY, ago=timedelta(hours=1), kind="thing", ident=None,
         "shardctl-reason": "constraint", "shardctl-error": "x", "shardctl-shard": "s0", "shardctl-slot": str(slot),
         "shardctl-message-id": str(number), "shardctl-publish-time-us": str(written), "shardctl-subscription": "shop-s0-g1",
     }  # fmt: skip
+    if operation:
+        attributes["operation"] = operation
     message = Message(f"{1000 + number}", written + 1_000_000, "", attributes, b"{}")
     return read(FLEET_SPEC, "shop-dead", message, stray=False)
 
@@ -213,7 +215,34 @@ def test_what_the_inbox_has_forgotten(url, engine):
         record(engine, "i1", "dead", ago=timedelta(days=99))
         assert codes(asked.survey([old])) == ["replay"]
     with inboxes(url, unrecorded=True) as asked:
-        assert codes(asked.let_go([letter(2, ago=timedelta(days=99)), letter(3)])) == ["replay", "replay"]
+        assert codes(asked.let_go([letter(2, ago=timedelta(days=99)), letter(3)])) == ["forgotten", "replay"]
+    with inboxes(url, unremembered=True) as asked:
+        assert codes(asked.let_go([letter(2, ago=timedelta(days=99))])) == ["replay"]
+
+
+def test_a_letter_whose_replay_took_effect_long_ago_is_not_replayed_again(url, engine):
+    """Its ack was lost. The copy's row is forgotten, and the note of the replay is still there, as long as the letter may be."""
+    old = letter(1, ago=timedelta(days=20))
+    record(engine, "i1", "dead", ago=timedelta(days=20))
+    with inboxes(url) as asked:
+        assert codes(asked.let_go([old])) == ["replay"]
+        record(engine, "i1", "applied", ago=timedelta(days=10))  # the copy
+        assert codes(asked.survey([old])) == ["applied"]
+        with database.writing(engine) as connection:
+            connection.execute(schema.inbox.delete().where(schema.inbox.c.outcome.is_(None)))
+        assert codes(asked.survey([old])) == ["forgotten"]
+        assert codes(asked.let_go([old])) == ["forgotten"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [("update", "replay"), ("delete", "replay"), ("upsert", "forgotten"), ("insert", "forgotten")],
+)
+def test_a_forgotten_write_that_the_rows_version_refuses_does_no_harm(url, engine, operation, code):
+    """But one that could bring back a row that was deleted since does."""
+    with inboxes(url) as asked:
+        old = letter(1, ago=timedelta(days=99), kind="edition", operation=operation)
+        assert codes(asked.survey([old])) == [code]
 
 
 def test_a_slot_on_its_way_is_left_alone_and_the_fence_is_shared(url, engine):

@@ -135,9 +135,9 @@ SLOTS = 'slots: "0-1023"'
         pytest.param(with_replaced("  a:\n", "  a b:\n"), "message_types.a b", "a message type", id="type-name"),
         pytest.param(with_replaced("a_rows", "a;drop"), "message_types.a.table", "a table name", id="table-name"),
         pytest.param(
-            with_replaced("fleet: orders", "fleet: orders\nconsumer: {inbox_retention: 30d}"),
+            with_replaced("fleet: orders", "fleet: orders\nconsumer: {inbox_retention: 7d}"),
             "consumer.inbox_retention",
-            "make it 38d or more",
+            "make it 8d or more",
             id="inbox-retention",
         ),
         pytest.param(

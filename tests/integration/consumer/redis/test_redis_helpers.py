@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 from consumer_kit import InThisThread, raw
@@ -20,7 +19,7 @@ from consumer.replica.batch import Batch
 from consumer.replica.handle import Handler
 from consumer.replica.maintenance import Maintenance
 from consumer.replica.pace import MOST_PAGES
-from consumer.store.sweep import Swept
+from consumer.store.sweep import Retention, Swept
 from consumer.store.transaction import Outcome
 
 pytestmark = pytest.mark.slow
@@ -247,14 +246,17 @@ def test_without_redis_everything_goes_to_the_inbox():
 # --- the turn to purge ------------------------------------------------------------------------------------------------
 
 
+RETENTION = Retention(3_600, 7_200)
+
+
 class Inbox:
     """Pages to walk through; tells who purges when."""
 
     def __init__(self, pages, meanwhile=lambda: None):
         self.pages, self.chunks, self.meanwhile = pages, 0, meanwhile
 
-    def purge(self, older_than_seconds, at, pages):
-        assert older_than_seconds == 3_600
+    def purge(self, retention, at, pages):
+        assert retention == RETENTION
         self.chunks += 1
         self.meanwhile()
         end = (at or 0) + pages
@@ -268,7 +270,7 @@ class Inbox:
 
 
 def maintainer(shard, client, gate, threads):
-    return Maintenance(shard, print, client, gate, "f:s", timedelta(hours=1), threads, Metrics())
+    return Maintenance(shard, print, client, gate, "f:s", RETENTION, threads, Metrics())
 
 
 def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(redis_url, monkeypatch):

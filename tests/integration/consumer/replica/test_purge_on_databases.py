@@ -19,6 +19,7 @@ from consumer.redis.breaker import RedisBreaker
 from consumer.replica import maintenance, pace
 from consumer.replica.maintenance import Maintenance
 from consumer.store import sweep
+from consumer.store.sweep import Retention
 from shardctl.shard import schema
 from shardctl.shard.schema import InboxOutcome
 
@@ -54,7 +55,10 @@ def play(shard, redis_url, scenario):
             with ThreadPoolExecutor(1) as threads:
                 gate = RedisBreaker(asyncio.get_running_loop().time, metrics)
                 await scenario(
-                    Maintenance(shard.store, print, client, gate, "f:s", timedelta(days=8), threads, metrics), client
+                    Maintenance(
+                        shard.store, print, client, gate, "f:s", Retention(8 * DAY, 38 * DAY), threads, metrics
+                    ),
+                    client,
                 )
 
     asyncio.run(run())
@@ -153,7 +157,7 @@ def walk(shard, pages=1, at=...):
     """How many rows went in each chunk, from the beginning, or from elsewhere."""
     at, gone = BEGINNING[shard.engine.dialect.name] if at is ... else at, []
     while True:
-        chunk = shard.store.purge(8 * DAY, at, pages)
+        chunk = shard.store.purge(Retention(8 * DAY, 38 * DAY), at, pages)
         gone.append(chunk.gone)
         at = chunk.at
         if chunk.over:
@@ -187,6 +191,14 @@ def test_a_walk_forgets_what_is_old_and_nothing_else(either_way):
     assert max(gone) <= 291  # no more than a page can have
     assert left(either_way)[0] == 510
     assert walk(either_way, pages=128)[-1] == 0
+
+
+def test_what_tells_of_a_letter_stays_as_long_as_the_letter_may(either_way):
+    for days, outcome in enumerate(InboxOutcome, 30):
+        fill(either_way, 10, ago=days * DAY, outcome=outcome)
+    assert sum(walk(either_way)) == 10
+    kept = {outcome for (outcome,) in either_way.rows("SELECT DISTINCT outcome FROM shardctl_inbox")}
+    assert kept == set(schema.OUTCOME_CODES.values())
 
 
 def test_a_walk_begins_somewhere_and_still_comes_by_everywhere(either_way, monkeypatch):

@@ -14,6 +14,7 @@ from consumer.errors import TransientError
 from consumer.sinks.sql import SqlSink
 from consumer.store import Store
 from consumer.store.fence import Fence
+from consumer.store.sweep import Retention
 from consumer.store.term import NotLeaderError, Term
 
 pytestmark = pytest.mark.slow
@@ -74,7 +75,7 @@ def test_nothing_that_writes_gets_past_the_term(shard):
         "barrier": lambda: store.pass_barriers([]),
         "release": lambda: store.release((1, "customer", "1"), lambda _: None),
         "released": store.released_keys,
-        "purge": lambda: store.purge(0, 0, 10),
+        "purge": lambda: store.purge(Retention(0, 0), 0, 10),
     }
     before = shard.inbox()
     for call in calls.values():

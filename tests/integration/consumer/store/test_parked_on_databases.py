@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from consumer.errors import DataFaultError, TransientError
 from consumer.store import parked
+from consumer.store.sweep import Retention
 from consumer.store.transaction import Released
 from shardctl.shard import database
 from shardctl.shard import parked as people
@@ -299,7 +300,7 @@ def swept(shard, older_than_seconds):
     """A walk through the whole inbox: how many rows went."""
     gone, at = 0, 0 if shard.engine.dialect.name == "postgresql" else (0, bytes(16))
     while True:
-        chunk = shard.store.purge(older_than_seconds, at, 1)
+        chunk = shard.store.purge(Retention(older_than_seconds, older_than_seconds), at, 1)
         gone, at = gone + chunk.gone, chunk.at
         if chunk.over:
             return gone

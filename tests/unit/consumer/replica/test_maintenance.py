@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 from consumer_kit import InThisThread
@@ -16,7 +15,7 @@ from consumer.errors import PermanentError, TransientError
 from consumer.observability.metrics import Metrics
 from consumer.replica import maintenance
 from consumer.replica.maintenance import Maintenance
-from consumer.store.sweep import Swept
+from consumer.store.sweep import Retention, Swept
 from consumer.store.transaction import Released
 
 NO_TIME = 0.0
@@ -74,7 +73,7 @@ class Shard:
 
 def maintainer(shard, threads=None, metrics=None):
     return Maintenance(
-        shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), threads or InThisThread(), metrics or Metrics()
+        shard, print, Redis(), Gate(), "f:s", Retention(3_600, 3_600), threads or InThisThread(), metrics or Metrics()
     )
 
 
@@ -116,7 +115,7 @@ def test_a_purge_rests_between_its_chunks_and_ends_where_its_walk_does():
             rests.append(seconds)
 
     shard = Shard(purges=[Swept(100, page, over=False) for page in range(8)])
-    watched = Watched(shard, print, Redis(), Gate(), "f:s", timedelta(hours=1), InThisThread(), Metrics())
+    watched = Watched(shard, print, Redis(), Gate(), "f:s", Retention(3_600, 3_600), InThisThread(), Metrics())
     asyncio.run(watched.purge())
     assert (shard.purged, len(rests)) == (9, 8)
     assert shard.places == [None, *range(8)]
