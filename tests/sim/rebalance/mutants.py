@@ -177,23 +177,23 @@ class PassesBarriersFirst(Handler):
 class AcksBeforePublishingAgain(Handler):
     """The acks of what is to be published again are on their way before that is published."""
 
-    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
-        outcome = await super()._write(mine)
+    async def _write(self, mine: Sequence[Delivery], lock_seconds: float | None) -> tuple[Outcome, Any]:
+        outcome, waits = await super()._write(mine, lock_seconds)
         await self._acks.ack(outcome.again)
-        return outcome
+        return outcome, waits
 
 
 class NewKeys(Handler):
     """What is published again counts as new."""
 
-    async def _write(self, mine: Sequence[Delivery]) -> Outcome:
-        outcome = await super()._write(mine)
+    async def _write(self, mine: Sequence[Delivery], lock_seconds: float | None) -> tuple[Outcome, Any]:
+        outcome, waits = await super()._write(mine, lock_seconds)
         for each in outcome.again:
             message = type(each.message)()
             message.CopyFrom(each.message)
             message.attributes["idempotency_key"] = f"{each.idempotency_key}-again"
             each.message, each.keyless = message, False
-        return outcome
+        return outcome, waits
 
 
 # -- what the executor may do wrong --------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def _with_run(kind: type[Run]) -> Parts:
 
 
 class BarrierBeforeDue(Run):
-    """Slots become due a step after their barriers are out."""
+    """Slots become due a step after their barriers are awaited, and out."""
 
     def _begin(self, of: list[Any]) -> None:
         self._early = getattr(self, "_early", set())
@@ -302,7 +302,10 @@ class BarrierBeforeDue(Run):
         for hand_over, standing in of:
             if hand_over not in self._early:
                 self._early.add(hand_over)
-                self._publish(InHand(hand_over, standing, self._clock()), self._clock())
+                slot, source = hand_over.slot, standing.source
+                with writing(self._databases[source.shard]) as connection:
+                    tokens = lanes.await_barriers(connection, [slot], source.generation, self.rebalance)
+                self._publish(InHand(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
         self._survey.put_back([each for each in of if each not in late])
         super()._begin(late)
 
@@ -356,6 +359,7 @@ class ClosesFirst(Executor):
     """The journal is closed while barriers are out: they are ignored then."""
 
     async def abort(self) -> None:
+        await self._call(lambda: closing.stop(self._fleet, self._engines))
         await self._call(lambda: closing.close(self._fleet, self._engines, RebalanceState.ABORTED))
         await super().abort()
 

@@ -323,6 +323,11 @@ class MovingWorld(World):
                 if command:
                     break
                 await asyncio.sleep(AGAIN_SECONDS * (0.5 + self._draw()))
+            except Exception as error:
+                if not process.alive:  # it is being cleared away
+                    raise
+                self.oracle.violate(f"{process} died of {error!r}")  # of a bug, that is
+                break
             else:
                 if command:
                     break
