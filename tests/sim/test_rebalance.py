@@ -8,13 +8,15 @@ import pytest
 
 from tests.sim.campaign import Failure
 from tests.sim.rebalance.campaign import command, failures
+from tests.sim.rebalance.delta_mutants import MUTANTS as DELTA_MUTANTS
+from tests.sim.rebalance.delta_mutants import SLOW, aborted_twice
 from tests.sim.rebalance.mutants import MUTANTS, TWICE
-from tests.sim.rebalance.scenario import drawn, every_await, every_effect, small
+from tests.sim.rebalance.scenario import copied_ahead, drawn, every_await, every_effect, small
 from tests.sim.rebalance.world import play
 
 FEW, SCHEDULES = 2, 35
 SWEPT, EFFECT_STRIDE, AWAIT_STRIDE = (
-    (0, 1),
+    (0, 1, 3),  # copied ahead, before and after the pods have been replaced; copied in the pause
     9,
     150,
 )  # `python -m tests.sim --rebalance --sweep 0` takes each
@@ -31,6 +33,7 @@ def test_uncut():
     assert not result.violations, Failure(small(0), result, command(small(0))).told()
     assert result.again == result.again_counted == 0
     told = result.oracle.told()
+    assert told.count("copied to s1") > 1  # while its writes go on, and then what had changed
     for event in ("copied to s1", "dead-lettered", "drops", "left", "due", "arriving"):
         assert event in told
 
@@ -86,7 +89,23 @@ def test_every_barrier_published_twice():
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS.keys())
+def test_two_people_abort():
+    """One is slow: what it has seen is another copy by the time it deletes."""
+    check(map(aborted_twice, range(10)), SLOW)
+
+
+@pytest.mark.slow
+def test_every_round_refused():
+    """Then the slot is copied as a whole in its pause, and the run counts it."""
+    scenario = copied_ahead(small)(0)
+    scenario.manners.refuse_round = 1.0
+    result = play(scenario)
+    assert not result.violations, Failure(scenario, result, command(scenario)).told()
+    assert "fell back: slot 1: refused" in result.oracle.told()
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("mutant", [*MUTANTS.values(), *DELTA_MUTANTS.values()], ids=[*MUTANTS, *DELTA_MUTANTS])
 def test_a_mistake_is_found(mutant):
     """By the harm that it does: a mutant that no longer fits what it changes, and dies of that, proves nothing."""
     failure = next(filter(None, failures(map(mutant.scenario, range(mutant.seeds)), mutant.parts)), None)

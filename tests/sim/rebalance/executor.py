@@ -13,13 +13,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from shardctl.fleet.spec import Fleet
 from shardctl.rebalance import closing, copying, handover, journal, opening, preflight
-from shardctl.rebalance.bases import Bases
+from shardctl.rebalance.bases import BaseError, Bases, Round
+from shardctl.rebalance.handover import HandOver, Place
 from shardctl.rebalance.run import Progress, Run
+from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import RebalanceState
 from shardctl.verification.verify import verify
 from shardctl.wire.message import Encoded
@@ -95,10 +97,11 @@ class Manners:
     lose_answer: float = 0.0  # of a commit
     refuse_publish: float = 0.0
     lose_publish_answer: float = 0.0
+    refuse_round: float = 0.0  # by the destination: then the slot is copied as a whole in its pause
 
     def behave(self) -> None:
         self.long_pause = self.lose_session = self.lose_commit = self.lose_answer = 0.0
-        self.refuse_publish = self.lose_publish_answer = 0.0
+        self.refuse_publish = self.lose_publish_answer = self.refuse_round = 0.0
 
 
 class Executor(Hooks):
@@ -106,10 +109,13 @@ class Executor(Hooks):
 
     run_class: type[Run] = Run
     row_copy = staticmethod(copying.row_copy)
-    bases: type[Bases] | None = Bases  # None: each slot is copied in its pause
+    bases: type[Bases] = Bases
 
-    def __init__(self, world: Surroundings, process: Process, fleet: Fleet, manners: Manners, seed: str) -> None:
+    def __init__(
+        self, world: Surroundings, process: Process, fleet: Fleet, manners: Manners, few_rows: int, seed: str
+    ) -> None:
         self._world, self.process, self._fleet, self._manners = world, process, fleet, manners
+        self._few_rows = few_rows
         self._draw = random.Random(seed).random
         self._steps: Steps | None = None
         self._sessions: set[sqlite3.Connection] = set()
@@ -148,7 +154,9 @@ class Executor(Hooks):
             clock=world.loop.time,
             parallel=2,
             onward=onward,
-            bases=self.bases and self.bases(self._fleet, self._engines, rebalance, few_rows=0),
+            bases=refusing(self.bases, self._refuses_round)(
+                self._fleet, self._engines, rebalance, few_rows=self._few_rows
+            ),
         )
         began = world.loop.time()
         while True:
@@ -157,6 +165,7 @@ class Executor(Hooks):
                 world.oracle.violate(f"{self.process} gives up: {'; '.join(progress.failed)}")
             if progress.ended:
                 world.oracle.tell(self.process, f"ends: {progress.arrived} of {progress.total} arrived")
+                world.oracle.tell(self.process, "fell back:", *run.tally.fell_back)
                 return progress
             if world.loop.time() > began + seconds:
                 return progress
@@ -222,11 +231,15 @@ class Executor(Hooks):
             return
         if self._draw() < manners.pause:
             long = self._draw() < manners.long_pause
-            before = hooked(Hooks())
-            try:
-                steps.pause(self._draw() * (5.0 if long else 0.05))
-            finally:
-                hooked(before)
+            self._rest(steps, self._draw() * (5.0 if long else 0.05))
+
+    @staticmethod
+    def _rest(steps: Steps, seconds: float) -> None:
+        before = hooked(Hooks())
+        try:
+            steps.pause(seconds)
+        finally:
+            hooked(before)
 
     def before_statement(self, shard: str, connection: sqlite3.Connection, statement: str) -> None:
         if self._steps is None or self._steps.dead:
@@ -257,6 +270,9 @@ class Executor(Hooks):
         if self._draw() < self._manners.lose_answer:
             raise _lost("connection lost after the commit")
 
+    def _refuses_round(self) -> bool:
+        return self._draw() < self._manners.refuse_round
+
     def _publish(self, message: Encoded) -> Future[Any]:
         world, future = self._world, Future()
 
@@ -273,6 +289,24 @@ class Executor(Hooks):
 
         self._effect(f"publish a barrier of slot {message.slot}", send)
         return future
+
+
+def refusing(kind: type[Bases], refuses: Callable[[], bool]) -> type[Bases]:
+    """Bases whose rounds fail now and then, as where unique values pass from row to row: their slots are copied in the pause."""
+
+    class Refusing(kind):  # type: ignore[valid-type,misc]
+        def catch_up(self, of: HandOver, source: Place) -> Round | None:
+            if refuses():
+                raise BaseError("refused")
+            return super().catch_up(of, source)
+
+        def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
+            rows = super().finish(out, into, of, source, left)
+            if rows is not None and refuses():
+                raise BaseError("refused")
+            return rows
+
+    return Refusing
 
 
 class ServiceUnavailableError(Exception):

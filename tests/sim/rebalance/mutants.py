@@ -16,20 +16,18 @@ from consumer.replica.handle import Handled, Handler
 from consumer.store.fence import Fence, Lanes
 from consumer.store.transaction import Outcome, Passed, Store
 from shardctl.rebalance import closing, copying, journal
-from shardctl.rebalance.bases import Bases, Round
-from shardctl.rebalance.handover import HandOver, Place, Stage
-from shardctl.rebalance.rows.delta import read_log
+from shardctl.rebalance.handover import HandOver, Stage
 from shardctl.rebalance.run import Progress, Run
 from shardctl.rebalance.tracker import InHand
 from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
-from shardctl.shard.lanes import Lane, Met
+from shardctl.shard.lanes import Met
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.wire.message import Encoded
 from tests.sim.broker import Habits
 from tests.sim.rebalance.executor import Executor
 from tests.sim.rebalance.message import BALANCE, KEYS, Write
-from tests.sim.rebalance.scenario import FORWARD, Scenario, drawn, small
+from tests.sim.rebalance.scenario import FORWARD, Scenario, copied_in_the_pause, drawn, small
 from tests.sim.rebalance.shard import ShardStore
 from tests.sim.rebalance.world import Parts
 from tests.sim.scenario import Fault
@@ -203,8 +201,6 @@ def _with_copy(after: Callable[[Connection, HandOver], None]) -> Parts:
     """Something is done to what was copied, and nobody checks it."""
 
     class Mutant(Executor):
-        bases = None
-
         @staticmethod
         def row_copy(fleet: Any) -> copying.Copy:
             real = copying.row_copy(fleet)
@@ -241,8 +237,6 @@ def _forgets_fingerprints(connection: Connection, of: HandOver) -> None:
 class KeepsLeftovers(Executor):
     """Parked messages that the slot left behind when it was here last are taken for present ones."""
 
-    bases = None
-
     @staticmethod
     def row_copy(fleet: Any) -> copying.Copy:
         real = copying.row_copy(fleet)
@@ -260,30 +254,6 @@ class KeepsLeftovers(Executor):
             return rows
 
         return copy
-
-
-class ForgetsRounds(Bases):
-    """Changes are taken off the log and not brought over."""
-
-    def catch_up(self, of: HandOver, source: Place) -> Round | None:
-        with snapshot(self._databases[source.shard]) as out:
-            log = read_log(out, of.slot, 0, 1_000)
-        self._forget(source, log.positions)
-        return Round(0)
-
-
-class ForgetsTheLastRound(Bases):
-    """The slot becomes active as its base was."""
-
-    def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
-        return None if left.log is None else 0
-
-
-def _with_bases(kind: type[Bases]) -> Parts:
-    class Mutant(Executor):
-        bases = kind
-
-    return Parts(executor=Mutant)
 
 
 def _with_run(kind: type[Run]) -> Parts:
@@ -427,6 +397,7 @@ class Mutant:
     scenario: Callable[[int], Scenario] = drawn
 
 
+IN_THE_PAUSE = copied_in_the_pause()
 MUTANTS = {
     "acks what is due": Mutant(_with_lanes(_as(LaneState.DUE, LaneState.ARRIVING)), 10),
     "writes what is due": Mutant(_with_lanes(_due_is_active), 10),
@@ -443,14 +414,14 @@ MUTANTS = {
     "passes barriers first": Mutant(Parts(handler=PassesBarriersFirst), 15),
     "acks before publishing again": Mutant(Parts(handler=AcksBeforePublishingAgain), 25, _small_and_broken),
     "publishes again under a new key": Mutant(Parts(handler=NewKeys), 25, _small_and_broken),
-    "leaves the inbox behind": Mutant(_with_copy(_deleting("shardctl_inbox")), 10),
-    "leaves fingerprints behind": Mutant(_with_copy(_forgets_fingerprints), 100),
-    "leaves what is parked behind": Mutant(_with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, small),
-    "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10),
-    "forgets what it brings over": Mutant(_with_bases(ForgetsRounds), 10),
-    "forgets the last of it": Mutant(_with_bases(ForgetsTheLastRound), 10),
-    "brings a deleted row back": Mutant(_with_copy(_as_it_was_before), 10),
-    "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, _there_and_back),
+    "leaves the inbox behind": Mutant(_with_copy(_deleting("shardctl_inbox")), 10, IN_THE_PAUSE),
+    "leaves fingerprints behind": Mutant(_with_copy(_forgets_fingerprints), 100, IN_THE_PAUSE),
+    "leaves what is parked behind": Mutant(
+        _with_copy(_deleting("shardctl_parked", "shardctl_parked_keys")), 5, copied_in_the_pause(small)
+    ),
+    "leaves rows behind": Mutant(_with_copy(_deleting("entries")), 10, IN_THE_PAUSE),
+    "brings a deleted row back": Mutant(_with_copy(_as_it_was_before), 10, IN_THE_PAUSE),
+    "keeps what was parked before": Mutant(Parts(executor=KeepsLeftovers), 10, copied_in_the_pause(_there_and_back)),
     "publishes barriers before due": Mutant(_with_run(BarrierBeforeDue), 5),
     "activates before the copy": Mutant(_with_run(ActivatesBeforeCopy), 10),
     "aborts at once": Mutant(Parts(executor=AbortsAtOnce), 30),

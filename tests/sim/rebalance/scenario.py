@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from shardctl.fleet import yamlfile
@@ -21,6 +21,7 @@ from tests.sim.scenario import FROZEN_SECONDS, Fault, Trap, _habits, _settings
 SHARDS = ("s0", "s1", "s2")
 SERVICES = ("pubsub", "redis", "deadletters", *(f"database {name}" for name in SHARDS))
 FORWARD = ("start", "run", "finish")
+ANY_NUMBER = 1_000_000  # of rows: a slot with fewer is copied as a whole in its pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Scenario:
     after_crash: tuple[str, ...] | None = None  # what people type instead, once the executor has died
     crashes: tuple[Crash, ...] = ()
     second_executor: bool = False
+    few_rows: int = 0  # a slot with fewer is copied as a whole in its pause, the others while their writes go on
     run_at: float = 1.0  # seconds from `start` to `run`: pods may not have been replaced by then
     person_seconds: float = 3.0  # between two looks for parked keys, until all is calm
     replicas: int = 2  # a shard
@@ -109,7 +111,7 @@ def next_file(fleet: Fleet, owners: tuple[str, ...]) -> Fleet:
 
 def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     """A schedule with any mixture of faults. With `broken_order` producers break the rules in some slots, or in all."""
-    draw = random.Random(f"{seed} rebalance")
+    draw, draw_copy = random.Random(f"{seed} rebalance"), random.Random(f"{seed} copies")
     calm_at = draw.uniform(6.0, 20.0)
     orders = dict.fromkeys(SLOTS, Order.KEPT)
     if broken_order:
@@ -130,6 +132,7 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
         script=draw.choice(_SCRIPTS),
         after_crash=draw.choice((None, None, *_OTHERWISE)),
         second_executor=draw.random() < 0.2,
+        few_rows=draw_copy.choice((0, 0, 8, ANY_NUMBER)),
         run_at=draw.choice((0.0, 1.0, 4.0)),
         person_seconds=draw.choice((3.0, 8.0, 60.0)),
         replicas=replicas,
@@ -151,11 +154,23 @@ def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     if draw.random() < 0.2:
         scenario.break_takes = draw.random() * 0.3
     scenario.manners = _manners(draw)
+    if draw_copy.random() < 0.3:
+        scenario.manners.refuse_round = draw_copy.random() * 0.5
     scenario.faults = _faults(draw, replicas, calm_at)
     if draw.random() < 0.4:
         scenario.traps = [_trap(draw, replicas) for _ in range(draw.randint(1, 3))]
     scenario.hostile = draw.random() < 0.3
     return scenario
+
+
+def copied_ahead(make: Callable[[int], Scenario] = drawn) -> Callable[[int], Scenario]:
+    """The same schedules, with every slot copied while its writes go on."""
+    return lambda seed: dataclasses.replace(make(seed), few_rows=0)
+
+
+def copied_in_the_pause(make: Callable[[int], Scenario] = drawn) -> Callable[[int], Scenario]:
+    """The same schedules, with every slot copied as a whole once its lane has left."""
+    return lambda seed: dataclasses.replace(make(seed), few_rows=ANY_NUMBER)
 
 
 # `back` plans the way back from a rebalance that isn't finished, `next` plans one more from a settled file.
@@ -304,6 +319,7 @@ def small(
     """Slot 1 moves from s0 to s1, the others stay under new generations, with writes of each slot all the while.
 
     One key is parked and one write dead-lettered in the slot that moves. Otherwise nothing goes wrong.
+    Of four seeds in a row, the first two copy the slot while its writes go on, the others in its pause.
     """
     keys = [KEYS[0][0], KEYS[1][0], KEYS[1][1], KEYS[2][0]]
     publications = []
@@ -326,6 +342,7 @@ def small(
         dict.fromkeys(SLOTS, order),
         after_crash=after_crash,
         crashes=crashes,
+        few_rows=0 if seed // 2 % 2 == 0 else ANY_NUMBER,
         run_at=3.2 if seed % 2 else 1.0,  # after the pods have been replaced, or before
         replicas=replicas,
         settings={

@@ -118,7 +118,7 @@ class MovingWorld(World):
         self._draw = random.Random(f"{seed} world").random
         self._hostile = random.Random(f"{seed} hostile")
         self._script = ["next", *scenario.script]
-        self._changed_mind = False
+        self._changed_mind = self._aborted_twice = False
         self._executors: dict[Process, Executor] = {}
         self._executor_count = 0
         self.effects = Effects({crash.effect: crash.when for crash in scenario.crashes})
@@ -309,7 +309,12 @@ class MovingWorld(World):
     async def _work(self, process: Process, command: str | None) -> None:
         while self._script:
             executor = self._parts.executor(
-                self, process, self.fleet, self._scenario.manners, f"{self._scenario.seed} {process}"
+                self,
+                process,
+                self.fleet,
+                self._scenario.manners,
+                self._scenario.few_rows,
+                f"{self._scenario.seed} {process}",
             )
             executor.beside = command is not None
             self._executors[process] = executor
@@ -322,6 +327,8 @@ class MovingWorld(World):
                 self.oracle.tell(process, f"refuses to {command or self._script[0]}: {error}")
                 if command:
                     break
+                if self._aborted_twice and self._script[0] in {"run", "part"}:
+                    self._script.insert(0, "start")  # the other one may have aborted what was started again
                 await asyncio.sleep(AGAIN_SECONDS * (0.5 + self._draw()))
             except Exception as error:
                 if not process.alive:  # it is being cleared away
@@ -357,6 +364,9 @@ class MovingWorld(World):
             if not (await executor.run()).complete:
                 raise RefusedError("not every slot was handed over")
         elif command == "abort":
+            if self._scenario.second_executor and not executor.beside:
+                self._aborted_twice = True
+                self.loop.after(self._draw() * 0.2, self._start_executor, "abort")
             await executor.abort()
         elif command == "finish":
             await executor.finish()
