@@ -18,7 +18,7 @@ class MovingOracle(Oracle):
 
     - each write is committed once, in a database that holds its slot active, and where producers keep order, in order;
     - nothing is acked that is neither recorded in an inbox, nor on the dead-letter topic, nor in some subscription;
-    - nothing is published again where producers keep order;
+    - nothing is published again where producers keep order, but what is dead-lettered because its key was reused;
     - a slot is active once, and whoever holds it active has all of its rows;
     - poison is set aside before what follows it in its slot, and a parked key waits for a person;
     - in the end everything that can be written is, and each row, inbox row and lane lies where the file says.
@@ -56,7 +56,8 @@ class MovingOracle(Oracle):
             its_identity = self._identity_of(message)
             self._identities[message.write.number].add(its_identity)
             self._of_identity[its_identity] = message.write.number
-            if who != "producer" and self._orders[message.slot] is Order.KEPT:
+            in_order = self._orders[message.slot] is Order.KEPT
+            if who != "producer" and in_order and not self._is_judged_again(message.write):
                 self.violate(f"{who} published {message} again, though its producers keep order")
 
     @staticmethod
@@ -91,6 +92,10 @@ class MovingOracle(Oracle):
         write = self._posted[message_id].write
         if write is None or not write.poison or write.kind == NOTE:
             self.violate(f"{process} dead-lettered {self._posted[message_id]}")
+
+    def _is_judged_again(self, write: Write) -> bool:
+        """Dead-lettered, and its ack got lost: its old lane can't know, since the inbox has another write under its key."""
+        return write.poison is Poison.KEY_REUSED and self._is_dead_lettered(write)
 
     def _is_dead_lettered(self, write: Write) -> bool:
         return any(self._posted[message_id].write is write for message_id in self.dead_letters)
