@@ -35,7 +35,7 @@ class LineError(ValueError):
 
 def encode(subscription: str, message: Message, *, stray: bool) -> bytes:
     """A letter as one line. A body that isn't text comes in base64."""
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "kind": "stray" if stray else "dead_letter",
         "subscription": subscription,
         "message_id": message.id,
@@ -44,39 +44,39 @@ def encode(subscription: str, message: Message, *, stray: bool) -> bytes:
         "attributes": dict(message.attributes),
     }
     try:
-        told["body"] = message.data.decode()
+        record["body"] = message.data.decode()
     except UnicodeDecodeError:
-        told["body_base64"] = base64.b64encode(message.data).decode()
-    return orjson.dumps(told) + b"\n"
+        record["body_base64"] = base64.b64encode(message.data).decode()
+    return orjson.dumps(record) + b"\n"
 
 
 def decode(line: bytes) -> tuple[str, Message, bool]:
     """Subscription, message, and whether it is a stray. Raises LineError."""
     try:
-        told = orjson.loads(line)
+        record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise LineError(f"not JSON: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(record, dict):
         raise LineError("not an object")
-    kind, body = told.get("kind"), told.get("body")
+    kind, body = record.get("kind"), record.get("body")
     if kind not in ("stray", "dead_letter"):
         raise LineError('"kind" must be dead_letter or stray')
     for name in ("subscription", "message_id", "publish_time", "ordering_key"):
-        if not isinstance(told.get(name), str):
+        if not isinstance(record.get(name), str):
             raise LineError(f'"{name}" must be text')
-    if not 1 <= len(told["message_id"]) <= MAX_ID_CHARACTERS:
+    if not 1 <= len(record["message_id"]) <= MAX_ID_CHARACTERS:
         raise LineError(f'"message_id" must have 1 to {MAX_ID_CHARACTERS} characters')
-    attributes = told.get("attributes")
+    attributes = record.get("attributes")
     if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
         raise LineError('"attributes" must be an object of texts')
-    if not isinstance(body, str) and not isinstance(told.get("body_base64"), str):
+    if not isinstance(body, str) and not isinstance(record.get("body_base64"), str):
         raise LineError('"body" or "body_base64" must be text')
     try:
-        data = body.encode() if isinstance(body, str) else base64.b64decode(told["body_base64"], validate=True)
+        data = body.encode() if isinstance(body, str) else base64.b64decode(record["body_base64"], validate=True)
     except binascii.Error as error:
         raise LineError(f'"body_base64" isn\'t base64: {error}') from error
-    message = Message(told["message_id"], _us(told["publish_time"]), told["ordering_key"], attributes, data)
-    return told["subscription"], message, kind == "stray"
+    message = Message(record["message_id"], _us(record["publish_time"]), record["ordering_key"], attributes, data)
+    return record["subscription"], message, kind == "stray"
 
 
 def _text(moment_us: int) -> str:

@@ -1,11 +1,11 @@
-"""What the shards' databases remember of a write, and how a dead one is let go of.
+"""What the shards' databases remember of a write, and how a dead one is released for a replay.
 
 A dead letter left an inbox row with outcome `dead`, by which a consumer takes any later copy for a duplicate. So a replay deletes
 that row first, in a transaction that shares the fence, in the one database where the slot is active; and only a row that is dead.
 A row that says `applied` stays for ever: whatever is replayed, the effect is there once.
 
 In the same transaction a note is left under the letter's own id (outcome `replayed`). It parts two writes that have no row and
-look alike: one that an earlier run has let go of, which may be published again; and one whose consumer has published the letter
+look alike: one that an earlier run has released, which may be published again; and one whose consumer has published the letter
 and not yet recorded it, whose late `dead` would swallow the copy. The second is left alone until its row is there.
 
 Why no write is lost: a consumer inserts `dead` only after it has published a letter of its own for it, and a letter is taken off
@@ -13,8 +13,7 @@ only when the write was applied, or after a copy was published behind the deleti
 that deletion, the letter of the write that inserted it is still there.
 
 A row counts for a letter only where it has the fingerprint and the key of the letter's write, or no fingerprint, as rows of 0.1.0
-have. So a letter
-that uses another write's idempotency key neither lets go of that write's row nor passes for applied.
+have. So a letter that uses another write's idempotency key neither releases that write's row nor passes for applied.
 """
 
 from __future__ import annotations
@@ -126,10 +125,10 @@ class Inboxes:
 
     def survey(self, letters: Sequence[Letter]) -> list[Verdict]:
         """What would become of each letter, in the order given. Only reads. Raises DatabaseError."""
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for start in range(0, len(letters), LETTERS_AT_ONCE):
-            found += self._over(letters[start : start + LETTERS_AT_ONCE], database.snapshot, self._look)
-        return found
+            verdicts += self._over(letters[start : start + LETTERS_AT_ONCE], database.snapshot, self._look)
+        return verdicts
 
     def let_go(self, letters: Sequence[Letter]) -> list[Verdict]:
         """Delete the `dead` rows of letters that may be replayed, and note these. Safe to run again. Raises DatabaseError.
@@ -145,17 +144,23 @@ class Inboxes:
         work: Work,
     ) -> list[Verdict]:
         """Ask for each letter the database in which its slot is active."""
-        found: dict[int, Verdict] = {}
+        verdicts_by_number: dict[int, Verdict] = {}
         for name, engine in self._engines.items():
-            asked = [n for n, each in enumerate(letters) if n not in found and each.place and name in each.place.shards]
+            asked = [
+                n
+                for n, letter in enumerate(letters)
+                if n not in verdicts_by_number and letter.place and name in letter.place.shards
+            ]
             if asked:
                 its_letters = [letters[number] for number in asked]
                 verdicts = self._again(partial(_in_one, engine, name, its_letters, session, work))
-                found |= {n: verdicts[letters[n].identity] for n in asked if letters[n].identity in verdicts}
-        return [found.get(number) or self._unasked(letter) for number, letter in enumerate(letters)]
+                verdicts_by_number |= {
+                    n: verdicts[letters[n].identity] for n in asked if letters[n].identity in verdicts
+                }
+        return [verdicts_by_number.get(number) or self._unasked(letter) for number, letter in enumerate(letters)]
 
     def _again(self, call: Callable[[], dict[Identity, Verdict]]) -> dict[Identity, Verdict]:
-        """Two desks that meet in one row, or a consumer and a desk: the second one's turn comes."""
+        """Two desks that meet in one row, or a consumer and a desk: the second one tries again."""
         for _ in range(TRIES - 1):
             try:
                 return call()
@@ -210,7 +215,7 @@ class Inboxes:
             row = (slot_of(letter), letter.write_identity)
             if row in known and known[row].outcome == InboxOutcome.DEAD:
                 dead.append({"of_slot": row[0], "of_identity": row[1]})
-                del known[row]  # a second letter of the same write finds nothing to let go of
+                del known[row]  # a second letter of the same write finds nothing to release
             if (slot_of(letter), note_of(letter)) not in known:
                 known[slot_of(letter), note_of(letter)] = _Row(InboxOutcome.REPLAYED, 0, 0)
                 notes.append(later.note(letter, note_of(letter)))
@@ -267,7 +272,7 @@ class Inboxes:
 
 
 def _log(connection: Connection, going: Sequence[Letter]) -> None:
-    """The rows of letters that were let go, and their notes, where their slots' changes are logged."""
+    """The rows of letters that were released, and their notes, where their slots' changes are logged."""
     logged = changes.logged(connection, {slot_of(letter) for letter in going}) if going else ()
     changes.record(
         connection,

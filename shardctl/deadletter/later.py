@@ -24,10 +24,10 @@ def slot_of(letter: Letter) -> int:
 
 
 def by_slot(letters: Iterable[Letter]) -> Iterator[tuple[int, list[Letter]]]:
-    found: dict[int, list[Letter]] = defaultdict(list)
+    letters_by_slot: dict[int, list[Letter]] = defaultdict(list)
     for letter in letters:
-        found[slot_of(letter)].append(letter)
-    for slot, some in found.items():
+        letters_by_slot[slot_of(letter)].append(letter)
+    for slot, some in letters_by_slot.items():
         for start in range(0, len(some), KEYS_AT_ONCE):
             yield slot, some[start : start + KEYS_AT_ONCE]
 
@@ -37,7 +37,7 @@ def overtaken(connection: Connection, fleet: Fleet, letters: Sequence[Letter]) -
 
     The inbox keeps the second in which a write was published. So one of the letter's own second may be the later one, and counts.
     """
-    found = []
+    overtaken_letters = []
     for slot, letters_of_slot in by_slot([letter for letter in letters if _overwrites(fleet, letter)]):
         hashes = {letter.identity: _rivals(fleet, letter) for letter in letters_of_slot}
         newest = _newest(connection, slot, set().union(*hashes.values()))
@@ -45,12 +45,15 @@ def overtaken(connection: Connection, fleet: Fleet, letters: Sequence[Letter]) -
             letter
             for letter in letters_of_slot
             if any(
-                newest.get(each, -LAST_PUBLISHED) >= published(letter.written_us) for each in hashes[letter.identity]
+                newest.get(key_hash, -LAST_PUBLISHED) >= published(letter.written_us)
+                for key_hash in hashes[letter.identity]
             )
         ]
         replayed = _replayed(connection, slot) if suspects else {}
-        found += [each for each in suspects if _has_later(connection, slot, each, hashes[each.identity], replayed)]
-    return found
+        overtaken_letters += [
+            letter for letter in suspects if _has_later(connection, slot, letter, hashes[letter.identity], replayed)
+        ]
+    return overtaken_letters
 
 
 def _overwrites(fleet: Fleet, letter: Letter) -> bool:
@@ -69,10 +72,10 @@ def _rivals(fleet: Fleet, letter: Letter) -> set[int]:
 def maybe_applied(connection: Connection, letters: Sequence[Letter]) -> list[Letter]:
     """Of letters whose identity in the inbox nobody knows, those that are probably recorded there.
 
-    They were recorded under their message's id, which the copy that Pub/Sub made doesn't tell. So a row of the same key that says
+    They were recorded under the id of their message, which the copy by Pub/Sub lacks. So a row of the same key that says
     the same and was published then, or later, counts; of rows without a fingerprint, those of just that time.
     """
-    found = []
+    applied = []
     for letter in letters:
         first, last = published(letter.written_us), published(letter.written_us + letter.precision_us - 1)
         says_the_same = and_(inbox.c.fingerprint == letter.fingerprint, inbox.c.published >= first)
@@ -83,8 +86,8 @@ def maybe_applied(connection: Connection, letters: Sequence[Letter]) -> list[Let
             or_(says_the_same, may_say_the_same),
         )
         if connection.scalar(query.limit(1)) is not None:
-            found.append(letter)
-    return found
+            applied.append(letter)
+    return applied
 
 
 def _newest(connection: Connection, slot: int, hashes: Iterable[int]) -> dict[int, int]:
@@ -134,8 +137,10 @@ def _has_later(
         .limit(LATER_ROWS_LOOKED_AT)
     )
     rows = connection.scalars(query).all()
-    written = [replayed.get(identity.tail(each)) for each in rows]
-    return len(rows) == LATER_ROWS_LOOKED_AT or any(each is None or each > letter.written_us for each in written)
+    written = [replayed.get(identity.tail(its_identity)) for its_identity in rows]
+    return len(rows) == LATER_ROWS_LOOKED_AT or any(
+        written_us is None or written_us > letter.written_us for written_us in written
+    )
 
 
 def _applied(slot: int) -> ColumnElement[bool]:

@@ -72,11 +72,11 @@ class LeasedReader:
         max_letters: int = MAX_LETTERS,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._tell = tell  # of what is waited for
+        self._tell = tell  # reports what the reader waits for
         self._client, self._project = client, project
         self._left, self._silence_seconds = left, silence_seconds
         self.lease_seconds, self._max_letters = lease_seconds, max_letters
-        self._held: dict[Held, str] = {}  # the newest ack id of each
+        self._ack_ids: dict[Held, str] = {}  # the newest ack id of each
         self._seen: set[Held] = set()  # also those that were taken off: some come once more
         self._lock = Lock()
         self._read_enough, self._closing = Event(), Event()
@@ -158,7 +158,7 @@ class LeasedReader:
             except InvalidArgument:
                 continue  # the service knows the subscription, and not the id
             except (GoogleAPICallError, RetryError) as error:
-                raise _told(name, error) from error
+                raise _error_of(name, error) from error
 
     def _count(self) -> None:
         """In a thread: Ctrl-C may come to nothing inside a call of gRPC, and the main thread is the one that gets it."""
@@ -169,10 +169,12 @@ class LeasedReader:
     def take_off(self, letters: Iterable[Held]) -> int:
         """Ack for good; how many acks were lost. Those come again, and a replay finds them done."""
         lost = 0
-        for name, held in self._by_subscription(letters):
-            for some in _parts(held):
+        for name, message_ids in self._by_subscription(letters):
+            for some in _parts(message_ids):
                 with self._lock:
-                    ids = [self._held[name, each] for each in some if (name, each) in self._held]
+                    ids = [
+                        self._ack_ids[name, message_id] for message_id in some if (name, message_id) in self._ack_ids
+                    ]
                 try:
                     self._client.acknowledge(
                         subscription=self._path(name), ack_ids=ids, retry=AGAIN, timeout=_TIMEOUT_SECONDS
@@ -180,8 +182,8 @@ class LeasedReader:
                 except (GoogleAPICallError, RetryError):
                     lost += len(ids)
                 with self._lock:
-                    for each in some:
-                        self._held.pop((name, each), None)
+                    for message_id in some:
+                        self._ack_ids.pop((name, message_id), None)
         return lost
 
     def close(self) -> None:
@@ -191,9 +193,9 @@ class LeasedReader:
         if self._keeper.is_alive():
             self._keeper.join(CLOSE_SECONDS)
         with self._lock:
-            letters = list(self._held)
-        for name, held in self._by_subscription(letters):
-            for some in _parts(held):
+            letters = list(self._ack_ids)
+        for name, message_ids in self._by_subscription(letters):
+            for some in _parts(message_ids):
                 self._give_back(name, some)
 
     def _thread(self, work: Callable[[], None]) -> Thread:
@@ -208,7 +210,7 @@ class LeasedReader:
         return Thread(target=run, daemon=True)
 
     def _end_streams(self) -> None:
-        """What is on its way is taken in first, and so can be handed back: left unread it would wait for its lease's end."""
+        """What is in flight is received first, and so can be handed back: left unread it would wait for its lease's end."""
         self._read_enough.set()  # which half-closes the streams
         end = time.monotonic() + CLOSE_SECONDS
         while any(reader.is_alive() for reader in self._readers) and time.monotonic() < end:
@@ -223,12 +225,12 @@ class LeasedReader:
         except (GoogleAPICallError, RetryError):
             self.unreturned += len(some)
         with self._lock:
-            for each in some:
-                self._held.pop((name, each), None)
+            for message_id in some:
+                self._ack_ids.pop((name, message_id), None)
 
     def _lease(self, name: str, some: Sequence[str], seconds: int) -> None:
         with self._lock:
-            ids = [self._held[name, each] for each in some if (name, each) in self._held]
+            ids = [self._ack_ids[name, message_id] for message_id in some if (name, message_id) in self._ack_ids]
         if ids:
             self._client.modify_ack_deadline(
                 subscription=self._path(name),
@@ -241,9 +243,9 @@ class LeasedReader:
     def _keep(self) -> None:
         while not self._closing.wait(self.lease_seconds * RENEW_AT):
             with self._lock:
-                letters = list(self._held)
-            for name, held in self._by_subscription(letters):
-                for some in _parts(held):
+                letters = list(self._ack_ids)
+            for name, message_ids in self._by_subscription(letters):
+                for some in _parts(message_ids):
                     with suppress(GoogleAPICallError, RetryError):  # the next renewal still comes in time
                         self._lease(name, some, self.lease_seconds)
 
@@ -257,9 +259,9 @@ class LeasedReader:
                     return
                 failure = from_grpc_error(error)
                 if not isinstance(failure, TRANSIENT):
-                    self._put(_told(name, failure))
+                    self._put(_error_of(name, failure))
                     return
-                self._put(_TroubleError(_told(name, failure)))
+                self._put(_TroubleError(_error_of(name, failure)))
             self._read_enough.wait(RETRY_SECONDS)
 
     def _stream(self, name: str) -> None:
@@ -293,10 +295,10 @@ class LeasedReader:
         """What wasn't seen before. Also what comes again is held, under its newest ack id."""
         fresh = []
         with self._lock:
-            for each in received:
-                message = each.message
+            for delivery in received:
+                message = delivery.message
                 identity = name, message.message_id
-                self._held[identity] = each.ack_id
+                self._ack_ids[identity] = delivery.ack_id
                 if identity not in self._seen:
                     self._seen.add(identity)
                     fresh.append(_message(message))
@@ -307,10 +309,10 @@ class LeasedReader:
 
     @staticmethod
     def _by_subscription(letters: Iterable[Held]) -> Iterator[tuple[str, list[str]]]:
-        found: dict[str, list[str]] = defaultdict(list)
+        ids_by_name: dict[str, list[str]] = defaultdict(list)
         for name, message_id in letters:
-            found[name].append(message_id)
-        yield from found.items()
+            ids_by_name[name].append(message_id)
+        yield from ids_by_name.items()
 
 
 class _Failures:
@@ -342,12 +344,12 @@ def _message(message: Any) -> Message:
     )
 
 
-def _parts(held: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(held), MAX_IDS):
-        yield held[start : start + MAX_IDS]
+def _parts(message_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(message_ids), MAX_IDS):
+        yield message_ids[start : start + MAX_IDS]
 
 
-def _told(name: str, failure: GoogleAPICallError | RetryError) -> ShardctlError:
+def _error_of(name: str, failure: GoogleAPICallError | RetryError) -> ShardctlError:
     if isinstance(failure, NotFound):
         return GoneError(f"the subscription {name} isn't there. `shardctl provision` makes what is missing.")
     return PubsubError(f"the subscription {name} can't be read: {failure.message}.")

@@ -26,7 +26,7 @@ _LAST_MOMENT_US = 253_370_764_800 * 1_000_000  # 9999-01-01
 
 
 class Origin(StrEnum):
-    """Who set it aside."""
+    """Who dead-lettered it."""
 
     CONSUMER = "consumer"
     PUBSUB = "pubsub"
@@ -177,9 +177,9 @@ def _origin(attributes: Mapping[str, str], *, stray: bool) -> Origin:
 def _written(origin: Origin, message: Message) -> tuple[int, int]:
     """When the write was published first, and to how many microseconds that is known."""
     if origin == Origin.CONSUMER:
-        told = _number(message.attributes[deadletters.PUBLISH_TIME_US])
-        if told is not None and 0 < told < _LAST_MOMENT_US:
-            return told, 1
+        written_us = _number(message.attributes[deadletters.PUBLISH_TIME_US])
+        if written_us is not None and 0 < written_us < _LAST_MOMENT_US:
+            return written_us, 1
     if origin == Origin.PUBSUB:
         text = message.attributes.get(deadletters.SOURCE_PUBLISH_TIME, "")
         try:
@@ -250,8 +250,8 @@ def topic_of_strays(fleet: Fleet, subscription: str) -> topology.Topic | None:
     topics = topology.topics(fleet)
     if not fleet.routing.topic_bits:
         return topics[0]
-    found = re.match(re.escape(f"{fleet.fleet}-strays-t") + "([0-9]+)", subscription)
-    return topics[int(found[1])] if found and int(found[1]) < len(topics) else None
+    match = re.match(re.escape(f"{fleet.fleet}-strays-t") + "([0-9]+)", subscription)
+    return topics[int(match[1])] if match and int(match[1]) < len(topics) else None
 
 
 def _shard(fleet: Fleet, origin: Origin, attributes: Mapping[str, str], place: Place | Unfit) -> str:

@@ -96,7 +96,9 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
     try:
         slot = slot_for(kind, key, _body(kind, data), fleet.routing.rule)
     except (InvalidWriteError, orjson.JSONDecodeError) as error:
-        raise _UnfitError("bad_time" if kind.time_bucket else "bad_key", f"its slot can't be told: {error}") from error
+        raise _UnfitError(
+            "bad_time" if kind.time_bucket else "bad_key", f"its slot can't be determined: {error}"
+        ) from error
     shards = _owners(fleet, name, slot)
     if not shards:
         raise _UnfitError("unknown_type", f"no shard takes type {name!r}: give it one in the file, and deploy it first")
@@ -117,14 +119,14 @@ def _body(kind: MessageType, data: bytes) -> Mapping[str, object]:
 
 
 def _owners(fleet: Fleet, message_type: str, slot: int) -> tuple[str, ...]:
-    found = [
+    owners = [
         (generation.generation, shard.name)
         for shard in fleet.shards
         if shard.takes(message_type)
         for generation in topology.generations(shard)
         if slot in generation.slots
     ]
-    return tuple(dict.fromkeys(name for _, name in sorted(found, reverse=True)))
+    return tuple(dict.fromkeys(name for _, name in sorted(owners, reverse=True)))
 
 
 def excess(attributes: Mapping[str, str], data: bytes, ordering_key: str) -> Unfit | None:

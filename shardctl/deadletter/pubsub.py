@@ -61,11 +61,11 @@ def subscriptions(fleet: Fleet, subscriber: Any, *, strays: bool) -> tuple[str, 
     """The names of the subscriptions to read: the one for dead letters, or those for strays, of earlier slots too."""
     if not strays:
         return (topology.dead_letter_subscription(fleet),)
-    wanted = [each.id for each in topology.strays(fleet)]
+    wanted = [subscription.id for subscription in topology.strays(fleet)]
     try:
         project = f"projects/{fleet.project}"
         there = subscriber.list_subscriptions(project=project, retry=AGAIN, timeout=TIMEOUT_SECONDS)
-        listed = [each.name.rpartition("/")[2] for each in there]
+        listed = [subscription.name.rpartition("/")[2] for subscription in there]
     except api.PermissionDenied:
         return tuple(wanted)  # those of now can be read without the right to list all
     except (api.GoogleAPICallError, api.RetryError) as error:

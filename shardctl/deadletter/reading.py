@@ -81,19 +81,19 @@ def out_of_archive(
 
 
 def spooled(
-    found: Iterator[tuple[Letter, str, Message]], spool: Spool, *, strays: bool, max_bytes: int
+    letters: Iterator[tuple[Letter, str, Message]], spool: Spool, *, strays: bool, max_bytes: int
 ) -> Iterator[Found]:
     """Put the messages by. Ends early when so many bytes are put by."""
-    for letter, name, message in found:
+    for letter, name, message in letters:
         yield Found(letter, spool.add(archive.encode(name, message, stray=strays)))
         if spool.bytes >= max_bytes:
             return
 
 
 def fetch_from(spool: Spool) -> Fetch:
-    def fetch(found: Found) -> Message:
-        if found.at is None:
-            raise ValueError(f"the message of letter {found.letter.id} was not kept")
-        return archive.decode(spool.fetch(found.at))[1]
+    def fetch(item: Found) -> Message:
+        if item.at is None:
+            raise ValueError(f"the message of letter {item.letter.id} was not kept")
+        return archive.decode(spool.fetch(item.at))[1]
 
     return fetch

@@ -1,7 +1,7 @@
-"""Letters published again, or dropped: let go of → archived → published and confirmed → taken off. In parts, each whole.
+"""Letters published again, or dropped: released → archived → published and confirmed → taken off. In parts, each whole.
 
-Killed anywhere and run again, nothing is lost or doubled: what wasn't taken off is met again, its note says that it was let go
-of, and the inbox knows each copy by the write's own idempotency key.
+Killed anywhere and run again, nothing is lost or doubled: what wasn't taken off is met again, its note says that it was
+released, and the inbox knows each copy by the write's own idempotency key.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Report:
     left: list[tuple[Letter, Verdict]] = field(default_factory=list)
 
 
-def in_order(found: Iterable[Found], limit: int | None = None) -> list[Found]:
+def in_order(items: Iterable[Found], limit: int | None = None) -> list[Found]:
     """By slot, and there as they were published first. Of a limited number, those published first of all."""
     if limit is None:
-        return sorted(found, key=lambda each: each.letter.order)
-    first = sorted(found, key=lambda each: each.letter.order[1:])[:limit]
-    return sorted(first, key=lambda each: each.letter.order)
+        return sorted(items, key=lambda item: item.letter.order)
+    first = sorted(items, key=lambda item: item.letter.order[1:])[:limit]
+    return sorted(first, key=lambda item: item.letter.order)
 
 
 def replay(
     fleet: Fleet,
-    found: Sequence[Found],
+    items: Sequence[Found],
     fetch: Fetch,
     inboxes: Inboxes,
     outlet: Outlet,
@@ -60,39 +60,39 @@ def replay(
     Each part is surveyed just before, whatever a plan has said. Raises ShardctlError; what isn't counted stays as it was, and may
     be tried again.
     """
-    for part in _parts(found):
+    for part in _parts(items):
         decided = list(_decided(part, inboxes))
-        going = [each for each, verdict in decided if verdict is GO]
-        done = [each for each, verdict in decided if verdict is DONE]
-        report.left += [(each.letter, verdict) for each, verdict in decided if verdict not in (GO, DONE)]
-        messages = [fetch(each) for each in going]
+        going = [item for item, verdict in decided if verdict is GO]
+        done = [item for item, verdict in decided if verdict is DONE]
+        report.left += [(item.letter, verdict) for item, verdict in decided if verdict not in (GO, DONE)]
+        messages = [fetch(item) for item in going]
         if keep:
             keep(
-                [_line(*each) for each in zip(going, messages, strict=True)]
-                + [_line(each, fetch(each)) for each in done]
+                [_line(*item) for item in zip(going, messages, strict=True)]
+                + [_line(item, fetch(item)) for item in done]
             )
-        copies = [copy_of(fleet, each.letter, message) for each, message in zip(going, messages, strict=True)]
+        copies = [copy_of(fleet, item.letter, message) for item, message in zip(going, messages, strict=True)]
         refused = outlet.publish(_topics(going), copies)
         report.left += [
             (going[number].letter, Verdict("refused", f"Pub/Sub refused it: {why}")) for number, why in refused.items()
         ]
-        gone = [each for number, each in enumerate(going) if number not in refused]
-        report.lost_acks += take_off(each.letter.identity for each in (*gone, *done))
+        gone = [item for number, item in enumerate(going) if number not in refused]
+        report.lost_acks += take_off(item.letter.identity for item in (*gone, *done))
         report.replayed += len(gone)
         report.applied += len(done)
         advance(len(part))
 
 
 def _decided(part: Sequence[Found], inboxes: Inboxes) -> Iterator[tuple[Found, Verdict]]:
-    """What becomes of each; those that go are let go of. What may pass by itself is asked again: then it counts for its key."""
-    surveyed = list(zip(part, inboxes.survey([each.letter for each in part]), strict=True))
-    tried = [each for each, verdict in surveyed if verdict in (GO, DONE) or verdict.passes]
-    yield from ((each, verdict) for each, verdict in surveyed if not (verdict in (GO, DONE) or verdict.passes))
-    yield from zip(tried, inboxes.let_go([each.letter for each in tried]), strict=True)
+    """What becomes of each; those to replay are released. What may pass is checked again: then it counts for its key."""
+    surveyed = list(zip(part, inboxes.survey([item.letter for item in part]), strict=True))
+    tried = [item for item, verdict in surveyed if verdict in (GO, DONE) or verdict.passes]
+    yield from ((item, verdict) for item, verdict in surveyed if not (verdict in (GO, DONE) or verdict.passes))
+    yield from zip(tried, inboxes.let_go([item.letter for item in tried]), strict=True)
 
 
 def drop(
-    found: Sequence[Found],
+    items: Sequence[Found],
     fetch: Fetch,
     report: Report,
     *,
@@ -101,28 +101,28 @@ def drop(
     advance: Advance = lambda _: None,
 ) -> None:
     """Take letters off for good."""
-    for part in _parts(found):
+    for part in _parts(items):
         if keep:
-            keep([_line(each, fetch(each)) for each in part])
-        report.lost_acks += take_off(each.letter.identity for each in part)
+            keep([_line(item, fetch(item)) for item in part])
+        report.lost_acks += take_off(item.letter.identity for item in part)
         report.dropped += len(part)
         advance(len(part))
 
 
 def _topics(going: Iterable[Found]) -> dict[str, str]:
-    return {each.letter.place.digits: each.letter.place.topic for each in going if each.letter.place}
+    return {item.letter.place.digits: item.letter.place.topic for item in going if item.letter.place}
 
 
-def _line(each: Found, message: Message) -> bytes:
-    return archive.encode(each.letter.subscription, message, stray=each.letter.origin == Origin.STRAY)
+def _line(item: Found, message: Message) -> bytes:
+    return archive.encode(item.letter.subscription, message, stray=item.letter.origin == Origin.STRAY)
 
 
-def _parts(found: Sequence[Found]) -> Iterator[list[Found]]:
+def _parts(items: Sequence[Found]) -> Iterator[list[Found]]:
     part: list[Found] = []
     size = 0
-    for each in found:
-        part.append(each)
-        size += each.letter.size
+    for item in items:
+        part.append(item)
+        size += item.letter.size
         if len(part) >= PART_LETTERS or size >= PART_BYTES:
             yield part
             part, size = [], 0

@@ -122,7 +122,7 @@ def run_desk(town, dying, folder, silence_seconds=10.0):
                     take_off=dying.around(desk.take_off),
                 )
             except KilledError:
-                desk._held.clear()  # a dead process hands nothing back
+                desk._ack_ids.clear()  # a dead process hands nothing back
                 return False
     assert report.left == []
     return True
