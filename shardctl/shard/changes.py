@@ -1,12 +1,12 @@
 """The log of changes: the keys of what has changed in a slot while its rows are copied to another database.
 
-Invariant: while a lane is logged, whoever changes rows of its slot adds their keys here in the same transaction. So a committed
-change that a snapshot doesn't show, taken after the log began, has its key here, unless it was copied since and deleted here.
+Invariant: while a lane is logged, a transaction that changes rows of its slot adds their keys here. So a committed change that a
+snapshot doesn't show, taken after the log began, has its key here, unless it was copied since and deleted here.
 
 It holds because a log begins under the fence alone (`lanes.begin_logs`), and each transaction that writes shares the fence before
 it asks whether its lanes are logged: those that began before have committed by then, and those that begin later see it.
-Who writes: consumers (`consumer.store.transaction`), the dead-letter desk (`shardctl.deadletter.inboxes`), and whoever drops
-parked messages (`shardctl.shard.parked`). What is purged for its age isn't logged: remembered for longer, it does no harm.
+Who writes: consumers (`consumer.store.transaction`), the dead-letter desk (`shardctl.deadletter.inboxes`), and the command that
+drops parked messages (`shardctl.shard.parked`). What is purged for its age isn't logged: remembered for longer, it does no harm.
 
 More keys than have changed do no harm either: a key says where to look, never what is there.
 """
@@ -62,12 +62,12 @@ def logged(connection: Connection, slots: Collection[int]) -> frozenset[int]:
     return frozenset(connection.scalars(query))
 
 
-def record(connection: Connection, found: Iterable[Change]) -> None:
+def record(connection: Connection, logged_changes: Iterable[Change]) -> None:
     """Add changes of logged slots to the log, in the caller's transaction."""
     product = connection.dialect.name
     key = connection.dialect.identifier_preparer.quote(changes.c.key.name)
     statement = _INSERT.format(changes.name, key, rows_of(product, _COLUMNS))
-    for text in _texts(found):
+    for text in _texts(logged_changes):
         connection.exec_driver_sql(statement, (text,))
 
 
@@ -92,9 +92,9 @@ def empty(engine: Engine, progress: Any = lambda _: None) -> None:
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("table_name", "text"), ("key", "text"))
 
 
-def _texts(found: Iterable[Change]) -> Iterator[str]:
+def _texts(logged_changes: Iterable[Change]) -> Iterator[str]:
     rows, size = [], 0
-    for change in dict.fromkeys(found):
+    for change in dict.fromkeys(logged_changes):
         key = json.dumps(change.key, ensure_ascii=False, separators=(",", ":"))
         row = json.dumps({"slot": change.slot, "table_name": change.table, "key": key}, ensure_ascii=False)
         rows.append(row)

@@ -107,13 +107,13 @@ def _verify_session(connection: Connection) -> None:
 def error_of(engine: Engine, error: BaseException) -> DatabaseError:
     """What to raise, from `error`. For what uses a driver without SQLAlchemy, too."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    told = str(cause).strip().partition("\n")[0]
+    message = str(cause).strip().partition("\n")[0]
     fix = ""
-    if "row-level security" in told:
+    if "row-level security" in message:
         fix = f". {SEE_EVERY_ROW}"
-    elif _is_missing_table(cause) and "shardctl_" in told:
+    elif _is_missing_table(cause) and "shardctl_" in message:
         fix = ". Its tables aren't those of this version of shardctl: run `shardctl provision`"
-    return DatabaseError(f"database {_where(engine)}: {told}{fix}")
+    return DatabaseError(f"database {_where(engine)}: {message}{fix}")
 
 
 def _is_missing_table(cause: BaseException | None) -> bool:

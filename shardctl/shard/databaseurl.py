@@ -129,7 +129,7 @@ def _to_the_primary(url: URL, listed: Sequence[str]) -> URL:
 
 def _listing(url: URL, places: Sequence[tuple[str, int]]) -> URL:
     """Libpq's form: hosts and ports in two lists, IPv6 addresses without brackets."""
-    hosts, ports = (",".join(map(str, each)) for each in zip(*places, strict=True))
+    hosts, ports = (",".join(map(str, column)) for column in zip(*places, strict=True))
     return url.update_query_dict({"host": hosts, "port": ports})
 
 
@@ -144,16 +144,16 @@ def _places(hosts: Sequence[str], ports: Sequence[str]) -> list[tuple[str, int]]
 
 
 def _checked(host: str, port: str | int | None, number: int) -> tuple[str, int]:
-    found = _HOST.fullmatch(_bracketed(host))
-    if found is None:
+    match = _HOST.fullmatch(_bracketed(host))
+    if match is None:
         raise DatabaseUrlError(f"host {number} of the URL is no host name or address. Write @ in a password as %40")
-    own = found["port"] or found["own_port"]
+    own = match["port"] or match["own_port"]
     if own is not None and port is not None:
         raise DatabaseUrlError(f"host {number} of the URL has two ports: leave one")
     text = str(own or port or POSTGRES_PORT)
     if not text.isdecimal() or not 0 < int(text) < 65_536:
         raise DatabaseUrlError(f"the port of host {number} of the URL isn't a number from 1 to 65535")
-    return found["address"] or found["name"], int(text)
+    return match["address"] or match["name"], int(text)
 
 
 def _bracketed(host: str) -> str:
@@ -162,4 +162,4 @@ def _bracketed(host: str) -> str:
 
 def _texts(url: URL, name: str) -> list[str]:
     value = url.query.get(name, ())
-    return [part for each in ([value] if isinstance(value, str) else value) for part in each.split(",") if part]
+    return [part for text in ([value] if isinstance(value, str) else value) for part in text.split(",") if part]

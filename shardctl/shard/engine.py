@@ -52,7 +52,7 @@ class Limits:
     application: str  # as the server lists its sessions
     statement: timedelta
     lock: timedelta
-    idle: timedelta  # in a transaction: whoever stops there is cut off
+    idle: timedelta  # in a transaction: a session that stops there is ended
     answer: timedelta  # a MySQL or MariaDB that says nothing for so long is given up
 
 

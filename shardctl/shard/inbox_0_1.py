@@ -20,18 +20,18 @@ NOTE = "shardctl-letter:"  # what the key of a replay's note begins with
 def identities(slot: int, key: str | bytes, message_type: str, message_id: str) -> tuple[bytes, ...]:
     """Under what the write of a row is known now: one identity, or two.
 
-    A message without a key was known by its id, and a copy of it that a consumer published again has that as its key; nobody can
-    tell that from a key of digits.
+    A message without a key was known by its id, and a copy of it that a consumer published again has that as its key; that can't
+    be distinguished from a key of digits.
     """
     text = key.decode() if isinstance(key, bytes) else key  # MySQL's table holds keys as bytes
     by_key, by_message = identity.of_key("", message_type, text), identity.of_message(text)
     if text == message_id:
-        found: tuple[bytes, ...] = (by_message, by_key)
+        of_write: tuple[bytes, ...] = (by_message, by_key)
     elif text.isdecimal():
-        found = (by_key, by_message)
+        of_write = (by_key, by_message)
     else:
-        found = (by_key,)
-    return tuple(identity.in_slot(each, slot) for each in found)
+        of_write = (by_key,)
+    return tuple(identity.in_slot(its_identity, slot) for its_identity in of_write)
 
 
 def has_rows(connection: Connection) -> bool:

@@ -25,11 +25,12 @@ def rows_of(product: str, columns: Sequence[tuple[str, ColumnType]]) -> str:
     Names hold letters, digits and underscores alone.
     """
     if product == "postgresql":
-        listed = ", ".join(f'"{name}" {_POSTGRESQL[of]}' for name, of in columns)
+        listed = ", ".join(f'"{name}" {_POSTGRESQL[column_type]}' for name, column_type in columns)
         return f"json_to_recordset(CAST(%s AS json)) AS r({listed})"
     if product in MYSQL:
         listed = ", ".join(
-            f"`{name}` {_MYSQL[of]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR" for name, of in columns
+            f"`{name}` {_MYSQL[column_type]} PATH '$.\"{name}\"' NULL ON EMPTY ERROR ON ERROR"
+            for name, column_type in columns
         )
         return f"JSON_TABLE(%s, '$[*]' COLUMNS ({listed})) AS r"
     listed = ", ".join(f'json_extract(item.value, \'$."{name}"\') AS "{name}"' for name, _ in columns)

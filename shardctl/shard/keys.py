@@ -22,13 +22,13 @@ def given_out(connection: Connection, kinds: Mapping[str, MessageType]) -> list[
     product = connection.dialect.name
     if product not in _FOUND:
         return []
-    told = [
+    findings = [
         f"table {kind.table}, key column {column}: {what}, and keys come from the messages alone. Run: {fix};"
         for kind in kinds.values()
         if kind.table
         for column, what, fix in _FOUND[product](connection, kind)
     ]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(findings))
 
 
 def _postgresql(connection: Connection, kind: MessageType) -> Iterator[tuple[str, str, str]]:
@@ -53,9 +53,9 @@ def _mysql(connection: Connection, kind: MessageType) -> Iterator[tuple[str, str
     )
     space, _, name = kind.table.rpartition(".")
     table = ".".join(f"`{part}`" for part in kind.table.split("."))
-    for column, of in connection.exec_driver_sql(query, (name, space)):
+    for column, column_type in connection.exec_driver_sql(query, (name, space)):
         if column in kind.key:
-            yield column, "it is AUTO_INCREMENT", f"ALTER TABLE {table} MODIFY `{column}` {of} NOT NULL"
+            yield column, "it is AUTO_INCREMENT", f"ALTER TABLE {table} MODIFY `{column}` {column_type} NOT NULL"
 
 
 _FOUND = {"postgresql": _postgresql, **dict.fromkeys(MYSQL, _mysql)}

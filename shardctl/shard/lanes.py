@@ -2,13 +2,13 @@
 
 Invariants kept here and in the transactions that call this:
 - at most one lane of a slot is active, over all databases of the fleet: one becomes active only after the one before it has left;
-- whoever changes lanes takes the fence alone first. Each write transaction shares the fence until it commits, so what it has
-  read of the lanes can't change under it, and after a change has committed nothing is written by the lanes of before;
+- a transaction that changes lanes takes the fence alone first. Each write transaction shares the fence until it commits, so what
+  it has read of the lanes can't change under it, and after a change has committed nothing is written by the lanes of before;
 - a lane is left only by the barrier that its own database awaits. It is awaited only once the slot's next lane is due, and its
   token is unknown to everybody else until it is published. So while a slot is arriving, no message can end the lane it is in,
   and a barrier that is met was published after the lane became due;
 - a lane's log begins under the fence alone, has a name that no other log ever has, and ends only when the rebalance is closed. So
-  whoever reads the same name twice knows that every change in between is in it: see `shardctl.shard.changes`.
+  a reader that sees the same name twice knows that every change in between is in it: see `shardctl.shard.changes`.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def version(connection: Connection) -> int | None:
     return connection.scalar(select(fence.c.version))
 
 
-def read(connection: Connection, of: Collection[int] | None = None) -> dict[int, Lane]:
+def read(connection: Connection, slots: Collection[int] | None = None) -> dict[int, Lane]:
     """Every lane of the database, or those of some slots, by `keyspace.lane_of`.
 
     Share the fence, or take it alone, to rely on them.
     """
     query = select(lanes.c.slot, lanes.c.generation, lanes.c.state, lanes.c.barrier_time_us, lanes.c.log)
-    if of is not None:
-        query = query.where(lanes.c.slot.in_(of))
+    if slots is not None:
+        query = query.where(lanes.c.slot.in_(slots))
     return {
         lane_of(slot, generation): Lane(slot, generation, LaneState(state), barrier_time_us, log)
         for slot, generation, state, barrier_time_us, log in connection.execute(query)
@@ -71,7 +71,7 @@ def read(connection: Connection, of: Collection[int] | None = None) -> dict[int,
 def take_fence_alone(connection: Connection) -> None:
     """Until the transaction ends nobody else writes to the shard, and then everybody reads the lanes anew."""
     if connection.dialect.name == "postgresql":
-        # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and who waits gets his turn.
+        # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and serves it in order.
         connection.exec_driver_sql(f"LOCK TABLE {fence.name} IN EXCLUSIVE MODE")
     connection.execute(update(fence).values(version=fence.c.version + 1))
 
@@ -97,8 +97,8 @@ def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
     """A lane that nobody else changes until the transaction ends. Writers don't notice."""
     columns = lanes.c.state, lanes.c.barrier_time_us, lanes.c.log
     query = select(*columns).where(lanes.c.slot == slot, lanes.c.generation == generation)
-    found = connection.execute(query.with_for_update()).first()
-    return found and Lane(slot, generation, LaneState(found.state), found.barrier_time_us, found.log)
+    row = connection.execute(query.with_for_update()).first()
+    return row and Lane(slot, generation, LaneState(row.state), row.barrier_time_us, row.log)
 
 
 def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
@@ -112,43 +112,43 @@ def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None
         connection.execute(insert(lanes), new)
 
 
-def make_due(connection: Connection, of: Iterable[int], generation: int) -> None:
+def make_due(connection: Connection, slots: Iterable[int], generation: int) -> None:
     """Arriving slots become due: from the commit on their barriers may be published, and nobody acks for them any more.
 
     The lanes are held first: where another executor copies one of them, this waits without the fence, and holds no writer up.
     """
-    slots = dict.fromkeys(of)
-    held = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.slot.in_(list(slots)))
-    connection.execute(held.order_by(lanes.c.slot).with_for_update()).all()
+    distinct = dict.fromkeys(slots)
+    query = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.slot.in_(list(distinct)))
+    connection.execute(query.order_by(lanes.c.slot).with_for_update()).all()
     take_fence_alone(connection)
-    _move(connection, slots, generation, LaneState.ARRIVING, LaneState.DUE)
+    _move(connection, distinct, generation, LaneState.ARRIVING, LaneState.DUE)
 
 
-def begin_logs(connection: Connection, of: Collection[int], generation: int) -> None:
+def begin_logs(connection: Connection, slots: Collection[int], generation: int) -> None:
     """From the commit on every change of these slots is logged, and what isn't logged is committed. A log that there is stays.
 
     Of active lanes alone.
     """
     take_fence_alone(connection)
     active = and_(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE, lanes.c.log.is_(None))
-    change = update(lanes).where(active, lanes.c.slot.in_(list(of)))
+    change = update(lanes).where(active, lanes.c.slot.in_(list(slots)))
     connection.execute(change.values(log=secrets.token_hex(TOKEN_BYTES)))
 
 
 def end_logs(connection: Connection) -> None:
-    """For whoever closes a rebalance: nothing is logged any more, and no copy that a log went with counts any more."""
+    """For the end of a rebalance: nothing is logged any more, and no copy that a log went with counts any more."""
     take_fence_alone(connection)
     connection.execute(update(lanes).where(lanes.c.log.is_not(None)).values(log=None))
     connection.execute(delete(bases))
 
 
-def await_barriers(connection: Connection, of: Collection[int], generation: int, rebalance: str) -> dict[int, str]:
+def await_barriers(connection: Connection, slots: Collection[int], generation: int, rebalance: str) -> dict[int, str]:
     """From the commit on, each slot's barrier ends its lane in `generation` here; the tokens that the barriers must carry.
 
     For slots whose next lane is due, or becomes due in this transaction. Slots that have left meanwhile are left out. Done again,
     it gives the same tokens. `journal.hold_open` keeps other executors out meanwhile.
     """
-    lane = and_(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE, lanes.c.slot.in_(list(of)))
+    lane = and_(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE, lanes.c.slot.in_(list(slots)))
     here = connection.scalars(select(lanes.c.slot).where(lane)).all()
     awaited = _awaited(connection, here, generation)
     tokens = {slot: awaited[slot].token for slot in here if slot in awaited and awaited[slot].rebalance == rebalance}
@@ -170,25 +170,25 @@ def awaited_among(connection: Connection, met: Iterable[Met], generation: int) -
     """By slot, when the barrier was published that this database awaits on its lane. Take the fence alone to rely on it."""
     met = list(met)
     opened = set(connection.scalars(select(rebalances.c.id).where(rebalances.c.state == RebalanceState.OPEN)))
-    awaited = _awaited(connection, {one.slot for one in met}, generation)
+    awaited = _awaited(connection, {barrier.slot for barrier in met}, generation)
     return {
-        one.slot: one.time_us
-        for one in met
-        if (row := awaited.get(one.slot)) and row.rebalance in opened and row.token == one.token
+        barrier.slot: barrier.time_us
+        for barrier in met
+        if (row := awaited.get(barrier.slot)) and row.rebalance in opened and row.token == barrier.token
     }
 
 
 def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozenset[int]:
-    """These barriers were met in this generation: it lets go of their slots, with everything before the barriers committed.
+    """These barriers were met in this generation: their slots leave it, with everything before the barriers committed.
 
-    Gives the slots that were let go. One that stays in this database has its next lane due here, which becomes active in the same
+    Returns the slots that left. One that stays in this database has its next lane due here, which becomes active in the same
     transaction. A barrier that isn't awaited changes nothing. Nor does a second copy, since its lane has left.
     """
     take_fence_alone(connection)
     times_us = awaited_among(connection, met, generation)
-    found = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
-    held = set(connection.scalars(found.where(lanes.c.slot.in_(list(times_us)))))
-    leaving = {slot: time_us for slot, time_us in times_us.items() if slot in held}
+    query = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
+    active_slots = set(connection.scalars(query.where(lanes.c.slot.in_(list(times_us)))))
+    leaving = {slot: time_us for slot, time_us in times_us.items() if slot in active_slots}
     _move(connection, leaving, generation, LaneState.ACTIVE, LaneState.LEFT)
     _forget_barriers(connection, leaving, generation)
     due = connection.execute(
@@ -231,12 +231,12 @@ class _Awaited:
     token: str
 
 
-def _awaited(connection: Connection, of: Collection[int], generation: int) -> dict[int, _Awaited]:
+def _awaited(connection: Connection, slots: Collection[int], generation: int) -> dict[int, _Awaited]:
     """The barriers that are awaited, by slot."""
-    lane = and_(barriers.c.generation == generation, barriers.c.slot.in_(list(of)))
-    found = connection.execute(select(barriers.c.slot, barriers.c.rebalance, barriers.c.token).where(lane))
-    return {slot: _Awaited(rebalance, token) for slot, rebalance, token in found}
+    lane = and_(barriers.c.generation == generation, barriers.c.slot.in_(list(slots)))
+    rows = connection.execute(select(barriers.c.slot, barriers.c.rebalance, barriers.c.token).where(lane))
+    return {slot: _Awaited(rebalance, token) for slot, rebalance, token in rows}
 
 
-def _forget_barriers(connection: Connection, of: Collection[int], generation: int) -> None:
-    connection.execute(delete(barriers).where(barriers.c.generation == generation, barriers.c.slot.in_(list(of))))
+def _forget_barriers(connection: Connection, slots: Collection[int], generation: int) -> None:
+    connection.execute(delete(barriers).where(barriers.c.generation == generation, barriers.c.slot.in_(list(slots))))

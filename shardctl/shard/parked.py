@@ -104,9 +104,9 @@ def keys(connection: Connection, shard: str, key: str | None = None) -> tuple[Pa
     )
 
 
-def messages(connection: Connection, of: ParkedKey) -> tuple[ParkedMessage, ...]:
+def messages(connection: Connection, parked_key: ParkedKey) -> tuple[ParkedMessage, ...]:
     """A key's messages in order."""
-    query = select(parked).where(_its_messages(of)).order_by(parked.c.position)
+    query = select(parked).where(_its_messages(parked_key)).order_by(parked.c.position)
     return tuple(
         ParkedMessage(
             row.message_id,
@@ -122,66 +122,70 @@ def messages(connection: Connection, of: ParkedKey) -> tuple[ParkedMessage, ...]
     )
 
 
-def replay(connection: Connection, of: ParkedKey) -> bool:
+def replay(connection: Connection, parked_key: ParkedKey) -> bool:
     """Let a consumer apply the key's messages, in order. False when the key is gone."""
-    return _take(connection, of) and _release(connection, of)
+    return _take(connection, parked_key) and _release(connection, parked_key)
 
 
-def drop(connection: Connection, of: ParkedKey, *, every: bool = False) -> int:
+def drop(connection: Connection, parked_key: ParkedKey, *, every: bool = False) -> int:
     """Delete the key's first message, or every one, and let a consumer go on with the rest. How many were deleted.
 
     They stay known as dead, so that a redelivery doesn't bring them back.
     """
-    if not _take(connection, of):
+    if not _take(connection, parked_key):
         return 0
-    first = select(parked.c.position, parked.c.identity).where(_its_messages(of)).order_by(parked.c.position)
+    first = select(parked.c.position, parked.c.identity).where(_its_messages(parked_key)).order_by(parked.c.position)
     doomed = connection.execute(first if every else first.limit(1)).all()
-    _log(connection, of, [row.identity for row in doomed])
+    _log(connection, parked_key, [row.identity for row in doomed])
     for at in range(0, len(doomed), 500):
         some = doomed[at : at + 500]
         is_one = inbox.c.identity.in_([row.identity for row in some])
         # From now on it is forgotten by its time; a copy may have been published while it waited.
         dead = {"outcome": InboxOutcome.DEAD, "published": schema.published_now(connection)}
-        connection.execute(update(inbox).where(inbox.c.slot == of.slot, is_one).values(dead))
+        connection.execute(update(inbox).where(inbox.c.slot == parked_key.slot, is_one).values(dead))
         connection.execute(delete(parked).where(parked.c.position.in_([row.position for row in some])))
-    if connection.scalar(select(parked.c.position).where(_its_messages(of)).limit(1)) is None:
-        connection.execute(delete(parked_keys).where(_its_row(of)))
+    if connection.scalar(select(parked.c.position).where(_its_messages(parked_key)).limit(1)) is None:
+        connection.execute(delete(parked_keys).where(_its_row(parked_key)))
     else:
-        _release(connection, of)
+        _release(connection, parked_key)
     return len(doomed)
 
 
-def _take(connection: Connection, of: ParkedKey) -> bool:
-    """Take the key alone, as whoever applies it does. Shares the fence, so that its slot can't leave meanwhile."""
+def _take(connection: Connection, parked_key: ParkedKey) -> bool:
+    """Take the key alone, as a consumer that applies it does. Shares the fence, so that its slot can't leave meanwhile."""
     share_fence(connection)
-    active = select(lanes.c.slot).where(lanes.c.slot == of.slot, lanes.c.state == LaneState.ACTIVE)
-    its_row = select(parked_keys.c.slot).where(_its_row(of)).with_for_update()
+    active = select(lanes.c.slot).where(lanes.c.slot == parked_key.slot, lanes.c.state == LaneState.ACTIVE)
+    its_row = select(parked_keys.c.slot).where(_its_row(parked_key)).with_for_update()
     return connection.scalar(active) is not None and connection.scalar(its_row) is not None
 
 
-def _log(connection: Connection, of: ParkedKey, identities: Sequence[bytes] = ()) -> None:
+def _log(connection: Connection, parked_key: ParkedKey, identities: Sequence[bytes] = ()) -> None:
     """What is about to change, where the slot's changes are logged."""
-    if changes.logged(connection, (of.slot,)):
-        rows = [changes.of_inbox(of.slot, bytes(its_identity)) for its_identity in identities]
-        changes.record(connection, [*rows, changes.of_parked(of.slot, of.message_type, of.key)])
+    if changes.logged(connection, (parked_key.slot,)):
+        rows = [changes.of_inbox(parked_key.slot, bytes(its_identity)) for its_identity in identities]
+        changes.record(connection, [*rows, changes.of_parked(parked_key.slot, parked_key.message_type, parked_key.key)])
 
 
-def _release(connection: Connection, of: ParkedKey) -> bool:
-    _log(connection, of)
-    connection.execute(update(parked_keys).where(_its_row(of)).values(released=True))
+def _release(connection: Connection, parked_key: ParkedKey) -> bool:
+    _log(connection, parked_key)
+    connection.execute(update(parked_keys).where(_its_row(parked_key)).values(released=True))
     return True
 
 
-def _its_row(of: ParkedKey) -> ColumnElement[bool]:
+def _its_row(parked_key: ParkedKey) -> ColumnElement[bool]:
     return and_(
-        parked_keys.c.slot == of.slot,
-        parked_keys.c.message_type == of.message_type,
-        parked_keys.c.partition_key == of.key,
+        parked_keys.c.slot == parked_key.slot,
+        parked_keys.c.message_type == parked_key.message_type,
+        parked_keys.c.partition_key == parked_key.key,
     )
 
 
-def _its_messages(of: ParkedKey) -> ColumnElement[bool]:
-    return and_(parked.c.slot == of.slot, parked.c.message_type == of.message_type, parked.c.partition_key == of.key)
+def _its_messages(parked_key: ParkedKey) -> ColumnElement[bool]:
+    return and_(
+        parked.c.slot == parked_key.slot,
+        parked.c.message_type == parked_key.message_type,
+        parked.c.partition_key == parked_key.key,
+    )
 
 
 def _utc(moment: datetime) -> datetime:
@@ -189,23 +193,23 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def as_json(of: ParkedKey, its_messages: Sequence[ParkedMessage] | None = None) -> dict[str, Any]:
+def as_json(parked_key: ParkedKey, its_messages: Sequence[ParkedMessage] | None = None) -> dict[str, Any]:
     """For a machine to read. A body that isn't text comes as hexadecimal digits."""
-    told: dict[str, Any] = {
-        "shard": of.shard, "slot": of.slot, "type": of.message_type, "key": of.key, "reason": of.reason,
-        "detail": of.detail,
-        "released": of.released, "parked_time": of.parked_time.isoformat(), "messages": of.messages,
+    fields: dict[str, Any] = {
+        "shard": parked_key.shard, "slot": parked_key.slot, "type": parked_key.message_type, "key": parked_key.key,
+        "reason": parked_key.reason, "detail": parked_key.detail, "released": parked_key.released,
+        "parked_time": parked_key.parked_time.isoformat(), "messages": parked_key.messages,
     }  # fmt: skip
     if its_messages is not None:
-        told["messages"] = [
+        fields["messages"] = [
             {
-                "message_id": each.message_id, "type": each.message_type, "operation": each.operation,
-                "idempotency_key": each.idempotency_key, "publish_time": each.publish_time.isoformat(),
-                "attributes": each.attributes, **_body(each.body),
+                "message_id": message.message_id, "type": message.message_type, "operation": message.operation,
+                "idempotency_key": message.idempotency_key, "publish_time": message.publish_time.isoformat(),
+                "attributes": message.attributes, **_body(message.body),
             }
-            for each in its_messages
+            for message in its_messages
         ]  # fmt: skip
-    return told
+    return fields
 
 
 def _body(body: bytes) -> dict[str, str]:

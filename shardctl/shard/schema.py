@@ -147,7 +147,7 @@ _MOMENT = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 
 metadata = MetaData()
 
-# One row. Writers take it FOR SHARE; whoever changes slots takes it FOR UPDATE and adds one to its version.
+# One row. Writers take it FOR SHARE; a transaction that changes slots takes it FOR UPDATE and adds one to its version.
 fence = Table(
     "shardctl_fence",
     metadata,
@@ -175,7 +175,7 @@ lanes = Table(
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("generation", Integer, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
-    # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub told it.
+    # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub reported it.
     Column("barrier_time_us", sa.BigInteger),
     # Names the lane's log of changes, at random; NULL while changes aren't logged. See `shardctl.shard.changes`.
     Column("log", String(32)),
@@ -183,7 +183,7 @@ lanes = Table(
 )
 
 # What has changed in the slots of logged lanes, by key. See `shardctl.shard.changes`, which alone writes it. A position names one
-# change for ever: whoever has copied it deletes it by its position, perhaps long after, and must not meet another.
+# change for ever: the executor that has copied it deletes it by its position, perhaps long after, and must not meet another.
 changes = Table(
     "shardctl_changes",
     metadata,
@@ -234,7 +234,7 @@ rebalances = Table(
     **_MYSQL_OPTIONS,
 )
 
-# Who reads which generations of the shard, told again and again by each consumer.
+# Who reads which generations of the shard; each consumer reports it periodically.
 replicas = Table(
     "shardctl_replicas",
     metadata,
@@ -308,7 +308,7 @@ def inbox_called(name: str) -> Table:
 
 
 # A routing key whose order waits for a person, in one message type: who may write one type must not hold up another. Writers
-# share its row; whoever releases it takes it alone.
+# share its row; the command that releases it takes it alone.
 parked_keys = Table(
     "shardctl_parked_keys",
     metadata,
@@ -351,7 +351,7 @@ _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
     "timestamp": _MOMENT,
     "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
 }
-# MySQL can't index a text without a length. This collation tells all texts apart but those that differ in blanks at the end.
+# MySQL can't index a text without a length. This collation distinguishes all texts but those that differ in blanks at the end.
 _KEY_TEXT = Text().with_variant(mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), *_MYSQL)
 
 
@@ -405,15 +405,15 @@ def missing_tables(connection: Connection) -> tuple[str, ...]:
 def _column_type(kind: MessageType, column: str) -> TypeEngine[Any]:
     if column in kind.precisions:
         return Numeric(*kind.precisions[column])
-    of = kind.types[column]
-    return _KEY_TEXT if of == "text" and column in kind.key else _COLUMN_TYPES[of]
+    column_type = kind.types[column]
+    return _KEY_TEXT if column_type == "text" and column in kind.key else _COLUMN_TYPES[column_type]
 
 
 def table_of(kind: MessageType, into: MetaData) -> Table:
     """The mapped table of a message type, as `shardctl provision` creates it where it doesn't exist."""
     schema, _, name = kind.table.rpartition(".")
-    if (found := into.tables.get(kind.table)) is not None:
-        return found
+    if (table := into.tables.get(kind.table)) is not None:
+        return table
     columns: list[Column[Any]] = [
         Column(
             column,

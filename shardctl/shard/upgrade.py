@@ -126,8 +126,8 @@ def _refuse_beside_consumers(engine: Engine) -> None:
         return
     with database.writing(engine) as connection:
         now = _utc(connection.execute(select(func.now())).scalar_one())
-        told = connection.execute(select(schema.replicas.c.replica, schema.replicas.c.seen_time)).all()
-    seen = sorted(row.replica for row in told if now - _utc(row.seen_time) < SEEN_WITHIN)
+        replicas = connection.execute(select(schema.replicas.c.replica, schema.replicas.c.seen_time)).all()
+    seen = sorted(row.replica for row in replicas if now - _utc(row.seen_time) < SEEN_WITHIN)
     if seen:
         more = f" and {len(seen) - NAMED_SEEN} more" if len(seen) > NAMED_SEEN else ""
         raise UpgradeError(
@@ -286,7 +286,7 @@ def _move(engine: Engine, old: Table, new: Table, made_of: MadeOf) -> int:
         if rows:
             connection.execute(insert(new), [made for row in rows for made in made_of(connection, dict(row))])
             connection.execute(
-                delete(old).where(tuple_(*key).in_([tuple(row[each.name] for each in key) for row in rows]))
+                delete(old).where(tuple_(*key).in_([tuple(row[column.name] for column in key) for row in rows]))
             )
     return len(rows)
 
@@ -298,7 +298,7 @@ def _insert_missing(connection: Connection, new: Table, rows: list[Values]) -> N
         identities = [its_identity for of_slot, its_identity in by_key if of_slot == slot]
         places = select(new.c.identity).where(new.c.slot == slot, new.c.identity.in_(identities))
         there = set(connection.scalars(places))
-        if missing := [by_key[slot, each] for each in identities if each not in there]:
+        if missing := [by_key[slot, its_identity] for its_identity in identities if its_identity not in there]:
             connection.execute(insert(new), sorted(missing, key=lambda row: row["identity"]))
 
 
@@ -341,7 +341,7 @@ def _of_inbox(old: Values) -> list[Values]:
     of_second = InboxOutcome.APPLIED if outcome == InboxOutcome.PARKED else outcome
     return [
         {**kept, "identity": first, "outcome": outcome},
-        *({**kept, "identity": each, "outcome": of_second} for each in second),
+        *({**kept, "identity": its_identity, "outcome": of_second} for its_identity in second),
     ]
 
 
