@@ -3,8 +3,8 @@
     python -m bench.failover [--json] [--rate N] [--unnoticed SECONDS]
 
 The local fleet, under a steady load, with every setting as a fleet has it that sets nothing: two replicas a shard, a lease of 10
-seconds, a back-off of 1. Each figure ends with what the database or the broker tells, not with what a consumer says of itself; a
-message counts once it is acked, which is after its commit. At the end an oracle compares every write with the database.
+seconds, a back-off of 1. Each figure ends with what the database or the broker reports, not with what a consumer says of
+itself; a message counts once it is acked, which is after its commit. At the end an oracle compares every write with the database.
 
 - `consumer_kill_s`: a replica is killed and not started again; until everything published before that is committed, so also
   what it had under lease. The worse of two.

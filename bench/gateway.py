@@ -1,4 +1,4 @@
-"""How many writes one gateway process takes in, beside a bare app on the same server that only answers 202.
+"""How many writes one gateway process accepts, beside a bare app on the same server that only answers 202.
 
     python -m bench.gateway [--json] [--connections N] [--seconds S]
 
@@ -113,7 +113,7 @@ def _measured(connections: int, seconds: float) -> dict[str, float]:
     return {
         "gateway_writes_per_s": round(_middle(many, "rate")),
         "gateway_writes_per_s_64_slots": round(_middle(few, "rate")),
-        "gateway_batch_writes_per_s": round(median(each[0] for each in batches)),
+        "gateway_batch_writes_per_s": round(median(measurement[0] for measurement in batches)),
         "bare_writes_per_s": round(bare_rate),
         "p99_ms": round(_middle(many, "p99_ms"), 1),
         "p99_ms_64_slots": round(_middle(few, "p99_ms"), 1),
@@ -126,12 +126,12 @@ def _measured(connections: int, seconds: float) -> dict[str, float]:
         "bare_half_p99_ms": round(_middle(bare_half, "p99_ms"), 1),
         "share_of_bare": round(_middle(many, "rate") / bare_rate, 2),
         "share_of_bare_64_slots": round(_middle(few, "rate") / bare_rate, 2),
-        "batch_times_bare": round(median(each[0] for each in batches) / bare_rate, 1),
+        "batch_times_bare": round(median(measurement[0] for measurement in batches) / bare_rate, 1),
         "cpu_us_per_write": round(_middle(many, "cpu_us"), 1),
         "cpu_us_per_write_64_slots": round(_middle(few, "cpu_us"), 1),
         "cpu_us_per_write_at_half": round(_middle(half, "cpu_us"), 1),
         "bare_cpu_us_per_write": round(_middle(bare, "cpu_us"), 1),
-        "cpu_us_per_batch_write": round(median(each[1] for each in batches), 1),
+        "cpu_us_per_batch_write": round(median(measurement[1] for measurement in batches), 1),
         "idle_p50_ms": round(idle.p50_ms, 2),
         "bare_idle_p50_ms": round(idle_bare.p50_ms, 2),
         "rss_mib": round(rss),
@@ -150,15 +150,15 @@ def _order(number: int) -> dict[str, object]:
 
 
 def _requests() -> list[bytes]:
-    found = []
+    requests = []
     for number in range(REQUESTS):
         body = json.dumps(_order(number), separators=(",", ":")).encode()
         head = (
             "POST /v1/writes/order HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
             f"Idempotency-Key: k-{number}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        found.append(head.encode() + body)
-    return found
+        requests.append(head.encode() + body)
+    return requests
 
 
 def _batch() -> bytes:
@@ -180,7 +180,7 @@ class _Measured(NamedTuple):
 
 
 def _middle(measured: list[_Measured], figure: str) -> float:
-    return median(getattr(each, figure) for each in measured)
+    return median(getattr(measurement, figure) for measurement in measured)
 
 
 class _Client(asyncio.Protocol):
@@ -278,14 +278,14 @@ async def _measure(server, load: _Load, connections: int, seconds: float) -> _Me
     begun, cpu = time.perf_counter(), _cpu_seconds(process)
     await asyncio.sleep(seconds)
     taken, cpu = time.perf_counter() - begun, _cpu_seconds(process) - cpu
-    found = sorted(load.latencies)
+    latencies = sorted(load.latencies)
     load.going = False
     await running
     await asyncio.sleep(1.0)
     for transport in transports:
         transport.close()
-    count = len(found)
-    return _Measured(count / taken, 1e3 * found[count // 2], 1e3 * found[int(count * 0.99)], 1e6 * cpu / count)
+    count = len(latencies)
+    return _Measured(count / taken, 1e3 * latencies[count // 2], 1e3 * latencies[int(count * 0.99)], 1e6 * cpu / count)
 
 
 def _load_batches(server, batch: bytes, seconds: float) -> tuple[float, float]:

@@ -110,7 +110,8 @@ def by_turns(databases, seconds):
             took[database].append(database.add(batch))
             wal[database] += database.wal_since(before)
     return [
-        (BATCH_ROWS / statistics.median(took[each]), wal[each] / BATCH_ROWS / len(took[each])) for each in databases
+        (BATCH_ROWS / statistics.median(took[database]), wal[database] / BATCH_ROWS / len(took[database]))
+        for database in databases
     ]
 
 
@@ -216,7 +217,7 @@ class Database:
 
 
 class Walk:
-    """Through a database's inbox in a thread, as a replica's maintenance does it, until it is over or told to end."""
+    """Through a database's inbox in a thread, as a replica's maintenance does it, until it is over or stopped."""
 
     def __init__(self, database):
         self._database, self._stop = database, threading.Event()

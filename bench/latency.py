@@ -130,15 +130,15 @@ def _parts(call, notes, commits):
 
 def _alone(local, commits):
     """Milliseconds of single upserts, each heard of before the next."""
-    found = []
+    milliseconds = []
     with local.connection() as connection:
         for number in range(1, 1 + ALONE_WRITES):
             began = time.time()
             connection.execute(UPSERT, {"key": f"alone-{number}", "revision": -number})
             if not wait_until(lambda number=number: f"customers {-number}" in commits.times, LONGEST_SECONDS):
-                raise SystemExit("the database didn't tell of a commit")
-            found.append((commits.times[f"customers {-number}"] - began) * 1_000)
-    return found
+                raise SystemExit("the database didn't report a commit")
+            milliseconds.append((commits.times[f"customers {-number}"] - began) * 1_000)
+    return milliseconds
 
 
 def _percentile(ordered, percent):

@@ -83,8 +83,8 @@ class Requests:
         """One request; with `at_most`, not before fewer than so many are waiting for their answers."""
         topic = topic_of(self._fleet, messages[0].slot).id
         request = _PublishRequest(topic=f"projects/{self._fleet.project}/topics/{topic}")
-        for each in messages:
-            request.messages.add(data=each.data, attributes=each.attributes, ordering_key=each.ordering_key)
+        for message in messages:
+            request.messages.add(data=message.data, attributes=message.attributes, ordering_key=message.ordering_key)
         with self._answered:
             if at_most:
                 self._answered.wait_for(lambda: self._waiting < at_most)

@@ -128,5 +128,5 @@ def commit_milliseconds(local, published_at, first, last):
     `published_at`: when each write was sent, by its identity. By the commit's own time stamp; its flush to the disk is not in it.
     """
     commits = pauses.commits({"": local.database_url(SHARD)}, published_at, first.clock)
-    waited = sorted(each.committed - each.published for each in commits if each.published < last.clock)
+    waited = sorted(commit.committed - commit.published for commit in commits if commit.published < last.clock)
     return [round(waited[math.ceil(len(waited) * part) - 1] * 1_000, 1) for part in (0.5, 0.99)]

@@ -60,15 +60,15 @@ def main() -> None:
 
 
 def _timed(fleet, request, runs):
-    found = []
+    seconds = []
     for _ in range(runs):
         began = time.perf_counter()
         try:
             made = plan(fleet, request)
         except ShardctlError:
             made = None
-        found.append(time.perf_counter() - began)
-    return statistics.median(found), made
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), made
 
 
 def _fleet(shards):
@@ -77,17 +77,17 @@ def _fleet(shards):
     double = (1 << SLOT_BITS) // unit - shards
     pairs = [1] * double + [2] * ((shards - double) // 2)  # how many shards share two units, so that ranges are aligned
     random.Random(1).shuffle(pairs)
-    one = fleet_from(parse(FLEET, "bench"))
+    fleet = fleet_from(parse(FLEET, "bench"))
     ranges, first = [], 0
     for count in pairs:
         size = 2 * unit // count
         ranges += [(first + number * size, first + (number + 1) * size - 1) for number in range(count)]
         first += 2 * unit
     made = [
-        one.shards[0].model_copy(update={"name": f"s{number}", "slots": SlotSet((each,))})
-        for number, each in enumerate(ranges)
+        fleet.shards[0].model_copy(update={"name": f"s{number}", "slots": SlotSet((slot_range,))})
+        for number, slot_range in enumerate(ranges)
     ]
-    return one.model_copy(update={"shards": tuple(made)})
+    return fleet.model_copy(update={"shards": tuple(made)})
 
 
 def _rates():

@@ -61,17 +61,17 @@ def _run(messages, old, window):
         url = local.database_url(SHARD)
         fill_inbox(url, old)
         publish_backlog(local, messages)
-        stop, told = multiprocessing.Event(), multiprocessing.Queue()
-        purger = multiprocessing.Process(target=_purge, args=(url, local.redis.url, window, stop, told))
+        stop, results = multiprocessing.Event(), multiprocessing.Queue()
+        purger = multiprocessing.Process(target=_purge, args=(url, local.redis.url, window, stop, results))
         purger.start()
         _, samples = work_off(local, messages)
         stop.set()
-        windows, purged = told.get()
+        windows, purged = results.get()
         purger.join()
         return windows, purged, samples
 
 
-def _purge(url, redis_url, window, stop, told):
+def _purge(url, redis_url, window, stop, results):
     """A replica's maintenance, on and off."""
     from redis.asyncio import Redis
     from sqlalchemy.engine import make_url
@@ -104,7 +104,7 @@ def _purge(url, redis_url, window, stop, told):
                 await asyncio.sleep(window)
                 windows.append((began, time.perf_counter(), False))
         await client.aclose()
-        told.put((windows, int(metrics.registry.get_sample_value("shardctl_inbox_rows_purged_total"))))
+        results.put((windows, int(metrics.registry.get_sample_value("shardctl_inbox_rows_purged_total"))))
 
     asyncio.run(alternate())
 

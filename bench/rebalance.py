@@ -6,13 +6,14 @@
 With `--slot-rows` there are eight slots, of which two move. Each of these has that many rows and `--inbox-rows` inbox rows, the
 others a thousand. Of inbox rows beside the rows' own, the count and the sum of the identities are read back.
 
-A steady load of writes, 2 % of them published twice, goes on from before the beginning until after the end. Every time is told by
-a server: a message is published when the broker says, and its write is there when PostgreSQL says its transaction committed.
-*During* is from the call of `rebalance run` until it returns, with all slots handed over. *Before* is as long as the load ran
-with nothing else going on. What comes between (the plan, new subscriptions, consumers replaced one by one) is told as `roll_…`.
+A steady load of writes, 2 % of them published twice, goes on from before the beginning until after the end. Every time is
+reported by a server: a message is published when the broker says, and its write is there when PostgreSQL says its transaction
+committed. *During* is from the call of `rebalance run` until it returns, with all slots handed over. *Before* is as long as the
+load ran with nothing else going on. What comes between (the plan, new subscriptions, consumers replaced one by one) is reported
+as `roll_…`.
 
 - `anomalies`: rows and writes that are lost, doubled, on a shard that isn't theirs, of another value than was written last, or
-  whose row's history tells of a write that took effect twice or after a later one; dead letters and strays. Must be 0. Every row
+  whose row's history shows a write that took effect twice or after a later one; dead letters and strays. Must be 0. Every row
   and every inbox row of every database is read, those too that were never written to.
 - `pause_…_s`: of each moved slot that was written to, the longest time from publish to commit of a write that was published
   during; over those slots the median, the 99th percentile (nearest rank) and the largest. The usual latency is in it.
@@ -96,7 +97,7 @@ def main():
     )
     parser.add_argument("--rate", type=float, default=1_000, help="writes a second")
     parser.add_argument("--replicas", type=int, default=1, help="consumers of each shard")
-    parser.add_argument("--parallel", type=int, default=PARALLEL, help="slots in hand at once, at most")
+    parser.add_argument("--parallel", type=int, default=PARALLEL, help="slots in flight at once, at most")
     options = parser.parse_args()
     bits, slots = FEW if options.slot_rows else MANY
     fleet = history.recorded(fleet_from(parse(FLEET.format(*slots, bits=bits), "bench")))
@@ -187,16 +188,20 @@ def measure(local, rows, rate, parallel):
     }
 
 
-def seconds(name, of):
-    return {f"{name}_p50_s": round(of.p50, 3), f"{name}_p99_s": round(of.p99, 3), f"{name}_max_s": round(of.longest, 3)}
+def seconds(name, spread):
+    return {
+        f"{name}_p50_s": round(spread.p50, 3),
+        f"{name}_p99_s": round(spread.p99, 3),
+        f"{name}_max_s": round(spread.longest, 3),
+    }
 
 
 def not_taken(local):
     """Messages that no shard has."""
-    found = local.subscriptions()
+    subscriptions = local.subscriptions()
     names = {"dead letters": [topology.dead_letter_subscription(local.spec)]}
     names["strays"] = [stray.id for stray in topology.strays(local.spec)]
-    counts = {what: sum(found[name]["undelivered"] for name in ids) for what, ids in names.items()}
+    counts = {what: sum(subscriptions[name]["undelivered"] for name in ids) for what, ids in names.items()}
     return {what: count for what, count in counts.items() if count}
 
 
@@ -298,9 +303,9 @@ class Judge:
     def __init__(self, fleet, rows, writes):
         self._owner = {slot: shard.name for shard in fleet.shards for slot in shard.slots}
         self._rows = rows
-        self._told = defaultdict(lambda: ["0"])
+        self._revisions = defaultdict(lambda: ["0"])
         for write in writes:
-            self._told[write.body["customer_id"]].append(str(write.body["revision"]))
+            self._revisions[write.body["customer_id"]].append(str(write.body["revision"]))
         self._published = len(writes)
         self._entities = {identity_of(key, 0).hex(): key for key in map(key_of, rows.numbers)}
         for write in writes:
@@ -311,7 +316,7 @@ class Judge:
 
     def judge(self, databases):
         seen = [self._read(shard, url) for shard, url in databases.items()]
-        rows, inbox = (Counter(key for each in seen for key in each[kind]) for kind in (0, 1))
+        rows, inbox = (Counter(key for lines in seen for key in lines[kind]) for kind in (0, 1))
         self.found["rows twice"] = sum(count > 1 for count in rows.values())
         self.found["rows lost"] = self._rows.count - len(rows)
         self.found["writes twice"] = sum(count > 1 for count in inbox.values())
@@ -346,12 +351,12 @@ class Judge:
 
     def _judge_row(self, shard, line):
         key, name, credit, revision, past, slot = line
-        number, told = int(key[1:]), self._told.get(key, ["0"])
+        number, revisions = int(key[1:]), self._revisions.get(key, ["0"])
         self.found["rows misplaced"] += self._misplaced(shard, key, slot)
-        wanted = f"name {number}" if told[-1] == "0" else f"name {number}, {told[-1]}"
-        self.found["wrong values"] += (name, credit, revision) != (wanted, str(number), told[-1])
-        if past != "0" or len(told) > 1:
-            doubled, disordered = history.faults(past, told)
+        wanted = f"name {number}" if revisions[-1] == "0" else f"name {number}, {revisions[-1]}"
+        self.found["wrong values"] += (name, credit, revision) != (wanted, str(number), revisions[-1])
+        if past != "0" or len(revisions) > 1:
+            doubled, disordered = history.faults(past, revisions)
             self.found["took effect twice"] += len(doubled)
             self.found["out of order"] += len(disordered)
 

@@ -51,7 +51,7 @@ class Delivery:
     parks: bool = False  # when it can't succeed, it waits in the database and later writes of its key behind it
     generation: int = 0
     lane: int = NO_SLOT
-    attempt: int = 0  # how often Pub/Sub has tried to deliver it, counted from 1; 0 where Pub/Sub doesn't tell
+    attempt: int = 0  # how often Pub/Sub has tried to deliver it, counted from 1; 0 where Pub/Sub doesn't say
     barrier: Barrier | None = None  # no write, but what says that it is a rebalance's barrier
     ends_lane: bool = False  # a barrier that names this lane; whether it counts is for the database to say
 

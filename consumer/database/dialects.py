@@ -101,7 +101,7 @@ class Dialect(Protocol):
         """Run what `insert_new` made, with its parameters, for `count` rows in the JSON text."""
 
     def same(self, column: str, kind: ColumnType) -> str:
-        """Whether `t` and `r` hold the same in a quoted column: no two keys that we tell apart."""
+        """Whether `t` and `r` hold the same in a quoted column: false for any two keys that we distinguish."""
 
     def update(self, table: str, columns: Sequence[str], source: str, where: str) -> str:
         """Sets quoted columns of `table`, called `t`, to those of `r`."""

@@ -32,7 +32,7 @@ FIRST_LOCK_SECONDS, LAST_LOCK_SECONDS = 0.1, 5.0  # and one of suspects: longer 
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """The messages of one lane that wait. `entry` tells its live heap entry from dead ones.
+    """The messages of one lane that wait. `entry` distinguishes its live heap entry from dead ones.
 
     A suspect may go into batches of `most_lanes`, after `blocked` tries without success; 0 and 0 for any other.
     """

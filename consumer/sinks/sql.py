@@ -76,7 +76,7 @@ class SqlSink:
     def _explain_missed(self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int) -> int:
         """How many of the updates that touched no row are stale: those whose row exists. Raises DataFaultError for the others.
 
-        Also for two keys that we tell apart and the database doesn't, for instance with a collation that ignores case: one
+        Also for two keys that we distinguish and the database doesn't, for instance with a collation that ignores case: one
         statement would apply either of them, and the search sends them one by one.
         """
         keys = connection.exec_driver_sql(statements.finding(self._dialect, kind), (text,)).all()

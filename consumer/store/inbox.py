@@ -156,7 +156,7 @@ class Inbox:
         return known
 
     def _insert_new(self, connection: Connection, new: dict[Place, Delivery]) -> tuple[dict[Place, Delivery], bool]:
-        """Insert rows; those that were not there, and whether no key was parked before, as far as the statement tells."""
+        """Insert rows; those that were not there, and whether no key was parked before, as far as the statement shows."""
         rows = [
             {
                 "identity": its_identity.hex(),
@@ -218,8 +218,8 @@ class Inbox:
                 latest[place] = delivery
         in_order = sorted(latest.values(), key=lambda delivery: delivery.identity)  # the insert's
         rows = [
-            {"of_slot": each.slot, "of_identity": each.identity, "later": published(each.publish_time_us)}
-            for each in in_order
+            {"of_slot": delivery.slot, "of_identity": delivery.identity, "later": published(delivery.publish_time_us)}
+            for delivery in in_order
         ]
         if rows:
             connection.execute(_REMEMBER_LONGER, rows)
@@ -230,7 +230,9 @@ class Inbox:
     ) -> set[Delivery]:
         """The messages that are recorded and committed."""
         known = self._look_up_old(connection, deliveries) if beside_old else {}
-        known |= self._look_up(connection, (place for each in deliveries if (place := _place(each)) not in known))
+        known |= self._look_up(
+            connection, (place for delivery in deliveries if (place := _place(delivery)) not in known)
+        )
         return {delivery for delivery in deliveries if _place(delivery) in known and _same(delivery, known)}
 
     def _look_up(self, connection: Connection, places: Iterable[Place]) -> Known:
@@ -246,13 +248,15 @@ class Inbox:
     def _look_up_old(self, connection: Connection, deliveries: Iterable[Delivery]) -> Known:
         """Those that are in 0.1.0's table. It knew a write by its key and slot alone."""
         by_place = {_place(delivery): delivery for delivery in deliveries}
-        rows = [{"slot": slot, "idempotency_key": each.idempotency_key} for (slot, _), each in by_place.items()]
+        rows = [{"slot": slot, "idempotency_key": delivery.idempotency_key} for (slot, _), delivery in by_place.items()]
         known: Known = {}
         if not rows:
             return known
         for _, text in packet.parts(connection, (self._find_old,), rows, _text):
             for slot, key, message_type, message_id in connection.exec_driver_sql(self._find_old, (text,)):
-                places = ((slot, each) for each in inbox_0_1.identities(slot, key, message_type, message_id))
+                places = (
+                    (slot, its_identity) for its_identity in inbox_0_1.identities(slot, key, message_type, message_id)
+                )
                 known |= {place: _OF_0_1 for place in places if place in by_place}
         return known
 

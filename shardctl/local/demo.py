@@ -41,7 +41,7 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class ShardReport:
     """`published` counts messages, duplicates included. Milliseconds run from publish to the writing transaction, at full load;
-    None where the database's clock is too coarse to tell.
+    None where the database's clock is too coarse to show it.
     """
 
     shard: str

@@ -120,8 +120,8 @@ class Feed:
     def _request(self, group: list[Encoded]) -> protos.Proto:
         if self._remember:
             now = time.time()
-            for each in group:
-                self.published_at.setdefault(identity_of(each), now)
+            for write in group:
+                self.published_at.setdefault(identity_of(write), now)
         request = _PublishRequest(
             topic=f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, group[0].slot).id}"
         )

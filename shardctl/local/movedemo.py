@@ -31,7 +31,7 @@ from shardctl.rebalance.run import Progress
 BEFORE_SECONDS, AFTER_SECONDS = 6.0, 2.0  # of load with nothing else going on
 DRAIN_SECONDS = 60.0
 LOOK_SECONDS = 0.5
-HOLD = "1h"  # longer than it takes to measure what only the sources' copies tell
+HOLD = "1h"  # longer than it takes to measure what only the sources' copies show
 
 
 @dataclass(frozen=True, slots=True)

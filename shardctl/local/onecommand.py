@@ -20,8 +20,8 @@ class OneCommand:
 
     def __init__(self, folder: Path, file: Path, environment: Mapping[str, str], *arguments: str) -> None:
         self._log = folder / "rebalance.log"
-        told = folder / "rebalance.jsonl"
-        with told.open("w") as out, self._log.open("a") as log:
+        event_log = folder / "rebalance.jsonl"
+        with event_log.open("w") as out, self._log.open("a") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "shardctl", "rebalance", "go", "-f", str(file), "--yes", "--json", *arguments],
                 stdout=out,
@@ -29,7 +29,7 @@ class OneCommand:
                 env={**os.environ, **environment},
                 start_new_session=True,  # Ctrl-C is for us
             )
-        self._events = told.open("rb")
+        self._events = event_log.open("rb")
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Those since the last call, without waiting for more. Raises ShardctlError where no more will come."""
@@ -53,7 +53,7 @@ def moment_of(event: Mapping[str, Any]) -> float:
 
 
 def progress_of(event: Mapping[str, Any]) -> Progress:
-    """As far as an event tells it."""
+    """As far as an event reports it."""
     return Progress(
         total=event["slots"],
         arrived=event["handed_over"],
