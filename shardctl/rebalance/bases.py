@@ -35,7 +35,7 @@ from shardctl.rebalance.rows.delta import apply_delta, read_log
 from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot
 from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
-from shardctl.rebalance.rows.tracking import untracked
+from shardctl.rebalance.rows.tracking import shared_values, untracked
 from shardctl.rebalance.rows.transfer import ROWS_AT_ONCE
 from shardctl.shard import lanes
 from shardctl.shard.database import DatabaseError, is_transient, snapshot, writing
@@ -146,7 +146,10 @@ class Bases:
         with snapshot(self._databases[source.shard]) as out:
             tables = slot_tables(out, self._kinds(of))
             few = row_count_up_to(out, tables, of.slot, self._few_rows) < self._few_rows
-            return few or next(untracked(out, tables), None) is not None
+            if few or next(untracked(out, tables), None) is not None:
+                return True
+        with snapshot(self._databases[of.to.shard]) as into:
+            return next(shared_values(slot_tables(into, self._kinds(of))), None) is not None
 
     def catch_up(self, of: HandOver, source: Place) -> Round | None:
         """One round, while the slot's writes go on; None where there is no base.

@@ -76,6 +76,7 @@ class SlotTable:
     columns: tuple[Column, ...]
     every_column: frozenset[str]
     generated: tuple[tuple[str, str], ...]
+    primary: tuple[str, ...]
     unique: tuple[tuple[str, ...], ...]  # the primary key first, where there is one
     indexed: bool  # an index begins with the slot column
     foreign_keys: tuple[ForeignKey, ...]
@@ -134,6 +135,7 @@ def look_at(inspector: Inspector, of: Named) -> SlotTable | None:
         generated=tuple(
             (each, every[each]["computed"]["sqltext"]) for each in sorted(every) if "computed" in every[each]
         ),
+        primary=primary,
         unique=tuple(unique),
         indexed=any(
             of.slot_column == first

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from shardctl.rebalance.rows.catalog import place_of
 from shardctl.rebalance.rows.shape import ForeignKey, SlotTable
 from shardctl.rebalance.rows.values import MYSQL
-from shardctl.shard import changes
+from shardctl.shard import changes, schema
 
+OWN_NAMES = frozenset(schema.metadata.tables)  # what is unique there has the slot in it
 _STRICT = {"NO ACTION", "RESTRICT"}
 
 
@@ -30,6 +31,7 @@ def untracked(source: Connection, tables: Sequence[SlotTable]) -> Iterator[str]:
         for key in table.foreign_keys:
             if (parent := by_identity.get(key.table)) is not None:
                 yield from _by_reference(table, _actions(source, table, key, parent), parent)
+    yield from shared_values(tables)
     yield from _loose_keys(source, tables)
     yield from _written_by_others(source, tables)
 
@@ -51,6 +53,24 @@ def _by_reference(table: SlotTable, actions: set[str], parent: SlotTable) -> Ite
         )
     if parent.named.logged_as == changes.ROUTING_KEY:
         yield f"table {parent.name}: rows of {table.name} refer to it, and its rows are known by their routing key alone."
+
+
+def shared_values(tables: Iterable[SlotTable]) -> Iterator[str]:
+    """Unique values that pass between slots. A row that was copied ahead would hold one that its slot has given up since, and the
+    destination would refuse another slot's write of that value, though nothing is wrong with it.
+
+    Primary keys are taken to stay with their routing key. Ask for the tables of both databases.
+    """
+    for table in tables:
+        if table.name in OWN_NAMES:
+            continue
+        apart = {table.named.slot_column}, set(table.named.key)
+        for columns in table.unique:
+            if columns != table.primary and not any(part and part <= set(columns) for part in apart):
+                yield (
+                    f"table {table.name}: values that are unique in {', '.join(columns) or 'an expression'} may pass from one slot "
+                    "to another. Make them unique together with the key or the slot."
+                )
 
 
 def _loose_keys(source: Connection, tables: Iterable[SlotTable]) -> Iterator[str]:

@@ -165,6 +165,15 @@ def test_small_slots_are_copied_in_their_pauses(world):
     assert world.logs() == (0, 0, 0)
 
 
+def test_a_value_that_is_unique_at_the_destination_is_not_taken_ahead_of_the_pause(world):
+    """Its slot may give it up meanwhile, and a slot that is active there take it: that write would be refused."""
+    of, source = of_slot(world)
+    with writing(world.databases[of.to.shard]) as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX u ON a_rows (amount)")
+    assert bases_of(world).make(of, source) is None
+    assert world.logs() == (0, 0, 0)
+
+
 def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world, monkeypatch):
     def refuse(*_):
         raise copying_error
