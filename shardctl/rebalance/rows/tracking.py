@@ -67,9 +67,10 @@ def shared_values(tables: Iterable[SlotTable]) -> Iterator[str]:
         apart = {table.named.slot_column}, set(table.named.key)
         for columns in table.unique:
             if columns != table.primary and not any(part and part <= set(columns) for part in apart):
+                where = ", ".join(columns) or "an expression"
                 yield (
-                    f"table {table.name}: values that are unique in {', '.join(columns) or 'an expression'} may pass from one slot "
-                    "to another. Make them unique together with the key or the slot."
+                    f"table {table.name}: values that are unique in {where} may pass from one slot to another. Make them unique "
+                    "together with the key or the slot."
                 )
 
 
