@@ -61,18 +61,18 @@ def of_broker(host: str, project: str, ids: Sequence[str]) -> dict[str, Backlog]
 
     at = time.time()  # before it is asked, so that the oldest is rather too old
     try:
-        found = broker.stats(host)["subscriptions"]
+        subscriptions = broker.stats(host)["subscriptions"]
     except grpc.RpcError as error:
-        raise UnknownError(f"the emulator at {host} doesn't tell what its subscriptions hold") from error
-    named = {name: found.get(f"projects/{project}/subscriptions/{name}") for name in ids}
+        raise UnknownError(f"the emulator at {host} doesn't report what its subscriptions hold") from error
+    named = {name: subscriptions.get(f"projects/{project}/subscriptions/{name}") for name in ids}
     return {
         name: Backlog(
-            each["undelivered"],
-            int((at - each["oldest_unacked_age_seconds"]) * 1e6) if each["undelivered"] else None,
+            subscription["undelivered"],
+            int((at - subscription["oldest_unacked_age_seconds"]) * 1e6) if subscription["undelivered"] else None,
             int(at * 1e6),
         )
-        for name, each in named.items()
-        if each is not None
+        for name, subscription in named.items()
+        if subscription is not None
     }
 
 
@@ -91,7 +91,7 @@ def of_monitoring(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dict[str, Backlog]:
     """The newest points of the last minutes. Raises UnknownError. A subscription without points isn't among them."""
-    found: dict[str, Backlog] = {}
+    backlogs: dict[str, Backlog] = {}
     for first in range(0, len(ids), IDS_A_REQUEST):
         asked = ids[first : first + IDS_A_REQUEST]
         messages = dict(_newest(session, url, project, _MESSAGES, asked, now()))
@@ -99,8 +99,8 @@ def of_monitoring(
         for name, (at, count) in messages.items():
             aged, age = ages.get(name, (at, None))
             oldest = _microseconds(aged - timedelta(seconds=age)) if age is not None and count else None
-            found[name] = Backlog(count, oldest, _microseconds(min(at, aged)))
-    return found
+            backlogs[name] = Backlog(count, oldest, _microseconds(min(at, aged)))
+    return backlogs
 
 
 def _newest(
@@ -117,8 +117,8 @@ def _newest(
         page = _page(session, f"{url}/v3/projects/{project}/timeSeries", params)
         for series in page.get("timeSeries", ()):
             points = [
-                (datetime.fromisoformat(each["interval"]["endTime"]), int(each["value"]["int64Value"]))
-                for each in series["points"]
+                (datetime.fromisoformat(point["interval"]["endTime"]), int(point["value"]["int64Value"]))
+                for point in series["points"]
             ]
             if points:
                 yield series["resource"]["labels"]["subscription_id"], max(points)
@@ -134,7 +134,9 @@ def _page(session: Session, url: str, params: Mapping[str, str]) -> dict[str, An
     try:
         answer = session.get(url, params=params, timeout=TIMEOUT_SECONDS)
         if answer.status_code != 200:
-            raise UnknownError(f"Cloud Monitoring refused to tell ({answer.status_code}): {answer.text[:300]}")
+            raise UnknownError(
+                f"Cloud Monitoring refused to report backlogs ({answer.status_code}): {answer.text[:300]}"
+            )
         return dict(answer.json())
     except (RequestException, GoogleAuthError, ValueError) as error:
         raise UnknownError(f"Cloud Monitoring can't be asked: {error}") from error

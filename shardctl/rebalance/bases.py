@@ -98,76 +98,78 @@ class Bases:
         self._cancelled, self._few_rows = cancelled, few_rows
         self._under_way: dict[HandOver, int] = {}
 
-    def make(self, of: HandOver, source: Place) -> Base | None:
-        """Begin the log and copy the slot; None where it is to be copied in its pause: it is small, or its log wouldn't tell all.
+    def make(self, hand_over: HandOver, source: Place) -> Base | None:
+        """Begin the log and copy the slot; None where it is to be copied in its pause: it is small, or its log is incomplete.
 
         Nothing is done where the slot isn't arriving any more. Raises JournalError where no more slots may begin, DatabaseError,
         and what `copy_slot` raises.
         """
-        if self._is_for_the_pause(of, source):
+        if self._is_for_the_pause(hand_over, source):
             return None
         with writing(self._databases[source.shard]) as connection:
-            lanes.begin_logs(connection, (of.slot,), source.generation)
+            lanes.begin_logs(connection, (hand_over.slot,), source.generation)
             journal.check_going(connection, self._rebalance)
-        with writing(self._databases[of.to.shard]) as into:
-            lane = lanes.hold(into, of.slot, of.to.generation)
+        with writing(self._databases[hand_over.to.shard]) as into:
+            lane = lanes.hold(into, hand_over.slot, hand_over.to.generation)
             if lane is None or lane.state != LaneState.ARRIVING:
                 return None
             with snapshot(self._databases[source.shard]) as out:
-                held = _lane(out, of, source)
-                if held is None or held.state != LaneState.ACTIVE or held.log is None:
+                source_lane = _lane(out, hand_over, source)
+                if source_lane is None or source_lane.state != LaneState.ACTIVE or source_lane.log is None:
                     return None
-                if _is_valid(into, of, source, held):
+                if _is_valid(into, hand_over, source, source_lane):
                     return Base(None)
-                rows = self._copy(out, into, of)
-            end(into, of)
-            its = {"slot": of.slot, "generation": of.to.generation, "log": held.log, "rows": rows}
+                rows = self._copy(out, into, hand_over)
+            end(into, hand_over)
+            its = {"slot": hand_over.slot, "generation": hand_over.to.generation, "log": source_lane.log, "rows": rows}
             place = {"source_shard": source.shard, "source_generation": source.generation}
             into.execute(insert(bases).values(**its, **place))
             lanes.share_fence(into)
             journal.check_going(into, self._rebalance)
         return Base(rows)
 
-    def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
+    def _copy(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
         def counted() -> bool:
-            self._under_way[of] = self._under_way.get(of, 0) + ROWS_AT_ONCE // 2  # each is read, and read back
+            self._under_way[hand_over] = (
+                self._under_way.get(hand_over, 0) + ROWS_AT_ONCE // 2
+            )  # each is read, and read back
             return self._cancelled()
 
         try:
-            return copy_slot(out, into, self._kinds(of), of.slot, counted, active=True).total_rows
+            return copy_slot(out, into, self._kinds(hand_over), hand_over.slot, counted, active=True).total_rows
         finally:
-            self._under_way.pop(of, None)
+            self._under_way.pop(hand_over, None)
 
     def rows_under_way(self) -> int:
         """About so many rows are copied of those slots that aren't done."""
         return sum(list(self._under_way.values()))
 
-    def _is_for_the_pause(self, of: HandOver, source: Place) -> bool:
+    def _is_for_the_pause(self, hand_over: HandOver, source: Place) -> bool:
         with snapshot(self._databases[source.shard]) as out:
-            tables = slot_tables(out, self._kinds(of))
-            few = row_count_up_to(out, tables, of.slot, self._few_rows) < self._few_rows
+            tables = slot_tables(out, self._kinds(hand_over))
+            few = row_count_up_to(out, tables, hand_over.slot, self._few_rows) < self._few_rows
             if few or next(untracked(out, tables), None) is not None:
                 return True
-        with snapshot(self._databases[of.to.shard]) as into:
-            return next(shared_values(slot_tables(into, self._kinds(of))), None) is not None
+        with snapshot(self._databases[hand_over.to.shard]) as into:
+            return next(shared_values(slot_tables(into, self._kinds(hand_over))), None) is not None
 
-    def catch_up(self, of: HandOver, source: Place) -> Round | None:
+    def catch_up(self, hand_over: HandOver, source: Place) -> Round | None:
         """One round, while the slot's writes go on; None where there is no base.
 
         Raises BaseError, DatabaseError, and JournalError where the rebalance has been closed meanwhile.
         """
-        with writing(self._databases[of.to.shard]) as into:
-            lane = lanes.hold(into, of.slot, of.to.generation)
+        with writing(self._databases[hand_over.to.shard]) as into:
+            lane = lanes.hold(into, hand_over.slot, hand_over.to.generation)
             if lane is None or lane.state not in {LaneState.ARRIVING, LaneState.DUE}:
                 return None
             with snapshot(self._databases[source.shard]) as out:
-                held = _lane(out, of, source)
-                if held is None or not _is_valid(into, of, source, held):
+                source_lane = _lane(out, hand_over, source)
+                if source_lane is None or not _is_valid(into, hand_over, source, source_lane):
                     return None
-                log = read_log(out, of.slot, 0, CHANGES_AT_ONCE)
+                log = read_log(out, hand_over.slot, 0, CHANGES_AT_ONCE)
                 if log.positions:
                     with trouble_of_base():
-                        apply_delta(out, into, self._kinds(of), of.slot, log, self._cancelled)
+                        apply_delta(out, into, self._kinds(hand_over), hand_over.slot, log, self._cancelled)
             lanes.share_fence(into)
             journal.check_open(into, self._rebalance)
         self._forget(source, log.positions)
@@ -180,33 +182,33 @@ class Bases:
                     some = positions[at : at + 1_000]
                     connection.execute(delete(changes).where(changes.c.position.in_(some)))
 
-    def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
+    def finish(self, out: Connection, into: Connection, hand_over: HandOver, source: Place, left: Lane) -> int | None:
         """The last round, in the transaction that activates the slot; how many rows it compared. None where there is no base.
 
         `into` holds the slot's lane, `out` shows `left`, the lane that has left.
         """
-        if not _is_valid(into, of, source, left):
+        if not _is_valid(into, hand_over, source, left):
             return None
         rows, after = 0, 0
-        while (log := read_log(out, of.slot, after, CHANGES_AT_ONCE)).positions:
-            rows += apply_delta(out, into, self._kinds(of), of.slot, log, self._cancelled)
+        while (log := read_log(out, hand_over.slot, after, CHANGES_AT_ONCE)).positions:
+            rows += apply_delta(out, into, self._kinds(hand_over), hand_over.slot, log, self._cancelled)
             after = log.positions[-1]
         return rows
 
-    def drop(self, of: HandOver) -> None:
+    def drop(self, hand_over: HandOver) -> None:
         """It can't be brought up to date: the slot is copied in its pause. What was copied stays until then, and is known."""
-        its = (bases.c.slot == of.slot) & (bases.c.generation == of.to.generation)
-        with writing(self._databases[of.to.shard]) as into:
-            lanes.hold(into, of.slot, of.to.generation)
+        its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
+        with writing(self._databases[hand_over.to.shard]) as into:
+            lanes.hold(into, hand_over.slot, hand_over.to.generation)
             into.execute(update(bases).where(its).values(log=_DROPPED))
 
-    def _kinds(self, of: HandOver) -> dict[str, MessageType]:
-        return kinds_of(self._fleet, of.to.shard)
+    def _kinds(self, hand_over: HandOver) -> dict[str, MessageType]:
+        return kinds_of(self._fleet, hand_over.to.shard)
 
 
-def end(into: Connection, of: HandOver) -> None:
+def end(into: Connection, hand_over: HandOver) -> None:
     """The slot has come, or is copied anew, in this transaction: there is no base of it any more."""
-    into.execute(delete(bases).where(bases.c.slot == of.slot, bases.c.generation == of.to.generation))
+    into.execute(delete(bases).where(bases.c.slot == hand_over.slot, bases.c.generation == hand_over.to.generation))
 
 
 def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generation: int) -> None:
@@ -228,14 +230,14 @@ def there(engine: Engine) -> list[tuple[int, int]]:
         return [(slot, generation) for slot, generation in connection.execute(select(bases.c.slot, bases.c.generation))]
 
 
-def _lane(connection: Connection, of: HandOver, place: Place) -> Lane | None:
-    return lanes.read(connection, (of.slot,)).get(lane_of(of.slot, place.generation))
+def _lane(connection: Connection, hand_over: HandOver, place: Place) -> Lane | None:
+    return lanes.read(connection, (hand_over.slot,)).get(lane_of(hand_over.slot, place.generation))
 
 
-def _is_valid(into: Connection, of: HandOver, source: Place, held: Lane) -> bool:
+def _is_valid(into: Connection, hand_over: HandOver, source: Place, source_lane: Lane) -> bool:
     """Whether `into`, which holds the slot's lane, has a base that was made under the log that the source's lane has now."""
-    if held.log is None:
+    if source_lane.log is None:
         return False
-    its = (bases.c.slot == of.slot) & (bases.c.generation == of.to.generation)
+    its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
     made_from = (bases.c.source_shard == source.shard) & (bases.c.source_generation == source.generation)
-    return into.scalar(select(bases.c.slot).where(its, made_from, bases.c.log == held.log)) is not None
+    return into.scalar(select(bases.c.slot).where(its, made_from, bases.c.log == source_lane.log)) is not None

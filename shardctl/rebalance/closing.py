@@ -50,26 +50,26 @@ def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) 
 
 def not_handed_over(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
     """Why it can't be finished yet."""
-    views = {name: each.lanes for name, each in known.items()}
-    for name, each in known.items():
-        if journal.entry_of(fleet, each.entries) is None:
+    views = {name: report.lanes for name, report in known.items()}
+    for name, report in known.items():
+        if journal.entry_of(fleet, report.entries) is None:
             yield f"shard {name}: the rebalance was never opened there. `shardctl rebalance start` opens it."
-    standings = [(of, handover.standing(of, views)) for of in handover.hand_overs(fleet)]
-    left = SlotSet.of(of.slot for of, standing in standings if standing.stage != Stage.ARRIVED)
+    standings = [(hand_over, handover.standing(hand_over, views)) for hand_over in handover.hand_overs(fleet)]
+    left = SlotSet.of(hand_over.slot for hand_over, standing in standings if standing.stage != Stage.ARRIVED)
     if left.ranges:
         yield f"{len(left):,} slots aren't handed over: {left}. `shardctl rebalance run` does it."
-    twice = [told for of, _ in standings if (told := handover.twice_active(of, views))]
+    twice = [fault for hand_over, _ in standings if (fault := handover.twice_active(hand_over, views))]
     twice += [
         f"slot {slot} is active in {place}, which the file doesn't list"
         for place, slot in handover.unexpected(fleet, views)
     ]
-    for told in twice[: preflight.MAX_TOLD]:
-        yield f"{told}. Deleting would lose writes: find out which is right before anything else."
+    for fault in twice[: preflight.MAX_SHOWN]:
+        yield f"{fault}. Deleting would lose writes: find out which is right before anything else."
 
 
 def last_barrier_us(known: Mapping[str, Known]) -> int:
     """When the last slot changed lanes, on Pub/Sub's clock."""
-    active = (lane for each in known.values() for lane in each.lanes.values() if lane.state == LaneState.ACTIVE)
+    active = (lane for report in known.values() for lane in report.lanes.values() if lane.state == LaneState.ACTIVE)
     return max((lane.barrier_time_us or 0 for lane in active), default=0)
 
 
@@ -84,7 +84,7 @@ def not_drained(
             count = backlogs[name].messages or 0
             sure.append(
                 f"subscription {name} still holds messages from before the last barrier ({count:,} in all). Its consumers "
-                "have to be up: wait until they have seen to them."
+                "have to be up: wait until they have processed them."
             )
         elif drained is None:
             why = (
@@ -92,36 +92,36 @@ def not_drained(
                 or "there is no count from after the last barrier, which takes Cloud Monitoring some minutes"
             )
             unsure.append(
-                f"subscription {name}: not known to be empty, since {why}. Try again, or look yourself and say --drained."
+                f"subscription {name}: not known to be empty, since {why}. Try again, or check it yourself and pass --drained."
             )
     return sure, unsure
 
 
 def there(subscriber: Any, fleet: Fleet, names: Sequence[str]) -> list[str]:
     """Those of the subscriptions that exist. Raises PubSubError."""
-    found = []
+    existing = []
     with _translated(fleet):
         for name in names:
             try:
                 subscriber.get_subscription(request={"subscription": _path(fleet, name)}, timeout=TIMEOUT_SECONDS)
             except NotFound:
                 continue
-            found.append(name)
-    return found
+            existing.append(name)
+    return existing
 
 
 def old_strays(fleet: Fleet, publisher: Any) -> list[str]:
     """Subscriptions for strays that the settled fleet has under other names, since their filters change."""
     wanted = {stray.id for stray in topology.strays(fleet.settled())}
-    found = set()
+    strays = set()
     with _translated(fleet):
         for topic in topology.topics(fleet):
             request = {"topic": f"projects/{fleet.project}/topics/{topic.id}"}
             for path in publisher.list_topic_subscriptions(request=request, timeout=TIMEOUT_SECONDS):
                 name = path.rpartition("/")[2]
                 if topology.is_strays(fleet, name) and name not in wanted:
-                    found.add(name)
-    return sorted(found)
+                    strays.add(name)
+    return sorted(strays)
 
 
 def delete_subscriptions(subscriber: Any, fleet: Fleet, names: Sequence[str], done: Callable[[str], None]) -> None:
@@ -138,8 +138,8 @@ def delete_subscriptions(subscriber: Any, fleet: Fleet, names: Sequence[str], do
 def left_behind(shard: Shard, known: Known) -> SlotSet:
     """Slots that some generation of the shard had, and that aren't active in its database."""
     had = shard.slots
-    for each in shard.previous or ():
-        had |= each.slots
+    for former in shard.previous or ():
+        had |= former.slots
     return had - preflight.active_slots(known)
 
 
@@ -154,7 +154,7 @@ def not_deletable(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[
 def delete_rows(
     fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known], progress: Callable[[str, int], None]
 ) -> int:
-    """Delete the rows of slots that aren't active, then their lanes. `progress` hears of each shard's deleted rows.
+    """Delete the rows of slots that aren't active, then their lanes. `progress` receives each shard's count of deleted rows.
 
     Each transaction asks whether the rebalance is still open: raises JournalError where it isn't.
     """

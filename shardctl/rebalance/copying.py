@@ -20,14 +20,14 @@ from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.schema import LaneState
 
-# Copies a slot's rows from a view of the source into the destination, checks them, and tells how many there are. What the
+# Copies a slot's rows from a view of the source into the destination, checks them, and returns how many there are. What the
 # destination holds of the slot is deleted first. Raises a ShardctlError where they can't be the same.
 Copy = Callable[[Connection, Connection, HandOver], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """`rows` is None where there was nothing left to do: somebody else has handed the slot over.
+    """`rows` is None where there was nothing left to do: another run has handed the slot over.
 
     `fell_back` says why a base could not be brought up to date, so that the slot was copied as a whole in its pause.
     """
@@ -55,45 +55,47 @@ class Inline:
 
 
 def hand_over(
-    databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy, based: Bases | None = None
+    databases: Mapping[str, Engine], move: HandOver, source: Place, copy: Copy, based: Bases | None = None
 ) -> Copied:
     """Bring over what `source` has left behind and make the slot active. Raises DatabaseError, and what `copy` raises.
 
     What there is a base of takes its last round; all else, and what that round can't bring about, is copied as a whole.
     """
     if based is None:
-        return _hand_over(databases, of, source, copy, None)
+        return _hand_over(databases, move, source, copy, None)
     try:
-        return _hand_over(databases, of, source, copy, based)
+        return _hand_over(databases, move, source, copy, based)
     except BaseError as error:
-        based.drop(of)
-        copied = _hand_over(databases, of, source, copy, None)
+        based.drop(move)
+        copied = _hand_over(databases, move, source, copy, None)
         return Copied(copied.rows, str(error))
 
 
-def _hand_over(databases: Mapping[str, Engine], of: HandOver, source: Place, copy: Copy, based: Bases | None) -> Copied:
+def _hand_over(
+    databases: Mapping[str, Engine], move: HandOver, source: Place, copy: Copy, based: Bases | None
+) -> Copied:
     """The lane is held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else its
     deleting of leftovers would hit the rows that the new owner has written by then. The fence is taken at the very end, so
     the destination's other slots are written to meanwhile.
     """
-    with writing(databases[of.to.shard]) as into:
-        lane = lanes.hold(into, of.slot, of.to.generation)
+    with writing(databases[move.to.shard]) as into:
+        lane = lanes.hold(into, move.slot, move.to.generation)
         if lane is None or lane.state != LaneState.DUE:
             return Copied(None)
         with snapshot(databases[source.shard]) as out:
-            left = lanes.read(out, (of.slot,)).get(lane_of(of.slot, source.generation))
+            left = lanes.read(out, (move.slot,)).get(lane_of(move.slot, source.generation))
             if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
-                return Copied(None)  # not yet, as the next look will tell
+                return Copied(None)  # not yet, as the next look will show
             rows = None
-            if source.shard == of.to.shard:
+            if source.shard == move.to.shard:
                 rows = 0
             elif based is not None:
                 with trouble_of_base():
-                    rows = based.finish(out, into, of, source, left)
+                    rows = based.finish(out, into, move, source, left)
             if rows is None:
-                rows = copy(out, into, of)
-        bases.end(into, of)
-        lanes.activate(into, {of.slot: left.barrier_time_us}, of.to.generation)
+                rows = copy(out, into, move)
+        bases.end(into, move)
+        lanes.activate(into, {move.slot: left.barrier_time_us}, move.to.generation)
     return Copied(rows)
 
 
@@ -101,8 +103,8 @@ def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Cop
     """The real copy: every table of the types that the slot's shard takes, and shardctl's own."""
     from shardctl.rebalance.rows.rowcopy import copy_slot
 
-    def copy(source: Connection, destination: Connection, of: HandOver) -> int:
-        return copy_slot(source, destination, kinds_of(fleet, of.to.shard), of.slot, cancelled).total_rows
+    def copy(source: Connection, destination: Connection, move: HandOver) -> int:
+        return copy_slot(source, destination, kinds_of(fleet, move.to.shard), move.slot, cancelled).total_rows
 
     return copy
 
@@ -110,11 +112,11 @@ def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Cop
 def warm_up(fleet: Fleet, databases: Mapping[str, Engine], sessions: int) -> None:
     """Open the sessions that copies take, and look at their tables, before the first slot waits for it.
 
-    Trouble is left for the run to meet, and to tell.
+    Errors are left for the run to meet, and to report.
     """
     from shardctl.rebalance.rows.rowcopy import prepare
 
-    ways = {(source.shard, of.to.shard) for of in hand_overs(fleet) for source in of.sources}
+    ways = {(source.shard, move.to.shard) for move in hand_overs(fleet) for source in move.sources}
     with suppress(ShardctlError), ExitStack() as opened:
         for shard in {shard for way in ways if way[0] != way[1] for shard in way}:
             for _ in range(sessions):

@@ -69,7 +69,7 @@ def drive(
     with (
         ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool,
         # Of their own, so that no pause waits for one. Half as many: all of these share a database's fifteen sessions, and
-        # whoever holds one at the destination waits for one at the source.
+        # a thread that holds one at the destination waits for one at the source.
         ThreadPoolExecutor(max(1, parallel // 2), thread_name_prefix="base") as copies,
     ):
         run = Run(

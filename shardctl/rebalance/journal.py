@@ -1,6 +1,6 @@
 """The rebalance as each participating database knows it: open, aborted or done. One is open at most.
 
-Its id is random, and only the databases have it: nobody who knows the file can guess it. What it changes tells which one is a
+Its id is random, and only the databases have it: knowing the file isn't enough to guess it. What it changes shows which one is a
 file's, so every command with the same file, and one that is run again, finds the same rebalance.
 
 A change of it takes the fence alone, so that what a lane's change has read of it still holds when that commits.
@@ -62,7 +62,7 @@ def describe(fleet: Fleet) -> dict[str, Any]:
                 "generation": shard.generation,
                 "slots": str(shard.slots),
                 "previous": [
-                    {"generation": each.generation, "slots": str(each.slots)} for each in shard.previous or ()
+                    {"generation": former.generation, "slots": str(former.slots)} for former in shard.previous or ()
                 ],
             }
             for shard in sorted(participating(fleet), key=lambda shard: shard.name)
@@ -78,7 +78,7 @@ def entry_of(fleet: Fleet, entries: Mapping[str, Entry]) -> Entry | None:
 
 def id_of(fleet: Fleet, entries: Iterable[Mapping[str, Entry]]) -> str | None:
     """The id of a file's rebalance by what its databases record; None where none of them has opened it. Raises JournalError."""
-    ids = {entry.id for each in entries if (entry := entry_of(fleet, each))}
+    ids = {entry.id for recorded in entries if (entry := entry_of(fleet, recorded))}
     if len(ids) > 1:
         raise _disagreement(ids)
     return next(iter(ids), None)
@@ -86,11 +86,11 @@ def id_of(fleet: Fleet, entries: Iterable[Mapping[str, Entry]]) -> str | None:
 
 def find(fleet: Fleet, databases: Mapping[str, Engine]) -> str | None:
     """The same, read from the databases of the shards that take part. Raises JournalError, DatabaseError."""
-    found = []
+    entries = []
     for shard in participating(fleet):
         with snapshot(databases[shard.name]) as connection:
-            found.append(read(connection))
-    return id_of(fleet, found)
+            entries.append(read(connection))
+    return id_of(fleet, entries)
 
 
 def _disagreement(ids: Iterable[str]) -> JournalError:
@@ -118,7 +118,7 @@ def begin(connection: Connection, fleet: Fleet, shard: str, rebalance: str | Non
     entry_here = entry_of(fleet, entries)
     for entry in entries.values():
         if entry.state == RebalanceState.OPEN and entry is not entry_here:
-            raise JournalError(f"shard {shard}: {told(entry)}. {WAY_OUT}")
+            raise JournalError(f"shard {shard}: {summary_of(entry)}. {WAY_OUT}")
     if entry_here is None:
         new = rebalance or secrets.token_hex(ID_BYTES)
         plan = json.dumps({**describe(fleet), _SHARD: shard})
@@ -151,14 +151,14 @@ def check_going(connection: Connection, rebalance: str) -> None:
 
 
 def check_open(connection: Connection, rebalance: str) -> None:
-    """Raise JournalError where somebody has closed the rebalance. Every transaction that ends something asks, under the fence.
+    """Raise JournalError where the rebalance has been closed. Every transaction that ends something asks, under the fence.
 
     An executor may sleep for long: what it wakes up to may be the next rebalance's, and must be left alone.
     """
     entry = read(connection).get(rebalance)
     if entry is None or entry.state != RebalanceState.OPEN:
         raise JournalError(
-            f"rebalance {rebalance} isn't open any more: somebody else has closed it. Nothing was touched since."
+            f"rebalance {rebalance} isn't open any more: another command has closed it. Nothing was changed since."
         )
 
 
@@ -192,7 +192,7 @@ def close(connection: Connection, fleet: Fleet, state: RebalanceState) -> None:
     _change(connection, entry, state, stopping=False)
 
 
-def told(entry: Entry) -> str:
+def summary_of(entry: Entry) -> str:
     shards = ", ".join(shard["name"] for shard in entry.plan["shards"])
     return f"rebalance {entry.id} of shards {shards} is {entry.state}, since {entry.opened_time:%Y-%m-%d %H:%M} UTC"
 

@@ -47,7 +47,7 @@ def open_rebalance(
 
 
 def announce(fleet: Fleet, databases: Mapping[str, Engine], done: Callable[[str], None] = lambda _: None) -> None:
-    """Tell each changed shard's database which slots are to come. An abort does it too, for a start that was killed.
+    """Announce to each changed shard's database which slots are to come. An abort does it too, for a start that was killed.
 
     Else the consumers of a subscription that was made already would hold its messages for ever.
     """

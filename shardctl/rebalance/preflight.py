@@ -27,7 +27,7 @@ from shardctl.shard.schema import LaneState, RebalanceState, fault_of_version, m
 
 MAX_LAG = 10_000
 SEEN = timedelta(seconds=60)
-MAX_TOLD = 5  # slots of one kind of fault
+MAX_SHOWN = 5  # slots of one kind of fault
 
 
 class PreflightError(ShardctlError):
@@ -40,7 +40,7 @@ class PreflightError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What one participating database reports. `readers`: generations that consumers read, by how long ago they said so."""
+    """What one participating database reports. `readers`: generations that consumers read, by how long ago they reported it."""
 
     lanes: Mapping[int, Lane]
     entries: Mapping[str, Entry]
@@ -51,13 +51,13 @@ class Known:
 
 def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
     """What each database reports, and why some don't."""
-    found, told = {}, []
+    known, reasons = {}, []
     for name, engine in databases.items():
         try:
-            found[name] = _known(engine)
+            known[name] = _known(engine)
         except DatabaseError as error:
-            told.append(f"shard {name}: {error}. Fix it, or give the right URL; nothing moves while it is away.")
-    return found, told
+            reasons.append(f"shard {name}: {error}. Fix it, or give the right URL; nothing moves while it is away.")
+    return known, reasons
 
 
 def _known(engine: Engine) -> Known:
@@ -77,9 +77,9 @@ def _known(engine: Engine) -> Known:
 
 
 def _utc(moment: Any) -> datetime:
-    """Sessions are in UTC; not every driver says so."""
-    found: datetime = moment
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    """Sessions are in UTC; not every driver marks them so."""
+    time: datetime = moment
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def not_transitional(fleet: Fleet) -> Iterator[str]:
@@ -102,11 +102,11 @@ def shared_databases(databases: Mapping[str, Engine]) -> Iterator[str]:
 
 
 def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
-    for name, each in known.items():
-        mine = journal.entry_of(fleet, each.entries)
-        for entry in each.entries.values():
+    for name, report in known.items():
+        mine = journal.entry_of(fleet, report.entries)
+        for entry in report.entries.values():
             if entry.state == RebalanceState.OPEN and entry is not mine:
-                yield f"shard {name}: {journal.told(entry)}. {journal.WAY_OUT}"
+                yield f"shard {name}: {journal.summary_of(entry)}. {journal.WAY_OUT}"
             if entry.state == RebalanceState.DONE and entry is mine:
                 yield (
                     f"shard {name}: this rebalance is done. `shardctl rebalance finish` ends what is left of it and writes "
@@ -116,8 +116,8 @@ def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
 
 def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
     """For `run`: the journal must be open everywhere, and no abort under way."""
-    for name, each in known.items():
-        entry = journal.entry_of(fleet, each.entries)
+    for name, report in known.items():
+        entry = journal.entry_of(fleet, report.entries)
         if entry is None:
             yield f"shard {name}: the rebalance isn't open there. `shardctl rebalance start` opens it; it may run again."
         elif entry.state == RebalanceState.ABORTED:
@@ -130,9 +130,9 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
 
 
 def no_tables(known: Mapping[str, Known]) -> Iterator[str]:
-    """For `status`: a database without tables of ours says nothing of its slots, not that they are broken."""
-    for name, each in known.items():
-        if each.empty:
+    """For `status`: a database without tables of ours leaves its slots unknown; they aren't broken."""
+    for name, report in known.items():
+        if report.empty:
             yield (
                 f"shard {name}: its database has none of shardctl's tables. `shardctl rebalance start` makes them; if it ran "
                 "already, this is another database: give the right URL."
@@ -141,11 +141,11 @@ def no_tables(known: Mapping[str, Known]) -> Iterator[str]:
 
 def lacking_tables(known: Mapping[str, Known]) -> Iterator[str]:
     """For `run` and `abort` of what an older version of this program has started; `start` makes them."""
-    for name, each in known.items():
-        if each.lacks:
+    for name, report in known.items():
+        if report.lacks:
             yield (
-                f"shard {name}: its database lacks {', '.join(each.lacks)}, which this version needs. `shardctl provision` makes "
-                "what is missing."
+                f"shard {name}: its database lacks {', '.join(report.lacks)}, which this version needs. "
+                "`shardctl provision` makes what is missing."
             )
 
 
@@ -154,19 +154,21 @@ def odd_slots(fleet: Fleet, known: Mapping[str, Known], *, announced: bool) -> I
     views = {shard.name: dict(known[shard.name].lanes) for shard in handover.participating(fleet)}
     if not announced:
         _announce(fleet, views)
-    told = []
-    for of in handover.hand_overs(fleet):
-        standing = handover.standing(of, views)
-        told += [standing.fault] if standing.stage == Stage.BROKEN else []
-        told += [twice] if standing.stage != Stage.BROKEN and (twice := handover.twice_active(of, views)) else []
-    told += [
+    faults = []
+    for hand_over in handover.hand_overs(fleet):
+        standing = handover.standing(hand_over, views)
+        faults += [standing.fault] if standing.stage == Stage.BROKEN else []
+        faults += (
+            [twice] if standing.stage != Stage.BROKEN and (twice := handover.twice_active(hand_over, views)) else []
+        )
+    faults += [
         f"slot {slot} is active in {place}, which the file doesn't list"
         for place, slot in handover.unexpected(fleet, views)
     ]
-    for fault in told[:MAX_TOLD]:
+    for fault in faults[:MAX_SHOWN]:
         yield f"{fault}. Only the file that was last deployed, and its databases, tell who owns what: look for an edit by hand."
-    if len(told) > MAX_TOLD:
-        yield f"… and {len(told) - MAX_TOLD:,} slots more."
+    if len(faults) > MAX_SHOWN:
+        yield f"… and {len(faults) - MAX_SHOWN:,} slots more."
 
 
 def _announce(fleet: Fleet, views: dict[str, dict[int, Lane]]) -> None:
@@ -186,21 +188,21 @@ def unfit_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[s
 
 def doubtful_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:
     """What may go wrong or be slow though rows can be moved, where `unfit_tables` finds nothing. Each reported once."""
-    told = (
+    reasons = (
         doubt
         for source, destination in _ways(fleet, known)
         for doubt in doubts(databases[source], databases[destination], kinds_of(fleet, destination))
     )
-    yield from dict.fromkeys(told)
+    yield from dict.fromkeys(reasons)
 
 
 def _ways(fleet: Fleet, known: Mapping[str, Known]) -> list[tuple[str, str]]:
     """The shards between whose databases slots move."""
-    views = {name: each.lanes for name, each in known.items()}
+    views = {name: report.lanes for name, report in known.items()}
     pairs = {
-        (standing.source.shard, of.to.shard)
-        for of in handover.hand_overs(fleet)
-        if (standing := handover.standing(of, views)).source and standing.source.shard != of.to.shard
+        (standing.source.shard, hand_over.to.shard)
+        for hand_over in handover.hand_overs(fleet)
+        if (standing := handover.standing(hand_over, views)).source and standing.source.shard != hand_over.to.shard
     }
     return sorted(pairs)
 
@@ -244,10 +246,10 @@ def lagging(fleet: Fleet, backlogs: Mapping[str, Backlog], max_lag: int) -> Iter
 
 
 def absent_consumers(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
-    """Generations whose messages nobody reads: then their barriers are never met, or what arrives is never written."""
+    """Generations whose messages no consumer reads: then their barriers are never met, or what arrives is never written."""
     for shard in handover.participating(fleet):
-        held = {lane.generation for lane in known[shard.name].lanes.values() if lane.state == LaneState.ACTIVE}
-        wanted = held | ({shard.generation} if shard.slots.ranges else set())
+        active = {lane.generation for lane in known[shard.name].lanes.values() if lane.state == LaneState.ACTIVE}
+        wanted = active | ({shard.generation} if shard.slots.ranges else set())
         readers = known[shard.name].readers
         for generation in sorted(wanted):
             if readers.get(generation, SEEN) >= SEEN:

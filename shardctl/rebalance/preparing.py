@@ -28,7 +28,7 @@ Waiting = tuple[HandOver, Standing]
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    of: HandOver
+    hand_over: HandOver
     standing: Standing
     work: Future[Any] | None
     based: bool | None = None  # None while it is being copied
@@ -57,47 +57,54 @@ class Preparing:
     def take(self, waiting: deque[Waiting], most: int) -> None:
         """As many of those that wait as may be prepared at once, in their order."""
         while waiting and len(self._slots) < most:
-            of, standing = waiting.popleft()
-            self._slots[of] = _Slot(of, standing, None)
+            hand_over, standing = waiting.popleft()
+            self._slots[hand_over] = _Slot(hand_over, standing, None)
 
     def step(self, now: float) -> None:
-        """Collect what has been done, and begin what is next. Raises JournalError where somebody has closed the rebalance."""
+        """Collect what has been done, and begin what is next. Raises JournalError where the rebalance has been closed."""
         for slot in list(self._slots.values()):
             if slot.work is not None and slot.work.done():
                 work, slot.work = slot.work, None
                 self._collect(slot, work, self._clock())
-            if slot.of in self._slots and slot.work is None and slot.based is not False and now >= slot.not_before:
+            if (
+                slot.hand_over in self._slots
+                and slot.work is None
+                and slot.based is not False
+                and now >= slot.not_before
+            ):
                 call = self._bases.make if slot.based is None else self._bases.catch_up
-                slot.work = self._pool.submit(call, slot.of, slot.standing.source)
+                slot.work = self._pool.submit(call, slot.hand_over, slot.standing.source)
 
     def take_ready(self, most: int) -> list[Waiting]:
         """Those whose barriers may be published now. One whose round is under way is left to it."""
         ready = [slot for slot in self._slots.values() if slot.ready and slot.work is None][:most]
         for slot in ready:
-            del self._slots[slot.of]
-        return [(slot.of, slot.standing) for slot in ready]
+            del self._slots[slot.hand_over]
+        return [(slot.hand_over, slot.standing) for slot in ready]
 
     def put_back(self, slots: list[Waiting]) -> None:
         """What was taken and couldn't be begun. Its base, if it has one, is found again."""
-        for of, standing in slots:
-            self._slots[of] = _Slot(of, standing, None)
+        for hand_over, standing in slots:
+            self._slots[hand_over] = _Slot(hand_over, standing, None)
 
     def _collect(self, slot: _Slot, work: Future[Any], now: float) -> None:
         error = work.exception()
         if isinstance(error, BaseError):
-            self._bases.drop(slot.of)
-            self._tally.fell_back.append(f"slot {slot.of.slot}: {error}")
+            self._bases.drop(slot.hand_over)
+            self._tally.fell_back.append(f"slot {slot.hand_over.slot}: {error}")
             slot.based, slot.ready = False, True
         elif isinstance(error, JournalError) or (error is not None and not isinstance(error, ShardctlError)):
             raise error
         elif isinstance(error, DatabaseError) and is_transient(error):
-            self.trouble[slot.of.to.shard] = str(error)
+            self.trouble[slot.hand_over.to.shard] = str(error)
             slot.not_before = now + RETRY_SECONDS
         elif error is not None:
-            del self._slots[slot.of]
-            self.failed[slot.of] = f"slot {slot.of.slot}, {slot.standing.source} → {slot.of.to}: {error}"
+            del self._slots[slot.hand_over]
+            self.failed[slot.hand_over] = (
+                f"slot {slot.hand_over.slot}, {slot.standing.source} → {slot.hand_over.to}: {error}"
+            )
         else:
-            self.trouble.pop(slot.of.to.shard, None)
+            self.trouble.pop(slot.hand_over.to.shard, None)
             self._go_on(slot, work.result(), now)
 
     def _go_on(self, slot: _Slot, result: Any, now: float) -> None:

@@ -38,7 +38,7 @@ class LaneViews:
         return any(changed)
 
     def doubt(self, names: Iterable[str]) -> None:
-        """Read these anew at the next look: what is seen there may lack slots that nobody has asked for so far."""
+        """Read these anew at the next look: what is seen there may lack slots that no look has read so far."""
         for name in names:
             self._versions.pop(name, None)
 
@@ -61,11 +61,13 @@ class LaneViews:
             version = lanes.version(connection)  # first: what changes after it is found at the next look
             if name in self._versions and self._versions[name] == version:
                 return False
-            found = lanes.read(connection, slots)
+            current = lanes.read(connection, slots)
         if slots is None:
-            self.seen[name] = found
-        else:  # a lane that is gone has to go here too: somebody else has closed the rebalance
-            self.seen[name] = {lane: held for lane, held in self.seen[name].items() if held.slot not in slots} | found
+            self.seen[name] = current
+        else:  # a lane that is gone has to go here too: another process has closed the rebalance
+            self.seen[name] = {
+                number: lane for number, lane in self.seen[name].items() if lane.slot not in slots
+            } | current
         self._versions[name] = version
         return True
 

@@ -1,7 +1,7 @@
 """How many slots are in flight at once: one more each time a barrier is met soon, half as many when one isn't. Pure.
 
 Additive increase, multiplicative decrease (V. Jacobson, Congestion Avoidance and Control, 1988): a barrier waits behind all that
-the old generation has yet to write, so its time tells how far a shard lags.
+the old generation has yet to write, so its time shows how far a shard lags.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _moving_json(moving: Moving) -> dict[str, Any]:
             {"from": source, "to": destination, "slots": str(slots), "slot_count": len(slots)}
             for (source, destination), slots in survey.moves.items()
         ],
-        "in_hand": survey and str(survey.in_hand),
+        "in_hand": survey and str(survey.in_flight),
         "seconds_left": survey and survey.seconds_left,
         "broken": survey and list(survey.broken),
     }

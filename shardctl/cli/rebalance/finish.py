@@ -54,7 +54,7 @@ def finish(
 def settle(
     file: Path, *, drained: bool, yes: bool, database: Sequence[str] | None, tell: Callable[[str], None] = out
 ) -> int:
-    """What `finish` does; `tell` hears its plan and each of its effects."""
+    """What `finish` does; `tell` receives its plan and each of its effects."""
     from shardctl import atomicfile, lockfile
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing

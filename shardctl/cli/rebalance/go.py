@@ -118,7 +118,7 @@ def _check(options: Options, *, yes: bool, no_wait: bool, wait_at_most: str) -> 
         raise UsageError("--level is a change of its own; leave it out.")
     if options.split and not options.into and yes:
         raise UsageError(
-            "with --yes, --split wants --into NAME: run again after its end, it would split the shard once more."
+            "with --yes, --split wants --into NAME: run again after its end, it would split the shard again."
         )
     if no_wait and wait_at_most:
         raise UsageError("--no-wait and --wait-at-most exclude each other.")

@@ -121,7 +121,7 @@ class Journey:
         return self._ended("start", code)
 
     def _roll_out(self, left: Remaining) -> int | None:
-        """Consumers read both generations: whoever brings that about is named, and waited for."""
+        """Consumers read both generations: reports who applies the file, and waits."""
         if not left.missing_readers():
             return None
         self._going.begins("rollout", f"consumers of changed shards are to read both generations{self._who()}")

@@ -106,9 +106,9 @@ def propose(file: Path, fleet: Fleet, options: Options, given: dict[str, str]) -
 
     window = read_duration("--window", options.window, "1m", "7d")
     request = options.request(_rates(fleet, given, window) if options.by_load else None)
-    found = plan(fleet, request)
-    text = edited(file.read_bytes().decode(), found.after, str(file))
-    return Proposal(found.after, text, report.of_plan(found, _rows(fleet, found, given)), request)
+    planned = plan(fleet, request)
+    text = edited(file.read_bytes().decode(), planned.after, str(file))
+    return Proposal(planned.after, text, report.of_plan(planned, _rows(fleet, planned, given)), request)
 
 
 def next_of(file: Path) -> Path:

@@ -15,7 +15,7 @@ from shardctl.errors import EXIT_REFUSED, ShardctlError, UsageError
 
 NONE = "none"  # what `--apply` says where somebody else applies
 LOOK_SECONDS = 1.0
-SAID_SECONDS, SAID_LATER_SECONDS, LATER_SECONDS = 5.0, 60.0, 120.0
+SHOWN_SECONDS, SHOWN_LATER_SECONDS, LATER_SECONDS = 5.0, 60.0, 120.0
 
 
 class ApplyError(ShardctlError):
@@ -97,16 +97,16 @@ class Patience:
     def until(self, reasons: Callable[[], Sequence[str]], tell: Callable[[Sequence[str], float], None]) -> bool:
         """Look until there is no reason to wait any more; False when it has taken too long.
 
-        `tell` hears the reasons and the seconds so far: at once, when the reasons change, and now and then.
+        `tell` receives the reasons and the seconds so far: at once, when the reasons change, and now and then.
         """
-        began, said_at, said = self.clock(), 0.0, None
+        began, shown_at, shown = self.clock(), 0.0, None
         while why := tuple(reasons()):
             waited = self.clock() - began
-            pause = SAID_SECONDS if waited < LATER_SECONDS else SAID_LATER_SECONDS
+            pause = SHOWN_SECONDS if waited < LATER_SECONDS else SHOWN_LATER_SECONDS
             over = self.at_most is not None and waited >= self.at_most
-            if why != said or over or waited - said_at >= pause:
+            if why != shown or over or waited - shown_at >= pause:
                 tell(why, waited)
-                said, said_at = why, waited
+                shown, shown_at = why, waited
             if over:
                 return False
             self.sleep(LOOK_SECONDS)

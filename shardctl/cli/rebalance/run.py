@@ -78,7 +78,7 @@ def hand_over_all(
     tell: Callable[[str], None] = out,
     watch: Watch = lambda *_: None,
 ) -> int:
-    """What `run` does; `tell` hears its plan and its outcome, `watch` each of its steps."""
+    """What `run` does; `tell` receives its plan and its outcome, `watch` each of its steps."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import preflight
 
@@ -136,7 +136,7 @@ def close_half_done(
     as_json: bool = False,
     tell: Callable[[str], None] = out,
 ) -> int:
-    """What `abort` does; `tell` hears its plan."""
+    """What `abort` does; `tell` receives its plan."""
     from shardctl.fleet.load import load_fleet
     from shardctl.rebalance import closing, journal, opening, preflight
     from shardctl.shard.schema import RebalanceState

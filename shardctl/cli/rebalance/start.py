@@ -59,7 +59,7 @@ def open_planned(
     database: Sequence[str] | None,
     tell: Callable[[str], None] = out,
 ) -> int:
-    """What `start` does; `tell` hears its plan and each of its effects. Safe to run again, after a kill anywhere."""
+    """What `start` does; `tell` receives its plan and each of its effects. Safe to run again, after a kill anywhere."""
     from shardctl import atomicfile, lockfile
     from shardctl.rebalance import opening, preflight
 

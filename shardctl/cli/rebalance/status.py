@@ -77,7 +77,7 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
             }
             for (source, destination), slots in summary.moves.items()
         ],
-        "in_hand": str(summary.in_hand),
+        "in_hand": str(summary.in_flight),
         "broken": list(summary.broken),
         "seconds_left": summary.seconds_left,
     }

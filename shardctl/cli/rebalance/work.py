@@ -154,7 +154,7 @@ def unless_yes(yes: bool, command: str, work: Work, known: Mapping[str, Known]) 
 
 
 def refuse_changed(path: Path, known: Sequence[bytes]) -> None:
-    """Raise ShardctlError where somebody else has written the file since this command began, which may be long ago."""
+    """Raise ShardctlError where the file was written by another since this command began, which may be long ago."""
     if path.read_bytes() not in known:
         raise ShardctlError(
             f"{path} has changed since this command began, so it was not overwritten. See `shardctl rebalance status`; then "

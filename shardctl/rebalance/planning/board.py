@@ -89,7 +89,7 @@ class Board:
             (taker, amount, state.sets[taker], taken),
         ):
             key ^= hash((number, before)) ^ hash((number, after))
-            if self.bounds[number][1] == 0:  # it is going: nobody makes a filter of what it has left
+            if self.bounds[number][1] == 0:  # it is going: no filter is made of what it has left
                 continue
             growth += self.room.cost(after) - self.room.cost(before)
             # What nothing has touched may be as long as it is, and what must still give may get shorter.

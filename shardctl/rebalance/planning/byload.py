@@ -133,7 +133,7 @@ class _Planner:
         need = max(self._loads[giver] - source.high, sink.low - self._loads[taker])
         need = min(need, can)
         lengths = len(self.sets[giver])
-        found = []
+        candidates = []
         for run in set(self._runs(giver, need, can)):
             load = self._load(run)
             alone = run[0] == run[1] and not self.sets[taker].ranges  # a hot slot may get a shard of its own
@@ -141,8 +141,8 @@ class _Planner:
                 continue
             if self._gain(giver, taker, load) >= self._min_gain:
                 corrected = round(min(load, need) / need, 1) if need > 0 else 0.0
-                found.append((-corrected, _length(run), -_roundness(run), run))
-        for *_, run in nsmallest(TRIED, found):
+                candidates.append((-corrected, _length(run), -_roundness(run), run))
+        for *_, run in nsmallest(TRIED, candidates):
             slots = SlotSet((run,))
             if self._fits(self.sets[taker] | slots) and self._fits(self.sets[giver] - slots):
                 return run

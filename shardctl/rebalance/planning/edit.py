@@ -94,7 +94,9 @@ class _Editor:
             self._append(self._list.value[-1], new)
         text = self._text
         # From the end, so that places stay right; of two at one place the earlier comes to stand first.
-        for _, edit in sorted(enumerate(self._edits), key=lambda each: (each[1].start, each[0]), reverse=True):
+        for _, edit in sorted(
+            enumerate(self._edits), key=lambda numbered: (numbered[1].start, numbered[0]), reverse=True
+        ):
             text = text[: edit.start] + edit.text + text[edit.end :]
         return self._bom + text
 
@@ -185,8 +187,8 @@ class _Editor:
 
     def _line_end(self, index: int) -> int:
         """The end of the line, before its line break."""
-        found = self._text.find(self._newline, index)
-        return found if found >= 0 else len(self._text)
+        end = self._text.find(self._newline, index)
+        return end if end >= 0 else len(self._text)
 
     def _between(self, key: yaml.Node, value: yaml.Node) -> None:
         """Raise unless the value follows its key: an alias has the marks of its anchor."""
@@ -231,7 +233,7 @@ def _fields(shard: Shard, *, flow: bool) -> list[str]:
     fields = [f"name: {shard.name}", f"slots: {_slots(shard.slots, flow=flow)}"]
     types = {"types": shard.types, "except_types": shard.except_types}
     # In quotes: YAML would read a type named `on` as a truth.
-    fields += [f"{name}: [{', '.join(map(json.dumps, of))}]" for name, of in types.items() if of]
+    fields += [f"{name}: [{', '.join(map(json.dumps, listed))}]" for name, listed in types.items() if listed]
     if shard.generation != 1:
         fields.append(f"generation: {shard.generation}")
     if shard.previous is not None:
@@ -240,7 +242,10 @@ def _fields(shard: Shard, *, flow: bool) -> list[str]:
 
 
 def _previous(generations: Sequence[Previous]) -> str:
-    return f"[{', '.join(f'{{generation: {each.generation}, slots: {_slots(each.slots, flow=True)}}}' for each in generations)}]"
+    listed = (
+        f"{{generation: {former.generation}, slots: {_slots(former.slots, flow=True)}}}" for former in generations
+    )
+    return f"[{', '.join(listed)}]"
 
 
 def _slots(slots: SlotSet, *, flow: bool) -> str:

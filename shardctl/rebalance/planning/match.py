@@ -58,7 +58,7 @@ def difference(fleet: Fleet, request: Request, *, by_load: bool) -> str:
 def done(fleet: Fleet, journals: Iterable[Mapping[str, Entry]], request: Request) -> Entry | None:
     """The rebalance that has made the settled fleet what is asked for; None where it isn't known that one has.
 
-    Which slots have moved can't tell what was asked for, so that only shards that came or went, or a way back, are known again.
+    Which slots have moved doesn't show what was asked for, so that only shards that came or went, or a way back, are known again.
     """
     for entries in journals:
         for entry in entries.values():

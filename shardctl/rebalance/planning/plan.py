@@ -125,10 +125,10 @@ def _sets(fleet: Fleet, wanted: Asked, request: Request, effort: int = EFFORT) -
     """Each shard's slots after the moves, by its number, for those in a group that changes; None where none fit."""
     after: dict[int, SlotSet] = {}
     for group in wanted.groups:
-        found = _group_sets(fleet, wanted, group, request, effort)
-        if found is None:
+        sets = _group_sets(fleet, wanted, group, request, effort)
+        if sets is None:
             return None
-        after |= dict(zip(group.shards, found, strict=True))
+        after |= dict(zip(group.shards, sets, strict=True))
     return after
 
 
@@ -210,8 +210,8 @@ def _why_not(fleet: Fleet, request: Request) -> str:
         if tolerance > request.tolerance:
             wider = replace(request, tolerance=tolerance)
             wanted = asked(fleet, wider)
-            found = _sets(fleet, wanted, wider, LESS_EFFORT) or {}
-            if any(slots != wanted.shards[number].slots for number, slots in found.items()):
+            sets = _sets(fleet, wanted, wider, LESS_EFFORT) or {}
+            if any(slots != wanted.shards[number].slots for number, slots in sets.items()):
                 return f"{what}. The nearest that does: --tolerance {tolerance:.0%}."
     if request.add:
         largest = max(fleet.shards, key=lambda shard: len(shard.slots)).name

@@ -45,11 +45,11 @@ def filled(have: Sequence[float], weights: Sequence[float], amount: float) -> li
 
 def _levelled(have: Sequence[float], weights: Sequence[float], amount: float) -> list[float]:
     levels = sorted(((own / weight, weight) for own, weight in zip(have, weights, strict=True)), reverse=amount < 0)
-    weight = held = line = 0.0
+    weight = total = line = 0.0
     for number, (own, own_weight) in enumerate(levels):
         weight += own_weight
-        held += own * own_weight
-        line = (held + amount) / weight
+        total += own * own_weight
+        line = (total + amount) / weight
         beyond = levels[number + 1][0] if number + 1 < len(levels) else math.copysign(math.inf, amount)
         if (line <= beyond) if amount >= 0 else (line >= beyond):
             break

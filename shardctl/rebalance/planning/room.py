@@ -50,9 +50,9 @@ class FilterRoom:
         self._topic_bits = fleet.routing.topic_bits
         self._types, self._except = like.types, like.except_types
         self._names = fleet.routing.attributes.in_filters
-        one = SlotSet(((0, 0),))
-        atom = compile_filter(one, 1, names=self._names).text
-        typed = compile_filter(one, 1, types=self._types, except_types=self._except, names=self._names).text
+        slot = SlotSet(((0, 0),))
+        atom = compile_filter(slot, 1, names=self._names).text
+        typed = compile_filter(slot, 1, types=self._types, except_types=self._except, names=self._names).text
         self._atom = len(atom.encode()) - 1
         self._type_clause = len(typed.encode()) - len(atom.encode())
         self._padded: dict[SlotSet, tuple[int, int]] = {SlotSet(): (0, 0)}
@@ -100,15 +100,15 @@ class FilterRoom:
 
     def _shortest_length(self, slots: SlotSet, within: str) -> int:
         ends = sorted(end for first, last in slots.ranges for end in (first, last + 1))
-        found = self._shortest(ends, int(within or "0", 2) << (self._bits - len(within)), len(within))
-        return self._with_types(found.alone if found.terms == 1 else found.joined - _OR, found.terms)
+        shortest = self._shortest(ends, int(within or "0", 2) << (self._bits - len(within)), len(within))
+        return self._with_types(shortest.alone if shortest.terms == 1 else shortest.joined - _OR, shortest.terms)
 
     def _shortest(self, ends: list[int], first: int, digits: int) -> _Shortest:
         """The best of a subtree, as `filters` finds it, in lengths alone. `ends` alternate: from here owned, from here not."""
-        size, one = 1 << (self._bits - digits), self._atom + digits
+        size, term = 1 << (self._bits - digits), self._atom + digits
         low, high = bisect_right(ends, first), bisect_left(ends, first + size)
         if low == high and digits:
-            return _Shortest(one + _OR, 1, one, _NONE) if low % 2 else _Shortest(0, 0, 0, (1, one))
+            return _Shortest(term + _OR, 1, term, _NONE) if low % 2 else _Shortest(0, 0, 0, (1, term))
         # Subtrees are alike where what is owned lies alike in them.
         alike = digits, low % 2, *(end - first for end in ends[low:high])
         if alike not in self._subtrees:
@@ -117,12 +117,12 @@ class FilterRoom:
 
     def _shorter(self, ends: list[int], first: int, digits: int) -> _Shortest:
         """The better of what the two halves need, and of the whole without its holes."""
-        size, one = 1 << (self._bits - digits), self._atom + digits
+        size, term = 1 << (self._bits - digits), self._atom + digits
         left, right = (self._shortest(ends, begin, digits + 1) for begin in (first, first + size // 2))
         holes = left.holes[0] + right.holes[0], left.holes[1] + right.holes[1]
         joined, terms = left.joined + right.joined, left.terms + right.terms
         if holes[0]:
-            prefix = one if digits else 2 * (one + 1) + _OR + _PARENTHESES
+            prefix = term if digits else 2 * (term + 1) + _OR + _PARENTHESES
             inside = holes[1] + _OR * (holes[0] - 1) + (_PARENTHESES if holes[0] > 1 else 0)
             carved = prefix + _AND_NOT + inside
             if carved + _PARENTHESES + _OR < joined:

@@ -40,13 +40,13 @@ def end_runs(slots: SlotSet, amounts: Iterable[int], most: int) -> Iterator[Run]
 
 def amounts(most: int, *wanted: int) -> set[int]:
     """Some amounts up to `most`: what is wanted, all, and rounder ones."""
-    found = {amount for amount in (most, *(min(most, amount) for amount in wanted)) if amount > 0}
-    for amount in tuple(found):
+    offered = {amount for amount in (most, *(min(most, amount) for amount in wanted)) if amount > 0}
+    for amount in tuple(offered):
         top = 1 << (amount.bit_length() - 1)
-        found |= {top, amount & (top | top >> 1)}
+        offered |= {top, amount & (top | top >> 1)}
         if 2 * top <= most:
-            found.add(2 * top)
-    return found
+            offered.add(2 * top)
+    return offered
 
 
 def _begins(first: int, last: int, amount: int) -> set[int]:

@@ -51,8 +51,8 @@ class Search:
             self._held_back = False
             for length, effort in self._lengths():
                 self._board.bytes = length
-                if found := self._round(least + extra, self._effort - effort):
-                    return found
+                if sets := self._round(least + extra, self._effort - effort):
+                    return sets
             if not self._held_back or self._effort <= 0:
                 break
         self._spreading, self._effort = True, self._effort_to_spread

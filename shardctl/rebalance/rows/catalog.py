@@ -41,5 +41,5 @@ def column_names(connection: Connection, table: SlotTable) -> frozenset[str]:
     if connection.dialect.name in MYSQL:
         query = "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
         return frozenset(row[0] for row in connection.exec_driver_sql(query, place_of(table)))
-    with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as found:  # noqa: S608
-        return frozenset(found.keys())
+    with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as result:  # noqa: S608
+        return frozenset(result.keys())

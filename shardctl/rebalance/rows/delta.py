@@ -36,10 +36,10 @@ class Log:
 
 def read_log(source: Connection, slot: int, after: int, most: int) -> Log:
     """The first changes of a slot behind a position."""
-    found = select(changes.c.position, changes.c.table_name, changes.c.key)
-    found = found.where(changes.c.slot == slot, changes.c.position > after).order_by(changes.c.position).limit(most)
+    query = select(changes.c.position, changes.c.table_name, changes.c.key)
+    query = query.where(changes.c.slot == slot, changes.c.position > after).order_by(changes.c.position).limit(most)
     positions, keys = [], dict[str, dict[str, None]]()
-    for position, table, key in source.execute(found):
+    for position, table, key in source.execute(query):
         positions.append(position)
         keys.setdefault(table, {})[key] = None
     return Log(tuple(positions), {table: tuple(its_keys) for table, its_keys in keys.items()})

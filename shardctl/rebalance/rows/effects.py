@@ -41,7 +41,7 @@ _MYSQL_FIX = f"Drop it, or have it do nothing where {_VARIABLE} = 1"
 
 
 def mark(connection: Connection) -> None:
-    """Tell triggers that rows move from now on in this transaction."""
+    """Mark this transaction, so that triggers see that it moves rows."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT set_config('{_SETTING}', 'on', true)").close()
     elif connection.dialect.name in MYSQL:
@@ -53,24 +53,26 @@ def effects(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[str
     product = connection.dialect.name
     if product in MYSQL:
         yield from _unseen(connection, tables)
-    for kind, name, table in _found(connection, tables):
+    for kind, name, table in _triggers(connection, tables):
         yield (
             f"table {table}: its {kind} {name} would run when rows that have moved away are deleted, as if they were gone. "
             f"{_FIXES.get(product, _MYSQL_FIX)}."
         )
 
 
-def _found(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[tuple[str, str, str]]:
+def _triggers(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[tuple[str, str, str]]:
     if connection.dialect.name == "postgresql":
         for kind, name, table in connection.exec_driver_sql(_POSTGRESQL, (regclasses(tables),)):
             yield kind, name, table
         return
-    for each in tables:
+    for slot_table in tables:
         if connection.dialect.name in MYSQL:
-            for kind, name, table in connection.exec_driver_sql(_MYSQL, (each.name, *place_of(each))):
+            for kind, name, table in connection.exec_driver_sql(_MYSQL, (slot_table.name, *place_of(slot_table))):
                 yield kind, name, table
         else:
-            for kind, name, table, text in connection.exec_driver_sql(_SQLITE, (each.name, place_of(each)[1])):
+            for kind, name, table, text in connection.exec_driver_sql(
+                _SQLITE, (slot_table.name, place_of(slot_table)[1])
+            ):
                 if re.search(r"\bDELETE\s+ON\b", text, re.IGNORECASE):
                     yield kind, name, table
 
@@ -88,5 +90,5 @@ def _unseen(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[str
         if not any(fnmatchcase(".".join(place_of(table)), scope.replace("%", "*")) for scope in scopes):
             yield (
                 f"table {table.name}: its triggers, which a deletion would run, are shown only to users with the TRIGGER "
-                f"privilege. Say `GRANT TRIGGER ON {'.'.join(f'`{part}`' for part in place_of(table))} TO {account}`."
+                f"privilege. Run `GRANT TRIGGER ON {'.'.join(f'`{part}`' for part in place_of(table))} TO {account}`."
             )

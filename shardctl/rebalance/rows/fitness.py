@@ -27,24 +27,24 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
         wanted = named(kinds)
     except SlotTableError as error:
         return [str(error)]
-    told: list[str] = []
-    with database.snapshot(source) as one, database.snapshot(destination) as other:
-        here, there = _look(one, wanted, "source", told), _look(other, wanted, "destination", told)
+    reasons: list[str] = []
+    with database.snapshot(source) as old_side, database.snapshot(destination) as new_side:
+        here, there = _look(old_side, wanted, "source", reasons), _look(new_side, wanted, "destination", reasons)
         for name, table in here.items():
             if name in there:
-                told += _differences(one.dialect.name, table, other.dialect.name, there[name])
-        told += _smaller_packets(one, other)
-        for connection, tables in ((one, here), (other, there)):
-            told += given_out(connection, kinds)
-            told += [reason for table in tables.values() for reason in _of_one_side(connection.dialect.name, table)]
+                reasons += _differences(old_side.dialect.name, table, new_side.dialect.name, there[name])
+        reasons += _smaller_packets(old_side, new_side)
+        for connection, tables in ((old_side, here), (new_side, there)):
+            reasons += given_out(connection, kinds)
+            reasons += [reason for table in tables.values() for reason in _of_one_side(connection.dialect.name, table)]
             if in_the_way := list(obstacles(connection, tuple(tables.values()))):
-                told += in_the_way
+                reasons += in_the_way
             else:  # else not all rows may be seen
-                told += faulty_references(connection, tables.values())
-        if not told:
+                reasons += faulty_references(connection, tables.values())
+        if not reasons:
             remember(source, wanted, here.values())
             remember(destination, wanted, there.values())
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(reasons))
 
 
 def _smaller_packets(source: Connection, destination: Connection) -> Iterator[str]:
@@ -59,35 +59,35 @@ def _smaller_packets(source: Connection, destination: Connection) -> Iterator[st
 
 def doubts(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
     """What may go wrong or be slow, though rows can be moved. For databases where `unfit` finds nothing."""
-    told: list[str] = []
-    with database.snapshot(source) as one, database.snapshot(destination) as other:
-        here, there = slot_tables(one, kinds), {table.name: table for table in slot_tables(other, kinds)}
+    reasons: list[str] = []
+    with database.snapshot(source) as old_side, database.snapshot(destination) as new_side:
+        here, there = slot_tables(old_side, kinds), {table.name: table for table in slot_tables(new_side, kinds)}
         for table in here:
-            told += _doubtful(one.dialect.name, table, other.dialect.name, there[table.name])
-        told += doubtful_references(there.values())
-        told += [
+            reasons += _doubtful(old_side.dialect.name, table, new_side.dialect.name, there[table.name])
+        reasons += doubtful_references(there.values())
+        reasons += [
             f"table {name} has a trigger at the destination. It fires for each row that is moved there; where it changes the "
             "row, the slot is not handed over."
-            for name in _with_triggers(other, there.values())
+            for name in _with_triggers(new_side, there.values())
         ]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(reasons))
 
 
-def _look(connection: Connection, wanted: Iterable[Named], side: str, told: list[str]) -> dict[str, SlotTable]:
-    inspector, found = inspect(connection), {}
-    for each in wanted:
+def _look(connection: Connection, wanted: Iterable[Named], side: str, reasons: list[str]) -> dict[str, SlotTable]:
+    inspector, tables = inspect(connection), {}
+    for entry in wanted:
         try:
-            table = look_at(inspector, each)
+            table = look_at(inspector, entry)
         except SlotTableError as error:
-            told.append(str(error))
+            reasons.append(str(error))
             continue
         if table is None:
-            told.append(
-                f"table {each.name} is missing at the {side}. `shardctl provision` creates those of message types."
+            reasons.append(
+                f"table {entry.name} is missing at the {side}. `shardctl provision` creates those of message types."
             )
         else:
-            found[each.name] = table
-    return found
+            tables[entry.name] = table
+    return tables
 
 
 def _differences(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
@@ -144,14 +144,14 @@ def _less(wanted: int | None, there: int | None, *, same: bool) -> bool:
     return same if wanted is None else there < wanted
 
 
-def _whole_digits(of: sa.TypeEngine[object]) -> int | None:
-    precision: int | None = getattr(of, "precision", None)
-    return None if precision is None else precision - (getattr(of, "scale", None) or 0)
+def _whole_digits(column_type: sa.TypeEngine[object]) -> int | None:
+    precision: int | None = getattr(column_type, "precision", None)
+    return None if precision is None else precision - (getattr(column_type, "scale", None) or 0)
 
 
-def _integer_bytes(of: sa.TypeEngine[object]) -> int:
+def _integer_bytes(column_type: sa.TypeEngine[object]) -> int:
     names = {"TINYINT": 1, "SMALLINT": 2, "MEDIUMINT": 3, "BIGINT": 8}
-    return names.get(type(of).__name__.upper(), 4)
+    return names.get(type(column_type).__name__.upper(), 4)
 
 
 def _of_one_side(product: str, table: SlotTable) -> Iterator[str]:
@@ -174,11 +174,11 @@ def _of_one_side(product: str, table: SlotTable) -> Iterator[str]:
 
 def _doubtful(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
     there = {column.name: column for column in other.columns}
-    for side, each in (("source", table), ("destination", other)):
-        if not each.indexed:
+    for side, side_table in (("source", table), ("destination", other)):
+        if not side_table.indexed:
             yield (
-                f"table {each.name}: no index at the {side} begins with {each.slot_column.name}, so moving a slot reads "
-                "the whole table while its writes wait. Make one."
+                f"table {side_table.name}: no index at the {side} begins with {side_table.slot_column.name}, so moving a slot "
+                "reads the whole table while its writes wait. Make one."
             )
     for column in table.columns:
         to = there[column.name]
@@ -190,7 +190,7 @@ def _doubtful(source: str, table: SlotTable, destination: str, other: SlotTable)
 
 def _with_triggers(connection: Connection, tables: Iterable[SlotTable]) -> list[str]:
     product = connection.dialect.name
-    found = []
+    with_triggers = []
     for table in tables:
         space, _, name = table.name.rpartition(".")
         if product == "postgresql":
@@ -205,5 +205,5 @@ def _with_triggers(connection: Connection, tables: Iterable[SlotTable]) -> list[
         else:
             query, parameters = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (name,)
         if connection.exec_driver_sql(query, parameters).first() is not None:
-            found.append(table.name)
-    return found
+            with_triggers.append(table.name)
+    return with_triggers

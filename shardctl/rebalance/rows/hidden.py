@@ -55,7 +55,7 @@ def _of_mysql(connection: Connection, table: SlotTable) -> Iterator[str]:
         yield _no_table(table)
     elif transactions != "YES":
         yield (
-            f"table {table.name}: its engine {engine} has no transactions, so a copy that fails would stay half done. Say "
+            f"table {table.name}: its engine {engine} has no transactions, so a copy that fails would stay half done. Run "
             f"`ALTER TABLE {table.name} ENGINE=InnoDB`."
         )
 

@@ -41,10 +41,10 @@ class Keys:
 
     def _among(self, names: Sequence[str]) -> str:
         mark = "?" if self.product == "sqlite" else "%s"
-        one = mark if len(names) == 1 else f"({', '.join(mark for _ in names)})"
+        key = mark if len(names) == 1 else f"({', '.join(mark for _ in names)})"
         left = names[0] if len(names) == 1 else f"({', '.join(names)})"
         # SQLite compares rows with those of VALUES alone.
-        listed = ", ".join(one for _ in self.keys)
+        listed = ", ".join(key for _ in self.keys)
         return (
             f"{left} IN (VALUES {listed})" if len(names) > 1 and self.product == "sqlite" else f"{left} IN ({listed})"
         )

@@ -17,7 +17,7 @@ from shardctl.rebalance.rows.catalog import POSTGRESQL_FAMILIES, mysql_account, 
 from shardctl.rebalance.rows.shape import SlotTable
 from shardctl.rebalance.rows.values import MYSQL
 
-# A key that refers to a partition, or is a partition's, derives from the key that somebody declared.
+# A key that refers to a partition, or is a partition's, derives from the declared key.
 _POSTGRESQL = f"""{POSTGRESQL_FAMILIES},
 derived (oid, parent) AS (
     SELECT k.oid, k.conparentid FROM pg_catalog.pg_constraint k
@@ -64,7 +64,7 @@ def stray_keys(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[
             raise
         yield (
             "foreign keys from other databases of this server, which a deletion would follow, are shown only to users with the "
-            f"PROCESS privilege. Say `GRANT PROCESS ON *.* TO {mysql_account(connection)}`."
+            f"PROCESS privilege. Run `GRANT PROCESS ON *.* TO {mysql_account(connection)}`."
         )
         return
     for key in keys:
@@ -94,7 +94,7 @@ def _drop(product: str, key: _Key) -> str:
     if product == "sqlite":
         return "drop its foreign key"
     what = "CONSTRAINT" if product == "postgresql" else "FOREIGN KEY"
-    return f"say `ALTER TABLE {key.table} DROP {what} {key.constraint}`"
+    return f"run `ALTER TABLE {key.table} DROP {what} {key.constraint}`"
 
 
 def _keys(connection: Connection, tables: Sequence[SlotTable]) -> Iterator[_Key]:

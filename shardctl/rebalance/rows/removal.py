@@ -23,7 +23,7 @@ SLOTS_AT_ONCE = 500
 
 
 class RemovalError(ShardctlError):
-    """Rows that were to be deleted are still somebody's. What was deleted before stays deleted."""
+    """Rows that were to be deleted are still in use. What was deleted before stays deleted."""
 
 
 def delete_slots(
@@ -39,7 +39,7 @@ def delete_slots(
     Each transaction shares the fence and looks at the lanes: raises RemovalError where a slot is active, due or arriving here,
     and where a deletion may reach more than these rows.
     `check` may raise to forbid it, in the same transaction. Safe to run again.
-    `progress` hears how many rows each transaction deleted. On SQLite, and in a table that refers to itself, a
+    `progress` receives how many rows each transaction deleted. On SQLite, and in a table that refers to itself, a
     slot's rows go in one transaction.
     """
     with database.snapshot(engine) as connection:
@@ -111,11 +111,11 @@ def _check_nobodys(connection: Connection, slots: list[int]) -> None:
     """Under the shared fence, so no lane changes until the rows are gone."""
     share_fence(connection)
     lanes = schema.lanes.c
-    held = select(lanes.slot).where(lanes.slot.in_(slots), lanes.state != LaneState.LEFT)
-    found = SlotSet.of(connection.scalars(held))
-    if found.ranges:
+    query = select(lanes.slot).where(lanes.slot.in_(slots), lanes.state != LaneState.LEFT)
+    owned = SlotSet.of(connection.scalars(query))
+    if owned.ranges:
         raise RemovalError(
-            f"slots {found} are active here, or on their way here: their rows aren't deleted. Look at "
+            f"slots {owned} are active here, or on their way here: their rows aren't deleted. Look at "
             "`shardctl rebalance status`."
         )
 
@@ -125,8 +125,8 @@ def _check_alone(connection: Connection, tables: Sequence[SlotTable]) -> None:
 
     Asked after the deletion: what came before it, a key that was added a moment ago too, is seen and undone with it.
     """
-    if found := list(obstacles(connection, tables)):
-        raise RemovalError(f"no rows are deleted: {' '.join(found)}")
+    if reasons := list(obstacles(connection, tables)):
+        raise RemovalError(f"no rows are deleted: {' '.join(reasons)}")
     inspector = inspect(connection)
     for table in tables:
         if foreign_keys(inspector, table.name) != table.foreign_keys:

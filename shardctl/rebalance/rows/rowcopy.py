@@ -30,7 +30,7 @@ class CopyError(ShardctlError):
 
 
 class CopyCancelledError(CopyError):
-    """`cancelled` said so."""
+    """`cancelled` returned true."""
 
 
 class CopyMismatchError(CopyError):
@@ -84,25 +84,25 @@ def copy_slot(
     pairs, go_on = pairs_of(source, destination, kinds), stopping(slot, cancelled)
     mark(destination)
     check_later(destination)
-    delete_leftovers(destination, [each.destination for each in pairs], slot)
+    delete_leftovers(destination, [paired.destination for paired in pairs], slot)
     sent = []
-    for each in pairs:
-        with refusing(each, slot):
-            sent.append(send(source, destination, each, slot, go_on))
+    for paired in pairs:
+        with refusing(paired, slot):
+            sent.append(send(source, destination, paired, slot, go_on))
     check_deferred(destination)
-    for each, digest in zip(pairs, sent, strict=True):
-        stored = read_back(destination, each, slot, go_on)
+    for paired, digest in zip(pairs, sent, strict=True):
+        stored = read_back(destination, paired, slot, go_on)
         if stored != digest:
-            raise CopyMismatchError(each.name, slot, digest, stored)
+            raise CopyMismatchError(paired.name, slot, digest, stored)
     return Copied(
-        {each.name: digest.rows for each, digest in zip(pairs, sent, strict=True)},
+        {paired.name: digest.rows for paired, digest in zip(pairs, sent, strict=True)},
         sum(digest.bytes for digest in sent),
         f"{sum(digest.sum for digest in sent) % (1 << 128):032x}",
     )
 
 
 def stopping(slot: int, cancelled: Callable[[], bool]) -> Callable[[], None]:
-    """Raises CopyCancelledError once `cancelled` says so."""
+    """Raises CopyCancelledError once `cancelled` returns true."""
 
     def go_on() -> None:
         if cancelled():
@@ -146,8 +146,8 @@ def pairs_of(source: Connection, destination: Connection, kinds: Mapping[str, Me
     """The tables, each after those that it refers to. Raises SlotTableError where they aren't what they were when looked at."""
     there = {table.name: table for table in slot_tables(source, kinds)}
     pairs = [pair(source, there[table.name], destination, table) for table in slot_tables(destination, kinds)]
-    for each in pairs:
-        _check_unchanged(source, each.source)
+    for paired in pairs:
+        _check_unchanged(source, paired.source)
     return pairs
 
 
@@ -157,6 +157,6 @@ def prepare(source: Connection, destination: Connection, kinds: Mapping[str, Mes
 
 
 def _check_unchanged(connection: Connection, table: SlotTable) -> None:
-    """A column that was added since would stay behind, and nobody would miss it."""
+    """A column that was added since would silently stay behind."""
     if column_names(connection, table) != table.every_column:
         raise SlotTableError(f"table {table.name}: its columns have changed since they were looked at. Run it again.")

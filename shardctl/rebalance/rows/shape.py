@@ -57,7 +57,7 @@ class ForeignKey:
     columns: tuple[str, ...]
     table: str  # the identity of the table it refers to
     referred: tuple[str, ...]
-    on_delete: str  # "" where it can't be told
+    on_delete: str  # "" where it is unknown
     deferrable: bool
     on_update: str = ""  # likewise
 
@@ -94,22 +94,22 @@ class SlotTable:
         return any(key.table == self.identity for key in self.foreign_keys)
 
 
-def look_at(inspector: Inspector, of: Named) -> SlotTable | None:
+def look_at(inspector: Inspector, wanted: Named) -> SlotTable | None:
     """The table as the database has it; None where it isn't there. Raises SlotTableError without its slot column.
 
     `inspector` is of a connection.
     """
-    space, _, name = of.name.rpartition(".")
+    space, _, name = wanted.name.rpartition(".")
     if not inspector.has_table(name, schema=space or None):
         return None
     product = inspector.dialect.name
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of types it doesn't know; those are told by `unfit`
+        warnings.simplefilter("ignore")  # of types it doesn't know; `unfit` reports those
         listed = inspector.get_columns(name, schema=space or None)
     every = {column["name"]: column for column in listed}
-    if of.slot_column not in every:
+    if wanted.slot_column not in every:
         raise SlotTableError(
-            f"table {of.name} has no slot column {of.slot_column!r}. Add it, as an integer that holds each row's slot, "
+            f"table {wanted.name} has no slot column {wanted.slot_column!r}. Add it, as an integer that holds each row's slot, "
             "or name the right one in shards.yaml."
         )
     primary = tuple(inspector.get_pk_constraint(name, schema=space or None).get("constrained_columns") or ())
@@ -117,31 +117,31 @@ def look_at(inspector: Inspector, of: Named) -> SlotTable | None:
     unique = [primary] if primary else []
     unique += [tuple(filter(None, index["column_names"])) for index in indexes if index.get("unique")]
     if product == "sqlite":  # what a UNIQUE makes isn't among its indexes
-        found = inspector.get_unique_constraints(name, schema=space or None)
-        unique += [tuple(each["column_names"]) for each in found]
-    natives = _natives(inspector, of.name) if product == "postgresql" else {}
+        constraints = inspector.get_unique_constraints(name, schema=space or None)
+        unique += [tuple(key["column_names"]) for key in constraints]
+    natives = _natives(inspector, wanted.name) if product == "postgresql" else {}
     columns = [
         _column(inspector.dialect, every[column], natives.get(column), rowid=primary == (column,))
         for column in sorted(every)
-        if column != of.order and "computed" not in every[column]
+        if column != wanted.order and "computed" not in every[column]
     ]
     return SlotTable(
-        named=of,
+        named=wanted,
         identity=identity_of(inspector, space, name),
-        sql=quoted(product, of.name),
-        slot_sql=quoted(product, of.slot_column),
+        sql=quoted(product, wanted.name),
+        slot_sql=quoted(product, wanted.slot_column),
         columns=tuple(columns),
         every_column=frozenset(every),
         generated=tuple(
-            (each, every[each]["computed"]["sqltext"]) for each in sorted(every) if "computed" in every[each]
+            (name, column["computed"]["sqltext"]) for name, column in sorted(every.items()) if "computed" in column
         ),
         primary=primary,
         unique=tuple(unique),
         indexed=any(
-            of.slot_column == first
-            for first in (*(each[0] for each in unique), *(i["column_names"][0] for i in indexes))
+            wanted.slot_column == first
+            for first in (*(key[0] for key in unique), *(i["column_names"][0] for i in indexes))
         ),
-        foreign_keys=foreign_keys(inspector, of.name),
+        foreign_keys=foreign_keys(inspector, wanted.name),
     )
 
 
@@ -150,7 +150,7 @@ def foreign_keys(inspector: Inspector, table: str) -> tuple[ForeignKey, ...]:
     space, _, name = table.rpartition(".")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what else MySQL says of a table
-        found = inspector.get_foreign_keys(name, schema=space or None)
+        reflected = inspector.get_foreign_keys(name, schema=space or None)
     keys = (
         ForeignKey(
             tuple(key["constrained_columns"]),
@@ -160,29 +160,29 @@ def foreign_keys(inspector: Inspector, table: str) -> tuple[ForeignKey, ...]:
             bool(key.get("options", {}).get("deferrable")),
             key.get("options", {}).get("onupdate") or ("" if inspector.dialect.name == "sqlite" else "NO ACTION"),
         )
-        for key in found
+        for key in reflected
     )
     return tuple(sorted(keys, key=repr))
 
 
-def _column(dialect: Dialect, found: Any, native: str | None, *, rowid: bool) -> Column:
-    product, of = dialect.name, found["type"]
-    default = str(found.get("default") or "")
-    numbered = bool(found.get("identity")) or default.startswith("nextval(")
+def _column(dialect: Dialect, reflected: Any, native: str | None, *, rowid: bool) -> Column:
+    product, column_type = dialect.name, reflected["type"]
+    default = str(reflected.get("default") or "")
+    numbered = bool(reflected.get("identity")) or default.startswith("nextval(")
     if product in MYSQL:
-        numbered = found.get("autoincrement") is True
+        numbered = reflected.get("autoincrement") is True
     elif product == "sqlite":
-        numbered = rowid and isinstance(of, sa.INTEGER)
-    kind = kind_of(product, of)
+        numbered = rowid and isinstance(column_type, sa.INTEGER)
+    kind = kind_of(product, column_type)
     return Column(
-        name=found["name"],
-        type=of,
-        native=native or ("" if kind is Kind.UNKNOWN else of.compile(dialect)),
+        name=reflected["name"],
+        type=column_type,
+        native=native or ("" if kind is Kind.UNKNOWN else column_type.compile(dialect)),
         kind=kind,
-        precision=precision_of(product, of),
-        nullable=bool(found["nullable"]),
+        precision=precision_of(product, column_type),
+        nullable=bool(reflected["nullable"]),
         numbered=numbered,
-        read=reading(product, quoted(product, found["name"]), of),
+        read=reading(product, quoted(product, reflected["name"]), column_type),
     )
 
 
@@ -192,8 +192,8 @@ def _natives(inspector: Any, name: str) -> dict[str, str]:
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute "
         "WHERE attrelid = CAST(%s AS regclass) AND attnum > 0 AND NOT attisdropped"
     )
-    found = inspector.bind.exec_driver_sql(query, (quoted("sqlite", name),))
-    return dict(tuple(row) for row in found)
+    rows = inspector.bind.exec_driver_sql(query, (quoted("sqlite", name),))
+    return dict(tuple(row) for row in rows)
 
 
 def identity_of(inspector: Inspector, space: str, name: str) -> str:

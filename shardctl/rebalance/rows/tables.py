@@ -24,7 +24,7 @@ OWN = (
 
 def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
     """Every table of these message types, and shardctl's own. Raises SlotTableError where two types disagree."""
-    found: dict[str, Named] = {}
+    tables: dict[str, Named] = {}
     for kind in kinds.values():
         listed = [
             Named(
@@ -35,16 +35,16 @@ def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
         if kind.table:
             its_own = Named(kind.table, kind.slot_column, frozenset(kind.columns), key=kind.key, logged_as=kind.table)
             listed.insert(0, its_own)
-        for each in listed:
-            before = found.setdefault(each.name, each)
-            if before.slot_column != each.slot_column:
+        for table in listed:
+            before = tables.setdefault(table.name, table)
+            if before.slot_column != table.slot_column:
                 raise SlotTableError(
-                    f"table {each.name}: one message type has its slot in {before.slot_column!r}, another in "
-                    f"{each.slot_column!r}. Give both the same slot column in shards.yaml."
+                    f"table {table.name}: one message type has its slot in {before.slot_column!r}, another in "
+                    f"{table.slot_column!r}. Give both the same slot column in shards.yaml."
                 )
-            same = (before.key, before.logged_as) == (each.key, each.logged_as)
-            found[each.name] = replace(before, given=before.given | each.given, key=before.key if same else ())
-    return (*found.values(), *OWN)
+            same = (before.key, before.logged_as) == (table.key, table.logged_as)
+            tables[table.name] = replace(before, given=before.given | table.given, key=before.key if same else ())
+    return (*tables.values(), *OWN)
 
 
 _known: WeakKeyDictionary[Engine, dict[tuple[Named, ...], tuple[SlotTable, ...]]] = WeakKeyDictionary()
@@ -59,19 +59,19 @@ def slot_tables(connection: Connection, kinds: Mapping[str, MessageType]) -> tup
     known = _known.setdefault(connection.engine, {})
     if wanted not in known:
         inspector = inspect(connection)
-        found: dict[str, SlotTable] = {}
-        for each in wanted:
-            table = look_at(inspector, each)
+        tables: dict[str, SlotTable] = {}
+        for entry in wanted:
+            table = look_at(inspector, entry)
             if table is None:
-                raise SlotTableError(f"there is no table {each.name}. `shardctl provision` creates what is missing.")
-            found.setdefault(table.identity, table)
-        known[wanted] = in_order(found.values())
+                raise SlotTableError(f"there is no table {entry.name}. `shardctl provision` creates what is missing.")
+            tables.setdefault(table.identity, table)
+        known[wanted] = in_order(tables.values())
     return known[wanted]
 
 
-def remember(engine: Engine, wanted: tuple[Named, ...], found: Iterable[SlotTable]) -> None:
+def remember(engine: Engine, wanted: tuple[Named, ...], tables: Iterable[SlotTable]) -> None:
     """Spare the first slot, whose writes wait, the look at the tables."""
-    _known.setdefault(engine, {})[wanted] = in_order({table.identity: table for table in found}.values())
+    _known.setdefault(engine, {})[wanted] = in_order({table.identity: table for table in tables}.values())
 
 
 def in_order(tables: Iterable[SlotTable]) -> tuple[SlotTable, ...]:
@@ -104,8 +104,8 @@ def row_count_up_to(connection: Connection, tables: Iterable[SlotTable], slot: i
 
 def row_counts(connection: Connection, kinds: Mapping[str, MessageType]) -> Counter[int]:
     """Rows by slot, of all tables together, shardctl's own included: what moving each slot takes."""
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for table in slot_tables(connection, kinds):
         query = f"SELECT {table.slot_sql}, count(*) FROM {table.sql} GROUP BY {table.slot_sql}"  # noqa: S608
-        found.update({slot: rows for slot, rows in connection.exec_driver_sql(query) if slot is not None})
-    return found
+        counts.update({slot: rows for slot, rows in connection.exec_driver_sql(query) if slot is not None})
+    return counts

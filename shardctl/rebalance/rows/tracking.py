@@ -1,4 +1,4 @@
-"""Whether the log of changes tells all that changes in a slot's tables. Where it doesn't, the slot is copied inside its pause.
+"""Whether the log of changes records every change in a slot's tables. Where it doesn't, the slot is copied inside its pause.
 
 The log has what writers know: the rows that they write, and routing keys. What a database changes by itself isn't in it.
 """
@@ -42,14 +42,15 @@ def _actions(source: Connection, table: SlotTable, key: ForeignKey, parent: Slot
         return {key.on_delete, key.on_update}
     listed = source.exec_driver_sql(f"PRAGMA foreign_key_list({table.sql})").mappings()
     name = place_of(parent)[1].lower()
-    return {each[when] for each in listed if each["table"].lower() == name for when in ("on_delete", "on_update")}
+    its_keys = [row for row in listed if row["table"].lower() == name]
+    return {row[when] for row in its_keys for when in ("on_delete", "on_update")}
 
 
 def _by_reference(table: SlotTable, actions: set[str], parent: SlotTable) -> Iterator[str]:
     if not actions <= _STRICT:
         yield (
-            f"table {table.name}: its foreign key to {parent.name} changes its rows with the other's, which nobody logs. Let it "
-            "refuse instead (NO ACTION)."
+            f"table {table.name}: its foreign key to {parent.name} changes its rows with the other's, which isn't "
+            "logged. Let it refuse instead (NO ACTION)."
         )
     if parent.named.logged_as == changes.ROUTING_KEY:
         yield f"table {parent.name}: rows of {table.name} refer to it, and its rows are known by their routing key alone."
@@ -92,7 +93,7 @@ def _written_by_others(source: Connection, tables: Sequence[SlotTable]) -> Itera
     """Triggers and rules whose text names another table that moves: what they write there, no writer knows."""
     names = {place_of(table)[1] for table in tables}
     for table in tables:
-        for kind, name, text in _found(source, table):
+        for kind, name, text in _triggers(source, table):
             others = names - ({place_of(table)[1]} if source.dialect.name == "sqlite" else set())
             met = [
                 other for other in sorted(others) if re.search(rf"(?<!\w){re.escape(other)}(?!\w)", text, re.IGNORECASE)
@@ -106,7 +107,7 @@ def _written_by_others(source: Connection, tables: Sequence[SlotTable]) -> Itera
                 yield f"table {table.name}: its {kind} {name} {what}. Drop it, or do its work in the writes themselves."
 
 
-def _found(source: Connection, table: SlotTable) -> list[tuple[str, str, str]]:
+def _triggers(source: Connection, table: SlotTable) -> list[tuple[str, str, str]]:
     parameters: tuple[str, ...]
     if source.dialect.name == "postgresql":
         query, parameters = _POSTGRESQL, (table.sql.replace("%%", "%"),) * 2

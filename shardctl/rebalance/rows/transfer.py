@@ -68,7 +68,7 @@ def send(
     tally = _Tally(ordered=bool(pair.order))
     chunk: list[Row] = []
     begun_at = 0
-    rows = _rows(source, f"{pair.read_source}{_of(pair.source, slot, keys)}{pair.order}", pair.source, keys)
+    rows = _rows(source, f"{pair.read_source}{_selection(pair.source, slot, keys)}{pair.order}", pair.source, keys)
     with closing(rows), _storing(destination, pair) as store:
         for row in rows:
             tally.add(_comparable(row, pair.comparing))
@@ -95,7 +95,7 @@ def read_there(source: Connection, pair: Paired, slot: int, go_on: GoOn, keys: K
 def rows_there(source: Connection, pair: Paired, slot: int, keys: Keys) -> Generator[Row]:
     """The source's rows with these keys, in the form in which the destination takes them."""
     with closing(
-        _rows(source, f"{pair.read_source}{_of(pair.source, slot, keys)}{pair.order}", pair.source, keys)
+        _rows(source, f"{pair.read_source}{_selection(pair.source, slot, keys)}{pair.order}", pair.source, keys)
     ) as rows:
         for row in rows:
             yield _converted(row, pair.writing)
@@ -105,7 +105,7 @@ def _digest(
     connection: Connection, pair: Paired, table: SlotTable, reading: str, slot: int, go_on: GoOn, keys: Keys | None
 ) -> Digest:
     tally = _Tally(ordered=bool(pair.order))
-    query = f"{reading}{_of(table, slot, keys)}{pair.order}"
+    query = f"{reading}{_selection(table, slot, keys)}{pair.order}"
     rows = _lines(connection, pair, table, slot, keys) if pair.verbatim else _rows(connection, query, table, keys)
     with closing(rows):
         for row in rows:
@@ -115,7 +115,7 @@ def _digest(
     return tally.digest()
 
 
-def _of(table: SlotTable, slot: int, keys: Keys | None) -> str:
+def _selection(table: SlotTable, slot: int, keys: Keys | None) -> str:
     """What follows a table's slot column and `=`."""
     return f"{slot:d}" if keys is None else f"{slot:d} AND {keys.condition(table)}"
 
@@ -149,7 +149,7 @@ def _send_verbatim(
 
 def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int, keys: Keys | None) -> Generator[Any]:
     """Each row as PostgreSQL's COPY writes it: a line of text, one a message."""
-    condition = _of(table, slot, keys)
+    condition = _selection(table, slot, keys)
     query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {condition}{pair.order}"  # noqa: S608
     copy, values = f"COPY ({query}) TO STDOUT", keys.values(table) if keys else None
     copy = copy if values else _undoubled(copy)
@@ -224,5 +224,7 @@ def _translated(connection: Connection) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        told = DBAPIError.instance("COPY", None, error, psycopg.Error)  # of the class that SQLAlchemy would give it
-        raise database.error_of(connection.engine, error) from told
+        translated = DBAPIError.instance(
+            "COPY", None, error, psycopg.Error
+        )  # of the class that SQLAlchemy would give it
+        raise database.error_of(connection.engine, error) from translated

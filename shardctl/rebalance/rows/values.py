@@ -48,37 +48,37 @@ _KINDS: tuple[tuple[type[sa.TypeEngine[Any]], Kind], ...] = (
     (sa.LargeBinary, Kind.BYTES),
     (sa.BINARY, Kind.BYTES),
     (sa.VARBINARY, Kind.BYTES),
-    *((each, Kind.BYTES) for each in (mysql.TINYBLOB, mysql.MEDIUMBLOB, mysql.LONGBLOB, mysql.BIT)),
+    *((mysql_type, Kind.BYTES) for mysql_type in (mysql.TINYBLOB, mysql.MEDIUMBLOB, mysql.LONGBLOB, mysql.BIT)),
 )
 
 
-def kind_of(product: str, of: sa.TypeEngine[Any]) -> Kind:
+def kind_of(product: str, column_type: sa.TypeEngine[Any]) -> Kind:
     """The kind of a reflected column type."""
-    found = next((kind for base, kind in _KINDS if isinstance(of, base)), Kind.OTHER)
-    if product == "postgresql" and found is Kind.UNKNOWN:
+    kind = next((kind for base, kind in _KINDS if isinstance(column_type, base)), Kind.OTHER)
+    if product == "postgresql" and kind is Kind.UNKNOWN:
         return Kind.OTHER  # an extension's type; every type of PostgreSQL has a text form
-    if product == "postgresql" and isinstance(of, postgresql.ENUM):
+    if product == "postgresql" and isinstance(column_type, postgresql.ENUM):
         return Kind.OTHER
-    if product == "postgresql" and isinstance(of, sa.Uuid):
+    if product == "postgresql" and isinstance(column_type, sa.Uuid):
         return Kind.UUID
-    return found
+    return kind
 
 
-def precision_of(product: str, of: sa.TypeEngine[Any]) -> int:
+def precision_of(product: str, column_type: sa.TypeEngine[Any]) -> int:
     """How many digits of a second a column of kind MOMENT keeps."""
     if product in MYSQL:
-        return getattr(of, "fsp", None) or 0
-    precision = getattr(of, "precision", None)
+        return getattr(column_type, "fsp", None) or 0
+    precision = getattr(column_type, "precision", None)
     return MICROSECONDS if precision is None else int(precision)
 
 
-def reading(product: str, quoted: str, of: sa.TypeEngine[Any]) -> str:
+def reading(product: str, quoted: str, column_type: sa.TypeEngine[Any]) -> str:
     """What to select, so that the driver hands out every digit."""
-    kind = kind_of(product, of)
+    kind = kind_of(product, column_type)
     if product == "postgresql":
         if kind is Kind.DOUBLE:
             return f"CAST({quoted} AS double precision)"
-        if kind is Kind.MOMENT and getattr(of, "timezone", False):
+        if kind is Kind.MOMENT and getattr(column_type, "timezone", False):
             return f"CAST({quoted} AT TIME ZONE 'UTC' AS text)"
         return f"CAST({quoted} AS text)" if kind in _AS_TEXT else quoted
     if product in MYSQL:
@@ -162,7 +162,7 @@ def _json(value: Any) -> Any:
     text = value.decode() if isinstance(value, bytes) else str(value)  # SQLite makes a number of what looks like one
     try:
         read = json.loads(text, parse_float=_JsonNumber, parse_int=_JsonNumber)
-        return json.dumps(read, sort_keys=True, default=_JsonNumber.told)
+        return json.dumps(read, sort_keys=True, default=_JsonNumber.encoded)
     except (ValueError, RecursionError, TypeError):
         return text
 
@@ -174,7 +174,7 @@ class _JsonNumber:
         self._text = text
 
     @staticmethod
-    def told(number: _JsonNumber) -> list[str]:
+    def encoded(number: _JsonNumber) -> list[str]:
         return ["number", str(_decimal(number._text))]
 
 

@@ -18,7 +18,7 @@ from consumer.store.transaction import Outcome, Passed, Store
 from shardctl.rebalance import closing, copying, journal
 from shardctl.rebalance.handover import HandOver, Stage
 from shardctl.rebalance.run import Progress, Run
-from shardctl.rebalance.tracker import InHand
+from shardctl.rebalance.tracker import InFlight
 from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Met
@@ -275,23 +275,27 @@ class BarrierBeforeDue(Run):
                 slot, source = hand_over.slot, standing.source
                 with writing(self._databases[source.shard]) as connection:
                     tokens = lanes.await_barriers(connection, [slot], source.generation, self.rebalance)
-                self._publish(InHand(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
+                self._publish(InFlight(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
         self._survey.put_back([each for each in of if each not in late])
         super()._begin(late)
 
 
 class ActivatesBeforeCopy(Run):
     def _copy_what_has_left(self, now: float) -> None:
-        for each in self._in_hand(Stage.LEFT):
+        for each in self._in_flight(Stage.LEFT):
             source = each.standing.source
-            if each.work is None and source and source.shard != each.of.to.shard:
+            if each.work is None and source and source.shard != each.hand_over.to.shard:
                 each.work = Future()
                 with snapshot(self._databases[source.shard]) as out:
                     left = [
-                        one for one in lanes.read(out, (each.of.slot,)).values() if one.generation == source.generation
+                        one
+                        for one in lanes.read(out, (each.hand_over.slot,)).values()
+                        if one.generation == source.generation
                     ]
-                with writing(self._databases[each.of.to.shard]) as into:
-                    lanes.activate(into, {each.of.slot: left[0].barrier_time_us or 0}, each.of.to.generation)
+                with writing(self._databases[each.hand_over.to.shard]) as into:
+                    lanes.activate(
+                        into, {each.hand_over.slot: left[0].barrier_time_us or 0}, each.hand_over.to.generation
+                    )
                 each.work = None
         super()._copy_what_has_left(now)
 

@@ -129,7 +129,7 @@ def test_many_subscriptions_take_several_requests(monitoring):
 def test_who_may_not_ask_is_told_so(monitoring):
     handler, url = monitoring
     handler.status = 403
-    with pytest.raises(UnknownError, match=r"refused to tell \(403\).*no permission"):
+    with pytest.raises(UnknownError, match=r"refused to report backlogs \(403\).*no permission"):
         ask(url, "a")
 
 
@@ -163,7 +163,7 @@ def test_googles_emulator_tells_nothing():
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            with pytest.raises(UnknownError, match="doesn't tell"):
+            with pytest.raises(UnknownError, match="doesn't report"):
                 await asyncio.to_thread(backlog.of_broker, f"127.0.0.1:{port}", "my-project", ["one"])
         finally:
             await server.stop(0)

@@ -169,7 +169,7 @@ def test_how_it_stands(world):
     assert (found.total, found.stages["arrived"], found.moves, found.seconds_left) == (16, 16, {}, 0.0)
     do(world, "s2", "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6")
     found = survey(world.after, look(world), now_us=world.time_us + 10)
-    assert (found.stages["left"], found.moves, found.in_hand) == (
+    assert (found.stages["left"], found.moves, found.in_flight) == (
         1,
         {("s0", "s2"): SlotSet.parse("6")},
         SlotSet.parse("6"),

@@ -75,7 +75,7 @@ def test_an_entry_tells_what_changes(connection):
         "slots": "0-5",
         "previous": [{"generation": 1, "slots": "0-7"}],
     }
-    assert "shards s0, s1, s2 is open, since 2" in journal.told(entry)
+    assert "shards s0, s1, s2 is open, since 2" in journal.summary_of(entry)
 
 
 def test_opening_it_again_changes_nothing(connection):

@@ -113,7 +113,7 @@ def test_every_slot_is_active_once(fresh, announced):
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("DELETE FROM shardctl_lanes WHERE slot = 6", "slot 6: it is active in no lane that the file tells of"),
+        ("DELETE FROM shardctl_lanes WHERE slot = 6", "slot 6: it is active in no lane that the file lists"),
         ("UPDATE shardctl_lanes SET generation = 7 WHERE slot = 3", "slot 3: it is active in no lane"),
         (
             "INSERT INTO shardctl_lanes (slot, generation, state) VALUES (12, 1, 'active')",
@@ -135,7 +135,7 @@ def test_a_slot_that_is_not_active_once(fresh, statement, told):
 def test_many_odd_slots_are_counted(fresh):
     do(fresh, "s0", "DELETE FROM shardctl_lanes")
     reasons = odd(fresh, announced=False)
-    assert len(reasons) == preflight.MAX_TOLD + 1
+    assert len(reasons) == preflight.MAX_SHOWN + 1
     assert reasons[-1] == "… and 3 slots more."
 
 

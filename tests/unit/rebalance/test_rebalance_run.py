@@ -117,18 +117,18 @@ def test_two_runs_at_once_do_no_harm(world):
 def test_two_that_copy_one_slot_copy_it_once(world):
     """The second one finds the lane active and leaves the rows alone, which the new owner has written to by then."""
     run = world.run()
-    while not (left := [each for each in run._survey.hand.values() if each.standing.stage == Stage.LEFT]):
+    while not (left := [each for each in run._survey.in_flight.values() if each.standing.stage == Stage.LEFT]):
         run.step(world.now)
         world.consume()
         world.now += 0.3
         run._look(world.now)
     each = left[0]
     copy = copying.row_copy(world.after)
-    assert copying.hand_over(world.databases, each.of, each.standing.source, copy).rows == ROWS
+    assert copying.hand_over(world.databases, each.hand_over, each.standing.source, copy).rows == ROWS
     with writing(world.own["s2"]) as connection:
-        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {each.of.slot}")
-    assert copying.hand_over(world.databases, each.of, each.standing.source, copy).rows is None
-    assert each.of.slot not in world.rows("s2")
+        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {each.hand_over.slot}")
+    assert copying.hand_over(world.databases, each.hand_over, each.standing.source, copy).rows is None
+    assert each.hand_over.slot not in world.rows("s2")
 
 
 def test_what_another_run_has_done_is_seen_when_a_slot_is_taken_in_hand(world):
@@ -288,7 +288,7 @@ def test_a_slot_nobody_has_is_told_of_and_the_others_go_on(world):
     with writing(world.own["s0"]) as connection:
         connection.exec_driver_sql("DELETE FROM shardctl_lanes WHERE slot = 3 AND generation = 1")
     (said,) = world.to_its_end(world.run())
-    assert said.failed == ("slot 3: it is active in no lane that the file tells of",)
+    assert said.failed == ("slot 3: it is active in no lane that the file lists",)
     assert said.arrived == 15
 
 
