@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from shardctl import atomicfile
 from shardctl.broker.faults import Faults
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
@@ -138,7 +139,8 @@ class _Show:
         self.subscriptions: dict[str, dict[str, Any]] = {}  # their last known state; of deleted ones, the state before
         self._looked = 0.0
         self.file = local.directory / "shards.yaml"
-        self.file.write_text(json.dumps(local.spec.model_dump(mode="json", exclude_defaults=True), indent=1))
+        text = json.dumps(local.spec.model_dump(mode="json", exclude_defaults=True), indent=1)
+        atomicfile.write(self.file, text.encode())
         self._watched, self._next = Watched(self.file), Watched(next_file(self.file), new=True)
         local.follow(self.file)
 

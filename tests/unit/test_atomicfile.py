@@ -212,6 +212,7 @@ OTHERS = {
     "shardctl/audit.py",  # a log that is appended to
     "shardctl/cli/__init__.py",  # a new temporary file: the traceback of a bug
     "shardctl/deadletter/archive.py",  # a file that is appended to
+    "shardctl/local/onecommand.py",  # what a child process prints
     "shardctl/local/servers/install.py",  # a setting appended to a new database cluster
     "shardctl/local/servers/process.py",  # a server's log
 }
