@@ -82,9 +82,9 @@ def _by_page(connection: Connection, old: ColumnElement[bool], at: int | None, p
     place: ColumnElement[str] = literal_column("ctid")
     within: ColumnElement[bool] = literal_column(f"ctid >= '({first},0)' AND ctid < '({end},0)'")
     rows = select(place).select_from(inbox).where(within, old).with_for_update(skip_locked=True)
-    found = rows.cte("forgettable_rows")
+    forgettable_rows = rows.cte("forgettable_rows")
     gone = connection.execute(
-        delete(inbox).where(place == func.any(func.array(select(found.c.ctid).scalar_subquery())))
+        delete(inbox).where(place == func.any(func.array(select(forgettable_rows.c.ctid).scalar_subquery())))
     )
     return Swept(gone.rowcount, 0 if end >= total else end, over=end >= total)
 
@@ -100,8 +100,8 @@ def _by_key(connection: Connection, old: ColumnElement[bool], at: tuple[int, byt
     if last is not None:
         part = and_(part, inbox.c.identity <= last)
     # First read without a lock: a locking read would wait for rows that are being inserted, or pass by with locks on the others.
-    found = connection.scalars(select(inbox.c.identity).where(part, old)).all()
-    gone = _delete(connection, slot, found, old) if found else 0
+    identities = connection.scalars(select(inbox.c.identity).where(part, old)).all()
+    gone = _delete(connection, slot, identities, old) if identities else 0
     if last is not None:
         return Swept(gone, (slot, last), over=False)
     following = connection.scalar(select(func.min(inbox.c.slot)).where(inbox.c.slot > slot))
@@ -109,11 +109,11 @@ def _by_key(connection: Connection, old: ColumnElement[bool], at: tuple[int, byt
 
 
 def _delete(connection: Connection, slot: int, identities: Sequence[bytes], old: ColumnElement[bool]) -> int:
-    these = and_(inbox.c.slot == slot, inbox.c.identity.in_(identities), old)
-    free = connection.scalars(select(inbox.c.identity).where(these).with_for_update(skip_locked=True)).all()
+    rows = and_(inbox.c.slot == slot, inbox.c.identity.in_(identities), old)
+    free = connection.scalars(select(inbox.c.identity).where(rows).with_for_update(skip_locked=True)).all()
     if not free:
         return 0
     if connection.dialect.name in MYSQL:
-        digits = orjson.dumps([each.hex() for each in free]).decode()
+        digits = orjson.dumps([identity.hex() for identity in free]).decode()
         return connection.exec_driver_sql(_DELETE_EACH_BY_KEY, (digits, slot)).rowcount
     return connection.execute(delete(inbox).where(inbox.c.slot == slot, inbox.c.identity.in_(free))).rowcount

@@ -109,12 +109,12 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
 
 
 def _progress(shard: str) -> Callable[[str, int], None]:
-    said = 0
+    reported = 0
 
     def say_upgraded(table: str, rows: int) -> None:
-        nonlocal said
-        if rows - said >= SAID_ROWS:
-            said = rows
+        nonlocal reported
+        if rows - reported >= SAID_ROWS:
+            reported = rows
             say(f"shard {shard}: {table} of shardctl 0.1.0: {rows:,} rows moved")
 
     return say_upgraded
