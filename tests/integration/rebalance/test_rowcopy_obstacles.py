@@ -128,7 +128,7 @@ def test_keys_around_partitions_are_refused(sides):
     )
     source.run("DROP TABLE crm.to_whole", "ALTER TABLE crm.low ADD CONSTRAINT own FOREIGN KEY (note) REFERENCES things")
     assert refused(source, destination).startswith(
-        "table crm.low, a part of a_orders, has a foreign key own of its own to things. Declare it on a_orders, or say"
+        "table crm.low, a part of a_orders, has a foreign key own of its own to things. Declare it on a_orders, or run"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from consumer_kit import SLOT_BITS, Shard, write
@@ -14,8 +14,9 @@ from consumer.store.transaction import Passed
 from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.shard import lanes, schema
 from shardctl.shard.lanes import Met
-from shardctl.shard.schema import LaneState, RebalanceState
+from shardctl.shard.schema import InboxOutcome, LaneState, RebalanceState
 from shardctl.wire.barrier import Barrier
+from shardctl.wire.identity import key_hash
 
 pytestmark = pytest.mark.slow
 
@@ -267,8 +268,8 @@ def test_a_row_that_was_copied_before_the_slot_came_makes_nothing_known(shard):
     tried_again = customer(2, name="again")
     expect(shard, LaneState.ARRIVING)
     copied = {
-        "slot": SLOT, "identity": tried_again.identity, "fingerprint": tried_again.fingerprint, "message_type": "customer",
-        "partition_key": KEY, "message_id": "m", "publish_time": datetime(2026, 1, 1, tzinfo=UTC), "outcome": "dead",
+        "slot": SLOT, "identity": tried_again.identity, "key_hash": key_hash("customer", KEY),
+        "fingerprint": tried_again.fingerprint, "published": schema.published(PUBLISHED_US), "outcome": InboxOutcome.DEAD,
     }  # fmt: skip
     change(shard, lambda c: c.execute(insert(schema.inbox).values(copied)))
     assert shard.store.known([tried_again]) == set()
