@@ -250,7 +250,7 @@ class Rows:
                 with connection.cursor().copy(f"COPY shardctl_inbox ({columns}) FROM STDIN") as copy:
                     for slot in shard.slots:
                         keys = (key_of(n) for n in self.by_slot[slot])
-                        lines = (f"{slot}\t{identity_of(key, 0).hex()}\t0\t0\t{now}\n" for key in keys)
+                        lines = (f"{slot}\t{identity_of(key, 0, slot).hex()}\t0\t0\t{now}\n" for key in keys)
                         copy.write("".join(lines))
                         for its_identity in self.past_identities(slot, self.past.get(slot, 0)):
                             copy.write(f"{slot}\t{its_identity.hex()}\t{PAST}\t{PAST}\t{now}\n")
@@ -293,8 +293,8 @@ def slot_of(key, bits):
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) >> (256 - bits)
 
 
-def identity_of(key, revision):
-    return identity.in_slot(identity.of_key("", "customer", f"{key}#{revision}"), slot_of(key))
+def identity_of(key, revision, slot):
+    return identity.in_slot(identity.of_key("", "customer", f"{key}#{revision}"), slot)
 
 
 class Judge:
@@ -307,10 +307,11 @@ class Judge:
         for write in writes:
             self._revisions[write.body["customer_id"]].append(str(write.body["revision"]))
         self._published = len(writes)
-        self._entities = {identity_of(key, 0).hex(): key for key in map(key_of, rows.numbers)}
+        bits = fleet.routing.slot_bits
+        self._entities = {identity_of(key, 0, slot_of(key, bits)).hex(): key for key in map(key_of, rows.numbers)}
         for write in writes:
             key = write.body["customer_id"]
-            self._entities[identity_of(key, write.body["revision"]).hex()] = key
+            self._entities[identity_of(key, write.body["revision"], slot_of(key, bits)).hex()] = key
         self._past = defaultdict(lambda: [0, 0])
         self.found = Counter()
 
