@@ -346,7 +346,7 @@ class Judge:
                 entity = self._entities.get(its_identity)
                 self.found["writes nobody made"] += entity is None
                 self.found["writes misplaced"] += entity is not None and self._misplaced(shard, entity, slot)
-                self.found["writes set aside"] += outcome != "0"
+                self.found["writes dead-lettered or parked"] += outcome != "0"
                 inbox.append(its_identity)
         return rows, inbox
 

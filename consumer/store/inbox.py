@@ -292,7 +292,7 @@ def _same(delivery: Delivery, known: Known) -> bool:
 def refuse(delivery: Delivery) -> None:
     """From here on it is a message at fault, with a row of its own, so that a redelivery doesn't report it once more.
 
-    It doesn't park its key: no later write may need what nobody can apply under this key.
+    It doesn't park its key: no later write depends on a write that can't be applied under this key.
     """
     name = f"{'message id' if delivery.keyless else 'idempotency key'} {delivery.idempotency_key!r}"
     delivery.fault = PermanentError(

@@ -2,7 +2,7 @@
 
 import random
 
-from rebalance_kit import BITS, KEYS, World, before
+from rebalance_kit import BITS, KEYS, CrashError, World, before
 from sqlalchemy import select
 
 from shardctl.rebalance.bases import Bases
@@ -104,3 +104,23 @@ class BusyWorld(World):
                 found[1] += sum(lane.log is not None for lane in lanes.read(connection).values())
                 found[2] += len(connection.execute(select(schema.bases.c.slot)).all())
         return tuple(found)
+
+
+def killed_at_every_effect(world, when):
+    """A run that is killed one effect later each time, and begun again, until it ends; how many effects it had."""
+    progress, at = None, 0
+    while progress is None:
+        at += 1
+        assert at < 400
+        world.crashes.effects, world.crashes.at = 0, (at, when)
+        try:
+            (progress,) = world.to_its_end(world.run())
+        except CrashError:
+            world.crashes.at = None
+            world.consume()
+            world.now += 0.1
+            world.check()
+    assert progress.complete
+    assert world.active() == world.wanted()
+    world.check()
+    return at

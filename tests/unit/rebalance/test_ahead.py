@@ -3,8 +3,8 @@
 from functools import partial
 
 import pytest
-from busy_kit import BusyWorld
-from rebalance_kit import BITS, CrashError
+from busy_kit import BusyWorld, killed_at_every_effect
+from rebalance_kit import BITS
 
 from shardctl.rebalance import bases, closing, copying, journal
 from shardctl.rebalance.bases import Base, Bases, Round
@@ -46,22 +46,7 @@ def test_killed_at_every_effect_and_run_again(tmp_path, when, seed):
         world.provision()
         world.announce()
         world.between = True
-        said, at = None, 0
-        while said is None:
-            at += 1
-            assert at < 400
-            world.crashes.effects, world.crashes.at = 0, (at, when)
-            try:
-                (said,) = world.to_its_end(world.run())
-            except CrashError:
-                world.crashes.at = None
-                world.consume()
-                world.now += 0.1
-                world.check()
-        assert said.complete
-        assert at > 25
-        assert world.active() == world.wanted()
-        world.check()
+        assert killed_at_every_effect(world, when) > 25
     finally:
         world.close()
 

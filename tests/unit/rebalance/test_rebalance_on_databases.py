@@ -1,59 +1,23 @@
 """The whole of a rebalance on PostgreSQL, MariaDB and SQLite, and between them: run, crash and run again, finish."""
 
-import itertools
-
 import pytest
+from databases_kit import MIXES, on_databases
 from rebalance_kit import CrashError, World
 
 from shardctl.rebalance import closing, journal
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows.fitness import unfit
-from shardctl.shard.database import connect, snapshot
+from shardctl.shard.database import snapshot
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.verification.verify import verify
 
 pytestmark = pytest.mark.slow
 
-MIXES = [
-    pytest.param(("postgresql",) * 3, id="postgresql"),
-    pytest.param(("mariadb",) * 3, id="mariadb"),
-    pytest.param(("postgresql", "mariadb", "sqlite"), id="into-sqlite"),
-    pytest.param(("sqlite", "postgresql", "mariadb"), id="into-mariadb"),
-    pytest.param(("mariadb", "sqlite", "postgresql"), id="into-postgresql"),
-]
-_numbers = itertools.count()
-
-
-class RealWorld(World):
-    def __init__(self, urls):
-        self.urls = urls
-        super().__init__(None)
-
-    def url(self, name):
-        return self.urls[name]
-
-    def _engine(self, name):
-        return connect(self.url(name))
-
 
 @pytest.fixture
 def world(request, tmp_path):
-    number, urls, undo = next(_numbers), {}, []
-    for at, product in enumerate(request.param):
-        shard, name = f"s{at}", f"moved_{number}_{at}"
-        if product == "sqlite":
-            urls[shard] = f"sqlite:///{tmp_path}/{name}.db"
-            continue
-        server = request.getfixturevalue("postgres_server" if product == "postgresql" else "mariadb_server")
-        urls[shard] = server.create_database(name)
-        undo.append((server, name))
-    made = RealWorld(urls)
-    made.provision()
-    made.announce()
-    yield made
-    made.close()
-    for server, name in undo:
-        server.drop_database(name)
+    with on_databases(World, request, tmp_path) as world:
+        yield world
 
 
 def known_of(world):
