@@ -165,6 +165,13 @@ def slot_rates(fleet: Fleet, load: Load) -> list[float]:
     return rates
 
 
+def even_rate(fleet: Fleet, shard: Shard, writes_per_second: float) -> float:
+    """The shard's part of the fleet's writes, where types have equal shares and all of many keys are written equally often."""
+    parts = _even(fleet.routing.rule.bits, fleet.routing.modulo, fleet)
+    share = _share_of_types(fleet, shard, Load(writes_per_second, keys=1))
+    return writes_per_second * share * math.fsum(parts[slot] for slot in shard.slots)
+
+
 def _even(bits: int, modulo: int, fleet: Fleet) -> list[float]:
     """The part of many keys that goes to each slot."""
     if not modulo:
@@ -200,7 +207,7 @@ def _need(
     ):
         wanted += 1
     replicas = max(min(scaling.min, most), min(wanted, most), 1 if rate else 0)
-    inbox_rows = round(rate * topology.inbox_retention(fleet, shard).total_seconds())
+    rows = inbox_rows(fleet, shard, rate)
     return ShardNeed(
         shard.name,
         rate,
@@ -212,9 +219,14 @@ def _need(
         mine.get(hottest, 0.0),
         round(rate * outage_seconds),
         _drain_seconds(rate, rate * outage_seconds, replicas * speed.replica, most * speed.replica),
-        inbox_rows,
-        inbox_rows * INBOX_BYTES_PER_WRITE,
+        rows,
+        rows * INBOX_BYTES_PER_WRITE,
     )
+
+
+def inbox_rows(fleet: Fleet, shard: Shard, writes_per_second: float) -> int:
+    """What the shard's inbox grows to within its retention, and stays at; each of them takes `INBOX_BYTES_PER_WRITE`."""
+    return round(writes_per_second * topology.inbox_retention(fleet, shard).total_seconds())
 
 
 def batch_rows(rate: float, batching: Batching, cost: Cost) -> float:

@@ -7,16 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
+from shardctl.cli.terminal import (
+    DEFAULT_FILE,
+    FileOption,
+    JsonOption,
+    RateOption,
+    out,
+    print_json,
+    print_table,
+    say,
+    size_text,
+)
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
 SHOWN_SLOTS = 10
 
 
 def simulate(
-    rate: Annotated[
-        float, typer.Option("--rate", metavar="W", min=0.001, help="Writes a second, of all types together.")
-    ],
+    rate: RateOption,
     file: FileOption = DEFAULT_FILE,
     keys: Annotated[
         int, typer.Option("--keys", metavar="N", min=1, max=10**12, help="How many keys there are.")
@@ -87,6 +95,7 @@ def _print(forecast: Any) -> None:
         "its writes/s",
         "backlog",
         "drained after",
+        "inbox rows",
         "inbox",
     )
     rows = [
@@ -100,7 +109,8 @@ def _print(forecast: Any) -> None:
             f"{shard.hottest_rate:,.1f}",
             f"{shard.backlog:,}",
             "never" if shard.drain_seconds is None else _time(shard.drain_seconds),
-            _size(shard.inbox_bytes),
+            f"{shard.inbox_rows:,}",
+            size_text(shard.inbox_bytes),
         )
         for shard in forecast.shards
     ]
@@ -109,7 +119,7 @@ def _print(forecast: Any) -> None:
     out(f"replicas: {forecast.replicas}")
     rows = sum(shard.inbox_rows for shard in forecast.shards)
     out(
-        f"The inboxes keep each write for their retention: {rows:,} rows, {_size(forecast.inbox_bytes)} with indexes, on "
+        f"The inboxes keep each write for their retention: {rows:,} rows, {size_text(forecast.inbox_bytes)} with indexes, on "
         "PostgreSQL."
     )
     out(
@@ -174,13 +184,6 @@ def _seconds(text: str) -> float:
     except ValidationError as error:
         raise UsageError(f"--outage: {error.errors()[0]['ctx']['error']}.") from error
     return read.total_seconds()
-
-
-def _size(count: int) -> str:
-    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / (1 << 20):,.1f} MiB"
 
 
 def _time(seconds: float) -> str:

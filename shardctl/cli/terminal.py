@@ -21,6 +21,9 @@ import typer
 from shardctl.printable import printable, printable_json, printable_line
 
 FileOption = Annotated[Path, typer.Option("--file", "-f", metavar="FILE", help="The fleet's description.")]
+RateOption = Annotated[
+    float, typer.Option("--rate", metavar="W", min=0.001, max=1e9, help="Writes a second, of all types together.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
 DEFAULT_FILE = Path("shards.yaml")
 WAITING_SECONDS = 5.0  # without progress
@@ -80,6 +83,14 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
             for header, cell, width in zip(headers, row, widths, strict=True)
         )
         print("  ".join(cells).rstrip())
+
+
+def size_text(count: int) -> str:
+    """Bytes for people."""
+    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / (1 << 20):,.1f} MiB"
 
 
 @contextmanager

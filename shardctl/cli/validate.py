@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
+from shardctl.cli.terminal import (
+    DEFAULT_FILE,
+    FileOption,
+    JsonOption,
+    RateOption,
+    out,
+    print_json,
+    print_table,
+    say,
+    size_text,
+)
 from shardctl.errors import EXIT_DONE
 
+EXAMPLE_RATE = 1_000.0  # writes a second
 
-def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> int:
+
+def validate(file: FileOption = DEFAULT_FILE, rate: RateOption = EXAMPLE_RATE, as_json: JsonOption = False) -> int:
     """Check the file, prove that every message goes to exactly one shard, and give advice."""
     from shardctl import lockfile
     from shardctl.fleet.advice import advice, warnings
@@ -16,7 +28,7 @@ def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> in
 
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
-    report = _report(fleet)
+    report = _report(fleet, rate)
     report["warnings"], report["advice"] = list(warnings(fleet)), list(advice(fleet))
     for sentence in report["warnings"]:
         say(f"WARNING: {sentence}")
@@ -32,29 +44,34 @@ def validate(file: FileOption = DEFAULT_FILE, as_json: JsonOption = False) -> in
             shard["types"],
             str(len(shard["subscriptions"])),
             f"{max(sub['filter_bytes'] for sub in shard['subscriptions'])} of {report['filter_limit_bytes']}",
+            f"{shard['inbox_rows']:,}",
+            size_text(shard["inbox_bytes"]),
         )
         for shard in report["shards"]
     ]
-    headers = ("shard", "slots", "count", "share", "types", "subscriptions", "filter bytes")
-    print_table(headers, rows, right=("count", "share", "subscriptions", "filter bytes"))
+    numbers = ("subscriptions", "filter bytes", "inbox rows", "inbox")
+    print_table(("shard", "slots", "count", "share", "types", *numbers), rows, right=("count", "share", *numbers))
     out()
     out(_proof_line(report))
     out(
         f"Delivery: each message goes to {report['delivery_factor']:g} subscriptions of its topic, "
         f"about ${report['delivery_usd_per_tib']:,.0f} for each TiB published."
     )
+    out(_inbox_line(report))
     for sentence in report["advice"]:
         say(f"advice: {sentence}")
     say(f"{file}: valid")
     return EXIT_DONE
 
 
-def _report(fleet: Any) -> dict[str, Any]:
+def _report(fleet: Any, rate: float) -> dict[str, Any]:
+    from shardctl import capacity
     from shardctl.fleet import coverage, topology
     from shardctl.fleet.filters import MAX_FILTER_BYTES
 
     proof, _ = coverage.prove(fleet)
     factor = topology.delivery_factor(fleet)
+    rows = {s.name: capacity.inbox_rows(fleet, s, capacity.even_rate(fleet, s, rate)) for s in fleet.shards}
     return {
         "fleet": fleet.fleet,
         "slots": proof.slots,
@@ -64,6 +81,7 @@ def _report(fleet: Any) -> dict[str, Any]:
         "filter_limit_bytes": MAX_FILTER_BYTES,
         "topics": [topic.id for topic in topology.topics(fleet)],
         "delivery_factor": factor,
+        "inbox_writes_per_second": rate,
         "delivery_usd_per_tib": factor * topology.USD_PER_DELIVERED_TIB,
         "shards": [
             {
@@ -73,6 +91,8 @@ def _report(fleet: Any) -> dict[str, Any]:
                 "slot_count": len(shard.slots),
                 "share_percent": 100 * len(shard.slots) / proof.slots,
                 "types": _types_text(shard),
+                "inbox_rows": rows[shard.name],
+                "inbox_bytes": rows[shard.name] * capacity.INBOX_BYTES_PER_WRITE,
                 "subscriptions": [
                     {
                         "id": sub.id,
@@ -109,3 +129,11 @@ def _proof_line(report: dict[str, Any]) -> str:
     if report["types_to_strays"]:
         line += "; a message of any other type goes to strays"
     return line + "."
+
+
+def _inbox_line(report: dict[str, Any]) -> str:
+    rows, size = (sum(shard[name] for shard in report["shards"]) for name in ("inbox_rows", "inbox_bytes"))
+    return (
+        f"Inbox: at {report['inbox_writes_per_second']:,g} writes/s (--rate), even over keys and types, the inboxes grow to "
+        f"{rows:,} rows, {size_text(size)} with indexes on PostgreSQL."
+    )

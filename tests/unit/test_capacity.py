@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections import Counter
 from functools import cache
 
@@ -133,6 +134,14 @@ def test_the_inbox_keeps_each_write_for_its_retention():
     assert found.inbox_bytes == sum(each.inbox_rows for each in found.shards) * capacity.INBOX_BYTES_PER_WRITE
 
 
+def test_an_even_load_goes_to_a_shard_by_its_slots_and_types():
+    one = fleet_of((["slots: 0-255", "types: [a]"], ["slots: 0-255", "except_types: [a]"], "256-1023"), types="abc")
+    rates = [capacity.even_rate(one, shard, 900) for shard in one.shards]
+    assert rates == pytest.approx([900 / 4 / 3, 900 / 4 * 2 / 3, 900 * 3 / 4])
+    many_keys = simulate(one, Load(900, 20_000, 0), Speed(1e4, 1e4), 0)
+    assert rates == pytest.approx([shard.writes_per_second for shard in many_keys.shards], rel=0.05)
+
+
 def test_what_does_not_fit_is_told():
     found = simulate(fleet(), Load(100_000, 100_000, 0), Speed(1_000, 500), 60)
     assert all(each.capped and each.replicas == 10 and each.drain_seconds is None for each in found.shards)
@@ -173,6 +182,7 @@ def test_volume_counts_each_subscription():
         (["--rate", "1", "--key-format", "same"], "--key-format wants {}"),
         (["--rate", "1", "--key-format", "{"], "makes no keys"),
         (["--rate", "1", "--key-format", "{x}"], "makes no keys"),
+        (["--rate", "inf"], "'--rate'"),
         (["--rate", "1", "--outage", "soon"], "a duration is a whole number"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -187,6 +197,7 @@ def test_the_command_tells_and_its_code_says_whether_it_fits(capsys):
     out, _ = capsys.readouterr()
     assert "Pub/Sub a month" in out
     assert "The inboxes keep each write" in out
+    assert len(re.findall(r" [\d,]{9,} +[\d.]+ GiB$", out, re.MULTILINE)) == 3  # each shard's inbox, in rows and bytes
     assert main(["simulate", "--rate", "1000000", "--json"]) == 1
     out, err = capsys.readouterr()
     assert '"fits": false' in out

@@ -176,6 +176,20 @@ def test_validate_as_json(run, file):
     assert report["advice"] == []
 
 
+@pytest.mark.parametrize(("rate", "shown"), [((), "1,000"), (("--rate", "250.5"), "250.5")], ids=["assumed", "given"])
+def test_validate_predicts_each_shards_inbox(run, file, rate, shown):
+    _, out, _ = run("validate", *rate)
+    _, as_json, _ = run("validate", *rate, "--json")
+    report = json.loads(as_json)
+    assert f"Inbox: at {shown} writes/s" in out
+    retention_seconds = 8 * 86_400
+    for line, shard in zip(out.splitlines()[1:], report["shards"], strict=False):
+        share = shard["slot_count"] / 1024
+        assert shard["inbox_rows"] == round(report["inbox_writes_per_second"] * share * retention_seconds)
+        assert shard["inbox_bytes"] > 90 * shard["inbox_rows"]
+        assert f"{shard['inbox_rows']:,}" in line
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
