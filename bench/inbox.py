@@ -205,7 +205,7 @@ class Database:
         ).fetchone()
 
     def wal_end(self):
-        return self._plain.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()[0]
+        return self._plain.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()[0]
 
     def wal_since(self, start):
         """Of records alone, and of whatever else wrote meanwhile: nothing."""

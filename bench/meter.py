@@ -69,7 +69,7 @@ class Meter:
 
     def read(self):
         handled, batches = self._counted()
-        ((end,),) = self._local.query("SELECT pg_current_wal_insert_lsn()::text")
+        ((end,),) = self._local.query("SELECT pg_current_wal_flush_lsn()::text")
         cpu = {role: cpu_seconds(pid) for role, pid in self._pids.items()}
         return Reading(time.monotonic(), time.time(), handled, batches, cpu, end, Processors())
 
@@ -113,12 +113,14 @@ def cpu_seconds(pid):
 
 
 def wal_between(pgdata, start, end):
-    """By PostgreSQL's own reading of the log."""
+    """By PostgreSQL's own reading of the log, which must be on the disk up to `end`: what others insert meanwhile isn't."""
     installation = find_installation()
     program = str(installation.bin_dir / "pg_waldump")
     command = installation.command(program, "--stats", "--path", str(pgdata / "pg_wal"), "--start", start, "--end", end)
-    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout
-    total = re.search(r"^Total\s+\d+\s+(\d+) \[[^]]*\]\s+(\d+) \[", text, re.MULTILINE)
+    reading = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if reading.returncode:
+        raise RuntimeError(f"pg_waldump: {reading.stderr.strip()}")
+    total = re.search(r"^Total\s+\d+\s+(\d+) \[[^]]*\]\s+(\d+) \[", reading.stdout, re.MULTILINE)
     return Wal(int(total[1]), int(total[2]))
 
 
