@@ -62,10 +62,17 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
         )
     asleep = [name for name, wanted in scaling.items() if wanted.min == 0]
     if asleep:
-        slowest = max(int(scaling[name].keda.polling.total_seconds()) for name in asleep)
+        by_keda = [int(scaling[name].keda.polling.total_seconds()) for name in asleep if scaling[name].kind == "keda"]
+        asks = f"for KEDA to ask (up to {max(by_keda)} s)" if by_keda else "for the autoscaler to ask"
         yield (
             "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
-            f"three minutes), for KEDA to ask (up to {slowest} s) and for a pod to start: {_names(asleep)}."
+            f"three minutes), {asks} and for a pod to start: {_names(asleep)}."
+        )
+    by_hpa = [name for name in asleep if scaling[name].kind == "hpa"]
+    if by_hpa:
+        yield (
+            "autoscaling: hpa with min 0 needs Kubernetes 1.37 or newer; an older API server refuses the autoscaler. `shardctl "
+            f"apply` checks the cluster's version first: {_names(by_hpa)}."
         )
     led = [shard.name for shard in fleet.shards if shard.leader.kind != "none"]
     idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
@@ -77,7 +84,11 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
     lonely = [name for name in led if scaling[name].most < LEADER_AND_STANDBY]
     if lonely:
         yield f"leader: with one replica there is no standby to replace a leader that dies: {_names(lonely)}."
-    left_on = [name for name, wanted in scaling.items() if wanted.min == 0 and wanted.keda.activation_backlog]
+    left_on = [
+        name
+        for name, wanted in scaling.items()
+        if wanted.min == 0 and wanted.kind == "keda" and wanted.keda.activation_backlog
+    ]
     if left_on:
         yield (
             "autoscaling.keda.activation_backlog lets that many messages wait unwritten until more arrive: "

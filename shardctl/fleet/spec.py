@@ -176,6 +176,12 @@ class Fleet(Model):
         Field(description="In quotes. Lets `render` grant Pub/Sub's service agent what dead-lettering needs."),
     ] = None
     namespace: Label = "default"
+    create_namespace: Annotated[
+        bool,
+        Field(
+            description="Render the namespace too, with the labels that enforce the restricted Pod Security Standard."
+        ),
+    ] = False
     image: Image
     topic: TopicId = "data-writes"
     labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}
@@ -231,6 +237,15 @@ class Fleet(Model):
     ] = ()
     local: Local = Local()
     shards: Annotated[tuple[Shard, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+
+    @model_validator(mode="after")
+    def _a_namespace_of_its_own(self) -> Self:
+        if self.create_namespace and self.namespace == "default":
+            raise ValueError(
+                "create_namespace would put the restricted pod-security labels on the namespace default, which others share; "
+                "give `namespace` a name of the fleet's own"
+            )
+        return self
 
     @field_validator("labels")
     @classmethod

@@ -102,6 +102,7 @@ def _refuse_shared_accounts(fleet: Fleet) -> None:
 
 # In the order to apply them: dependencies come first.
 _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
+    "Namespace": limits.namespaces,
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
     "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan)),

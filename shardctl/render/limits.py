@@ -28,6 +28,11 @@ class Rule:
     cidrs: tuple[str, ...]
 
 
+def namespaces(plan: Plan) -> Iterator[Object]:
+    if plan.whole and plan.fleet.create_namespace:
+        yield plan.object("Namespace", plan.fleet.namespace, None)
+
+
 def network_policies(plan: Plan) -> Iterator[Object]:
     for writer in plan.writers:
         policy = writer.shard.network_policy

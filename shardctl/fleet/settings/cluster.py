@@ -131,7 +131,10 @@ class Autoscaling(Model):
         Literal["hpa", "keda", "none"],
         Field(description="What sets the number of replicas; with `none` it is `min`, in the manifest itself."),
     ] = "hpa"
-    min: Annotated[int, Field(ge=0, le=1_000, description="0 is for `kind: keda` alone.")] = 2
+    min: Annotated[
+        int,
+        Field(ge=0, le=1_000, description="0 is for `kind: keda`, and for `kind: hpa` on Kubernetes 1.37 or newer."),
+    ] = 2
     max: Annotated[int, Field(ge=1, le=1_000)] = 10
     cpu_percent: Annotated[int, Field(ge=1, le=100)] = 70
     backlog_per_replica: Annotated[int, Field(ge=1)] = 100
@@ -141,8 +144,10 @@ class Autoscaling(Model):
     def _min_below_max(self) -> Self:
         if self.min > self.max and self.kind != "none":
             raise ValueError(f"min {self.min} exceeds max {self.max}")
-        if self.min == 0 and self.kind != "keda":
-            raise ValueError("min 0 needs kind: keda; nothing else wakes a shard without pods")
+        if self.min == 0 and self.kind == "none":
+            raise ValueError(
+                "min 0 needs kind: keda, or hpa on Kubernetes 1.37; nothing else wakes a shard without pods"
+            )
         return self
 
     @property

@@ -118,10 +118,15 @@ def test_no_shard_sleeps_while_slots_move() -> None:
     assert {item["spec"]["minReplicaCount"] for item in objects(fleet_of(KEDA), "ScaledObject")} == {0}
 
 
-@pytest.mark.parametrize("kind", ["hpa", "none"])
-def test_nothing_but_keda_scales_to_zero(kind: str) -> None:
-    with pytest.raises(SpecError, match="autoscaling: min 0 needs kind: keda; nothing else wakes a shard"):
-        fleet_of(f"autoscaling: {{kind: {kind}, min: 0}}")
+def test_without_an_autoscaler_no_shard_goes_to_zero() -> None:
+    with pytest.raises(SpecError, match="autoscaling: min 0 needs kind: keda, or hpa on"):
+        fleet_of("autoscaling: {kind: none, min: 0}")
+
+
+def test_an_hpa_goes_to_zero_and_the_version_it_needs_is_named() -> None:
+    fleet = fleet_of("autoscaling: {kind: hpa, min: 0}")
+    assert {item["spec"]["minReplicas"] for item in objects(fleet, "HorizontalPodAutoscaler")} == {0}
+    assert any("min 0 needs Kubernetes 1.37" in sentence for sentence in advice(fleet))
 
 
 def test_a_shards_own_numbers_keep_the_fleets_kind() -> None:
