@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROW_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+
+class Estimate(Collector):
+    """A gauge that has no sample while its value is unknown: a Gauge would export 0."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name, self._text = name, text
+        self._value: float | None = None
+
+    def show(self, value: float | None) -> None:
+        self._value = value
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._text)
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._text, self._value)
 
 
 class Metrics:
@@ -15,6 +36,7 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         self._count_messages()
         self._count_maintenance()
+        self._measure_inbox()
         self._count_hand_overs()
         self._measure_batches()
         self._measure_waiting()
@@ -42,6 +64,15 @@ class Metrics:
         self.purged = self._counter("inbox_rows_purged", "Inbox rows that no replay can reach any more, deleted.")
         self.maintenance_failures = self._counter(
             "maintenance_failures", "Releases of parked keys, and purges, that failed and are tried again.", ("task",)
+        )
+
+    def _measure_inbox(self) -> None:
+        """Exported by the one replica whose turn it is to purge."""
+        self.inbox_rows = self._estimate("inbox_rows", "Rows of the inbox, as the database estimates them.")
+        self.inbox_bytes = self._estimate("inbox_bytes", "Bytes of the inbox with its indexes.")
+        self.inbox_overdue_seconds = self._estimate(
+            "inbox_overdue_seconds",
+            "How long ago the inbox should have forgotten the oldest applied write of a sample; 0 where all are to be kept.",
         )
 
     def _count_hand_overs(self) -> None:
@@ -115,6 +146,11 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"shardctl_{name}", text, labels, registry=self.registry)
+
+    def _estimate(self, name: str, text: str) -> Estimate:
+        estimate = Estimate(f"shardctl_{name}", text)
+        self.registry.register(estimate)
+        return estimate
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"shardctl_{name}", text, registry=self.registry, buckets=buckets)

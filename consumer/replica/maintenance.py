@@ -1,4 +1,6 @@
-"""What a shard's replicas do beside writing: report their presence, apply released keys, delete what no replay can reach."""
+"""What a shard's replicas do beside writing: report their presence, apply released keys, delete what no replay can reach, and
+measure the inbox.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from consumer.errors import TransientError
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker
 from consumer.replica.pace import Pace
+from consumer.store.inboxsize import UNKNOWN, InboxSize
 from consumer.store.parked import Key
 from consumer.store.sweep import At, Retention, Swept
 from consumer.store.term import NotLeaderError
@@ -34,6 +37,7 @@ PRESENCE_SECONDS = 3.0  # between two reports of this replica's presence
 PURGE_SECONDS = (
     60.0  # between two looks whether it is time for the next walk through the inbox; the shortest time of one
 )
+MEASURE_SECONDS = 300.0  # between two looks at the inbox's size
 WALKS_A_RETENTION = 20  # so a row stays 5 % longer than it must, or a little more
 TURN_SECONDS = (
     300.0  # longer than a chunk and the rest after it; a replica that is killed stops the others' purges so long
@@ -61,6 +65,7 @@ class ShardStore(Protocol):
     def released_keys(self) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
     def purge(self, retention: Retention, at: At, pages: int) -> Swept: ...
+    def measure(self, retention: Retention) -> InboxSize: ...
     def forget_replicas(self, silent_seconds: int) -> int: ...
 
 
@@ -100,6 +105,7 @@ class Maintenance:
             self._repeat("presence", lambda: self._in_thread(self._report_presence), PRESENCE_SECONDS),
             self._repeat("release", self._if_it_may(self.release), RELEASE_SECONDS),
             self._repeat("purge", self._if_it_may(self.purge), PURGE_SECONDS),
+            self._repeat("measure", self.measure, MEASURE_SECONDS),
         )
 
     def _if_it_may(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
@@ -181,6 +187,17 @@ class Maintenance:
         """What a chunk did, and in how many seconds, without the wait for a thread."""
         began = time.monotonic()
         return self._shard.purge(self._retention, self._at, self._pace.pages), time.monotonic() - began
+
+    async def measure(self) -> None:
+        """Export the inbox's size while the turn to purge is this replica's: all replicas would find the same."""
+        size = UNKNOWN
+        try:
+            if self._may_write() and await self._have_turn(TURN_SECONDS):
+                size = await self._in_thread(lambda: self._shard.measure(self._retention))
+        finally:
+            self._metrics.inbox_rows.show(size.rows)
+            self._metrics.inbox_bytes.show(size.bytes)
+            self._metrics.inbox_overdue_seconds.show(size.overdue_seconds)
 
     async def _have_turn(self, seconds: float) -> bool | None:
         """Take the turn for so long, unless another has it; None where Redis doesn't answer."""

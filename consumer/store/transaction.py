@@ -14,9 +14,10 @@ from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
 from consumer.sinks.base import LoggedSink
-from consumer.store import sweep
+from consumer.store import inboxsize, sweep
 from consumer.store.fence import Fence, Lanes
 from consumer.store.inbox import NOTHING_ADDED, Inbox
+from consumer.store.inboxsize import InboxSize
 from consumer.store.parked import Key, Parked, key_of
 from consumer.store.sweep import At, Retention, Swept, forgettable
 from consumer.store.term import Term
@@ -348,6 +349,11 @@ class Store:
         """Delete, in so many pages from `at` on, what is past its retention by the database's own clock."""
         with self._writing() as connection:
             return sweep.chunk(connection, forgettable(schema.published_now(connection), retention), at, pages)
+
+    def measure(self, retention: Retention) -> InboxSize:
+        """Estimate the inbox's size, and how far the purge is behind. Raises TransientError."""
+        with sessions.needed_by_all(), self._engine.connect() as connection:
+            return inboxsize.measure(connection, retention.applied)
 
 
 def _sorted_out(

@@ -21,6 +21,7 @@ from consumer.replica.maintenance import Maintenance
 from consumer.store import sweep
 from consumer.store.sweep import Retention
 from shardctl.shard import schema
+from shardctl.shard.engine import MYSQL
 from shardctl.shard.schema import InboxOutcome
 
 pytestmark = pytest.mark.slow
@@ -236,3 +237,70 @@ def test_a_walk_does_not_wait_for_a_row_that_is_being_inserted(either_way):
         row = {"slot": 0, "identity": bytes(15) + b"\x01", "key_hash": 1, "published": schema.published_now(writer)}
         writer.execute(insert(schema.inbox).values(row))
         assert sum(walk(either_way)) == 100
+
+
+# --- how large it is --------------------------------------------------------------------------------------------------
+
+ANALYZE = {"postgresql": "ANALYZE shardctl_inbox"} | dict.fromkeys(MYSQL, "ANALYZE TABLE shardctl_inbox")
+
+
+def measured(shard):
+    return shard.store.measure(Retention(8 * DAY, 38 * DAY))
+
+
+def knows_size(shard):
+    return shard.engine.dialect.name in ANALYZE
+
+
+def analyzed(shard):
+    if knows_size(shard):
+        with shard.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(ANALYZE[shard.engine.dialect.name]).close()
+    return shard
+
+
+def test_an_empty_inbox_has_no_rows_and_nothing_to_forget(shard):
+    size = measured(shard)
+    assert size.rows == (0 if knows_size(shard) else None)
+    assert size.overdue_seconds is None
+
+
+def test_rows_and_bytes_are_those_of_the_statistics(shard):
+    fill(shard, 1_000)
+    size = measured(analyzed(shard))
+    if knows_size(shard):
+        assert size.rows == pytest.approx(1_000, rel=0.1)
+        assert 60 * 1_000 < size.bytes < 400 * 1_000
+    else:
+        assert (size.rows, size.bytes) == (None, None)
+
+
+def test_rows_that_were_never_counted_are_unknown(database_url):
+    shard = Shard(database_url)
+    shard.run("ALTER TABLE shardctl_inbox SET (autovacuum_enabled = false)")
+    fill(shard, 100)
+    size = measured(shard)
+    shard.close()
+    assert size.rows is None
+    assert size.bytes > 0
+
+
+def test_rows_are_reckoned_by_the_pages_that_came_since_they_were_counted(database_url):
+    shard = Shard(database_url)
+    shard.run("ALTER TABLE shardctl_inbox SET (autovacuum_enabled = false)")
+    fill(shard, 3_000)
+    analyzed(shard)
+    fill(shard, 3_000, ago=1)
+    size = measured(shard)
+    shard.close()
+    assert size.rows == pytest.approx(6_000, rel=0.05)
+
+
+def test_the_oldest_applied_row_says_how_far_the_purge_is_behind(shard):
+    fill(shard, 50, ago=3 * DAY)
+    fill(shard, 50, ago=90 * DAY, outcome=InboxOutcome.PARKED)
+    fill(shard, 50, ago=30 * DAY, outcome=InboxOutcome.DEAD)
+    assert measured(shard).overdue_seconds == 0
+    fill(shard, 50, slots=1, ago=10 * DAY)
+    shard.run("UPDATE shardctl_inbox SET slot = 0")  # elsewhere a sample is a slot's
+    assert measured(shard).overdue_seconds == pytest.approx(2 * DAY, abs=60)

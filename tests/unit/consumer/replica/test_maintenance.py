@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from consumer.errors import PermanentError, TransientError
 from consumer.observability.metrics import Metrics
 from consumer.replica import maintenance
 from consumer.replica.maintenance import Maintenance
+from consumer.store.inboxsize import InboxSize
 from consumer.store.sweep import Retention, Swept
 from consumer.store.transaction import Released
 
@@ -241,3 +243,60 @@ def test_release_and_purge_share_one_thread(monkeypatch):
 
     asyncio.run(scenario())
     assert most == 1
+
+
+SIZE = InboxSize(rows=1_000, bytes=97_000, overdue_seconds=0)
+
+
+class Measured(Shard):
+    """An inbox of `SIZE`, and then whatever `sizes` say."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.sizes = [SIZE, *sizes]
+
+    def measure(self, retention):
+        assert retention == Retention(3_600, 3_600)
+        return self._next(self.sizes)
+
+
+class Turns(Redis):
+    """The turn is ours the first time, and then what `turns` says; None: Redis doesn't answer."""
+
+    def __init__(self, *turns):
+        self.turns = [1, *turns]
+
+    def register_script(self, _):
+        async def turn(**_):
+            return self.turns.pop(0)
+
+        return turn
+
+
+def shown(metrics):
+    names = ("rows", "bytes", "overdue_seconds")
+    return tuple(metrics.registry.get_sample_value(f"shardctl_inbox_{name}") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("shard", "turns", "may_write", "then"),
+    [
+        pytest.param(Measured(InboxSize(None, 98_000, 60)), [1], True, (None, 98_000, 60), id="it is measured again"),
+        pytest.param(Measured(), [0], True, (None, None, None), id="another replica has the turn"),
+        pytest.param(Measured(), [None], True, (None, None, None), id="Redis is gone"),
+        pytest.param(Measured(), [], False, (None, None, None), id="another replica leads"),
+        pytest.param(Measured(TransientError("gone")), [1], True, (None, None, None), id="the database is gone"),
+    ],
+)
+def test_the_inboxs_size_is_shown_by_whose_turn_it_is_and_only_while_it_is_known(shard, turns, may_write, then):
+    metrics, writes = Metrics(), [True, may_write]
+    maintaining = Maintenance(
+        shard, print, Turns(*turns), Gate(), "f:s", Retention(3_600, 3_600), InThisThread(), metrics,
+        may_write=lambda: writes.pop(0),
+    )  # fmt: skip
+    assert shown(metrics) == (None, None, None)
+    asyncio.run(maintaining.measure())
+    assert shown(metrics) == (1_000, 97_000, 0)
+    with contextlib.suppress(TransientError):
+        asyncio.run(maintaining.measure())
+    assert shown(metrics) == then
