@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.objects import seconds
 from shardctl.render.series import Series
 
-MINUTE = timedelta(minutes=1)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ def alerts(fleet: Fleet) -> Iterator[Alert]:
     yield from _unwritten(fleet, series)
     yield from _work(fleet, series)
     yield from _slots(fleet, series)
+    yield from _inboxes(fleet, series)
     yield from _pods(fleet, series)
     yield from _gateway(fleet, series)
 
@@ -173,6 +175,21 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} receives barriers that its database doesn't await",
         "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, "
         "and changed nothing. Somebody forges them, or a `shardctl rebalance run` of version 0.1.0 is running.",
+    )
+
+
+def _inboxes(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    overdue = series.own("shardctl_inbox_overdue_seconds")
+    # A walk through the inbox takes a twentieth of the retention at most, and a row may wait for the end of the second one.
+    allowed = DAY + max(topology.inbox_retention(fleet, shard) for shard in fleet.shards) / 10
+    yield Alert(
+        "ShardctlInboxGrowth",
+        "warning",
+        f"max by (shard) (max_over_time({overdue}[30m])) > {seconds(allowed)}",  # one replica has it, and may be replaced
+        DAY,
+        "Shard {{ $labels.shard }} deletes old inbox rows too slowly",
+        "The inbox of shard {{ $labels.shard }} has rows that should have been deleted {{ $value | humanizeDuration }} ago: "
+        "its purge doesn't keep up, and the inbox grows beyond what its retention explains.",
     )
 
 

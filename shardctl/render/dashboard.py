@@ -1,4 +1,4 @@
-"""The fleet's Grafana dashboard: backlog, throughput, latency, failures, slots and pods."""
+"""The fleet's Grafana dashboard: backlog, throughput, latency, failures, slots, inboxes and pods."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def _rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
     yield "Latency", _latencies(series)
     yield "Failures", _failures(series)
     yield "Slots", _slots(series)
+    yield "Inboxes", _inboxes(series)
     yield "Pods", _pods(series)
 
 
@@ -120,6 +121,15 @@ def _slots(series: Series) -> list[Panel]:
         ("Longest hold of a slot", "s", _highest(series, "slot_held_seconds")),
         ("Messages held", "ops", _rate(series, "messages_held")),
         ("Passed on and published again", "ops", passed_on),
+    ]
+
+
+def _inboxes(series: Series) -> list[Panel]:
+    return [
+        ("Inbox rows", "short", _highest(series, "inbox_rows")),
+        ("Inbox with indexes", "bytes", _highest(series, "inbox_bytes")),
+        ("Inbox rows deleted", "ops", _rate(series, "inbox_rows_purged")),
+        ("Oldest row past its retention", "s", _highest(series, "inbox_overdue_seconds")),
     ]
 
 

@@ -260,6 +260,30 @@ CASES = [
     Case("ShardctlSlotHeld", "as a move takes", ((own("slot_held_seconds"), "0+60x5 0x25"),), None),
     Case("ShardctlPublishedAgain", "goes on", ((own("messages_published_again_total"), "0+1x30"),), S0),
     Case("ShardctlPublishedAgain", "after a move", ((own("messages_published_again_total"), "0x20 9x10"),), None),
+    Case(
+        "ShardctlInboxGrowth",
+        "for a day, though another replica purges by now",
+        (
+            (own("inbox_overdue_seconds"), "160000x720"),
+            (own("inbox_overdue_seconds", pod="q"), "_x730 160000x760"),
+        ),
+        S0,
+        minute=1_470,
+    ),
+    Case(
+        "ShardctlInboxGrowth",
+        "as long as two walks through the inbox take",  # a tenth of 8 days, and the day that is allowed
+        ((own("inbox_overdue_seconds"), "155520x1500"),),
+        None,
+        minute=1_470,
+    ),
+    Case(
+        "ShardctlInboxGrowth",
+        "as after an upgrade",
+        ((own("inbox_overdue_seconds"), "2600000x700 0x800"),),
+        None,
+        minute=1_470,
+    ),
     Case("ShardctlPodsUnavailable", "of a Deployment", replicas("deployment", "orders-s0", 4, 2), S0),
     Case("ShardctlPodsUnavailable", "of a StatefulSet", replicas("statefulset", "orders-s1", 2, 0), {"shard": "s1"}),
     Case(
