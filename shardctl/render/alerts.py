@@ -33,6 +33,7 @@ def alerts(fleet: Fleet) -> Iterator[Alert]:
     yield from _backlogs(fleet, series)
     yield from _unwritten(fleet, series)
     yield from _work(fleet, series)
+    yield from _backends(fleet, series)
     yield from _slots(fleet, series)
     yield from _inboxes(fleet, series)
     yield from _pods(fleet, series)
@@ -136,6 +137,20 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
     )
 
 
+def _backends(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    if not any(kind.http for kind in fleet.message_types.values()):
+        return
+    yield Alert(
+        "ShardctlBreakerOpen",
+        "warning",
+        f"max by (shard, type) ({series.own('shardctl_http_breaker_open')}) > 0",
+        5 * MINUTE,
+        "Shard {{ $labels.shard }} can't reach the HTTP backend of {{ $labels.type }}",
+        "The HTTP backend of type {{ $labels.type }} has failed for over 5 minutes, and shard {{ $labels.shard }} calls it only "
+        "now and then to see whether it works again. Nothing is lost: its writes wait.",
+    )
+
+
 def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
     wanted = fleet.monitoring.thresholds
     yield Alert(
@@ -212,6 +227,16 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "The consumer in {{ $labels.pod }} uses {{ $value | humanizePercentage }} of its memory limit, at which it is killed.",
         cloud=fleet.monitoring.stack == "managed-prometheus",
     )
+    led = [shard.name for shard in fleet.shards if shard.leader.kind != "none"]
+    if led:
+        yield Alert(
+            "ShardctlNoLeader",
+            "critical",
+            f"sum by (shard) ({series.own('shardctl_leader', led)}) < 1",
+            2 * MINUTE,
+            "Shard {{ $labels.shard }} has no leader",
+            "No replica of shard {{ $labels.shard }} leads, so none of its writes takes effect. Nothing is lost: messages wait.",
+        )
     if any(shard.autoscaling.min for shard in fleet.shards):  # else a fleet without any pod may be in order
         yield Alert(
             "ShardctlSilent",
@@ -225,7 +250,17 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
 
 
 def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
-    if fleet.gateway is None or fleet.gateway.auth.kind == "none":
+    if fleet.gateway is None:
+        return
+    yield Alert(
+        "ShardctlGatewayDown",
+        "critical",
+        f"(sum({series.gateways('shardctl_gateway_ready')}) or vector(0)) < 1",
+        2 * MINUTE,
+        f"The gateway of {fleet.fleet} accepts no writes",
+        f"No replica of {fleet.fleet}-gateway is ready: none runs, none is scraped, or Pub/Sub doesn't answer them.",
+    )
+    if fleet.gateway.auth.kind == "none":
         return
     yield Alert(
         "ShardctlGatewayKeys",

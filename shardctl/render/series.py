@@ -32,9 +32,10 @@ _POD_SUFFIX = {"deployment": "-[a-z0-9]+-[a-z0-9]+", "statefulset": "-[0-9]+"}
 class Series:
     fleet: Fleet
 
-    def own(self, name: str) -> str:
-        """A metric of the consumers: `shardctl_…`."""
-        return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-consumer"}}'
+    def own(self, name: str, shards: Iterable[str] = ()) -> str:
+        """A metric of the consumers: `shardctl_…`; of some shards, where they are named."""
+        chosen = f',shard=~"{"|".join(shards)}"' if shards else ""
+        return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-consumer"{chosen}}}'
 
     def gateways(self, name: str) -> str:
         """A metric of the gateway: `shardctl_gateway_…`."""

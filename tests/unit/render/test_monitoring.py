@@ -35,10 +35,11 @@ image: example.com/consumer:1.0.0
 routing: {{slot_bits: 4}}
 message_types:
   a: {{table: a, key: id, columns: {{id: text}}, on_poison: park}}
+  b: {{http: {{url: "https://backend.example.com/b"}}, routing_key: id}}
 monitoring: {monitoring}
 shards:
   - {{name: s0, slots: 0-7}}
-  - {{name: s1, slots: 8-15, workload: statefulset}}
+  - {{name: s1, slots: 8-15, workload: statefulset, leader: kubernetes}}
 """
 
 
@@ -144,6 +145,7 @@ def memory_of(pod: str, percent: int, stack: str, container: str = "consumer") -
     )
 
 
+LED_BY_NONE: tuple[Series, ...] = tuple((own("leader", shard="s1", pod=pod), "0x30") for pod in "pq")
 ALIVE: Series = (own("ready"), "1x30")
 CASES = [
     Case(
@@ -294,6 +296,23 @@ CASES = [
     ),
     Case("ShardctlSilent", "no pod at all", (), {"namespace": "writers", "app": "orders-consumer"}),
     Case("ShardctlSilent", "one pod, not ready", ((own("ready"), "0x30"),), None),
+    Case("ShardctlNoLeader", "standbys alone", LED_BY_NONE, {"shard": "s1"}),
+    Case("ShardctlNoLeader", "one that leads", (*LED_BY_NONE, (own("leader", shard="s1", pod="r"), "1x30")), None),
+    Case("ShardctlNoLeader", "while another takes over", ((own("leader", shard="s1"), "1x20 0 1x9"),), None, minute=21),
+    Case("ShardctlNoLeader", "of a shard whose replicas all write", ((own("leader"), "0x30"),), None),
+    Case(
+        "ShardctlBreakerOpen",
+        "on one replica",
+        (
+            (own("http_breaker_open", labels='type="b"'), "0x30"),
+            (own("http_breaker_open", pod="q", labels='type="b"'), "1x30"),
+        ),
+        S0 | {"type": "b"},
+    ),
+    Case("ShardctlBreakerOpen", "a moment", ((own("http_breaker_open", labels='type="b"'), "0x22 1x8"),), None),
+    Case("ShardctlGatewayDown", "none is ready", ((gateway("ready"), "0x30"),), {}),
+    Case("ShardctlGatewayDown", "none is there", (), {}),
+    Case("ShardctlGatewayDown", "one is ready", ((gateway("ready"), "1x30"),), None),
     Case("ShardctlGatewayKeys", "a bad line", ((gateway("keys_failing"), "0x20 1x10"),), {}),
     Case("ShardctlGatewayKeys", "confirmed", ((gateway("keys_failing"), "0x30"),), None),
     *(
@@ -439,10 +458,21 @@ def test_only_a_fleet_that_parks_is_told_of_parked_writes() -> None:
     assert "ShardctlParked" not in rules(fleet_from(parse(text)))
 
 
-@pytest.mark.parametrize("gateway", [None, OPEN], ids=["no gateway", "open"])
-def test_only_a_gateway_that_asks_for_keys_is_watched_for_them(gateway: Gateway | None) -> None:
+@pytest.mark.parametrize(
+    ("gateway", "watched"),
+    [(None, set()), (OPEN, {"ShardctlGatewayDown"}), (KEYS, {"ShardctlGatewayDown", "ShardctlGatewayKeys"})],
+    ids=["no gateway", "open", "keys"],
+)
+def test_only_a_gateway_that_asks_for_keys_is_watched_for_them(gateway: Gateway | None, watched: set[str]) -> None:
     fleet = fleet_of("managed-prometheus").model_copy(update={"gateway": gateway})
-    assert "ShardctlGatewayKeys" not in {alert.name for alert in alerts(fleet)}
+    assert {alert.name for alert in alerts(fleet) if "Gateway" in alert.name} == watched
+
+
+def test_only_what_a_fleet_has_is_watched() -> None:
+    text = FLEET.replace(", leader: kubernetes", "").replace("  b: {{http", "  # {{http")
+    assert not {"ShardctlNoLeader", "ShardctlBreakerOpen"} & set(
+        rules(fleet_from(parse(text.format(monitoring="prometheus-operator"))))
+    )
 
 
 def test_a_fleet_that_may_have_no_pods_isnt_missed() -> None:
