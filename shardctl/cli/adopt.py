@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from shardctl.cli.provision import DatabaseOption, given_urls
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, print_table, say
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, YesOption, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
 
 def adopt(
     file: FileOption = DEFAULT_FILE,
     database: DatabaseOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Give slots to the rows of tables that are older than the fleet, while others write. Safe to run again."""
@@ -41,17 +39,14 @@ def adopt(
         ]
         _tell(adoptions, as_json=as_json)
         _tell_absent(adoptions, tables)
-        if not adoptions:
-            say("error: none of the tables exists, so nothing was checked. Is each URL the right database?")
+        if error := _error_of(adoptions):
+            say(f"error: {error}")
             return EXIT_REFUSED
-        if not all(adoption.fit for adoption in adoptions):
-            say(
-                "error: the rows can't be adopted as they are. `elsewhere` counts rows on a shard whose slots don't hold them: "
-                "did routing.modulo choose the databases, and is each URL the right one? `no slot` counts rows whose key "
-                "isn't what shards.yaml says."
-            )
-            return EXIT_REFUSED
-        lacking = [adoption for adoption in adoptions if adoption.lacks_column or adoption.without_slot]
+        lacking = {
+            (adoption.shard, adoption.table): adoption
+            for adoption in adoptions
+            if adoption.lacks_column or adoption.without_slot
+        }
         if not lacking:
             say(f"every row of {len(adoptions)} tables has its slot.")
             _tell_rest(work, adoptions, engines, tables)
@@ -62,12 +57,10 @@ def adopt(
         audit.begin(
             "adopt",
             fleet.fleet,
-            rows={f"{adoption.shard} {adoption.table}": adoption.without_slot for adoption in lacking},
+            rows={f"{shard} {table}": adoption.without_slot for (shard, table), adoption in lacking.items()},
         )
         for shard, kind in tables:
-            adoption = next(
-                (adoption for adoption in lacking if (adoption.shard, adoption.table) == (shard.name, kind.table)), None
-            )
+            adoption = lacking.get((shard.name, kind.table))
             if adoption is None:
                 continue
             if adoption.lacks_column:
@@ -87,6 +80,19 @@ def _tables(fleet: Any) -> Any:
             if kind.table and shard.takes(name) and kind.table not in seen:
                 seen.add(kind.table)
                 yield shard, kind
+
+
+def _error_of(adoptions: list[Any]) -> str:
+    """Why the rows can't be adopted; nothing where they can."""
+    if not adoptions:
+        return "none of the tables exists, so nothing was checked. Is each URL the right database?"
+    if all(adoption.fit for adoption in adoptions):
+        return ""
+    return (
+        "the rows can't be adopted as they are. `elsewhere` counts rows on a shard whose slots don't hold them: did "
+        "routing.modulo choose the databases, and is each URL the right one? `no slot` counts rows whose key isn't what "
+        "shards.yaml says."
+    )
 
 
 def _tell(adoptions: list[Any], *, as_json: bool) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, out, print_json, say, waiting
+from shardctl.cli.terminal import (
+    DEFAULT_FILE,
+    NO_CREDENTIALS,
+    DryRunOption,
+    FileOption,
+    JsonOption,
+    out,
+    print_json,
+    say,
+    waiting,
+)
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 SAID_ROWS = 50_000
@@ -27,7 +37,7 @@ DatabaseOption = Annotated[
 
 def provision(
     file: FileOption = DEFAULT_FILE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
+    dry_run: DryRunOption = False,
     database: DatabaseOption = None,
     no_databases: Annotated[bool, typer.Option("--no-databases", help="Only topics and subscriptions.")] = False,
     as_json: JsonOption = False,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shardctl.cli.duration import read_duration
 from shardctl.cli.terminal import (
     DEFAULT_FILE,
     FileOption,
@@ -73,7 +74,7 @@ def simulate(
     # A slot is in one batch at a time, and a replica works on several.
     concurrency = fleet.consumer.concurrency
     speed = capacity.Speed(replica_speed, replica_speed / concurrency)
-    forecast = capacity.simulate(fleet, load, speed, _seconds(outage))
+    forecast = capacity.simulate(fleet, load, speed, read_duration("--outage", outage, "0s", "31d").total_seconds())
     if as_json:
         print_json(
             asdict(forecast)
@@ -170,20 +171,6 @@ def _format(fleet: Any, text: str) -> str:
     except (ValueError, IndexError, KeyError, AttributeError) as error:
         raise UsageError(f"--key-format: {text!r} makes no keys for this fleet: {error}.") from error
     raise UsageError(f"--key-format wants {{}} where the number goes, such as user-{{}}, and not {text!r}.")
-
-
-def _seconds(text: str) -> float:
-    from datetime import timedelta
-
-    from pydantic import TypeAdapter, ValidationError
-
-    from shardctl.fleet.scalars import Between
-
-    try:
-        read: timedelta = TypeAdapter(Annotated[timedelta, Between("0s", "31d")]).validate_python(text)
-    except ValidationError as error:
-        raise UsageError(f"--outage: {error.errors()[0]['ctx']['error']}.") from error
-    return read.total_seconds()
 
 
 def _time(seconds: float) -> str:

@@ -25,6 +25,8 @@ RateOption = Annotated[
     float, typer.Option("--rate", metavar="W", min=0.001, max=1e9, help="Writes a second, of all types together.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DEFAULT_FILE = Path("shards.yaml")
 WAITING_SECONDS = 5.0  # without progress
 NO_CREDENTIALS = (

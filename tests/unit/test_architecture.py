@@ -1,8 +1,9 @@
-"""The rules of the tree: what may import what, and that no import runs in a circle.
+"""The rules of the tree: what may import what, that no import runs in a circle, and how long a function may be.
 
 Every import counts, wherever it stands: at the top, inside a function, or for the type checker alone.
 """
 
+import ast
 import importlib.util
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -42,6 +43,7 @@ CONSUMER_LAYERS = (  # from the highest down
     ("delivery",),
     ("errors",),
 )
+LONGEST_FUNCTION_LINES = 60
 KNOWN = architecture.modules("shardctl", "consumer")
 GRAPH = architecture.graph(KNOWN)
 
@@ -120,6 +122,17 @@ def test_every_folder_of_the_consumer_has_its_layer():
 def test_a_new_module_at_the_root_is_a_decision(plane, decided):
     there = {path.stem for path in (ROOT / plane).glob("*.py")} - {"__init__", "__main__"}
     assert there == decided
+
+
+def test_no_function_is_longer_than_a_screen():
+    assert not [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines"
+        for path in KNOWN.values()
+        if path.read_bytes().count(b"\n") > LONGEST_FUNCTION_LINES
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION_LINES
+    ]
 
 
 def test_the_pictures_are_of_todays_code():

@@ -11,7 +11,6 @@ from shardctl.cli.deadletter import options
 from shardctl.cli.deadletter.options import (
     AllOption,
     ArchiveOption,
-    DryRunOption,
     KeyOption,
     LimitOption,
     ParkedOption,
@@ -22,10 +21,9 @@ from shardctl.cli.deadletter.options import (
     TypeOption,
     UntilOption,
     WaitOption,
-    YesOption,
 )
 from shardctl.cli.provision import DatabaseOption, given_urls
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption
+from shardctl.cli.terminal import DEFAULT_FILE, DryRunOption, FileOption, JsonOption, YesOption
 from shardctl.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for an operator.")

@@ -39,8 +39,6 @@ WaitOption = Annotated[
         help="Stop after this time without a letter.",
     ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DEFAULT_WAIT = 5.0
 
 

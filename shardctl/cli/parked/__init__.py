@@ -15,10 +15,9 @@ from shardctl.cli.deadletter.options import (
     SinceOption,
     TypeOption,
     UntilOption,
-    YesOption,
 )
 from shardctl.cli.provision import DatabaseOption
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, YesOption
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys that wait behind a write that failed.")
 

@@ -12,7 +12,6 @@ from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     Work,
-    YesOption,
     backlogs_of,
     old_subscriptions,
     rebalance_of,
@@ -21,7 +20,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, YesOption, out, say, waiting
 from shardctl.errors import EXIT_DONE
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shardctl.cli.duration import read_duration
 from shardctl.cli.provision import given_urls
 from shardctl.cli.rebalance.finish import DrainedOption
 from shardctl.cli.rebalance.going import Going
@@ -24,7 +25,6 @@ from shardctl.cli.rebalance.proposal import (
     ToleranceOption,
     WeightsOption,
     WindowOption,
-    read_duration,
 )
 from shardctl.cli.rebalance.rollout import Patience, rollout_of
 from shardctl.cli.rebalance.run import ParallelOption
@@ -33,6 +33,27 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
 from shardctl.errors import EXIT_INTERRUPTED, EXIT_WAITING, UsageError
 
 LONGEST = "365d"  # of waits
+
+LevelOption = Annotated[bool, typer.Option("--level", help="Level the shards there are, by counts of slots.")]
+ApplyOption = Annotated[
+    str,
+    typer.Option(
+        "--apply",
+        metavar="COMMAND",
+        help="What applies the file on the cluster, run by the shell; 'none' where somebody else applies it. `shardctl up` "
+        "applies its file itself.",
+    ),
+]
+HoldOption = Annotated[
+    str,
+    typer.Option(
+        "--hold", "--keep-source", metavar="TIME", help="Finish so long after the last slot moved, such as 24h."
+    ),
+]
+WaitAtMostOption = Annotated[
+    str, typer.Option("--wait-at-most", metavar="TIME", help="Stop with exit code 4 when a wait takes longer.")
+]
+NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Stop with exit code 4 instead of waiting.")]
 
 
 def go(
@@ -46,28 +67,13 @@ def go(
     by_load: ByLoadOption = False,
     window: WindowOption = "15m",
     back: BackOption = False,
-    level: Annotated[bool, typer.Option("--level", help="Level the shards there are, by counts of slots.")] = False,
+    level: LevelOption = False,
     tolerance: ToleranceOption = "5%",
     min_gain: MinGainOption = "2%",
-    apply: Annotated[
-        str,
-        typer.Option(
-            "--apply",
-            metavar="COMMAND",
-            help="What applies the file on the cluster, run by the shell; 'none' where somebody else applies it. `shardctl up` "
-            "applies its file itself.",
-        ),
-    ] = "",
-    hold: Annotated[
-        str,
-        typer.Option(
-            "--hold", "--keep-source", metavar="TIME", help="Finish so long after the last slot moved, such as 24h."
-        ),
-    ] = "0s",
-    wait_at_most: Annotated[
-        str, typer.Option("--wait-at-most", metavar="TIME", help="Stop with exit code 4 when a wait takes longer.")
-    ] = "",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Stop with exit code 4 instead of waiting.")] = False,
+    apply: ApplyOption = "",
+    hold: HoldOption = "0s",
+    wait_at_most: WaitAtMostOption = "",
+    no_wait: NoWaitOption = False,
     drained: DrainedOption = False,
     parallel: ParallelOption = 8,
     max_lag: MaxLagOption = None,

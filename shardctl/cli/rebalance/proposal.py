@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardctl.cli.duration import read_duration
 from shardctl.cli.rebalance import report
 from shardctl.cli.terminal import say
 from shardctl.errors import UsageError
@@ -132,18 +133,6 @@ def _share(option: str, text: str) -> float:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as error:
         raise UsageError(f"{option} wants a percentage, such as 5%, and not {text!r}.") from error
-
-
-def read_duration(option: str, text: str, least: str, most: str) -> timedelta:
-    """What the option says, such as 10m. Raises UsageError."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from shardctl.fleet.scalars import Between
-
-    try:
-        return TypeAdapter(Annotated[timedelta, Between(least, most)]).validate_python(text)
-    except ValidationError as error:
-        raise UsageError(f"{option}: {error.errors()[0]['ctx']['error']}.") from error
 
 
 def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, float]:

@@ -19,7 +19,6 @@ from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
     Work,
-    YesOption,
     backlogs_of,
     lag_reasons,
     odd_slots,
@@ -29,7 +28,17 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, NO_CREDENTIALS, FileOption, JsonOption, out, print_json, say, waiting
+from shardctl.cli.terminal import (
+    DEFAULT_FILE,
+    NO_CREDENTIALS,
+    FileOption,
+    JsonOption,
+    YesOption,
+    out,
+    print_json,
+    say,
+    waiting,
+)
 from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
     Work,
-    YesOption,
     lag_reasons,
     odd_slots,
     rebalance_of,
@@ -23,7 +22,7 @@ from shardctl.cli.rebalance.work import (
     unless_yes,
     work_on,
 )
-from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
+from shardctl.cli.terminal import DEFAULT_FILE, FileOption, YesOption, out, say, waiting
 from shardctl.errors import EXIT_DONE, UsageError
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from shardctl.rebalance.backlog import Backlog
     from shardctl.rebalance.preflight import Known
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it. Without it, only show what would be done.")]
 DatabaseOption = Annotated[
     list[str] | None,
     typer.Option(
