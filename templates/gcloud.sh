@@ -105,9 +105,9 @@ account() {
 
 bindings='value[separator="|"](bindings.role,bindings.members,bindings.condition.title)'
 
-# granted POLICY ROLE MEMBER: whether the policy grants it without a condition
+# granted POLICY ROLE MEMBER [TITLE]: whether the policy grants it, under the condition of that title alone, or under none
 granted() {
-  case "$newline$1$newline" in *"$newline$2|$3|$newline"*) return 0 ;; esac
+  case "$newline$1$newline" in *"$newline$2|$3|${4-}$newline"*) return 0 ;; esac
   return 1
 }
 
@@ -143,6 +143,17 @@ account_grant() {
   patiently gcloud iam service-accounts add-iam-policy-binding "$1" --project="$project" --role="$2" --member="$3" \
     --condition=None
   done_with create grant "$1 $2 $3"
+}
+
+# project_grant PROJECT ROLE MEMBER TITLE EXPRESSION
+project_grant() {
+  policy=$(gcloud projects get-iam-policy "$1" --flatten='bindings[].members' --format="$bindings")
+  if granted "$policy" "$2" "$3" "$4"; then
+    done_with identical grant "$1 $2 $3 $4"
+    return
+  fi
+  patiently gcloud projects add-iam-policy-binding "$1" --role="$2" --member="$3" --condition="expression=$5,title=$4"
+  done_with create grant "$1 $2 $3 $4"
 }
 
 # job ID REGION CRON TIME_ZONE TOPIC BODY ATTRIBUTES DESCRIPTION

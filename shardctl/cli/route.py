@@ -43,7 +43,7 @@ def route(
                 "name": shard.name,
                 "types": [name for name in fleet.message_types if shard.takes(name)],
                 "subscription": next(s.id for s in topology.subscriptions(fleet, shard) if s.topic == topic),
-                "database_secret": topology.database_secret(fleet, shard).model_dump(include={"name", "key"}),
+                **_database(fleet, shard),
             }
             for shard in owners
         ],
@@ -53,6 +53,16 @@ def route(
     else:
         _print(placement)
     return EXIT_DONE
+
+
+def _database(fleet: Any, shard: Any) -> dict[str, Any]:
+    from shardctl.fleet import cloudsql, topology
+
+    secret, cloud_sql = topology.database_secret(fleet, shard), cloudsql.instance_of(shard)
+    return {
+        "database_secret": secret.model_dump(include={"name", "key"}) if secret else None,
+        "cloud_sql": cloud_sql.model_dump(include={"instance", "database"}) if cloud_sql else None,
+    }
 
 
 def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int:
@@ -88,10 +98,16 @@ def _unknown_type(fleet: Any, message_type: str) -> int:
 def _print(placement: dict[str, Any]) -> None:
     rows = [("slot", f"{placement['slot']} ({placement['digits']})"), ("topic", placement["topic"])]
     for shard in placement["shards"]:
-        secret = shard["database_secret"]
         rows += [
             ("shard", f"{shard['name']} (types: {', '.join(shard['types'])})"),
             ("subscription", shard["subscription"]),
-            ("database", f"secret {secret['name']}, key {secret['key']}"),
+            ("database", _database_text(shard["database_secret"], shard["cloud_sql"])),
         ]
     print_table(("key", placement["key"]), rows)
+
+
+def _database_text(secret: dict[str, str] | None, cloud_sql: dict[str, str] | None) -> str:
+    parts = [f"database {cloud_sql['database']} of Cloud SQL instance {cloud_sql['instance']}"] if cloud_sql else []
+    if secret:
+        parts.append(f"secret {secret['name']}, key {secret['key']}")
+    return "; ".join(parts)

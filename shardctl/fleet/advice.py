@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardctl.fleet import backends, topology
+from shardctl.fleet import backends, cloudsql, topology
 from shardctl.fleet.spec import Fleet
 
 MANY_DELIVERIES = 6
@@ -21,6 +21,7 @@ def advice(fleet: Fleet) -> tuple[str, ...]:
         *_on_times(fleet),
         *_on_push(fleet),
         *backends.advice(fleet),
+        *cloudsql.advice(fleet),
     )
 
 

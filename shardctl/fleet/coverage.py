@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shardctl.fleet import backends, credentials, schedules
+from shardctl.fleet import backends, cloudsql, credentials, schedules
 from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -108,6 +108,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *schedules.faults(fleet),
         *backends.faults(fleet),
         *credentials.faults(fleet),
+        *cloudsql.faults(fleet),
     ]
     if not problems:
         problems += prove(fleet)[1]

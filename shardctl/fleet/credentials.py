@@ -75,7 +75,8 @@ def _references(fleet: Fleet) -> Iterator[tuple[Path, SecretRef, Shard | None]]:
     if fleet.gateway and fleet.gateway.auth.secret:
         yield ("gateway", "auth", "secret"), fleet.gateway.auth.secret, None
     for number, shard in enumerate(fleet.shards):
-        yield ("shards", number, "database"), topology.database_secret(fleet, shard), shard
+        if database := topology.database_secret(fleet, shard):
+            yield ("shards", number, "database"), database, shard
     for shard in fleet.shards:
         for name, backend in backends.of_shard(fleet, shard).items():
             for secret, keys in backend.secrets.items():

@@ -34,6 +34,7 @@ from shardctl.fleet.scalars import (
     shown,
     written_duration,
 )
+from shardctl.fleet.settings.cloudsql import CloudSqlDefaults, Database
 from shardctl.fleet.settings.cluster import (
     Autoscaling,
     AutoscalingSetting,
@@ -53,7 +54,7 @@ from shardctl.fleet.settings.leader import Leader, LeaderSetting
 from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
 from shardctl.fleet.settings.routing import Routing
-from shardctl.fleet.settings.secrets import SecretRef, Secrets, SecretsSetting
+from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
 from shardctl.fleet.settings.tracing import Tracing
 from shardctl.fleet.settings.traffic import Traffic, TrafficSetting
 
@@ -114,7 +115,9 @@ class Shard(Model):
             "oldest first; empty for a new shard."
         ),
     ] = None
-    database: SecretRef | None = None
+    database: Annotated[Database | None, Field(description="By default key `url` of the Secret `FLEET-SHARD-db`.")] = (
+        None
+    )
     consumer: Annotated[Batching, Inherited(), Field(description="What differs from the fleet's `consumer`.")] = (
         INHERITED
     )
@@ -163,6 +166,13 @@ def _with_kinds(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, **short}
 
 
+def _laid_over(shared: Any, own: Any) -> Any:
+    """A mapping of the file over one that it inherits from, level by level."""
+    if not isinstance(shared, dict) or not isinstance(own, dict):
+        return own
+    return {**shared, **{name: _laid_over(shared.get(name), value) for name, value in own.items()}}
+
+
 SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy", "leader")
 
 
@@ -188,6 +198,7 @@ class Fleet(Model):
     routing: Routing = Routing()
     message_types: Annotated[dict[TypeName, MessageType], Field(min_length=1)]
     databases: DatabaseKinds = DEFAULT_KINDS
+    cloud_sql: CloudSqlDefaults = CloudSqlDefaults()
     subscription: Subscriptions = Subscriptions()
     redis: Redis = Redis()
     consumer: Batching = Batching()
@@ -275,6 +286,10 @@ class Fleet(Model):
                 for name in SHARD_OVERRIDES
                 if isinstance(shard.get(name), dict) and isinstance(data.get(name), dict)
             }
+            database = shard.get("database")
+            if isinstance(database, dict) and isinstance(database.get("cloud_sql"), dict):
+                cloud_sql = _laid_over(data.get("cloud_sql"), database["cloud_sql"])
+                merged["database"] = {**database, "cloud_sql": cloud_sql}
             return {**shard, **merged}
 
         return {**data, "shards": [inherit(shard) for shard in data["shards"]]}

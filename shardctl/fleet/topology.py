@@ -82,9 +82,13 @@ def shard_id(fleet: Fleet, shard: Shard) -> str:
     return f"{fleet.fleet}-{shard.name}"
 
 
-def database_secret(fleet: Fleet, shard: Shard) -> SecretRef:
-    """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`."""
-    return shard.database or SecretRef.model_construct(name=f"{shard_id(fleet, shard)}-db")
+def database_secret(fleet: Fleet, shard: Shard) -> SecretRef | None:
+    """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`. None where consumers log in by IAM."""
+    cloud_sql = shard.database and shard.database.cloud_sql
+    if cloud_sql and cloud_sql.iam:
+        return None
+    named = shard.database and shard.database.secret
+    return named or SecretRef.model_construct(name=f"{shard_id(fleet, shard)}-db")
 
 
 def generations(shard: Shard) -> tuple[Shard, ...]:

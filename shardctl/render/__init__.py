@@ -16,10 +16,11 @@ from jinja2 import Environment, TemplateError
 
 from shardctl.errors import UsageError
 from shardctl.fleet import topology
+from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
-from shardctl.render import gateway, limits, messaging, monitoring, rbac, scaling, traffic, workload
+from shardctl.render import cloudsql, gateway, limits, messaging, monitoring, rbac, scaling, traffic, workload
 from shardctl.render.config import config_text
-from shardctl.render.objects import Object, Plan, account_id, object_name
+from shardctl.render.objects import Object, Plan, object_name
 from shardctl.render.scaling import max_replicas
 from shardctl.render.templates import environment, place_of
 
@@ -106,7 +107,7 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
     "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan)),
-    "IAMPolicyMember": lambda plan: chain(messaging.grants(plan), gateway.grants(plan)),
+    "IAMPolicyMember": lambda plan: chain(messaging.grants(plan), cloudsql.grants(plan), gateway.grants(plan)),
     "CloudSchedulerJob": messaging.scheduler_jobs,
     "ServiceAccount": lambda plan: chain(workload.service_accounts(plan), gateway.service_accounts(plan)),
     "Role": rbac.roles,

@@ -12,15 +12,17 @@ from itertools import chain
 from typing import Any, Literal
 
 from shardctl.fleet.spec import Fleet
-from shardctl.render import gateway, messaging
+from shardctl.render import cloudsql, gateway, messaging
 from shardctl.render.objects import Object, Plan
 
-On = Literal["topic", "subscription", "account"]
+On = Literal["topic", "subscription", "account", "project"]
 _ON: Mapping[str, On] = {
     "PubSubTopic": "topic",
     "PubSubSubscription": "subscription",
     "IAMServiceAccount": "account",
+    "Project": "project",
 }
+_GRANTS = (messaging.grants, cloudsql.grants, gateway.grants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +79,28 @@ class External:
 
 
 @dataclass(frozen=True, slots=True)
+class Project:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What narrows a grant, as IAM writes it."""
+
+    title: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """`member` is who gets `role` on one resource: an account of the fleet, or another's name as IAM writes it."""
 
     name: str
     role: str
     on: On
-    resource: Topic | Subscription | Account | External
+    resource: Topic | Subscription | Account | External | Project
     member: Account | str
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +139,8 @@ def cloud(fleet: Fleet) -> Cloud:
         name: Account(name, fields["account_id"], emails[name], fields["display_name"])
         for name, fields in chain(_read(messaging.accounts, plan), _read(gateway.accounts, plan))
     }
-    targets: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
-    grants = []
-    for name, fields in chain(_read(messaging.grants, plan), _read(gateway.grants, plan)):
-        on = _ON[fields["resource_kind"]]
-        member = accounts[fields["member_account"]] if fields["member_account"] else fields["member"]
-        external = fields.get("resource_external")
-        resource = External(external, fields["resource_name"]) if external else targets[on][fields["resource_name"]]
-        grants.append(Grant(name, fields["role"], on, resource, member))
+    made: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
+    grants = (_grant(name, fields, made) for build in _GRANTS for name, fields in _read(build, plan))
     jobs = (
         Job(
             name,
@@ -150,6 +160,24 @@ def cloud(fleet: Fleet) -> Cloud:
 
 def _read(build: Callable[[Plan], Iterator[Object]], plan: Plan) -> Iterator[tuple[str, Mapping[str, Any]]]:
     return ((item.name, item.fields) for item in build(plan))
+
+
+def _grant(name: str, fields: Mapping[str, Any], made: Mapping[On, Mapping[str, Any]]) -> Grant:
+    on, condition = _ON[fields["resource_kind"]], fields.get("condition")
+    member = made["account"][fields["member_account"]] if fields["member_account"] else fields["member"]
+    return Grant(name, fields["role"], on, _resource(on, fields, made), member, condition and Condition(**condition))
+
+
+def _resource(
+    on: On, fields: Mapping[str, Any], made: Mapping[On, Mapping[str, Any]]
+) -> Topic | Subscription | Account | External | Project:
+    name, external = fields["resource_name"], fields.get("resource_external")
+    if on == "project":
+        return Project(name)
+    if external:
+        return External(external, name)
+    resource: Topic | Subscription | Account = made[on][name]
+    return resource
 
 
 def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:

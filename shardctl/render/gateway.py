@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from shardctl.errors import UsageError
-from shardctl.fleet import topology
+from shardctl.fleet import serviceaccounts, topology
+from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.settings.cluster import Reach
 from shardctl.fleet.settings.gateway import OPEN, Gateway
 from shardctl.fleet.spec import Fleet
 from shardctl.render.limits import METADATA_SERVER, Rule
-from shardctl.render.objects import Object, Plan, account_id, object_name, seconds, seconds_text
+from shardctl.render.objects import Object, Plan, object_name, seconds, seconds_text
 from shardctl.render.templates import Lines
 
 GRACE_MARGIN_SECONDS = 10  # between the gateway's own drain and the kill
@@ -123,7 +124,7 @@ def grants(plan: Plan) -> Iterator[Object]:
 
 
 def email(plan: Plan) -> str:
-    return plan.email_of(name_of(plan.fleet))
+    return serviceaccounts.email(plan.fleet, name_of(plan.fleet))
 
 
 # --- on the cluster ---------------------------------------------------------------------------------------------------

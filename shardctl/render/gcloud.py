@@ -74,7 +74,8 @@ def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
 def _grant(grant: Grant) -> Sequence[str]:
     on = grant.resource.email if isinstance(grant.resource, Account | External) else grant.resource.id
     member = grant.member if isinstance(grant.member, str) else f"serviceAccount:{grant.member.email}"
-    return f"{grant.on}_grant", on, grant.role, member
+    condition = (grant.condition.title, grant.condition.expression) if grant.condition else ()
+    return f"{grant.on}_grant", on, grant.role, member, *condition
 
 
 def _job(fleet: Fleet, job: Job) -> Sequence[str]:

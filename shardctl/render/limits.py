@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl.fleet import backends, quantities
+from shardctl.fleet import backends, cloudsql, quantities
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
-from shardctl.fleet.spec import Fleet
+from shardctl.fleet.spec import Fleet, Shard
+from shardctl.render.cloudsql import resources
 from shardctl.render.objects import Object, Plan, seconds_text
 from shardctl.render.rbac import asks_kubernetes
 from shardctl.render.scaling import max_replicas
@@ -48,6 +49,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                 egress=tuple(
                     _egress(
                         policy,
+                        database=policy.database or Reach(ports=_database_ports(writer.shard)),
                         asks_kubernetes=asks_kubernetes(writer),
                         backend_ports=backends.ports(plan.fleet, writer.shard),
                     )
@@ -55,9 +57,15 @@ def network_policies(plan: Plan) -> Iterator[Object]:
             )
 
 
-def _egress(policy: NetworkPolicy, *, asks_kubernetes: bool, backend_ports: tuple[int, ...]) -> Iterator[Rule]:
+def _database_ports(shard: Shard) -> tuple[int, ...]:
+    return (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
+
+
+def _egress(
+    policy: NetworkPolicy, *, database: Reach, asks_kubernetes: bool, backend_ports: tuple[int, ...]
+) -> Iterator[Rule]:
     yield _rule(policy.dns, "UDP", "TCP")
-    for reach in (*METADATA_SERVER, policy.google_apis, policy.redis, policy.database, *policy.also):
+    for reach in (*METADATA_SERVER, policy.google_apis, policy.redis, database, *policy.also):
         yield _rule(reach, "TCP")
     if asks_kubernetes:
         yield _rule(policy.kubernetes_api, "TCP")
@@ -99,22 +107,23 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
     def add(resource: str, amount: Fraction) -> None:
         totals[resource] = totals.get(resource, Fraction()) + amount
 
-    def add_pods(pods: int, resources: Resources) -> None:
+    def add_pods(pods: int, *containers: Resources) -> None:
         add("pods", Fraction(pods))
-        for resource, quantity in (
-            ("requests.cpu", resources.cpu),
-            ("requests.memory", resources.memory),
-            ("requests.ephemeral-storage", resources.ephemeral_storage),
-            ("limits.cpu", resources.cpu_limit),
-            ("limits.memory", resources.memory_limit),
-            ("limits.ephemeral-storage", resources.ephemeral_storage_limit),
-        ):
-            add(resource, pods * quantities.read(quantity))
+        for container in containers:
+            for resource, quantity in (
+                ("requests.cpu", container.cpu),
+                ("requests.memory", container.memory),
+                ("requests.ephemeral-storage", container.ephemeral_storage),
+                ("limits.cpu", container.cpu_limit),
+                ("limits.memory", container.memory_limit),
+                ("limits.ephemeral-storage", container.ephemeral_storage_limit),
+            ):
+                add(resource, pods * quantities.read(quantity))
 
     for shard in fleet.shards:
         workload = shard.workload
         pods = max_replicas(shard) + _surge(workload)
-        add_pods(pods, shard.resources)
+        add_pods(pods, shard.resources, *resources(shard))
         if workload.storage:
             add("persistentvolumeclaims", Fraction(pods))
             add("requests.storage", pods * quantities.read(workload.storage.size))

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shardctl.fleet import schedules, topology
+from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
-from shardctl.render.objects import Object, Plan, Writer, account_id, object_name, seconds, seconds_text
+from shardctl.render.objects import Object, Plan, Writer, object_name, seconds, seconds_text
 
 
 def topics(plan: Plan) -> Iterator[Object]:

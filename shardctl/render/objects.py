@@ -9,11 +9,9 @@ from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
 
-from shardctl.fleet import topology
+from shardctl.fleet import serviceaccounts, topology
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.config import config_text
-
-SHORTEST_ACCOUNT_ID, LONGEST_ACCOUNT_ID = 6, 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +94,7 @@ class Plan:
         return self._configs[writer.id]
 
     def account_email(self, writer: Writer) -> str:
-        return self.email_of(writer.id)
-
-    def email_of(self, identity: str) -> str:
-        """The address of the Google service account of a shard, or of what else has one of its own."""
-        # A project of an organisation's domain, `example.com:shop`, is written the other way round in addresses.
-        domain, _, project = self.fleet.project.rpartition(":")
-        host = f"{project}.{domain}" if domain else project
-        return f"{account_id(identity)}@{host}.iam.gserviceaccount.com"
+        return serviceaccounts.email(self.fleet, writer.id)
 
     def object(
         self, kind: str, name: str, owner: Writer | None, *, template: str | None = None, **fields: object
@@ -119,15 +110,6 @@ class Plan:
 
 
 # --- names and units -------------------------------------------------------------------------------------------------
-
-
-def account_id(shard_id: str) -> str:
-    """The id of a shard's Google service account: the shard's own name wherever that has 6 to 30 characters."""
-    if len(shard_id) < SHORTEST_ACCOUNT_ID:
-        return f"{shard_id}-writer"
-    if len(shard_id) > LONGEST_ACCOUNT_ID:
-        return f"{shard_id[:21].rstrip('-')}-{digest(shard_id)}"
-    return shard_id
 
 
 def object_name(pubsub_id: str) -> str:

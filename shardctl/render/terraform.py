@@ -12,7 +12,7 @@ from typing import Any
 
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
-from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, Topic, cloud
+from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Project, Subscription, Topic, cloud
 from shardctl.render.objects import digest
 
 _RESOURCES = {
@@ -20,6 +20,7 @@ _RESOURCES = {
     Subscription: "google_pubsub_subscription",
     Account: "google_service_account",
     External: "google_service_account",
+    Project: "google_project",
 }
 # A destroy would delete the backlog, so Terraform must refuse it: also to replace a subscription whose filter changed.
 _KEPT = {"prevent_destroy": True}
@@ -61,11 +62,12 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
         "google_pubsub_topic_iam_member": {},
         "google_pubsub_subscription_iam_member": {},
         "google_service_account_iam_member": {},
+        "google_project_iam_member": {},
         "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in cloud.jobs},
     }
     for grant in cloud.grants:
         kind = f"{_RESOURCES[type(grant.resource)]}_iam_member"
-        own = {} if grant.on == "account" else {"project": project}
+        own = {"project": project} if grant.on in ("topic", "subscription") else {}
         resources[kind][address(grant.name)] = {**own, **_grant(grant)}
     return resources
 
@@ -107,12 +109,23 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
 
 def _grant(grant: Grant) -> dict[str, Any]:
     on = "service_account_id" if grant.on == "account" else grant.on
-    member, resource = grant.member, grant.resource
+    member, condition = grant.member, grant.condition
     return {
-        on: resource.path if isinstance(resource, External) else _reference(resource, "name"),
+        on: _resource(grant),
         "role": grant.role,
         "member": _literal(member) if isinstance(member, str) else f"serviceAccount:{_reference(member, 'email')}",
+        **({"condition": {"title": condition.title, "expression": condition.expression}} if condition else {}),
     }
+
+
+def _resource(grant: Grant) -> str:
+    match grant.resource:
+        case Project(id):
+            return id
+        case External(path):
+            return path
+        case made:
+            return _reference(made, "name")
 
 
 def _job(job: Job) -> dict[str, Any]:

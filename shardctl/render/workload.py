@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from shardctl.fleet import topology
+from shardctl.fleet import cloudsql, topology
 from shardctl.fleet.backends import SECRETS_DIRECTORY, secrets
 from shardctl.fleet.credentials import redis_secret
 from shardctl.fleet.spec import Fleet, Shard
+from shardctl.render.cloudsql import proxy
 from shardctl.render.objects import Object, Plan, Writer, seconds
 from shardctl.render.rbac import asks_kubernetes
 from shardctl.render.templates import Lines
@@ -81,6 +82,8 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
         "grace_seconds": drain + GRACE_MARGIN_SECONDS + seconds(workload.pre_stop),
         "pre_stop_seconds": seconds(workload.pre_stop),
         "database": topology.database_secret(fleet, shard),
+        "database_url": cloudsql.url(fleet, shard),
+        "proxy": proxy(fleet, shard),
         "probes": fleet.probes,
         "resources": shard.resources,
         "placement": fleet.placement,

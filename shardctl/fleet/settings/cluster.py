@@ -186,7 +186,10 @@ class PushedFrom(Model):
 class NetworkPolicy(Model):
     """What a shard's pods may connect to, and who may connect to them. Nothing else passes."""
 
-    database: Reach = _to(5432, 3306)
+    database: Annotated[
+        Reach | None,
+        Field(description="By default ports 5432 and 3306 anywhere, or 3307 for an instance of Cloud SQL."),
+    ] = None
     redis: Reach = _to(6379)
     google_apis: Reach = _to(443)
     kubernetes_api: Annotated[

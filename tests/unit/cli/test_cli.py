@@ -287,6 +287,7 @@ def test_route_as_json(run, file):
             "types": ["customer", "order"],
             "subscription": "orders-s1-g1",
             "database_secret": {"name": "orders-s1-db", "key": "url"},
+            "cloud_sql": None,
         }
     ]
 

@@ -27,7 +27,7 @@ schedules:
     body: {order_id: sweep, note: "it's ${time} %{if} \\"now\\""}
 shards:
   - {name: s0, slots: 0-7}
-  - {name: s1, slots: 8-15, generation: 3}
+  - {name: s1, slots: 8-15, generation: 3, database: {cloud_sql: {instance: "data-project:europe-west1:orders", database: db}}}
 """
 
 

@@ -34,6 +34,8 @@ KNOWN = {
     "iam service-accounts update": {"--display-name"},
     "iam service-accounts get-iam-policy": POLICY,
     "iam service-accounts add-iam-policy-binding": GRANT | {"--condition"},
+    "projects get-iam-policy": POLICY,
+    "projects add-iam-policy-binding": GRANT | {"--condition"},
     "scheduler jobs describe": {"--location", "--format"},
     "scheduler jobs create pubsub": JOB | {"--attributes"},
     "scheduler jobs update pubsub": JOB | {"--update-attributes"},
@@ -108,10 +110,10 @@ def change(command, there, flags):
 def main():
     command, name, flags = parse(sys.argv[1:])
     state = json.loads(STATE.read_text()) if STATE.exists() else {}
-    kind = " ".join(command.split()[:2])
+    kind = " ".join(command.split()[:2]) if not command.startswith("projects ") else "projects"
     if command == "iam service-accounts create":
         name = f"{name}@{flags['--project']}.iam.gserviceaccount.com"
-    there = state.get(f"{kind} {name}")
+    there = state.setdefault(f"{kind} {name}", {"policy": []}) if kind == "projects" else state.get(f"{kind} {name}")
     if "create" in command.split():
         if there:
             fail(f"{kind} {name} already exists")
@@ -121,12 +123,13 @@ def main():
         print(described(command, there))
         return
     if command.endswith("get-iam-policy"):
-        print("\n".join(f"{grant}|" for grant in there["policy"]))
+        print("\n".join(grant if grant.count("|") > 1 else f"{grant}|" for grant in there["policy"]))
         return
     with (FOLDER / "log").open("a") as log:
         log.write(json.dumps(sys.argv[1:]) + "\n")
     if command.endswith("add-iam-policy-binding"):
-        there["policy"].append(f"{flags['--role']}|{flags['--member']}")
+        condition = mapping(flags["--condition"]) if "=" in flags.get("--condition", "") else {}
+        there["policy"].append("|".join((flags["--role"], flags["--member"], *filter(None, [condition.get("title")]))))
     else:
         for flag in ("--attributes", "--update-attributes", "--labels"):
             if flag in flags:

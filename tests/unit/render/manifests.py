@@ -55,6 +55,11 @@ def pod_of(item: dict[str, Any]) -> dict[str, Any]:
     return item["spec"]["template"]["spec"]
 
 
+def containers_of(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """With the sidecars."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
 def is_built_in(item: dict[str, Any]) -> bool:
     group = item["apiVersion"].rpartition("/")[0]
     return "." not in group or (group.endswith(".k8s.io") and not group.startswith("gateway."))

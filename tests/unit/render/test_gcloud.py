@@ -98,7 +98,11 @@ def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
         assert flags["--expiration-period"] == "never"
         assert flags.get("--dead-letter-topic", "") == wanted.dead_letter_policy.dead_letter_topic
         assert flags["--labels"] == dict(wanted.labels)
-    assert {name.rsplit(" ", 1)[0] for name in state} == {"iam service-accounts", "scheduler jobs"}
+    assert {name.rsplit(" ", 1)[0] for name in state} == {
+        "iam service-accounts",
+        "scheduler jobs",
+        "projects",
+    }
 
 
 def test_its_grants_are_config_connectors(cloud: Cloud) -> None:
@@ -110,6 +114,19 @@ def test_its_grants_are_config_connectors(cloud: Cloud) -> None:
     assert account["policy"] == [
         "roles/iam.workloadIdentityUser|serviceAccount:my-project.svc.id.goog[writers/orders-s0]"
     ]
+
+
+def test_a_shard_may_connect_to_its_own_instance_alone(cloud: Cloud) -> None:
+    member = "serviceAccount:orders-s1@my-project.iam.gserviceaccount.com"
+    roles = ("roles/cloudsql.client", "roles/cloudsql.instanceUser")
+    assert cloud.state["projects data-project"]["policy"] == [f"{role}|{member}|orders" for role in roles]
+    (condition, _) = (
+        flag for call in cloud.changes for flag in call if "projects" in call and flag.startswith("--condition")
+    )
+    assert condition == (
+        "--condition=expression=resource.name == 'projects/data-project/instances/orders' && "
+        "resource.service == 'sqladmin.googleapis.com',title=orders"
+    )
 
 
 def test_what_can_be_changed_is_changed_and_nothing_else(cloud: Cloud) -> None:

@@ -22,6 +22,7 @@ from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet import spec_errors
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.load import fleet_from, load_fleet
+from shardctl.fleet.settings.cloudsql import Database
 from shardctl.fleet.settings.cluster import Autoscaling, Resources
 from shardctl.fleet.settings.routing import Attributes
 from shardctl.fleet.settings.secrets import SecretRef
@@ -476,6 +477,7 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
     """A fleet for each place where text is free, with `text` there, past the checks that refuse it in a file."""
     fleet = fleet_of()
     secret = SecretRef.model_construct(name=text, key=text)
+    database = Database.model_construct(name=text, key=text)
     quantities = dict.fromkeys(Resources.model_fields, text)
     column = fleet.message_types["order"].model_copy(
         update={"table": text or "-", "key": (text,), "columns": {text: "text"}}
@@ -489,7 +491,7 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
         "redis": fleet.redis.model_copy(update={"secret": secret}),
         "resources": Resources.model_construct(**quantities),
         "message_types": {text: column},
-        "shards": (fleet.shards[0].model_copy(update={"database": secret}), fleet.shards[1]),
+        "shards": (fleet.shards[0].model_copy(update={"database": database}), fleet.shards[1]),
         "routing": fleet.routing.model_copy(update={"attributes": Attributes.model_construct(slot=text)}),
     }
     for field, value in everywhere.items():

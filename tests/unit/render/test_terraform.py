@@ -37,6 +37,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "google_pubsub_topic_iam_member": {"topic": True, "role": True, "member": True, "project": False},
     "google_pubsub_subscription_iam_member": {"subscription": True, "role": True, "member": True, "project": False},
     "google_service_account_iam_member": {"service_account_id": True, "role": True, "member": True},
+    "google_project_iam_member": {
+        "project": True,
+        "role": True,
+        "member": True,
+        "condition": {"title": True, "expression": True, "description": False},
+    },
     "google_cloud_scheduler_job": {
         "name": True,
         "region": False,

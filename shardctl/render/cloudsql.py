@@ -1,0 +1,71 @@
+"""What a shard's pods need for their instance of Cloud SQL: the Auth Proxy beside the consumer, and leave to connect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shardctl.fleet import cloudsql
+from shardctl.fleet.settings.cloudsql import CloudSql
+from shardctl.fleet.settings.cluster import Resources
+from shardctl.fleet.spec import Fleet, Shard
+from shardctl.render.objects import Object, Plan, seconds
+
+HEALTH_PORT = 9090
+STARTUP_PERIOD_SECONDS = 1  # the consumer waits for the proxy, which is up within a second or two
+_IP_FLAGS = {"public": (), "private": ("--private-ip",), "psc": ("--psc",)}
+
+
+def proxy(fleet: Fleet, shard: Shard) -> Mapping[str, Any] | None:
+    """The values of the sidecar in the pods' template; None for a shard without an instance."""
+    cloud_sql = cloudsql.instance_of(shard)
+    if cloud_sql is None:
+        return None
+    return {
+        "image": cloud_sql.proxy.image,
+        "arguments": tuple(_arguments(cloud_sql, seconds(shard.consumer.drain_timeout))),
+        "health_port": HEALTH_PORT,
+        "startup_period_seconds": STARTUP_PERIOD_SECONDS,
+        "startup_failures": fleet.probes.startup_failures * fleet.probes.period_seconds // STARTUP_PERIOD_SECONDS,
+        "resources": cloud_sql.proxy.resources,
+    }
+
+
+def _arguments(cloud_sql: CloudSql, drain_seconds: int) -> Iterator[str]:
+    yield "--structured-logs"
+    yield f"--port={cloudsql.engine_of(cloud_sql).port}"
+    yield from ("--health-check", "--http-address=0.0.0.0", f"--http-port={HEALTH_PORT}")
+    yield from ("--exit-zero-on-sigterm", f"--max-sigterm-delay={drain_seconds}s")
+    if cloud_sql.iam:
+        yield "--auto-iam-authn"
+    yield from _IP_FLAGS[cloud_sql.ip]
+    yield cloud_sql.instance
+
+
+def resources(shard: Shard) -> tuple[Resources, ...]:
+    """What the proxy of each pod may take."""
+    cloud_sql = cloudsql.instance_of(shard)
+    return (cloud_sql.proxy.resources,) if cloud_sql else ()
+
+
+def grants(plan: Plan) -> Iterator[Object]:
+    """A shard's account may connect to its own instance, and log in where it logs in by IAM; to no other of the project."""
+    for writer in plan.writers:
+        cloud_sql = cloudsql.instance_of(writer.shard)
+        if cloud_sql is None:
+            continue
+        project, instance = cloudsql.project_of(cloud_sql), cloudsql.name_of(cloud_sql)
+        roles = {"client": "roles/cloudsql.client"} | ({"user": "roles/cloudsql.instanceUser"} if cloud_sql.iam else {})
+        for name, role in roles.items():
+            yield plan.object(
+                "IAMPolicyMember",
+                f"{writer.id}-cloud-sql-{name}",
+                writer,
+                role=role,
+                resource_kind="Project",
+                resource_name=project,
+                resource_external=f"projects/{project}",
+                member=None,
+                member_account=writer.id,
+                condition={"title": instance, "expression": cloudsql.only_instance(cloud_sql)},
+            )

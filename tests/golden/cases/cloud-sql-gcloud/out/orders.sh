@@ -1,0 +1,187 @@
+#!/bin/sh
+# Makes the fleet's resources in Google Cloud match shards.yaml. Rendered by shardctl: edit shards.yaml instead.
+#
+# Run it as often as you like: it looks first, makes what is missing, and changes only what differs and may be changed.
+# It deletes nothing. It stops at a subscription with another topic, filter or ordering: Pub/Sub can't change those.
+set -eu
+CLOUDSDK_CORE_DISABLE_PROMPTS=1
+export CLOUDSDK_CORE_DISABLE_PROMPTS
+
+newline='
+'
+pauses='' # after a service account is made, grants to it may fail for some seconds
+
+refuse() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# done_with ACTION KIND NAME
+done_with() {
+  printf '%s %s %s\n' "$1" "$2" "$3"
+}
+
+# patiently COMMAND...
+patiently() {
+  for pause in $pauses; do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    sleep "$pause"
+  done
+  "$@" >/dev/null
+}
+
+# topic ID LABELS
+topic() {
+  if gcloud pubsub topics describe "$1" --project="$project" --format='value(name)' >/dev/null 2>&1; then
+    done_with identical topic "$1"
+    return
+  fi
+  gcloud pubsub topics create "$1" --project="$project" --labels="$2" >/dev/null
+  done_with create topic "$1"
+}
+
+# subscription ID TOPIC FILTER LABELS STATE FLAG...
+# STATE is what `describe` prints of the fields that can be changed, when they are right; FLAGs set them.
+subscription() {
+  name=$1 topic=$2 filter=$3 labels=$4 state=$5
+  shift 5
+  if ! live=$(gcloud pubsub subscriptions describe "$name" --project="$project" --format="$subscription_fields" 2>/dev/null); then
+    [ -z "$filter" ] || set -- "$@" --message-filter="$filter"
+    gcloud pubsub subscriptions create "$name" --project="$project" --topic="$topic" --enable-message-ordering \
+      --labels="$labels" "$@" >/dev/null
+    done_with create subscription "$name"
+    return
+  fi
+  live_topic=${live%%"|"*}
+  live=${live#*"|"}
+  live_ordering=${live%%"|"*}
+  live=${live#*"|"}
+  rest=$live
+  for _ in 1 2 3 4 5 6 7 8; do rest=${rest#*"|"}; done
+  live_endpoint=${rest%%"|"*}
+  for _ in 1 2 3; do rest=${rest#*"|"}; done
+  live_unwrapped=${rest%%"|"*}
+  rest=${rest#*"|"} # the filter comes last: it may hold a '|' itself
+  [ "$live_topic" = "$topic" ] || unchangeable topic "$live_topic" "$topic"
+  [ "$rest" = "$filter" ] || unchangeable filter "$rest" "$filter"
+  case $live_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on ;; esac
+  if [ "$live" = "$state|$filter" ]; then
+    done_with identical subscription "$name"
+    return
+  fi
+  case $state in *'|||||||||') set -- "$@" --clear-retry-policy --clear-dead-letter-policy ;; esac
+  case $state in *'||||') [ -z "$live_endpoint" ] || set -- "$@" --push-endpoint= ;; esac
+  case $state in *'|') [ -z "$live_unwrapped" ] || set -- "$@" --clear-push-no-wrapper-config ;; esac
+  gcloud pubsub subscriptions update "$name" --project="$project" "$@" >/dev/null
+  done_with update subscription "$name"
+}
+subscription_fields='value[separator="|"](topic,enableMessageOrdering,ackDeadlineSeconds,messageRetentionDuration,'
+subscription_fields=$subscription_fields'retainAckedMessages,expirationPolicy.ttl,retryPolicy.minimumBackoff,retryPolicy.maximumBackoff,'
+subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLetterPolicy.maxDeliveryAttempts,'
+subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
+subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
+
+# unchangeable WHAT LIVE WANTED
+unchangeable() {
+  refuse "subscription $name: its $1 is '$2', the file wants '$3', and Pub/Sub can't change it. Deleting it would lose its" \
+    'backlog: give the shard a new generation with `shardctl rebalance`, or undo the edit of the file.'
+}
+
+# account EMAIL ID DISPLAY_NAME
+account() {
+  if live=$(gcloud iam service-accounts describe "$1" --project="$project" --format='value(displayName)' 2>/dev/null); then
+    if [ "$live" = "$3" ]; then
+      done_with identical account "$1"
+      return
+    fi
+    gcloud iam service-accounts update "$1" --project="$project" --display-name="$3" >/dev/null
+    done_with update account "$1"
+    return
+  fi
+  gcloud iam service-accounts create "$2" --project="$project" --display-name="$3" >/dev/null
+  pauses='2 4 8 16'
+  done_with create account "$1"
+}
+
+bindings='value[separator="|"](bindings.role,bindings.members,bindings.condition.title)'
+
+# granted POLICY ROLE MEMBER [TITLE]: whether the policy grants it, under the condition of that title alone, or under none
+granted() {
+  case "$newline$1$newline" in *"$newline$2|$3|${4-}$newline"*) return 0 ;; esac
+  return 1
+}
+
+# topic_grant ID ROLE MEMBER, and the like: an existing grant is left alone, others' grants are never touched
+topic_grant() {
+  policy=$(gcloud pubsub topics get-iam-policy "$1" --project="$project" --flatten='bindings[].members' --format="$bindings")
+  if granted "$policy" "$2" "$3"; then
+    done_with identical grant "$1 $2 $3"
+    return
+  fi
+  patiently gcloud pubsub topics add-iam-policy-binding "$1" --project="$project" --role="$2" --member="$3"
+  done_with create grant "$1 $2 $3"
+}
+
+subscription_grant() {
+  policy=$(gcloud pubsub subscriptions get-iam-policy "$1" --project="$project" --flatten='bindings[].members' \
+    --format="$bindings")
+  if granted "$policy" "$2" "$3"; then
+    done_with identical grant "$1 $2 $3"
+    return
+  fi
+  patiently gcloud pubsub subscriptions add-iam-policy-binding "$1" --project="$project" --role="$2" --member="$3"
+  done_with create grant "$1 $2 $3"
+}
+
+account_grant() {
+  policy=$(gcloud iam service-accounts get-iam-policy "$1" --project="$project" --flatten='bindings[].members' \
+    --format="$bindings")
+  if granted "$policy" "$2" "$3"; then
+    done_with identical grant "$1 $2 $3"
+    return
+  fi
+  patiently gcloud iam service-accounts add-iam-policy-binding "$1" --project="$project" --role="$2" --member="$3" \
+    --condition=None
+  done_with create grant "$1 $2 $3"
+}
+
+# project_grant PROJECT ROLE MEMBER TITLE EXPRESSION
+project_grant() {
+  policy=$(gcloud projects get-iam-policy "$1" --flatten='bindings[].members' --format="$bindings")
+  if granted "$policy" "$2" "$3" "$4"; then
+    done_with identical grant "$1 $2 $3 $4"
+    return
+  fi
+  patiently gcloud projects add-iam-policy-binding "$1" --role="$2" --member="$3" --condition="expression=$5,title=$4"
+  done_with create grant "$1 $2 $3 $4"
+}
+
+# job ID REGION CRON TIME_ZONE TOPIC BODY ATTRIBUTES DESCRIPTION
+# The description carries a checksum over body and attributes, since `describe` prints those in no form that compares well.
+job() {
+  verb=create attributes=--attributes
+  if live=$(gcloud scheduler jobs describe "$1" --project="$project" --location="$2" \
+    --format='value[separator="|"](schedule,timeZone,pubsubTarget.topicName,description)' 2>/dev/null); then
+    if [ "$live" = "$3|$4|$5|$8" ]; then
+      done_with identical job "$1"
+      return
+    fi
+    verb=update attributes=--update-attributes
+  fi
+  gcloud scheduler jobs "$verb" pubsub "$1" --project="$project" --location="$2" --schedule="$3" --time-zone="$4" \
+    --topic="$5" --message-body="$6" "$attributes=$7" --description="$8" >/dev/null
+  done_with "$verb" job "$1"
+}
+
+project=my-project
+topic data-writes shardctl-fleet=orders
+topic data-writes-dead shardctl-fleet=orders
+subscription orders-strays projects/my-project/topics/data-writes 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-dead projects/my-project/topics/data-writes-dead '' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
+subscription orders-s0-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
+account orders-s0@my-project.iam.gserviceaccount.com orders-s0 'Consumer of shard orders-s0'
+account_grant orders-s0@my-project.iam.gserviceaccount.com roles/iam.workloadIdentityUser 'serviceAccount:my-project.svc.id.goog[writers/orders-s0]'
+subscription_grant orders-s0-g1 roles/pubsub.subscriber serviceAccount:orders-s0@my-project.iam.gserviceaccount.com
+topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:orders-s0@my-project.iam.gserviceaccount.com
+project_grant data-project roles/cloudsql.client serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders 'resource.name == '"'"'projects/data-project/instances/orders'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant data-project roles/cloudsql.instanceUser serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders 'resource.name == '"'"'projects/data-project/instances/orders'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
