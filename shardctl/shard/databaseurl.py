@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shardctl.errors import UsageError
 
@@ -27,6 +27,8 @@ _DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mysql+pymysql",
 }
+# The extra of this package that installs a driver.
+_EXTRAS = {"postgresql+psycopg": "postgres", "mysql+pymysql": "mysql"}
 
 # What SQLAlchemy makes PyMySQL's argument `ssl` of; with an authority, the certificate and the name in it are verified.
 _MYSQL_TLS = frozenset({"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname"})
@@ -57,10 +59,10 @@ def parse(text: str) -> URL:
         url = make_url(several["before"] + several["after"] if several else text)
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         url.get_dialect().import_dbapi()
-    except (ArgumentError, ValueError, ImportError):
-        raise DatabaseUrlError(
-            "not a database URL such as postgresql://user:password@host:5432/name, or its driver isn't here"
-        ) from None
+    except (NoSuchModuleError, ImportError):
+        raise DatabaseUrlError(_not_installed(url)) from None
+    except (ArgumentError, ValueError):
+        raise DatabaseUrlError("not a database URL such as postgresql://user:password@host:5432/name") from None
     if url.get_backend_name() != "sqlite" and (re.search("[@:]", url.database or "") or "password" in url.query):
         raise DatabaseUrlError("write user:password before the @ of the URL, in the password %2F for / and %40 for @")
     listed = several["hosts"].split(",") if several else []
@@ -72,6 +74,13 @@ def parse(text: str) -> URL:
     if url.host:
         _checked(url.host, url.port, 1)
     return _verifying(url) if url.get_backend_name() in {"mysql", "mariadb"} else url
+
+
+def _not_installed(url: URL) -> str:
+    extra = _EXTRAS.get(url.drivername)
+    if extra is None:
+        return f"no driver for {url.drivername} URLs; they begin with postgresql://, mysql://, mariadb:// or sqlite://"
+    return f"its driver {url.get_driver_name()} isn't installed. Run: pip install 'shardctl[{extra}]'"
 
 
 def prepare_threshold(url: URL) -> tuple[URL, int | None]:

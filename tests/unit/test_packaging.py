@@ -49,3 +49,19 @@ def test_what_only_reads_a_file_needs_no_driver_and_no_cloud_library(tmp_path, a
         [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_command_names_the_extra_that_it_lacks(tmp_path):
+    (tmp_path / "shards.yaml").write_text((ROOT / "shards.yaml").read_text())
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(('psycopg', 'pymysql'))); from shardctl.cli import main; "
+        "import shardctl.status.collector, shardctl.ui.server, shardctl.ui.view; "
+        "assert not [name for name in sys.modules if name.startswith('shardctl.local')]; "
+        "print([main(['up']), main(['parked', 'list', '--shard', 's0', '--database', 's0=mysql://u@127.0.0.1:1/d'])])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "[1, 1]\n", done.stderr
+    assert "psycopg not found: pip install 'shardctl[local]'" in done.stderr
+    assert "pip install 'shardctl[mysql]'" in done.stderr
+    assert "bug" not in done.stderr

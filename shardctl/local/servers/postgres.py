@@ -9,17 +9,16 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Literal as OneOf
-
-import psycopg
-from psycopg.errors import DuplicateDatabase
-from psycopg.sql import SQL, Identifier, Literal
 
 from shardctl import atomicfile
 from shardctl.local.servers.account import temporary_folder
 from shardctl.local.servers.install import PASSWORD, SUPERUSER, Installation, find_installation
-from shardctl.local.servers.process import HOST, Server, ServerError, StartError, wait_until
+from shardctl.local.servers.process import HOST, BinaryMissingError, Server, ServerError, StartError, wait_until
+
+if TYPE_CHECKING:  # a fleet on SQLite runs without the driver
+    import psycopg
 
 _SETTINGS = {
     "listen_addresses": HOST,
@@ -43,7 +42,7 @@ class PostgresServer(Server):
 
     `durable=False` gives up what survives a crash of the *machine*, for speed. `settings` are postgresql.conf's and
     win over ours. Run by root, the server works under another account; where that one can't reach `data_dir`,
-    `pgdata` is a link into the system's temporary folder.
+    `pgdata` is a link into the system's temporary folder. Raises BinaryMissingError without the driver.
     """
 
     program = "postgres"
@@ -55,6 +54,10 @@ class PostgresServer(Server):
         self, data_dir: Path, port: int = 0, *, durable: bool = True, settings: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(data_dir, port)
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise BinaryMissingError("psycopg", "pip install 'shardctl[local]'") from error
         self._settings = {**_SETTINGS, **(_DURABLE if durable else _NOT_DURABLE), **(settings or {})}
 
     @property
@@ -79,12 +82,17 @@ class PostgresServer(Server):
 
     def create_database(self, name: str) -> str:
         """Makes the database unless it is there; returns its URL."""
+        from psycopg.errors import DuplicateDatabase
+        from psycopg.sql import SQL, Identifier
+
         with self._connect() as connection, contextlib.suppress(DuplicateDatabase):
             connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
         """Ends the sessions that use it. Nothing happens where there is no such database."""
+        from psycopg.sql import SQL, Identifier
+
         with self._connect() as connection:
             connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
 
@@ -94,6 +102,8 @@ class PostgresServer(Server):
         With `synchronous`, a commit returns once the replica has it on disk, so that promoting it loses nothing; and
         no commit returns while the replica is gone. Without it, the newest commits may be missing there.
         """
+        from psycopg.sql import SQL, Literal
+
         standby = PostgresServer(data_dir, port, settings=self._settings)
         name = f"replica_{standby.port}"
         source = f"host={HOST} port={self.port} user={SUPERUSER} application_name={name} sslmode=disable"
@@ -155,6 +165,8 @@ class PostgresServer(Server):
         return find_installation()
 
     def _connect(self, timeout_seconds: int = 10) -> psycopg.Connection[tuple[Any, ...]]:
+        import psycopg
+
         try:
             return psycopg.connect(
                 host=HOST,

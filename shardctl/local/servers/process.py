@@ -34,7 +34,7 @@ class ServerError(ShardctlError):
 
 
 class BinaryMissingError(ServerError):
-    """A program that the local fleet runs isn't installed."""
+    """A program or a driver that the local fleet needs isn't installed."""
 
     def __init__(self, program: str, fix: str) -> None:
         super().__init__(f"{program} not found: {fix}")

@@ -1,5 +1,7 @@
 """Every way to name hosts ends in what libpq understands; and no error shows a password."""
 
+import sys
+
 import pytest
 
 from shardctl.shard.databaseurl import DatabaseUrlError, parse, prepare_threshold
@@ -94,6 +96,17 @@ def test_what_is_wrong_is_told_without_the_password(text, named):
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "driver", "extra"),
+    [("postgresql", "psycopg", "postgres"), ("mysql", "pymysql", "mysql"), ("mariadb", "pymysql", "mysql")],
+)
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch, kind, driver, extra):
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(DatabaseUrlError) as caught:
+        parse(f"{kind}://u:hunter2@h/db")
+    assert str(caught.value) == f"its driver {driver} isn't installed. Run: pip install 'shardctl[{extra}]'"
 
 
 @pytest.mark.parametrize(
