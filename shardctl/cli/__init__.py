@@ -19,6 +19,7 @@ import typer
 from shardctl import audit
 from shardctl.cli import deadletter, parked, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
+from shardctl.cli.apply import apply
 from shardctl.cli.broker import broker
 from shardctl.cli.diff import diff
 from shardctl.cli.gateway import gateway
@@ -61,6 +62,7 @@ for _verb in (
     route,
     render,
     diff,
+    apply,
     provision,
     publish,
     verify,

@@ -1,10 +1,7 @@
-"""Compares what is live with shards.yaml: Pub/Sub through its API, Kubernetes through `kubectl diff`. Only reads."""
+"""Compares Pub/Sub with shards.yaml, through its API. Only reads."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +18,6 @@ class DriftError(ShardctlError):
     """What is live couldn't be read, so whether it has drifted is unknown."""
 
 
-class NoKubectlError(DriftError):
-    """kubectl isn't on the PATH, so Kubernetes can't be compared. Install it, or leave Kubernetes out: --no-kubernetes."""
-
-    def __init__(self) -> None:
-        super().__init__(str(self.__doc__))
-
-
 @dataclass(frozen=True, slots=True)
 class PubSubDrift:
     """`steps` are what `shardctl provision` would do; `unchangeable` is what it can't, each with the safe way."""
@@ -37,12 +27,6 @@ class PubSubDrift:
 
     def __bool__(self) -> bool:
         return bool(self.steps or self.unchangeable)
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesDrift:
-    differs: bool
-    diff: str | None  # None where kubectl printed it itself
 
 
 def pubsub_drift(fleet: Fleet, publisher: Any, subscriber: Any) -> PubSubDrift:
@@ -73,24 +57,3 @@ def _shown(message: Any, field: str) -> str:
         return f"{value.seconds}s"
     parts = ", ".join(f"{part.name} {_shown(value, part.name)}" for part, _ in value.ListFields())
     return parts or ("never" if field == "expiration_policy" else "empty")
-
-
-def kubernetes_drift(texts: Iterable[str], *, context: str | None, capture: bool) -> KubernetesDrift:
-    """Ask the cluster what applying the documents on the server's side would change. kubectl prints it, unless captured.
-
-    Raises DriftError, NoKubectlError.
-    """
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise NoKubectlError
-    command = [kubectl, "diff", "--server-side", "--filename", "-"]
-    if context is not None:
-        command += ["--context", context]
-    stream = "".join(f"---\n{text}" for text in texts).encode()
-    try:
-        run = subprocess.run(command, input=stream, stdout=subprocess.PIPE if capture else None, check=False)
-    except OSError as error:
-        raise DriftError(f"{kubectl}: {error.strerror}") from error
-    if run.returncode not in (0, 1):  # kubectl's own rule: 1 is a difference, more is a failure
-        raise DriftError(f"kubectl diff failed with exit code {run.returncode}; its own message is above.")
-    return KubernetesDrift(run.returncode == 1, run.stdout.decode(errors="replace") if capture else None)

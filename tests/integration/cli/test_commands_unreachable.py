@@ -35,7 +35,8 @@ SERVING = {"up", "demo", "broker", "gateway", "ui"}
 ASKING = {
     "adopt": ("adopt --yes", "database"),
     "provision": ("provision", "Pub/Sub"),
-    "diff": ("diff --no-kubernetes --json", "Pub/Sub"),
+    "apply": ("apply --context nobody", "kubectl"),
+    "diff": ("diff --no-kubernetes", "Pub/Sub"),
     "publish": ("publish writes.jsonl", "failed to connect"),
     "verify": ("verify --json", "database"),
     "deadletter list": ("deadletter list --json --wait 0.2", "can't be read"),
@@ -123,6 +124,14 @@ def test_what_cannot_be_answered_is_an_error(nobody, capsys, command, named):
     assert not re.search(r"\b(0|no) (dead letters|strays|parked|rows|slots|faults)|Nothing matches|[Vv]erified", err)
     assert "bug" not in err
     assert "sekret" not in err
+
+
+def test_a_comparison_as_json_says_what_is_unknown(nobody, capsys):
+    assert main(["diff", "--no-kubernetes", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["kubernetes"] is None
+    assert report["pubsub"]["differs"] is None
+    assert "Pub/Sub" in report["pubsub"]["error"]
 
 
 def test_a_look_shows_what_is_unknown_and_why(nobody, capsys):

@@ -1,4 +1,4 @@
-"""`shardctl diff` against a kubectl of our own and the embedded broker."""
+"""`shardctl diff` against an API server and the embedded broker, both of our own."""
 
 from __future__ import annotations
 
@@ -11,20 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
+from cluster_kit import Cluster, apply, cluster_for, kubectl_of
 
 from shardctl.cli import main
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from shardctl.fleet.load import load_fleet
-from shardctl.render import documents
 from tests.unit.render.cloud_kit import FLEET
 
-KUBECTL = """#!/bin/sh
-printf '%s\\n' "$*" > "$FAKE_KUBECTL/arguments"
-cat > "$FAKE_KUBECTL/stdin"
-cat "$FAKE_KUBECTL/answer"
-exit "$(cat "$FAKE_KUBECTL/code")"
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -34,34 +28,16 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-class Kubectl:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        binary = folder / "kubectl"
-        binary.write_text(KUBECTL)
-        binary.chmod(0o755)
-        self.answers(0)
-
-    def answers(self, code: int, text: str = "") -> None:
-        (self.folder / "code").write_text(str(code))
-        (self.folder / "answer").write_text(text)
-
-    @property
-    def arguments(self) -> str:
-        return (self.folder / "arguments").read_text().strip()
-
-    @property
-    def stdin(self) -> str:
-        return (self.folder / "stdin").read_text()
-
-
 @pytest.fixture
-def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kubectl:
+def cluster(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """What kubectl leads to; the file is applied there."""
+    fleet = load_fleet(file)
+    cluster = cluster_for(fleet)
+    apply(cluster, fleet)
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_KUBECTL", str(folder))
-    return Kubectl(folder)
+    with kubectl_of(cluster, folder, monkeypatch):
+        yield cluster
 
 
 def run(file: Path, *options: str) -> int:
@@ -71,30 +47,62 @@ def run(file: Path, *options: str) -> int:
 # --- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
-def test_kubectl_is_asked_about_every_document_on_the_servers_side(file: Path, kubectl: Kubectl) -> None:
+def test_what_was_applied_is_as_the_file_says(file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(file, "--no-pubsub", "--context", "prod") == EXIT_DONE
-    assert kubectl.arguments == "diff --server-side --filename - --context prod"
-    found = list(documents(load_fleet(file)))
-    assert [item["metadata"]["name"] for item in yaml.safe_load_all(kubectl.stdin)] == [item.name for item in found]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"Kubernetes: as {file} says" in err
+    assert "--context=prod" in Path(os.environ["FAKE_KUBECTL"], "calls").read_text()
 
 
-def test_what_differs_in_the_cluster_is_passed_through(
-    file: Path, kubectl: Kubectl, capfd: pytest.CaptureFixture[str]
+def test_what_another_manager_set_is_shown_and_changes_nothing(
+    file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kubectl.answers(1, "-  image: old\n+  image: new\n")
+    path = ["spec", "template", "spec", "containers", "consumer", "image"]
+    cluster.set_by("kubectl-set", "Deployment", "orders-s0", path, "example.com/consumer:evil")
+    writes = [*cluster.writes]
     assert run(file, "--no-pubsub") == EXIT_REFUSED
-    out, err = capfd.readouterr()
-    assert out == "-  image: old\n+  image: new\n"
+    out, err = capsys.readouterr()
+    assert "update Deployment/orders-s0\n" in out
+    assert "-        image: example.com/consumer:evil\n" in out
+    assert "+        image: example.com/consumer:1.0.0\n" in out
     assert "drift" in err
+    assert cluster.writes == writes
 
 
-def test_a_failure_of_kubectl_is_no_drift(file: Path, kubectl: Kubectl, capfd: pytest.CaptureFixture[str]) -> None:
-    kubectl.answers(2)
+def test_a_refused_object_hides_no_other(file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.denied.add(("patch", "configmaps"))
+    cluster.find("Deployment", "orders-s1")["spec"]["replicas"] = 5
+    del cluster.objects["policy/v1", "poddisruptionbudgets", "writers", "orders-s0"]
     assert run(file, "--no-pubsub") == EXIT_REFUSED
-    assert "kubectl diff failed with exit code 2" in capfd.readouterr().err
+    lines = capsys.readouterr().out.splitlines()
+    assert 'refused ConfigMap/orders-s0: configmaps "orders-s0" is forbidden: User "dev" cannot patch' in "\n".join(
+        lines
+    )
+    assert "create PodDisruptionBudget/orders-s0" in lines
 
 
-def test_without_kubectl_the_way_out_is_told(
+def test_objects_that_the_file_does_not_name_are_listed(
+    file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(file, "autoscaling: {max: 8}", "autoscaling: none")
+    assert run(file, "--no-pubsub") == EXIT_REFUSED
+    assert "unnamed HorizontalPodAutoscaler/orders-s1: " in capsys.readouterr().out
+
+
+def test_a_stateful_sets_disks_cant_be_changed_in_place(
+    file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(file, "autoscaling: {max: 8}", "workload: {kind: statefulset, storage: {size: 1Gi}}")
+    apply(cluster, load_fleet(file))
+    edit(file, "1Gi", "2Gi")
+    assert run(file, "--no-pubsub") == EXIT_REFUSED
+    out = capsys.readouterr().out
+    assert "unchangeable StatefulSet/orders-s0: " in out
+    assert "kubectl delete statefulset orders-s0 -n writers --cascade=orphan" in out
+
+
+def test_without_kubectl_the_way_out_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -106,13 +114,31 @@ def test_nothing_to_compare_is_a_usage_error(file: Path) -> None:
     assert run(file, "--no-pubsub", "--no-kubernetes") == EXIT_USAGE
 
 
-def test_json_holds_kubectls_answer(file: Path, kubectl: Kubectl, capsys: pytest.CaptureFixture[str]) -> None:
-    kubectl.answers(1, "+ new\n")
+def test_json_names_each_object(file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    del cluster.objects["policy/v1", "poddisruptionbudgets", "writers", "orders-s0"]
     assert run(file, "--no-pubsub", "--json") == EXIT_REFUSED
-    assert json.loads(capsys.readouterr().out) == {
-        "kubernetes": {"differs": True, "diff": "+ new\n"},
-        "pubsub": None,
+    report = json.loads(capsys.readouterr().out)
+    assert report["pubsub"] is None
+    name = {"kind": "PodDisruptionBudget", "name": "orders-s0", "namespace": "writers"}
+    assert report["kubernetes"] == {
+        "differs": True,
+        "diff": "",
+        "objects": [{"action": "create", **name, "diff": [], "problem": ""}],
+        "unnamed": [],
+        "unlisted": [],
     }
+
+
+def test_json_is_printed_also_where_the_cluster_cant_be_reached(
+    file: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.down = "dial tcp 10.0.0.1:443: connect: connection refused"
+    assert run(file, "--no-pubsub", "--json") == EXIT_REFUSED
+    out, err = capsys.readouterr()
+    report = json.loads(out)["kubernetes"]
+    assert report["differs"] is None
+    assert "connection refused" in report["error"]
+    assert "error: " in err
 
 
 # --- Pub/Sub ----------------------------------------------------------------------------------------------------------
@@ -155,7 +181,8 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new))
 
 
-def test_what_was_provisioned_is_as_the_file_says(provisioned: Path, kubectl: Kubectl) -> None:
+def test_what_was_provisioned_is_as_the_file_says(provisioned: Path, cluster: Cluster) -> None:
+    apply(cluster, load_fleet(provisioned), force=True)
     assert run(provisioned) == EXIT_DONE
 
 
