@@ -7,6 +7,8 @@
 Invariants kept here:
 - a base is valid only while its source's lane has the log that the base names, and that log was on before the base's snapshot:
   its name is read in that snapshot. So what the base lacks is in the log;
+- what an earlier lane left behind at the destination is a base without a copy, while the source's lane has the log that is named
+  after the barrier of that lane: it began when the slot became active at the source, with these rows;
 - base, round and activation hold the destination's lane from their beginning, and ask for the base in that transaction. So no two
   executors change the same copy at once, and none changes it once the slot is active;
 - base and round ask at their end, under the fence, whether their rebalance is open in the destination's database. So an executor
@@ -49,9 +51,10 @@ _DROPPED = ""  # in place of a log's name: the rows are there, and are no base
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """`rows` is None where this run didn't copy them: an earlier one did."""
+    """`rows` is None where an earlier run made it. `left_behind`: by an earlier lane, so none were copied."""
 
     rows: int | None
+    left_behind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +100,11 @@ class Bases:
         self._fleet, self._databases, self._rebalance = fleet, databases, rebalance
         self._cancelled, self._few_rows = cancelled, few_rows
         self._under_way: dict[HandOver, int] = {}
+        self._fit_for_logs: dict[str, bool] = {}  # by shard
 
     def make(self, hand_over: HandOver, source: Place) -> Base | None:
-        """Begin the log and copy the slot; None where it is to be copied in its pause: it is small, or its log is incomplete.
+        """Begin the log and copy the slot, unless a base is there; None where it is to be copied in its pause: it is small, its
+        log is incomplete, or its base was dropped.
 
         Nothing is done where the slot isn't arriving any more. Raises JournalError where no more slots may begin, DatabaseError,
         and what `copy_slot` raises.
@@ -117,16 +122,19 @@ class Bases:
                 source_lane = _lane(out, hand_over, source)
                 if source_lane is None or source_lane.state != LaneState.ACTIVE or source_lane.log is None:
                     return None
+                if _is_dropped(into, hand_over):
+                    return None
                 if _is_valid(into, hand_over, source, source_lane):
                     return Base(None)
-                rows = self._copy(out, into, hand_over)
+                is_here = _left_behind(into, hand_over, source_lane)
+                rows = 0 if is_here else self._copy(out, into, hand_over)
             end(into, hand_over)
             its = {"slot": hand_over.slot, "generation": hand_over.to.generation, "log": source_lane.log, "rows": rows}
             place = {"source_shard": source.shard, "source_generation": source.generation}
             into.execute(insert(bases).values(**its, **place))
             lanes.share_fence(into)
             journal.check_going(into, self._rebalance)
-        return Base(rows)
+        return Base(rows, left_behind=is_here)
 
     def _copy(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
         def counted() -> bool:
@@ -151,6 +159,7 @@ class Bases:
             if few or next(untracked(out, tables), None) is not None:
                 return True
         with snapshot(self._databases[hand_over.to.shard]) as into:
+            self.logs_from_now_on(into, hand_over)
             return next(shared_values(slot_tables(into, self._kinds(hand_over))), None) is not None
 
     def catch_up(self, hand_over: HandOver, source: Place) -> Round | None:
@@ -195,6 +204,17 @@ class Bases:
             after = log.positions[-1]
         return rows
 
+    def logs_from_now_on(self, into: Connection, hand_over: HandOver) -> bool:
+        """Whether all changes of the slot are logged at its destination once it is active: then it can go back without a copy.
+
+        Asked of the tables once a run, so that no pause waits for it.
+        """
+        shard = hand_over.to.shard
+        if shard not in self._fit_for_logs:
+            tables = slot_tables(into, self._kinds(hand_over))
+            self._fit_for_logs[shard] = next(untracked(into, tables), None) is None
+        return self._fit_for_logs[shard]
+
     def drop(self, hand_over: HandOver) -> None:
         """It can't be brought up to date: the slot is copied in its pause. What was copied stays until then, and is known."""
         its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
@@ -214,13 +234,14 @@ def end(into: Connection, hand_over: HandOver) -> None:
 def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generation: int) -> None:
     """Delete what was copied of a slot that isn't to come now. Once no base can be made any more: see `journal.stop`.
 
-    Rows and the mark of the base go in one transaction. Where the mark is gone, the rows may be another's.
+    Rows and the mark of the base go in one transaction. Where the mark is gone, the rows may be another's. Where an earlier lane
+    of the slot has left rows here, they stay for `finish`: the next way back may need them.
     """
     its = (bases.c.slot == slot) & (bases.c.generation == generation)
     with writing(engine) as into:
         lane = lanes.hold(into, slot, generation)
         marked = into.execute(delete(bases).where(its)).rowcount
-        if marked and lane is not None and lane.state == LaneState.ARRIVING:
+        if marked and lane is not None and lane.state == LaneState.ARRIVING and not lanes.left_here(into, slot):
             delete_leftovers(into, slot_tables(into, kinds), slot)
 
 
@@ -241,3 +262,17 @@ def _is_valid(into: Connection, hand_over: HandOver, source: Place, source_lane:
     its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
     made_from = (bases.c.source_shard == source.shard) & (bases.c.source_generation == source.generation)
     return into.scalar(select(bases.c.slot).where(its, made_from, bases.c.log == source_lane.log)) is not None
+
+
+def _is_dropped(into: Connection, hand_over: HandOver) -> bool:
+    its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
+    return into.scalar(select(bases.c.slot).where(its, bases.c.log == _DROPPED)) is not None
+
+
+def _left_behind(into: Connection, hand_over: HandOver, source_lane: Lane) -> bool:
+    """Whether an earlier lane's rows are here, and the source has logged every change since that lane left.
+
+    The source's lane has a barrier's time of its own, but leaving replaces it: the log's name doesn't change.
+    """
+    left = lanes.left_here(into, hand_over.slot)
+    return any(source_lane.log == lanes.log_since(lane.barrier_time_us or 0) for lane in left)

@@ -37,7 +37,10 @@ def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
 
 
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
-    """Nothing is logged any more, and what was copied of slots that stay where they are is deleted."""
+    """Nothing is logged for a copy any more, and what was copied of slots that stay where they are is deleted.
+
+    An abort leaves what the way back needs: what slots left behind, and the logs of what changed since.
+    """
     for shard in handover.participating(fleet):
         for slot, generation in bases.there(databases[shard.name]):
             bases.discard(databases[shard.name], kinds_of(fleet, shard.name), slot, generation)
@@ -156,14 +159,17 @@ def delete_rows(
 ) -> int:
     """Delete the rows of slots that aren't active, then their lanes. `progress` receives each shard's count of deleted rows.
 
-    Each transaction asks whether the rebalance is still open: raises JournalError where it isn't.
+    Each transaction asks whether the rebalance is still open: raises JournalError where it isn't. The logs end in every database
+    before the first row goes: killed in between, what is left of the rows must not count as a base for the way back.
     """
     total = 0
-    for shard in handover.participating(fleet):
-        engine, entry = databases[shard.name], journal.entry_of(fleet, known[shard.name].entries)
-        if entry is None or entry.state == RebalanceState.DONE:
-            continue  # by a run of this that was killed before it could settle the file
-        rebalance = entry.id
+    opened = list(_opened(fleet, known))
+    for shard, rebalance in opened:
+        with writing(databases[shard.name]) as connection:
+            lanes.end_logs(connection)
+            journal.check_open(connection, rebalance)
+    for shard, rebalance in opened:
+        engine = databases[shard.name]
         with writing(engine) as connection:
             lanes.retire(connection)
             journal.check_open(connection, rebalance)
@@ -178,6 +184,14 @@ def delete_rows(
             lanes.forget(connection)
             journal.check_open(connection, rebalance)
     return total
+
+
+def _opened(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[tuple[Shard, str]]:
+    """Those that a run of this which was killed before it could settle the file hasn't closed, and the rebalance's id."""
+    for shard in handover.participating(fleet):
+        entry = journal.entry_of(fleet, known[shard.name].entries)
+        if entry is not None and entry.state != RebalanceState.DONE:
+            yield shard, entry.id
 
 
 @contextmanager

@@ -86,16 +86,17 @@ def _hand_over(
             left = lanes.read(out, (move.slot,)).get(lane_of(move.slot, source.generation))
             if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
                 return Copied(None)  # not yet, as the next look will show
-            rows = None
+            rows, logged = None, False
             if source.shard == move.to.shard:
                 rows = 0
             elif based is not None:
                 with trouble_of_base():
                     rows = based.finish(out, into, move, source, left)
+                logged = rows is not None and based.logs_from_now_on(into, move)
             if rows is None:
                 rows = copy(out, into, move)
         bases.end(into, move)
-        lanes.activate(into, {move.slot: left.barrier_time_us}, move.to.generation)
+        lanes.activate(into, {move.slot: left.barrier_time_us}, move.to.generation, logged=logged)
     return Copied(rows)
 
 

@@ -188,7 +188,8 @@ def close(connection: Connection, fleet: Fleet, state: RebalanceState) -> None:
         return
     if state == RebalanceState.ABORTED and entry.state == RebalanceState.OPEN and not entry.stopping:
         raise JournalError(f"rebalance {entry.id} was started again meanwhile, so it isn't aborted.")
-    lanes.end_logs(connection)
+    end_logs = lanes.end_logs if state == RebalanceState.DONE else lanes.end_logs_of_copies
+    end_logs(connection)
     _change(connection, entry, state, stopping=False)
 
 

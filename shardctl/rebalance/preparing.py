@@ -113,6 +113,7 @@ class Preparing:
             if slot.based:
                 self._tally.rows += result.rows or 0
                 self._tally.bases += 1
+                self._tally.left_behind += result.left_behind
             slot.ready = not slot.based
         elif result is None:
             slot.based, slot.ready = False, True

@@ -18,7 +18,8 @@ class Stats:
     flipped: int = 0  # to another generation in their own database
     rows: int = 0  # copied, in pauses and before them
     under_way: Callable[[], int] = int  # rows of copies that aren't done
-    bases: int = 0  # slots copied while their writes went on
+    bases: int = 0  # slots copied while their writes went on, or
+    left_behind: int = 0  # of those: not copied, since their rows were there from before
     changes: int = 0  # brought over since, while writes went on
     fell_back: list[str] = field(default_factory=list)  # slots copied in their pause though they had a base, and why
     barriers: int = 0  # published, copies included
@@ -46,7 +47,8 @@ class Stats:
             "moved": self.moved,
             "flipped": self.flipped,
             "rows_copied": self.rows,
-            "copied_ahead": self.bases,
+            "copied_ahead": self.bases - self.left_behind,
+            "not_copied_again": self.left_behind,
             "changes_brought_over": self.changes,
             "fell_back": list(self.fell_back),
             "barriers": self.barriers,

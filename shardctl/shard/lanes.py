@@ -7,8 +7,9 @@ Invariants kept here and in the transactions that call this:
 - a lane is left only by the barrier that its own database awaits. It is awaited only once the slot's next lane is due, and its
   token is unknown to everybody else until it is published. So while a slot is arriving, no message can end the lane it is in,
   and a barrier that is met was published after the lane became due;
-- a lane's log begins under the fence alone, has a name that no other log ever has, and ends only when the rebalance is closed. So
-  a reader that sees the same name twice knows that every change in between is in it: see `shardctl.shard.changes`.
+- a lane's log begins and ends under the fence alone, and has a name that no other log of the slot ever has. So a reader that sees
+  the same name twice knows that every change in between is in it: see `shardctl.shard.changes`;
+- a log that is named after its lane's barrier began in the transaction in which the lane became active: it has all changes since.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, not_, select, update
 
 from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.shard.engine import MYSQL
 from shardctl.shard.schema import LaneState, RebalanceState, barriers, bases, fence, lanes, rebalances
 
 TOKEN_BYTES = 16
+_SINCE = "since-"  # no random name begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Met:
     slot: int
     token: str
     time_us: int
+
+
+def log_since(barrier_time_us: int) -> str:
+    """The name of a log that began when its lane became active, after a barrier that was published then."""
+    return f"{_SINCE}{barrier_time_us}"
 
 
 def version(connection: Connection) -> int | None:
@@ -136,9 +143,17 @@ def begin_logs(connection: Connection, slots: Collection[int], generation: int) 
 
 
 def end_logs(connection: Connection) -> None:
-    """For the end of a rebalance: nothing is logged any more, and no copy that a log went with counts any more."""
+    """Nothing is logged any more, and no base counts: neither a copy nor what a slot left behind elsewhere."""
     take_fence_alone(connection)
     connection.execute(update(lanes).where(lanes.c.log.is_not(None)).values(log=None))
+    connection.execute(delete(bases))
+
+
+def end_logs_of_copies(connection: Connection) -> None:
+    """For the end of an abort: no copy counts any more. The logs of active lanes that began with them go on, for the way back."""
+    take_fence_alone(connection)
+    for_the_way_back = and_(lanes.c.state == LaneState.ACTIVE, lanes.c.log.startswith(_SINCE))
+    connection.execute(update(lanes).where(lanes.c.log.is_not(None), not_(for_the_way_back)).values(log=None))
     connection.execute(delete(bases))
 
 
@@ -160,10 +175,25 @@ def await_barriers(connection: Connection, slots: Collection[int], generation: i
     return tokens | new
 
 
-def activate(connection: Connection, barrier_times_us: Mapping[int, int], generation: int) -> None:
-    """Slots whose rows and inbox are here, copied and verified in this transaction, become active. From due alone."""
+def activate(
+    connection: Connection, barrier_times_us: Mapping[int, int], generation: int, *, logged: bool = False
+) -> None:
+    """Slots whose rows and inbox are here, copied and verified in this transaction, become active. From due alone.
+
+    With `logged`, every change is logged from the same commit on: so what their last lanes left behind is a base for the way
+    back.
+    """
     take_fence_alone(connection)
     _move(connection, barrier_times_us, generation, LaneState.DUE, LaneState.ACTIVE)
+    for slot, time_us in barrier_times_us.items() if logged else ():
+        lane = and_(lanes.c.slot == slot, lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
+        connection.execute(update(lanes).where(lane, lanes.c.barrier_time_us == time_us).values(log=log_since(time_us)))
+
+
+def left_here(connection: Connection, slot: int) -> list[Lane]:
+    """The slot's lanes that were active here and have left: their rows stay until `finish` deletes them."""
+    found = read(connection, (slot,)).values()
+    return [lane for lane in found if lane.state == LaneState.LEFT and lane.barrier_time_us is not None]
 
 
 def awaited_among(connection: Connection, met: Iterable[Met], generation: int) -> dict[int, int]:

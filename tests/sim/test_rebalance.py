@@ -9,9 +9,18 @@ import pytest
 from tests.sim.campaign import Failure
 from tests.sim.rebalance.campaign import command, failures
 from tests.sim.rebalance.delta_mutants import MUTANTS as DELTA_MUTANTS
-from tests.sim.rebalance.delta_mutants import SLOW, aborted_twice
+from tests.sim.rebalance.delta_mutants import NO_SECOND_COPY, SLOW, aborted_twice
+from tests.sim.rebalance.executor import Crash
 from tests.sim.rebalance.mutants import MUTANTS, TWICE
-from tests.sim.rebalance.scenario import copied_ahead, drawn, every_await, every_effect, small
+from tests.sim.rebalance.scenario import (
+    copied_ahead,
+    drawn,
+    every_await,
+    every_effect,
+    finish_cut_short,
+    small,
+    there_and_back,
+)
 from tests.sim.rebalance.world import play
 
 FEW, SCHEDULES = 2, 35
@@ -92,6 +101,28 @@ def test_every_barrier_published_twice():
 def test_two_people_abort():
     """One is slow: what it has seen is another copy by the time it deletes."""
     check(map(aborted_twice, range(10)), SLOW)
+
+
+@pytest.mark.slow
+def test_there_back_and_there_again_without_a_second_copy():
+    check(map(there_and_back(small), range(2)), NO_SECOND_COPY)
+
+
+@pytest.mark.proof
+def test_there_back_and_there_again():
+    check(map(there_and_back(), range(SCHEDULES // 2)))
+    check(map(finish_cut_short, range(12)))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("seed", [1, 2])
+def test_there_back_and_there_again_killed_at_every_effect(seed):
+    made = there_and_back(small)
+    effects = len(play(made(seed)).effects)
+    crashes = (
+        Crash(number, when) for number in range(1, effects + 1, 2 * EFFECT_STRIDE) for when in ("before", "after")
+    )
+    check(dataclasses.replace(made(seed), crashes=(crash,)) for crash in crashes)
 
 
 @pytest.mark.slow

@@ -276,6 +276,10 @@ def _print(progress: Progress, tally: Stats, seconds: float, tell: Callable[[str
         f"{progress.arrived:,} of {progress.total:,} slots handed over in {seconds:.1f} s: {tally.moved:,} moved, "
         f"{tally.flipped:,} changed generation; {tally.rows:,} rows copied."
     )
+    if tally.left_behind:
+        tell(
+            f"{tally.left_behind:,} slots went back to rows that they had left behind: only what has changed since was copied."
+        )
     if pause := report["pause_seconds"]:
         tell(f"pause of a moved slot: p50 {pause['p50']:.3f} s, p99 {pause['p99']:.3f} s, at most {pause['max']:.3f} s")
     if met := report["barrier_seconds"]:

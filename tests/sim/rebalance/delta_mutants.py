@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import sqlite3
 from collections.abc import Callable
@@ -11,19 +12,28 @@ from sqlalchemy import Connection, Engine, delete
 
 from consumer.store.fence import Fence, Lanes
 from consumer.store.transaction import Store
-from shardctl.rebalance import bases
+from shardctl.rebalance import bases, closing, copying
 from shardctl.rebalance.bases import Bases, Round
 from shardctl.rebalance.handover import HandOver, Place
 from shardctl.rebalance.rows.delta import Log
 from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.tables import slot_tables
+from shardctl.shard import lanes, schema
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
-from shardctl.shard.schema import changes, inbox
+from shardctl.shard.schema import LaneState, changes, inbox
 from tests.sim.rebalance.executor import Executor, Manners
-from tests.sim.rebalance.message import BALANCE, KEYS, Write
+from tests.sim.rebalance.message import BALANCE, ENTRY, KEYS, Write
 from tests.sim.rebalance.mutants import Mutant, _as_it_was_before, _deleting, _with_fence, _with_store
-from tests.sim.rebalance.scenario import Publication, Scenario, _numbered, copied_ahead, small
+from tests.sim.rebalance.scenario import (
+    Publication,
+    Scenario,
+    _numbered,
+    copied_ahead,
+    finish_cut_short,
+    small,
+    there_and_back,
+)
 from tests.sim.rebalance.world import Parts
 
 # -- what the executor may do wrong --------------------------------------------------------------------------------------
@@ -134,6 +144,78 @@ def _discards_blindly(_: Callable[..., None], engine: Engine, kinds: Any, slot: 
         delete_leftovers(into, slot_tables(into, kinds), slot)
 
 
+class BeginsNoLogs(Bases):
+    def logs_from_now_on(self, into: Connection, of: HandOver) -> bool:
+        return False
+
+
+class LogsLate(Executor):
+    """The logs of new lanes begin some time after the transactions in which they become active."""
+
+    bases = BeginsNoLogs
+
+    async def abort(self) -> None:
+        await asyncio.sleep(0.5)
+        await self._call(lambda: [self._begin_logs(engine) for engine in self._engines.values()])
+        await super().abort()
+
+    def _begin_logs(self, engine: Engine) -> None:
+        with writing(engine) as connection:
+            lanes.take_fence_alone(connection)
+            for lane in lanes.read(connection).values():
+                if lane.state == LaneState.ACTIVE and lane.barrier_time_us and not lane.log:
+                    its = (schema.lanes.c.slot == lane.slot) & (schema.lanes.c.generation == lane.generation)
+                    name = lanes.log_since(lane.barrier_time_us)
+                    connection.execute(schema.lanes.update().where(its).values(log=name))
+
+
+def _any_log_will_do(_: Callable[..., bool], into: Connection, of: HandOver, source_lane: Lane) -> bool:
+    return bool(lanes.left_here(into, of.slot))
+
+
+class DeletesWhileLogged(Executor):
+    """`finish` deletes rows before the logs have ended."""
+
+    async def finish(self) -> None:
+        real = closing.lanes.end_logs
+        closing.lanes.end_logs = lambda _: None
+        try:
+            await super().finish()
+        finally:
+            closing.lanes.end_logs = real
+
+
+def _discards_what_was_left(_: Callable[..., None], engine: Engine, kinds: Any, slot: int, generation: int) -> None:
+    """An abort takes what an earlier lane left behind for a copy of its own."""
+    its = (schema.bases.c.slot == slot) & (schema.bases.c.generation == generation)
+    with writing(engine) as into:
+        lane = lanes.hold(into, slot, generation)
+        marked = into.execute(delete(schema.bases).where(its)).rowcount
+        if marked and lane is not None and lane.state == LaneState.ARRIVING:
+            delete_leftovers(into, slot_tables(into, kinds), slot)
+
+
+class CopiesNothingTwice(Executor):
+    """Not a mistake: who copies a slot to where an earlier lane of it left its rows ends the schedule."""
+
+    @staticmethod
+    def row_copy(fleet: Any) -> copying.Copy:
+        real = copying.row_copy(fleet)
+
+        def copy(source: Connection, destination: Connection, of: HandOver) -> int:
+            assert not lanes.left_here(destination, of.slot), "a second copy"
+            return real(source, destination, of)
+
+        return copy
+
+    class bases(Bases):  # noqa: N801 - as the executor calls it
+        def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
+            assert not lanes.left_here(into, of.slot), "a second copy"
+            return super()._copy(out, into, of)
+
+
+NO_SECOND_COPY = Parts(executor=CopiesNothingTwice)
+
 # -- what the consumer may do wrong --------------------------------------------------------------------------------------
 
 
@@ -173,6 +255,22 @@ def _slowly(seed: int) -> Scenario:
     return dataclasses.replace(copied_ahead(small)(seed), manners=Manners(pause=1.0, long_pause=0.05))
 
 
+def _written_to_all_the_while(seed: int) -> Scenario:
+    made = _slowly(seed)
+    writes = [Publication(0.1 * number, Write(100 + number, KEYS[1][0], 1, ENTRY)) for number in range(150)]
+    return dataclasses.replace(made, publications=_numbered([*made.publications, *writes]))
+
+
+def _falling_back(seed: int) -> Scenario:
+    """Some slots are copied in their pauses on the way there, so nothing is logged from then on."""
+    return dataclasses.replace(there_and_back(_slowly)(seed), manners=Manners(pause=0.5, refuse_round=0.4))
+
+
+def _back_and_aborted(seed: int) -> Scenario:
+    script = ("start", "run", "abort", "back", "start", "part", "abort", "start", "run", "finish")
+    return dataclasses.replace(copied_ahead(small)(seed), script=script)
+
+
 def aborted_twice(seed: int) -> Scenario:
     """Two people abort. Where one of them is slow, the other has started again meanwhile."""
     script = ("start", "part", "abort", "start", "run", "finish")
@@ -192,5 +290,9 @@ MUTANTS = {
     "deletes from the log first": Mutant(_with_bases(DeletesFromTheLogFirst), 10, copied_ahead(small)),
     "deletes the whole log": Mutant(_with_bases(DeletesTheWholeLog), 25, _slowly),
     "skips the last round": Mutant(_with_bases(SkipsTheLastRound), 10, AHEAD),
+    "logs late": Mutant(Parts(executor=LogsLate), 10, there_and_back(_written_to_all_the_while)),
+    "any log will do": Mutant(_with("_left_behind", _any_log_will_do), 10, _falling_back),
+    "deletes rows while they are logged": Mutant(Parts(executor=DeletesWhileLogged), 15, finish_cut_short),
+    "discards what was left behind": Mutant(_with("discard", _discards_what_was_left), 15, _back_and_aborted),
     "discards blindly": Mutant(_with("discard", _discards_blindly, SlowToDiscard), 25, aborted_twice),
 }

@@ -40,6 +40,7 @@ class Scenario:
     orders: dict[int, Order]
     script: tuple[str, ...] = FORWARD
     after_crash: tuple[str, ...] | None = None  # what people type instead, once the executor has died
+    after_crash_in: frozenset[str] = frozenset({"start", "run", "part"})  # the commands that make people think again
     crashes: tuple[Crash, ...] = ()
     second_executor: bool = False
     few_rows: int = 0  # a slot with fewer is copied as a whole in its pause, the others while their writes go on
@@ -109,6 +110,17 @@ def next_file(fleet: Fleet, owners: tuple[str, ...]) -> Fleet:
     return fleet.model_copy(update={"shards": tuple(shards)})
 
 
+def led_to(fleet: Fleet, owners: tuple[str, ...]) -> Fleet:
+    """A transitional file that leads to these owners from a rebalance that isn't finished."""
+    shards = []
+    for shard in fleet.shards:
+        wanted = SlotSet.of(slot for slot, owner in enumerate(owners) if owner == shard.name)
+        present = (Previous(generation=shard.generation, slots=shard.slots),) if shard.slots.ranges else ()
+        change = {"slots": wanted, "generation": shard.generation + 1, "previous": (*(shard.previous or ()), *present)}
+        shards.append(shard if shard.previous is None else shard.model_copy(update=change))
+    return fleet.model_copy(update={"shards": tuple(shards)})
+
+
 def drawn(seed: int, *, broken_order: bool = False) -> Scenario:
     """A schedule with any mixture of faults. With `broken_order` producers break the rules in some slots, or in all."""
     draw, draw_copy = random.Random(f"{seed} rebalance"), random.Random(f"{seed} copies")
@@ -173,7 +185,33 @@ def copied_in_the_pause(make: Callable[[int], Scenario] = drawn) -> Callable[[in
     return lambda seed: dataclasses.replace(make(seed), few_rows=ANY_NUMBER)
 
 
-# `back` plans the way back from a rebalance that isn't finished, `next` plans one more from a settled file.
+def there_and_back(make: Callable[[int], Scenario] = drawn) -> Callable[[int], Scenario]:
+    """The same schedules, with slots that go there, back, and there again before anything is finished."""
+
+    def made(seed: int) -> Scenario:
+        script = THERE_AND_BACK[seed % len(THERE_AND_BACK)]
+        return dataclasses.replace(copied_ahead(make)(seed), script=script, after_crash=None)
+
+    return made
+
+
+def finish_cut_short(seed: int) -> Scenario:
+    """`finish` is killed half way, later with each of twelve seeds, and people go back. Its lanes are all there still."""
+    way_back = ("abort", "back", *FORWARD)
+    crashes = (Crash(25 + seed % 12, "after"),)
+    return dataclasses.replace(
+        copied_ahead(small)(seed), crashes=crashes, after_crash=way_back, after_crash_in=frozenset({"finish"})
+    )
+
+
+# `back` plans the way back from a rebalance that isn't finished, `again` the way there once more and `home` the way back from
+# that, `next` plans one more from a settled file.
+THERE_AND_BACK = (
+    ("start", "run", "abort", "back", "start", "run", "abort", "again", *FORWARD),
+    ("start", "run", "abort", "back", "start", "part", "abort", "start", "run", "abort", "again", *FORWARD),
+    ("start", "run", "abort", "back", "start", "part", "abort", "again", "start", "run", "abort", "home", *FORWARD),
+    ("start", "part", "abort", "back", "start", "part", "abort", "again", "start", "part", "abort", "home", *FORWARD),
+)
 _SCRIPTS = (
     FORWARD, FORWARD, FORWARD,
     ("start", "run", "finish", "next", "start", "run", "finish"),

@@ -35,7 +35,7 @@ from tests.sim.network import Network
 from tests.sim.rebalance.executor import DiedError, Effects, Executor, RefusedError
 from tests.sim.rebalance.message import Write
 from tests.sim.rebalance.oracle import MovingOracle
-from tests.sim.rebalance.scenario import SHARDS, Scenario, fleet_of, next_file
+from tests.sim.rebalance.scenario import SHARDS, Scenario, fleet_of, led_to, next_file
 from tests.sim.rebalance.shard import ShardDatabase, ShardStore
 from tests.sim.rebalance.topic import Publisher, Topic
 from tests.sim.redis import RedisClient, RedisServer
@@ -301,7 +301,7 @@ class MovingWorld(World):
         if executor.beside:
             return
         other, command = self._scenario.after_crash, self._script[0]
-        if other and not self._changed_mind and command in {"start", "run", "part"}:
+        if other and not self._changed_mind and command in self._scenario.after_crash_in:
             self._changed_mind = True
             self._script = [*(["start"] if command == "start" else []), *other]
         self.loop.after(self._draw() * 2.0, self._start_executor)
@@ -352,6 +352,8 @@ class MovingWorld(World):
             self.fleet = next_file(self.fleet, self._scenario.owners[self._planned])
         elif command == "back":
             self.fleet = fleet_back(self.fleet) or self.fleet
+        elif command in {"again", "home"}:
+            self.fleet = led_to(self.fleet, self._scenario.owners[self._planned - (command == "home")])
         elif command == "start":
             await executor.start()
             self._deploy(self.fleet)

@@ -1,16 +1,19 @@
 """A fleet whose slots move while writes go on: what each slot must hold is known at every moment."""
 
+import copy
 import random
 
 from rebalance_kit import BITS, KEYS, CrashError, World, before
 from sqlalchemy import select
 
+from shardctl.rebalance import closing
 from shardctl.rebalance.bases import Bases
 from shardctl.rebalance.handover import participating
+from shardctl.rebalance.planning.way_back import fleet_back
 from shardctl.shard import changes, lanes, schema
 from shardctl.shard.changes import Change
 from shardctl.shard.database import writing
-from shardctl.shard.schema import LaneState
+from shardctl.shard.schema import LaneState, RebalanceState
 
 TABLE = schema.table_of(before().message_types["a"], schema.MetaData())
 
@@ -24,12 +27,13 @@ class BusyWorld(World):
         self.wanted_rows = {slot: {key: n for n, key in enumerate(KEYS[slot])} for slot in range(1 << BITS)}
         self.wanted_inbox = {slot: set() for slot in range(1 << BITS)}
         self.writes, self.between = 0, False
+        self.sources = ("s0", "s1")
         effect = self.crashes.effect
 
         def then_write(do):
             done = effect(do)
             if self.between:
-                self.write_where_it_is(("s0", "s1"))
+                self.write_where_it_is(self.sources)
             return done
 
         self.crashes.effect = then_write
@@ -95,6 +99,19 @@ class BusyWorld(World):
                 assert inbox.get(slot, set()) == self.wanted_inbox[slot], slot
         return seen
 
+    def take_over(self, other):
+        """The databases are copies of another world's: go on from where it is."""
+        self.draw.setstate(other.draw.getstate())
+        for name in ("wanted_rows", "wanted_inbox", "writes", "between", "now", "time_us"):
+            setattr(self, name, copy.deepcopy(getattr(other, name)))
+
+    def turn_back(self):
+        """Every slot has come. From now on s0 and s1 are to have those back that they gave to s2."""
+        closing.stop(self.after, self.own)
+        closing.close(self.after, self.own, RebalanceState.ABORTED)
+        self.after, self.sources = fleet_back(self.after), ("s2",)
+        self.announce()
+
     def logs(self):
         """What is left of logs and bases: changes, lanes that are logged, bases."""
         found = [0, 0, 0]
@@ -106,11 +123,11 @@ class BusyWorld(World):
         return tuple(found)
 
 
-def killed_at_every_effect(world, when):
+def killed_at_every_effect(world, when, stride=1):
     """A run that is killed one effect later each time, and begun again, until it ends; how many effects it had."""
     progress, at = None, 0
     while progress is None:
-        at += 1
+        at += stride
         assert at < 400
         world.crashes.effects, world.crashes.at = 0, (at, when)
         try:

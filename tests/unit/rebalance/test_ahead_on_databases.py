@@ -7,7 +7,8 @@ from rebalance_kit import BITS
 
 from shardctl.rebalance import closing
 from shardctl.rebalance.rows.fitness import unfit
-from shardctl.shard.schema import RebalanceState
+from shardctl.shard import lanes
+from shardctl.shard.schema import LaneState, RebalanceState
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +38,16 @@ def test_slots_move_between_databases_while_writes_go_on(world):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_effect_and_run_again(world, when):
     assert killed_at_every_effect(world, when) > 20
+
+
+@pytest.mark.parametrize("world", MIXES[:1], indirect=True)
+def test_slots_go_back_without_a_second_copy_wherever_the_run_is_killed(world):
+    run = world.run()
+    world.to_its_end(run)
+    copied = run.tally.rows
+    world.turn_back()
+    assert killed_at_every_effect(world, "after", stride=7) > 10
+    assert copied
+    with world.own["s0"].connect() as connection:
+        [log] = {lane.log for lane in lanes.read(connection, (6,)).values() if lane.state == LaneState.ACTIVE}
+    assert log

@@ -1,0 +1,190 @@
+"""The way back of a rebalance that isn't finished: slots go back to the rows that they left behind, without a second copy."""
+
+import shutil
+
+import pytest
+from busy_kit import BusyWorld, killed_at_every_effect
+from rebalance_kit import BITS, CrashError
+
+from shardctl.rebalance import closing, journal, preflight
+from shardctl.rebalance.bases import Base, Bases
+from shardctl.rebalance.handover import Place, hand_overs
+from shardctl.shard import changes, lanes, schema
+from shardctl.shard.database import snapshot, writing
+from shardctl.shard.schema import LaneState, RebalanceState
+
+
+@pytest.fixture(scope="session")
+def there(tmp_path_factory):
+    """A world whose slots 6 to 9 have gone to s2, and were written to since."""
+    world = BusyWorld(tmp_path_factory.mktemp("there"))
+    world.provision()
+    world.announce()
+    world.between = True
+    world.to_its_end(world.run())
+    world.consume()
+    world.close()
+    return world
+
+
+@pytest.fixture
+def gone(there, tmp_path):
+    """The same world, of one test."""
+    shutil.copytree(there.folder, tmp_path, dirs_exist_ok=True)
+    world = BusyWorld(tmp_path)
+    world.take_over(there)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def turning(gone):
+    """The way back is open."""
+    gone.turn_back()
+    return gone
+
+
+def of_slot(world, slot=6):
+    [of] = [of for of in hand_overs(world.after) if of.slot == slot]
+    return of, Place("s2", 1)
+
+
+def bases_of(world):
+    return Bases(world.after, world.databases, world.rebalance(), few_rows=0)
+
+
+def known(world):
+    return preflight.look(world.own)[0]
+
+
+def logged(world, name):
+    with snapshot(world.own[name]) as connection:
+        return {lane.slot: lane.log for lane in lanes.read(connection).values() if lane.log is not None}
+
+
+def test_slots_go_back_without_a_second_copy(turning):
+    run = turning.run()
+    [said] = turning.to_its_end(run)
+    assert said.complete
+    assert (run.tally.moved, run.tally.left_behind, run.tally.fell_back) == (4, 4, [])
+    assert turning.active() == turning.wanted()
+    assert turning.check() == set(range(1 << BITS))
+
+
+@pytest.mark.slow
+def test_killed_at_every_effect_of_the_way_back_and_run_again(turning):
+    assert killed_at_every_effect(turning, "before") > 20
+
+
+def test_a_lane_that_comes_with_a_base_is_logged_from_the_commit_that_makes_it_active(gone):
+    with snapshot(gone.own["s2"]) as connection:
+        held = lanes.read(connection).values()
+    assert {lane.slot: lane.log for lane in held} == {lane.slot: f"since-{lane.barrier_time_us}" for lane in held}
+
+
+@pytest.mark.slow
+def test_what_the_destination_cant_log_isnt_logged_there(tmp_path):
+    """A trigger at s2 writes to another table that moves: the way back copies."""
+    world = BusyWorld(tmp_path)
+    world.provision()
+    world.announce()
+    with writing(world.own["s2"]) as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER t AFTER INSERT ON a_rows WHEN false BEGIN DELETE FROM shardctl_inbox WHERE slot < 0; END"
+        )
+    world.to_its_end(world.run())
+    assert logged(world, "s2") == {}
+    world.turn_back()
+    run = world.run()
+    [said] = world.to_its_end(run)
+    assert said.complete
+    assert run.tally.left_behind == 0
+    world.close()
+
+
+def test_an_abort_ends_the_logs_of_copies_alone(gone):
+    with writing(gone.own["s0"]) as connection:
+        lanes.begin_logs(connection, (1,), 2)
+    closing.stop(gone.after, gone.own)
+    closing.close(gone.after, gone.own, RebalanceState.ABORTED)
+    assert logged(gone, "s0") == {}
+    assert logged(gone, "s2").keys() == {6, 7, 8, 9}
+
+
+def test_a_log_that_began_later_makes_nothing_of_what_was_left_behind(turning):
+    """What came before it is in no log."""
+    with writing(turning.own["s2"]) as connection:
+        lanes.end_logs(connection)
+    for _ in range(20):
+        turning.consume()
+    run = turning.run()
+    [said] = turning.to_its_end(run)
+    assert said.complete
+    assert (run.tally.bases, run.tally.left_behind) == (4, 0)
+    turning.check()
+
+
+def test_what_was_given_up_isnt_taken_again(turning):
+    made, (of, source) = bases_of(turning), of_slot(turning)
+    assert made.make(of, source) == Base(0, left_behind=True)
+    made.drop(of)
+    assert made.catch_up(of, source) is None
+    assert made.make(of, source) is None
+    [said] = turning.to_its_end(turning.run())
+    assert said.complete
+    turning.check()
+
+
+def test_an_abort_of_the_way_back_leaves_what_was_left_behind(turning):
+    of, source = of_slot(turning)
+    bases_of(turning).make(of, source)
+    before = turning.rows("s0")
+    closing.stop(turning.after, turning.own)
+    closing.close(turning.after, turning.own, RebalanceState.ABORTED)
+    assert turning.rows("s0") == before
+    turning.announce()
+    run = turning.run()
+    turning.to_its_end(run)
+    assert run.tally.left_behind == 4
+    turning.check()
+
+
+@pytest.mark.parametrize("effects", [1, 2, 3, 4])
+def test_finish_that_is_killed_leaves_either_every_row_or_no_log(gone, effects):
+    """The logs end in every database before the first row goes."""
+    gone.between = False
+    before = {name: gone.rows(name) for name in gone.own}
+    gone.crashes.effects, gone.crashes.at = 0, (effects, "after")
+    with pytest.raises(CrashError):
+        closing.delete_rows(gone.after, gone.databases, known(gone), lambda *_: None)
+    assert {name: gone.rows(name) for name in gone.own} == before or not any(logged(gone, name) for name in gone.own)
+    if effects == 3:
+        assert not any(logged(gone, name) for name in gone.own)
+
+
+def test_finish_that_wakes_up_on_the_way_back_ends_no_log(gone):
+    """Its rebalance was closed when the way back began."""
+    finished, asleep = gone.after, known(gone)
+    gone.turn_back()
+    with pytest.raises(journal.JournalError):
+        closing.delete_rows(finished, gone.databases, asleep, lambda *_: None)
+    assert logged(gone, "s2").keys() == {6, 7, 8, 9}
+
+
+def test_what_ended_logs_left_is_deleted_though_another_slot_is_logged(gone):
+    with writing(gone.own["s2"]) as connection:
+        connection.execute(schema.lanes.update().where(schema.lanes.c.slot == 6).values(log=None))
+        changes.record(connection, [changes.of_routing_key(slot, "k") for slot in (6, 7)])
+    changes.empty(gone.own["s2"])
+    with snapshot(gone.own["s2"]) as connection:
+        slots = set(connection.scalars(schema.changes.select().with_only_columns(schema.changes.c.slot)))
+    assert 6 not in slots
+    assert 7 in slots
+
+
+def test_every_slot_is_logged_again_once_it_is_back(turning):
+    """So the way there is as short, once more."""
+    turning.to_its_end(turning.run())
+    assert logged(turning, "s0").keys() | logged(turning, "s1").keys() == {6, 7, 8, 9}
+    with snapshot(turning.own["s2"]) as connection:
+        assert {lane.state for lane in lanes.read(connection).values()} == {LaneState.LEFT}
