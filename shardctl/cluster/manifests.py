@@ -72,3 +72,10 @@ def no_longer_rendered(before: Fleet, after: Fleet) -> tuple[Name, ...]:
 
 def in_order_of_deletion(names: Iterable[Name]) -> tuple[Name, ...]:
     return tuple(sorted(sorted(names), key=lambda name: place_of(name.kind), reverse=True))
+
+
+def delete_command(names: Iterable[Name]) -> str:
+    """What deletes them by hand, in their order; all in one namespace."""
+    names = tuple(names)
+    kinds = (f"{name.kind.lower()}{'.' * bool(name.group)}{name.group}/{name.name}" for name in names)
+    return f"kubectl delete -n {names[0].namespace} {' '.join(kinds)}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardctl.cli.provision import pubsub_clients
+from shardctl.cli.rebalance.rollout import command_by_hand
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     Work,
@@ -46,7 +47,7 @@ def finish(
     """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
     code = settle(file, drained=drained, yes=yes, database=database)
     if code == EXIT_DONE:
-        say(f"Next: `shardctl render -f {file} | kubectl apply -f -`.")
+        say(f"Next: `{command_by_hand(file)}`.")
     return code
 
 
@@ -81,14 +82,23 @@ def settle(
     lockfile.write(file, fleet.settled())  # before the file: killed between, the file still leads to another `finish`
     atomicfile.write(file, text)
     say(f"{file} is settled.")
-    for shard in fleet.shards:
-        if not shard.slots.ranges:
-            selector = f"-n {fleet.namespace} -l app.kubernetes.io/part-of={fleet.fleet},shard={shard.name}"
-            say(
-                f"shard {shard.name} is gone: `kubectl delete deployment,configmap,hpa,pdb,serviceaccount {selector}`. Its "
-                "database holds no slots any more."
-            )
+    _say_left_in_cluster(file, fleet)
     return EXIT_DONE
+
+
+def _say_left_in_cluster(file: Path, before: Fleet) -> None:
+    """What the cluster still has of the rebalance: all that the file rendered until now and doesn't any more."""
+    from shardctl.cluster.manifests import delete_command, no_longer_rendered
+
+    for shard in before.shards:
+        if not shard.slots.ranges:
+            say(f"shard {shard.name} is gone; its database holds no slots any more.")
+    names = no_longer_rendered(before, before.settled())
+    if names:
+        say(
+            f"{len(names)} objects in namespace {before.namespace} are no longer in the file. `{command_by_hand(file)}` "
+            f"deletes them. By hand: `{delete_command(names)}`."
+        )
 
 
 def _verify(work: Work) -> None:
@@ -159,10 +169,11 @@ def _tell_plan(
             with snapshot(work.databases[shard.name]) as connection:
                 counts = row_counts(connection, kinds_of(fleet, shard.name))
             tell(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
-    if subscriptions:
+    if subscriptions and fleet.provisioner == "config-connector":
         say(
-            "If Config Connector made the subscriptions, it would make them again. So delete its objects first: "
-            f"`kubectl delete pubsubsubscription -n {fleet.namespace} {' '.join(subscriptions)}`."
+            "Config Connector makes subscriptions again while their objects are there: run what is named at the end soon "
+            "after, or delete "
+            f"their objects first: `kubectl delete pubsubsubscription -n {fleet.namespace} {' '.join(subscriptions)}`."
         )
 
 

@@ -40,8 +40,8 @@ ApplyOption = Annotated[
     typer.Option(
         "--apply",
         metavar="COMMAND",
-        help="What applies the file on the cluster, run by the shell; 'none' where somebody else applies it. `shardctl up` "
-        "applies its file itself.",
+        help="What applies the file on the cluster, run by the shell: 'shardctl apply --yes'; 'none' where somebody else applies "
+        "it. `shardctl up` applies its file itself.",
     ),
 ]
 HoldOption = Annotated[

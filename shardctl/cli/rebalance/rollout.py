@@ -82,8 +82,8 @@ def rollout_of(file: Path, apply: str) -> Rollout:
 
 
 def command_by_hand(file: Path) -> str:
-    """What a person runs to apply the file on a cluster."""
-    return f"shardctl render -f {quote(str(file))} | kubectl apply --server-side -f -"
+    """What a person runs to apply the file on a cluster, and to delete what it no longer names."""
+    return f"shardctl apply -f {quote(str(file))} --yes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import typer
 
 from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.proposal import next_of
+from shardctl.cli.rebalance.rollout import command_by_hand
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
@@ -43,8 +44,8 @@ def start(
     code = open_planned(file, following, max_lag=max_lag, yes=yes, database=database)
     if code == EXIT_DONE:
         say(
-            f"Next: `shardctl render -f {file} | kubectl apply -f -`, whose consumers read both generations; when their pods "
-            f"are ready, `shardctl rebalance run -f {file}`."
+            f"Next: `{command_by_hand(file)}`, whose consumers read both generations; it waits until their pods are ready. Then "
+            f"`shardctl rebalance run -f {file}`."
         )
     return code
 

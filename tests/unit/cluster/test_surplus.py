@@ -5,7 +5,7 @@ from cluster_kit import apply, cluster_for, fleet_of
 
 from shardctl.cluster.api import Api
 from shardctl.cluster.kinds import CLUSTER_SCOPED, KINDS
-from shardctl.cluster.manifests import Name, manifests, no_longer_rendered
+from shardctl.cluster.manifests import Name, delete_command, manifests, no_longer_rendered
 from shardctl.cluster.requirements import served
 from shardctl.cluster.surplus import Surplus, deletions, find
 from shardctl.render import KINDS as RENDERED
@@ -51,6 +51,50 @@ def test_what_is_deleted_and_why_the_rest_is_left(surplus, backlogs, deleted, re
     assert len(decided.left) == len(reasons)
     for (_, reason), expected in zip(decided.left, reasons, strict=True):
         assert expected in reason
+
+
+MOVING = """\
+shards:
+  - {name: s0, slots: 0-15, generation: 2, previous: [{generation: 1, slots: 0-7}]}
+  - {name: s1, slots: [], generation: 2, previous: [{generation: 1, slots: 8-15}]}
+"""
+
+
+def test_after_a_rebalance_no_grant_of_the_old_generation_stays_and_nothing_of_the_removed_shard():
+    fleet = fleet_of("workload: statefulset\nautoscaling: keda\nnetwork_policy: {}\nleader: kubernetes", MOVING)
+    names = [str(name) for name in no_longer_rendered(fleet, fleet.settled())]
+    grants = {f"s0-{grant}" for grant in ("g1-subscriber", "g1-agent", "data-writes-publisher")}
+    grants |= {
+        f"s1-{grant}"
+        for grant in (
+            "g1-subscriber",
+            "g1-agent",
+            "data-writes-publisher",
+            "dead-letter-publisher",
+            "workload-identity",
+        )
+    }
+    assert {name for name in names if name.startswith("IAMPolicyMember/")} == {
+        f"IAMPolicyMember/orders-{grant}" for grant in grants
+    }
+    for kind in (
+        "StatefulSet",
+        "ScaledObject",
+        "Role",
+        "NetworkPolicy",
+        "IAMServiceAccount",
+        "ServiceAccount",
+        "ConfigMap",
+    ):
+        assert [name for name in names if name.startswith(f"{kind}/")] == [f"{kind}/orders-s1"]
+    order = [name.partition("/")[0] for name in names]
+    assert order.index("ScaledObject") < order.index("StatefulSet") < order.index("PubSubSubscription")
+    assert order[-1] == "PubSubSubscription"
+
+
+def test_the_command_by_hand_names_each_kind_with_its_group():
+    names = (Name("Deployment", "orders-s1", "writers", "apps"), Name("Service", "orders-s1", "writers", ""))
+    assert delete_command(names) == "kubectl delete -n writers deployment.apps/orders-s1 service/orders-s1"
 
 
 def found(cluster, fleet):

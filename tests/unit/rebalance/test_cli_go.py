@@ -59,7 +59,7 @@ def test_a_pipeline_applies_what_it_is_told_to_until_nothing_is_left(go, site):
 
     code, _, err = go(*ADD, "--yes")
     assert code == 4
-    assert "`shardctl render -f shards.yaml | kubectl apply --server-side -f -`" in err
+    assert "`shardctl apply -f shards.yaml --yes`" in err
     assert "continue with `shardctl rebalance go -f shards.yaml --yes`" in err
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
     assert go("--yes")[0] == 4

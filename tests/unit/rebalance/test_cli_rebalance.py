@@ -30,7 +30,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
 
     code, out, err = site("start", "--yes")
     assert code == 0
-    assert "render -f shards.yaml | kubectl apply" in err
+    assert "`shardctl apply -f shards.yaml --yes`" in err
     assert '"action": "rebalance start", "fleet": "orders"' in err
     assert (site.file.read_text(), Path("shards.before.yaml").read_text()) == (site.text(AFTER), before)
     assert not site.next.exists()
@@ -76,6 +76,8 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     code, out, err = site("finish", "--yes")
     assert code == 0
     assert "12 rows deleted" in err
+    assert " iampolicymember.iam.cnrm.cloud.google.com/orders-s0-g1-subscriber " in err
+    assert "Next: `shardctl apply -f shards.yaml --yes`." in err
     assert not {"orders-s0-g1", "orders-s1-g1"} & site.subscriptions()
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "done")
     assert site.world.rows("s0") == dict.fromkeys(range(6), 3)

@@ -68,9 +68,7 @@ def test_who_applies(monkeypatch, apply, by_hand):
 
 
 def test_the_command_by_hand_can_be_pasted():
-    assert command_by_hand(Path("my shards.yaml")) == (
-        "shardctl render -f 'my shards.yaml' | kubectl apply --server-side -f -"
-    )
+    assert command_by_hand(Path("my shards.yaml")) == "shardctl apply -f 'my shards.yaml' --yes"
 
 
 def test_a_command_that_fails_is_an_error_that_says_how_to_go_on():
