@@ -103,6 +103,49 @@ account() {
   done_with create account "$1"
 }
 
+# sql_instance PROJECT NAME STATE FLAG...
+# STATE is what `describe` prints of an instance as the file has it; FLAGs make one. An instance that differs is left as it is: most
+# changes restart it, some can't be made.
+sql_instance() {
+  instance_project=$1 instance=$2 state=$3
+  shift 3
+  if live=$(gcloud sql instances describe "$instance" --project="$instance_project" --format="$instance_fields" 2>/dev/null); then
+    if [ "$live" = "$state" ]; then
+      done_with identical instance "$instance_project $instance"
+      return
+    fi
+    done_with different instance "$instance_project $instance"
+    printf 'warning: instance %s is %s, the file wants %s; this script changes no instance: gcloud sql instances patch %s\n' \
+      "$instance" "$live" "$state" "$instance" >&2
+    return
+  fi
+  gcloud sql instances create "$instance" --project="$instance_project" "$@" >/dev/null
+  done_with create instance "$instance_project $instance"
+}
+instance_fields='value[separator="|"](databaseVersion,region,settings.tier,settings.edition,settings.availabilityType)'
+
+# sql_database PROJECT INSTANCE NAME
+sql_database() {
+  if gcloud sql databases describe "$3" --instance="$2" --project="$1" --format='value(name)' >/dev/null 2>&1; then
+    done_with identical database "$1 $2 $3"
+    return
+  fi
+  gcloud sql databases create "$3" --instance="$2" --project="$1" >/dev/null
+  done_with create database "$1 $2 $3"
+}
+
+# sql_user PROJECT INSTANCE NAME LOGIN: NAME is how the database knows the service account that is made a user by its LOGIN
+sql_user() {
+  users=$(gcloud sql users list --instance="$2" --project="$1" --format='value(name)')
+  case "$newline$users$newline" in *"$newline$3$newline"*)
+    done_with identical user "$1 $2 $3"
+    return
+    ;;
+  esac
+  patiently gcloud sql users create "$4" --instance="$2" --project="$1" --type=cloud_iam_service_account
+  done_with create user "$1 $2 $3"
+}
+
 bindings='value[separator="|"](bindings.role,bindings.members,bindings.condition.title)'
 
 # granted POLICY ROLE MEMBER [TITLE]: whether the policy grants it, under the condition of that title alone, or under none

@@ -19,6 +19,7 @@ LISTED = 3  # names in one sentence
 _PROVIDERS: Mapping[str, str] = {
     "pubsub.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
     "iam.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
+    "sql.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "cloudscheduler.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "keda.sh": "install KEDA 2.12 or newer, or set `autoscaling: hpa`",
     "external-secrets.io": "install the External Secrets Operator, or make the Secrets yourself (`secrets: {kind: kubernetes}`)",
@@ -81,6 +82,7 @@ def _version(version: tuple[int, int], manifests: Sequence[Manifest]) -> Iterato
     for needed, what, kinds in (
         ((1, 37), "an HPA that scales to zero (autoscaling: hpa with min 0)", _asleep(manifests)),
         ((1, 30), "a wait before the stop (workload.pre_stop)", _waiting_to_stop(manifests)),
+        ((1, 29), "the Cloud SQL Auth Proxy as a native sidecar (cloud_sql)", _with_sidecars(manifests)),
         ((1, 27), "a StatefulSet that says what becomes of its disks", _of_kind(manifests, "StatefulSet")),
     ):
         if kinds and version < needed:
@@ -106,6 +108,10 @@ def _waiting_to_stop(manifests: Sequence[Manifest]) -> list[str]:
         for manifest in manifests
         if any("sleep" in (container.get("lifecycle") or {}).get("preStop", {}) for container in _containers(manifest))
     ]
+
+
+def _with_sidecars(manifests: Sequence[Manifest]) -> list[str]:
+    return [str(manifest.id) for manifest in manifests if _pod(manifest).get("initContainers")]
 
 
 def _of_kind(manifests: Sequence[Manifest], kind: str) -> list[str]:

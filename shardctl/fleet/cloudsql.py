@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from shardctl.fleet import serviceaccounts, topology
-from shardctl.fleet.settings.cloudsql import CloudSql
+from shardctl.fleet.settings.cloudsql import CloudSql, Creation
 from shardctl.fleet.settings.databases import DatabaseKind
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.fleet.spec_errors import Fault
@@ -47,6 +47,10 @@ def project_of(cloud_sql: CloudSql) -> str:
     return cloud_sql.instance.rsplit(":", 2)[0]
 
 
+def region_of(cloud_sql: CloudSql) -> str:
+    return cloud_sql.instance.rsplit(":", 2)[1]
+
+
 def name_of(cloud_sql: CloudSql) -> str:
     """The instance's name in its project."""
     return cloud_sql.instance.rpartition(":")[2]
@@ -58,10 +62,22 @@ def only_instance(cloud_sql: CloudSql) -> str:
     return f"resource.name == '{path}' && resource.service == 'sqladmin.googleapis.com'"
 
 
-def user(fleet: Fleet, shard: Shard, cloud_sql: CloudSql) -> str:
-    """The database user that the shard's service account is, as the engine writes it."""
+def login(fleet: Fleet, shard: Shard, cloud_sql: CloudSql) -> str:
+    """The shard's service account as Cloud SQL makes a user of it."""
     email = serviceaccounts.email(fleet, topology.shard_id(fleet, shard))
-    return email.partition("@")[0] if cloud_sql.engine == "mysql" else email.removesuffix(serviceaccounts.DOMAIN)
+    return email if cloud_sql.engine == "mysql" else email.removesuffix(serviceaccounts.DOMAIN)
+
+
+def user(fleet: Fleet, shard: Shard, cloud_sql: CloudSql) -> str:
+    """That user as the database names it: MySQL has no room for the whole address."""
+    name = login(fleet, shard, cloud_sql)
+    return name.partition("@")[0] if cloud_sql.engine == "mysql" else name
+
+
+def flags(cloud_sql: CloudSql, creation: Creation) -> dict[str, str]:
+    """The database flags of the instance and its replicas."""
+    of_login = {engine_of(cloud_sql).login_flag: "on"} if cloud_sql.iam else {}
+    return {**creation.flags, **of_login}
 
 
 def url(fleet: Fleet, shard: Shard) -> str | None:
@@ -74,6 +90,7 @@ def url(fleet: Fleet, shard: Shard) -> str | None:
 
 
 def faults(fleet: Fleet) -> Iterator[Fault]:
+    yield from _bad_creations(fleet)
     owners: dict[tuple[str, str], str] = {}
     for number, shard in enumerate(fleet.shards):
         cloud_sql = instance_of(shard)
@@ -102,19 +119,70 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
             )
 
 
+def _bad_creations(fleet: Fleet) -> Iterator[Fault]:
+    """Two objects of one name, or two descriptions of one instance."""
+    first: dict[str, tuple[CloudSql, str]] = {}
+    for number, shard in enumerate(fleet.shards):
+        cloud_sql = instance_of(shard)
+        if cloud_sql is None or cloud_sql.create is None:
+            continue
+        path = ("shards", number, "database", "cloud_sql", "create")
+        if fleet.provisioner == "api":
+            yield Fault(
+                path,
+                "`provisioner: api` makes topics and subscriptions alone.",
+                "choose config-connector, terraform or gcloud, or make the instance yourself and leave `create` out.",
+            )
+        other, owner = first.setdefault(name_of(cloud_sql), (cloud_sql, shard.name))
+        shared = other.instance == cloud_sql.instance
+        if not shared:
+            yield Fault(
+                path,
+                f"an instance of another project or region that shard {owner!r} makes has this name too.",
+                "name one of them differently.",
+            )
+        elif (other.create, other.ip, other.iam) != (cloud_sql.create, cloud_sql.ip, cloud_sql.iam):
+            yield Fault(
+                path,
+                f"shard {owner!r} describes instance {cloud_sql.instance} differently.",
+                "give both the same `create`, `ip` and `iam`, best as the fleet's `cloud_sql`.",
+            )
+        for at, replica in enumerate(cloud_sql.create.replicas):
+            source, _ = first.setdefault(replica.name, (cloud_sql, shard.name))
+            if source.instance != cloud_sql.instance or replica.name == name_of(cloud_sql):
+                yield Fault(
+                    (*path, "replicas", at, "name"),
+                    f"{replica.name!r} is the name of another instance too.",
+                    "name each instance once.",
+                )
+
+
 def advice(fleet: Fleet) -> Iterator[str]:
-    """What Cloud SQL wants before consumers can log in: nothing of it can be seen from here."""
+    """What Cloud SQL wants before consumers can log in, and what a promoted replica would lack."""
+    made = [(shard, cloud_sql) for shard in fleet.shards if (cloud_sql := instance_of(shard))]
     for kind, engine in ENGINES.items():
-        users = {
-            f"{user(fleet, shard, cloud_sql)} on {name_of(cloud_sql)}": None
-            for shard in fleet.shards
-            if (cloud_sql := instance_of(shard)) and cloud_sql.iam and cloud_sql.engine == kind
-        }
-        if users:
-            named = list(users)[:SHARDS_NAMED]
-            more = f" and {len(users) - len(named)} more" if len(users) > len(named) else ""
+        own = [(shard, cloud_sql) for shard, cloud_sql in made if cloud_sql.iam and cloud_sql.engine == kind]
+        there = [f"{login(fleet, *pair)} on {name_of(pair[1])}" for pair in own if not pair[1].create]
+        if there:
             yield (
                 f"cloud_sql.iam: consumers can log in once each instance has the flag {engine.login_flag}=on and, by type "
-                f"CLOUD_IAM_SERVICE_ACCOUNT, the users {', '.join(named)}{more}, with privileges that the owner of the tables "
-                "GRANTs after `shardctl provision`: docs/cloudsql.md has the commands."
+                f"CLOUD_IAM_SERVICE_ACCOUNT, the users {_names(there)}: docs/cloudsql.md has the commands."
             )
+        if own:
+            yield (
+                "cloud_sql.iam: a new user has no privileges; after `shardctl provision`, the owner of the tables GRANTs them to "
+                f"{_names([f'{user(fleet, *pair)} on {name_of(pair[1])}' for pair in own])}: docs/cloudsql.md has the statements."
+            )
+    if (
+        any(cloud_sql.create and cloud_sql.create.replicas for _, cloud_sql in made)
+        and not fleet.subscription.retain_acked
+    ):
+        yield (
+            "cloud_sql.create.replicas are asynchronous: one that is promoted lacks the last writes. Pub/Sub can send them "
+            "again where subscription.retain_acked is true."
+        )
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
+    return ", ".join(names[:SHARDS_NAMED]) + more

@@ -236,9 +236,9 @@ class Fleet(Model):
     provisioner: Annotated[
         Literal["config-connector", "terraform", "gcloud", "api"],
         Field(
-            description="What makes topics, subscriptions, service accounts, grants and schedules: Config Connector's objects "
-            "among the manifests; `render --format terraform`; `render --format gcloud`; or `shardctl provision`, which makes "
-            "topics and subscriptions alone."
+            description="What makes topics, subscriptions, service accounts, grants, schedules and instances of Cloud SQL: "
+            "Config Connector's objects among the manifests; `render --format terraform`; `render --format gcloud`; or `shardctl "
+            "provision`, which makes topics and subscriptions alone."
         ),
     ] = "config-connector"
     schedules: Annotated[

@@ -18,7 +18,18 @@ from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudsql, gateway, limits, messaging, monitoring, rbac, scaling, traffic, workload
+from shardctl.render import (
+    cloudsql,
+    gateway,
+    limits,
+    messaging,
+    monitoring,
+    rbac,
+    scaling,
+    sqlinstances,
+    traffic,
+    workload,
+)
 from shardctl.render.config import config_text
 from shardctl.render.objects import Object, Plan, object_name
 from shardctl.render.scaling import max_replicas
@@ -107,6 +118,9 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
     "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan)),
+    "SQLInstance": sqlinstances.instances,
+    "SQLDatabase": sqlinstances.databases,
+    "SQLUser": sqlinstances.users,
     "IAMPolicyMember": lambda plan: chain(messaging.grants(plan), cloudsql.grants(plan), gateway.grants(plan)),
     "CloudSchedulerJob": messaging.scheduler_jobs,
     "ServiceAccount": lambda plan: chain(workload.service_accounts(plan), gateway.service_accounts(plan)),
@@ -141,7 +155,16 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
 }
 KINDS = tuple(_BUILDERS)
 # Objects in Google Cloud: left out of the manifests unless Config Connector makes them.
-CLOUD_KINDS = ("PubSubTopic", "PubSubSubscription", "IAMServiceAccount", "IAMPolicyMember", "CloudSchedulerJob")
+CLOUD_KINDS = (
+    "PubSubTopic",
+    "PubSubSubscription",
+    "IAMServiceAccount",
+    "SQLInstance",
+    "SQLDatabase",
+    "SQLUser",
+    "IAMPolicyMember",
+    "CloudSchedulerJob",
+)
 
 
 def _chosen_kinds(fleet: Fleet, kinds: Iterable[str]) -> Collection[str]:

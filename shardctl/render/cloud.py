@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudsql, gateway, messaging
+from shardctl.render import cloudsql, gateway, messaging, sqlinstances
 from shardctl.render.objects import Object, Plan
 
 On = Literal["topic", "subscription", "account", "project"]
@@ -123,6 +123,9 @@ class Cloud:
     topics: tuple[Topic, ...]
     subscriptions: tuple[Subscription, ...]
     accounts: tuple[Account, ...]
+    sql_instances: tuple[sqlinstances.Instance, ...]
+    sql_databases: tuple[sqlinstances.Database, ...]
+    sql_users: tuple[sqlinstances.User, ...]
     grants: tuple[Grant, ...]
     jobs: tuple[Job, ...]
 
@@ -154,7 +157,14 @@ def cloud(fleet: Fleet) -> Cloud:
         for name, fields in _read(messaging.scheduler_jobs, plan)
     )
     return Cloud(
-        tuple(topics.values()), tuple(subscriptions.values()), tuple(accounts.values()), tuple(grants), tuple(jobs)
+        topics=tuple(topics.values()),
+        subscriptions=tuple(subscriptions.values()),
+        accounts=tuple(accounts.values()),
+        sql_instances=tuple(fields["instance"] for _, fields in _read(sqlinstances.instances, plan)),
+        sql_databases=tuple(fields["database"] for _, fields in _read(sqlinstances.databases, plan)),
+        sql_users=tuple(fields["user"] for _, fields in _read(sqlinstances.users, plan)),
+        grants=tuple(grants),
+        jobs=tuple(jobs),
     )
 
 

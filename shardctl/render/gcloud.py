@@ -11,6 +11,7 @@ from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
+from shardctl.render.sqlinstances import Instance
 from shardctl.render.templates import built_in
 
 
@@ -29,6 +30,12 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
         yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
     for account in resources.accounts:
         yield "account", account.email, account.id, account.display_name
+    for instance in resources.sql_instances:
+        yield "sql_instance", instance.project, instance.name, *_sql_instance(instance)
+    for database in resources.sql_databases:
+        yield "sql_database", database.project, database.instance, database.database
+    for user in resources.sql_users:
+        yield "sql_user", user.project, user.instance, user.user, user.login
     for grant in resources.grants:
         yield _grant(grant)
     for job in resources.jobs:
@@ -69,6 +76,39 @@ def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
         if not push.wrapped:
             flags += ["--push-no-wrapper", "--push-no-wrapper-write-metadata"]
     yield from ("|".join(state), *flags)
+
+
+def _sql_instance(instance: Instance) -> Iterator[str]:
+    """What `describe` prints of an instance as the file has it, then the flags that make it."""
+    yield f"{instance.version}|{instance.region}|{instance.tier}|{instance.edition}|{instance.availability}"
+    if instance.primary:
+        yield f"--master-instance-name={instance.primary}"
+    else:
+        yield f"--database-version={instance.version}"
+    yield from (
+        f"--region={instance.region}",
+        f"--tier={instance.tier}",
+        f"--edition={instance.edition.lower().replace('_', '-')}",
+        f"--availability-type={instance.availability.lower()}",
+        "--deletion-protection",
+        "--storage-auto-increase",
+    )
+    if instance.disk_gb:
+        yield f"--storage-size={instance.disk_gb}GB"
+    if instance.backups:
+        yield f"--backup-start-time={instance.backups.start_time}"
+        yield f"--retained-backups-count={instance.backups.retained}"
+        if instance.backups.binary_log:
+            yield "--enable-bin-log"
+        if instance.backups.point_in_time:
+            yield "--enable-point-in-time-recovery"
+    if instance.flags:
+        yield f"--database-flags={_mapping(instance.flags)}"
+    yield "--assign-ip" if instance.public else "--no-assign-ip"
+    if instance.network:
+        yield f"--network={instance.network}"
+    if instance.psc_projects:
+        yield from ("--enable-private-service-connect", f"--allowed-psc-projects={','.join(instance.psc_projects)}")
 
 
 def _grant(grant: Grant) -> Sequence[str]:

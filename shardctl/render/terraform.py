@@ -14,6 +14,7 @@ from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Project, Subscription, Topic, cloud
 from shardctl.render.objects import digest
+from shardctl.render.sqlinstances import Backups, Database, Instance, User
 
 _RESOURCES = {
     Topic: "google_pubsub_topic",
@@ -59,6 +60,11 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
             }
             for account in cloud.accounts
         },
+        "google_sql_database_instance": {
+            address(instance.name): _sql_instance(instance, labels) for instance in cloud.sql_instances
+        },
+        "google_sql_database": {address(database.name): _sql_database(database) for database in cloud.sql_databases},
+        "google_sql_user": {address(user.name): _sql_user(user) for user in cloud.sql_users},
         "google_pubsub_topic_iam_member": {},
         "google_pubsub_subscription_iam_member": {},
         "google_service_account_iam_member": {},
@@ -105,6 +111,79 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
             "max_delivery_attempts": sub.dead_letter.max_attempts,
         }
     return fields
+
+
+def _sql_instance(instance: Instance, labels: dict[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "tier": instance.tier,
+        "edition": instance.edition,
+        "availability_type": instance.availability,
+        "deletion_protection_enabled": True,
+        "disk_autoresize": True,
+        "user_labels": labels,
+        "ip_configuration": {"ipv4_enabled": instance.public},
+    }
+    if instance.disk_gb:
+        settings["disk_size"] = instance.disk_gb
+    if instance.backups:
+        settings["backup_configuration"] = _sql_backups(instance.backups)
+    if instance.flags:
+        settings["database_flags"] = [{"name": name, "value": _literal(value)} for name, value in instance.flags]
+    if instance.network:
+        settings["ip_configuration"]["private_network"] = instance.network
+    if instance.psc_projects:
+        psc = {"psc_enabled": True, "allowed_consumer_projects": list(instance.psc_projects)}
+        settings["ip_configuration"]["psc_config"] = psc
+    fields: dict[str, Any] = {
+        "project": instance.project,
+        "name": instance.name,
+        "region": instance.region,
+        "database_version": instance.version,
+        "settings": settings,
+        "deletion_protection": True,
+        "lifecycle": _KEPT,
+    }
+    if instance.primary:
+        fields["master_instance_name"] = _sql_name(instance.primary)
+    return fields
+
+
+def _sql_backups(backups: Backups) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "enabled": True,
+        "start_time": backups.start_time,
+        "backup_retention_settings": {"retained_backups": backups.retained},
+    }
+    if backups.binary_log is not None:
+        fields["binary_log_enabled"] = backups.binary_log
+    if backups.point_in_time is not None:
+        fields["point_in_time_recovery_enabled"] = backups.point_in_time
+    return fields
+
+
+def _sql_database(database: Database) -> dict[str, Any]:
+    return {
+        "project": database.project,
+        "instance": _sql_name(database.instance),
+        "name": database.database,
+        "deletion_policy": "ABANDON",
+        "lifecycle": _KEPT,
+    }
+
+
+def _sql_user(user: User) -> dict[str, Any]:
+    return {
+        "project": user.project,
+        "instance": _sql_name(user.instance),
+        "name": user.login,
+        "type": "CLOUD_IAM_SERVICE_ACCOUNT",
+        "deletion_policy": "ABANDON",
+        "depends_on": [f"google_service_account.{address(user.account)}"],
+    }
+
+
+def _sql_name(instance: str) -> str:
+    return f"${{google_sql_database_instance.{address(instance)}.name}}"
 
 
 def _grant(grant: Grant) -> dict[str, Any]:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from shardctl.fleet.model import Model
-from shardctl.fleet.scalars import Image, ObjectName, Quantity, SecretId, SecretKey, Text
+from shardctl.fleet.scalars import (
+    Image,
+    ObjectName,
+    ProjectId,
+    Quantity,
+    Region,
+    SecretId,
+    SecretKey,
+    Text,
+    as_tuple,
+)
 from shardctl.fleet.settings.cluster import Resources
 from shardctl.fleet.settings.secrets import SecretRef
 
@@ -28,6 +38,28 @@ DatabaseName = Annotated[
     ),
 ]
 Engine = Literal["postgresql", "mysql"]
+Version = Annotated[
+    str, Text(r"(POSTGRES|MYSQL)(_[0-9]+)+", "a version of Cloud SQL, such as POSTGRES_17 or MYSQL_8_4", 30)
+]
+Tier = Annotated[
+    str,
+    Text(
+        r"db-[A-Za-z0-9]+(-[A-Za-z0-9]+)*",
+        "a machine type of Cloud SQL, such as db-custom-2-8192 or db-perf-optimized-N-2",
+        60,
+    ),
+]
+Network = Annotated[
+    str,
+    Text(
+        r"projects/[a-z0-9.:-]+/global/networks/[a-z]([-a-z0-9]*[a-z0-9])?",
+        "a VPC network, projects/PROJECT/global/networks/NAME",
+        200,
+    ),
+]
+FlagName = Annotated[str, Text(r"[a-z][a-z0-9_.]*", "a database flag of Cloud SQL, such as max_connections", 100)]
+FlagValue = Annotated[str, Text(r"[!-~]([ -~]*[!-~])?", "a flag's value, as text", 500)]
+_ENGINE_OF_VERSION: dict[str, Engine] = {"POSTGRES": "postgresql", "MYSQL": "mysql"}
 
 
 class ProxyResources(Resources):
@@ -50,6 +82,70 @@ class AuthProxy(Model):
     resources: ProxyResources = ProxyResources()
 
 
+class Backups(Model):
+    """An instance's daily backups, which are always on: a standby and replicas follow a mistaken DELETE too."""
+
+    start_time: Annotated[str, Text(r"([01][0-9]|2[0-3]):[0-5][0-9]", "a time of day in UTC, such as 03:00", 5)] = (
+        "03:00"
+    )
+    retained: Annotated[int, Field(ge=1, le=365, description="How many are kept.")] = 8
+    point_in_time: Annotated[
+        bool,
+        Field(
+            description="Keep the transaction log too, so that any moment can be restored; MySQL's replicas need it."
+        ),
+    ] = True
+
+
+class Replica(Model):
+    """A read replica, asynchronous: for reading, and to be promoted when the region of its primary is lost."""
+
+    name: Annotated[str, Text(r"[a-z]([-a-z0-9]{0,96}[a-z0-9])?", "an instance's name", 98)]
+    region: Annotated[Region | None, Field(description="By default the primary's.")] = None
+    tier: Annotated[Tier | None, Field(description="By default the primary's.")] = None
+
+
+class Creation(Model):
+    """An instance that is made with its database, its user and its replicas. Nothing of it is ever deleted."""
+
+    version: Version
+    tier: Tier
+    edition: Literal["enterprise", "enterprise-plus"] = "enterprise"
+    availability: Annotated[
+        Literal["regional", "zonal"],
+        Field(description="`regional` has a standby in another zone that no commit is missing from."),
+    ] = "regional"
+    disk_gb: Annotated[
+        Annotated[int, Field(ge=10, le=65_536)] | None, Field(description="To begin with; the disk grows by itself.")
+    ] = None
+    network: Annotated[Network | None, Field(description="For `ip: private`, which needs private services access.")] = (
+        None
+    )
+    psc_projects: Annotated[
+        tuple[ProjectId, ...],
+        BeforeValidator(as_tuple),
+        Field(description="For `ip: psc`: whose networks may have an endpoint; by default the fleet's project's."),
+    ] = ()
+    flags: Annotated[
+        dict[FlagName, FlagValue], Field(description="Database flags. The one for logins by IAM is set with `iam`.")
+    ] = {}
+    backups: Backups = Backups()
+    replicas: Annotated[tuple[Replica, ...], BeforeValidator(as_tuple)] = ()
+
+    @model_validator(mode="after")
+    def _replicas_can_follow(self) -> Self:
+        names = [replica.name for replica in self.replicas]
+        if len(set(names)) != len(names):
+            raise ValueError("replicas: two have the same name")
+        if names and not self.backups.point_in_time and self.version.startswith("MYSQL"):
+            raise ValueError("replicas of MySQL follow its binary log: set backups.point_in_time: true")
+        return self
+
+    @property
+    def engine(self) -> Engine:
+        return _ENGINE_OF_VERSION[self.version.partition("_")[0]]
+
+
 class CloudSqlDefaults(Model):
     """What the shards' instances of Cloud SQL have in common. A shard's own `database.cloud_sql` overrides any of it."""
 
@@ -68,6 +164,9 @@ class CloudSqlDefaults(Model):
         ),
     ] = "public"
     proxy: AuthProxy = AuthProxy()
+    create: Annotated[
+        Creation | None, Field(description="Makes the instance, by what `provisioner` names; without it, it is there.")
+    ] = None
 
 
 class CloudSql(CloudSqlDefaults):
@@ -75,6 +174,16 @@ class CloudSql(CloudSqlDefaults):
 
     instance: InstanceName
     database: DatabaseName
+
+    @model_validator(mode="after")
+    def _creation_fits(self) -> Self:
+        if self.create is None:
+            return self
+        if self.create.engine != self.engine:
+            raise ValueError(f"create.version: {self.create.version} needs engine: {self.create.engine}")
+        if self.ip == "private" and self.create.network is None:
+            raise ValueError("ip: private needs create.network, projects/PROJECT/global/networks/NAME")
+        return self
 
 
 class Database(Model):

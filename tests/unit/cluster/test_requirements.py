@@ -103,6 +103,16 @@ def test_what_an_older_server_would_refuse_is_found_first(settings, minor, part)
     assert part in missing[0] if part else missing == ()
 
 
+@pytest.mark.parametrize(
+    ("minor", "part"), [(28, "needs Kubernetes 1.29, and the cluster has 1.28: Deployment/orders-s0"), (29, "")]
+)
+def test_a_server_without_native_sidecars_is_found_first(minor, part):
+    database = "{cloud_sql: {instance: 'my-project:europe-west1:a', database: b}}"
+    fleet = fleet_of("", f"shards:\n  - {{name: s0, slots: 0-15, database: {database}}}\n")
+    missing = checked(cluster_for(fleet, minor=minor), fleet).missing
+    assert part in missing[0] if part else missing == ()
+
+
 def test_a_secret_that_may_not_be_read_is_unknown_and_not_there():
     fleet = fleet_of()
     cluster = cluster_for(fleet)

@@ -1,5 +1,7 @@
 """Databases on Cloud SQL: what the file may say, who the consumers are there, and their URL."""
 
+import re
+
 import pytest
 from fleets import HEAD, TYPE
 
@@ -106,6 +108,66 @@ def test_what_leads_to_no_database_is_refused(databases, path, says):
     assert "secret" not in str(refusal.value)
 
 
+ON_MYSQL = "{version: MYSQL_8_4, tier: db-n1-standard-2%s}"
+MADE = "{version: POSTGRES_17, tier: db-custom-2-8192%s}"
+
+
+@pytest.mark.parametrize(
+    ("databases", "path", "says"),
+    [
+        ([on(create=MADE % ", engine: x")], "create.engine", "there is no such field"),
+        ([on(create="{version: ORACLE_19, tier: db-custom-2-8192}")], "create.version", "POSTGRES_17 or MYSQL_8_4"),
+        ([on(create="{version: POSTGRES_17, tier: n2-standard-2}")], "create.tier", "db-custom-2-8192"),
+        ([on(create=MADE, engine="mysql")], "", "POSTGRES_17 needs engine: postgresql"),
+        ([on(create=MADE, ip="private")], "", "ip: private needs create.network"),
+        ([on(create=MADE % ", network: default")], "create.network", "projects/PROJECT/global/networks/NAME"),
+        ([on(create=MADE % ", flags: {max_connections: 5}")], "create.flags.max_connections", 'write "5" in quotes'),
+        ([on(create=MADE % ", backups: {start_time: '25:00'}")], "create.backups.start_time", "a time of day in UTC"),
+        ([on(create=MADE % ", replicas: [{name: r}, {name: r}]")], "create", "two have the same name"),
+        ([on(create=MADE % ", replicas: [{name: orders}]")], "create.replicas[0].name", "another instance"),
+        (
+            [on(engine="mysql", create=ON_MYSQL % ", replicas: [{name: r}], backups: {point_in_time: false}")],
+            "create",
+            "set backups.point_in_time: true",
+        ),
+    ],
+)  # fmt: skip
+def test_an_instance_that_cannot_be_made_is_refused(databases, path, says):
+    with pytest.raises(SpecError) as refusal:
+        fleet(*(database.replace("%s", "") for database in databases))
+    place = ".".join(filter(None, ("shards[0].database.cloud_sql", path)))
+    (line,) = (line for line in str(refusal.value).splitlines() if f": {place}: " in line)
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (on(database="b", create=MADE % ", disk_gb: 20"), "shard 's0' describes instance"),
+        (on("my-project:europe-west4:orders", create=MADE % ""), "of another project or region that shard 's0' makes"),
+        (on("my-project:europe-west1:b", create=MADE % ", replicas: [{name: orders}]"), "'orders' is the name"),
+    ],
+)  # fmt: skip
+def test_instances_that_would_be_confused_are_refused(second, says):
+    with pytest.raises(SpecError, match=rf"shards\[1\]\.database\.cloud_sql\.create\S*: .*{re.escape(says)}"):
+        fleet(on(create=MADE % ""), second)
+
+
+def test_shards_may_share_an_instance_that_is_made():
+    made = fleet(on(), on(database="b"), top=f"cloud_sql: {{create: {MADE % ', replicas: [{name: r}]'}}}")
+    assert len(made.shards) == 2
+
+
+def test_the_api_makes_no_instance():
+    with pytest.raises(SpecError, match=r"cloud_sql\.create: `provisioner: api` makes topics and subscriptions alone"):
+        fleet(on(create=MADE % ""), top="provisioner: api")
+
+
+def test_a_made_instance_has_the_flag_of_the_login():
+    cloud_sql = fleet(on(create=MADE % ", flags: {max_connections: '50'}")).shards[0].database.cloud_sql
+    assert cloudsql.flags(cloud_sql, cloud_sql.create) == {"max_connections": "50", "cloudsql.iam_authentication": "on"}
+
+
 def test_a_kind_that_bodies_are_not_checked_for_is_refused():
     with pytest.raises(SpecError, match=r"database.cloud_sql.engine: mysql isn't among `databases`.* Fix: add mysql"):
         fleet(on(engine="mysql"), top="databases: [postgresql]")
@@ -120,10 +182,25 @@ def test_a_user_that_is_too_long_for_postgresql_is_refused():
     fleet(on(engine="mysql"), head=head)
 
 
-def test_advice_names_the_flag_and_the_users():
-    made = fleet(on(), on(database="b"), on(database="c", engine="mysql"), on(database="d", iam="false"))
-    first, second = (line for line in advice(made) if line.startswith("cloud_sql"))
-    assert "cloudsql.iam_authentication=on" in first
-    assert "orders-s0@my-project.iam on orders, orders-s1@my-project.iam on orders," in first
-    assert "cloudsql_iam_authentication=on" in second
-    assert "orders-s2 on orders," in second
+def cloud_sql_advice(*databases, **more):
+    return [line for line in advice(fleet(*databases, **more)) if line.startswith("cloud_sql")]
+
+
+def test_advice_names_the_flag_and_the_users_to_make_and_whom_to_grant():
+    with_password = (on(database=name, iam="false") for name in "cd")
+    lines = cloud_sql_advice(on(), on(database="b", engine="mysql"), *with_password)
+    to_make, to_grant, to_make_on_mysql, to_grant_on_mysql = lines
+    assert "cloudsql.iam_authentication=on" in to_make
+    assert "orders-s0@my-project.iam on orders:" in to_make
+    assert "GRANTs them to orders-s0@my-project.iam on orders:" in to_grant
+    assert "cloudsql_iam_authentication=on" in to_make_on_mysql
+    assert "orders-s1@my-project.iam.gserviceaccount.com on orders:" in to_make_on_mysql
+    assert "GRANTs them to orders-s1 on orders:" in to_grant_on_mysql
+
+
+def test_advice_on_a_made_instance_is_what_is_left_to_do():
+    made = on(create=MADE % ", replicas: [{name: r}]")
+    to_grant, to_keep = cloud_sql_advice(made)
+    assert "GRANTs" in to_grant
+    assert "retain_acked" in to_keep
+    assert len(cloud_sql_advice(made, top="subscription: {retain_acked: true}")) == 1

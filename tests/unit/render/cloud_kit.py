@@ -25,6 +25,9 @@ schedules:
     region: europe-west1
     type: order
     body: {order_id: sweep, note: "it's ${time} %{if} \\"now\\""}
+databases: [postgresql, mysql]
+cloud_sql:
+  create: {version: POSTGRES_17, tier: db-custom-2-8192, replicas: [{name: replica, region: europe-west4}]}
 shards:
   - {name: s0, slots: 0-7}
   - {name: s1, slots: 8-15, generation: 3, database: {cloud_sql: {instance: "data-project:europe-west1:orders", database: db}}}

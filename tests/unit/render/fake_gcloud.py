@@ -34,6 +34,32 @@ KNOWN = {
     "iam service-accounts update": {"--display-name"},
     "iam service-accounts get-iam-policy": POLICY,
     "iam service-accounts add-iam-policy-binding": GRANT | {"--condition"},
+    "sql instances describe": {"--format"},
+    "sql instances create": {
+        "--database-version",
+        "--master-instance-name",
+        "--region",
+        "--tier",
+        "--edition",
+        "--availability-type",
+        "--deletion-protection",
+        "--storage-auto-increase",
+        "--storage-size",
+        "--backup-start-time",
+        "--retained-backups-count",
+        "--enable-bin-log",
+        "--enable-point-in-time-recovery",
+        "--database-flags",
+        "--assign-ip",
+        "--no-assign-ip",
+        "--network",
+        "--enable-private-service-connect",
+        "--allowed-psc-projects",
+    },
+    "sql databases describe": {"--instance", "--format"},
+    "sql databases create": {"--instance"},
+    "sql users list": {"--instance", "--format"},
+    "sql users create": {"--instance", "--type"},
     "projects get-iam-policy": POLICY,
     "projects add-iam-policy-binding": GRANT | {"--condition"},
     "scheduler jobs describe": {"--location", "--format"},
@@ -49,7 +75,7 @@ def fail(message):
 def parse(arguments):
     words = [word for word in arguments if not word.startswith("--")]
     flags = dict((*flag.split("=", 1), "")[:2] for flag in arguments if flag.startswith("--"))
-    command, name = " ".join(words[:-1]), words[-1]
+    command, name = (" ".join(words), "") if words[-1] == "list" else (" ".join(words[:-1]), words[-1])
     if command not in KNOWN:
         fail(f"no such command: {command}")
     if unknown := set(flags) - KNOWN[command] - {"--project"}:
@@ -66,8 +92,14 @@ def mapping(text):
 
 def described(command, there):
     match command:
-        case "pubsub topics describe":
+        case "pubsub topics describe" | "sql databases describe":
             return there["name"]
+        case "sql instances describe":
+            flags = there["flags"]
+            return "|".join((
+                flags.get("--database-version", "POSTGRES_17"), flags["--region"], flags["--tier"],
+                flags["--edition"].upper().replace("-", "_"), flags["--availability-type"].upper(),
+            ))  # fmt: skip
         case "pubsub subscriptions describe":
             flags = there["flags"]
             never = "" if flags["--expiration-period"] == "never" else flags["--expiration-period"]
@@ -114,6 +146,9 @@ def main():
     if command == "iam service-accounts create":
         name = f"{name}@{flags['--project']}.iam.gserviceaccount.com"
     there = state.setdefault(f"{kind} {name}", {"policy": []}) if kind == "projects" else state.get(f"{kind} {name}")
+    if command.endswith("list"):
+        print("\n".join(item["name"] for key, item in state.items() if key.startswith(kind)))
+        return
     if "create" in command.split():
         if there:
             fail(f"{kind} {name} already exists")

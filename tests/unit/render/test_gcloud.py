@@ -102,6 +102,9 @@ def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
         "iam service-accounts",
         "scheduler jobs",
         "projects",
+        "sql instances",
+        "sql databases",
+        "sql users",
     }
 
 
@@ -127,6 +130,29 @@ def test_a_shard_may_connect_to_its_own_instance_alone(cloud: Cloud) -> None:
         "--condition=expression=resource.name == 'projects/data-project/instances/orders' && "
         "resource.service == 'sqladmin.googleapis.com',title=orders"
     )
+
+
+def test_an_instance_comes_before_its_replica_its_database_and_its_user(cloud: Cloud) -> None:
+    made = [call[1:4] for call in cloud.changes if call[0] == "sql"]
+    assert made == [
+        ["instances", "create", "orders"],
+        ["instances", "create", "replica"],
+        ["databases", "create", "db"],
+        ["users", "create", "orders-s1@my-project.iam"],
+    ]
+    assert cloud.state["sql instances replica"]["flags"]["--master-instance-name"] == "orders"
+    assert cloud.state["sql users orders-s1@my-project.iam"]["flags"]["--type"] == "cloud_iam_service_account"
+    assert "--deletion-protection" in cloud.state["sql instances orders"]["flags"]
+
+
+def test_an_instance_that_differs_is_reported_and_left_as_it_is(cloud: Cloud) -> None:
+    cloud.change("sql instances orders", tier="db-custom-8-32768")
+    before = cloud.changes
+    run = cloud.run(fleet_of())
+    assert run.returncode == 0
+    assert "different instance data-project orders" in run.stdout
+    assert "the file wants POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL" in run.stderr
+    assert cloud.changes == before
 
 
 def test_what_can_be_changed_is_changed_and_nothing_else(cloud: Cloud) -> None:

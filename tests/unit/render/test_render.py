@@ -172,6 +172,11 @@ def _references(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "PubSubTopic", body["topicRef"]["name"]
             if "deadLetterPolicy" in body:
                 yield "PubSubTopic", body["deadLetterPolicy"]["deadLetterTopicRef"]["name"]
+        case "SQLInstance":
+            if "masterInstanceRef" in body:
+                yield "SQLInstance", body["masterInstanceRef"]["name"]
+        case "SQLDatabase" | "SQLUser":
+            yield "SQLInstance", body["instanceRef"]["name"]
         case "IAMPolicyMember":
             if "external" not in body["resourceRef"]:  # which is the user's own
                 yield body["resourceRef"]["kind"], body["resourceRef"]["name"]

@@ -37,6 +37,38 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "google_pubsub_topic_iam_member": {"topic": True, "role": True, "member": True, "project": False},
     "google_pubsub_subscription_iam_member": {"subscription": True, "role": True, "member": True, "project": False},
     "google_service_account_iam_member": {"service_account_id": True, "role": True, "member": True},
+    "google_sql_database_instance": {
+        "project": False,
+        "name": False,
+        "region": False,
+        "database_version": True,
+        "master_instance_name": False,
+        "deletion_protection": False,
+        "settings": {
+            "tier": True,
+            "edition": False,
+            "availability_type": False,
+            "deletion_protection_enabled": False,
+            "disk_autoresize": False,
+            "disk_size": False,
+            "user_labels": False,
+            "database_flags": False,
+            "backup_configuration": {
+                "enabled": False,
+                "start_time": False,
+                "binary_log_enabled": False,
+                "point_in_time_recovery_enabled": False,
+                "backup_retention_settings": {"retained_backups": True},
+            },
+            "ip_configuration": {
+                "ipv4_enabled": False,
+                "private_network": False,
+                "psc_config": {"psc_enabled": False, "allowed_consumer_projects": False},
+            },
+        },
+    },
+    "google_sql_database": {"project": False, "instance": True, "name": True, "deletion_policy": False},
+    "google_sql_user": {"project": False, "instance": True, "name": True, "type": False, "deletion_policy": False},
     "google_project_iam_member": {
         "project": True,
         "role": True,
@@ -79,7 +111,7 @@ def test_every_resource_has_documented_arguments_alone() -> None:
     for kind, instances in found.items():
         for address, fields in instances.items():
             assert re.fullmatch(r"[A-Za-z_][-A-Za-z0-9_]*", address)
-            own = {name: value for name, value in fields.items() if name != "lifecycle"}
+            own = {name: value for name, value in fields.items() if name not in ("lifecycle", "depends_on")}
             check(own, ARGUMENTS[kind], f"{kind}.{address}")
 
 
@@ -118,6 +150,21 @@ def test_topics_and_subscriptions_are_what_provision_wants() -> None:
         assert ("dead_letter_policy" in fields) == bool(wanted.dead_letter_policy.dead_letter_topic)
         assert ("retry_policy" in fields) == ("retry_policy" in wanted)
     assert not subscriptions
+
+
+def test_nothing_of_a_database_is_ever_destroyed() -> None:
+    found = resources(fleet_of())
+    for instance in found["google_sql_database_instance"].values():
+        assert instance["deletion_protection"] is instance["settings"]["deletion_protection_enabled"] is True
+        assert instance["lifecycle"] == {"prevent_destroy": True}
+    for kind in ("google_sql_database", "google_sql_user"):
+        assert {fields["deletion_policy"] for fields in found[kind].values()} == {"ABANDON"}
+
+
+def test_a_user_of_the_database_waits_for_its_account() -> None:
+    (user,) = resources(fleet_of())["google_sql_user"].values()
+    assert user["depends_on"] == ["google_service_account.orders-s1"]
+    assert user["depends_on"][0].rpartition(".")[2] in resources(fleet_of())["google_service_account"]
 
 
 def test_its_grants_are_config_connectors() -> None:

@@ -103,6 +103,49 @@ account() {
   done_with create account "$1"
 }
 
+# sql_instance PROJECT NAME STATE FLAG...
+# STATE is what `describe` prints of an instance as the file has it; FLAGs make one. An instance that differs is left as it is: most
+# changes restart it, some can't be made.
+sql_instance() {
+  instance_project=$1 instance=$2 state=$3
+  shift 3
+  if live=$(gcloud sql instances describe "$instance" --project="$instance_project" --format="$instance_fields" 2>/dev/null); then
+    if [ "$live" = "$state" ]; then
+      done_with identical instance "$instance_project $instance"
+      return
+    fi
+    done_with different instance "$instance_project $instance"
+    printf 'warning: instance %s is %s, the file wants %s; this script changes no instance: gcloud sql instances patch %s\n' \
+      "$instance" "$live" "$state" "$instance" >&2
+    return
+  fi
+  gcloud sql instances create "$instance" --project="$instance_project" "$@" >/dev/null
+  done_with create instance "$instance_project $instance"
+}
+instance_fields='value[separator="|"](databaseVersion,region,settings.tier,settings.edition,settings.availabilityType)'
+
+# sql_database PROJECT INSTANCE NAME
+sql_database() {
+  if gcloud sql databases describe "$3" --instance="$2" --project="$1" --format='value(name)' >/dev/null 2>&1; then
+    done_with identical database "$1 $2 $3"
+    return
+  fi
+  gcloud sql databases create "$3" --instance="$2" --project="$1" >/dev/null
+  done_with create database "$1 $2 $3"
+}
+
+# sql_user PROJECT INSTANCE NAME LOGIN: NAME is how the database knows the service account that is made a user by its LOGIN
+sql_user() {
+  users=$(gcloud sql users list --instance="$2" --project="$1" --format='value(name)')
+  case "$newline$users$newline" in *"$newline$3$newline"*)
+    done_with identical user "$1 $2 $3"
+    return
+    ;;
+  esac
+  patiently gcloud sql users create "$4" --instance="$2" --project="$1" --type=cloud_iam_service_account
+  done_with create user "$1 $2 $3"
+}
+
 bindings='value[separator="|"](bindings.role,bindings.members,bindings.condition.title)'
 
 # granted POLICY ROLE MEMBER [TITLE]: whether the policy grants it, under the condition of that title alone, or under none
@@ -178,10 +221,43 @@ topic data-writes shardctl-fleet=orders
 topic data-writes-dead shardctl-fleet=orders
 subscription orders-strays projects/my-project/topics/data-writes 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
 subscription orders-dead projects/my-project/topics/data-writes-dead '' shardctl-fleet=orders '60|2678400s||||||||||' --ack-deadline=60 --message-retention-duration=2678400s --no-retain-acked-messages --expiration-period=never
-subscription orders-s0-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
+subscription orders-s0-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"0") AND NOT hasPrefix(attributes.slot,"01")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
+subscription orders-s1-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"01")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
+subscription orders-s2-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"1") AND NOT hasPrefix(attributes.slot,"11")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
+subscription orders-s3-g1 projects/my-project/topics/data-writes 'hasPrefix(attributes.slot,"11")' shardctl-fleet=orders '60|604800s|||1s|600s|projects/my-project/topics/data-writes-dead|5||||' --ack-deadline=60 --message-retention-duration=604800s --no-retain-acked-messages --expiration-period=never --min-retry-delay=1s --max-retry-delay=600s --dead-letter-topic=projects/my-project/topics/data-writes-dead --max-delivery-attempts=5
 account orders-s0@my-project.iam.gserviceaccount.com orders-s0 'Consumer of shard orders-s0'
+account orders-s1@my-project.iam.gserviceaccount.com orders-s1 'Consumer of shard orders-s1'
+account orders-s2@my-project.iam.gserviceaccount.com orders-s2 'Consumer of shard orders-s2'
+account orders-s3@my-project.iam.gserviceaccount.com orders-s3 'Consumer of shard orders-s3'
+sql_instance data-project orders-s0 'POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL' --database-version=POSTGRES_17 --region=europe-west1 --tier=db-custom-2-8192 --edition=enterprise --availability-type=regional --deletion-protection --storage-auto-increase --storage-size=100GB --backup-start-time=03:00 --retained-backups-count=8 --enable-point-in-time-recovery --database-flags=cloudsql.iam_authentication=on,log_statement=ddl,max_connections=200 --no-assign-ip --network=projects/data-project/global/networks/default
+sql_instance data-project orders-s0-west 'POSTGRES_17|europe-west4|db-custom-1-3840|ENTERPRISE|ZONAL' --master-instance-name=orders-s0 --region=europe-west4 --tier=db-custom-1-3840 --edition=enterprise --availability-type=zonal --deletion-protection --storage-auto-increase --storage-size=100GB --database-flags=cloudsql.iam_authentication=on,log_statement=ddl,max_connections=200 --no-assign-ip --network=projects/data-project/global/networks/default
+sql_instance my-project shared 'POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL' --database-version=POSTGRES_17 --region=europe-west1 --tier=db-custom-2-8192 --edition=enterprise --availability-type=regional --deletion-protection --storage-auto-increase --backup-start-time=03:00 --retained-backups-count=8 --enable-point-in-time-recovery --database-flags=cloudsql.iam_authentication=on --assign-ip
+sql_instance my-project orders-s3 'MYSQL_8_4|europe-west1|db-perf-optimized-N-2|ENTERPRISE_PLUS|ZONAL' --database-version=MYSQL_8_4 --region=europe-west1 --tier=db-perf-optimized-N-2 --edition=enterprise-plus --availability-type=zonal --deletion-protection --storage-auto-increase --backup-start-time=03:00 --retained-backups-count=8 --enable-bin-log --database-flags=cloudsql_iam_authentication=on --no-assign-ip --enable-private-service-connect --allowed-psc-projects=my-project
+sql_database data-project orders-s0 orders
+sql_database my-project shared orders_s1
+sql_database my-project shared orders_s2
+sql_database my-project orders-s3 orders
+sql_user data-project orders-s0 orders-s0@my-project.iam orders-s0@my-project.iam
+sql_user my-project shared orders-s1@my-project.iam orders-s1@my-project.iam
+sql_user my-project shared orders-s2@my-project.iam orders-s2@my-project.iam
+sql_user my-project orders-s3 orders-s3 orders-s3@my-project.iam.gserviceaccount.com
 account_grant orders-s0@my-project.iam.gserviceaccount.com roles/iam.workloadIdentityUser 'serviceAccount:my-project.svc.id.goog[writers/orders-s0]'
 subscription_grant orders-s0-g1 roles/pubsub.subscriber serviceAccount:orders-s0@my-project.iam.gserviceaccount.com
 topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:orders-s0@my-project.iam.gserviceaccount.com
-project_grant data-project roles/cloudsql.client serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders 'resource.name == '"'"'projects/data-project/instances/orders'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
-project_grant data-project roles/cloudsql.instanceUser serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders 'resource.name == '"'"'projects/data-project/instances/orders'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+account_grant orders-s1@my-project.iam.gserviceaccount.com roles/iam.workloadIdentityUser 'serviceAccount:my-project.svc.id.goog[writers/orders-s1]'
+subscription_grant orders-s1-g1 roles/pubsub.subscriber serviceAccount:orders-s1@my-project.iam.gserviceaccount.com
+topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:orders-s1@my-project.iam.gserviceaccount.com
+account_grant orders-s2@my-project.iam.gserviceaccount.com roles/iam.workloadIdentityUser 'serviceAccount:my-project.svc.id.goog[writers/orders-s2]'
+subscription_grant orders-s2-g1 roles/pubsub.subscriber serviceAccount:orders-s2@my-project.iam.gserviceaccount.com
+topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:orders-s2@my-project.iam.gserviceaccount.com
+account_grant orders-s3@my-project.iam.gserviceaccount.com roles/iam.workloadIdentityUser 'serviceAccount:my-project.svc.id.goog[writers/orders-s3]'
+subscription_grant orders-s3-g1 roles/pubsub.subscriber serviceAccount:orders-s3@my-project.iam.gserviceaccount.com
+topic_grant data-writes-dead roles/pubsub.publisher serviceAccount:orders-s3@my-project.iam.gserviceaccount.com
+project_grant data-project roles/cloudsql.client serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders-s0 'resource.name == '"'"'projects/data-project/instances/orders-s0'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant data-project roles/cloudsql.instanceUser serviceAccount:orders-s0@my-project.iam.gserviceaccount.com orders-s0 'resource.name == '"'"'projects/data-project/instances/orders-s0'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.client serviceAccount:orders-s1@my-project.iam.gserviceaccount.com shared 'resource.name == '"'"'projects/my-project/instances/shared'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.instanceUser serviceAccount:orders-s1@my-project.iam.gserviceaccount.com shared 'resource.name == '"'"'projects/my-project/instances/shared'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.client serviceAccount:orders-s2@my-project.iam.gserviceaccount.com shared 'resource.name == '"'"'projects/my-project/instances/shared'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.instanceUser serviceAccount:orders-s2@my-project.iam.gserviceaccount.com shared 'resource.name == '"'"'projects/my-project/instances/shared'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.client serviceAccount:orders-s3@my-project.iam.gserviceaccount.com orders-s3 'resource.name == '"'"'projects/my-project/instances/orders-s3'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
+project_grant my-project roles/cloudsql.instanceUser serviceAccount:orders-s3@my-project.iam.gserviceaccount.com orders-s3 'resource.name == '"'"'projects/my-project/instances/orders-s3'"'"' && resource.service == '"'"'sqladmin.googleapis.com'"'"''
