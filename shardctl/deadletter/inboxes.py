@@ -249,8 +249,13 @@ class Inboxes:
         return GO
 
     def _forgotten(self, letter: Letter, shard: str) -> Verdict | None:
-        """None where the inbox would remember the write; GO where it may be replayed although it doesn't."""
-        kept = topology.inbox_retention(self._fleet, self._fleet.shard(shard)) - CLOCK_SLACK
+        """None where the inbox would remember the write; GO where it may be replayed although it doesn't.
+
+        Its letter may be of a second copy, which its producer published up to a day after the one that took effect. That no
+        consumer met the second is why it is a letter, and so why the inbox remembers the write from the first.
+        """
+        retention = topology.inbox_retention(self._fleet, self._fleet.shard(shard))
+        kept = retention - topology.RETRIED_WITHIN - CLOCK_SLACK
         age = self._now() - datetime.fromtimestamp(letter.written_us / 1_000_000, UTC)
         if age < kept:
             return None
@@ -258,8 +263,8 @@ class Inboxes:
             return GO
         return Verdict(
             "forgotten",
-            f"it was written {age.days} days ago, and the inbox remembers {kept.days + 1}: nobody can tell whether it took "
-            "effect since. --unremembered replays it",
+            f"it was written {age.days} days ago, and after {kept.days + 1} the inbox may have forgotten it: nobody can tell "
+            "whether it took effect since. --unremembered replays it",
         )
 
     def _is_harmless(self, letter: Letter) -> bool:

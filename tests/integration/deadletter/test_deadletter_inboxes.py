@@ -220,6 +220,13 @@ def test_what_the_inbox_has_forgotten(url, engine):
         assert codes(asked.let_go([letter(2, ago=timedelta(days=99))])) == ["replay"]
 
 
+@pytest.mark.parametrize(("hours", "code"), [(7 * 24 - 2, "unrecorded"), (7 * 24, "forgotten")])
+def test_the_inbox_may_know_a_write_by_a_copy_published_a_day_before_the_letters(url, engine, hours, code):
+    """It keeps that for 8 days. The letter is of the second copy, which no consumer has met."""
+    with inboxes(url) as asked:
+        assert codes(asked.survey([letter(1, ago=timedelta(hours=hours))])) == [code]
+
+
 def test_a_letter_whose_replay_took_effect_long_ago_is_not_replayed_again(url, engine):
     """Its ack was lost. The copy's row is forgotten, and the note of the replay is still there, as long as the letter may be."""
     old = letter(1, ago=timedelta(days=20))
