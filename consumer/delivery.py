@@ -12,11 +12,9 @@ from shardctl.fleet.settings.messagetypes import Operation
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.wire import barrier, identity
 from shardctl.wire.barrier import Barrier
-from shardctl.wire.message import MAX_KEY_CHARACTERS, InvalidWriteError, slot_for
+from shardctl.wire.message import MAX_KEY_CHARACTERS, OPERATIONS, InvalidWriteError, is_key, slot_for
 
 NO_SLOT = -1  # a message without a valid slot: it has no order and no inbox row
-
-OPERATIONS: frozenset[str] = frozenset(("insert", "upsert", "update", "delete"))
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +89,7 @@ def _identify(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
     """Which write it is, by what its producer gave: nothing here depends on what this shard makes of the message."""
     names, value = config.attributes, attributes.get
     key = value(names.idempotency_key, "")
-    if _is_key(key):
+    if is_key(key):
         delivery.idempotency_key = key
         delivery.identity = identity.of_key(value(names.caller, ""), value(names.message_type, ""), key)
     else:
@@ -100,10 +98,6 @@ def _identify(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
         delivery.identity = identity.of_message(delivery.idempotency_key)
     says = value(names.operation, ""), value(names.partition_key, "")
     delivery.fingerprint = identity.fingerprint(*says, delivery.message.data)
-
-
-def _is_key(text: str) -> bool:
-    return 0 < len(text) <= MAX_KEY_CHARACTERS and "\x00" not in text
 
 
 def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
@@ -122,7 +116,7 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
         in_order = delivery.message.ordering_key == digits
         delivery.ends_lane = in_order and (marker.shard, marker.generation) == (config.shard, delivery.generation)
         return
-    if not _is_key(key):
+    if not is_key(key):
         raise PermanentError("bad_key", f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters")
     if delivery.keyless and attributes.get(names.idempotency_key):
         raise PermanentError("bad_key", f"the idempotency key has over {MAX_KEY_CHARACTERS} characters, or a NUL")
@@ -134,7 +128,7 @@ def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -
     delivery.parks = kind.on_poison == "park"
     operation = attributes.get(names.operation) or kind.operation
     if operation not in OPERATIONS:
-        raise PermanentError("bad_operation", f"{operation!r} isn't one of {', '.join(sorted(OPERATIONS))}")
+        raise PermanentError("bad_operation", f"{operation!r} isn't one of {', '.join(OPERATIONS)}")
     delivery.operation = operation
 
 

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +52,7 @@ from shardctl.errors import EXIT_DONE, ShardctlError
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.supervision import logs
 from shardctl.supervision.background import Background
+from shardctl.supervision.signals import on_end_signals
 
 if TYPE_CHECKING:
     from consumer.intake.push.intake import PushIntake
@@ -113,7 +113,7 @@ async def serve(settings: Settings) -> None:
         metrics.ready.set_function(lambda: float(why_not_ready() is None))
         health = Health(settings.host, settings.port, metrics, why_not_ready)
         closing.callback(health.close)
-        _obey_signals(stop)
+        on_end_signals(stop.set)
         collector.release()
         log.info("serving %s on port %s", _subscriptions(config), health.port, extra={"action": "started"})
         await _live(stop, startup, life, maintenance, health)
@@ -248,11 +248,6 @@ def _outlets(settings: Settings) -> tuple[DeadLetterTopic, Again]:
 
 def _subscriptions(config: ShardConfig) -> str:
     return ", ".join(name for generation in config.generations for name in generation.subscriptions)
-
-
-def _obey_signals(stop: asyncio.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _beat(health: Health) -> None:

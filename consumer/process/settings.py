@@ -15,10 +15,8 @@ from sqlalchemy.engine import URL
 from shardctl.errors import UsageError
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.fleet.spec_errors import path_text
+from shardctl.serving.sockets import EVERY_ADDRESS
 from shardctl.shard import databaseurl
-
-# Of IPv4 and IPv6: a pod may have only one of them, and the kubelet probes that one.
-EVERY_ADDRESS = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)

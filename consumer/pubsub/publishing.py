@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.api_core.exceptions import GoogleAPICallError
@@ -14,11 +14,10 @@ from consumer.pubsub.protos import PubsubMessage
 from shardctl.fleet.keyspace import digits_of
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.wire import identity
+from shardctl.wire.deadletters import RESERVED
+from shardctl.wire.requests import in_requests
 
 PUBLISH_TIMEOUT_SECONDS = 10
-RESERVED = "goog"
-MAX_REQUEST_MESSAGES = 1_000
-MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one message alone may be larger
 
 
 async def publish(client: Publisher, project: str, topic: str, messages: Sequence[Any]) -> None:
@@ -29,23 +28,10 @@ async def publish(client: Publisher, project: str, topic: str, messages: Sequenc
     path = f"projects/{project}/topics/{topic}"
     try:
         for listed in by_ordering_key.values():  # one request carries one ordering key
-            for request in _requests(listed):
+            for request in in_requests(listed, lambda message: message.ByteSize()):
                 await client.publish(topic=path, messages=request, timeout_seconds=PUBLISH_TIMEOUT_SECONDS)
     except GoogleAPICallError as error:
         raise BlockedError(f"can't publish to the topic {topic}: {error}") from error
-
-
-def _requests(messages: Sequence[Any]) -> Iterator[list[Any]]:
-    request: list[Any] = []
-    size = 0
-    for message in messages:
-        bytes_more = message.ByteSize()
-        if request and (len(request) == MAX_REQUEST_MESSAGES or size + bytes_more > MAX_REQUEST_BYTES):
-            yield request
-            request, size = [], 0
-        request.append(message)
-        size += bytes_more
-    yield request
 
 
 def publishable(attributes: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from consumer.delivery import Delivery
+from shardctl.supervision.backoff import WITHOUT_CHANCE, backoff
 
 SPLIT = 8  # into so many parts: a batch of a thousand lanes is down to single ones after four tries
 FREE_LOCK_SECONDS = 0.5  # how long a batch waits for a lock while others are blocked
@@ -125,7 +126,7 @@ class Batcher:
             del self._suspects[lane]
             self._in_flight[lane] = queue
             cut.take(queue)
-        longer = min(LAST_LOCK_SECONDS, FIRST_LOCK_SECONDS * 2.0 ** min(blocked - 1, 10)) / len(self._suspected)
+        longer = backoff(blocked, FIRST_LOCK_SECONDS, LAST_LOCK_SECONDS, WITHOUT_CHANCE) / len(self._suspected)
         return Batch(cut.deliveries, tuple(cut.lanes), True, max(FIRST_LOCK_SECONDS, longer))
 
     def due_at(self, now: float) -> float | None:

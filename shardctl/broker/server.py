@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import time
 from typing import Self
@@ -19,6 +18,7 @@ from shardctl.broker.stream import Clock, Waiters
 from shardctl.broker.tokens import KeysServer, Signer
 from shardctl.errors import ShardctlError
 from shardctl.supervision.background import Background
+from shardctl.supervision.signals import on_end_signals
 
 TICK_SECONDS = 0.05
 TRIM_SECONDS = 5.0
@@ -129,9 +129,7 @@ async def serve(
 ) -> None:
     """Serves until SIGINT or SIGTERM; says on stderr when it is ready, and where."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signal_number, stopping.set)
+    on_end_signals(stopping.set)
     async with Broker(address=address, port=port, keys_port=keys_port, faults=faults) as broker:
         if broker.keys_url:
             print(f"tokens of pushes are signed with the key at {broker.keys_url}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardctl.broker.filter import Predicate
+from shardctl.supervision.backoff import WITHOUT_CHANCE, backoff
 
 DEFAULT_ACK_DEADLINE_SECONDS = 10
 DEFAULT_RETENTION_SECONDS = 7 * 86_400
@@ -17,7 +18,7 @@ class Backoff:
 
     def after(self, failures: int) -> float:
         """Seconds to wait after that many failures: doubling from the minimum up to the maximum."""
-        return min(self.maximum_seconds, self.minimum_seconds * 2.0 ** min(failures - 1, 32))
+        return backoff(failures, self.minimum_seconds, self.maximum_seconds, WITHOUT_CHANCE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from shardctl.cli.terminal import out, print_json, print_table, say
@@ -104,21 +105,19 @@ class MoveStages(Stages):
 
 def tell_outcome(report: Any, *, as_json: bool) -> int:
     """Print a `demo.Report`; returns the exit code."""
-    if as_json:
-        print_json(report.as_json())
-    else:
-        _print_report(report)
-    if report.kept_in:
-        say(f"databases and logs are kept in {report.kept_in}")
-    return EXIT_DONE if report.verified else EXIT_REFUSED
+    return _tell(report, _print_report, as_json=as_json)
 
 
 def tell_move(report: Any, *, as_json: bool) -> int:
     """Print a `movedemo.Report`; returns the exit code."""
+    return _tell(report, _print_move, as_json=as_json)
+
+
+def _tell(report: Any, show: Callable[[Any], None], *, as_json: bool) -> int:
     if as_json:
         print_json(report.as_json())
     else:
-        _print_move(report)
+        show(report)
     if report.kept_in:
         say(f"databases and logs are kept in {report.kept_in}")
     return EXIT_DONE if report.verified else EXIT_REFUSED

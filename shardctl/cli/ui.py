@@ -33,6 +33,7 @@ def ui(
     database: DatabaseOption = None,
 ) -> int:
     """Serve a page that shows the fleet: shards, slots, a rebalance, dead letters and parked keys. Until Ctrl-C."""
+    from shardctl.serving.sockets import is_loopback
     from shardctl.status.collector import Collector, FleetFile, sources
     from shardctl.ui import server
     from shardctl.ui.view import View
@@ -46,7 +47,7 @@ def ui(
     token = secrets.token_urlsafe(TOKEN_BYTES)
 
     def ready() -> None:
-        if not server.is_loopback(host):
+        if not is_loopback(host):
             say(
                 f"warning: anyone who can reach {host} and has the address below may replay dead letters and parked keys, and "
                 "the connection isn't encrypted. A tunnel to 127.0.0.1 is safer."

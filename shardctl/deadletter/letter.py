@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from shardctl.deadletter.place import Place, Unfit, excess, is_key, place_of
+from shardctl.deadletter.place import Place, Unfit, excess, place_of
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import digits_of, slot_of_digits
 from shardctl.fleet.spec import Fleet
 from shardctl.wire import barrier, deadletters, identity
+from shardctl.wire.message import is_key
 
 GIVEN_UP = "max_delivery_attempts"  # the reason of Pub/Sub's own policy
 UNKNOWN = "unknown"  # neither a consumer nor Pub/Sub put it there

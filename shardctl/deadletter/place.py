@@ -20,6 +20,7 @@ from shardctl.wire.message import (
     MAX_VALUE_BYTES,
     OPERATIONS,
     InvalidWriteError,
+    is_key,
     slot_for,
 )
 
@@ -103,11 +104,6 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
     if not shards:
         raise _UnfitError("unknown_type", f"no shard takes type {name!r}: give it one in the file, and deploy it first")
     return Place(slot, digits_of(slot, fleet.routing.slot_bits), topology.topic_of(fleet, slot).id, shards)
-
-
-def is_key(text: str) -> bool:
-    """Whether a consumer takes it for a routing or an idempotency key."""
-    return 1 <= len(text) <= MAX_KEY_CHARACTERS and "\x00" not in text
 
 
 def _body(kind: MessageType, data: bytes) -> Mapping[str, object]:

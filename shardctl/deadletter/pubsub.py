@@ -19,6 +19,7 @@ from shardctl.deadletter.letter import Message
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
+from shardctl.wire.requests import in_requests
 
 TRANSIENT = (
     api.Aborted,
@@ -31,8 +32,6 @@ TRANSIENT = (
 )
 AGAIN = Retry(if_exception_type(*TRANSIENT), initial=0.1, maximum=5.0, timeout=60.0)
 TIMEOUT_SECONDS = 30.0
-MAX_REQUEST_MESSAGES = 1_000
-MAX_REQUEST_BYTES = 9_000_000  # of the 10 MB that the service takes; one message alone may be larger
 SLOTS_AT_ONCE = 8
 # A response may be far larger than gRPC's 4 MiB default.
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -96,9 +95,10 @@ class Outlet:
     def _publish(self, topic: str, messages: Sequence[tuple[int, Message]]) -> dict[int, str]:
         path = f"projects/{self._project}/topics/{topic}"
         refused: dict[int, str] = {}
-        for request in _requests([(number, _as_sent(message)) for number, message in messages]):
+        sent = [(number, _as_sent(message)) for number, message in messages]
+        for request in in_requests(sent, lambda numbered: int(PubsubMessage.pb(numbered[1]).ByteSize())):
             try:
-                self._send(path, [sent for _, sent in request])
+                self._send(path, [message for _, message in request])
             except api.InvalidArgument:
                 refused |= self._one_by_one(path, request)
         return refused
@@ -126,16 +126,3 @@ class Outlet:
 
 def _as_sent(message: Message) -> PubsubMessage:
     return PubsubMessage(data=message.data, attributes=dict(message.attributes), ordering_key=message.ordering_key)
-
-
-def _requests(messages: Sequence[tuple[int, PubsubMessage]]) -> Iterator[list[tuple[int, PubsubMessage]]]:
-    request: list[tuple[int, PubsubMessage]] = []
-    size = 0
-    for number, message in messages:
-        bytes_more = PubsubMessage.pb(message).ByteSize()
-        if request and (len(request) == MAX_REQUEST_MESSAGES or size + bytes_more > MAX_REQUEST_BYTES):
-            yield request
-            request, size = [], 0
-        request.append((number, message))
-        size += bytes_more
-    yield request

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shardctl.fleet import backends, cloudsql, topology
+from shardctl.fleet.names import listed
 from shardctl.fleet.spec import Fleet
 
 MANY_DELIVERIES = 6
-SHARDS_NAMED = 8
 LEADER_AND_STANDBY = 2
 ENOUGH_PUSH_ATTEMPTS = 50
 
@@ -44,7 +44,7 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
 def _on_capacity(fleet: Fleet) -> Iterator[str]:
     capped = [shard.name for shard in fleet.shards if shard.autoscaling.most > len(shard.slots)]
     if capped:
-        yield f"autoscaling.max is over the number of slots, and more replicas would idle: {_names(capped)}."
+        yield f"autoscaling.max is over the number of slots, and more replicas would idle: {listed(capped)}."
     factor = topology.delivery_factor(fleet)
     if factor > MANY_DELIVERIES:
         yield (
@@ -59,7 +59,7 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
     if alone:
         yield (
             "autoscaling.min is 1: while that pod is moved to another node, or after a crash, nobody reads the shard until the "
-            f"next one has started: {_names(alone)}."
+            f"next one has started: {listed(alone)}."
         )
     asleep = [name for name, wanted in scaling.items() if wanted.min == 0]
     if asleep:
@@ -67,24 +67,24 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
         asks = f"for KEDA to ask (up to {max(by_keda)} s)" if by_keda else "for the autoscaler to ask"
         yield (
             "autoscaling.min is 0: the first writes after a quiet time wait for the backlog to show in Cloud Monitoring (two to "
-            f"three minutes), {asks} and for a pod to start: {_names(asleep)}."
+            f"three minutes), {asks} and for a pod to start: {listed(asleep)}."
         )
     by_hpa = [name for name in asleep if scaling[name].kind == "hpa"]
     if by_hpa:
         yield (
             "autoscaling: hpa with min 0 needs Kubernetes 1.37 or newer; an older API server refuses the autoscaler. `shardctl "
-            f"apply` checks the cluster's version first: {_names(by_hpa)}."
+            f"apply` checks the cluster's version first: {listed(by_hpa)}."
         )
     led = [shard.name for shard in fleet.shards if shard.leader.kind != "none"]
     idle = [name for name in led if scaling[name].most > LEADER_AND_STANDBY]
     if idle:
         yield (
             f"leader: one replica of a shard writes, so more than {LEADER_AND_STANDBY} mostly stand by, and scaling with "
-            f"the load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {_names(idle)}."
+            f"the load makes nothing faster; autoscaling: {{kind: none, min: {LEADER_AND_STANDBY}}} suits: {listed(idle)}."
         )
     lonely = [name for name in led if scaling[name].most < LEADER_AND_STANDBY]
     if lonely:
-        yield f"leader: with one replica there is no standby to replace a leader that dies: {_names(lonely)}."
+        yield f"leader: with one replica there is no standby to replace a leader that dies: {listed(lonely)}."
     left_on = [
         name
         for name, wanted in scaling.items()
@@ -93,7 +93,7 @@ def _on_replicas(fleet: Fleet) -> Iterator[str]:
     if left_on:
         yield (
             "autoscaling.keda.activation_backlog lets that many messages wait unwritten until more arrive: "
-            f"{_names(left_on)}."
+            f"{listed(left_on)}."
         )
 
 
@@ -102,7 +102,7 @@ def _on_filters(fleet: Fleet) -> Iterator[str]:
         if stray.blind:
             yield (
                 f"topic {stray.topic.id}: the filters have no room for every malformed slot; Pub/Sub would drop what "
-                f"breaks off after {_names(list(stray.blind))}. Rounder slot boundaries fix it."
+                f"breaks off after {listed(list(stray.blind))}. Rounder slot boundaries fix it."
             )
 
 
@@ -113,13 +113,13 @@ def _on_times(fleet: Fleet) -> Iterator[str]:
     if slow:
         yield (
             "consumer.statement_timeout is over subscription.ack_deadline: where leases can't be renewed, a slow "
-            f"statement's messages are processed twice (and applied once): {_names(slow)}."
+            f"statement's messages are processed twice (and applied once): {listed(slow)}."
         )
     stuck = [name for name, consumer in settings.items() if consumer.lock_ttl > consumer.lease]
     if stuck:
         yield (
             "consumer.lock_ttl is over consumer.lease: after a crash a slot's messages are redelivered before its lock is "
-            f"free: {_names(stuck)}."
+            f"free: {listed(stuck)}."
         )
 
 
@@ -136,10 +136,5 @@ def _on_push(fleet: Fleet) -> Iterator[str]:
     if stopping:
         yield (
             "delivery: push goes to pods that are about to stop until the load balancer knows; workload.pre_stop: 10s keeps them "
-            f"answering until then: {_names(stopping)}."
+            f"answering until then: {listed(stopping)}."
         )
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
-    return ", ".join(names[:SHARDS_NAMED]) + more

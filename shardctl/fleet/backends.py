@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from shardctl.fleet.names import listed
 from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.settings.http import HttpBackend
 from shardctl.fleet.settings.messagetypes import MessageType
@@ -18,7 +19,6 @@ SECRETS_DIRECTORY = "/var/run/secrets/shardctl"  # holds a folder for each Secre
 
 # Calls run inside the transaction that records them, and the database ends one that is idle for statement_timeout.
 HELD_SHARE = 0.8
-SHARDS_NAMED = 8
 
 
 def window_seconds(consumer: Batching, backend: HttpBackend) -> float:
@@ -80,17 +80,17 @@ def advice(fleet: Fleet) -> Iterator[str]:
     if large:
         yield (
             "consumer.batch_max_rows is more than a backend answers in one transaction at a second a call; "
-            f"{min(large.values())} or fewer keep a slow backend's batches short: {_names(list(large))}."
+            f"{min(large.values())} or fewer keep a slow backend's batches short: {listed(list(large))}."
         )
     if slow:
         yield (
             "http.timeout is over half of consumer.drain_timeout: a pod that must stop may end in the middle of a call, "
-            f"which another replica then repeats: {_names(slow)}."
+            f"which another replica then repeats: {listed(slow)}."
         )
     if mixed:
         yield (
             "writes to tables share transactions with calls of HTTP backends, and wait for them; `types` and `except_types` give "
-            f"the backends' types shards of their own: {_names(mixed)}."
+            f"the backends' types shards of their own: {listed(mixed)}."
         )
 
 
@@ -100,8 +100,3 @@ def _rows_in_time(consumer: Batching, backend: HttpBackend) -> int:
 
 def _text(seconds: float) -> str:
     return f"{seconds:g}s"
-
-
-def _names(names: list[str]) -> str:
-    more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
-    return ", ".join(names[:SHARDS_NAMED]) + more

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from shardctl.errors import UsageError
@@ -21,7 +20,7 @@ from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.pubsub import connect
 from shardctl.gateway.ratelimit import Buckets
 from shardctl.serving.server import Server, stop_on_signals
-from shardctl.serving.sockets import BACKLOG, bind, shown
+from shardctl.serving.sockets import BACKLOG, bind, is_loopback, shown
 from shardctl.supervision import logs
 from shardctl.supervision.background import Background
 
@@ -75,7 +74,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
 
 def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
     """Raise UsageError where other machines could write without the file allowing it."""
-    if fleet.gateway is None and not _is_loopback(options.host):
+    if fleet.gateway is None and not is_loopback(options.host):
         raise UsageError(
             f"shards.yaml has no gateway, and --host {options.host} can be reached from other machines: anybody could write. "
             "Say who may write with gateway.auth (`auth: none` is everybody), or listen on 127.0.0.1."
@@ -83,19 +82,12 @@ def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
 
 
 def _warn_of_the_open_door(fleet: Fleet, options: Options) -> None:
-    if fleet.gateway is not None and fleet.gateway.auth.kind == "none" and not _is_loopback(options.host):
+    if fleet.gateway is not None and fleet.gateway.auth.kind == "none" and not is_loopback(options.host):
         log.warning(
             "gateway.auth is none: everybody who reaches %s can write",
             options.host or "this machine",
             extra={"action": "open_door"},
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stopping(desk: GatewayContext) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -16,6 +15,7 @@ from shardctl.serving.connection import Connection, Reader
 from shardctl.serving.limits import Limits, connections_within
 from shardctl.serving.room import Room
 from shardctl.serving.sockets import BACKLOG
+from shardctl.supervision.signals import on_end_signals
 
 
 class Server(uvicorn.Server):
@@ -74,5 +74,4 @@ def stop_on_signals(server: Server, stopping: Callable[[], None] = lambda: None)
         if not again:
             stopping()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    on_end_signals(stop)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 from shardctl.errors import UsageError
 
 BACKLOG = 1_024  # accepted at once; far fewer than a server has room for, or newcomers would replace each other
+
+# Of IPv4 and IPv6: a pod may have only one of them, and the kubelet probes that one.
+EVERY_ADDRESS = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
 
 
 def bind(host: str, port: int, what: str, fix: str) -> socket.socket:
@@ -32,3 +36,11 @@ def bind(host: str, port: int, what: str, fix: str) -> socket.socket:
 def shown(host: str) -> str:
     """A host as a URL writes it."""
     return f"[{host}]" if ":" in host else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

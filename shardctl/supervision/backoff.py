@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+WITHOUT_CHANCE = 1.0  # the draw where a wait must not vary
 _MAX_DOUBLINGS = 30  # beyond which every `last_seconds` is reached, and a float soon overflows
 
 

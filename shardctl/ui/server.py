@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shardctl.serving.limits import Limits
 from shardctl.serving.server import Server, stop_on_signals
 from shardctl.serving.sockets import BACKLOG, bind, shown
-from shardctl.ui.access import EVERYWHERE, LOOPBACK
+from shardctl.ui.access import EVERYWHERE
 from shardctl.ui.app import application
 from shardctl.ui.view import View
 
@@ -28,10 +28,6 @@ def address(listening: socket.socket, host: str) -> str:
     """The address that a browser on this machine opens."""
     reached = "127.0.0.1" if host in EVERYWHERE else host
     return f"http://{shown(reached)}:{listening.getsockname()[1]}/"
-
-
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK
 
 
 def serve(view: View, token: str, host: str, listening: socket.socket, ready: Callable[[], None]) -> None:

@@ -160,6 +160,11 @@ def _key_in(body: Mapping[str, Any], data: bytes, name: str) -> str:
     )
 
 
+def is_key(text: str) -> bool:
+    """Whether a consumer takes it for a routing or an idempotency key."""
+    return 0 < len(text) <= MAX_KEY_CHARACTERS and "\x00" not in text
+
+
 def check_key(what: str, key: str) -> None:
     """Raise InvalidWriteError unless `key` can be a routing or an idempotency key."""
     if key.isprintable() and 0 < len(key) <= MAX_KEY_CHARACTERS:  # nearly every key, at a fraction of the cost

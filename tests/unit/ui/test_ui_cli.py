@@ -8,6 +8,7 @@ from fleets import text
 
 from shardctl.cli import main
 from shardctl.cli.ui import ui
+from shardctl.serving.sockets import is_loopback
 from shardctl.ui import server
 
 
@@ -55,5 +56,5 @@ def test_the_address_is_one_that_a_browser_here_opens(host, shown):
 
 def test_it_listens_on_this_machine_alone_unless_told_otherwise():
     assert signature(ui).parameters["host"].default == "127.0.0.1"
-    assert server.is_loopback("127.0.0.1")
-    assert not server.is_loopback("0.0.0.0")
+    assert is_loopback("127.0.0.1")
+    assert not is_loopback("0.0.0.0")
