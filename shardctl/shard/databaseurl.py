@@ -79,7 +79,8 @@ def parse(text: str) -> URL:
 def _not_installed(url: URL) -> str:
     extra = _EXTRAS.get(url.drivername)
     if extra is None:
-        return f"no driver for {url.drivername} URLs; they begin with postgresql://, mysql://, mariadb:// or sqlite://"
+        # Without its name, which may hold a part of the password.
+        return "no such driver; a database URL begins with postgresql://, mysql://, mariadb:// or sqlite://"
     return f"its driver {url.get_driver_name()} isn't installed. Run: pip install 'shardctl[{extra}]'"
 
 
