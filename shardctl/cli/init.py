@@ -39,6 +39,9 @@ def init(
         raise ShardctlError(f"{file} exists already. --force overwrites it; -f names another.") from error
     fields = "project, image and tables" if modulo else "project and image"
     say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: edit {fields}, then `shardctl validate`.")
+    say(
+        "On a cluster: `kubectl create namespace orders`, or `create_namespace: true` in the file; then `shardctl apply`."
+    )
     return EXIT_DONE
 
 

@@ -52,7 +52,10 @@ def render(
         ),
     ] = None,
 ) -> int:
-    """Print the fleet's Kubernetes manifests, ready for `kubectl apply --server-side -f -`; or its part in Google Cloud."""
+    """Print the fleet's Kubernetes manifests, ready for `kubectl apply --server-side -f -`; or its part in Google Cloud.
+
+    The namespace has to be there, or be rendered with `create_namespace: true`. `shardctl apply` also checks, waits and deletes.
+    """
     from shardctl import lockfile
     from shardctl.fleet.load import load_fleet
     from shardctl.render import documents, warnings
