@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shardctl.cluster.api import FORBIDDEN, Api, RefusedError, Resource
-from shardctl.cluster.kinds import AUTOSCALERS, CLUSTER_SCOPED, KINDS
+from shardctl.cluster.kinds import AUTOSCALERS, KEPT, KINDS
 from shardctl.cluster.manifests import Manifest, Name, in_order_of_deletion, name_of
 from shardctl.fleet.spec import Fleet
 
@@ -105,10 +105,8 @@ def deletions(
     }
     deleted, left = [], []
     for entry in surplus:
-        if entry.id.kind == "PubSubTopic":
-            left.append((entry, "a topic is never deleted: its subscriptions' messages would be lost with it"))
-        elif entry.id.kind in CLUSTER_SCOPED:
-            left.append((entry, "it is cluster-scoped, and a fleet of the same name in another namespace may use it"))
+        if entry.id.kind in KEPT:
+            left.append((entry, KEPT[entry.id.kind]))
         elif entry.id.kind == "PubSubSubscription" and entry.id.name in kept:
             left.append((entry, _backlog_text(backlogs.get(entry.id.name), why_unknown)))
         elif entry.uses in kept:
