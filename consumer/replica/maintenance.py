@@ -42,6 +42,7 @@ WALKS_A_RETENTION = 20  # so a row stays 5 % longer than it must, or a little mo
 TURN_SECONDS = (
     300.0  # longer than a chunk and the rest after it; a replica that is killed stops the others' purges so long
 )
+LOG_REST_SECONDS = 0.1  # between two deletions from logs
 # A replica that hasn't reported for so long is dead. What waits for readers counts only those of the last minute.
 REPLICA_SECONDS = 86_400
 
@@ -67,6 +68,8 @@ class ShardStore(Protocol):
     def purge(self, retention: Retention, at: At, pages: int) -> Swept: ...
     def measure(self, retention: Retention) -> InboxSize: ...
     def forget_replicas(self, silent_seconds: int) -> int: ...
+    def end_outgrown_logs(self) -> int: ...
+    def delete_ended_logs(self) -> bool: ...
 
 
 class Maintenance:
@@ -155,14 +158,15 @@ class Maintenance:
         return released.more
 
     async def purge(self) -> None:
-        """Delete dead replicas and old inbox rows, if it is this replica's turn. Without Redis it is no replica's: a purge can
-        wait.
+        """Delete dead replicas, ended logs and old inbox rows, if it is this replica's turn. Without Redis it is no replica's: a
+        purge can wait.
 
         The turn only saves work: two replicas that purge at once skip each other's rows.
         """
         if not await self._have_turn(TURN_SECONDS):
             return
         await self._in_thread(lambda: self._shard.forget_replicas(REPLICA_SECONDS))
+        await self._shorten_logs()
         began = time.monotonic()
         if began < self._next_walk:
             return
@@ -182,6 +186,14 @@ class Maintenance:
             await self._pause(self._pace.purged(seconds, time.monotonic()))
             if await self._have_turn(TURN_SECONDS) is False:
                 return
+
+    async def _shorten_logs(self) -> None:
+        """Of changes since slots came here, for the way back of a rebalance that nobody has finished."""
+        if ended := await self._in_thread(self._shard.end_outgrown_logs):
+            text = "the logs of %s slots have outgrown their room and ended: going back to where they came from takes a copy"
+            log.warning(text, ended, extra={"action": "logs_ended"})
+        while not self._stop.is_set() and await self._in_thread(self._shard.delete_ended_logs):
+            await self._pause(LOG_REST_SECONDS)
 
     def _purge_chunk(self) -> tuple[Swept, float]:
         """What a chunk did, and in how many seconds, without the wait for a thread."""

@@ -345,6 +345,20 @@ class Store:
             return done + more, second_fault
         return len(writes), None
 
+    def end_outgrown_logs(self) -> int:
+        """End logs that would grow for ever, where nobody finishes a rebalance; how many. See `shardctl.shard.changes`."""
+        with self._writing() as connection:
+            slots = changes.outgrown(connection, lanes.logged_for_the_way_back(connection))
+        if not slots:
+            return 0
+        with self._writing() as connection:
+            return lanes.end_logs_for_the_way_back(connection, slots)
+
+    def delete_ended_logs(self) -> bool:
+        """Delete some of what ended logs left; whether there may be more."""
+        with self._writing() as connection:
+            return changes.delete_some(connection) == changes.ROWS_AT_ONCE
+
     def purge(self, retention: Retention, at: At, pages: int) -> Swept:
         """Delete, in so many pages from `at` on, what is past its retention by the database's own clock."""
         with self._writing() as connection:

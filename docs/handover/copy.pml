@@ -556,6 +556,13 @@ end:
 	DELETE_LANE(2)
 #endif
 
+	/* the new owner's log has outgrown its room, so it ends: the way back copies, if that is what comes next */
+	:: d_step {
+		!calm && HOLDERS == 1 && logged[OWNER] && !FOR_A_COPY(logged[OWNER]) && ALONE(DB(OWNER)) ->
+			g = OWNER;
+			logged[g] = 0
+	}
+
 	/* what ended logs left, in a transaction that shares the fence */
 #ifdef MUTANT_log_emptied_late
 	:: d_step { !LOGS(0) && !emptying -> emptying = true }

@@ -115,8 +115,8 @@ class Preparing:
                 self._tally.bases += 1
                 self._tally.left_behind += result.left_behind
             slot.ready = not slot.based
-        elif result is None:
-            slot.based, slot.ready = False, True
+        elif result is None:  # the log has ended, or the slot is under way: `make` finds out
+            slot.based = None
         else:
             self._tally.changes += result.changes
             slot.ready = result.changes < LITTLE

@@ -17,7 +17,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, func, select
 
 from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.shard import database
@@ -29,6 +29,7 @@ from shardctl.shard.schema import LaneState, changes, inbox, lanes, parked_keys
 ROUTING_KEY = ""
 BYTES_AT_ONCE = 1 << 19  # far below what any server takes in one request
 ROWS_AT_ONCE = 5_000
+MOST_CHANGES = 20_000_000  # of the logs for the way back, in one database: about 4 GB
 
 _INSERT = "INSERT INTO {0} (slot, table_name, {1}) SELECT r.slot, r.table_name, r.{1} FROM {2} WHERE true"
 
@@ -71,25 +72,51 @@ def record(connection: Connection, logged_changes: Iterable[Change]) -> None:
         connection.exec_driver_sql(statement, (text,))
 
 
-def empty(engine: Engine, progress: Any = lambda _: None) -> None:
-    """Delete what is left of logs that have ended, a part a transaction. Safe to run again.
-
-    Each transaction shares the fence, under which no log begins: else one might lose its first rows.
-    """
-    while True:
+def empty(engine: Engine) -> None:
+    """Delete what is left of logs that have ended, a part a transaction. Safe to run again."""
+    more = True
+    while more:
         with database.writing(engine) as connection:
-            share_fence(connection)
-            alive = select(lanes.c.slot).where(lanes.c.log.is_not(None))
-            ended = select(changes.c.position).limit(ROWS_AT_ONCE)
-            if connection.scalar(alive.limit(1)) is not None:
-                # By their numbers, since by those the index finds them.
-                others = select(lanes.c.slot).where(lanes.c.slot.not_in(alive))
-                ended = ended.where(changes.c.slot.in_(others))
-            some = connection.scalars(ended).all()
-            connection.execute(delete(changes).where(changes.c.position.in_(some)))
-        progress(len(some))
-        if len(some) < ROWS_AT_ONCE:
-            return
+            more = delete_some(connection) == ROWS_AT_ONCE
+
+
+def delete_some(connection: Connection) -> int:
+    """Delete some of what is left of logs that have ended; how many rows there were, less than ROWS_AT_ONCE at the end.
+
+    Shares the fence, under which no log begins: else one might lose its first rows.
+    """
+    share_fence(connection)
+    alive = select(lanes.c.slot).where(lanes.c.log.is_not(None))
+    ended = select(changes.c.position).limit(ROWS_AT_ONCE)
+    if connection.scalar(alive.limit(1)) is not None:
+        # By their numbers, since by those the index finds them.
+        others = select(lanes.c.slot).where(lanes.c.slot.not_in(alive))
+        ended = ended.where(changes.c.slot.in_(others))
+    some = connection.scalars(ended).all()
+    connection.execute(delete(changes).where(changes.c.position.in_(some)))
+    return len(some)
+
+
+def outgrown(connection: Connection, logged_slots: Collection[int], most: int = MOST_CHANGES) -> list[int]:
+    """Those of the slots that have more than their share of the log, where all together have about so many rows, or more.
+
+    A slot that is being brought up to date elsewhere has few.
+    """
+    if not logged_slots or most_rows(connection) < most:
+        return []
+    share = most // len(logged_slots)
+    return [slot for slot in sorted(logged_slots) if _has_rows(connection, slot, share)]
+
+
+def most_rows(connection: Connection) -> int:
+    """The log has no more rows than this, without counting them. It may have far fewer, where some were deleted in its middle."""
+    first, last = connection.execute(select(func.min(changes.c.position), func.max(changes.c.position))).one()
+    return 0 if first is None else last - first + 1
+
+
+def _has_rows(connection: Connection, slot: int, least: int) -> bool:
+    its = select(changes.c.position).where(changes.c.slot == slot).limit(least).subquery()
+    return (connection.scalar(select(func.count()).select_from(its)) or 0) >= least
 
 
 _COLUMNS: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("table_name", "text"), ("key", "text"))

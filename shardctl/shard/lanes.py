@@ -41,6 +41,11 @@ class Lane:
     barrier_time_us: int | None = None
     log: str | None = None
 
+    @property
+    def logged_since_active(self) -> bool:
+        """Whether all changes since it became active are logged: then it can go back without a copy."""
+        return self.state == LaneState.ACTIVE and self.log is not None and self.log.startswith(_SINCE)
+
 
 @dataclass(frozen=True, slots=True)
 class Met:
@@ -149,12 +154,31 @@ def end_logs(connection: Connection) -> None:
     connection.execute(delete(bases))
 
 
+_FOR_THE_WAY_BACK = and_(lanes.c.state == LaneState.ACTIVE, lanes.c.log.startswith(_SINCE))
+
+
 def end_logs_of_copies(connection: Connection) -> None:
     """For the end of an abort: no copy counts any more. The logs of active lanes that began with them go on, for the way back."""
     take_fence_alone(connection)
-    for_the_way_back = and_(lanes.c.state == LaneState.ACTIVE, lanes.c.log.startswith(_SINCE))
-    connection.execute(update(lanes).where(lanes.c.log.is_not(None), not_(for_the_way_back)).values(log=None))
+    connection.execute(update(lanes).where(lanes.c.log.is_not(None), not_(_FOR_THE_WAY_BACK)).values(log=None))
     connection.execute(delete(bases))
+
+
+def logged_for_the_way_back(connection: Connection) -> list[int]:
+    """Slots whose logs began when they became active here."""
+    return list(connection.scalars(select(lanes.c.slot).where(_FOR_THE_WAY_BACK)))
+
+
+def end_logs_for_the_way_back(connection: Connection, slots: Collection[int]) -> int:
+    """These slots will be copied on the way back; how many logs ended. A slot whose barrier may be out keeps its log, since it
+    would be copied in its pause.
+    """
+    take_fence_alone(connection)
+    awaited = select(barriers.c.slot).where(
+        barriers.c.slot == lanes.c.slot, barriers.c.generation == lanes.c.generation
+    )
+    ending = and_(_FOR_THE_WAY_BACK, lanes.c.slot.in_(list(slots)), not_(awaited.exists()))
+    return connection.execute(update(lanes).where(ending).values(log=None)).rowcount
 
 
 def await_barriers(connection: Connection, slots: Collection[int], generation: int, rebalance: str) -> dict[int, str]:

@@ -49,6 +49,9 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
         out(f"in flight: {report['in_hand']}")
     if report["seconds_left"] is not None:
         out(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
+    if report["way_back"]["slots"]:
+        logged = f"at most {report['way_back']['changes_at_most']:,} changes logged"
+        out(f"can go back without a copy: slots {report['way_back']['slots']}; {logged}")
     for fault in report["broken"]:
         out(f"broken: {fault}")
     return EXIT_DONE
@@ -78,9 +81,27 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
             for (source, destination), slots in summary.moves.items()
         ],
         "in_hand": str(summary.in_flight),
+        "way_back": _way_back(work, known),
         "broken": list(summary.broken),
         "seconds_left": summary.seconds_left,
     }
+
+
+def _way_back(work: Work, known: dict[str, Known]) -> dict[str, Any]:
+    """The slots that can go back without a copy, and how long the logs of their changes are."""
+    from shardctl.fleet.keyspace import SlotSet
+    from shardctl.shard import changes
+    from shardctl.shard.database import snapshot
+
+    logged = {
+        name: [lane.slot for lane in report.lanes.values() if lane.logged_since_active]
+        for name, report in known.items()
+    }
+    rows = 0
+    for name in (name for name, slots in logged.items() if slots):
+        with snapshot(work.databases[name]) as connection:
+            rows += changes.most_rows(connection)
+    return {"slots": str(SlotSet.of(slot for slots in logged.values() for slot in slots)), "changes_at_most": rows}
 
 
 def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:

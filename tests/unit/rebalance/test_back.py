@@ -6,6 +6,8 @@ import pytest
 from busy_kit import BusyWorld, killed_at_every_effect
 from rebalance_kit import BITS, CrashError
 
+from shardctl.cli.rebalance.status import _way_back
+from shardctl.cli.rebalance.work import Work
 from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.bases import Base, Bases
 from shardctl.rebalance.handover import Place, hand_overs
@@ -188,3 +190,36 @@ def test_every_slot_is_logged_again_once_it_is_back(turning):
     assert logged(turning, "s0").keys() | logged(turning, "s1").keys() == {6, 7, 8, 9}
     with snapshot(turning.own["s2"]) as connection:
         assert {lane.state for lane in lanes.read(connection).values()} == {LaneState.LEFT}
+
+
+def test_logs_that_have_outgrown_their_room_end_but_of_slots_that_are_under_way(gone):
+    gone.turn_back()
+    with writing(gone.own["s2"]) as connection:
+        lanes.await_barriers(connection, [6], 1, gone.rebalance())
+        changes.record(connection, [changes.of_routing_key(slot, str(n)) for slot in (6, 7, 8) for n in range(50)])
+        slots = lanes.logged_for_the_way_back(connection)
+        assert changes.outgrown(connection, slots, most=1_000_000) == []
+        assert changes.outgrown(connection, slots, most=160) == [6, 7, 8]
+        assert lanes.end_logs_for_the_way_back(connection, [6, 7, 8]) == 2
+    assert logged(gone, "s2").keys() == {6, 9}
+
+
+def test_a_slot_whose_log_ends_on_the_way_back_is_copied_ahead_again(turning):
+    run = turning.run()
+    while not run.step(turning.now).preparing:
+        turning.consume()
+        turning.now += 0.3
+    with writing(turning.own["s2"]) as connection:
+        assert lanes.end_logs_for_the_way_back(connection, [6, 7, 8, 9]) == 4
+    [said] = turning.to_its_end(run)
+    assert said.complete
+    assert run.tally.fell_back == []
+    assert run.tally.bases - run.tally.left_behind == 4
+    turning.check()
+
+
+def test_status_names_the_slots_that_can_go_back_without_a_copy(gone):
+    shown = _way_back(Work(gone.after, {}, gone.own), known(gone))
+    assert shown["slots"] == "6-9"
+    with snapshot(gone.own["s2"]) as connection:
+        assert shown["changes_at_most"] == changes.most_rows(connection) > 0

@@ -48,6 +48,7 @@ class Shard:
         self.stories = {key: list(story) for key, story in dict(stories).items()}
         self.purges, self.released, self.purged = list(purges), [], 0
         self.chunks, self.places, self.forgotten = [], [], []
+        self.outgrown = self.deletions = 0
 
     def released_keys(self):
         return [key for key, story in self.stories.items() if story]
@@ -65,6 +66,13 @@ class Shard:
 
     def forget_replicas(self, silent_seconds):
         self.forgotten.append(silent_seconds)
+
+    def end_outgrown_logs(self):
+        return self.outgrown
+
+    def delete_ended_logs(self):
+        self.deletions += 1
+        return self.deletions < self.outgrown
 
     def _next(self, story):
         what = story.pop(0) if story else None
@@ -107,6 +115,15 @@ def test_with_the_database_gone_it_doesnt_ask_for_every_key():
     with pytest.raises(TransientError):
         asyncio.run(maintainer(shard).release())
     assert len(shard.released) == 2
+
+
+def test_logs_that_have_outgrown_their_room_end_and_go(caplog):
+    shard = Shard()
+    shard.outgrown = 3
+    asyncio.run(maintainer(shard).purge())
+    assert shard.deletions == 3
+    assert [record.action for record in caplog.records] == ["logs_ended"]
+    assert "the logs of 3 slots" in caplog.text
 
 
 def test_a_purge_rests_between_its_chunks_and_ends_where_its_walk_does():
