@@ -42,6 +42,7 @@ _BY_STAGE: Mapping[Stage, tuple[tuple[str, str], ...]] = {
         ("PubSubTopic", "pubsub.cnrm.cloud.google.com/v1beta1"),
         ("PubSubSubscription", "pubsub.cnrm.cloud.google.com/v1beta1"),
         ("IAMServiceAccount", "iam.cnrm.cloud.google.com/v1beta1"),
+        ("RedisInstance", "redis.cnrm.cloud.google.com/v1beta1"),
         ("SQLInstance", "sql.cnrm.cloud.google.com/v1beta1"),
         ("SQLDatabase", "sql.cnrm.cloud.google.com/v1beta1"),
         ("SQLUser", "sql.cnrm.cloud.google.com/v1beta1"),

@@ -19,6 +19,7 @@ LISTED = 3  # names in one sentence
 _PROVIDERS: Mapping[str, str] = {
     "pubsub.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
     "iam.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
+    "redis.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "sql.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "cloudscheduler.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "keda.sh": "install KEDA 2.12 or newer, or set `autoscaling: hpa`",

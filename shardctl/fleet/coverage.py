@@ -105,6 +105,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *_bad_settings(fleet),
         *_bad_delivery(fleet),
         *_bad_clients(fleet),
+        *_bad_redis(fleet),
         *schedules.faults(fleet),
         *backends.faults(fleet),
         *credentials.faults(fleet),
@@ -207,6 +208,15 @@ def _bad_delivery(fleet: Fleet) -> Iterator[Fault]:
                 "use `delivery: pull` where one replica leads.",
             )
             return
+
+
+def _bad_redis(fleet: Fleet) -> Iterator[Fault]:
+    if fleet.redis.memorystore and fleet.provisioner == "api":
+        yield Fault(
+            ("redis", "memorystore"),
+            "`provisioner: api` makes topics and subscriptions alone.",
+            "choose config-connector, terraform or gcloud, or make the instance yourself and leave `memorystore` out.",
+        )
 
 
 def _long_filters(fleet: Fleet) -> Iterator[Fault]:

@@ -151,6 +151,15 @@ TimeZone = Annotated[
 ]
 Region = Annotated[str, Text(r"[a-z]+-[a-z]+[0-9]+", "a Google Cloud region, such as europe-west1", 40)]
 
+Network = Annotated[
+    str,
+    Text(
+        r"projects/[a-z0-9.:-]+/global/networks/[a-z]([-a-z0-9]*[a-z0-9])?",
+        "a VPC network, projects/PROJECT/global/networks/NAME",
+        200,
+    ),
+]
+
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

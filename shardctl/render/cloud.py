@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudsql, gateway, messaging, sqlinstances
+from shardctl.render import cloudsql, gateway, messaging, redisinstances, sqlinstances
 from shardctl.render.objects import Object, Plan
 
 On = Literal["topic", "subscription", "account", "project"]
@@ -123,6 +123,7 @@ class Cloud:
     topics: tuple[Topic, ...]
     subscriptions: tuple[Subscription, ...]
     accounts: tuple[Account, ...]
+    redis_instances: tuple[redisinstances.RedisInstance, ...]
     sql_instances: tuple[sqlinstances.Instance, ...]
     sql_databases: tuple[sqlinstances.Database, ...]
     sql_users: tuple[sqlinstances.User, ...]
@@ -160,6 +161,7 @@ def cloud(fleet: Fleet) -> Cloud:
         topics=tuple(topics.values()),
         subscriptions=tuple(subscriptions.values()),
         accounts=tuple(accounts.values()),
+        redis_instances=tuple(fields["instance"] for _, fields in _read(redisinstances.instances, plan)),
         sql_instances=tuple(fields["instance"] for _, fields in _read(sqlinstances.instances, plan)),
         sql_databases=tuple(fields["database"] for _, fields in _read(sqlinstances.databases, plan)),
         sql_users=tuple(fields["user"] for _, fields in _read(sqlinstances.users, plan)),

@@ -11,6 +11,7 @@ from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
+from shardctl.render.redisinstances import RedisInstance
 from shardctl.render.sqlinstances import Instance
 from shardctl.render.templates import built_in
 
@@ -30,6 +31,8 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
         yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
     for account in resources.accounts:
         yield "account", account.email, account.id, account.display_name
+    for redis in resources.redis_instances:
+        yield "redis_instance", redis.name, redis.region, labels, *_redis_instance(redis)
     for instance in resources.sql_instances:
         yield "sql_instance", instance.project, instance.name, *_sql_instance(instance)
     for database in resources.sql_databases:
@@ -76,6 +79,23 @@ def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
         if not push.wrapped:
             flags += ["--push-no-wrapper", "--push-no-wrapper-write-metadata"]
     yield from ("|".join(state), *flags)
+
+
+def _redis_instance(instance: RedisInstance) -> Iterator[str]:
+    """What `describe` prints of an instance as the file has it, then the flags that make it."""
+    auth = "True" if instance.auth else ""
+    yield f"{instance.tier}|{instance.memory_gb}|{instance.version}|{instance.encryption}|{auth}|{instance.connect}"
+    yield from (
+        f"--tier={instance.tier.removesuffix('_HA').lower()}",
+        f"--size={instance.memory_gb}",
+        f"--redis-version={instance.version.lower()}",
+        f"--transit-encryption-mode={instance.encryption.lower().replace('_', '-')}",
+        f"--connect-mode={instance.connect.lower().replace('_', '-')}",
+    )
+    if instance.auth:
+        yield "--enable-auth"
+    if instance.network:
+        yield f"--network={instance.network}"
 
 
 def _sql_instance(instance: Instance) -> Iterator[str]:

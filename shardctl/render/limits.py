@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl.fleet import backends, cloudsql, quantities
+from shardctl.fleet import backends, cloudsql, memorystore, quantities
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
 from shardctl.fleet.spec import Fleet, Shard
@@ -49,6 +49,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                 egress=tuple(
                     _egress(
                         policy,
+                        redis=policy.redis or Reach(ports=(memorystore.port_of(plan.fleet),)),
                         database=policy.database or Reach(ports=_database_ports(writer.shard)),
                         asks_kubernetes=asks_kubernetes(writer),
                         backend_ports=backends.ports(plan.fleet, writer.shard),
@@ -62,10 +63,10 @@ def _database_ports(shard: Shard) -> tuple[int, ...]:
 
 
 def _egress(
-    policy: NetworkPolicy, *, database: Reach, asks_kubernetes: bool, backend_ports: tuple[int, ...]
+    policy: NetworkPolicy, *, redis: Reach, database: Reach, asks_kubernetes: bool, backend_ports: tuple[int, ...]
 ) -> Iterator[Rule]:
     yield _rule(policy.dns, "UDP", "TCP")
-    for reach in (*METADATA_SERVER, policy.google_apis, policy.redis, database, *policy.also):
+    for reach in (*METADATA_SERVER, policy.google_apis, redis, database, *policy.also):
         yield _rule(reach, "TCP")
     if asks_kubernetes:
         yield _rule(policy.kubernetes_api, "TCP")

@@ -14,6 +14,7 @@ from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Project, Subscription, Topic, cloud
 from shardctl.render.objects import digest
+from shardctl.render.redisinstances import RedisInstance
 from shardctl.render.sqlinstances import Backups, Database, Instance, User
 
 _RESOURCES = {
@@ -59,6 +60,15 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
                 "display_name": _literal(account.display_name),
             }
             for account in cloud.accounts
+        },
+        "google_redis_instance": {
+            address(instance.name): {
+                "project": project,
+                **_redis_instance(instance),
+                "labels": labels,
+                "lifecycle": _KEPT,
+            }
+            for instance in cloud.redis_instances
         },
         "google_sql_database_instance": {
             address(instance.name): _sql_instance(instance, labels) for instance in cloud.sql_instances
@@ -111,6 +121,20 @@ def _subscription(sub: Subscription) -> dict[str, Any]:
             "max_delivery_attempts": sub.dead_letter.max_attempts,
         }
     return fields
+
+
+def _redis_instance(instance: RedisInstance) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": instance.name,
+        "region": instance.region,
+        "tier": instance.tier,
+        "memory_size_gb": instance.memory_gb,
+        "redis_version": instance.version,
+        "transit_encryption_mode": instance.encryption,
+        "auth_enabled": instance.auth,
+        "connect_mode": instance.connect,
+    }
+    return {**fields, "authorized_network": instance.network} if instance.network else fields
 
 
 def _sql_instance(instance: Instance, labels: dict[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from shardctl.fleet import cloudsql, topology
+from shardctl.fleet import cloudsql, memorystore, topology
 from shardctl.fleet.backends import SECRETS_DIRECTORY, secrets
 from shardctl.fleet.credentials import redis_secret
 from shardctl.fleet.spec import Fleet, Shard
@@ -97,6 +97,8 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
 def _mounted(fleet: Fleet, shard: Shard) -> list[Mapping[str, Any]]:
     """The Secrets that the pods read as files, where the consumer and its URLs look for them."""
     files = {secret: set(keys) for secret, keys in fleet.certificates.items()}
+    if authority := memorystore.authority(fleet):
+        files.setdefault(authority.name, set()).add(authority.key)
     for secret, keys in secrets(fleet, shard).items():
         files.setdefault(secret, set()).update(keys)
     return [

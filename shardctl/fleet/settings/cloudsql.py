@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import (
     Image,
+    Network,
     ObjectName,
     ProjectId,
     Quantity,
@@ -47,14 +48,6 @@ Tier = Annotated[
         r"db-[A-Za-z0-9]+(-[A-Za-z0-9]+)*",
         "a machine type of Cloud SQL, such as db-custom-2-8192 or db-perf-optimized-N-2",
         60,
-    ),
-]
-Network = Annotated[
-    str,
-    Text(
-        r"projects/[a-z0-9.:-]+/global/networks/[a-z]([-a-z0-9]*[a-z0-9])?",
-        "a VPC network, projects/PROJECT/global/networks/NAME",
-        200,
     ),
 ]
 FlagName = Annotated[str, Text(r"[a-z][a-z0-9_.]*", "a database flag of Cloud SQL, such as max_connections", 100)]

@@ -190,7 +190,9 @@ class NetworkPolicy(Model):
         Reach | None,
         Field(description="By default ports 5432 and 3306 anywhere, or 3307 for an instance of Cloud SQL."),
     ] = None
-    redis: Reach = _to(6379)
+    redis: Annotated[
+        Reach | None, Field(description="By default port 6379 anywhere, or 6378 for Memorystore with TLS.")
+    ] = None
     google_apis: Reach = _to(443)
     kubernetes_api: Annotated[
         Reach,

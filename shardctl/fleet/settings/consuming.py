@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import Between
+from shardctl.fleet.settings.memorystore import Memorystore
 from shardctl.fleet.settings.secrets import SecretRef
 
 
@@ -43,7 +44,10 @@ class Subscriptions(Model):
 
 
 class Redis(Model):
-    secret: SecretRef | None = None
+    secret: Annotated[SecretRef | None, Field(description="Of the URL. By default key `url` of `FLEET-redis`.")] = None
+    memorystore: Annotated[
+        Memorystore | None, Field(description="Makes the Redis, by what `provisioner` names; without it, it is there.")
+    ] = None
 
 
 class Batching(Model):

@@ -26,6 +26,7 @@ schedules:
     type: order
     body: {order_id: sweep, note: "it's ${time} %{if} \\"now\\""}
 databases: [postgresql, mysql]
+redis: {memorystore: {region: europe-west1}}
 cloud_sql:
   create: {version: POSTGRES_17, tier: db-custom-2-8192, replicas: [{name: replica, region: europe-west4}]}
 shards:

@@ -34,6 +34,18 @@ KNOWN = {
     "iam service-accounts update": {"--display-name"},
     "iam service-accounts get-iam-policy": POLICY,
     "iam service-accounts add-iam-policy-binding": GRANT | {"--condition"},
+    "redis instances describe": {"--region", "--format"},
+    "redis instances create": {
+        "--region",
+        "--tier",
+        "--size",
+        "--redis-version",
+        "--transit-encryption-mode",
+        "--connect-mode",
+        "--enable-auth",
+        "--network",
+        "--labels",
+    },
     "sql instances describe": {"--format"},
     "sql instances create": {
         "--database-version",
@@ -94,6 +106,12 @@ def described(command, there):
     match command:
         case "pubsub topics describe" | "sql databases describe":
             return there["name"]
+        case "redis instances describe":
+            flags = there["flags"]
+            tier = {"standard": "STANDARD_HA", "basic": "BASIC"}[flags["--tier"]]
+            upper = (flags[name].upper().replace("-", "_") for name in ("--redis-version", "--transit-encryption-mode"))
+            connect = flags["--connect-mode"].upper().replace("-", "_")
+            return "|".join((tier, flags["--size"], *upper, "True" if "--enable-auth" in flags else "", connect))
         case "sql instances describe":
             flags = there["flags"]
             return "|".join((

@@ -1,4 +1,4 @@
-"""The files that docs/cloudsql.md shows can be rendered as they stand there."""
+"""The files that docs/cloudsql.md and docs/memorystore.md show can be rendered as they stand there."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import re
 from pathlib import Path
 
 import pytest
-from manifests import HEAD, objects
+from manifests import HEAD, fleet_of, objects
 
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 
-PAGE = (Path(__file__).parents[3] / "docs" / "cloudsql.md").read_text()
-BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+def blocks(page: str) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", blocks("cloudsql.md"))
 def test_what_the_page_shows_is_a_fleet_that_can_be_rendered(block: str) -> None:
     head = "" if block.startswith("fleet:") else HEAD.replace("routing: {slot_bits: 4}\n", "")
     workloads = objects(fleet_from(parse(head + block)), "Deployment")
     assert all("initContainers" in item["spec"]["template"]["spec"] for item in workloads)
+
+
+def test_the_redis_that_the_page_shows_can_be_rendered() -> None:
+    (block,) = blocks("memorystore.md")
+    assert len(objects(fleet_of(block), "RedisInstance")) == 1

@@ -102,6 +102,7 @@ def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
         "iam service-accounts",
         "scheduler jobs",
         "projects",
+        "redis instances",
         "sql instances",
         "sql databases",
         "sql users",
@@ -145,13 +146,33 @@ def test_an_instance_comes_before_its_replica_its_database_and_its_user(cloud: C
     assert "--deletion-protection" in cloud.state["sql instances orders"]["flags"]
 
 
-def test_an_instance_that_differs_is_reported_and_left_as_it_is(cloud: Cloud) -> None:
-    cloud.change("sql instances orders", tier="db-custom-8-32768")
+@pytest.mark.parametrize(
+    ("resource", "change", "name", "wanted"),
+    [
+        (
+            "sql instances orders",
+            {"tier": "db-custom-8-32768"},
+            "data-project orders",
+            "POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL",
+        ),
+        (
+            "redis instances orders-redis",
+            {"size": "5"},
+            "orders-redis",
+            "STANDARD_HA|1|REDIS_7_2|SERVER_AUTHENTICATION|True|DIRECT_PEERING",
+        ),
+    ],
+    ids=["sql", "redis"],
+)
+def test_an_instance_that_differs_is_reported_and_left_as_it_is(
+    cloud: Cloud, resource: str, change: dict[str, str], name: str, wanted: str
+) -> None:
+    cloud.change(resource, **change)
     before = cloud.changes
     run = cloud.run(fleet_of())
     assert run.returncode == 0
-    assert "different instance data-project orders" in run.stdout
-    assert "the file wants POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL" in run.stderr
+    assert f"different instance {name}" in run.stdout
+    assert f"the file wants {wanted}" in run.stderr
     assert cloud.changes == before
 
 

@@ -103,6 +103,26 @@ account() {
   done_with create account "$1"
 }
 
+# redis_instance NAME REGION LABELS STATE FLAG...
+# As sql_instance: one that differs is reported and left as it is.
+redis_instance() {
+  instance=$1 region=$2 labels=$3 state=$4
+  shift 4
+  if live=$(gcloud redis instances describe "$instance" --region="$region" --project="$project" --format="$redis_fields" 2>/dev/null); then
+    if [ "$live" = "$state" ]; then
+      done_with identical instance "$instance"
+      return
+    fi
+    done_with different instance "$instance"
+    printf 'warning: instance %s is %s, the file wants %s; this script changes no instance: gcloud redis instances update %s\n' \
+      "$instance" "$live" "$state" "$instance" >&2
+    return
+  fi
+  gcloud redis instances create "$instance" --region="$region" --project="$project" --labels="$labels" "$@" >/dev/null
+  done_with create instance "$instance"
+}
+redis_fields='value[separator="|"](tier,memorySizeGb,redisVersion,transitEncryptionMode,authEnabled,connectMode)'
+
 # sql_instance PROJECT NAME STATE FLAG...
 # STATE is what `describe` prints of an instance as the file has it; FLAGs make one. An instance that differs is left as it is: most
 # changes restart it, some can't be made.
@@ -229,6 +249,7 @@ account orders-s0@my-project.iam.gserviceaccount.com orders-s0 'Consumer of shar
 account orders-s1@my-project.iam.gserviceaccount.com orders-s1 'Consumer of shard orders-s1'
 account orders-s2@my-project.iam.gserviceaccount.com orders-s2 'Consumer of shard orders-s2'
 account orders-s3@my-project.iam.gserviceaccount.com orders-s3 'Consumer of shard orders-s3'
+redis_instance orders-redis europe-west1 shardctl-fleet=orders 'STANDARD_HA|2|REDIS_7_2|SERVER_AUTHENTICATION|True|DIRECT_PEERING' --tier=standard --size=2 --redis-version=redis_7_2 --transit-encryption-mode=server-authentication --connect-mode=direct-peering --enable-auth
 sql_instance data-project orders-s0 'POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL' --database-version=POSTGRES_17 --region=europe-west1 --tier=db-custom-2-8192 --edition=enterprise --availability-type=regional --deletion-protection --storage-auto-increase --storage-size=100GB --backup-start-time=03:00 --retained-backups-count=8 --enable-point-in-time-recovery --database-flags=cloudsql.iam_authentication=on,log_statement=ddl,max_connections=200 --no-assign-ip --network=projects/data-project/global/networks/default
 sql_instance data-project orders-s0-west 'POSTGRES_17|europe-west4|db-custom-1-3840|ENTERPRISE|ZONAL' --master-instance-name=orders-s0 --region=europe-west4 --tier=db-custom-1-3840 --edition=enterprise --availability-type=zonal --deletion-protection --storage-auto-increase --storage-size=100GB --database-flags=cloudsql.iam_authentication=on,log_statement=ddl,max_connections=200 --no-assign-ip --network=projects/data-project/global/networks/default
 sql_instance my-project shared 'POSTGRES_17|europe-west1|db-custom-2-8192|ENTERPRISE|REGIONAL' --database-version=POSTGRES_17 --region=europe-west1 --tier=db-custom-2-8192 --edition=enterprise --availability-type=regional --deletion-protection --storage-auto-increase --backup-start-time=03:00 --retained-backups-count=8 --enable-point-in-time-recovery --database-flags=cloudsql.iam_authentication=on --assign-ip

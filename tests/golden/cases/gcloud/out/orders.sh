@@ -103,6 +103,26 @@ account() {
   done_with create account "$1"
 }
 
+# redis_instance NAME REGION LABELS STATE FLAG...
+# As sql_instance: one that differs is reported and left as it is.
+redis_instance() {
+  instance=$1 region=$2 labels=$3 state=$4
+  shift 4
+  if live=$(gcloud redis instances describe "$instance" --region="$region" --project="$project" --format="$redis_fields" 2>/dev/null); then
+    if [ "$live" = "$state" ]; then
+      done_with identical instance "$instance"
+      return
+    fi
+    done_with different instance "$instance"
+    printf 'warning: instance %s is %s, the file wants %s; this script changes no instance: gcloud redis instances update %s\n' \
+      "$instance" "$live" "$state" "$instance" >&2
+    return
+  fi
+  gcloud redis instances create "$instance" --region="$region" --project="$project" --labels="$labels" "$@" >/dev/null
+  done_with create instance "$instance"
+}
+redis_fields='value[separator="|"](tier,memorySizeGb,redisVersion,transitEncryptionMode,authEnabled,connectMode)'
+
 # sql_instance PROJECT NAME STATE FLAG...
 # STATE is what `describe` prints of an instance as the file has it; FLAGs make one. An instance that differs is left as it is: most
 # changes restart it, some can't be made.
