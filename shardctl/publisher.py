@@ -42,6 +42,8 @@ RESUME_ATTEMPTS = 50
 # The errors of writes that wait behind a failed one. Google's client raises them before it fails that one itself.
 _NOT_SENT = (RuntimeError, PublishToPausedOrderingKeyException)
 _ABOUT_THE_WRITE = (api.InvalidArgument, api.OutOfRange)
+# A RetryError is what the client raises once it has itself retried for as long as it may.
+_AGAIN = tuple(kind for kind in TRANSIENT if kind is not api.RetryError)
 
 
 class PublishError(ShardctlError):
@@ -235,7 +237,7 @@ class Publisher:
         head = waiting.popleft()
         if isinstance(head, Outcome):
             return head
-        if head.future.exception() is not None:
+        if head.future.exception() is not None and not isinstance(_cause(head), api.RetryError):
             self._retry([head, *(sent for sent in waiting if isinstance(sent, _Sent) and sent.slot == head.slot)])
         error = head.future.exception()
         if error is None:
@@ -256,14 +258,13 @@ class Publisher:
         failures, left = 0, self._give_up_after_seconds
         while True:
             sent.future = self._send(encode(self._fleet, sent.write, self._now()))
-            error = sent.future.exception()
-            if error is None:
+            cause = _cause(sent)
+            if cause is None:
                 return True
-            cause = error.cause if isinstance(error, PublishError) else error
             if isinstance(cause, _ABOUT_THE_WRITE):
                 self.resume(sent.slot)
                 return True
-            if not isinstance(cause, TRANSIENT) or left <= 0:
+            if not isinstance(cause, _AGAIN) or left <= 0:
                 return False
             failures += 1
             pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())
@@ -285,6 +286,12 @@ class Publisher:
 
     def _topic_path(self, slot: int) -> str:
         return f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, slot).id}"
+
+
+def _cause(sent: _Sent) -> BaseException | None:
+    """What the client raised for the write, which has been settled."""
+    error = sent.future.exception()
+    return error.cause if isinstance(error, PublishError) else error
 
 
 def _settled(waiting: _Sent | Outcome) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,7 @@ def publish(
         lines = _Lines(stopping.until_interrupted(raw))
         tally = _Tally()
         outcomes = _checked(fleet, lines) if dry_run else _published(fleet, lines, tally.count)
-        with _progress(source) as advance, waiting("lines to read, or for Pub/Sub to confirm them") as moved:
+        with _progress(source) as advance, waiting(stopping.awaited) as moved:
             for number, refused in outcomes:
                 moved()
                 tally.count(number, refused)
@@ -166,6 +167,12 @@ class _Stopping:
         again, self.stopped = self.stopped, True
         if again or self._reading:
             raise KeyboardInterrupt
+
+    def awaited(self) -> str:
+        if self._reading:
+            return "lines to read"
+        emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+        return f"Pub/Sub{f' at {emulator}' if emulator else ''} to confirm the lines that were read"
 
     def until_interrupted(self, raw: Any) -> Iterator[bytes]:
         """Lines, each cut one byte after the limit: longer lines are invalid, and must not fill the memory."""

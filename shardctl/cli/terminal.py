@@ -96,10 +96,10 @@ def size_text(count: int) -> str:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Callable[[], None]]:
+def waiting(what: Callable[[], str] | str) -> Iterator[Callable[[], None]]:
     """While the block takes long, print now and then what it waits for, so that no wait is silent.
 
-    Yields a function to call on progress, which restarts the wait.
+    A `what` that changes is a function, called in another thread. Yields a function to call on progress, which restarts the wait.
     """
     over, since = Event(), [time.monotonic()]
 
@@ -108,7 +108,7 @@ def waiting(what: str) -> Iterator[Callable[[], None]]:
         while not over.wait(max(0.0, max(reported_at, since[0]) + WAITING_SECONDS - time.monotonic())):
             now = time.monotonic()
             if now - max(reported_at, since[0]) >= WAITING_SECONDS:
-                say(f"still waiting for {what}, {now - since[0]:.0f} s …")
+                say(f"still waiting for {what() if callable(what) else what}, {now - since[0]:.0f} s …")
                 reported_at = now
 
     def moved() -> None:

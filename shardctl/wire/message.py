@@ -93,6 +93,10 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
         raise InvalidWriteError(f"the operation {write.operation!r} isn't one of {', '.join(OPERATIONS)}")
     if write.timestamp is not None and write.timestamp.tzinfo is None:
         raise InvalidWriteError("the timestamp has no time zone: end it with Z for UTC")
+    try:
+        timestamp = time_text(write.timestamp or now)
+    except OverflowError as error:
+        raise InvalidWriteError("the timestamp doesn't lie in the years 1 to 9999 of UTC") from error
     slot = slot_for(kind, key, body, _rule(fleet.routing.slot_bits, fleet.routing.modulo))
     digits = digits_of(slot, fleet.routing.slot_bits)
     names = fleet.routing.attributes
@@ -101,7 +105,7 @@ def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
         names.partition_key: key,
         names.message_type: write.type,
         names.operation: write.operation or kind.operation,
-        names.timestamp: time_text(write.timestamp or now),
+        names.timestamp: timestamp,
     }
     if write.idempotency_key is not None:
         attributes[names.idempotency_key] = write.idempotency_key

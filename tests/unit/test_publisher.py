@@ -195,7 +195,7 @@ def test_resume_waits_for_what_is_on_its_way(client, publisher):
     "errors",
     [
         [api.ServiceUnavailable("away")],
-        [api.DeadlineExceeded("slow"), api.Aborted("again"), api.RetryError("still", None)],
+        [api.DeadlineExceeded("slow"), api.Aborted("again"), api.Unknown("still")],
     ],
     ids=["once", "thrice"],
 )
@@ -238,6 +238,13 @@ def test_publish_all_gives_up_when_nothing_gets_through(client):
     with pytest.raises(PublishError, match="away"):
         list(publisher.publish_all(write("k", n) for n in range(4)))
     assert client.bodies == [body("k", 0)]
+
+
+def test_publish_all_does_not_retry_what_the_client_has_given_up(client, publisher):
+    client.failures[body("k", 0)] = [api.RetryError("away for a minute", None)]
+    with pytest.raises(PublishError, match="away for a minute"):
+        list(publisher.publish_all(write("k", n) for n in range(4)))
+    assert client.bodies == []
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,7 @@ GOOD = b'{"type": "order", "body": {"order_id": "o1"}}\n'
         (b'{"type": "order", "body": {"order_id": "o"}, "operation": "merge"}', "insert, upsert"),
         (b'{"type": "order", "body": {"order_id": "o"}, "timestamp": "soon"}', "RFC 3339"),
         (b'{"type": "order", "body": {"order_id": "o"}, "timestamp": "2026-01-01T00:00:00"}', "no time zone"),
+        (b'{"type": "order", "body": {"order_id": "o"}, "timestamp": "0001-01-01T00:00:00+14:00"}', "years 1 to 9999"),
         (b"x" * (11 * 1024**2), "over 10 MiB"),
     ],
     ids=lambda value: value[:30].decode(errors="replace") if isinstance(value, bytes) else "",

@@ -102,6 +102,6 @@ def test_a_long_wait_is_not_silent(monkeypatch):
     heard, lines = Event(), []
     monkeypatch.setattr(terminal, "WAITING_SECONDS", 0.01)
     monkeypatch.setattr(terminal, "say", lambda line: (lines.append(line), heard.set()))
-    with terminal.waiting("Pub/Sub"):
+    with terminal.waiting(lambda: "Pub/Sub"):
         assert heard.wait(PATIENCE_SECONDS)
     assert lines[0].startswith("still waiting for Pub/Sub, ")
