@@ -32,7 +32,6 @@ from shardctl.cli.route import route
 from shardctl.cli.schema import schema
 from shardctl.cli.simulate import simulate
 from shardctl.cli.status import status
-from shardctl.cli.stdout import StdoutError
 from shardctl.cli.terminal import out, say
 from shardctl.cli.ui import ui
 from shardctl.cli.validate import validate
@@ -137,8 +136,7 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
     except _CommandLineError as error:
         return _refuse(error), ""
     except ShardctlError as error:
-        if not isinstance(error, StdoutError) or error.wanted:
-            say(f"error: {error}")
+        say(f"error: {error}")
         return error.exit_code, str(error)
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")

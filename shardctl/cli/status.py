@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl.cli.provision import DatabaseOption, given_urls
+from shardctl.cli.stdout import reader_left
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
 
@@ -81,13 +82,14 @@ def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
 
     try:
         if as_json or not sys.stdout.isatty():
-            while True:
+            while not reader_left():
                 report = looker.look(of_file.fleet()).report
                 out(
                     json.dumps(report_json(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}",
                     flush=True,
                 )
                 time.sleep(looker.sources.pace_seconds)
+            return EXIT_DONE
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
             while True:
                 report = looker.look(of_file.fleet()).report

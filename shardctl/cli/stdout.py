@@ -1,4 +1,8 @@
-"""Stdout whose failures have their own error: a full disk or a closed pipe is neither a bug nor a success."""
+"""Stdout whose failures have their own error: a full disk is neither a bug nor a success.
+
+A reader that closes its pipe, as `head` does, has what it needs: the rest is discarded, and the command goes on to its own end.
+So `shardctl verify | head -1` still says whether everything is verified.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,30 @@ from shardctl.errors import ShardctlError
 
 
 class StdoutError(ShardctlError):
-    """What was printed is incomplete. `wanted` is false where the reader has closed it, as in `| head`."""
+    """What was printed is incomplete."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout: can't be written: {error.strerror}. What was printed is incomplete.")
-        self.wanted = not isinstance(error, BrokenPipeError)
 
 
 class _Checked(io.FileIO):
+    reader_left = False
+
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
             # Discard what is still buffered: it would be flushed, and fail again, at the end of the process.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            raise StdoutError(error) from error
+            if not isinstance(error, BrokenPipeError):
+                raise StdoutError(error) from error
+            self.reader_left = True
+            return len(data)
+
+
+def reader_left() -> bool:
+    """Whether nobody reads stdout any more: the end of a command that prints until then."""
+    return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "reader_left", False)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a command does when stdout or stderr takes nothing: never exit 0 for data that is lost, never a traceback."""
+"""What a command does when stdout or stderr takes nothing: never exit 0 for data that a full disk lost, never a traceback."""
 
 import os
 import sys
@@ -58,12 +58,12 @@ def test_a_full_disk_is_an_error(fleet, stream, capsys, command):
     assert "bug" not in err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_reader_that_has_had_enough_gets_no_complaint(fleet, stream, capsys, command):
+@pytest.mark.parametrize(("command", "code"), [*((command, 0) for command in COMMANDS), ("render --check .", 1)])
+def test_a_reader_that_has_had_enough_leaves_the_command_its_result(fleet, stream, capsys, command, code):
     reader, writer = os.pipe()
     os.close(reader)
     stream("stdout", writer)
-    assert main(command.split()) == 1
+    assert main(command.split()) == code
     err = capsys.readouterr().err
     assert "error" not in err
     assert "bug" not in err
