@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,16 @@ def last_barrier_us(known: Mapping[str, Known]) -> int:
     """When the last slot changed lanes, on Pub/Sub's clock."""
     active = (lane for report in known.values() for lane in report.lanes.values() if lane.state == LaneState.ACTIVE)
     return max((lane.barrier_time_us or 0 for lane in active), default=0)
+
+
+def kept_until(known: Mapping[str, Known], keep: timedelta) -> datetime | None:
+    """Until when the sources keep what slots left behind: for so long after the last slot moved. None once that is over.
+
+    By the clock of the database that is behind the others: nobody knows better what the time is where the rows are.
+    """
+    until = datetime.fromtimestamp(last_barrier_us(known) / 1_000_000, UTC) + keep
+    now = min((report.now for report in known.values() if report.now), default=None)
+    return None if keep <= timedelta(0) or (now is not None and now >= until) else until
 
 
 def not_drained(

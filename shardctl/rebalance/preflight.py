@@ -40,13 +40,17 @@ class PreflightError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What one participating database reports. `readers`: generations that consumers read, by how long ago they reported it."""
+    """What one participating database reports. `readers`: generations that consumers read, by how long ago they reported it.
+
+    `now` is the time by its own clock; None where nobody asked.
+    """
 
     lanes: Mapping[int, Lane]
     entries: Mapping[str, Entry]
     readers: Mapping[int, timedelta]
     empty: bool = False  # there are no tables of ours
     lacks: tuple[str, ...] = ()  # tables of ours that an older version didn't make
+    now: datetime | None = None
 
 
 def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
@@ -73,7 +77,7 @@ def _known(engine: Engine) -> Known:
             ago = _utc(now) - _utc(row.seen_time)
             for generation in map(int, filter(None, row.generations.split(","))):
                 readers[generation] = min(ago, readers.get(generation, ago))
-        return Known(read_lanes(connection), journal.read(connection), readers, lacks=lacks)
+        return Known(read_lanes(connection), journal.read(connection), readers, lacks=lacks, now=_utc(now))
 
 
 def _utc(moment: Any) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from shardctl.cli.rebalance.back import back
 from shardctl.cli.rebalance.finish import finish
 from shardctl.cli.rebalance.go import go
 from shardctl.cli.rebalance.plan import plan
@@ -12,5 +13,5 @@ from shardctl.cli.rebalance.start import start
 from shardctl.cli.rebalance.status import status
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes continue.")
-for _verb in (go, plan, start, run, status, abort, finish):
+for _verb in (go, plan, start, run, status, abort, back, finish):
     app.command()(_verb)

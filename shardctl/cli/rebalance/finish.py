@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shardctl.cli.duration import read_duration
 from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.rollout import command_by_hand
 from shardctl.cli.rebalance.work import (
@@ -22,7 +24,7 @@ from shardctl.cli.rebalance.work import (
     work_on,
 )
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, YesOption, out, say, waiting
-from shardctl.errors import EXIT_DONE
+from shardctl.errors import EXIT_DONE, EXIT_WAITING
 
 if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from shardctl.rebalance.preflight import Known
 
 
+LONGEST, NO_TIME = "365d", timedelta(0)  # of waits
 DrainedOption = Annotated[
     bool,
     typer.Option(
@@ -38,21 +41,42 @@ DrainedOption = Annotated[
 ]
 
 
+KeepSourceOption = Annotated[
+    str,
+    typer.Option(
+        "--keep-source",
+        metavar="TIME",
+        help="Do nothing, and stop with exit code 4, until so long after the last slot moved, such as 24h.",
+    ),
+]
+
+
 def finish(
     file: FileOption = DEFAULT_FILE,
     drained: DrainedOption = False,
+    keep_source: KeepSourceOption = "0s",
     yes: YesOption = False,
     database: DatabaseOption = None,
 ) -> int:
-    """Delete old subscriptions and moved rows once every slot is handed over, and settle the file. Safe to run again."""
-    code = settle(file, drained=drained, yes=yes, database=database)
+    """Delete old subscriptions and moved rows once every slot is handed over, and settle the file: the point of no return.
+
+    Safe to run again. Until it runs, `shardctl rebalance back` leads back.
+    """
+    keep = read_duration("--keep-source", keep_source, "0s", LONGEST)
+    code = settle(file, drained=drained, yes=yes, database=database, keep=keep)
     if code == EXIT_DONE:
         say(f"Next: `{command_by_hand(file)}`.")
     return code
 
 
 def settle(
-    file: Path, *, drained: bool, yes: bool, database: Sequence[str] | None, tell: Callable[[str], None] = out
+    file: Path,
+    *,
+    drained: bool,
+    yes: bool,
+    database: Sequence[str] | None,
+    keep: timedelta = NO_TIME,
+    tell: Callable[[str], None] = out,
 ) -> int:
     """What `finish` does; `tell` receives its plan and each of its effects."""
     from shardctl import atomicfile, lockfile
@@ -67,6 +91,11 @@ def settle(
     with work_on(fleet, database) as work, pubsub_clients() as (publisher, subscriber):
         known = work.known()
         refuse(list(closing.not_handed_over(fleet, known)))
+        if reasons := reasons_to_keep(known, keep):
+            say(
+                f"Nothing was done: {reasons[0]}. Run it again then. Until it runs, `shardctl rebalance back` leads back."
+            )
+            return EXIT_WAITING
         refuse(list(closing.not_deletable(fleet, work.databases, known)))
         _verify(work)
         with waiting(f"Pub/Sub, project {fleet.project}"):
@@ -84,6 +113,14 @@ def settle(
     say(f"{file} is settled.")
     _say_left_in_cluster(file, fleet)
     return EXIT_DONE
+
+
+def reasons_to_keep(known: Mapping[str, Known], keep: timedelta) -> list[str]:
+    """One, while what slots left behind at the sources is to stay."""
+    from shardctl.rebalance import closing
+
+    until = closing.kept_until(known, keep)
+    return [f"the sources keep their copies of moved rows until {until:%Y-%m-%d %H:%M:%S} UTC"] if until else []
 
 
 def _say_left_in_cluster(file: Path, before: Fleet) -> None:
@@ -169,6 +206,7 @@ def _tell_plan(
             with snapshot(work.databases[shard.name]) as connection:
                 counts = row_counts(connection, kinds_of(fleet, shard.name))
             tell(f"  {sum(counts[slot] for slot in slots):,} rows of slots {slots} in the database of {shard.name}")
+    say("This is the point of no return: once it has begun, nothing leads back but another rebalance, which copies.")
     if subscriptions and fleet.provisioner == "config-connector":
         say(
             "Config Connector makes subscriptions again while their objects are there: run what is named at the end soon "

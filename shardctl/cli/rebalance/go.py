@@ -9,7 +9,7 @@ import typer
 
 from shardctl.cli.duration import read_duration
 from shardctl.cli.provision import given_urls
-from shardctl.cli.rebalance.finish import DrainedOption
+from shardctl.cli.rebalance.finish import LONGEST, DrainedOption
 from shardctl.cli.rebalance.going import Going
 from shardctl.cli.rebalance.journey import Journey, Terms
 from shardctl.cli.rebalance.proposal import (
@@ -32,8 +32,6 @@ from shardctl.cli.rebalance.work import DatabaseOption, MaxLagOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
 from shardctl.errors import EXIT_INTERRUPTED, EXIT_WAITING, UsageError
 
-LONGEST = "365d"  # of waits
-
 LevelOption = Annotated[bool, typer.Option("--level", help="Level the shards there are, by counts of slots.")]
 ApplyOption = Annotated[
     str,
@@ -54,6 +52,10 @@ WaitAtMostOption = Annotated[
     str, typer.Option("--wait-at-most", metavar="TIME", help="Stop with exit code 4 when a wait takes longer.")
 ]
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Stop with exit code 4 instead of waiting.")]
+ApprovalOption = Annotated[
+    bool, typer.Option("--yes", help="Do it. Without it, the plan is shown and a person at the terminal asked.")
+]
+EventsOption = Annotated[bool, typer.Option("--json", help="Print what happens as JSON, one object a line.")]
 
 
 def go(
@@ -77,11 +79,9 @@ def go(
     drained: DrainedOption = False,
     parallel: ParallelOption = 8,
     max_lag: MaxLagOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do it. Without it, the plan is shown and a person at the terminal asked.")
-    ] = False,
+    yes: ApprovalOption = False,
     database: DatabaseOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what happens as JSON, one object a line.")] = False,
+    as_json: EventsOption = False,
 ) -> int:
     """Plan, start, roll out, run and finish in one command. Without a change it continues the rebalance that is open.
 

@@ -7,7 +7,6 @@ have to do. Nothing else is remembered: killed anywhere and run again, a journey
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -150,18 +149,10 @@ class Journey:
 
     def _keep(self, left: Remaining) -> int | None:
         """Leave the moved rows and the old subscriptions where they are for as long as was asked."""
-        if not self._terms.hold:
-            return None
-        until = left.last_moved() + self._terms.hold
-        text = f"the sources keep their copies of moved rows until {until:%Y-%m-%d %H:%M:%S} UTC"
-
-        def reasons() -> list[str]:
-            return [text] if time.time() < until.timestamp() else []
-
-        if not reasons():
+        if not self._terms.hold or not left.kept(self._terms.hold):
             return None
         self._going.begins("hold", f"`finish` comes {self._terms.hold} after the last slot has moved")
-        return self._wait("hold", reasons) or self._ended("hold", EXIT_DONE)
+        return self._wait("hold", lambda: left.kept(self._terms.hold)) or self._ended("hold", EXIT_DONE)
 
     def _finish(self, left: Remaining) -> int | None:
         self._going.begins("finish", "old subscriptions and moved rows are deleted, after which nothing leads back")

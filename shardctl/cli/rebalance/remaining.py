@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardctl.cli.provision import pubsub_clients
-from shardctl.cli.rebalance.finish import look_at_old
+from shardctl.cli.rebalance.finish import look_at_old, reasons_to_keep
 from shardctl.cli.rebalance.intent import urls_of
 from shardctl.cli.rebalance.work import Work, odd_slots, work_on, work_with
 
@@ -50,12 +50,9 @@ class Remaining:
         with work_on(self.fleet, self.database()) as work:
             return self._is_to_move(work.known())
 
-    def last_moved(self) -> datetime:
-        """When the last slot changed lanes, on Pub/Sub's clock."""
-        from shardctl.rebalance import closing
-
-        with work_on(self.fleet, self.database()) as work:
-            return datetime.fromtimestamp(closing.last_barrier_us(work.known()) / 1e6, UTC)
+    def kept(self, keep: timedelta) -> list[str]:
+        """Why `finish` waits, where the sources are to keep their copies for so long after the last slot moved."""
+        return self._reasons(lambda _, known: reasons_to_keep(known, keep))
 
     def missing_readers(self) -> list[str]:
         """Consumers without which `run` would refuse; none where nothing is left to move."""

@@ -71,6 +71,10 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert code == 1
     assert "subscription orders-s0-g1" in out
     assert "6 rows of slots 6-7 in the database of s0" in out
+    assert "point of no return" in err
+    code, _, err = site("finish", "--yes", "--keep-source", "1h")
+    assert code == 4
+    assert "Nothing was done: the sources keep their copies of moved rows until" in err
     assert "orders-s0-g1" in site.subscriptions()
 
     code, out, err = site("finish", "--yes")

@@ -1,5 +1,7 @@
 """Finishing: what must be so first, and what is deleted."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from rebalance_kit import CrashError, after
 
@@ -7,9 +9,11 @@ from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.planning import way_back
+from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.summary import survey
 from shardctl.shard import lanes
 from shardctl.shard.database import writing
+from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, RebalanceState
 
 
@@ -179,3 +183,17 @@ def test_how_it_stands(world):
     assert survey(after(), look(world)).seconds_left is None
     with writing(world.own["s2"]) as connection:
         assert lanes.version(connection)
+
+
+def test_the_sources_keep_their_rows_for_a_time_after_the_last_slot_moved_by_the_clock_of_the_last_database():
+    moved = datetime(2026, 11, 29, 8, tzinfo=UTC)
+    lane = Lane(6, 1, LaneState.ACTIVE, int(moved.timestamp()) * 1_000_000)
+    keep, day = timedelta(hours=24), moved + timedelta(hours=24)
+
+    def known(*clocks):
+        return {str(n): Known({1: lane}, {}, {}, now=now) for n, now in enumerate(clocks)}
+
+    assert closing.kept_until(known(day, day - timedelta(seconds=1)), keep) == day
+    assert closing.kept_until(known(day, day), keep) is None
+    assert closing.kept_until(known(None), keep) == day
+    assert closing.kept_until(known(moved), timedelta(0)) is None
