@@ -14,16 +14,34 @@ if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
     from shardctl.fleet.spec_errors import SpecError
     from shardctl.publisher import Outcome, Publisher, PublishError
+    from shardctl.reader.answer import PartialReadError
+    from shardctl.reader.errors import ReadError
+    from shardctl.reader.reader import Reader
     from shardctl.wire.message import InvalidWriteError, Write
 
-__all__ = ["Fleet", "InvalidWriteError", "Outcome", "PublishError", "Publisher", "SpecError", "Write", "load_fleet"]
+__all__ = [
+    "Fleet",
+    "InvalidWriteError",
+    "Outcome",
+    "PartialReadError",
+    "PublishError",
+    "Publisher",
+    "ReadError",
+    "Reader",
+    "SpecError",
+    "Write",
+    "load_fleet",
+]
 
 _HOMES = {
     "Fleet": "shardctl.fleet.spec",
     "InvalidWriteError": "shardctl.wire.message",
     "Outcome": "shardctl.publisher",
+    "PartialReadError": "shardctl.reader.answer",
     "PublishError": "shardctl.publisher",
     "Publisher": "shardctl.publisher",
+    "ReadError": "shardctl.reader.errors",
+    "Reader": "shardctl.reader.reader",
     "SpecError": "shardctl.fleet.spec_errors",
     "Write": "shardctl.wire.message",
     "load_fleet": "shardctl.fleet.load",

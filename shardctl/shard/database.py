@@ -72,7 +72,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def snapshot(engine: Engine) -> Iterator[Connection]:
     """One view of all that was committed when the block began; nothing that commits later is seen. It can't write."""
     with _session(engine) as connection, connection.begin():
-        for statement in _SNAPSHOT[engine.dialect.name]:
+        for statement in SNAPSHOT[engine.dialect.name]:
             connection.exec_driver_sql(statement).close()
         _verify_session(connection)
         try:
@@ -86,7 +86,7 @@ _MYSQL_SNAPSHOT = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
 )
-_SNAPSHOT = {
+SNAPSHOT = {
     # On PostgreSQL and SQLite a view begins with its first query.
     "postgresql": ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT 1"),
     "mysql": _MYSQL_SNAPSHOT,
