@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
 from traceback import clear_frames
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -35,12 +36,23 @@ def dialect_of(url: URL) -> Dialect:
         ) from None
 
 
-def engine_of(url: URL, settings: Batching) -> Engine:
-    """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server."""
+def engine_of(url: URL, settings: Batching, login: Callable[[], tuple[str | None, str | None]] | None = None) -> Engine:
+    """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server.
+
+    With `login`, each new connection asks it for user and password, in place of the URL's.
+    """
     bound = settings.statement_timeout
     limits = Limits("shardctl-consumer", bound, bound, bound, answer=bound + timedelta(seconds=CONNECT_TIMEOUT_SECONDS))
     connections = settings.concurrency + 1  # one for maintenance
-    return open_engine(url, limits, connections, begins_with_statement=True)
+    engine = open_engine(url, limits, connections, begins_with_statement=True)
+    if login is not None:
+
+        @event.listens_for(engine, "do_connect")
+        def _(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+            given = dict(zip(("user", "password"), login(), strict=True))
+            options.update({name: value for name, value in given.items() if value is not None})
+
+    return engine
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class _Shard:
 def _shard(settings: Settings, metrics: Metrics, stop: asyncio.Event, closing: AsyncExitStack) -> _Shard:
     config = settings.config
     dialect = sessions.dialect_of(settings.database_url)
-    engine = sessions.engine_of(settings.database_url, config.consumer)
+    engine = sessions.engine_of(settings.database_url, config.consumer, settings.database_login)
     closing.callback(engine.dispose)
     http = sink_for(config, metrics, stop.is_set)
     if http:
@@ -162,7 +162,7 @@ class _Shared:
 
 def _shared(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> _Shared:
     config = settings.config
-    redis = breaker.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000)
+    redis = breaker.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000, settings.redis_login)
     closing.push_async_callback(redis.aclose)
     return _Shared(redis, RedisBreaker(time.monotonic, metrics), f"{config.fleet}:{config.shard}")
 

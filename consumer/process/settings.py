@@ -1,17 +1,19 @@
-"""Where a consumer's settings come from: the shard's slice of configuration in a file, credentials in the environment."""
+"""Where a consumer's settings come from: the shard's slice of configuration in a file, URLs in the environment or in files."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from redis.asyncio.connection import parse_url
 from sqlalchemy.engine import URL
 
+from consumer.process.credentials import Credentials, Login, Parsed
 from shardctl.errors import UsageError
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.fleet.spec_errors import path_text
@@ -28,6 +30,8 @@ class Settings:
     host: str
     pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
     replica: str  # this process's name in logs
+    database_login: Callable[[], Login] | None = None  # for each new connection, instead of the URL's
+    redis_login: Callable[[], Login] | None = None
     push_port: int = 8081  # where pushes arrive, for `delivery: push`
     push_keys_url: str | None = None  # where the issuer of their tokens publishes its keys; None is Google's
 
@@ -43,24 +47,39 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
         raise UsageError(
             f"{path}: {path_text(first['loc'])}: {first['msg']}. `shardctl render` writes this file."
         ) from error
+    database, database_login = _url(environment, "DATABASE_URL", _parsed_database)
+    redis, redis_login = _url(environment, "REDIS_URL", _parsed_redis)
     return Settings(
         config,
-        _database_url(_required(environment, "DATABASE_URL")),
-        _redis_url(_required(environment, "REDIS_URL")),
+        _database_url(database),
+        redis,
         _port(environment, "PORT", "8080"),
         environment.get("HOST") or EVERY_ADDRESS,
         environment.get("PUBSUB_EMULATOR_HOST") or None,
         environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+        database_login,
+        redis_login,
         _port(environment, "PUSH_PORT", "8081"),
         environment.get("PUSH_KEYS_URL") or None,
     )
 
 
-def _required(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name)
-    if not value:
-        raise UsageError(f"{name} isn't set. The rendered Deployment takes it from a Secret.")
-    return value
+def _url(
+    environment: Mapping[str, str], name: str, parse: Callable[[str], Parsed]
+) -> tuple[str, Callable[[], Login] | None]:
+    """The URL of a variable, or of the file that `…_FILE` names; and then where each new connection's login comes from."""
+    text, file = environment.get(name), environment.get(f"{name}_FILE")
+    if text and file:
+        raise UsageError(f"{name} and {name}_FILE are both set: unset one.")
+    if file:
+        credentials = Credentials(f"{name}_FILE", Path(file), parse)
+        return credentials.url, credentials
+    if not text:
+        raise UsageError(
+            f"neither {name} nor {name}_FILE is set. The rendered Deployment takes one of them from a Secret."
+        )
+    parse(text)
+    return text, None
 
 
 def _port(environment: Mapping[str, str], name: str, default: str) -> int:
@@ -77,9 +96,14 @@ def _database_url(text: str) -> URL:
         raise UsageError(f"DATABASE_URL: {error}") from None  # the text holds a password
 
 
-def _redis_url(text: str) -> str:
+def _parsed_database(text: str) -> Parsed:
+    url = _database_url(text)
+    return (url.username, url.password), (url.drivername, url.host, url.port, url.database, url.query)
+
+
+def _parsed_redis(text: str) -> Parsed:
     try:
-        parse_url(text)
+        options: dict[str, Any] = dict(parse_url(text))
     except ValueError:
         raise UsageError("REDIS_URL isn't a Redis URL such as redis://:password@host:6379/0") from None
-    return text
+    return (options.pop("username", None), options.pop("password", None)), options

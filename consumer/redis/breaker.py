@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from consumer.observability.metrics import Metrics
@@ -34,17 +36,38 @@ Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 
 
-def connect(url: str, timeout_seconds: float) -> Redis:
-    """A client that waits no longer than this for an answer, and tries once: a batch doesn't wait for Redis to come back."""
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
+Login = Callable[[], tuple[str | None, str | None]]  # user and password
+
+
+def connect(url: str, timeout_seconds: float, login: Login | None = None) -> Redis:
+    """A client that waits no longer than this for an answer, and tries once: a batch doesn't wait for Redis to come back.
+
+    With `login`, each new connection asks it for user and password, in place of the URL's; where that has no password, none is
+    asked for.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
         # The client closes the connection on these errors and, without retries, does nothing more. By default it would do so
         # only for a few of them. All of them, since Redis 6 reports a script's READONLY as an error without a class of its own.
-        retry_on_error=[RedisError],
-    )
+        "retry_on_error": [RedisError],
+        **parse_url(url),
+    }
+    if login is not None and options.get("password"):
+        del options["password"]
+        options.pop("username", None)
+        options["credential_provider"] = _Asking(login)
+    return Redis.from_pool(ConnectionPool(**options))
+
+
+class _Asking(CredentialProvider):
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        user, password = self._login()
+        return (user, password or "") if user else (password or "",)
 
 
 def calls_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -30,7 +30,7 @@ class Generation(Model):
 
 
 class ShardConfig(Model):
-    """Everything a consumer needs but credentials, which come by environment: DATABASE_URL and REDIS_URL."""
+    """Everything a consumer needs but the URLs of database and Redis, which come by environment: the URLs, or files with them."""
 
     fleet: str
     shard: str

@@ -9,6 +9,7 @@ from typing import Any
 from shardctl.fleet import cloudsql, memorystore, topology
 from shardctl.fleet.backends import SECRETS_DIRECTORY, secrets
 from shardctl.fleet.credentials import redis_secret
+from shardctl.fleet.settings.secrets import SecretRef
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.cloudsql import proxy
 from shardctl.render.objects import Object, Plan, Writer, seconds
@@ -72,6 +73,7 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
     """The values of the templates of both kinds of workload."""
     fleet, shard = plan.fleet, writer.shard
     workload, scaling = shard.workload, shard.autoscaling
+    database = topology.database_secret(fleet, shard)
     drain = seconds(shard.consumer.drain_timeout)
     return {
         "app": plan.app,
@@ -81,8 +83,10 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
         "config_checksum": sha256(plan.config(writer).encode()).hexdigest(),
         "grace_seconds": drain + GRACE_MARGIN_SECONDS + seconds(workload.pre_stop),
         "pre_stop_seconds": seconds(workload.pre_stop),
-        "database": topology.database_secret(fleet, shard),
+        "database": database,
         "database_url": cloudsql.url(fleet, shard),
+        "database_file": _file(database) if fleet.secrets.files and database else None,
+        "redis_file": _file(redis_secret(fleet)) if fleet.secrets.files else None,
         "proxy": proxy(fleet, shard),
         "probes": fleet.probes,
         "resources": shard.resources,
@@ -97,14 +101,22 @@ def _pods(plan: Plan, writer: Writer) -> dict[str, Any]:
 def _mounted(fleet: Fleet, shard: Shard) -> list[Mapping[str, Any]]:
     """The Secrets that the pods read as files, where the consumer and its URLs look for them."""
     files = {secret: set(keys) for secret, keys in fleet.certificates.items()}
-    if authority := memorystore.authority(fleet):
-        files.setdefault(authority.name, set()).add(authority.key)
+    read = [memorystore.authority(fleet)]
+    if fleet.secrets.files:
+        read += [topology.database_secret(fleet, shard), redis_secret(fleet)]
+    for ref in filter(None, read):
+        files.setdefault(ref.name, set()).add(ref.key)
     for secret, keys in secrets(fleet, shard).items():
         files.setdefault(secret, set()).update(keys)
     return [
         {"volume": f"secret-{number}", "secret": secret, "files": sorted(keys), "path": f"{SECRETS_DIRECTORY}/{secret}"}
         for number, (secret, keys) in enumerate(sorted(files.items()))
     ]
+
+
+def _file(secret: SecretRef) -> str:
+    """Where the pods find a key of a Secret that they mount."""
+    return f"{SECRETS_DIRECTORY}/{secret.name}/{secret.key}"
 
 
 def _pod_names(writer: Writer) -> str:

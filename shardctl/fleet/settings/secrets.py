@@ -38,6 +38,13 @@ class Secrets(Model):
         timedelta, Between("1m", "30d"), Field(description="How soon a new version reaches the Secret.")
     ] = timedelta(hours=1)
     store: SecretStore = SecretStore()
+    files: Annotated[
+        bool,
+        Field(
+            description="Consumers read the URLs of their database and of Redis from files, and again for each new connection: "
+            "a rotated password needs no restart."
+        ),
+    ] = False
 
 
 SecretsSetting = Annotated[Secrets, OrJust("kind", ("kubernetes", "external-secrets"))]

@@ -37,6 +37,7 @@ def test_settings_are_read(config_file):
         pytest.param({"DATABASE_URL": "postgresql://u:secret@h:secret/d"}, "DATABASE_URL", id="database port"),
         pytest.param({"DATABASE_URL": "postgresql+nodriver://u:secret@h/d"}, "DATABASE_URL", id="database driver"),
         pytest.param({"DATABASE_URL": "oracle+secret://u:secret@h/d"}, "DATABASE_URL", id="database unknown"),
+        pytest.param({"DATABASE_URL_FILE": "/secret"}, "DATABASE_URL and DATABASE_URL_FILE are both set", id="both"),
         pytest.param({"REDIS_URL": ""}, "REDIS_URL", id="no Redis"),
         pytest.param({"REDIS_URL": "secret"}, "REDIS_URL", id="Redis no URL"),
         pytest.param({"REDIS_URL": "redis://:secret/x@h:1"}, "REDIS_URL", id="Redis port"),
@@ -51,6 +52,22 @@ def test_bad_settings_are_named_and_no_password_is_shown(config_file, environmen
     if named != "PORT":
         assert "secret" not in str(refused.value)
         assert refused.value.__suppress_context__ or refused.value.__cause__ is None
+
+
+def test_urls_come_from_files_where_the_environment_names_them(config_file, tmp_path):
+    (tmp_path / "database").write_text("postgresql://u:secret@h/d\n")
+    (tmp_path / "redis").write_text("redis://:secret@h:6379/0\n")
+    settings = load(
+        config_file,
+        {"DATABASE_URL_FILE": str(tmp_path / "database"), "REDIS_URL_FILE": str(tmp_path / "redis")},
+    )
+    assert (settings.database_url.host, settings.redis_url) == ("h", "redis://:secret@h:6379/0")
+    assert (settings.database_login(), settings.redis_login()) == (("u", "secret"), (None, "secret"))
+
+
+def test_urls_of_the_environment_have_no_file_to_read_again(config_file):
+    settings = load(config_file, ENVIRONMENT)
+    assert (settings.database_login, settings.redis_login) == (None, None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"fleet": 1}'])
