@@ -84,6 +84,7 @@ KINDS: Mapping[str, Kind] = {
 KEPT: Mapping[str, str] = {
     "Namespace": "a namespace takes all that is in it along",
     "PubSubTopic": "a topic is never deleted: its subscriptions' messages would be lost with it",
+    "RedisInstance": "an instance is never deleted: others may use it",
     "SQLInstance": "an instance is never deleted: it holds rows",
     "SQLDatabase": "a database is never deleted: it holds rows",
     "SQLUser": "it may own what the database holds",
