@@ -80,6 +80,8 @@ class Intake:
         ]
         self._by_path = {stream.path: stream for stream in self._streams}
         self._leases = Leases(client, self._lease_seconds, clock, metrics)
+        metrics.outstanding.set_function(lambda: sum(stream.messages for stream in self._streams))
+        metrics.outstanding_bytes.set_function(lambda: sum(stream.bytes for stream in self._streams))
         self.tasks: tuple[asyncio.Task[None], ...] = ()
         self._paused = asyncio.Event()
         self._paused.set()  # set means open
@@ -141,7 +143,6 @@ class Intake:
             return
         for delivery in deliveries:
             self._by_path[delivery.subscription].release(delivery)
-        self._measure()
         self._signal_settled()
 
     def _signal_settled(self) -> None:
@@ -350,9 +351,4 @@ class Intake:
         self._leases.add(deliveries)
         stream.hold(deliveries)
         self._metrics.received.inc(len(deliveries))
-        self._measure()
         return deliveries
-
-    def _measure(self) -> None:
-        self._metrics.outstanding.set(sum(stream.messages for stream in self._streams))
-        self._metrics.outstanding_bytes.set(sum(stream.bytes for stream in self._streams))

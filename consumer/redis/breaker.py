@@ -98,7 +98,8 @@ class RedisBreaker:
         except (RedisError, OSError, TimeoutError) as error:
             self._close(error)
             return None
-        self._open()
+        if self.shut:
+            self._open()
         return answer
 
     def _close(self, error: Exception) -> None:

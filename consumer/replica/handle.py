@@ -116,8 +116,7 @@ class Handler:
             kept = set(early)
             settled = [delivery for delivery in mine if delivery not in kept] if kept else mine
             await self._acks.ack([*known, *settled])
-            self._count(mine, outcome, later.lanes if later else frozenset())
-            self._metrics.duplicates.inc(len(known))
+            self._count(mine, outcome, later.lanes if later else frozenset(), len(known))
             if self._traces:
                 self._traces.settled(settled, began_ns, time.time_ns())
         finally:
@@ -200,21 +199,25 @@ class Handler:
         self._metrics.database_up.set(1)
         return result
 
-    def _count(self, mine: Sequence[Delivery], outcome: Outcome, waiting: frozenset[int]) -> None:
+    def _count(self, mine: Sequence[Delivery], outcome: Outcome, waiting: frozenset[int], known: int) -> None:
         metrics = self._metrics
-        metrics.applied.inc(outcome.applied)
-        metrics.duplicates.inc(outcome.duplicates)
-        metrics.stale.inc(outcome.stale)
-        metrics.parked.inc(outcome.parked)
+        for counter, count in (
+            (metrics.applied, outcome.applied),
+            (metrics.duplicates, outcome.duplicates + known),
+            (metrics.stale, outcome.stale),
+            (metrics.parked, outcome.parked),
+            (metrics.held, sum(delivery.lane not in waiting for delivery in outcome.held)),
+            (metrics.passed_on, outcome.passed_on),
+            (metrics.published_again, len(outcome.again)),
+        ):
+            if count:  # few are more than 0 in a batch, and each call costs as much as another message
+                counter.inc(count)
         for delivery in outcome.newly_parked:
             log.warning(
                 "parked its key: %s; later writes of the key wait behind it until a person releases it",
                 delivery.fault,
                 extra=_about("parked", delivery),
             )
-        metrics.held.inc(sum(delivery.lane not in waiting for delivery in outcome.held))
-        metrics.passed_on.inc(outcome.passed_on)
-        metrics.published_again.inc(len(outcome.again))
         metrics.batch_rows.observe(len(mine))
         if mine:
             oldest = min(delivery.publish_time_us for delivery in mine)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -73,7 +74,9 @@ class Replica:
         # A batch waits for its turn under a rate limit: no longer than a second.
         max_rows = min(settings.batch_max_rows, settings.rate_limit or settings.batch_max_rows)
         self._batcher = Batcher(max_rows, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
-        self._work = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()  # a future for each worker that waits for a batch
+        self._alarm: asyncio.TimerHandle | None = None  # looks for a batch again, at
+        self._alarm_at = 0.0
         self._stopping = asyncio.Event()
         self._failures: dict[int, int] = {}  # how often in a row a lane's batch failed
         self._failure = ""  # why the last of them did
@@ -107,13 +110,8 @@ class Replica:
                     check_slot(delivery, self._config)
                 except PermanentError as fault:
                     delivery.fault = fault
-        now = self._clock()
-        waited_for = self._batcher.due_at(now)
         self._batcher.add(deliveries)
-        due = self._batcher.due_at(now)
-        # Most messages of a steady trickle come while a worker waits for the next batch's moment: none of them has to wake it.
-        if due is not None and (due <= now or waited_for is None or due < waited_for):
-            self._work.set()
+        self._wake_when_due()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then finish the batches in flight and hand back the rest, inside the drain timeout.
@@ -177,20 +175,47 @@ class Replica:
             if batch is None:
                 await self._wait_for_work()
                 continue
+            self._wake_when_due()  # there may be another batch, for another worker
             await self._handle(batch)
 
     def _end_work(self) -> None:
         """Let the workers end after the batches that they have."""
         self._stopping.set()
-        self._work.set()
+        while self._idle:
+            self._wake_one()
         self._probed.set()
 
     async def _wait_for_work(self) -> None:
-        due = self._batcher.due_at(self._clock())
-        self._work.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if due is None else max(0.001, due - self._clock())):
-                await self._work.wait()
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        self._wake_when_due()
+        await woken
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():  # as where its worker was cancelled
+                woken.set_result(None)
+                return
+
+    def _wake_when_due(self) -> None:
+        """Wake one of the idle workers as soon as there is a batch for it. A busy worker looks for its next batch by itself."""
+        now = self._clock()
+        due = self._batcher.due_at(now) if self._idle else None
+        if due is None or (self._alarm and self._alarm_at <= due):
+            return
+        if self._alarm:
+            self._alarm.cancel()
+        if due <= now:
+            self._alarm = None
+            self._wake_one()
+        else:
+            self._alarm_at = due
+            self._alarm = asyncio.get_running_loop().call_later(max(0.001, due - now), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake_when_due()
 
     async def _handle(self, batch: Batch) -> None:
         try:
@@ -228,7 +253,6 @@ class Replica:
             for lane in batch.lanes:
                 self._kept.pop(lane, None)
                 self._kept_since.end(lane)
-        self._work.set()
 
     def _keep(self, batch: Batch, kept: Sequence[Delivery]) -> float:
         """Seconds until the kept messages are tried again: longer each time, as long as all of them have waited before."""
@@ -256,7 +280,6 @@ class Replica:
         else:
             again = self._batcher.split if isinstance(error, BlockedError) else self._batcher.back_whole
             again(batch, self._clock() + self._fail(batch.lanes, error))
-        self._work.set()
 
     async def _back_off(self, batch: Batch, error: TransientError) -> None:
         """Keep everything, in order, under lease; receive nothing more; try again later, without a restart.
@@ -268,7 +291,6 @@ class Replica:
         again = self._batcher.split if self._failures[batch.lanes[0]] > WHOLE_TRIES else self._batcher.back_whole
         again(batch, self._clock() + wait)
         if batch.of_suspects and self._prober is None:
-            self._work.set()
             return
         if self._prober is None:
             self._prober = asyncio.current_task()
@@ -279,7 +301,6 @@ class Replica:
             self._outages += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait)
-        self._work.set()
 
     def _go_on(self) -> None:
         """What all batches need works again: end the pause, if there is one."""

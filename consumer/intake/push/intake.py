@@ -63,6 +63,8 @@ class PushIntake:
         self._by_path = {inlet.path: inlet for inlet in self.inlets.values()}
         self._waiting: dict[str, asyncio.Future[bool]] = {}  # by ack id: the result that its request waits for
         self._numbers = count(1)
+        metrics.outstanding.set_function(lambda: sum(inlet.messages for inlet in self.inlets.values()))
+        metrics.outstanding_bytes.set_function(lambda: sum(inlet.bytes for inlet in self.inlets.values()))
         self._open = self._closing = False
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -131,7 +133,6 @@ class PushIntake:
         self._waiting[delivery.ack_id] = done
         inlet.change(1, delivery.size)
         self._metrics.received.inc()
-        self._measure()
         try:
             self._deliver([delivery])
             async with asyncio.timeout(self._patience_seconds):
@@ -147,11 +148,6 @@ class PushIntake:
             if waiting is not None and not waiting.done():
                 waiting.set_result(done)
             self._by_path[delivery.subscription].change(-1, -delivery.size)
-        self._measure()
-
-    def _measure(self) -> None:
-        self._metrics.outstanding.set(sum(inlet.messages for inlet in self.inlets.values()))
-        self._metrics.outstanding_bytes.set(sum(inlet.bytes for inlet in self.inlets.values()))
 
 
 class Inlet:

@@ -151,6 +151,21 @@ def test_readiness_doesnt_flap_while_one_batch_fails_and_others_work(monkeypatch
     run(scenario())
 
 
+def test_idle_workers_share_what_comes_at_once():
+    async def scenario():
+        together = asyncio.Barrier(3)
+
+        async def handle(_):
+            await together.wait()
+
+        async with Bench(handle, concurrency=3, batch_max_rows=1) as bench:
+            await asyncio.sleep(1)
+            bench.intake.deliver([message(slot, str(slot)) for slot in range(3)])
+            await bench.until(lambda: len(bench.settled) == 3)
+
+    run(scenario())
+
+
 def test_an_outage_is_tried_by_one_worker():
     tries, all_busy = [], asyncio.Event()
 
