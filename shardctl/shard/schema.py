@@ -399,7 +399,8 @@ def lacks_log(connection: Connection) -> bool:
 
 def missing_tables(connection: Connection) -> tuple[str, ...]:
     """The tables of shardctl's that an older version didn't make. `shardctl provision` makes them."""
-    return tuple(name for name in metadata.tables if not connection.dialect.has_table(connection, name))
+    present = set(inspect(connection).get_table_names())
+    return tuple(name for name in metadata.tables if name not in present)
 
 
 def _column_type(kind: MessageType, column: str) -> TypeEngine[Any]:

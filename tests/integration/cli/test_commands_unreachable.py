@@ -88,8 +88,8 @@ def nobody(tmp_path, monkeypatch):
     for module, name in ((provision, "_AGAIN"), (pubsub, "AGAIN"), (leasedreader, "AGAIN")):
         monkeypatch.setattr(module, name, getattr(module, name).with_timeout(0.5))
     monkeypatch.setattr(leasedreader, "TROUBLE_SECONDS", 0.5)
-    monkeypatch.setattr(publisher, "connect", partial(publisher.connect, 1.0))
-    monkeypatch.setattr(publisher, "Publisher", partial(publisher.Publisher, give_up_after_seconds=1.0))
+    monkeypatch.setattr(publisher, "connect", partial(publisher.connect, 0.1))
+    monkeypatch.setattr(publisher, "Publisher", partial(publisher.Publisher, give_up_after_seconds=0.1))
     Path("shards.yaml").write_text(scaffold.text(2))
     Path("writes.jsonl").write_text('{"type": "customer", "body": {"customer_id": "a"}}\n')
     return tmp_path

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(params=["nobody listens", "nobody answers"])
 def nobody(request, monkeypatch):
     """A Pub/Sub that can't be reached: its port refuses connections, or takes them and stays silent."""
-    monkeypatch.setattr(desks, "TROUBLE_SECONDS", 1.0)
-    monkeypatch.setattr(desks, "_TIMEOUT_SECONDS", 1.0)
+    for name in ("TROUBLE_SECONDS", "_TIMEOUT_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(desks, name, 0.3)
     if request.param == "nobody listens":
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
         yield
@@ -60,7 +60,7 @@ def test_who_cannot_be_asked_has_no_zero_letters(nobody, file, capsys, command):
 
 
 def test_a_broker_that_goes_away_while_it_is_read_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(desks, "TROUBLE_SECONDS", 1.0)
+    monkeypatch.setattr(desks, "TROUBLE_SECONDS", 0.1)
     broker = BrokerThread()
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
     town = Town(broker, tmp_path, "desk-gone")

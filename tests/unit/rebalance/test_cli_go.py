@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 
 from shardctl import audit, lockfile
 from shardctl.cli.rebalance.going import Going
+from shardctl.cli.rebalance.intent import intended
 from shardctl.cli.rebalance.journey import Journey, Terms
 from shardctl.cli.rebalance.proposal import Options
 from shardctl.cli.rebalance.rollout import Patience, Rollout
@@ -295,8 +296,10 @@ class KillingGoing(Going):
             self.kills.at("slots moved", "run")
 
 
-@pytest.mark.parametrize("again", [Options(add=("s2",)), Options()], ids=["same options", "no options"])
-def test_killed_at_each_place_and_run_again(go, site, kills, again):
+def test_killed_at_each_place_and_run_again(go, site, kills):
+    """With the same options and with none in turn: once there is a plan, both mean its rebalance."""
+    same, none = Options(add=("s2",)), Options()
+
     def journey(options):
         kills.arm()
         rollout = Rollout(f"{sys.executable} -c 'pass'")
@@ -309,11 +312,14 @@ def test_killed_at_each_place_and_run_again(go, site, kills, again):
             kills.armed = False
             audit.end(130)
 
-    options, ends = Options(add=("s2",)), []
+    options, ends, turns = same, [], itertools.cycle(((none, same), (same, none)))
     while (end := journey(options)) is None:
         ends.append(kills.places[-1])
         if site.next.exists() or load_fleet(site.file).rebalancing:
-            options = again
+            options, others = next(turns)
+            assert intended(site.file, others, {}).wanted.rebalancing
+        elif load_fleet(site.file) != site.settled:  # it is finished, but for what follows
+            options, _ = next(turns)
     assert end == 0
     assert is_finished(site), ends
     assert slots(site) == {"s0": 5, "s1": 6, "s2": 5}
