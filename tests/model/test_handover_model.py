@@ -174,6 +174,7 @@ def test_no_write_is_lost_doubled_or_reordered_and_every_state_leads_to_an_end(t
     assert_whole(search(tmp_path, model, settings), states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "settings", "states"), ENDINGS)
 def test_nothing_goes_on_for_ever_once_faults_cease(tmp_path, model, settings, states):
     # -DNOSTUTTER: a schedule that has ended doesn't count as one that goes on.

@@ -71,6 +71,7 @@ def test_a_slot_that_makes_others_wait_is_found(mutant):
     assert any(late(waiting(seed, 1), mutant) for seed in range(10))
 
 
+@pytest.mark.slow
 def test_what_kills_its_process_alone_becomes_a_dead_letter():
     for seed in range(10):
         scenario = crashing(seed)
@@ -78,6 +79,7 @@ def test_what_kills_its_process_alone_becomes_a_dead_letter():
         assert not result.violations, Failure(scenario, result, "").told()
 
 
+@pytest.mark.slow
 def test_a_fast_start_costs_sound_writes_their_attempts():
     """The scenario proves something: where everything is taken in at once, sound writes become dead letters."""
     scenarios = [crashing(seed) for seed in range(10)]

@@ -4,7 +4,7 @@ import copy
 import random
 
 from rebalance_kit import BITS, KEYS, CrashError, World, before
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from shardctl.rebalance import closing
 from shardctl.rebalance.bases import Bases
@@ -16,6 +16,7 @@ from shardctl.shard.database import writing
 from shardctl.shard.schema import LaneState, RebalanceState
 
 TABLE = schema.table_of(before().message_types["a"], schema.MetaData())
+DELETE = TABLE.delete().where(TABLE.c.id == bindparam("key"))
 
 
 class BusyWorld(World):
@@ -57,7 +58,7 @@ class BusyWorld(World):
         slot = self.draw.randrange(5, 11)  # those that move, and their neighbours
         for name in names:
             with writing(self.own[name]) as connection:
-                if not connection.dialect.has_table(connection, "shardctl_lanes"):
+                if not self.is_provisioned(name, connection):
                     continue
                 lanes.share_fence(connection)
                 held = [lane for lane in lanes.read(connection, (slot,)).values() if lane.state == LaneState.ACTIVE]
@@ -69,15 +70,15 @@ class BusyWorld(World):
         """As a consumer's transaction does: the row, the inbox row, and where the lane is logged both their keys."""
         self.writes += 1
         key = self.draw.choice(KEYS[slot])
-        connection.execute(TABLE.delete().where(TABLE.c.id == key))
+        connection.execute(DELETE, {"key": key})
         rows = self.wanted_rows[slot]
         rows.pop(key, None)
         if self.draw.random() < 0.6:
-            connection.execute(TABLE.insert().values(id=key, amount=self.writes, slot=slot))
+            connection.execute(TABLE.insert(), {"id": key, "amount": self.writes, "slot": slot})
             rows[key] = self.writes
         identity = self.writes.to_bytes(16)
         row = {"slot": slot, "identity": identity, "key_hash": 1, "fingerprint": 0, "published": 1}
-        connection.execute(schema.inbox.insert().values(row))
+        connection.execute(schema.inbox.insert(), row)
         self.wanted_inbox[slot].add(identity)
         if changes.logged(connection, (slot,)):
             changes.record(connection, [changes.of_inbox(slot, identity), Change(slot, TABLE.name, (key,))])

@@ -95,6 +95,7 @@ class World:
         self.lose = 0  # so many barriers get lost
         self.deaf = set()  # slots whose barriers nobody meets
         self.refuse = 0  # so many publishes fail
+        self._provisioned = set()
 
     def url(self, name):
         return f"sqlite:///{self.folder / name}.db"
@@ -202,11 +203,17 @@ class World:
 
     # -- what is so ----------------------------------------------------------------------------------------------------------
 
+    def is_provisioned(self, name, connection):
+        """Whether the database has our tables. None loses them again."""
+        if name not in self._provisioned and connection.dialect.has_table(connection, "shardctl_lanes"):
+            self._provisioned.add(name)
+        return name in self._provisioned
+
     def lanes(self):
         found = {}
         for name, engine in self.own.items():
             with engine.connect() as connection:
-                if engine.dialect.has_table(connection, "shardctl_lanes"):
+                if self.is_provisioned(name, connection):
                     found[name] = lanes.read(connection)
         return found
 

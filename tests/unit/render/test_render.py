@@ -793,6 +793,7 @@ def test_a_folder_that_cant_be_written_is_told(file: Path, tmp_path: Path) -> No
 COMMAND = "import sys, pathlib; from shardctl.cli.render import render; sys.exit(render(pathlib.Path(sys.argv[1])))"
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_under_every_hash_seed() -> None:
     case = next(path for path in CASES if path.parent.name == "types-and-topics")
     runs = [
@@ -810,6 +811,7 @@ def test_the_bytes_are_the_same_under_every_hash_seed() -> None:
     assert outputs.pop().startswith(b"---\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_hears_no_complaint(file: Path) -> None:
     shards = "\n".join(f"  - {{name: s{n}, slots: {n}}}" for n in range(256))
     file.write_text(FLEET.partition("shards:")[0].replace("slot_bits: 4", "slot_bits: 8") + f"shards:\n{shards}\n")
