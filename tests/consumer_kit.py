@@ -195,6 +195,32 @@ class Shard:
         self.engine.dispose()
 
 
+class FakeIntake:
+    """What a replica reads from, fed by hand through `deliver`."""
+
+    def __init__(self):
+        self.tasks, self.open, self.handed_back, self.closed, self.connected = (), True, [], False, True
+
+    def start(self, deliver):
+        self.deliver = deliver
+
+    def pause(self):
+        self.open = False
+
+    def resume(self):
+        self.open = True
+
+    async def stop_reading(self):
+        self.open = False
+
+    async def hand_back(self, deliveries):
+        self.handed_back += deliveries
+
+    async def close(self, timeout_seconds):
+        assert timeout_seconds > 0
+        self.closed = True
+
+
 class InThisThread(Executor):
     """An executor without threads: tests of order need no luck."""
 

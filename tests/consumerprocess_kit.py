@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import grpc
 import orjson
@@ -108,6 +109,32 @@ class Consumer:
 
     def log(self):
         return self.log_file.read_text()
+
+
+@contextmanager
+def consumers(folder, database_url, redis_url, broker):
+    """Starts consumers, each ready when it is returned. Those that still run in the end are killed."""
+    started = []
+
+    def start(shard_config, name="c", **environment):
+        services = {
+            "DATABASE_URL": database_url.render_as_string(hide_password=False),
+            "REDIS_URL": redis_url,
+            "PUBSUB_EMULATOR_HOST": broker.broker.host,
+        }
+        consumer = Consumer(folder, shard_config, services | environment, name)
+        started.append(consumer)
+        until(lambda: consumer.get("/ready")[0] == 200 or consumer.process.poll() is not None, what="ready")
+        assert consumer.process.poll() is None, consumer.log()
+        return consumer
+
+    try:
+        yield start
+    finally:
+        for consumer in started:
+            if consumer.process.poll() is None:
+                consumer.process.kill()
+                consumer.process.wait()
 
 
 def until(condition, seconds=PATIENCE_SECONDS, what="it"):

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from consumer_kit import SLOT_BITS, config
-from consumerprocess_kit import TOPIC, Consumer, customers, until
+from consumerprocess_kit import TOPIC, consumers, customers, until
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
@@ -56,25 +56,9 @@ def collector():
 
 @pytest.fixture
 def start(tmp_path, redis_url, broker, shard):
-    started = []
-
-    def start(endpoint):
-        settings = {
-            "DATABASE_URL": shard.url.render_as_string(hide_password=False),
-            "REDIS_URL": redis_url,
-            "PUBSUB_EMULATOR_HOST": broker.broker.host,
-        }
-        made = config(lease=timedelta(seconds=10)).model_copy(update={"tracing": Tracing(endpoint=endpoint)})
-        consumer = Consumer(tmp_path, made, settings)
-        started.append(consumer)
-        until(lambda: consumer.get("/ready")[0] == 200 or consumer.process.poll() is not None, what="ready")
-        assert consumer.process.poll() is None, consumer.log()
-        return consumer
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.wait()
+    traced = config(lease=timedelta(seconds=10))
+    with consumers(tmp_path, shard.url, redis_url, broker) as start:
+        yield lambda endpoint: start(traced.model_copy(update={"tracing": Tracing(endpoint=endpoint)}))
 
 
 def test_a_traced_write_has_a_span_up_to_its_commit_and_others_have_none(start, collector, broker, shard, monkeypatch):

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from arrival_kit import HEAD
-from consumerprocess_kit import Consumer, until
+from consumerprocess_kit import consumers, until
 from patience import PATIENCE_SECONDS
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
@@ -48,25 +48,8 @@ def engine(database_url):
 
 @pytest.fixture
 def start(tmp_path, redis_url, broker, engine):
-    started = []
-
-    def start(**consumer):
-        environment = {
-            "DATABASE_URL": engine.url.render_as_string(hide_password=False),
-            "REDIS_URL": redis_url,
-            "PUBSUB_EMULATOR_HOST": broker.broker.host,
-        }
-        made = Consumer(tmp_path, config_of(**consumer), environment)
-        started.append(made)
-        until(lambda: made.get("/ready")[0] == 200 or made.process.poll() is not None, what="ready")
-        assert made.process.poll() is None, made.log()
-        return made
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.wait()
+    with consumers(tmp_path, engine.url, redis_url, broker) as start:
+        yield lambda **consumer: start(config_of(**consumer))
 
 
 def rows(engine, query):

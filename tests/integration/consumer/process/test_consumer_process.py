@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 from consumer_kit import Shard, config
-from consumerprocess_kit import Consumer, customers, until
+from consumerprocess_kit import consumers, customers, until
 from patience import PATIENCE_SECONDS
 
 from shardctl.local.servers import PostgresServer
@@ -23,24 +23,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def start(tmp_path, redis_url, broker, shard):
-    started = []
-
-    def start(name="c", environment=(), **consumer):
-        url = shard.url.render_as_string(hide_password=False)
-        settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "PUBSUB_EMULATOR_HOST": broker.broker.host} | dict(
-            environment
+    with consumers(tmp_path, shard.url, redis_url, broker) as start:
+        yield lambda name="c", environment=(), **consumer: start(
+            config(lease=timedelta(seconds=10), **consumer), name, **dict(environment)
         )
-        made = Consumer(tmp_path, config(lease=timedelta(seconds=10), **consumer), settings, name)
-        started.append(made)
-        until(lambda: made.get("/ready")[0] == 200 or made.process.poll() is not None, what="ready")
-        assert made.process.poll() is None, made.log()
-        return made
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.wait()
 
 
 def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, shard):

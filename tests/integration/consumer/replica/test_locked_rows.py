@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import orjson
 import pytest
-from consumer_kit import FLEET, raw
+from consumer_kit import FLEET, FakeIntake, raw
 from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -44,10 +44,11 @@ def url(request, postgres_server, mariadb_server):
     server.drop_database(name)
 
 
-class Scene:
+class Scene(FakeIntake):
     """One replica on a real database, fed by hand: all of it but Pub/Sub and Redis."""
 
     def __init__(self, url, concurrency):
+        super().__init__()
         fleet = fleet_from(parse(FLEET.replace("slot_bits: 6", "slot_bits: 7").replace("0-63", "0-127"), "test"))
         config = shardconfig.slice_of(fleet, fleet.shards[0])
         timeouts = {"statement_timeout": timedelta(seconds=STATEMENT_SECONDS), "concurrency": concurrency}
@@ -56,7 +57,7 @@ class Scene:
         self.engine = sessions.engine_of(url, self.config.consumer)
         self.rival = sessions.engine_of(url, self.config.consumer)
         schema.create(self.engine, config.message_types, config.generations[0].slots, 1)
-        self.tasks, self.connected, self.open, self.metrics = (), True, True, Metrics()
+        self.metrics = Metrics()
         self.stop = asyncio.Event()
         self.unacked = set()
         keys = {}
@@ -64,25 +65,7 @@ class Scene:
             keys.setdefault(slot_of(f"c{number}", SLOT_BITS), f"c{number}")
         self.keys = [keys[slot] for slot in sorted(keys)][:SLOTS]
 
-    # -- what the replica reads from, locks with and publishes to
-
-    def start(self, deliver):
-        self.deliver = deliver
-
-    def pause(self):
-        self.open = False
-
-    def resume(self):
-        self.open = True
-
-    async def stop_reading(self):
-        pass
-
-    async def hand_back(self, deliveries):
-        pass
-
-    async def close(self, timeout_seconds):
-        pass
+    # -- what the replica locks with and publishes to
 
     async def take(self, lanes):
         return frozenset(lanes)

@@ -7,7 +7,7 @@ import itertools
 from datetime import timedelta
 
 import pytest
-from consumer_kit import config, raw
+from consumer_kit import FakeIntake, config, raw
 from patience import PATIENCE_SECONDS
 from virtualtime import run
 
@@ -18,30 +18,6 @@ from consumer.replica.handle import Handled
 from consumer.replica.lifecycle import NotDrainedError, Replica
 from consumer.replica.since import Since
 from shardctl.fleet.keyspace import lane_of
-
-
-class FakeIntake:
-    def __init__(self):
-        self.tasks, self.open, self.handed_back, self.closed, self.connected = (), True, [], False, True
-
-    def start(self, deliver):
-        self.deliver = deliver
-
-    def pause(self):
-        self.open = False
-
-    def resume(self):
-        self.open = True
-
-    async def stop_reading(self):
-        self.open = False
-
-    async def hand_back(self, deliveries):
-        self.handed_back += deliveries
-
-    async def close(self, timeout_seconds):
-        assert timeout_seconds > 0
-        self.closed = True
 
 
 class AnySink:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from consumer_kit import InThisThread, config, raw
+from consumer_kit import FakeIntake, InThisThread, config, raw
 from virtualtime import run
 
 from consumer.errors import SlotsWaitError
@@ -89,29 +89,6 @@ def test_where_all_of_a_batch_waits_nothing_of_it_is_settled():
     assert metrics.registry.get_sample_value("shardctl_database_up") == 1
 
 
-class Intake:
-    def __init__(self):
-        self.tasks, self.open, self.connected = (), True, True
-
-    def start(self, deliver):
-        self.deliver = deliver
-
-    def pause(self):
-        self.open = False
-
-    def resume(self):
-        self.open = True
-
-    async def stop_reading(self):
-        pass
-
-    async def hand_back(self, deliveries):
-        self.handed_back = [each.idempotency_key for each in deliveries]
-
-    async def close(self, timeout_seconds):
-        pass
-
-
 class Waits:
     """A handler for which slot 1 waits until `well`; `whole` tells it of a batch as a whole."""
 
@@ -131,7 +108,7 @@ class Waits:
 @pytest.mark.parametrize("whole", [True, False], ids=["whole batches", "lanes of batches"])
 def test_what_waits_alone_pauses_nothing_and_leaves_the_replica_ready(whole):
     async def scenario():
-        intake, handler, metrics, stop = Intake(), Waits(whole=whole), Metrics(), asyncio.Event()
+        intake, handler, metrics, stop = FakeIntake(), Waits(whole=whole), Metrics(), asyncio.Event()
         made = config(batch_max_age_ms=0, concurrency=1)
         replica = Replica(
             made, type("S", (), {"check": lambda *_: None})(), intake, handler, metrics, asyncio.get_running_loop().time
