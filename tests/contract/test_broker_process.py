@@ -38,7 +38,7 @@ def left_open(*requests):
     return iter(waiting.get, None)
 
 
-def test_stats_tell_the_backlog(pubsub):
+def test_stats_have_the_backlog(pubsub):
     topic = pubsub.topic()
     subscription = pubsub.subscribe(topic)
     pubsub.publish(topic, "a", "b", "c")

@@ -91,7 +91,7 @@ class Saboteur:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_difference_is_told_keeps_the_databases_and_is_a_refusal(tmp_path, sqlite_fleet, capsys, as_json):
+def test_a_difference_is_reported_keeps_the_databases_and_is_a_refusal(tmp_path, sqlite_fleet, capsys, as_json):
     report = run(load_fleet(sqlite_fleet), Plan(tmp_path, writes=200, entities=50), Saboteur(tmp_path))
     assert tell_outcome(report, as_json=as_json) == EXIT_REFUSED
     told = capsys.readouterr()

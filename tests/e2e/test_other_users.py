@@ -106,7 +106,7 @@ def test_another_user_gets_nothing_out_of_a_running_fleet(local):
     assert found == {"files": []}
 
 
-def test_whoever_started_the_fleet_gets_in(local):
+def test_the_user_who_started_the_fleet_gets_in(local):
     for url in local.databases.values():
         with psycopg.connect(url.replace("+psycopg", "")) as connection:
             assert connection.execute("SELECT count(*) FROM shardctl_inbox").fetchone() == (0,)

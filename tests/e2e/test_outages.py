@@ -270,7 +270,7 @@ def test_the_largest_message_lands(stage):
     stage.verify()
 
 
-def test_the_largest_message_that_can_t_succeed_is_set_aside_and_the_next_one_lands(stage):
+def test_the_largest_message_that_can_t_succeed_is_dead_lettered_and_the_next_one_lands(stage):
     """The reason would push it over what Pub/Sub takes: what the topic gets is shortened, and says so."""
     data = b"{" + b"x" * (LARGEST - 1)
     stage.publish_raw(data, "bad", "too large")

@@ -136,7 +136,7 @@ def test_the_page_shows_the_fleet_as_it_goes(page, url):
     page.until_text("#connection", "live")
 
 
-def test_slots_are_drawn_by_shard_and_told_as_a_table(page):
+def test_slots_are_drawn_by_shard_and_listed_as_a_table(page):
     page.until_text(".legend", "s1 512")
     assert (
         page.run("document.querySelector('canvas').getAttribute('aria-label')")
@@ -218,7 +218,7 @@ def test_it_fits_and_follows_the_person_s_colours(page, width, tmp_path):
     assert shots[0] != shots[1]
 
 
-def test_another_token_is_told_and_shows_nothing(browser, url):
+def test_another_token_is_refused_and_shows_nothing(browser, url):
     browser.open("about:blank")
     browser.open(url.partition("#")[0] + "#wrong")
     browser.until_text("#refusal", "the token is missing or wrong")
@@ -237,7 +237,7 @@ def test_listening_for_others_is_warned_about(place):
     assert address.strip().partition("#")[2] not in err
 
 
-def test_what_is_wrong_is_told_on_the_page_and_by_the_command(page, place):
+def test_what_is_wrong_is_shown_on_the_page_and_by_the_command(page, place):
     (replica,) = place.local.replicas["s1"]
     replica.kill()
     page.until_text("#troubles", f"s1: replica {replica.name} doesn't answer")

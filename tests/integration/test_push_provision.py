@@ -61,7 +61,7 @@ def test_a_fleet_goes_to_push_and_back_in_place(clients):
     assert changed == [("create", ()), *[("update", ("push_config",))] * 4]
 
 
-def test_drift_tells_both_sides(clients):
+def test_drift_names_both_sides(clients):
     provision_pubsub(fleet_from(parse(PULL)), *clients)
     [step] = pubsub_drift(fleet_from(parse(PUSH)), *clients).steps
     assert "push_config: empty → push_endpoint https://push.example.com/shop/s0/shop-s0-g1" in step_text(step)

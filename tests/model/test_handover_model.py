@@ -195,7 +195,7 @@ def test_a_mutant_is_found_out(tmp_path, model, mutant, settings):
     [(("handover.pml", "ordered.pml", "unordered.pml"), MUTANTS_OF_HANDOVER), (("copy.pml",), MUTANTS_OF_COPY)],
     ids=["handover", "copy"],
 )
-def test_every_mutant_of_the_model_is_tried_and_told(files, mutants):
+def test_every_mutant_of_the_model_is_tried_and_reported(files, mutants):
     model = "".join((FOLDER / name).read_text() for name in files)
     assert set(re.findall(r"\bMUTANT_([a-z_]+)", model)) == set(mutants)
     told = (FOLDER.parent / "handover.md").read_text()

@@ -82,7 +82,7 @@ def test_a_link_that_leads_to_itself_is_an_error(tmp_path):
         atomicfile.write(tmp_path / "loop", b"new")
 
 
-def test_whoever_has_the_old_file_open_reads_it_to_its_end(tmp_path):
+def test_a_reader_that_has_the_old_file_open_reads_it_to_its_end(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"old")
     with path.open("rb") as reader:

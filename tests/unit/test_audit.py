@@ -111,7 +111,7 @@ def test_actions_end_once(capsys):
     assert [line["result"] for line in lines(capsys.readouterr().err)] == ["begun", "done"]
 
 
-def test_a_log_that_went_away_is_told(tmp_path, monkeypatch, capsys):
+def test_a_log_that_went_away_is_reported(tmp_path, monkeypatch, capsys):
     log = tmp_path / "log"
     monkeypatch.setenv("SHARDCTL_AUDIT_LOG", str(log))
     audit.begin("x", "orders")

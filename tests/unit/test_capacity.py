@@ -142,7 +142,7 @@ def test_an_even_load_goes_to_a_shard_by_its_slots_and_types():
     assert rates == pytest.approx([shard.writes_per_second for shard in many_keys.shards], rel=0.05)
 
 
-def test_what_does_not_fit_is_told():
+def test_what_does_not_fit_is_reported():
     found = simulate(fleet(), Load(100_000, 100_000, 0), Speed(1_000, 500), 60)
     assert all(each.capped and each.replicas == 10 and each.drain_seconds is None for each in found.shards)
     assert not found.fits
@@ -192,7 +192,7 @@ def test_what_can_not_be_meant(capsys, options, told):  # on the shipped file
     assert told in capsys.readouterr().err
 
 
-def test_the_command_tells_and_its_code_says_whether_it_fits(capsys):
+def test_the_command_predicts_and_its_code_says_whether_it_fits(capsys):
     assert main(["simulate", "--rate", "1000"]) == 0
     out, _ = capsys.readouterr()
     assert "Pub/Sub a month" in out

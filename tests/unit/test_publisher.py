@@ -250,7 +250,7 @@ def test_publish_all_does_not_retry_what_the_client_has_given_up(client, publish
 @pytest.mark.parametrize(
     "error", [api.NotFound("no topic"), api.PermissionDenied("you may not")], ids=["topic", "right"]
 )
-def test_publish_all_stops_at_what_no_retry_mends(client, publisher, error):
+def test_publish_all_stops_at_what_no_retry_fixes(client, publisher, error):
     client.failures[body("k", 0)] = [error] * 10
     with pytest.raises(PublishError, match=error.message):
         list(publisher.publish_all(write("k", n) for n in range(4)))
@@ -266,7 +266,7 @@ def test_close_waits_and_stops_once(client, publisher):
         publisher.publish(write("k"))
 
 
-def test_flush_tells_what_is_left(client, publisher):
+def test_flush_reports_what_is_left(client, publisher):
     client.at_once = False
     publisher.publish(write("k"))
     assert not publisher.flush(0)

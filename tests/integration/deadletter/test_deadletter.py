@@ -111,7 +111,7 @@ def things(town):
     return dict(town.rows("SELECT id, note FROM things"))
 
 
-def test_what_failed_is_applied_once_and_in_order_when_its_cause_is_mended(town, desk):
+def test_what_failed_is_applied_once_and_in_order_when_its_cause_is_fixed(town, desk):
     refuse_bad(town)
     town.publish("thing", {"id": A, "note": "bad"}, A, idempotency_key="a1")
     town.publish("entry", {"id": "e1", "owner": A}, A)

@@ -313,7 +313,7 @@ def test_many_desks_on_the_same_letters(url, engine):
     assert known(engine) == {note_of(each).hex(): "replayed" for each in letters}
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_password(tmp_path):
+def test_a_database_that_does_not_answer_is_reported_without_its_password(tmp_path):
     urls = {"s0": "postgresql://u:hunter2@127.0.0.1:1/x"}
     with Inboxes(FLEET_SPEC, urls, Allowed(), sleep=lambda _: None) as asked, pytest.raises(DatabaseError) as told:
         asked.survey([letter(1)])

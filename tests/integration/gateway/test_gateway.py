@@ -110,7 +110,7 @@ def test_other_paths_and_methods(gateway):
     assert (told(answer)["status"], answer.headers["allow"]) == (405, "POST")
 
 
-def test_a_batch_tells_of_each_line_in_order(gateway, broker):
+def test_a_batch_reports_each_line_in_order(gateway, broker):
     good = {"type": "order", "body": {"order_id": "b-1"}, "idempotency_key": "i"}
     found = gateway.batch(
         good,

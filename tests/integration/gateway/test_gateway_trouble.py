@@ -22,7 +22,7 @@ def order(number):
     return {"order_id": f"o-{number}"}
 
 
-def test_trouble_with_pubsub_is_told_and_passes(tmp_path):
+def test_trouble_with_pubsub_is_reported_and_passes(tmp_path):
     with running(tmp_path, FLEET) as (broker, gateway), ThreadPoolExecutor(8) as threads:
         assert gateway.write("order", order(1)).status_code == 202
 

@@ -224,12 +224,12 @@ def test_redis_answers_and_keeps_nothing_on_disk(redis_here):
         "SAVE",
     ],
 )
-def test_redis_is_not_to_be_administered_by_whoever_uses_it(redis_here, command):
+def test_a_client_of_redis_may_not_administer_it(redis_here, command):
     with client(redis_here) as connection, pytest.raises(redis.ResponseError, match=r"no permissions|not allowed"):
         connection.execute_command(*command.split())
 
 
-def test_redis_and_mariadb_refuse_whoever_has_no_password(redis_here, mariadb_server):
+def test_redis_and_mariadb_refuse_clients_without_a_password(redis_here, mariadb_server):
     with redis.Redis(port=redis_here.port, retry=None) as connection, pytest.raises(redis.AuthenticationError):
         connection.ping()
     for user in ("root", "", "mysql", "mariadb.sys"):

@@ -51,13 +51,13 @@ def test_round_by_round_the_copy_becomes_the_source(pair, seed):
         assert not differences(source, destination)
 
 
-def test_the_log_tells_all_of_these_tables(pair):
+def test_the_log_has_every_change_of_these_tables(pair):
     with database.snapshot(pair[0].engine) as out:
         assert list(untracked(out, slot_tables(out, pair[0].kinds))) == []
 
 
 @pytest.mark.parametrize("pair", [WAYS[0]], ids="-".join, indirect=True)
-def test_what_the_log_may_miss_is_told_on_postgresql(pair):
+def test_what_the_log_may_miss_is_reported_on_postgresql(pair):
     source = pair[0]
     try:
         source.run("CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")

@@ -365,7 +365,7 @@ def test_a_trigger_of_mariadb_asks_a_variable(sides):
 
 
 @pytest.mark.parametrize("sides", [(one, one) for one in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True)
-def test_a_trigger_tells_a_moved_row_from_a_new_one(sides):
+def test_a_trigger_distinguishes_a_moved_row_from_a_new_one(sides):
     source, destination = sides
     if destination.engine.dialect.name == "postgresql":
         destination.run(

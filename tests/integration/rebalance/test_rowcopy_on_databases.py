@@ -162,7 +162,7 @@ def test_what_the_destination_cannot_hold_is_not_moved(sides, values, told):
     assert not destination.rows(destination.things)
 
 
-def test_text_that_is_no_text_is_told(places):
+def test_text_that_is_no_text_is_reported(places):
     source, destination = places.side("mariadb"), places.side("postgresql")
     source.run("ALTER TABLE things ADD b longblob")
     destination.run("ALTER TABLE things ADD b text")

@@ -117,7 +117,7 @@ def test_preflight_refuses_a_user_whom_policies_bind(half_hidden, right, fit):
     assert all(re.match(r"table things: a row-level security policy binds .*BYPASSRLS", reason) for reason in reasons)
 
 
-def test_whoever_sees_every_row_moves_every_row(half_hidden):
+def test_a_role_that_sees_every_row_moves_every_row(half_hidden):
     (side, other), engines = half_hidden
     side.run(f"ALTER ROLE {ROLE} BYPASSRLS")
     copying(*engines)

@@ -49,7 +49,7 @@ def url(request):
     server.drop_database("asked")
 
 
-def test_a_database_tells_of_its_lanes_keys_and_replicas(fleet, url):
+def test_a_database_reports_its_lanes_keys_and_replicas(fleet, url):
     databases = Databases()
     assert databases.look(url).known.empty
     provision_database(fleet, fleet.shards[0], url)

@@ -100,14 +100,14 @@ def test_rows_that_do_not_belong_here_are_counted(engine):
     assert (found.elsewhere, found.unknown, found.fit) == (1, 1, False)
 
 
-def test_a_table_that_lacks_a_column_is_told(engine):
+def test_a_table_that_lacks_a_column_is_reported(engine):
     kind = KINDS["user"].model_copy(update={"columns": {**KINDS["user"].columns, "email": "text"}})
     with pytest.raises(adopt.AdoptError, match="users has no column 'email'"):
         adopt.survey(engine, "s0", kind, RULE, MINE)
     assert adopt.survey(engine, "s0", kind.model_copy(update={"table": "nowhere"}), RULE, MINE) is None
 
 
-def test_a_key_that_the_database_can_not_hash_is_told(engine):
+def test_a_key_that_the_database_can_not_hash_is_reported(engine):
     columns = {**KINDS["user"].columns, "user_id": "decimal"}
     kind = KINDS["user"].model_copy(update={"columns": columns})
     with pytest.raises(adopt.AdoptError, match="'user_id', which gives the routing key, isn't a column"):

@@ -40,7 +40,7 @@ def test_a_clean_fleet_passes_and_its_checksums_stay(fleet):
         "DELETE FROM things",
     ],
 )
-def test_a_checksum_tells_of_any_change(fleet, change):
+def test_a_checksum_shows_any_change(fleet, change):
     before = fleet.report().totals()
     fleet.run("s0", change)
     after = fleet.report().totals()

@@ -477,7 +477,7 @@ class TestFaultySchedules(FaultySchedules.TestCase):
 
 
 @given(st.lists(st.sampled_from("abcdefgh "), max_size=60), st.integers(1, 4))
-def test_whoever_takes_in_turn_everything_is_delivered_once(keys, count):
+def test_whichever_reader_takes_everything_is_delivered_once(keys, count):
     core = filled(ORDERED, keys)
     readers = [attached(core) for _ in range(count)]
     seen = []

@@ -211,7 +211,7 @@ def test_validate_advises(run, file, body, says):
     assert says in err
 
 
-def test_types_that_go_to_strays_are_told(run, file):
+def test_types_that_go_to_strays_are_reported(run, file):
     file.write_text(text([["slots: 0-1023", "types: [a, b]"]]))
     assert "any other type goes to strays" in run("validate")[1]
 
@@ -357,7 +357,7 @@ GOOD = b'{"type": "order", "body": {"order_id": "o1"}}\n'
     ],
     ids=lambda value: value[:30].decode(errors="replace") if isinstance(value, bytes) else "",
 )
-def test_publish_tells_lines_it_refuses(run, file, line, says):
+def test_publish_names_lines_it_refuses(run, file, line, says):
     code, out, err = run("publish", "--dry-run", "--json", stdin=GOOD + b"\n" + line + b"\n" + GOOD)
     report = json.loads(out)
     assert code == 1

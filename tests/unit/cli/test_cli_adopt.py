@@ -70,7 +70,7 @@ def databases(run, tmp_path):
     return options
 
 
-def test_adopt_tells_first_and_does_it_once(run, databases, tmp_path):
+def test_adopt_shows_first_and_does_it_once(run, databases, tmp_path):
     code, out, err = run("adopt", *databases)
     assert code == 1
     assert "s0     users  missing        10       10          0        0" in out

@@ -160,7 +160,7 @@ def test_types_that_nobody_takes_go_to_strays():
     assert coverage.prove(found)[0].pairs == 2048
 
 
-def test_a_gap_is_told_once():
+def test_a_gap_is_reported_once():
     assert faults(["0-99", "200-1023"]) == [
         "shards: no shard owns slots 100-199; their messages would be lost. Fix: add them to a shard."
     ]

@@ -160,7 +160,7 @@ def test_the_line_is_that_of_the_value():
     assert refused(with_top("\n\ntopic: a")).startswith("f.yaml:3: topic: ")
 
 
-def test_many_faults_are_told_up_to_a_bound():
+def test_many_faults_are_shown_up_to_a_bound():
     lines = refused(text(["9999"] * 50)).splitlines()
     assert len(lines) == MAX_FAULTS_SHOWN + 1
     assert lines[-1] == "f.yaml: … and 30 more."

@@ -93,7 +93,7 @@ def refusal(found, key):
 BOTH = f"shop {digest('a')}\nerp {digest('b')}"
 
 
-def test_a_key_tells_who_calls(tmp_path):
+def test_a_key_identifies_the_caller(tmp_path):
     found, _ = made(tmp_path, BOTH)
     shop = asyncio.run(found.caller(b"bearer  a", ""))
     assert (shop.name, shop.may_write("order"), shop.may_write("daily")) == ("shop", True, False)

@@ -52,7 +52,7 @@ def fleet(request):
     return fleet_of(request.param)
 
 
-def test_one_seed_tells_one_story(fleet):
+def test_one_seed_gives_one_history(fleet):
     assert list(Stream(fleet, 200, 50, 7)) == list(Stream(fleet, 200, 50, 7))
     assert list(Stream(fleet, 200, 50, 7)) != list(Stream(fleet, 200, 50, 8))
 

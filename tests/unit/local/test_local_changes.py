@@ -54,6 +54,6 @@ def test_what_can_be_applied(before, after):
         ({"shards": SETTLED}, "the slots of s0 changed"),
     ],
 )
-def test_what_cant_is_told(changes, told):
+def test_what_cant_is_reported(changes, told):
     (reason,) = why_not(fleet(), fleet(**changes))
     assert told in reason

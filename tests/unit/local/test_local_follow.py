@@ -65,7 +65,7 @@ def test_nothing_happens_while_the_file_says_the_same(scene):
     assert scene.look() == ([], [])
 
 
-def test_a_change_is_applied_once_and_told(scene):
+def test_a_change_is_applied_once_and_reported(scene):
     scene.save(FLEET | {"shards": MOVING})
     told, did = scene.look()
     assert told == [f"{scene.file} changed and is applied: consumers of s0"]
@@ -74,7 +74,7 @@ def test_a_change_is_applied_once_and_told(scene):
     assert scene.look() == ([], [])
 
 
-def test_what_cant_be_read_is_told_once(scene):
+def test_what_cant_be_read_is_reported_once(scene):
     scene.save("shards: [")
     told, did = scene.look()
     assert did == []
@@ -111,6 +111,6 @@ def test_a_plan_that_was_there_before_is_prepared_for_too(tmp_path):
     assert Scene(tmp_path).look()[1] == [("prepare", 3), "environment"]
 
 
-def test_a_plan_without_new_shards_is_nothing_to_tell(scene):
+def test_a_plan_without_new_shards_is_not_reported(scene):
     scene.save(FLEET, next_file(scene.file))
     assert scene.look() == ([], [("prepare", 2)])

@@ -45,7 +45,7 @@ def fleet():
     ],
     ids=["all", "all but the last folded", "one folded", "twice", "twice, late", "late", "of before", "empty", "none"],
 )
-def test_a_history_tells_what_came_twice_or_late(found, doubled, disordered):
+def test_a_history_shows_what_came_twice_or_late(found, doubled, disordered):
     assert history.faults(found, ["1", "2", "3"]) == (doubled, disordered)
 
 

@@ -44,7 +44,7 @@ WRONG = dataclasses.replace(
 UNTIMED = dataclasses.replace(VERIFIED, pause=None, closed=None, unmoved_pause=None, unmoved_rate_ratio=None)
 
 
-def test_a_verified_move_is_told_with_its_pauses(capsys):
+def test_a_verified_move_is_reported_with_its_pauses(capsys):
     assert tell_move(VERIFIED, as_json=False) == EXIT_DONE
     told = capsys.readouterr().out
     assert "s2                -           10" in told
@@ -54,7 +54,7 @@ def test_a_verified_move_is_told_with_its_pauses(capsys):
     assert "Verified: all 1,000 writes took effect once and in order" in told
 
 
-def test_databases_that_keep_no_times_are_told_nothing_of(capsys):
+def test_databases_that_keep_no_times_have_no_pauses(capsys):
     assert tell_move(UNTIMED, as_json=False) == EXIT_DONE
     told = capsys.readouterr().out
     assert "publish to commit" not in told

@@ -37,7 +37,7 @@ BEFORE = SlotMap(8, ("a", "b"), dict.fromkeys(range(4), "a") | dict.fromkeys(ran
 DURING = SlotMap(8, ("a", "b", "c"), {0: "a", 1: "a", 2: "c", 4: "b", 5: "b", 6: "b", 7: "b"})
 
 
-def test_a_map_tells_who_holds_what_and_what_has_moved():
+def test_a_map_shows_who_holds_what_and_what_has_moved():
     assert line(BEFORE) == "a 0-3   b 4-7"
     assert line(DURING) == "a 0-1   b 4-7   c 2"
     assert line(SlotMap(2, ("a",), {})) == "a none"

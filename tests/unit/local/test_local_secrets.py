@@ -23,7 +23,7 @@ def fleet(text):
     return fleet_from(yamlfile.parse(text, "shards.yaml"))
 
 
-def test_what_is_missing_is_told_with_the_files_wanted(tmp_path):
+def test_what_is_missing_is_reported_with_the_files_wanted(tmp_path):
     wants = fleet(FLEET % "basic")
     with pytest.raises(
         UsageError, match=r"SHARDCTL_SECRETS_DIR isn't set.* need ca/ca.crt, login/password, login/username"

@@ -245,7 +245,7 @@ def test_a_phantom_row_is_named(world):
     assert "ghost" in finding.what
 
 
-def test_a_write_set_aside_is_named(world):
+def test_a_dead_lettered_write_is_named(world):
     write = world.last_of("reading")
     _, owner = world.home(write)
     world.databases[owner].execute("UPDATE shardctl_inbox SET outcome = 1 WHERE identity = ?", (identity_of(write),))

@@ -41,7 +41,7 @@ def test_a_move_that_gains_less_than_asked_is_not_proposed():
         plan(FOUR, Request(rates=rates, min_gain=0.5))
 
 
-def test_a_slot_that_no_shard_can_share_out_is_told():
+def test_a_slot_that_no_shard_can_share_out_is_reported():
     with pytest.raises(NothingToMoveError, match="Slot 7 alone exceeds a shard's part"):
         plan(fleet(["0-7", "8-15"], slot_bits=4), Request(rates={7: 100.0, 3: 0.001}))
 

@@ -51,7 +51,7 @@ def is_finished(site):
     )
 
 
-def test_a_pipeline_applies_what_it_is_told_to_until_nothing_is_left(go, site):
+def test_a_pipeline_applies_the_file_until_nothing_is_left(go, site):
     before = site.file.read_text()
     code, out, err = go(*ADD)
     assert (code, site.file.read_text(), site.next.exists(), site.journal()) == (2, before, False, {})

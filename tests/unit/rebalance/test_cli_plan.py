@@ -56,7 +56,7 @@ def databases(tmp_path, monkeypatch):
         engine.dispose()
 
 
-def test_a_plan_is_told_and_written(run, tmp_path):
+def test_a_plan_is_shown_and_written(run, tmp_path):
     code, out, err = run("--add", "s3")
     assert code == 0
     assert "no plan moves fewer than" in out

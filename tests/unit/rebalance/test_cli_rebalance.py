@@ -219,7 +219,7 @@ def test_ctrl_c_stops_between_effects(site):
     assert site("run", "--yes")[0] == 0
 
 
-def test_no_credentials_is_told(site, monkeypatch):
+def test_no_credentials_is_reported(site, monkeypatch):
     from google.auth.exceptions import DefaultCredentialsError
 
     site("start", "--yes")

@@ -83,7 +83,7 @@ def test_a_delta_that_misses_a_change_is_found_by_these_tests(pair, part):
     assert differences(source, destination)
 
 
-def test_the_log_tells_all_of_these_tables(pair):
+def test_the_log_has_every_change_of_these_tables(pair):
     with database.snapshot(pair[0].engine) as out:
         assert list(untracked(out, slot_tables(out, KINDS))) == []
 
@@ -108,7 +108,7 @@ def test_values_that_are_unique_within_a_slot_do_no_harm(pair, columns):
 
 
 @pytest.mark.parametrize("case", UNTRACKED)
-def test_what_the_log_may_miss_is_told(pair, case):
+def test_what_the_log_may_miss_is_reported(pair, case):
     statement, told = UNTRACKED[case]
     pair[0].run(statement)
     with database.snapshot(pair[0].engine) as out:

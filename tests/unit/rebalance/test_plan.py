@@ -47,7 +47,7 @@ def test_a_plan_is_a_fleet_within_its_quotas_and_filters_and_always_the_same(see
     assert all(slot in after.shard(name).slots for slot, name in owner.items())
 
 
-def test_a_changed_shard_tells_the_generation_it_had():
+def test_a_changed_shard_names_the_generation_it_had():
     after = plan(THREE, Request(add=("s3",))).after
     assert [shard.generation for shard in after.shards] == [2, 2, 2, 1]
     assert after.shards[0].previous == (Previous(generation=1, slots=THREE.shards[0].slots),)

@@ -126,7 +126,7 @@ def test_many_subscriptions_take_several_requests(monitoring):
     assert set(ask(url, *names)) == {names[0], names[-1]}
 
 
-def test_who_may_not_ask_is_told_so(monitoring):
+def test_a_missing_permission_is_reported(monitoring):
     handler, url = monitoring
     handler.status = 403
     with pytest.raises(UnknownError, match=r"refused to report backlogs \(403\).*no permission"):
@@ -138,7 +138,7 @@ def test_nobody_there():
         ask("http://127.0.0.1:9", "a")
 
 
-def test_the_embedded_broker_tells(monkeypatch):
+def test_the_embedded_broker_reports_its_backlog(monkeypatch):
     with running_broker() as host:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", host)
         topic = "projects/my-project/topics/the-topic"
@@ -157,7 +157,7 @@ def test_the_embedded_broker_tells(monkeypatch):
     assert empty["one"].at_us - SECOND < full["one"].oldest_us <= full["one"].at_us
 
 
-def test_googles_emulator_tells_nothing():
+def test_googles_emulator_reports_no_backlog():
     async def told():
         server = grpc.aio.server()  # knows no service of ours
         port = server.add_insecure_port("127.0.0.1:0")

@@ -40,7 +40,7 @@ def test_the_file_finds_its_rebalance_by_what_it_changes(connection):
     assert journal.entry_of(after(), journal.read(connection)).id == mine
 
 
-def test_nobody_can_guess_its_id(connection):
+def test_its_id_cannot_be_guessed(connection):
     """The file gives none: the same change, opened elsewhere, has another."""
     mine = journal.begin(connection, after(), "s0")
     connection.exec_driver_sql("DELETE FROM shardctl_rebalances")
@@ -55,7 +55,7 @@ def test_every_database_has_it_under_the_same_id(connection):
         journal.begin(connection, after(), "s0", "a third")
 
 
-def test_databases_that_disagree_about_its_id_are_told_of(connection):
+def test_databases_that_disagree_about_its_id_are_reported(connection):
     journal.begin(connection, after(), "s0")
     (entry,) = journal.read(connection).values()
     other = replace(entry, id="other")
@@ -65,7 +65,7 @@ def test_databases_that_disagree_about_its_id_are_told_of(connection):
         journal.id_of(after(), [{entry.id: entry}, {other.id: other}])
 
 
-def test_an_entry_tells_what_changes(connection):
+def test_an_entry_says_what_changes(connection):
     journal.begin(connection, after(), "s0")
     (entry,) = journal.read(connection).values()
     assert entry.state == RebalanceState.OPEN
@@ -84,7 +84,7 @@ def test_opening_it_again_changes_nothing(connection):
     assert len(journal.read(connection)) == 1
 
 
-def test_whoever_changes_it_takes_the_fence_alone(connection):
+def test_a_change_of_it_takes_the_fence_alone(connection):
     for change in (
         lambda: journal.begin(connection, after(), "s0"),
         lambda: journal.stop(connection, after()),

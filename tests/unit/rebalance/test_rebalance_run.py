@@ -131,7 +131,7 @@ def test_two_that_copy_one_slot_copy_it_once(world):
     assert each.hand_over.slot not in world.rows("s2")
 
 
-def test_what_another_run_has_done_is_seen_when_a_slot_is_taken_in_hand(world):
+def test_what_another_run_has_done_is_seen_when_a_slot_begins(world):
     """The fence told of it before, when nobody here had asked for that slot."""
     run = world.run(parallel=1)
     world.deaf = {6}
@@ -190,7 +190,7 @@ def test_slots_that_move_wait_until_those_that_stay_have_begun(world):
     assert due >= set(range(6)) | set(range(10, 16))
 
 
-def test_so_many_moved_slots_are_in_hand_as_asked_for(world):
+def test_so_many_moved_slots_are_in_flight_as_asked_for(world):
     """All are due ahead of their turn, but one barrier is out at a time."""
     world.deaf = {6, 7, 8, 9}
     run = world.run(parallel=1)
@@ -284,7 +284,7 @@ def test_while_it_is_held_back_nothing_begins(world):
     assert world.to_its_end(run)[0].complete
 
 
-def test_a_slot_nobody_has_is_told_of_and_the_others_go_on(world):
+def test_a_slot_that_no_shard_has_is_reported_and_the_others_go_on(world):
     with writing(world.own["s0"]) as connection:
         connection.exec_driver_sql("DELETE FROM shardctl_lanes WHERE slot = 3 AND generation = 1")
     (said,) = world.to_its_end(world.run())

@@ -32,7 +32,7 @@ def test_nothing_to_wait_for_is_not_talked_of():
     assert waited([]) == (True, [])
 
 
-def test_a_wait_is_told_at_once_and_when_its_reasons_change():
+def test_a_wait_is_reported_at_once_and_when_its_reasons_change():
     assert waited(["a", "b"], ["a", "b"], ["b"], []) == (True, [(0.0, "a", "b"), (2.0, "b")])
 
 

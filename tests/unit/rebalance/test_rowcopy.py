@@ -152,7 +152,7 @@ def test_a_column_added_after_the_first_slot_does_not_stay_behind(sides):
         copy(source, destination)
 
 
-def test_a_column_missing_at_the_destination_is_told(sides):
+def test_a_column_missing_at_the_destination_is_reported(sides):
     source, destination = sides
     source.run("ALTER TABLE things ADD COLUMN extra TEXT")
     with pytest.raises(SlotTableError, match="no column extra at the destination"):
@@ -224,7 +224,7 @@ def test_a_slot_that_nobody_writes_to_is_copied(sides, state):
     copy(source, destination)
 
 
-def test_values_that_python_would_call_equal_are_told_apart(sides):
+def test_values_that_python_would_call_equal_are_distinguished(sides):
     """SQLite holds 1, 1.0 and '1' in one column; each must stay what it is."""
     source, destination = sides
     for number, value in enumerate(("1", "1.5", "'1x'", "x'31'", "NULL", "9007199254740993", "1e300", "''")):
@@ -252,7 +252,7 @@ def test_two_types_with_another_slot_column_each_for_one_table_are_refused():
         named(fleet_from(parse(text_of, "test")).message_types)
 
 
-def test_a_missing_table_is_told(sides):
+def test_a_missing_table_is_reported(sides):
     sides[0].run("DROP TABLE things")
     with pytest.raises(SlotTableError, match=r"no table things\. `shardctl provision`"):
         copy(*sides)

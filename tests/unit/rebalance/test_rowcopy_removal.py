@@ -136,7 +136,7 @@ def test_equal_databases_are_fit(sides):
         ),
     ],
 )
-def test_what_cannot_be_moved_is_told_with_the_way_out(sides, at_source, at_destination, told):
+def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_destination, told):
     for side, statements in zip(sides, (at_source, at_destination), strict=True):
         side.run(*(statement.replace("{}", "") for statement in statements))
     reasons = unfit(*(side.engine for side in sides), sides[0].kinds)
@@ -160,7 +160,7 @@ def test_what_cannot_be_moved_is_told_with_the_way_out(sides, at_source, at_dest
         ),
     ],
 )
-def test_what_may_go_wrong_is_told(sides, statements, told):
+def test_what_may_go_wrong_is_reported(sides, statements, told):
     for side in sides:
         side.run(*(statement.replace("{}", "") for statement in statements))
     engines = [side.engine for side in sides]

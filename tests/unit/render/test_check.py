@@ -78,7 +78,7 @@ def test_line_endings_alone_are_a_difference(file: Path, rendered: Path, capsys:
     assert "line endings" in capsys.readouterr().out
 
 
-def test_a_folder_that_isnt_there_is_told(file: Path, tmp_path: Path) -> None:
+def test_a_folder_that_isnt_there_is_reported(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ShardctlError, match="no such folder"):
         render(file, check=tmp_path / "nowhere")
 
@@ -124,7 +124,7 @@ def test_the_command_line_takes_the_options(file: Path, tmp_path: Path, capsys: 
 # --- templates of one's own -------------------------------------------------------------------------------------------
 
 
-def test_a_template_of_ones_own_is_rendered_and_compared(file: Path, tmp_path: Path) -> None:
+def test_a_custom_template_is_rendered_and_compared(file: Path, tmp_path: Path) -> None:
     own, out = tmp_path / "templates", tmp_path / "own"
     own.mkdir()
     (own / "serviceaccount.yaml.j2").write_text("kind: ServiceAccount\nmetadata:\n  name: {{ name }}\n")
@@ -143,7 +143,9 @@ def test_a_template_of_ones_own_is_rendered_and_compared(file: Path, tmp_path: P
     ],
     ids=["a name", "syntax", "a name in what it includes"],
 )
-def test_a_template_at_fault_is_told_by_file_line_and_name(text: str, told: str, file: Path, tmp_path: Path) -> None:
+def test_a_template_at_fault_is_reported_by_file_line_and_name(
+    text: str, told: str, file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "serviceaccount.yaml.j2").write_text(text)
     (tmp_path / "_part.j2").write_text("a: 1\nb: 2\nc: {{ lost }}\n")
     with pytest.raises(BadTemplateError, match=told):

@@ -186,7 +186,7 @@ def test_what_was_provisioned_is_as_the_file_says(provisioned: Path, cluster: Cl
     assert run(provisioned) == EXIT_DONE
 
 
-def test_a_changed_setting_is_told_with_both_values(provisioned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_setting_is_reported_with_both_values(provisioned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(provisioned, "provisioner: terraform", "subscription: {ack_deadline: 30s, retry_minimum: 5s}")
     assert run(provisioned, "--no-kubernetes") == EXIT_REFUSED
     out, _ = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_a_changed_setting_is_told_with_both_values(provisioned: Path, capsys: p
     )
 
 
-def test_what_is_missing_is_told(provisioned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_reported(provisioned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(provisioned, "generation: 3", "generation: 4")
     assert run(provisioned, "--no-kubernetes") == EXIT_REFUSED
     (line,) = capsys.readouterr().out.splitlines()

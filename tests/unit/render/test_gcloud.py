@@ -256,7 +256,7 @@ def test_no_value_breaks_out_of_its_quotes(tmp_path: Path) -> None:
     assert cloud.done(fleet) == []
 
 
-def test_an_attribute_that_gcloud_cant_be_told_is_refused() -> None:
+def test_an_attribute_that_gcloud_cant_express_is_refused() -> None:
     fleet = fleet_of()
     attributes = fleet.routing.attributes.model_copy(update={"slot": "a=b"})
     with pytest.raises(UsageError, match="gcloud accepts no name"):

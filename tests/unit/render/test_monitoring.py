@@ -367,7 +367,7 @@ def test_an_alert_fires_when_it_should_and_not_else(stack: str, case: Case, prom
     judge(promtool, tmp_path, rule, inputs(series, stack), case.minute, expected)
 
 
-def test_people_are_told_what_and_where(promtool: str, tmp_path: Path) -> None:
+def test_alerts_say_what_and_where(promtool: str, tmp_path: Path) -> None:
     rule = rules(fleet_of("{stack: prometheus-operator, runbook_url: https://wiki.example.com/a}"))["ShardctlBacklog"]
     told = {
         "summary": "Shard s0 falls behind",
@@ -453,7 +453,7 @@ def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
     assert "my:age{" in found["ShardctlOldestMessage"]["expr"]
 
 
-def test_only_a_fleet_that_parks_is_told_of_parked_writes() -> None:
+def test_only_a_fleet_that_parks_has_alerts_on_parked_writes() -> None:
     text = FLEET.replace(", on_poison: park", "").format(monitoring="prometheus-operator")
     assert "ShardctlParked" not in rules(fleet_from(parse(text)))
 

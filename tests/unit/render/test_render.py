@@ -598,7 +598,7 @@ def test_what_isnt_a_scalar_is_refused(value: object) -> None:
 # --- templates of one's own -------------------------------------------------------------------------------------------
 
 
-def test_a_template_of_ones_own_takes_the_place_of_the_built_in(tmp_path: Path) -> None:
+def test_a_custom_template_takes_the_place_of_the_built_in(tmp_path: Path) -> None:
     (tmp_path / "serviceaccount.yaml.j2").write_text("kind: ServiceAccount\nmetadata:\n  name: {{ name }}\n")
     found = list(documents(fleet_of(), templates=tmp_path))
     assert [d.text for d in found if d.kind == "ServiceAccount"] == [
@@ -674,7 +674,7 @@ def test_a_template_at_fault_is_named(body: str, message: str, tmp_path: Path) -
     "label",
     ["team: payments", 'cost-centre: "4711"', "example.com/Team: Payments.EU", 'empty: ""', "a_b: c_d"],
 )
-def test_labels_of_ones_own(label: str) -> None:
+def test_custom_labels(label: str) -> None:
     found = fleet_of(FLEET.replace("team: payments", label))
     ((key, value),) = found.labels.items()
     assert all(item["metadata"]["labels"][key] == value for item in objects(found))
@@ -784,7 +784,7 @@ def test_files_of_an_earlier_render_are_named_and_left(
     assert "unknown" not in capsys.readouterr().err, "a part of the fleet can't tell what is stale"
 
 
-def test_a_folder_that_cant_be_written_is_told(file: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cant_be_written_is_reported(file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ShardctlError, match="can't be written"):
         render(file, tmp_path / "out")

@@ -165,7 +165,7 @@ def test_spreading_is_a_wish_or_a_condition(wish: str, unsatisfiable: str) -> No
     assert list(pod["affinity"]["podAntiAffinity"]) == [f"{strength}DuringSchedulingIgnoredDuringExecution"]
 
 
-def test_nodes_of_ones_own() -> None:
+def test_dedicated_nodes() -> None:
     fleet = fleet_of(
         "placement:\n"
         "  node_selector: {cloud.google.com/gke-nodepool: writers}\n"

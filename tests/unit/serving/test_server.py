@@ -233,7 +233,7 @@ def test_a_connection_that_is_reset_leaves_nothing_behind():
     assert play(scenario)
 
 
-def test_a_body_that_nobody_reads_is_not_taken_in():
+def test_a_body_that_nobody_reads_is_not_received():
     """The connection goes on behind a short one."""
     begin = b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 

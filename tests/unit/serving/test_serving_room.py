@@ -29,7 +29,7 @@ def test_the_one_that_was_silent_for_longest_gives_way():
     assert len(room) == 3
 
 
-def test_whoever_sends_something_stays():
+def test_a_client_that_sends_something_stays():
     room, connections = full()
     room.heard(connections[0])
     assert room.enter(Connection("d"))
@@ -47,13 +47,13 @@ def test_a_whole_request_is_never_lost_and_its_connection_is_idle_again_after_it
     assert evicted(connections) == "b"
 
 
-def test_whoever_the_server_does_not_read_from_is_not_silent():
+def test_a_client_that_the_server_does_not_read_from_is_not_silent():
     room, connections = full(held_up="ab")
     assert room.enter(Connection("d"))
     assert evicted(connections) == "c"
 
 
-def test_whoever_left_makes_room():
+def test_a_client_that_left_makes_room():
     room, connections = full()
     room.leave(connections[2])
     room.leave(connections[2])

@@ -90,7 +90,7 @@ def test_a_password_may_hold_anything(written, password, hosts):
         ),
     ],
 )
-def test_what_is_wrong_is_told_without_the_password(text, named):
+def test_what_is_wrong_is_reported_without_the_password(text, named):
     with pytest.raises(DatabaseUrlError, match=named) as caught:
         parse(text)
     assert "hunter2" not in str(caught.value)

@@ -56,7 +56,7 @@ def test_a_table_shows_what_is_not_known_as_such():
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0, "0.0 s"), (9.94, "9.9 s"), (59, "59 s"), (180, "3 min"), (7_200, "2 h"), (400_000, "5 d")]
 )
-def test_durations_are_told_in_a_unit_that_fits(seconds, told):
+def test_durations_are_shown_in_a_unit_that_fits(seconds, told):
     assert drawing.duration(seconds) == told
 
 
@@ -68,7 +68,7 @@ def test_nobody_at_all_is_refused(folder, capsys):
     assert "not known: backlog: nothing listens at PUBSUB_EMULATOR_HOST=127.0.0.1:1" in out
 
 
-def test_json_has_null_for_what_nobody_tells(folder, tmp_path, capsys):
+def test_json_has_null_for_what_is_unknown(folder, tmp_path, capsys):
     databases = Databases(tmp_path)
     assert main(["status", "--json", "--database", f"s0={databases.urls['s0']}"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -102,6 +102,6 @@ def test_json_of_a_rebalance_has_its_stages(tmp_path):
         (["-f", "none.yaml"], "none.yaml"),
     ],
 )
-def test_bad_input_is_told_as_such(folder, capsys, arguments, told):
+def test_bad_input_is_reported_as_such(folder, capsys, arguments, told):
     assert main(["status", *arguments]) == 2
     assert told in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_a_token_is_sent_and_a_password_too():
         ((200, vector()), r"has no metrics of consumers \(namespace default, app orders-consumer\)"),
     ],
 )
-def test_what_it_refuses_is_told_without_the_password(answer, told):
+def test_what_it_refuses_is_reported_without_the_password(answer, told):
     with (
         http_server(lambda *_: answer) as url,
         Prometheus(url.replace("//", "//me:secret@")) as prometheus,
@@ -83,7 +83,7 @@ def test_what_it_refuses_is_told_without_the_password(answer, told):
     assert "secret" not in str(refused.value)
 
 
-def test_nobody_there_is_told():
+def test_an_absent_server_is_reported():
     with (
         Prometheus("http://me:secret@127.0.0.1:1") as prometheus,
         pytest.raises(PrometheusError, match="can't be asked") as refused,

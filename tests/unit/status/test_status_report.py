@@ -31,7 +31,7 @@ def working(of):
     return {shard.name: WORKING for shard in of.shards}
 
 
-def test_what_everybody_tells_is_put_together():
+def test_what_all_replicas_report_is_summed():
     fleet = settled()
     held = backlogs(
         fleet, orders_s0_g1=Backlog(7, 1_000_000_000 - 3_500_000, 1_000_000_000), orders_dead=Backlog(2, 1, 1_000_000)
@@ -45,7 +45,7 @@ def test_what_everybody_tells_is_put_together():
     assert (report.unknown, report.nothing, report.troubles) == ({}, False, ())
 
 
-def test_what_nobody_tells_is_not_zero_and_has_a_reason():
+def test_what_no_replica_reports_is_not_zero_and_has_a_reason():
     fleet = settled()
     report = assemble(fleet, NOW, {"s0": WHY, "s1": WHY}, WHY, WHY)
     for shard in report.shards:
@@ -65,7 +65,7 @@ def test_what_nobody_tells_is_not_zero_and_has_a_reason():
 
 
 @pytest.mark.parametrize("known_one", ["databases", "backlogs", "work"])
-def test_one_who_tells_something_is_enough(known_one):
+def test_one_replica_that_reports_something_is_enough(known_one):
     fleet = settled()
     sources = {"databases": {"s0": WHY, "s1": WHY}, "backlogs": WHY, "work": WHY}
     told = {"databases": healthy(fleet), "backlogs": backlogs(fleet), "work": working(fleet)}
@@ -103,7 +103,7 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
     ],
     ids=["no tables", "never read", "read no more", "a silent replica", "another file's slots"],
 )
-def test_what_a_database_tells_of_trouble(facts, trouble):
+def test_what_a_database_reports_of_trouble(facts, trouble):
     fleet = settled()
     report = assemble(fleet, NOW, healthy(fleet) | {"s0": facts}, backlogs(fleet), working(fleet))
     assert report.shards[0].troubles[0].startswith(trouble)
@@ -133,7 +133,7 @@ def moving_databases(fleet):
     return {"s0": s0, "s1": known(range(8, 16)), "s2": s2}
 
 
-def test_a_rebalance_is_told_and_its_slots_are_where_they_are():
+def test_a_rebalance_is_shown_and_its_slots_are_where_they_are():
     fleet = transitional()
     databases = moving_databases(fleet)
     facts = {name: DatabaseFacts(each) for name, each in databases.items()}
@@ -163,7 +163,7 @@ def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
     assert str(found.holders["s2"]) == "6-7"
 
 
-def test_a_rebalance_that_the_file_does_not_know_is_told():
+def test_a_rebalance_that_the_file_does_not_know_is_reported():
     fleet = settled()
     entries = moving_databases(transitional())["s0"].entries
     facts = healthy(fleet) | {"s0": DatabaseFacts(known(range(8), entries=entries))}

@@ -51,7 +51,7 @@ def test_who_hangs_is_not_waited_for_nor_asked_again():
 
 
 @pytest.mark.parametrize("error", [ShardctlError("gone"), UnknownError("gone"), OSError("gone")])
-def test_an_error_that_a_person_can_mend_is_an_answer(error):
+def test_an_error_that_a_person_can_fix_is_an_answer(error):
     def refuse():
         raise error
 
@@ -95,7 +95,7 @@ def test_counters_add_up_over_restarts_and_rates_are_of_the_last_look(looks, tot
     assert (found["s0"].applied, found["s0"].writes_per_second) == (total, rate)
 
 
-def test_a_batch_s_mean_is_of_late_where_there_were_batches():
+def test_a_batch_s_mean_is_recent_where_there_were_batches():
     rates = Rates()
     for second, (rows, batches) in enumerate([(100, 10), (130, 11)]):
         found = rates.work([Sample(S0, {ROWS: rows, BATCHES: batches})], float(second))
@@ -113,7 +113,7 @@ shardctl_database_up 0.0
 """
 
 
-def test_a_consumer_s_own_page_tells_what_is_wrong_with_it():
+def test_a_consumer_s_own_page_says_what_is_wrong_with_it():
     pages = {"/metrics": (200, PAGE), "/ready": (503, "not ready: the database doesn't answer\n")}
     with (
         http_server(lambda method, path, headers, form: pages[path]) as url,
@@ -153,7 +153,7 @@ def test_the_local_fleet_s_file_is_read_as_it_was_written(tmp_path):
         ('{"consumers": [{}]}', "isn't the file"),
     ],
 )
-def test_another_file_is_told_of(tmp_path, content, told):
+def test_another_file_is_reported(tmp_path, content, told):
     if content is not None:
         (tmp_path / "f").write_text(content)
     with pytest.raises(localfile.LocalFileError, match=told):
@@ -174,7 +174,7 @@ def looker(databases, patience=5.0, metrics=lambda _: {}, held=None):
     )
 
 
-def test_databases_tell_of_parked_keys_lanes_and_readers(databases):
+def test_databases_report_parked_keys_lanes_and_readers(databases):
     for shard in ("s0", "s1"):
         databases.present(shard)
     databases.park("s0", 3, "k", messages=2)
@@ -187,7 +187,7 @@ def test_databases_tell_of_parked_keys_lanes_and_readers(databases):
     assert (s0.troubles, report.unknown) == ((), {})
 
 
-def test_lanes_are_read_again_only_when_the_fence_tells_of_a_change(databases):
+def test_lanes_are_read_again_only_when_the_fence_has_changed(databases):
     looks = looker(databases)
     assert looks.look(databases.fleet).report.shards[0].lanes["left"] == 0
     databases.lane("s0", 9, LaneState.LEFT, 7)  # by hand, without the fence
@@ -196,7 +196,7 @@ def test_lanes_are_read_again_only_when_the_fence_tells_of_a_change(databases):
     assert looks.look(databases.fleet).report.shards[0].lanes["left"] == 2
 
 
-def test_a_silent_replica_is_told_of(databases):
+def test_a_silent_replica_is_reported(databases):
     databases.present("s0")
     databases.present("s0", "r1", seen_time=datetime.now(UTC) - timedelta(seconds=60))
     (told,) = looker(databases).look(databases.fleet).report.shards[0].troubles
@@ -212,7 +212,7 @@ def test_a_database_that_is_not_there_hides_no_other(databases, tmp_path):
     assert (report.shards[0].parked_keys, report.shards[1].parked_keys) == (0, None)
 
 
-def test_a_database_that_hangs_is_given_up_and_no_password_is_told(databases):
+def test_a_database_that_hangs_is_given_up_and_no_password_is_shown(databases):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         databases.urls["s1"] = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x"
         report = looker(databases, patience=0.3).look(databases.fleet).report

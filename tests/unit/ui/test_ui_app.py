@@ -27,7 +27,7 @@ def page(databases, tmp_path):
     return client(tmp_path / "shards.yaml", databases.urls)
 
 
-def test_status_is_what_the_command_tells(page):
+def test_status_is_what_the_command_reports(page):
     told = page.get("/api/status").json()
     assert [(shard["name"], shard["ready"], shard["parked_keys"]) for shard in told["shards"]] == [
         ("s0", 2, 0),
@@ -49,7 +49,7 @@ def test_readers_at_once_share_a_look(databases, tmp_path):
     assert len(looks) == 1
 
 
-def test_slots_are_told_as_the_databases_have_them(databases, page):
+def test_slots_are_shown_as_the_databases_have_them(databases, page):
     databases.leave("s0", 7)
     told = page.get("/api/slots").json()
     assert told == {
@@ -69,14 +69,14 @@ def test_a_rebalance_is_followed(databases, tmp_path):
     assert page.get("/api/slots").json()["maps"][0]["stages"] == {"broken": [[0, 7]]}
 
 
-def test_a_file_that_is_no_fleet_is_told_and_the_last_one_stays(databases, page, tmp_path):
+def test_a_file_that_is_no_fleet_is_reported_and_the_last_one_stays(databases, page, tmp_path):
     (tmp_path / "shards.yaml").write_text("shards: [")
     told = page.get("/api/status").json()
     assert "shards.yaml" in told["file_fault"]
     assert len(told["shards"]) == 2
 
 
-def test_heat_has_the_shards_that_tell(databases, tmp_path):
+def test_heat_has_the_shards_that_answer(databases, tmp_path):
     urls = databases.urls | {"s1": Unknown("no URL")}
     told = client(tmp_path / "shards.yaml", urls).get("/api/heat").json()
     assert told == {"window_seconds": 120.0, "shards": {"s0": {"slots": [], "rates": []}}, "unknown": {"s1": "no URL"}}
@@ -108,7 +108,7 @@ def test_parked_keys_are_listed_and_shown(databases, page):
     assert [message["body"] for message in told["messages"]] == ['{"id": "<b>"}'] * 2
 
 
-def test_a_shard_that_does_not_tell_hides_no_other(databases, tmp_path):
+def test_a_shard_that_does_not_answer_hides_no_other(databases, tmp_path):
     databases.park("s0", 3, "k")
     urls = databases.urls | {"s1": "postgresql://me:secret@127.0.0.1:1/x"}
     found = client(tmp_path / "shards.yaml", urls).get("/api/parked")

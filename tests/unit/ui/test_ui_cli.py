@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_port_that_is_taken_is_told(folder, capsys):
+def test_a_port_that_is_taken_is_reported(folder, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == 2
@@ -40,7 +40,7 @@ def test_a_port_that_is_taken_is_told(folder, capsys):
         (["-f", "none.yaml"], "none.yaml"),
     ],
 )
-def test_bad_input_is_told_as_such(folder, capsys, arguments, told):
+def test_bad_input_is_reported_as_such(folder, capsys, arguments, told):
     assert main(["ui", *arguments]) == 2
     assert told in capsys.readouterr().err
 
@@ -54,7 +54,7 @@ def test_the_address_is_one_that_a_browser_here_opens(host, shown):
         assert server.address(listening, host) == f"http://{shown}:{listening.getsockname()[1]}/"
 
 
-def test_it_listens_on_this_machine_alone_unless_told_otherwise():
+def test_it_listens_on_this_machine_alone_by_default():
     assert signature(ui).parameters["host"].default == "127.0.0.1"
     assert is_loopback("127.0.0.1")
     assert not is_loopback("0.0.0.0")

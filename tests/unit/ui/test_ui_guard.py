@@ -36,7 +36,7 @@ def test_every_call_wants_the_token(path, name, authorization):
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_also_what_is_not_there_tells_nothing_without_the_token(path):
+def test_an_unknown_path_reveals_nothing_without_the_token(path):
     problem(client(path, {}, token="x").get("/api/none"), 401)
     problem(client(path, {}).get("/api/none"), 404)
 
@@ -78,7 +78,7 @@ def test_only_the_page_itself_acts(path, name, origin):
     problem(client(path, {}).post(f"/api/{name}", json={}, headers=headers), 403)
 
 
-def test_whoever_is_let_in_may_run_nothing_but_the_page_s_own_files(path):
+def test_a_page_may_run_nothing_but_its_own_files(path):
     for place in ("/", "/static/page.css", "/api/status", "/none"):
         headers = client(path, {}).get(place).headers
         policy = headers["content-security-policy"]
@@ -118,7 +118,7 @@ def test_a_method_that_is_not_there_is_refused(path):
     assert "GET" in response.headers["allow"]
 
 
-def test_a_bug_is_told_without_its_insides(path):
+def test_a_bug_is_reported_without_its_insides(path):
     def broken(_):
         raise ZeroDivisionError("secret")
 

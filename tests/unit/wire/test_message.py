@@ -78,7 +78,7 @@ def test_the_routing_key(write, key):
     assert encode(FLEET, write, NOW).attributes["partition_key"] == key
 
 
-def test_times_are_told_in_utc():
+def test_times_are_shown_in_utc():
     tokyo = datetime(2026, 1, 1, 8, tzinfo=timezone(timedelta(hours=9)))
     assert (
         encode(FLEET, Write("a", {"id": "k"}, timestamp=tokyo), NOW).attributes["timestamp"] == "2025-12-31T23:00:00Z"

@@ -262,7 +262,7 @@ def test_an_idle_stream_counts_as_connected():
     run(scenario)
 
 
-def test_while_paused_nothing_is_taken_in_and_stopping_ends_the_stream():
+def test_while_paused_nothing_is_received_and_stopping_ends_the_stream():
     async def scenario():
         async with bench() as made:
             intake, got = made.intake()

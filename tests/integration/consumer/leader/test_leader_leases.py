@@ -209,7 +209,7 @@ def test_a_token_that_was_replaced_is_the_next_that_is_sent(api, tmp_path):
         pytest.param({"token": "another"}, "401", id="unknown token"),
     ],
 )
-def test_a_refusal_is_told_without_the_token(api, tmp_path, trouble, told):
+def test_a_refusal_is_reported_without_the_token(api, tmp_path, trouble, told):
     async def scenario(candidates):
         for name, value in trouble.items():
             setattr(api, name, value)
@@ -234,7 +234,7 @@ def test_a_server_that_hangs_ends_with_the_callers_patience(api, tmp_path):
     play(api, tmp_path, scenario)
 
 
-def test_nobody_listening_is_told(api, tmp_path):
+def test_a_port_without_a_listener_is_reported(api, tmp_path):
     async def scenario(candidates):
         a = candidates.new("a")
         api._server.server_close()

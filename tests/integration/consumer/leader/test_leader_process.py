@@ -89,7 +89,7 @@ def names(shard):
     return dict(shard.rows("SELECT customer_id, name FROM customers"))
 
 
-def test_a_leader_told_to_stop_hands_over_at_once(start, broker, shard):
+def test_a_leader_that_must_stop_hands_over_at_once(start, broker, shard):
     """Long before its lease would have ended."""
     consumers = start("a", "b", leader=PATIENT)
     first = leader_of(consumers)

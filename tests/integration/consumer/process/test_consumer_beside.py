@@ -82,7 +82,7 @@ def test_a_parked_key_waits_and_a_release_lets_it_go_on(start, broker, engine):
     assert '"action":"parked"' in consumer.log()
 
 
-def test_a_sink_of_ones_own(start, broker, engine):
+def test_a_custom_sink(start, broker, engine):
     consumer = start()
     with engine.begin() as connection:
         connection.execute(insert(inventory.stock), [{"sku": "bolt", "quantity": 1}])

@@ -29,7 +29,7 @@ def start(tmp_path, redis_url, broker, shard):
         )
 
 
-def test_writes_land_once_in_order_and_what_cant_land_is_told(start, broker, shard):
+def test_writes_land_once_in_order_and_what_cant_land_is_reported(start, broker, shard):
     consumer = start()
     keys = [str(number) for number in range(20)]
     for round_number in range(5):

@@ -292,7 +292,7 @@ def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(redis_url, monkeyp
     play(redis_url, scenario)
 
 
-def test_who_lost_its_turn_stops_purging(redis_url):
+def test_a_replica_that_lost_its_turn_stops_purging(redis_url):
     """It was held up for longer than its turn, and another has it now."""
 
     async def scenario(clients, gates, clock):

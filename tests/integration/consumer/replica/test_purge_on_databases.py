@@ -194,7 +194,7 @@ def test_a_walk_forgets_what_is_old_and_nothing_else(either_way):
     assert walk(either_way, pages=128)[-1] == 0
 
 
-def test_what_tells_of_a_letter_stays_as_long_as_the_letter_may(either_way):
+def test_the_row_of_a_letter_stays_as_long_as_the_letter_may(either_way):
     for days, outcome in enumerate(InboxOutcome, 30):
         fill(either_way, 10, ago=days * DAY, outcome=outcome)
     assert sum(walk(either_way)) == 10

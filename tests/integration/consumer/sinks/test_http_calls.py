@@ -164,7 +164,7 @@ def test_what_may_pass_is_called_again_with_the_same_key(place, backend, status)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 410, 422])
-def test_a_refusal_sets_the_write_aside_at_once_and_tells_the_status_alone(place, backend, status):
+def test_a_refusal_dead_letters_the_write_at_once_and_names_the_status_alone(place, backend, status):
     backend.answer = by_key(bad=[Reply(status, body=b"your password is hush")])
     p = place()
     writes = [p.call(f"k{n}", f"w{n}") for n in range(7)] + [p.call("k", "bad")]
@@ -186,7 +186,7 @@ def test_a_conflict_after_a_call_that_may_have_arrived_is_waited_out(place, back
     assert len(backend.calls) == 3
 
 
-def test_a_write_that_fails_alone_is_set_aside_after_its_attempts(place, backend):
+def test_a_write_that_fails_alone_is_dead_lettered_after_its_attempts(place, backend):
     backend.answer = lambda call: Reply(500 if call.key == "bad" else 200, hang=0.005)
     p = place(attempts=3, breaker={"failures": 3}, concurrency=2)
     writes = [p.call("k", "bad"), *(p.call(f"k{n}", f"w{n}") for n in range(100))]
@@ -197,7 +197,7 @@ def test_a_write_that_fails_alone_is_set_aside_after_its_attempts(place, backend
     assert "500 Internal Server Error" in writes[0].fault.detail
 
 
-def test_a_backend_that_is_down_has_nothing_set_aside_and_is_left_alone(place, backend):
+def test_a_backend_that_is_down_has_nothing_dead_lettered_and_is_left_alone(place, backend):
     backend.answer = lambda _: Reply(500)
     p = place(breaker={"open": timedelta(seconds=3)})  # longer than ten refusals take on any machine
     writes = [p.call(f"k{n}", f"w{n}") for n in range(20)]
@@ -401,7 +401,7 @@ def test_when_the_commit_fails_after_the_call_another_replica_calls_again_with_t
     assert backend.asked() == ["a", "a"]
 
 
-def test_nothing_is_waited_for_once_the_process_is_told_to_stop(place, backend, monkeypatch):
+def test_nothing_is_waited_for_once_the_process_must_stop(place, backend, monkeypatch):
     monkeypatch.setattr(sink, "PATIENCE_SECONDS", 0.3)
     backend.answer = lambda _: Reply(200, hang=0.1)
     p = place(concurrency=1, statement_timeout=timedelta(minutes=10))

@@ -232,7 +232,7 @@ def batch_of(mixed, behaviour):
         ("constraint", "constraint"),
     ],
 )
-def test_one_message_that_cant_be_is_found_and_set_aside_and_the_others_land(mixed, behaviour, reason):
+def test_one_invalid_message_is_found_and_dead_lettered_and_the_others_land(mixed, behaviour, reason):
     batch, bad = batch_of(mixed, behaviour)
     outcome = mixed.settle(*batch)
     assert (outcome.applied, outcome.dead) == (12, 1)

@@ -247,7 +247,7 @@ def test_one_key_in_two_slots_is_two_writes(shard):
     assert shard.settle(one, two).applied == 2
 
 
-def test_a_message_at_fault_is_told_by_its_fault_and_not_by_its_key(shard):
+def test_a_message_at_fault_is_reported_by_its_fault_and_not_by_its_key(shard):
     bad = arrive(shard, 1, ident="k")
     bad.fault = PermanentError("bad_json", "x")
     shard.settle(bad)

@@ -167,7 +167,7 @@ def test_nobody_awaits_the_barrier_of_a_lane_that_isnt_active(shard):
     assert shard.rows("SELECT * FROM shardctl_barriers") == []
 
 
-def test_a_database_of_an_older_version_is_told_of(shard):
+def test_a_database_of_an_older_version_is_reported(shard):
     shard.store.check_tables()
     shard.run("DROP TABLE shardctl_barriers")
     with pytest.raises(TransientError, match="lacks shardctl_barriers: run `shardctl provision`"):
@@ -215,7 +215,7 @@ def test_after_the_barrier_a_lane_keeps_nothing_and_loses_nothing(shard):
 
 
 @pytest.mark.parametrize("state", [LaneState.DUE, LaneState.ARRIVING, LaneState.LEFT])
-def test_a_fault_is_set_aside_by_the_lane_that_owns_it_alone(shard, state):
+def test_a_fault_is_dead_lettered_by_the_lane_that_owns_it_alone(shard, state):
     faulty = customer(1 if state == LaneState.LEFT else 2)
     faulty.fault = PermanentError("bad_json", "…")
     if state == LaneState.LEFT:
@@ -226,7 +226,7 @@ def test_a_fault_is_set_aside_by_the_lane_that_owns_it_alone(shard, state):
     assert (outcome.poison, outcome.dead) == ((), 0)
 
 
-def test_a_fault_that_was_set_aside_before_the_slot_came_isnt_again(shard):
+def test_a_fault_that_was_dead_lettered_before_the_slot_came_isnt_again(shard):
     faulty = customer()
     faulty.fault = PermanentError("bad_json", "…")
     shard.settle(faulty)
@@ -251,7 +251,7 @@ def test_a_released_key_isnt_applied_where_its_slot_has_left(shard):
 # --- who reads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_replica_tells_which_generations_it_reads(shard):
+def test_a_replica_reports_which_generations_it_reads(shard):
     shard.store.report_presence("pod-a", [1])
     shard.store.report_presence("pod-b", [1, 2])
     shard.store.report_presence("pod-a", [1, 2])

@@ -164,7 +164,7 @@ def test_a_stream_of_writes_doesnt_keep_a_new_term_waiting(shard):
             writer.join(10)
 
 
-def test_tables_from_before_there_were_leaders_are_told(shard):
+def test_tables_from_before_there_were_leaders_are_reported(shard):
     term, store = replica(shard, "a")
     shard.run("DELETE FROM shardctl_leader")
     with pytest.raises(TransientError, match="shardctl provision"):

@@ -238,7 +238,7 @@ def test_a_lease_that_is_refused_from_the_start_is_reported_and_each_new_reason_
     assert "503: busy" in told[1].getMessage()
 
 
-def test_what_couldnt_be_drained_is_told_at_the_very_end_and_not_before():
+def test_what_couldnt_be_drained_is_reported_at_the_very_end_and_not_before():
     async def scenario():
         async with Bench() as bench:
             bench.undrained = True

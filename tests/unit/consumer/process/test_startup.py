@@ -30,7 +30,7 @@ def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     asyncio.run(scenario())
 
 
-def test_it_ends_when_told_to_stop():
+def test_it_ends_when_it_must_stop():
     async def scenario():
         stop = asyncio.Event()
 

@@ -59,7 +59,7 @@ def test_a_message_that_the_reason_makes_too_large_is_shortened_and_says_so(byte
     assert letter.attributes["shardctl-reason"] == "bad_json"
 
 
-def test_a_dead_letter_tells_why_and_keeps_what_it_was():
+def test_a_dead_letter_says_why_and_keeps_what_it_was():
     [[letter]] = published(dead(b"data", color="red", idempotency_key="mine"))
     assert (letter.data, letter.ordering_key) == (b"data", "01")
     assert letter.attributes["color"] == "red"

@@ -287,7 +287,7 @@ def test_while_something_is_blocked_nobody_waits_long_for_a_lock():
     assert batcher.take(0.0).lock_seconds == 0.5
 
 
-def test_what_comes_for_a_slot_in_hand_waits_and_follows():
+def test_what_comes_for_a_slot_in_flight_waits_and_follows():
     batcher = Batcher(10, 1000, 0.0)
     batcher.add([delivery(1, 1)])
     first = batcher.take(0.0)

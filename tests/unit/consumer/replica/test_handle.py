@@ -128,7 +128,7 @@ def test_slots_not_active_here_are_kept_and_never_acked():
     assert ("ack", "1/0") in seams.diary
 
 
-def test_poison_is_set_aside_before_anything_behind_it_commits():
+def test_poison_is_dead_lettered_before_anything_behind_it_commits():
     batch = messages(1, 1, 1)
     seams = Seams(poison=[[batch[1]], [batch[2]]])
     handle(seams, batch)
@@ -203,7 +203,7 @@ def test_what_cant_be_published_again_isnt_acked():
     assert "ack" not in [what for what, *_ in seams.diary]
 
 
-def test_poison_isnt_acked_where_it_couldnt_be_set_aside():
+def test_poison_isnt_acked_where_it_couldnt_be_dead_lettered():
     batch = messages(1)
     seams = Seams(poison=[batch], failures={"set aside"})
     with pytest.raises(TransientError):
@@ -211,7 +211,7 @@ def test_poison_isnt_acked_where_it_couldnt_be_set_aside():
     assert "ack" not in [what for what, *_ in seams.diary]
 
 
-def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_database():
+def test_a_message_without_a_slot_is_dead_lettered_and_acked_without_locks_or_database():
     [message] = messages(NO_SLOT)
     message.fault = PermanentError("bad_slot", "…")
     seams = Seams()
@@ -226,7 +226,7 @@ def test_a_message_without_a_slot_is_set_aside_and_acked_without_locks_or_databa
         pytest.param({"held": {1}}, 0, id="not ours"),  # its owner sets it aside
     ],
 )
-def test_a_message_tried_again_and_again_is_set_aside_once(trouble, times):
+def test_a_message_tried_again_and_again_is_dead_lettered_once(trouble, times):
     """The dead-letter topic must not fill up at the rate of the retries."""
     [message] = messages(1)
     message.fault = PermanentError("bad_json", "…")
@@ -277,7 +277,7 @@ def test_the_turn_comes_before_the_locks_and_what_is_locked_elsewhere_gives_its_
     assert pace.taken == [3, -1]
 
 
-def test_told_to_stop_before_its_turn_a_batch_is_kept_untouched_but_for_what_is_done():
+def test_stopped_before_its_turn_a_batch_is_kept_untouched_but_for_what_is_done():
     batch = messages(1, 2)
     batch[0].attempt = 2
     seams = Seams()
@@ -321,7 +321,7 @@ def test_counts():
     assert value("shardctl_database_up") == 1
 
 
-def test_the_database_is_told_to_be_down_while_it_doesnt_answer():
+def test_the_database_is_reported_down_while_it_doesnt_answer():
     metrics = Metrics()
     with pytest.raises(TransientError):
         handle(Seams(failures={"commit"}), messages(1), metrics=metrics)

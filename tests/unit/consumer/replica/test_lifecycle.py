@@ -226,7 +226,7 @@ def test_a_slot_held_for_long_is_asked_for_ever_more_rarely():
 
 
 @pytest.mark.parametrize(("failing", "name"), [(True, "slot_failing_seconds"), (False, "slot_held_seconds")])
-def test_a_stuck_slot_is_told_for_as_long_as_it_is_stuck(failing, name):
+def test_a_stuck_slot_is_reported_for_as_long_as_it_is_stuck(failing, name):
     stuck = True
 
     async def handle(batch):
@@ -253,7 +253,7 @@ def test_a_stuck_slot_is_told_for_as_long_as_it_is_stuck(failing, name):
     run(scenario())
 
 
-def test_the_slot_in_trouble_for_longest_is_the_one_told():
+def test_the_slot_in_trouble_for_longest_is_reported():
     now = 100.0
     since = Since(lambda: now)
     assert since.longest_seconds() == 0
@@ -283,7 +283,7 @@ def test_a_held_slot_holds_nobody_else_up():
     run(scenario())
 
 
-def test_stopping_writes_what_was_taken_in():
+def test_stopping_writes_what_was_received():
     """Handed back, it would wait for the subscription's back-off."""
     go_on = asyncio.Event()
 
@@ -376,7 +376,7 @@ def test_stopping_doesnt_wait_for_a_back_off():
     run(scenario())
 
 
-def test_what_is_still_in_hand_when_time_is_over_isnt_handed_back():
+def test_what_is_still_in_flight_when_time_is_over_isnt_handed_back():
     async def handle(_):
         await asyncio.sleep(60)
 

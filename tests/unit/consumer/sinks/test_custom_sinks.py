@@ -107,7 +107,7 @@ def module(monkeypatch):
     return made
 
 
-def test_without_types_of_ones_own_the_sql_sink_stands_alone():
+def test_without_custom_types_the_sql_sink_stands_alone():
     sql = SqlSink(DIALECTS["sqlite"], KINDS)
     assert sink_of(sql, {"row": KINDS["row"]}) is sql
 
@@ -149,7 +149,7 @@ def test_a_sink_that_cant_be_had_is_refused_in_one_line(module, path, says):
     assert "\n" not in text
 
 
-def test_a_module_that_fails_by_itself_is_told_too(tmp_path, monkeypatch):
+def test_a_module_that_fails_by_itself_is_reported_too(tmp_path, monkeypatch):
     (tmp_path / "half_a_module.py").write_text("raise ValueError('at import')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(custom.SinkError, match="ValueError: at import"):

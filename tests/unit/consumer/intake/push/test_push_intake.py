@@ -113,7 +113,7 @@ def test_a_pause_refuses_what_comes_and_keeps_what_is_held():
 
 
 @pytest.mark.parametrize("bound", [{"max_outstanding_messages": 2}, {"max_outstanding_bytes": 1}])
-def test_no_more_is_taken_in_than_may_be_in_hand(bound):
+def test_no_more_is_accepted_than_may_be_in_flight(bound):
     async def scenario(bench):
         tasks = await bench.pushed(2)
         with pytest.raises(FullError), bench.intake.admitted(bench.inlet, 1):
@@ -126,7 +126,7 @@ def test_no_more_is_taken_in_than_may_be_in_hand(bound):
     play(scenario, **bound)
 
 
-def test_once_it_stops_nothing_is_taken_in_any_more():
+def test_once_it_stops_nothing_is_accepted_any_more():
     async def scenario(bench):
         assert bench.intake.connected
         await bench.intake.stop_reading()

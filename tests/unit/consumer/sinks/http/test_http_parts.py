@@ -99,7 +99,7 @@ def test_a_body_is_json_where_it_is():
     assert content_type(b"") == content_type(b"{") == content_type(b"\xff") == "application/octet-stream"
 
 
-def test_what_is_remembered_is_bounded_and_a_write_in_hand_keeps_its_own():
+def test_what_is_remembered_is_bounded_and_a_write_in_flight_keeps_its_own():
     memory = Memory(most=100, longest_seconds=60)
     first = raw("call", b"{}", "k", ident="first")
     memory.of(first, 0.0).done = True
@@ -119,7 +119,7 @@ def test_a_key_that_is_used_again_much_later_is_not_taken_for_done():
     assert not memory.of(raw("call", b"{}", "k", ident="a"), 60.1).done
 
 
-def test_what_is_set_aside_is_forgotten():
+def test_what_is_dead_lettered_is_forgotten():
     memory, write = Memory(), raw("call", b"{}", "k", ident="a")
     memory.of(write, 0.0).failures = 5
     memory.forget(write)
