@@ -48,6 +48,7 @@ ASKING = {
     "parked release": ("parked release --all --json", "database"),
     "parked drop": ("parked drop k --yes --json", "database"),
     "rebalance go": ("rebalance go --yes --json", "database"),
+    "rebalance back": ("rebalance back --yes --json", "database"),
     "rebalance start": ("rebalance start --next next.yaml", "database"),
     "rebalance run": ("rebalance run --json", "database"),
     "rebalance status": ("rebalance status --json", "database"),
