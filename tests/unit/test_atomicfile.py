@@ -211,6 +211,7 @@ OTHERS = {
     "shardctl/atomicfile.py",
     "shardctl/audit.py",  # a log that is appended to
     "shardctl/cli/__init__.py",  # a new temporary file: the traceback of a bug
+    "shardctl/cluster/kubectl.py",  # what a child process prints
     "shardctl/deadletter/archive.py",  # a file that is appended to
     "shardctl/local/onecommand.py",  # what a child process prints
     "shardctl/local/servers/install.py",  # a setting appended to a new database cluster

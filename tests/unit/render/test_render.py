@@ -115,7 +115,9 @@ def test_documents_say_what_their_text_holds(path: Path) -> None:
     for document in found:
         item = read_yaml(document.text)
         assert (item["kind"], item["metadata"]["name"]) == (document.kind, document.name)
-        assert item["metadata"].get("namespace") == (None if item["kind"] == "GlobalRules" else fleet.namespace)
+        assert item["metadata"].get("namespace") == (
+            None if item["kind"] in ("GlobalRules", "Namespace") else fleet.namespace
+        )
         assert item["metadata"]["labels"].get("shard") == document.shard
         assert document.text.endswith("\n")
         assert not document.text.endswith("\n\n")
