@@ -546,7 +546,7 @@ def apply(cluster, fleet, *, force=False, backlogs=None, told=None):
     assert [str(change) for change in changes if change.blocked] == []
     found = surplus.find(api, fleet, rendered, resources)
     deletions = surplus.deletions(fleet, found.surplus, backlogs or {})
-    Run(api, resources, told, told, force=force).to_its_end(changes, deletions)
+    Run(api, fleet, resources, told, told, force=force).to_its_end(changes, deletions)
     return changes, deletions
 
 

@@ -79,7 +79,7 @@ def apply(
             say("Nothing was done. `shardctl apply --yes` applies the file and deletes these; --no-prune leaves them.")
             return EXIT_REFUSED
         audit.begin("apply", fleet.fleet, namespace=fleet.namespace, **_counts(changes, deletions))
-        run = Run(there.api, there.resources, Patience(longest), _Progress(), force=force_conflicts)
+        run = Run(there.api, fleet, there.resources, Patience(longest), _Progress(), force=force_conflicts)
         run.to_its_end(changes, deletions)
     _say_left(deletions)
     say(f"namespace {fleet.namespace}: as {file} says; {_summary(changes, deletions)}")

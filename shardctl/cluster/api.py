@@ -110,7 +110,8 @@ class Api:
         self, resource: Resource, manifest: Manifest, *, force: bool = False, dry_run: bool = False
     ) -> dict[str, Any]:
         """Apply on the server's side; what the object is then. With `force` fields that others own are taken over."""
-        parameters = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        # Strict, as kubectl does: else a field that the server doesn't know would be dropped without a word.
+        parameters = {"fieldManager": FIELD_MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
         body = json.dumps(manifest.body).encode()
         path = resource.path(manifest.id.namespace, manifest.id.name)
         headers = {"Content-Type": "application/apply-patch+yaml"}

@@ -43,7 +43,8 @@ def connected(context: str | None = None, namespace: str | None = None) -> Itera
     chosen = [f"--{name}={value}" for name, value in (("context", context), ("namespace", namespace)) if value]
     with TemporaryDirectory(prefix="shardctl-") as folder:
         socket = Path(folder) / "api"
-        command = [kubectl, "proxy", f"--unix-socket={socket}", *chosen]
+        # Some gateways serve a cluster below a path, which the proxy drops unless it is asked not to.
+        command = [kubectl, "proxy", f"--unix-socket={socket}", "--append-server-path", *chosen]
         with _running(command, Path(folder) / "log"), _client(socket) as client:
             yield Api(client)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardctl.cluster.api import Api, ClusterError, RefusedError, Resource, UnreachableError
 from shardctl.cluster.changes import Change, conflict_text
@@ -17,7 +17,8 @@ from shardctl.cluster.kubectl import AT_ONCE
 from shardctl.cluster.manifests import Manifest
 from shardctl.cluster.ownership import applied
 from shardctl.cluster.readiness import AWAITED, Unready, pods_trouble, unready
-from shardctl.cluster.surplus import Deletions, Surplus
+from shardctl.cluster.surplus import Deletions, Surplus, selector
+from shardctl.fleet.spec import Fleet
 
 SHOWN = 8  # reasons for one wait
 _AGAIN = "What was applied stays; fix it, and run the same again"
@@ -43,9 +44,17 @@ class Run:
     """Applies what was previewed. `force` takes over fields that others own."""
 
     def __init__(
-        self, api: Api, resources: Mapping[str, Resource], patience: Patience, report: Report, *, force: bool
+        self,
+        api: Api,
+        fleet: Fleet,
+        resources: Mapping[str, Resource],
+        patience: Patience,
+        report: Report,
+        *,
+        force: bool,
     ) -> None:
         self._api = api
+        self._fleet = fleet
         self._resources = resources
         self._patience = patience
         self._report = report
@@ -119,17 +128,28 @@ class Run:
             )
 
     def _unready(self, awaited: Sequence[Manifest]) -> dict[str, Unready]:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="ready") as threads:
-            reasons = zip(awaited, threads.map(self._why_unready, awaited), strict=True)
-            return {str(manifest.id): why for manifest, why in reasons if why is not None}
+        """By object. Each kind is listed once, however many shards there are."""
+        reasons = {}
+        for kind, manifests in groupby(awaited, key=lambda manifest: manifest.id.kind):
+            live = {
+                entry["metadata"]["name"]: entry
+                for entry in self._api.objects(self._resources[kind], self._fleet.namespace, selector(self._fleet))
+            }
+            for manifest in manifests:
+                why = self._why_unready(manifest, live.get(manifest.id.name) or self._get(manifest))
+                if why is not None:
+                    reasons[str(manifest.id)] = why
+        return reasons
 
-    def _why_unready(self, manifest: Manifest) -> Unready | None:
-        name = manifest.id
-        live = self._api.get(self._resources[name.kind], name.namespace, name.name)
+    def _get(self, manifest: Manifest) -> dict[str, Any] | None:
+        """One that isn't among the listed: a template of the user's may lack the labels."""
+        return self._api.get(self._resources[manifest.id.kind], manifest.id.namespace, manifest.id.name)
+
+    def _why_unready(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Unready | None:
         if live is None:
             return Unready("it has been deleted meanwhile", failed=True)
         why = unready(live)
-        if why is None or name.kind not in WORKLOADS:
+        if why is None or manifest.id.kind not in WORKLOADS:
             return why
         trouble = self._pods_trouble(manifest)
         return Unready(f"{why}; {trouble}", why.failed) if trouble else why

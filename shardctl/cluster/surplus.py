@@ -56,9 +56,8 @@ def find(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Mappi
     surplus: list[Surplus] = []
     unlisted = []
     for kind in KINDS:
-        if (
-            kind not in resources or kind == "Namespace"
-        ):  # a namespace takes all that is in it along, so it is nobody's surplus
+        # A namespace may have been there before the fleet, and may hold others' objects.
+        if kind not in resources or kind == "Namespace":
             continue
         try:
             surplus += (entry for entry in _objects(api, fleet, resources[kind]) if entry.id not in named)

@@ -125,12 +125,13 @@ def reasons_to_keep(known: Mapping[str, Known], keep: timedelta) -> list[str]:
 
 def _say_left_in_cluster(file: Path, before: Fleet) -> None:
     """What the cluster still has of the rebalance: all that the file rendered until now and doesn't any more."""
+    from shardctl.cluster.kinds import KEPT
     from shardctl.cluster.manifests import delete_command, no_longer_rendered
 
     for shard in before.shards:
         if not shard.slots.ranges:
             say(f"shard {shard.name} is gone; its database holds no slots any more.")
-    names = no_longer_rendered(before, before.settled())
+    names = [name for name in no_longer_rendered(before, before.settled()) if name.kind not in KEPT]
     if names:
         say(
             f"{len(names)} objects in namespace {before.namespace} are no longer in the file. `{command_by_hand(file)}` "

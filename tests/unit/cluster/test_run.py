@@ -3,7 +3,9 @@
 import pytest
 from cluster_kit import Killed, Told, apply, cluster_for, fleet_of, preview
 
+from shardctl.cluster.api import Api, RefusedError, Resource
 from shardctl.cluster.kinds import KINDS, Stage
+from shardctl.cluster.manifests import Name
 from shardctl.cluster.run import ApplyError
 
 pytestmark = pytest.mark.slow
@@ -135,8 +137,13 @@ def test_a_person_who_scaled_by_hand_is_not_overruled_unasked():
 
 
 def test_an_object_that_came_anew_under_its_name_is_not_deleted():
-    cluster = cluster_for(fleet_of())
-    apply(cluster, fleet_of())
-    cluster.find("HorizontalPodAutoscaler", "orders-s0")["metadata"]["labels"]["app.kubernetes.io/part-of"] = "others"
-    apply(cluster, fleet_of("autoscaling: none"))
-    assert cluster.names("HorizontalPodAutoscaler") == ["HorizontalPodAutoscaler/orders-s0"]
+    fleet = fleet_of("provisioner: api")
+    cluster = cluster_for(fleet)
+    apply(cluster, fleet)
+    api, name = Api(cluster.client()), Name("HorizontalPodAutoscaler", "orders-s0", "writers", "autoscaling")
+    resource = Resource("autoscaling/v2", name.kind, "horizontalpodautoscalers", namespaced=True)
+    with pytest.raises(RefusedError, match="UID"):
+        api.delete(resource, name, "the one that was seen before")
+    assert cluster.find(name.kind, name.name) is not None
+    assert api.delete(resource, name, cluster.find(name.kind, name.name)["metadata"]["uid"])
+    assert not api.delete(resource, name, "any")

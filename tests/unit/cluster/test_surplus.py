@@ -22,6 +22,7 @@ SUBSCRIPTION = entry("PubSubSubscription", "orders-s1-g1", "s1", "orders-s1-g1")
 OLD = entry("PubSubSubscription", "orders-s0-g1", "s0", "orders-s0-g1")
 GRANT = entry("IAMPolicyMember", "orders-s0-g1-subscriber", "s0", "orders-s0-g1")
 TOPIC = entry("PubSubTopic", "data-writes")
+INSTANCE = entry("SQLInstance", "orders-s1", "s1")
 RULES = entry("GlobalRules", "orders")
 HPA = entry("HorizontalPodAutoscaler", "orders-s0", "s0")
 
@@ -36,6 +37,7 @@ def test_every_rendered_kind_has_its_place():
         ([HPA], {}, [HPA], []),
         ([TOPIC], {}, [], ["a topic is never deleted"]),
         ([RULES], {}, [], ["cluster-scoped"]),
+        ([INSTANCE], {}, [], ["it holds rows"]),
         ([OLD, GRANT], {"orders-s0-g1": 0}, [OLD, GRANT], []),
         ([OLD, GRANT], {"orders-s0-g1": 5}, [], ["a backlog of 5 messages", "it grants subscription orders-s0-g1"]),
         ([OLD], {"orders-s0-g1": None}, [], ["its backlog is unknown, since nobody answers"]),
@@ -43,7 +45,18 @@ def test_every_rendered_kind_has_its_place():
         ([READER, SUBSCRIPTION], {"orders-s1-g1": 0}, [READER, SUBSCRIPTION], []),
         ([HPA, OLD], {"orders-s0-g1": 9}, [HPA], ["a backlog of 9"]),
     ],
-    ids=["hpa", "topic", "global", "drained", "backlog", "unknown", "reader-kept", "reader-gone", "shard-that-stays"],
+    ids=[
+        "hpa",
+        "topic",
+        "global",
+        "instance",
+        "drained",
+        "backlog",
+        "unknown",
+        "reader-kept",
+        "reader-gone",
+        "shard-that-stays",
+    ],
 )
 def test_what_is_deleted_and_why_the_rest_is_left(surplus, backlogs, deleted, reasons):
     decided = deletions(fleet_of(shards=ONE), surplus, backlogs, "nobody answers")

@@ -14,6 +14,7 @@ import pytest
 from cluster_kit import Cluster, apply, cluster_for, kubectl_of
 
 from shardctl.cli import main
+from shardctl.cli.cluster import messages_in
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
 from shardctl.fleet.load import load_fleet
 from tests.unit.render.cloud_kit import FLEET
@@ -219,3 +220,29 @@ def test_what_cant_be_changed_in_place_is_named_with_the_safe_way(
     for line in told:
         assert "its filter is" in line
         assert "shardctl rebalance" in line
+
+
+# --- what `shardctl apply` asks of Pub/Sub ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_applied_while_subscriptions_are_missing_that_others_make(
+    provisioned: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(provisioned, "generation: 3", "generation: 4")
+    writes = [*cluster.writes]
+    assert main(["apply", "-f", str(provisioned)]) == EXIT_REFUSED
+    assert "/orders-s1-g4 doesn't exist: `terraform apply` first." in capsys.readouterr().err
+    assert cluster.writes == writes
+
+
+def test_the_backlog_of_a_subscription_that_is_gone_is_none_and_of_any_other_what_the_broker_counts(
+    provisioned: Path,
+) -> None:
+    from google.cloud import pubsub_v1
+
+    fleet = load_fleet(provisioned)
+    publisher = pubsub_v1.PublisherClient(pubsub_v1.types.BatchSettings(max_messages=1))
+    topic = publisher.topic_path(fleet.project, "data-writes")
+    publisher.publish(topic, b"{}", slot="0000").result()
+    backlogs, unknown = messages_in(fleet, ["orders-s0-g1", "orders-s1-g3", "gone"])
+    assert (backlogs, unknown) == ({"orders-s0-g1": 1, "orders-s1-g3": 0, "gone": 0}, "")
