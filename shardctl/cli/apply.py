@@ -95,8 +95,7 @@ def _missing(there: Site) -> list[str]:
     if known.unknown:
         say(
             f"not checked, since you may not read them: Secrets {', '.join(known.unknown)}. A pod waits while one is "
-            "missing, and the "
-            "rollout says so."
+            "missing, and the rollout says so."
         )
     missing, unknown = ([], "") if known.missing else missing_subscriptions(there.fleet)
     if unknown:

@@ -61,9 +61,8 @@ def site(fleet: Fleet, context: str | None, namespace: str | None, templates: Pa
 
     if namespace is not None and namespace != fleet.namespace:
         raise UsageError(
-            f"--namespace {namespace}: the file's objects lie in namespace {fleet.namespace}. Change `namespace` in the "
-            "file to move "
-            "the fleet; two namespaces with one file would read the same subscriptions."
+            f"--namespace {namespace}: the file's objects lie in namespace {fleet.namespace}. Change `namespace` in "
+            "the file to move the fleet; two namespaces with one file would read the same subscriptions."
         )
     rendered = manifests(fleet, templates)
     with kubectl.connected(context, namespace) as api:

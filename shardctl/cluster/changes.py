@@ -115,18 +115,15 @@ def _refused(manifest: Manifest, error: RefusedError) -> Change:
 
 
 _DISKS = (
-    "Kubernetes changes neither a StatefulSet's volumeClaimTemplates nor its selector or serviceName. The safe way keeps "
-    "pods and disks: "
-    "`kubectl delete statefulset {name} -n {namespace} --cascade=orphan`, then apply the file. Disks that are there keep "
-    "their size: "
-    "a larger one is asked for in each PersistentVolumeClaim"
+    "Kubernetes changes neither a StatefulSet's volumeClaimTemplates nor its selector or serviceName. The safe way "
+    "keeps pods and disks: `kubectl delete statefulset {name} -n {namespace} --cascade=orphan`, then apply the file. "
+    "Disks that are there keep their size: a larger one is asked for in each PersistentVolumeClaim"
 )
 
 
 def conflict_text(error: RefusedError) -> str:
     fields = "; ".join(f"{field} (owned by {owner})" for field, owner in error.fields.items())
     return (
-        f"others own what the file sets: {fields}. `shardctl diff` shows the values; --force-conflicts sets the file's, and "
-        "takes the "
-        "fields over"
+        f"others own what the file sets: {fields}. `shardctl diff` shows the values; --force-conflicts sets the "
+        "file's, and takes the fields over"
     )

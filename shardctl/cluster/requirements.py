@@ -90,8 +90,7 @@ def _version(version: tuple[int, int], manifests: Sequence[Manifest]) -> Iterato
             shown = ".".join(map(str, version))
             yield (
                 f"{what} needs Kubernetes {'.'.join(map(str, needed))}, and the cluster has {shown}: {_listed(kinds)}. "
-                "Update the "
-                "cluster, or change the setting."
+                "Update the cluster, or change the setting."
             )
 
 
@@ -145,9 +144,8 @@ def _rights(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Ma
         where = f"in namespace {fleet.namespace}" if resource.namespaced else "in the cluster"
         yield (
             f"you may not {', '.join(verbs)} {resource.plural} {where}. Ask for a Role with these verbs; `kubectl auth "
-            f"can-i {verbs[0]} "
-            f"{resource.plural}{f' -n {fleet.namespace}' if resource.namespaced else ''}` checks it, `kubectl auth whoami` "
-            "says who you are."
+            f"can-i {verbs[0]} {resource.plural}{f' -n {fleet.namespace}' if resource.namespaced else ''}` checks it, "
+            "`kubectl auth whoami` says who you are."
         )
 
 
@@ -164,8 +162,7 @@ def _namespace(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> str | N
     if live is None:
         return (
             f"namespace {fleet.namespace} doesn't exist: `kubectl create namespace {fleet.namespace}`, or "
-            "`create_namespace: true` in "
-            "the file, which also labels it for the restricted Pod Security Standard."
+            "`create_namespace: true` in the file, which also labels it for the restricted Pod Security Standard."
         )
     if (live.get("status") or {}).get("phase") == "Terminating":
         return f"namespace {fleet.namespace} is being deleted. Wait until it is gone: `kubectl get namespace {fleet.namespace}`."
@@ -182,15 +179,13 @@ def _metrics(api: Api, manifests: Sequence[Manifest]) -> Iterator[str]:
     }
     if "External" in types and not _answers(api, _EXTERNAL_METRICS):
         yield (
-            f"nothing serves external metrics ({_EXTERNAL_METRICS}), so no HorizontalPodAutoscaler would see a backlog. "
-            "Install the Custom "
-            "Metrics Stackdriver Adapter, or set `autoscaling: keda` or none."
+            f"nothing serves external metrics ({_EXTERNAL_METRICS}), so no HorizontalPodAutoscaler would see a "
+            "backlog. Install the Custom Metrics Stackdriver Adapter, or set `autoscaling: keda` or none."
         )
     if "Resource" in types and not _answers(api, _POD_METRICS):
         yield (
             f"nothing serves the pods' CPU ({_POD_METRICS}), so no HorizontalPodAutoscaler would see it. Install "
-            "metrics-server, or see "
-            "why it is down: `kubectl get apiservices`."
+            "metrics-server, or see why it is down: `kubectl get apiservices`."
         )
 
 
@@ -206,6 +201,7 @@ def _secrets(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> tuple[lis
     """Secrets and keys that pods would wait for and that nothing rendered makes; and those that can't be looked at."""
     missing, unknown = [], []
     resource = Resource("v1", "Secret", "secrets", namespaced=True)
+    first = _namespace_first(api, fleet, manifests)
     for name, keys in sorted(wanted_secrets(manifests).items()):
         try:
             live = api.get(resource, fleet.namespace, name)
@@ -217,17 +213,24 @@ def _secrets(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> tuple[lis
         if live is None:
             literals = " ".join(f"--from-literal={key}=…" for key in sorted(keys))
             missing.append(
-                f"Secret {name} isn't in namespace {fleet.namespace}, and pods wait for it: `kubectl create secret generic "
-                f"{name} -n "
-                f"{fleet.namespace} {literals}`."
+                f"Secret {name} isn't in namespace {fleet.namespace}, and pods wait for it: {first}`kubectl create "
+                f"secret generic {name} -n {fleet.namespace} {literals}`."
             )
         elif absent := sorted(keys - (live.get("data") or {}).keys()):
             missing.append(
-                f"Secret {name} in namespace {fleet.namespace} has no key {', '.join(absent)}, and pods wait for it. Add "
-                "it: `kubectl "
-                f"edit secret {name} -n {fleet.namespace}`."
+                f"Secret {name} in namespace {fleet.namespace} has no key {', '.join(absent)}, and pods wait for it. "
+                f"Add it: `kubectl edit secret {name} -n {fleet.namespace}`."
             )
     return missing, unknown
+
+
+def _namespace_first(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> str:
+    """The command that makes a namespace which the file renders and which isn't there yet: no Secret can be made before it."""
+    if not any(manifest.id.kind == "Namespace" for manifest in manifests):
+        return ""
+    if api.get(Resource("v1", "Namespace", "namespaces", namespaced=False), "", fleet.namespace) is not None:
+        return ""
+    return "`shardctl render --kind Namespace | kubectl apply --server-side -f -`, then "
 
 
 def wanted_secrets(manifests: Sequence[Manifest]) -> dict[str, set[str]]:
@@ -260,9 +263,8 @@ def _references(pod: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
 def may_delete(api: Api, fleet: Fleet, names: Sequence[Name], resources: Mapping[str, Resource]) -> list[str]:
     """A sentence for each kind of which something is to be deleted by a caller who may not."""
     return [
-        f"you may not delete {resources[kind].plural} in namespace {fleet.namespace}, and the file no longer names some. "
-        "Ask for the "
-        "right, or leave them: --no-prune."
+        f"you may not delete {resources[kind].plural} in namespace {fleet.namespace}, and the file no longer names "
+        "some. Ask for the right, or leave them: --no-prune."
         for kind in dict.fromkeys(name.kind for name in names)
         if not api.allowed("delete", resources[kind], fleet.namespace)
     ]

@@ -210,9 +210,9 @@ def _tell_plan(
     say("This is the point of no return: once it has begun, nothing leads back but another rebalance, which copies.")
     if subscriptions and fleet.provisioner == "config-connector":
         say(
-            "Config Connector makes subscriptions again while their objects are there: run what is named at the end soon "
-            "after, or delete "
-            f"their objects first: `kubectl delete pubsubsubscription -n {fleet.namespace} {' '.join(subscriptions)}`."
+            "Config Connector makes subscriptions again while their objects are there: run what is named at the end "
+            f"soon after, or delete their objects first: `kubectl delete pubsubsubscription -n {fleet.namespace} "
+            f"{' '.join(subscriptions)}`."
         )
 
 

@@ -126,6 +126,18 @@ def test_a_secret_that_an_external_secret_makes_need_not_be_there():
     assert wanted_secrets(manifests(fleet_of("secrets: external-secrets"))) == {}
 
 
+def test_a_secret_of_a_namespace_to_come_is_asked_for_after_the_namespace():
+    fleet = fleet_of("create_namespace: true")
+    cluster = cluster_for(fleet)
+    lacks_secret(cluster)
+    assert "render --kind Namespace" not in checked(cluster, fleet).missing[0]
+    lacks_namespace(cluster)
+    (sentence,) = checked(cluster, fleet).missing
+    assert (
+        "`shardctl render --kind Namespace | kubectl apply --server-side -f -`, then `kubectl create secret" in sentence
+    )
+
+
 def test_a_namespace_to_be_made_need_not_be_there():
     fleet = fleet_of("create_namespace: true\nsecrets: external-secrets")
     cluster = cluster_for(fleet)
