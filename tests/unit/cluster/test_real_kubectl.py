@@ -1,5 +1,6 @@
 """With the real kubectl in between: its proxy, its kubeconfig, and its own server-side apply beside ours."""
 
+import os
 import shutil
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from cluster_kit import FLEET, SHARDS, cluster_for, fleet_of, serve
 
 from shardctl.cli import main
 from shardctl.cluster.kubectl import connected
+from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.process import free_port
 
 KUBECTL = shutil.which("kubectl")
@@ -74,14 +76,10 @@ def test_nobody_at_the_other_end(file, kubeconfig, capsys):
 
 
 def test_the_proxy_ends_with_the_block(cluster):
+    before = set(children(os.getpid()))
     with connected() as api:
         assert api.version() == (1, 36)
-        mine = children()
-        assert mine
-    assert not mine & children()
-
-
-def children():
-    """Processes of `kubectl proxy` that lead to a socket of this test's."""
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return {line.split()[0] for line in listed.splitlines() if "proxy --unix-socket=" in line and "sh -c" not in line}
+        shells = set(children(os.getpid())) - before
+        proxies = [child for shell in shells for child in children(shell)]
+        assert len(proxies) == 1
+    assert not any(map(alive, [*shells, *proxies]))
