@@ -49,3 +49,11 @@ def test_the_idle_path():
     named = {f"{part}_p{percent}_ms" for part in parts for percent in (50, 99)}
     assert figures.keys() == named | {"writes", "rate", "times_database_alone"}
     assert figures["writes"] == 10
+
+
+def test_the_inbox_alone():
+    figures = bench("inbox", "--rows", "500", "--seconds", "0.05")
+    a_write = {"heap_bytes", "index_bytes", "bytes", "disordered_bytes", "wal_bytes", "full_wal_bytes"}
+    rates = {"writes_per_s", "full_writes_per_s", "full_ratio", "swept_writes_per_s", "swept_ratio"}
+    assert figures.keys() == a_write | rates | {"forgotten", "forgotten_per_s", "old_rows"}
+    assert figures["old_rows"] == 500
