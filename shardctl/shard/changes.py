@@ -1,10 +1,10 @@
-"""The log of changes: the keys of what has changed in a slot while its rows are copied to another database.
+"""The log of changes: the keys of what has changed in a slot while its rows are copied to another database, or since they were.
 
 Invariant: while a lane is logged, a transaction that changes rows of its slot adds their keys here. So a committed change that a
 snapshot doesn't show, taken after the log began, has its key here, unless it was copied since and deleted here.
 
-It holds because a log begins under the fence alone (`lanes.begin_logs`), and each transaction that writes shares the fence before
-it asks whether its lanes are logged: those that began before have committed by then, and those that begin later see it.
+It holds because a log begins under the fence alone (`lanes.begin_logs`, `lanes.activate`), and each transaction that writes
+shares the fence before it asks whether its lanes are logged: those that began before have committed, and later ones see it.
 Who writes: consumers (`consumer.store.transaction`), the dead-letter desk (`shardctl.deadletter.inboxes`), and the command that
 drops parked messages (`shardctl.shard.parked`). What is purged for its age isn't logged: remembered for longer, it does no harm.
 

@@ -177,7 +177,7 @@ lanes = Table(
     Column("state", String(16), nullable=False),
     # When the barrier that the lane began or ended with was published: microseconds since 1970, as Pub/Sub reported it.
     Column("barrier_time_us", sa.BigInteger),
-    # Names the lane's log of changes, at random; NULL while changes aren't logged. See `shardctl.shard.changes`.
+    # Names the lane's log of changes, at random or after its barrier; NULL while there is none. See `shardctl.shard.changes`.
     Column("log", String(32)),
     **_MYSQL_OPTIONS,
 )
@@ -196,7 +196,8 @@ changes = Table(
     **_MYSQL_OPTIONS,
 )
 
-# Slots whose rows are here, copied from a lane that was active then and is logged since. See `shardctl.rebalance.bases`.
+# Slots whose rows are here, copied from a lane that was active then and is logged since, or left behind before that lane became
+# active. See `shardctl.rebalance.bases`.
 bases = Table(
     "shardctl_bases",
     metadata,

@@ -113,3 +113,6 @@ def talk(report: dict[str, Any], request: Request) -> None:
         say(f"note: slots {slots} alone receive more writes than a shard's share, and a slot can't be split.")
     if request.back:
         say("note: slots that hadn't left yet only change generation; the moves above are the most there can be.")
+        say(
+            "note: of slots that `shardctl rebalance status` lists for the way back, only what has changed since is copied."
+        )

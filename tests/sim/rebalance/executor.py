@@ -179,6 +179,8 @@ class Executor(Hooks):
             raise RefusedError("isn't open")
         if all(entry and entry.state != RebalanceState.OPEN for entry in mine):
             return
+        if self.beside:  # it may be another's rebalance, which is just being started
+            await self._call(lambda: opening.announce(self._fleet, self._engines))
         await self._call(lambda: closing.stop(self._fleet, self._engines))
         await self.run(onward=False)
         await self._call(lambda: closing.close(self._fleet, self._engines, RebalanceState.ABORTED))

@@ -10,7 +10,7 @@ import pytest
 from arrival_kit import Database
 
 from shardctl.fleet.keyspace import SlotSet
-from shardctl.shard import changes, database, lanes
+from shardctl.shard import changes, database, lanes, schema
 from shardctl.shard import parked as people
 from shardctl.shard.changes import Change
 
@@ -179,6 +179,23 @@ def test_what_is_not_logged_costs_no_statement_and_leaves_no_trace(shard):
     assert len(log(shard)) == 2
     changes.empty(shard.engine)
     assert log(shard) == set()
+
+
+def test_a_log_for_the_way_back_ends_once_it_has_outgrown_its_room(shard):
+    """And what it left is deleted, though another slot is logged."""
+    with database.writing(shard.engine) as connection:
+        lanes.take_fence_alone(connection)
+        its = schema.lanes.update().where(schema.lanes.c.slot.in_((1, 2)), schema.lanes.c.generation == 1)
+        connection.execute(its.values(log=lanes.log_since(1_000), barrier_time_us=1_000))
+        changes.record(connection, [changes.of_routing_key(1, str(number)) for number in range(30)])
+        changes.record(connection, [changes.of_routing_key(2, "k")])
+    with database.writing(shard.engine) as connection:
+        assert changes.outgrown(connection, lanes.logged_for_the_way_back(connection), most=1_000) == []
+        assert changes.outgrown(connection, lanes.logged_for_the_way_back(connection), most=30) == [1]
+        assert lanes.end_logs_for_the_way_back(connection, [1]) == 1
+        assert lanes.logged_for_the_way_back(connection) == [2]
+    with database.writing(shard.engine) as connection:
+        assert (changes.delete_some(connection), changes.most_rows(connection)) == (30, 1)
 
 
 def test_a_transaction_that_began_before_the_log_has_committed_when_it_begins(shard):
