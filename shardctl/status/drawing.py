@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -21,20 +21,48 @@ HEADERS = (
     *("shard", "slots", "ready", "backlog", "oldest", "writes/s", "rows a batch"),
     *("lock waits/s", "dups/s", "dead", "parked"),
 )
+# Left out where the terminal is narrow, in this order. Shard, ready, backlog and dead letters stay.
+EXPENDABLE = ("dups/s", "lock waits/s", "rows a batch", "slots", "parked", "oldest", "writes/s")
+ANY_WIDTH = 10_000
 
 
 def table(report: Report, *foot: str) -> RenderableType:
-    """For a terminal; `foot` are lines that end it."""
+    """For a terminal, as wide as it is; `foot` are lines that end it."""
+    return _Fitting(report, foot)
+
+
+class _Fitting:
+    """Leaves out columns where the terminal is narrow, and says which: a broken number would look like another one."""
+
+    def __init__(self, report: Report, foot: Sequence[str]) -> None:
+        self._report, self._foot = report, foot
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        headers = list(HEADERS)
+        anywhere = options.update_width(ANY_WIDTH)
+        drawn = _drawn(self._report, headers)
+        for header in EXPENDABLE:
+            if console.measure(drawn, options=anywhere).maximum <= options.max_width:
+                break
+            headers.remove(header)
+            drawn = _drawn(self._report, headers)
+        yield drawn
+        yield from (Text(printable_line(text), style=style) for text, style in below(self._report))
+        if missing := [header for header in HEADERS if header not in headers]:
+            yield Text(f"not shown, since the terminal is narrow: {', '.join(missing)}", style="dim")
+        yield from (Text(printable_line(line)) for line in self._foot)
+
+
+def _drawn(report: Report, headers: Sequence[str]) -> Table:
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for header in HEADERS:
-        # Folded where the terminal is narrow: a truncated number would look like another one.
+    for header in headers:
         drawn.add_column(header, justify="left" if header == "shard" else "right", overflow="fold")
     for shard in report.shards:
-        name, slots, ready, *figures = cells(shard)
+        row = dict(zip(HEADERS, cells(shard), strict=True))
         short = shard.work.ready is not None and shard.work.ready != shard.work.replicas
-        drawn.add_row(Text(name), slots, Text(ready, style="yellow" if short else ""), *figures)
-    lines = (Text(printable_line(text), style=style) for text, style in below(report))
-    return Group(drawn, *lines, *(Text(printable_line(foot_line)) for foot_line in foot))
+        styles = {"ready": "yellow" if short else ""}
+        drawn.add_row(*(Text(row[header], style=styles.get(header, "")) for header in headers))
+    return drawn
 
 
 def line(report: Report) -> str:

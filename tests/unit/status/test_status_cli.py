@@ -1,6 +1,7 @@
 """`shardctl status` as it is called, and what it draws."""
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -51,6 +52,20 @@ def test_a_table_shows_what_is_not_known_as_such():
     drawn = console.export_text()
     assert "not known: databases of s0, s1: gone" in drawn
     assert "the foot" in drawn
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 130])
+def test_a_narrow_terminal_shows_fewer_columns_and_breaks_none(width):
+    console = Console(width=width, record=True)
+    console.print(drawing.table(report()))
+    drawn = console.export_text()
+    lines = [line.strip() for line in drawn.splitlines()]
+    header, *rows = (re.split("  +", line) for line in lines if line.startswith(("shard ", "s0 ", "s1 ")))
+    shown = set(header)
+    assert {"shard", "ready", "backlog", "dead"} <= shown <= set(drawing.HEADERS)
+    assert [len(row) for row in rows] == [len(header)] * 2
+    missing = [name for name in drawing.HEADERS if name not in shown]
+    assert (f"since the terminal is narrow: {', '.join(missing)}" in " ".join(drawn.split())) == bool(missing)
 
 
 @pytest.mark.parametrize(
