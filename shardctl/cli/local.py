@@ -100,7 +100,9 @@ def up(
     try:
         with local:
             local.follow(file)
-            _tell_how_to_use(local, file)
+            settings = local.write_environment()
+            _name_newest(settings, directory)
+            _tell_how_to_use(local, file, settings)
             if load:
                 stream = Stream(fleet, None, entities, seed)
                 feed = Feed(fleet, local.broker.host, stream, writes_per_second=load, remember=False)
@@ -113,10 +115,24 @@ def up(
             if feed:
                 feed.stop()
     finally:
+        _forget_newest(local.directory, directory)
         if not keep:
             shutil.rmtree(local.directory, ignore_errors=True)
     say(f"stopped; databases and logs are in {local.directory}" if keep else "stopped")
     return EXIT_DONE
+
+
+def _name_newest(settings: Path, directory: Path) -> None:
+    """`env` in `directory` leads to the settings of the run that started last: `build/run-*/env` may be several files."""
+    draft = directory / f".env-{os.getpid()}"
+    draft.symlink_to(settings)
+    draft.replace(directory / "env")
+
+
+def _forget_newest(run: Path, directory: Path) -> None:
+    link = directory / "env"
+    if link.is_symlink() and link.readlink().parent == run:
+        link.unlink()
 
 
 def _keep_grpc_quiet() -> None:
@@ -124,7 +140,7 @@ def _keep_grpc_quiet() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
-def _tell_how_to_use(local: Any, file: Path) -> None:
+def _tell_how_to_use(local: Any, file: Path, settings: Path) -> None:
     """Print a command to copy, and the addresses of everything."""
     import json
     from shlex import quote
@@ -134,7 +150,6 @@ def _tell_how_to_use(local: Any, file: Path) -> None:
     from shardctl.local.load import Stream
     from shardctl.local.servers.process import HOST
 
-    settings = local.write_environment()
     write = next(iter(Stream(local.spec, None, 1))).write
     example = json.dumps({"type": write.type, "body": dict(write.body)}, ensure_ascii=False)
     given = "" if file == DEFAULT_FILE else f" -f {quote(str(file))}"

@@ -43,7 +43,7 @@ class Terminals:
 
     def run(self, block: str) -> str:
         """In a terminal that has sourced what `up` wrote, where it has."""
-        source = "for file in build/run-*/env; do [ ! -e $file ] || . $file; done\n"
+        source = "[ ! -e build/env ] || . build/env\n"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", source + block],
             cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=10 * PATIENCE_SECONDS, check=False,
@@ -74,7 +74,7 @@ def test_every_command_of_the_page_works(terminals):
             if line.startswith("shardctl up"):
                 terminals.stay(line, "Ctrl-C stops it")
             elif line.startswith("shardctl ui"):
-                terminals.run(". build/run-*/env")
+                terminals.run(". build/env")
                 terminals.environment |= environment_of(terminals.folder)
                 terminals.stay(line, r"http://127\.0\.0\.1:\d+/#")
             else:
