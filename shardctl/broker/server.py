@@ -16,7 +16,7 @@ from shardctl.broker.registry import Registry
 from shardctl.broker.service import Service
 from shardctl.broker.stream import Clock, Waiters
 from shardctl.broker.tokens import KeysServer, Signer
-from shardctl.errors import ShardctlError
+from shardctl.errors import UsageError
 from shardctl.supervision.background import Background
 from shardctl.supervision.signals import on_end_signals
 
@@ -27,7 +27,7 @@ LAST_RETRY_SECONDS = 1.0  # of an upkeep that fails: until it succeeds no lease 
 _log = logging.getLogger(__name__)
 
 
-class AddressInUseError(ShardctlError):
+class AddressInUseError(UsageError):
     """The broker can't listen at the given address."""
 
     def __init__(self, host: str, port: int) -> None:
