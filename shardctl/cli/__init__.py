@@ -21,6 +21,7 @@ from shardctl.cli import deadletter, parked, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
 from shardctl.cli.apply import apply
 from shardctl.cli.broker import broker
+from shardctl.cli.commandlist import CommandList
 from shardctl.cli.diff import diff
 from shardctl.cli.gateway import gateway
 from shardctl.cli.init import init
@@ -46,6 +47,7 @@ def _exit(code: int | None, **_: object) -> None:
 
 app = typer.Typer(
     name="shardctl",
+    cls=CommandList,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -53,30 +55,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-for _verb in (
-    init,
-    adopt,
-    validate,
-    schema,
-    route,
-    render,
-    diff,
-    apply,
-    provision,
-    publish,
-    verify,
-    simulate,
-    status,
-    ui,
-    gateway,
-    up,
-    demo,
-    broker,
-):
-    app.command()(_verb)
-app.add_typer(deadletter.app, name="deadletter")
-app.add_typer(parked.app, name="parked")
-app.add_typer(rebalance.app, name="rebalance")
+_STAGES = {
+    "Describe": (init, validate, schema, route, render, simulate),
+    "Run": (up, demo, broker, gateway, publish),
+    "Operate": (diff, apply, provision, status, ui, verify),
+    "Move": (adopt,),
+}
+for _stage, _verbs in _STAGES.items():
+    for _verb in _verbs:
+        app.command(rich_help_panel=_stage)(_verb)
+app.add_typer(deadletter.app, name="deadletter", rich_help_panel="Operate")
+app.add_typer(parked.app, name="parked", rich_help_panel="Operate")
+app.add_typer(rebalance.app, name="rebalance", rich_help_panel="Move")
 
 
 def _version(wanted: bool) -> None:
@@ -90,7 +80,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Sharded, exactly-once database writes over Pub/Sub."""

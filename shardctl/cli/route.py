@@ -86,10 +86,12 @@ def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int
 
 def _unknown_type(fleet: Any, message_type: str) -> int:
     from shardctl.fleet import topology
+    from shardctl.fleet.suggestion import suggestion
 
     known = ", ".join(fleet.message_types)
     if topology.takes_every_type(fleet):
-        raise UsageError(f"type {message_type!r} isn't among message_types: {known}.")
+        near = suggestion(message_type, fleet.message_types)
+        raise UsageError(f"type {message_type!r} isn't among message_types: {known}.{near}")
     strays = ", ".join(stray.id for stray in topology.strays(fleet))
     say(f"error: no shard takes type {message_type!r}: its messages are strays, kept by {strays}. Types: {known}.")
     return EXIT_REFUSED

@@ -149,11 +149,15 @@ def _advise(forecast: Any) -> None:
 
 
 def _mix(fleet: Any, options: Any) -> dict[str, float] | None:
+    from shardctl.fleet.suggestion import suggestion
+
     shares = {}
     for option in options:
         name, _, share = option.partition("=")
         if name not in fleet.message_types:
-            raise UsageError(f"--type: {name!r} isn't among message_types: {', '.join(fleet.message_types)}.")
+            known = ", ".join(fleet.message_types)
+            near = suggestion(name, fleet.message_types)
+            raise UsageError(f"--type: {name!r} isn't among message_types: {known}.{near}")
         try:
             shares[name] = float(share)
         except ValueError as error:

@@ -11,6 +11,7 @@ from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.fleet.spec_errors import Fault
+from shardctl.fleet.suggestion import suggestion
 from shardctl.fleet.topology import (
     every_subscription,
     inbox_retention,
@@ -191,7 +192,7 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
             if name not in fleet.message_types:
                 yield Fault(
                     ("shards", number, "types" if shard.types else "except_types"),
-                    f"{name!r} isn't among message_types.",
+                    f"{name!r} isn't among message_types.{suggestion(name, fleet.message_types)}",
                     f"declare it, or use one of: {', '.join(fleet.message_types)}.",
                 )
 

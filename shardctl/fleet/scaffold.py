@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from shardctl.fleet.filters import compile_filter
@@ -14,9 +15,19 @@ TOLERANCES = (0.05, 0.02, 0.1, 0.15, 0.2, 0.25)
 FAIR = 1.05  # the largest shard over the mean, below which round boundaries are worth more than even ones
 
 
-def text(shards: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a fleet is called and where it lives. Its Secrets are named after it."""
+
+    fleet: str = "orders"
+    project: str = "my-project"
+    namespace: str = "orders"
+    image: str = "europe-docker.pkg.dev/my-project/shardctl/consumer:0.1.0"
+
+
+def text(shards: int, names: Names = Names()) -> str:
     """A commented fleet of 1 to 256 shards, as even as round slot boundaries allow."""
-    return _text(list(pairwise(_boundaries(shards))))
+    return _text(list(pairwise(_boundaries(shards))), names)
 
 
 def _boundaries(shards: int) -> list[int]:
@@ -62,24 +73,33 @@ def _filter_is_complete(first: int, end: int) -> bool:
     return compile_filter(SlotSet(((first, end - 1),)), SLOT_BITS).padded
 
 
-def text_of_modulo(modulo: int, key: str, table: str) -> str:
+def text_of_modulo(modulo: int, key: str, table: str, names: Names = Names()) -> str:
     """A fleet whose shard n has the keys for which `key % modulo` is n: databases that exist become shards as they are."""
     rule = SlotRule(max(SLOT_BITS, (4 << (modulo - 1).bit_length()).bit_length() - 1), modulo)
     words = {"bits": rule.bits, "slots": 1 << rule.bits, "modulo": modulo, "key": key, "table": table}
-    head = _FLEET + _MODULO_ROUTING.format(**words) + _TYPES + _MODULO_TYPE.format(**words) + _SETTINGS
-    return head + _MODULO_NOTE.format(**words) + _shards([rule.run_of(remainder) for remainder in range(modulo)])
+    head = _fleet(names) + _MODULO_ROUTING.format(**words) + _TYPES + _MODULO_TYPE.format(**words) + _settings(names)
+    ranges = [rule.run_of(remainder) for remainder in range(modulo)]
+    return head + _MODULO_NOTE.format(**words) + _shards(ranges, names)
 
 
-def _text(ranges: list[tuple[int, int]]) -> str:
-    return _FLEET + _ROUTING + _TYPES + _TWO_TYPES + _SETTINGS + _NOTE + _shards(ranges)
+def _text(ranges: list[tuple[int, int]], names: Names) -> str:
+    return _fleet(names) + _ROUTING + _TYPES + _TWO_TYPES + _settings(names) + _NOTE + _shards(ranges, names)
 
 
-def _shards(ranges: list[tuple[int, int]]) -> str:
+def _fleet(names: Names) -> str:
+    return _FLEET.format(**asdict(names))
+
+
+def _settings(names: Names) -> str:
+    return _SETTINGS.replace("FLEET-redis", f"{names.fleet}-redis")
+
+
+def _shards(ranges: list[tuple[int, int]], names: Names) -> str:
     lines = []
     for number, (first, end) in enumerate(ranges):
         slots = f"{first}-{end - 1}" if end - first > 1 else f"{first}"
         lines.append(
-            f"  - name: s{number}\n    slots: {slots}\n    database: {{name: orders-s{number}-db, key: url}}\n"
+            f"  - name: s{number}\n    slots: {slots}\n    database: {{name: {names.fleet}-s{number}-db, key: url}}\n"
         )
     return "shards:\n" + "".join(lines) + _LOCAL
 
@@ -87,10 +107,10 @@ def _shards(ranges: list[tuple[int, int]]) -> str:
 _FLEET = """\
 # One fleet: every shard fed by one topic. `shardctl validate` checks this file, `shardctl render` turns it into manifests,
 # `shardctl up` runs it on this machine. `shardctl schema` prints its JSON Schema for your editor.
-fleet: orders
-project: my-project
-namespace: orders
-image: europe-docker.pkg.dev/my-project/shardctl/consumer:0.1.0
+fleet: {fleet}
+project: {project}
+namespace: {namespace}
+image: {image}
 topic: data-writes
 """
 
@@ -150,7 +170,7 @@ subscription:
   max_delivery_attempts: 5
 
 redis:
-  secret: {name: orders-redis, key: url}
+  secret: {name: FLEET-redis, key: url}
 
 autoscaling:
   min: 2

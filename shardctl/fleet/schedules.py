@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from shardctl.fleet import cron, topology
 from shardctl.fleet.spec import Fleet, Schedule
 from shardctl.fleet.spec_errors import Fault
+from shardctl.fleet.suggestion import suggestion
 from shardctl.wire.message import Encoded, InvalidWriteError, Write, encode
 
 _SOME_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # the timestamp is left out, so any will do
@@ -63,7 +64,8 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
             yield Fault((*at, "time_zone"), f"there is no time zone {schedule.time_zone!r}.", "such as Europe/Berlin.")
         if schedule.type not in fleet.message_types:
             fix = f"declare it, or use one of: {', '.join(fleet.message_types)}."
-            yield Fault((*at, "type"), f"{schedule.type!r} isn't among message_types.", fix)
+            near = suggestion(schedule.type, fleet.message_types)
+            yield Fault((*at, "type"), f"{schedule.type!r} isn't among message_types.{near}", fix)
             continue
         kind = fleet.message_types[schedule.type]
         if kind.table and (schedule.operation or kind.operation) == "insert":

@@ -57,6 +57,7 @@ from shardctl.fleet.settings.routing import Routing
 from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
 from shardctl.fleet.settings.tracing import Tracing
 from shardctl.fleet.settings.traffic import Traffic, TrafficSetting
+from shardctl.fleet.suggestion import suggestion
 
 DEFAULT_PATH = Path("shards.yaml")
 SCHEMA_ID = "urn:shardctl:shards.yaml"
@@ -325,7 +326,10 @@ class Fleet(Model):
         for shard in self.shards:
             if shard.name == name:
                 return shard
-        raise UsageError(f"no shard {name!r} in fleet {self.fleet}; shards: {', '.join(s.name for s in self.shards)}")
+        names = [shard.name for shard in self.shards]
+        raise UsageError(
+            f"no shard {name!r} in fleet {self.fleet}.{suggestion(name, names)} Shards: {', '.join(names)}."
+        )
 
 
 def json_schema() -> dict[str, Any]:

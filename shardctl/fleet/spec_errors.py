@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from shardctl.errors import UsageError
 from shardctl.fleet.scalars import shown
+from shardctl.fleet.suggestion import suggestion
 
 if TYPE_CHECKING:  # consumers read no YAML
     from shardctl.fleet.yamlfile import YamlFile
@@ -60,7 +61,7 @@ def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
         case "extra_forbidden":
             known = _known_fields(model, path)
             fix = f"fields here: {', '.join(known)}." if known else "remove it."
-            fault = Fault(path, f"there is no such field.{_nearest(str(path[-1]), known)}", fix)
+            fault = Fault(path, f"there is no such field.{suggestion(str(path[-1]), known)}", fix)
         case "missing":
             fault = Fault(path, "is missing.", "add it; `shardctl schema` describes it.")
         case "string_type":
@@ -69,7 +70,7 @@ def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
             fault = Fault(path, f"{error['ctx']['error']}.")
         case "literal_error":
             expected = error["ctx"]["expected"]
-            close = _nearest(str(given), re.findall(r"'([^']+)'", expected))
+            close = suggestion(str(given), re.findall(r"'([^']+)'", expected))
             fault = Fault(path, f"{shown(given)} isn't one of {expected}.{close}")
         case "model_type" | "dict_type" | "model_attributes_type":
             fault = Fault(path, f"a mapping of fields is wanted, not {_yaml_kind(given)}.")
@@ -123,10 +124,3 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
         if model := _model_within(argument):
             return model
     return None
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(word, known, 1)
-    return f" Did you mean {close[0]}?" if close else ""

@@ -18,6 +18,7 @@ from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
+from shardctl.fleet.suggestion import suggestion
 from shardctl.render import (
     cloudsql,
     gateway,
@@ -176,7 +177,7 @@ def _chosen_kinds(fleet: Fleet, kinds: Iterable[str]) -> Collection[str]:
     chosen = set()
     for kind in kinds:
         if kind.lower() not in by_lower:
-            raise UsageError(f"no kind {kind!r} is rendered; kinds: {', '.join(KINDS)}")
+            raise UsageError(f"no kind {kind!r} is rendered.{suggestion(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
         if by_lower[kind.lower()] in elsewhere:
             raise UsageError(f"{by_lower[kind.lower()]} isn't among the manifests: provisioner is {fleet.provisioner}")
         chosen.add(by_lower[kind.lower()])

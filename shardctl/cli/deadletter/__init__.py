@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shardctl.cli.commandlist import CommandList
 from shardctl.cli.deadletter import options
 from shardctl.cli.deadletter.options import (
     AllOption,
@@ -26,7 +27,9 @@ from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.terminal import DEFAULT_FILE, DryRunOption, FileOption, JsonOption, YesOption
 from shardctl.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for an operator.")
+app = typer.Typer(
+    cls=CommandList, no_args_is_help=True, rich_markup_mode=None, help="Writes that failed and wait for an operator."
+)
 
 LISTED = 100
 

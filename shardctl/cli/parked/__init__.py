@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shardctl.cli.commandlist import CommandList
 from shardctl.cli.deadletter import options
 from shardctl.cli.deadletter.options import (
     AllOption,
@@ -19,7 +20,9 @@ from shardctl.cli.deadletter.options import (
 from shardctl.cli.provision import DatabaseOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, YesOption
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keys that wait behind a write that failed.")
+app = typer.Typer(
+    cls=CommandList, no_args_is_help=True, rich_markup_mode=None, help="Keys that wait behind a write that failed."
+)
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="A routing key.")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from shardctl.cli.commandlist import CommandList
 from shardctl.cli.rebalance.back import back
 from shardctl.cli.rebalance.finish import finish
 from shardctl.cli.rebalance.go import go
@@ -12,6 +13,11 @@ from shardctl.cli.rebalance.run import abort, run
 from shardctl.cli.rebalance.start import start
 from shardctl.cli.rebalance.status import status
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move slots between shards while writes continue.")
+app = typer.Typer(
+    cls=CommandList,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Move slots between shards while writes continue.",
+)
 for _verb in (go, plan, start, run, status, abort, back, finish):
     app.command()(_verb)

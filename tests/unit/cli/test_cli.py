@@ -44,6 +44,7 @@ def test_version(run):
     code, out, err = run("--version")
     assert (code, err) == (0, "")
     assert out.startswith("shardctl ")
+    assert run("-V") == (code, out, err)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,17 @@ def test_help_names_every_verb(run):
     assert code == 0
     for verb in ("init", "validate", "schema", "route", "render", "provision", "publish", "broker"):
         assert f"  {verb} " in out
+
+
+def test_help_shows_whole_summaries_by_stage_on_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("--help")
+    assert "..." not in out.partition("Describe:")[2]
+    assert [line for line in out.splitlines() if line.endswith(":")] == [
+        "Options:", "Describe:", "Run:", "Operate:", "Move:"
+    ]  # fmt: skip
+    assert max(map(len, out.splitlines())) <= 80
+    assert "..." not in run("rebalance", "--help")[1].partition("Commands:")[2]
 
 
 def test_help_starts_fast_since_verbs_import_late():
@@ -142,6 +154,47 @@ def test_init_writes_and_never_overwrites(run, tmp_path):
     assert (tmp_path / "shards.yaml").read_text() == "mine"
     assert run("init", "--force")[0] == 0
     assert run("validate")[0] == 0
+
+
+def test_init_names_what_it_is_given_and_its_secrets_after_the_fleet(run, tmp_path):
+    names = ("--fleet", "shop", "--project", "shop-prod", "--image", "registry.example/consumer:1")
+    code, _, err = run("init", *names)
+    assert code == 0
+    assert "Next: `shardctl validate`." in err
+    written = yaml.safe_load((tmp_path / "shards.yaml").read_text())
+    assert [written[name] for name in ("fleet", "project", "namespace", "image")] == [
+        "shop", "shop-prod", "shop", "registry.example/consumer:1"
+    ]  # fmt: skip
+    assert written["redis"]["secret"]["name"] == "shop-redis"
+    assert [shard["database"]["name"] for shard in written["shards"]] == ["shop-s0-db", "shop-s1-db", "shop-s2-db"]
+    assert run("validate")[0] == 0
+    assert run("init", "--namespace", "elsewhere", "--from-modulo", "2", "--force")[0] == 0
+    assert yaml.safe_load((tmp_path / "shards.yaml").read_text())["namespace"] == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--fleet", "Shop"), ("--project", "x"), ("--namespace", "a_b"), ("--image", "image:latest")]
+)
+def test_init_refuses_names_that_the_file_could_not_have(run, tmp_path, option, value):
+    code, _, err = run("init", option, value)
+    assert code == 2
+    assert f"{option}: {value!r} " in err
+    assert not (tmp_path / "shards.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ("render --kind deploymant", "Deployment"),
+        ("render --shard s00", "s0"),
+        ("route k --type custmer", "customer"),
+        ("simulate --rate 1 --type ordr=1", "order"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_suggested(run, file, arguments, near):
+    code, _, err = run(*arguments.split())
+    assert code == 2
+    assert f"Did you mean {near}?" in err
 
 
 def test_init_into_a_folder_that_isnt_there(run):

@@ -90,7 +90,7 @@ def test_a_closed_stderr_puts_no_talk_among_the_data(fleet, monkeypatch, capsys)
 
 
 def test_a_bug_is_reported_where_no_file_can_keep_its_traceback(fleet, monkeypatch, capsys):
-    monkeypatch.setattr("shardctl.fleet.scaffold.text", lambda _: 1 / 0)
+    monkeypatch.setattr("shardctl.fleet.scaffold.text", lambda *_: 1 / 0)
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
     assert main(["init", "-f", "new.yaml"]) == 3
     err = capsys.readouterr().err

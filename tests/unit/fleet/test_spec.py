@@ -201,7 +201,7 @@ def test_a_fault_of_a_setting_is_shown_once_however_many_shards_have_it():
 
 
 def test_unknown_shard_names_list_the_known():
-    with pytest.raises(spec.UsageError, match="shards: s0"):
+    with pytest.raises(spec.UsageError, match="Shards: s0"):
         fleet(["0-1023"]).shard("nope")
 
 
