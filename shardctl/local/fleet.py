@@ -334,17 +334,17 @@ class LocalFleet:
             subscriber.close()
 
     def _provision_database(self, spec: Fleet, shard: Shard) -> None:
-        self._make_database(shard)
+        self._make_database(spec, shard)
         provision_database(spec, shard, self.database_url(shard.name))
 
     def _database_name(self, shard: Shard) -> str:
         return topology.shard_id(self.spec, shard).replace("-", "_")
 
-    def _make_database(self, shard: Shard) -> None:
+    def _make_database(self, spec: Fleet, shard: Shard) -> None:
         if self.postgres is None:
             (self.directory / "sqlite").mkdir(mode=0o700, parents=True, exist_ok=True)
         else:
-            self.postgres.create_database(self._database_name(shard))
+            self.postgres.create_database(self._database_name(shard), _schemas(spec))
 
     def _end_postgres(self) -> None:
         if self.postgres is None:
@@ -353,3 +353,8 @@ class LocalFleet:
             self.postgres.stop()
         else:
             self.postgres.delete()
+
+
+def _schemas(spec: Fleet) -> list[str]:
+    """Of the tables `schema.table`: on a cluster they are there already."""
+    return sorted({kind.table.partition(".")[0] for kind in spec.message_types.values() if "." in kind.table})

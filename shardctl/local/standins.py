@@ -17,6 +17,9 @@ def on_this_machine(fleet: Fleet) -> Fleet:
             f"delivery: push sends messages to {fleet.delivery.url}, and nothing on this machine answers there. "
             "Run a copy of the file with delivery: pull."
         )
+    in_schema = [kind.table for kind in fleet.message_types.values() if "." in kind.table]
+    if in_schema and fleet.local.database == "sqlite":
+        raise UsageError(f"table {in_schema[0]}: SQLite has no schemas. Set local: {{database: postgresql}}.")
     shards = tuple(shard.model_copy(update={"leader": _elected_here(shard.leader)}) for shard in fleet.shards)
     return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "shards": shards})
 

@@ -7,7 +7,7 @@ import functools
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Literal as OneOf
@@ -80,13 +80,17 @@ class PostgresServer(Server):
         """Mode fast ends sessions and writes a checkpoint; immediate leaves recovery to the next start."""
         self._stop_by(self._stop_signals[mode], timeout_seconds)
 
-    def create_database(self, name: str) -> str:
-        """Makes the database unless it is there; returns its URL."""
+    def create_database(self, name: str, schemas: Sequence[str] = ()) -> str:
+        """Makes the database and its schemas unless they are there; returns its URL."""
         from psycopg.errors import DuplicateDatabase
         from psycopg.sql import SQL, Identifier
 
         with self._connect() as connection, contextlib.suppress(DuplicateDatabase):
             connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+        if schemas:
+            with self._connect(database=name) as connection:
+                for schema in schemas:
+                    connection.execute(SQL("CREATE SCHEMA IF NOT EXISTS {}").format(Identifier(schema)))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
@@ -164,7 +168,7 @@ class PostgresServer(Server):
     def _installation(self) -> Installation:
         return find_installation()
 
-    def _connect(self, timeout_seconds: int = 10) -> psycopg.Connection[tuple[Any, ...]]:
+    def _connect(self, timeout_seconds: int = 10, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
         import psycopg
 
         try:
@@ -173,7 +177,7 @@ class PostgresServer(Server):
                 port=self.port,
                 user=SUPERUSER,
                 password=self.password,
-                dbname="postgres",
+                dbname=database,
                 sslmode="disable",
                 connect_timeout=timeout_seconds,
                 autocommit=True,

@@ -80,6 +80,9 @@ def test_creating_a_database_twice_keeps_it(postgres):
     query(postgres, "CREATE TABLE kept AS SELECT 1 AS id", "orders")
     assert postgres.create_database("orders") == postgres.url("orders")
     assert query(postgres, "SELECT id FROM kept", "orders") == [(1,)]
+    for _ in range(2):
+        postgres.create_database("orders", ["billing"])
+    query(postgres, "CREATE TABLE billing.invoices AS SELECT 1 AS id", "orders")
 
 
 def test_settings_given_win(tmp_path):
