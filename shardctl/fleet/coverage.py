@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shardctl.fleet import backends, cloudsql, credentials, schedules
+from shardctl.fleet import backends, cloudsql, credentials, schedules, tables
 from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -22,7 +22,6 @@ from shardctl.fleet.topology import (
     takes_every_type,
 )
 
-OWN_TABLES = "shardctl_"
 OTHER_TYPES = "(any other)"  # stands for every type the file doesn't name, and for a message without one
 
 
@@ -103,6 +102,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
     problems = [
         *_bad_names(fleet),
         *_bad_slots(fleet),
+        *tables.faults(fleet),
         *_bad_settings(fleet),
         *_bad_delivery(fleet),
         *_bad_clients(fleet),
@@ -160,23 +160,6 @@ def _bad_slots(fleet: Fleet) -> Iterator[Fault]:
 
 
 def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
-    tables: dict[str, str] = {}
-    for name, kind in fleet.message_types.items():
-        if not kind.table:
-            continue
-        if kind.table.rpartition(".")[2].lower().startswith(OWN_TABLES):
-            yield Fault(
-                ("message_types", name, "table"),
-                f"{kind.table!r} would meet shardctl's own tables, which begin with {OWN_TABLES!r}.",
-                "choose another name for the table.",
-            )
-        first = fleet.message_types[tables.setdefault(kind.table.lower(), name)]
-        if (kind.key, kind.columns, kind.slot_column) != (first.key, first.columns, first.slot_column):
-            yield Fault(
-                ("message_types", name, "table"),
-                f"{kind.table!r} is described differently by type {tables[kind.table.lower()]!r}.",
-                "give both the same key, columns and slot_column.",
-            )
     reach = redelivery_reach(fleet)
     days = -(-reach // timedelta(days=1))
     for number, shard in enumerate(fleet.shards):

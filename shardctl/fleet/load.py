@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from shardctl.fleet import coverage, yamlfile
 from shardctl.fleet.spec import DEFAULT_PATH, Fleet
-from shardctl.fleet.spec_errors import Fault, SpecError, explain
+from shardctl.fleet.spec_errors import Fault, SpecError, explained
 from shardctl.fleet.yamlfile import YamlFile
 
 
@@ -26,7 +26,7 @@ def fleet_from(file: YamlFile) -> Fleet:
     try:
         fleet = Fleet.model_validate(file.data)
     except ValidationError as error:
-        raise SpecError(file, [explain(file, Fleet, fault) for fault in error.errors()]) from error
+        raise SpecError(file, explained(file, Fleet, error.errors())) from error
     faults = coverage.faults(fleet)
     if faults:
         raise SpecError(file, faults)

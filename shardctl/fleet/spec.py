@@ -174,11 +174,12 @@ def _laid_over(shared: Any, own: Any) -> Any:
     return {**shared, **{name: _laid_over(shared.get(name), value) for name, value in own.items()}}
 
 
+FREE = "x-"  # begins the keys of the file that are the user's own, such as for values that others refer to
 SHARD_OVERRIDES = ("consumer", "autoscaling", "resources", "workload", "network_policy", "leader")
 
 
 class Fleet(Model):
-    """Every shard fed by one topic: the whole of `shards.yaml`."""
+    """Every shard fed by one topic: the whole of `shards.yaml`. Keys here that begin with `x-` are yours, for YAML's anchors."""
 
     fleet: ShortName
     project: ProjectId
@@ -274,7 +275,10 @@ class Fleet(Model):
     @classmethod
     def _lay_shards_over_the_fleet(cls, data: Any) -> Any:
         """Merge a shard's own settings into the fleet's, so that a shard names only what differs."""
-        if not isinstance(data, dict) or not isinstance(data.get("shards"), list):
+        if not isinstance(data, dict):
+            return data
+        data = {name: value for name, value in data.items() if not str(name).startswith(FREE)}
+        if not isinstance(data.get("shards"), list):
             return data
         data = _with_kinds(data)
 
@@ -340,6 +344,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": "shards.yaml of shardctl",
+        "patternProperties": {f"^{FREE}": True},
     }
 
 

@@ -11,12 +11,13 @@ from pydantic import BaseModel
 
 from shardctl.errors import UsageError
 from shardctl.fleet.scalars import shown
-from shardctl.fleet.suggestion import suggestion
+from shardctl.fleet.suggestion import nearest, suggestion
 
 if TYPE_CHECKING:  # consumers read no YAML
     from shardctl.fleet.yamlfile import YamlFile
 
 MAX_FAULTS_SHOWN = 20
+MAX_WRITTEN = 40  # characters of a scalar, as an error repeats it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,18 @@ def path_text(path: Sequence[str | int]) -> str:
     return text.removeprefix(".") or "(the whole file)"
 
 
+def explained(file: YamlFile, model: type[BaseModel], errors: Sequence[Any]) -> list[Fault]:
+    """Pydantic's errors in terms of the file. A field whose name is misspelt isn't also reported as missing."""
+    misspelt = set()
+    for error in errors:
+        if error["type"] == "extra_forbidden":
+            path = error["loc"]
+            misspelt.add((*path[:-1], nearest(str(path[-1]), _known_fields(model, path))))
+    return [
+        explain(file, model, error) for error in errors if error["type"] != "missing" or error["loc"] not in misspelt
+    ]
+
+
 def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
     """A fault that pydantic found when it read the file into `model`, in terms of the file."""
     path = tuple(part for part in error["loc"] if part != "[key]")
@@ -86,8 +99,9 @@ def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
 def _not_text(file: YamlFile, path: tuple[str | int, ...], given: object) -> Fault:
     written = file.written(path)
     if isinstance(given, bool | int | float) and written is not None:
-        what = f"YAML reads {written} as {_yaml_kind(given)}, and text is wanted."
-        return Fault(path, what, f'write "{written}" in quotes.')
+        short = written if len(written) <= MAX_WRITTEN else f"{written[:MAX_WRITTEN]}…"
+        what = f"YAML reads {short} as {_yaml_kind(given)}, and text is wanted."
+        return Fault(path, what, f'write "{short}" in quotes.')
     return Fault(path, f"text is wanted, not {_yaml_kind(given)}.")
 
 

@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from shardctl.fleet.keyspace import TimeUnit
 from shardctl.fleet.model import Model, OrJust
-from shardctl.fleet.scalars import Identifier, SinkPath, TableName, Text, one_or_many
+from shardctl.fleet.scalars import Identifier, SinkPath, TableName, Text, one_or_many, shown
 from shardctl.fleet.settings.http import HttpBackend
 
 ColumnType = Literal["text", "integer", "bigint", "number", "decimal", "boolean", "timestamp", "json"]
@@ -30,10 +30,30 @@ Operation = Literal["insert", "upsert", "update", "delete"]
 MAX_PRECISION, MAX_SCALE = 65, 30  # MariaDB's and MySQL's, the smallest among the databases
 _NUMERIC = re.compile(r"numeric\(([0-9]{1,2})(?:, ?([0-9]{1,2}))?\)")
 
+# What databases and languages call the types. A UUID's column takes its text.
+_MEANT = {
+    other: name
+    for name, others in {
+        "text": "text varchar char character nvarchar string str uuid citext enum bpchar tinytext mediumtext longtext",
+        "integer": "integer int int2 int4 smallint mediumint tinyint int32",
+        "bigint": "bigint int8 int64 long",
+        "number": "number float float4 float8 double real",
+        "decimal": "decimal money",
+        "numeric(p,s)": "numeric",
+        "boolean": "boolean bool bit",
+        "timestamp": "timestamp timestamptz datetime",
+        "json": "json jsonb",
+    }.items()
+    for other in others.split()
+}
+
 
 def _column(value: Any, handler: Callable[[Any], Any]) -> str:
     match = _NUMERIC.fullmatch(value) if isinstance(value, str) else None
     if match is None:
+        meant = _MEANT.get(value.partition("(")[0].strip().lower()) if isinstance(value, str) else None
+        if meant is not None and meant != value:
+            raise ValueError(f"{shown(value)} isn't a type of this file; write {meant}")
         return str(handler(value))
     precision, scale = int(match[1]), int(match[2] or 0)
     if not 1 <= precision <= MAX_PRECISION or scale > min(precision, MAX_SCALE):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
-from shardctl.fleet import coverage, topology, yamlfile
+from shardctl.fleet import coverage, scaffold, topology, yamlfile
 from shardctl.fleet.filters import MAX_FILTER_BYTES, shard_filter
 from shardctl.fleet.keyspace import SlotSet, digits_of
 from shardctl.fleet.load import fleet_from
@@ -220,7 +220,34 @@ def test_a_thousand_shards_load_soon():
     assert len(found.shards) == 1024
 
 
-def test_tables_of_shardctl_are_refused():
-    body = text(["0-1023"]).replace("table: a_rows", "table: shardctl_inbox")
-    with pytest.raises(SpecError, match="shardctl's own tables"):
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("shardctl_inbox", "shardctl's own tables"),
+        ("pg_catalog.rows", "keeps its own tables"),
+        ("information_schema.rows", "keeps its own tables"),
+        ("MySQL.rows", "keeps its own tables"),
+        ("pg_class", "keeps its own tables"),
+        ("b" * 64, "a name of 64 bytes"),
+        ("billing." + "b" * 64, "a name of 64 bytes"),
+    ],
+)
+def test_a_table_that_a_database_would_not_make_as_named_is_refused(table, says):
+    body = text(["0-1023"]).replace("table: a_rows", f"table: {table}")
+    with pytest.raises(SpecError, match=says) as error:
         fleet_from(yamlfile.parse(body))
+    assert len(error.value.faults) == 1
+
+
+def test_names_that_differ_in_case_alone_are_refused():
+    two = scaffold.text(2)
+    for name, other in (("      tier: text", "      Email: text"), ("      tier: text", "      SLOT: text")):
+        with pytest.raises(SpecError, match="differ in case alone, and are one column"):
+            fleet_from(yamlfile.parse(two.replace(name, other)))
+    with pytest.raises(SpecError, match="differ in case alone, and are one table"):
+        fleet_from(yamlfile.parse(two.replace("table: customers", "table: Orders")))
+
+
+def test_names_of_63_bytes_are_taken():
+    long = "b" * 63
+    assert fleet_from(yamlfile.parse(text(["0-1023"]).replace("table: a_rows", f"table: {long}.{long}")))

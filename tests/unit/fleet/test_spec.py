@@ -132,6 +132,14 @@ SLOTS = 'slots: "0-1023"'
         pytest.param(
             with_replaced("id: text", "id: txt"), "message_types.a.columns.id", "mean text?", id="column-type"
         ),
+        pytest.param(with_replaced("id: text", "id: int"), "message_types.a.columns.id", "write integer", id="int"),
+        pytest.param(with_replaced("id: text", "id: UUID"), "message_types.a.columns.id", "write text", id="uuid"),
+        pytest.param(
+            with_replaced("id: text", "id: varchar(9)"), "message_types.a.columns.id", "write text", id="varchar"
+        ),
+        pytest.param(with_replaced("id: text", "id: jsonb"), "message_types.a.columns.id", "write json", id="jsonb"),
+        pytest.param(with_replaced("fleet: orders", "fleeet: orders"), "fleeet", "Did you mean fleet?", id="misspelt"),
+        pytest.param(with_top("project_number: 1" + "2" * 900 + ".5"), "project_number", "2222… as", id="long-number"),
         pytest.param(with_replaced("  a:\n", "  a b:\n"), "message_types.a b", "a message type", id="type-name"),
         pytest.param(with_replaced("a_rows", "a;drop"), "message_types.a.table", "a table name", id="table-name"),
         pytest.param(
@@ -212,6 +220,12 @@ def test_the_json_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"].endswith("2020-12/schema")
     json.dumps(SCHEMA)
+
+
+def test_keys_that_begin_with_x_are_the_users_own():
+    own = "x-replicas: &replicas {min: 3, max: 4}\nautoscaling: *replicas\n" + GOOD
+    assert fleet_from(yamlfile.parse(own)).shards[0].autoscaling.min == 3
+    jsonschema.validate(yaml.safe_load(own), SCHEMA)
 
 
 @pytest.mark.parametrize("body", [GOOD, scaffold.text(3), scaffold.text(200)], ids=["small", "three", "many"])
