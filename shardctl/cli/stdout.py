@@ -6,7 +6,9 @@ So `shardctl verify | head -1` still says whether everything is verified.
 
 from __future__ import annotations
 
+import codecs
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from shardctl.errors import ShardctlError
+
+ESCAPE = "shardctl.escape"  # how characters are encoded that an encoding lacks
 
 
 class StdoutError(ShardctlError):
@@ -43,6 +47,16 @@ def reader_left() -> bool:
     return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "reader_left", False)
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What the terminal's encoding lacks, as JSON writes it: JSON stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPE, _escaped)
+
+
 @contextmanager
 def checked() -> Iterator[None]:
     """Writes to stdout raise StdoutError. Does nothing where stdout has no file descriptor."""
@@ -54,8 +68,9 @@ def checked() -> Iterator[None]:
         return
     plain.flush()
     raw = _Checked(handle, "wb", closefd=False)
+    errors = ESCAPE if plain.errors == "strict" else plain.errors
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=plain.encoding, errors=plain.errors, line_buffering=raw.isatty()
+        io.BufferedWriter(raw), encoding=plain.encoding, errors=errors, line_buffering=raw.isatty()
     )
     try:
         yield

@@ -1,5 +1,6 @@
 """What a command does when stdout or stderr takes nothing: never exit 0 for data that a full disk lost, never a traceback."""
 
+import json
 import os
 import sys
 from threading import Event
@@ -67,6 +68,15 @@ def test_a_reader_that_has_had_enough_leaves_the_command_its_result(fleet, strea
     err = capsys.readouterr().err
     assert "error" not in err
     assert "bug" not in err
+
+
+def test_an_encoding_that_lacks_a_character_gets_its_escape(fleet, monkeypatch, tmp_path):
+    with (tmp_path / "out").open("w", encoding="latin-1") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert main(["route", "kü→", "--json"]) == 0
+    shown = (tmp_path / "out").read_text(encoding="latin-1")
+    assert "kü\\u2192" in shown
+    assert json.loads(shown)["key"] == "kü→"
 
 
 def test_a_closed_stdout_is_refused_before_anything_is_done(fleet, tmp_path, monkeypatch, capsys):
