@@ -1,4 +1,4 @@
-"""Messages as they arrive at a replica, and a shard's database of one's own types: for parked keys and custom sinks."""
+"""Messages as they arrive at a replica, and a shard's database with custom types: for parked keys and custom sinks."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 MIB = 1024**2
 SECONDS = 15.0
-AT_LEAST_SECONDS = 3.0  # whoever is hung up on comes back
+AT_LEAST_SECONDS = 3.0  # a client that is hung up on comes back
 PROBE_SECONDS = 20.0  # a busy machine is given so long; what is measured is reported
 
 
@@ -48,7 +48,7 @@ class Cost:
 
 
 def cost_of(target: Target, attack: Callable[[Target], Awaitable[None]]) -> Cost:
-    """Attack, and tell what it cost."""
+    """Attack, and report what it cost."""
     for _ in range(20):
         _probe(target)
     cost = Cost()

@@ -1,4 +1,4 @@
-"""A real HTTP backend on loopback for tests: it answers as it is told, and remembers each call by its idempotency key."""
+"""A real HTTP backend on loopback for tests: it answers as a test asks, and remembers each call by its idempotency key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An API server that keeps Leases as Kubernetes does: over HTTP, with optimistic concurrency, and in trouble when told to."""
+"""An API server that keeps Leases as Kubernetes does: over HTTP, with optimistic concurrency, and in trouble when a test asks."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ NO_PROGRESS_SECONDS = 60.0  # leases, back-offs and timeouts are all far shorter
 DRAIN_SECONDS = 300.0
 FIRST_MOVE_SECONDS = 120.0  # beyond the time of the faults
 LOOK_SECONDS, ASK_SECONDS = 1.0, 4.0
-# At least: what a consumer did right before its end is told by nobody.
+# At least: what a consumer did right before its end is not reported.
 TOLD = {
     "held": "shardctl_messages_held_total",
     "passed on": "shardctl_messages_passed_on_total",
@@ -71,7 +71,7 @@ class Campaign:
         self._last: dict[str, Counter[str]] = {}  # what each subscription counted when it was seen last
         self._past: Counter[str] = Counter()  # what those counted that are gone
         self._looked = self._asked = 0.0
-        self._metrics: dict[str, dict[str, float]] = {}  # what each consumer told last, also of those that are gone
+        self._metrics: dict[str, dict[str, float]] = {}  # what each consumer reported last, also of those that are gone
 
     def hurt(self) -> None:
         """Publish everything while faults come and go; heal all in the end."""
@@ -163,7 +163,7 @@ class Campaign:
         return report
 
     def look(self) -> None:
-        """Revive what crashed; now and then tell how it goes."""
+        """Revive what crashed; now and then report how it goes."""
         for consumer in self.scene.revive_crashed():
             self.crashes.append(consumer.name)
             self.watch.stage(f"{consumer.name} ENDED BY ITSELF and was started again; its log: {consumer.log_file}")

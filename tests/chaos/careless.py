@@ -59,7 +59,7 @@ class Careless:
                         return
                     due = max(due + self._seconds_a_write, time.monotonic() - 1.0)
                     self._publish(operation, again=duplicate)
-        except Exception as error:  # noqa: BLE001 - told in the report
+        except Exception as error:  # noqa: BLE001 - shown in the report
             self.error = error
 
     def _publish(self, operation: Operation, *, again: bool) -> None:

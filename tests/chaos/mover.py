@@ -98,7 +98,7 @@ class Mover:
                     self._rebalance(load_fleet(self.file))
             finally:
                 self.commands.close()
-        except Exception as error:  # noqa: BLE001 - told in the report
+        except Exception as error:  # noqa: BLE001 - shown in the report
             self.error = error
 
     def _rebalance(self, fleet: Fleet) -> None:

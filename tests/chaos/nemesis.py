@@ -151,7 +151,7 @@ class Nemesis:
                 for wait in self._waits(self._seconds() + planned.seconds):
                     self._stopping.wait(wait)
                     fault.hold()
-            except Exception as error:  # noqa: BLE001 - a fault that fails is told, and healed all the same
+            except Exception as error:  # noqa: BLE001 - a fault that fails is reported, and healed all the same
                 self.failures.append(self._note(f"{planned}: FAILED: {type(error).__name__}: {error}"))
             self._heal(planned, fault)
             del self._active[number]
@@ -164,7 +164,7 @@ class Nemesis:
         for left in reversed(range(HEAL_TRIES)):
             try:
                 fault.heal()
-            except Exception as error:  # noqa: BLE001 - told
+            except Exception as error:  # noqa: BLE001 - reported
                 event = self._note(f"{planned}: NOT HEALED: {type(error).__name__}: {error}")
                 if not left:
                     self.failures.append(event)

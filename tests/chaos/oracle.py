@@ -1,6 +1,6 @@
 """An independent judge: compares what was published with what the tables hold, and names each anomaly as Jepsen does.
 
-It shares no code with what it judges: it hashes slots itself, is told the fleet's layout as numbers, and what the databases hold
+It shares no code with what it judges: it hashes slots itself, receives the fleet's layout as numbers, and what the databases hold
 as plain rows. Pure.
 """
 

@@ -138,7 +138,7 @@ def swapped_rows(world: World):
 
 
 def swapped_upserts(world: World):
-    """The last value is right: only the log tells."""
+    """The last value is right: only the log shows it."""
     return swapped(world.b.log)
 
 
@@ -173,7 +173,7 @@ def two_databases_write(world: World):
 
 
 def effect_that_vanished(world: World):
-    """An upsert that later ones replaced: no row and no record tells of it."""
+    """An upsert that later ones replaced: no row and no record shows it."""
     line = next(line for line in world.a.log if [each.entity for each in world.a.log].count(line.entity) > 1)
     world.a.log.remove(line)
     return Anomaly.LOST, line.entity

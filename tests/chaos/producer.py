@@ -64,7 +64,7 @@ class Producer:
                 )
                 for outcome in publisher.publish_all(self._writes()):
                     self._settle(outcome)
-        except Exception as error:  # noqa: BLE001 - told in the report
+        except Exception as error:  # noqa: BLE001 - shown in the report
             self.error = error
 
     def _settle(self, outcome: Outcome) -> None:

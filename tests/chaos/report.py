@@ -37,7 +37,7 @@ class Standing:
 
 
 class Watch(Protocol):
-    """Whoever looks on; called from several threads."""
+    """An observer; called from several threads."""
 
     def stage(self, what: str) -> None: ...
     def event(self, event: Event) -> None: ...
@@ -46,7 +46,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`counts` tell what happened; `trouble` is what kept the harness itself from doing its work."""
+    """`counts` say what happened; `trouble` is what kept the harness itself from doing its work."""
 
     plan: Plan
     directory: Path

@@ -16,7 +16,10 @@ SEED, SECONDS = 1312, 32.0  # its schedule has every fault
 MOVING_SEED = 9628  # kills the first run half-way, a consumer too, and has messages come again
 MOVING_SECONDS = 20.0
 
-pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]  # a fleet that is stuck is waited for, and then told in full
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.timeout(600),
+]  # a fleet that is stuck is waited for, and then reported in full
 
 
 def test_trouble_costs_time_and_never_a_write(tmp_path):

@@ -1,4 +1,4 @@
-"""Messages that kill whoever applies them: they alone become dead letters, and all else is applied in order."""
+"""Messages that kill the process that applies them: they alone become dead letters, and all else is applied in order."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _STATEMENTS = (
 
 
 def swear_in(url: str) -> None:
-    """From now on the database tells. Before its first write; safe to run again."""
+    """From now on the database keeps a history. Before its first write; safe to run again."""
     engine = create_engine(url)
     try:
         with engine.begin() as connection:

@@ -209,7 +209,7 @@ def inbox_rows(url: str) -> int:
 
 @pytest.mark.proof
 def test_forged_barriers_on_slots_that_are_arriving_lose_no_write(tmp_path):
-    """Of the open rebalance, in order, with all that the journals tell: whatever is acked afterwards is in a database."""
+    """Of the open rebalance, in order, with all that the journals say: whatever is acked afterwards is in a database."""
     fleet = fleet_from(yamlfile.parse(SMALL, "shards.yaml"))
     with contextlib.ExitStack() as ending:
         try:

@@ -1,4 +1,4 @@
-"""`python -m tests.sim`: many schedules, or one of them told event by event."""
+"""`python -m tests.sim`: many schedules, or one of them event by event."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PULL_LEASE_SECONDS = 10.0
 
 
 class Watcher(Protocol):
-    """Told what the broker sees."""
+    """Receives what the broker sees."""
 
     def tell(self, who: object, what: str, *about: object) -> None: ...
     def acked(self, process: Process, message: Message) -> None: ...
@@ -199,7 +199,7 @@ class Broker:
             self._kick()
 
     def _give(self, lane: Lane, responses: dict[Stream, list[Lease]]) -> bool:
-        """Lease a run of a lane's messages to whoever may have them; whether there is more for an able reader."""
+        """Lease a run of a lane's messages to a reader that may have them; whether there is more for an able reader."""
         able = [stream for stream in self.streams if stream.out < stream.max_messages]
         if lane.reader is not None:
             able = [stream for stream in able if stream is lane.reader]
@@ -337,7 +337,7 @@ class Subscriber:
         try:
             await self.network.request("pubsub", serve, 5.0, _failure)
         except BaseException:
-            broker.close_stream(stream)  # the call ends with whoever waited for it, and opens nothing later
+            broker.close_stream(stream)  # the call ends with the process that waited for it, and opens nothing later
             raise
         return Responses(self.loop, broker, stream, self.loop.create_task(_pump(requests), name="pump"))
 

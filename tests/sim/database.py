@@ -25,7 +25,7 @@ GONE = "the transaction is gone: the connection was lost"
 
 
 class Watcher(Protocol):
-    """Told what the database sees."""
+    """Receives what the database sees."""
 
     def tell(self, who: object, what: str, *about: object) -> None: ...
     def committed(self, process: Process, writes: Sequence[Delivery], dead: Sequence[Delivery]) -> None: ...
@@ -50,7 +50,7 @@ class Transaction:
         self.recorded: list[Delivery] = []
         self.writes: list[Delivery] = []
         self.waiters: list[Callable[[], None]] = []  # who waits for this one's end
-        self.operations = 0  # begun so far: tells an idle timer that it is out of date
+        self.operations = 0  # begun so far: shows an idle timer that it is out of date
 
 
 class Database:
@@ -65,7 +65,7 @@ class Database:
         self.fail_commit = 0.0
         self._locked: set[str] = set()  # routing keys whose row somebody else's transaction holds
         self._row_waiters: list[Callable[[], None]] = []
-        self.deadly: frozenset[int] = frozenset()  # numbers of messages that kill whoever writes them
+        self.deadly: frozenset[int] = frozenset()  # numbers of messages that kill the process that writes them
         self.kill: Callable[[Process], None] = lambda _: None
         self._claims: dict[Identity, Transaction] = {}
         self._open: list[Transaction] = []

@@ -250,7 +250,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """A thread of the simulation is a task, so `func` must give a coroutine. Nobody can cancel a thread."""
+        """A thread of the simulation is a task, so `func` must give a coroutine. A thread can't be cancelled."""
         answer = self.create_future()
 
         def give(thread: asyncio.Task[Any]) -> None:

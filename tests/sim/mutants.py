@@ -53,7 +53,7 @@ class ForgetsFailedBatches(Handler):
 
 
 class DeadLettersInBackground(Handler):
-    """What follows poison commits before the poison is set aside."""
+    """What follows poison commits before the poison is dead-lettered."""
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*parts)
@@ -182,7 +182,7 @@ class WaitsTogether(Batcher):
 
 
 class PausesForOne(Replica):
-    """Nothing is taken in while one slot waits."""
+    """Nothing is received while one slot waits."""
 
     def _wait_alone(self, batch: Batch, error: TransientError) -> None:
         super()._wait_alone(batch, error)

@@ -31,7 +31,7 @@ Answer = Callable[[Any], None]
 
 
 class Network:
-    """`trouble` is told when a request of a live process fares badly: with what it may excuse, that is the oracle's business."""
+    """`trouble` is called when a request of a live process fails: what that may excuse is the oracle's business."""
 
     def __init__(self, loop: SimLoop, seed: int, trouble: Callable[[Process, str], None]) -> None:
         self._loop, self._draw, self._trouble = loop, random.Random(f"{seed} network").random, trouble

@@ -1,4 +1,4 @@
-"""What must be true, told from what was published, acked and committed; it knows nothing of how the consumer works."""
+"""What must be true, by what was published, acked and committed; it knows nothing of how the consumer works."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Oracle:
         self._misfortunes[process] = self._clock()
         self.tell(process, what)
 
-    # -- told by the services ----------------------------------------------------------------------------------------
+    # -- called by the services ----------------------------------------------------------------------------------------
 
     def committed(self, process: Process, writes: Sequence[Delivery], dead: Sequence[Delivery]) -> None:
         for write in writes:

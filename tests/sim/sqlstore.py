@@ -36,7 +36,7 @@ class SqlDatabase:
         self._draw = random.Random(f"{seed} database").random
         self.arriving = set(arriving)
         self.fail_commit = 0.0
-        self._seen = 0  # the last row of `entries` that was told
+        self._seen = 0  # the last row of `entries` that was reported
         self._dead: set[Identity] = set()
         self.engine: Engine = sessions.engine_of(make_url("sqlite://"), config.consumer)
         with self.engine.begin() as connection:

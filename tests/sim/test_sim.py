@@ -81,7 +81,7 @@ def test_what_kills_its_process_alone_becomes_a_dead_letter():
 
 @pytest.mark.slow
 def test_a_fast_start_costs_sound_writes_their_attempts():
-    """The scenario proves something: where everything is taken in at once, sound writes become dead letters."""
+    """The scenario proves something: where everything is received at once, sound writes become dead letters."""
     scenarios = [crashing(seed) for seed in range(10)]
     for scenario in scenarios:
         scenario.slow_start = False
@@ -113,7 +113,7 @@ def test_safety_does_not_rest_on_locks():
 @pytest.mark.proof
 @pytest.mark.parametrize("seed", SWEPT)
 def test_cut_short_at_every_await(seed):
-    """Killed, frozen or told to stop before each step that each replica takes; then, for a sample, once more."""
+    """Killed, frozen or stopped before each step that each replica takes; then, for a sample, once more."""
     steps = play(small(seed)).steps
     assert sum(steps) > 100
     check(itertools.chain(every_await(seed, steps), two_awaits(seed, steps, PAIRS)))

@@ -133,7 +133,7 @@ def test_a_new_key_is_fetched_once(claims, clock, issuer):
     clock.ahead = oidc.REFETCH_PAUSE_SECONDS
     assert claims(token("k2"))
     assert issuer.fetches == 2
-    for _ in range(5):  # whoever invents keys can't make us ask for each
+    for _ in range(5):  # a client that invents keys can't make us ask for each
         with pytest.raises(TokenError):
             claims(token("k3", kid="invented"))
     assert issuer.fetches == 2

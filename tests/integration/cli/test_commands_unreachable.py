@@ -1,4 +1,4 @@
-"""Every command where nobody can be asked: what is unknown is an error or `?`, never a 0, and never exit 0 as an answer.
+"""Every command where no service can be reached: what is unknown is an error or `?`, never a 0, and never exit 0 as an answer.
 
 A new command has to take its place in the table below.
 """

@@ -43,7 +43,7 @@ def provision(tmp_path):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
-                # Whoever runs the tests may ignore it, and then the command would, too.
+                # The process that runs the tests may ignore it, and then the command would, too.
                 preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - there are no threads
             )
             started.append(process)

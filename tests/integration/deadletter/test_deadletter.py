@@ -76,7 +76,7 @@ def sqlite_town(broker, tmp_path, monkeypatch):
 def desk(capsys):
     """Runs a verb; code, parsed JSON or None, and the talk."""
 
-    def ran(*arguments, wait="10"):  # the broker tells when all was seen
+    def ran(*arguments, wait="10"):  # the broker knows when all was seen
         code = main(["deadletter", *arguments, "--json", *(("--wait", wait) if "--parked" not in arguments else ())])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
@@ -512,7 +512,7 @@ def test_hostile_letters_are_shown_and_dropped_and_stop_nothing(sqlite_town, des
 
 
 def test_thousands_of_letters(sqlite_town, desk):
-    """More than one response, one part and one request; the bound on what is held at once is told."""
+    """More than one response, one part and one request; the bound on what is held at once is reported."""
     town = sqlite_town
     count = 3_000
     dead, slot = f"projects/{town.project}/topics/data-writes", slot_of(A, 6)

@@ -1,4 +1,4 @@
-"""`python -m consumer` sets a write aside, `shardctl deadletter` brings it back: each a process of its own."""
+"""`python -m consumer` dead-letters a write, `shardctl deadletter` brings it back: each as a process."""
 
 from __future__ import annotations
 

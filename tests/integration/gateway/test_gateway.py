@@ -1,4 +1,4 @@
-"""The gateway as a pod runs it, on the embedded broker: what it takes, what it refuses, and what it does with hostile clients."""
+"""The gateway as a pod runs it, on the embedded broker: what it accepts and refuses, and what it does with hostile clients."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_the_databases_keep_remainders_together_as_producers_do(places, product,
     assert wrong(side, kind, rule) == 1
     side.clear()
     side.put(side.things, {"id": "x", "a_bigint": -5, "slot": 0}, {"id": "007", "a_bigint": None, "slot": 0})
-    assert wrong(side, kind, rule) == 0  # nobody can tell where they belong
+    assert wrong(side, kind, rule) == 0  # where they belong is unknown
 
 
 @pytest.mark.parametrize("unit", ["hour", "day", "week", "month"])

@@ -184,7 +184,7 @@ def test_what_moved_away_is_deleted_in_small_transactions(sides):
 
 @REAL
 def test_a_lane_cannot_change_while_rows_are_deleted(sides):
-    """The fence is shared: whoever takes it alone waits."""
+    """The fence is shared: a session that takes it alone waits."""
     side = sides[0]
     side.record(5, "k")
     with database.writing(side.engine) as mover:

@@ -117,7 +117,7 @@ def postgres_with_tls():
 
 @pytest.fixture(scope="module", params=[Postgres, MariaDB], ids=["postgresql", "mariadb"])
 def place(request, tmp_path_factory, certificates):
-    """A server that speaks TLS, also to whoever doesn't ask for it."""
+    """A server that speaks TLS, also to clients that don't ask for it."""
     if request.param is MariaDB:
         request.getfixturevalue("mariadb_server")  # skips where there is none
     files = for_server(certificates)

@@ -5,6 +5,6 @@ theirs, each of its transactions and publishes may be its last. The oracle knows
 a slot is active once.
 
     python -m tests.sim --rebalance                     a thousand schedules
-    python -m tests.sim --rebalance --seed 7 --trace    one of them, told event by event
+    python -m tests.sim --rebalance --seed 7 --trace    one of them, event by event
     python -m tests.sim --rebalance --sweep 0           the executor killed at every effect
 """

@@ -170,7 +170,7 @@ class Executor(Hooks):
             if world.loop.time() > began + seconds:
                 return progress
             waited = world.loop.time() - began
-            await asyncio.sleep(self._step_seconds * (1 + waited // 10))  # whoever waits for long needs no haste
+            await asyncio.sleep(self._step_seconds * (1 + waited // 10))  # a process that waits for long needs no haste
 
     async def abort(self) -> None:
         known = await self._call(lambda: _known(self._engines))

@@ -142,7 +142,7 @@ class AwaitsWhateverComes(Store):
 
 
 class AsksForNoToken(Store):
-    """So does a barrier that is awaited, whoever published it, and however long ago."""
+    """So does a barrier that is awaited, by any publisher, and however long ago."""
 
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         with self._writing() as connection:

@@ -1,4 +1,4 @@
-"""What must be true while slots move, told from what was published, acked and committed."""
+"""What must be true while slots move, by what was published, acked and committed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MovingOracle(Oracle):
     - each write is committed once, in a database that holds its slot active, and where producers keep order, in order;
     - nothing is acked that is neither recorded in an inbox, nor on the dead-letter topic, nor in some subscription;
     - nothing is published again where producers keep order, but what is dead-lettered because its key was reused;
-    - a slot is active once, and whoever holds it active has all of its rows;
-    - poison is set aside before what follows it in its slot, and a parked key waits for a person;
+    - a slot is active once, and the shard that holds it active has all of its rows;
+    - poison is dead-lettered before what follows it in its slot, and a parked key waits for a person;
     - in the end everything that can be written is, and each row, inbox row and lane lies where the file says.
     """
 
@@ -47,7 +47,7 @@ class MovingOracle(Oracle):
         self._versions: dict[str, int | None] = {}
         self.active: dict[str, dict[int, int]] = {name: {} for name in databases}  # slot → generation
 
-    # -- told by the topic -------------------------------------------------------------------------------------------
+    # -- called by the topic -------------------------------------------------------------------------------------------
 
     def published(self, message: Posted, who: object) -> None:
         self.tell(who, "publishes", message)
@@ -100,7 +100,7 @@ class MovingOracle(Oracle):
     def _is_dead_lettered(self, write: Write) -> bool:
         return any(self._posted[message_id].write is write for message_id in self.dead_letters)
 
-    # -- told by the databases ---------------------------------------------------------------------------------------
+    # -- called by the databases ---------------------------------------------------------------------------------------
 
     def observe(self, shard: ShardDatabase, who: object, *, copies: bool) -> None:
         """After each transaction. Rows that the executor has copied are no writes."""

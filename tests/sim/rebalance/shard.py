@@ -43,7 +43,7 @@ _OWN = tuple(table.name for table in reversed(schema.metadata.sorted_tables))
 
 
 class Hooks:
-    """Told of what is done through the executor's engines: whoever runs there at the moment."""
+    """Receives what is done through the executor's engines: the process that runs there at the moment."""
 
     def before_statement(self, shard: str, connection: sqlite3.Connection, statement: str) -> None: ...
     def commit(self, shard: str, connection: sqlite3.Connection) -> None: ...
@@ -53,7 +53,7 @@ current = Hooks()  # set through `hooked`
 
 
 def hooked(hooks: Hooks) -> Hooks:
-    """Let the executor's engines tell another; who was told before."""
+    """Let the executor's engines report to another; returns the one before."""
     global current
     before, current = current, hooks
     return before
@@ -114,7 +114,7 @@ class ShardDatabase:
     def written(self) -> tuple[list[str], list[bytes]]:
         """Since the last look: the ids of rows that were added, in order, and the identities of writes to balances.
 
-        A balance's row doesn't tell how often it was written, but the inbox does.
+        A balance's row doesn't show how often it was written, but the inbox does.
         """
         rows = [row_id for table in ADDED for (row_id,) in self._ask(f"SELECT id FROM {table} ORDER BY rowid")]
         applied = self._ask("SELECT identity, key_hash FROM shardctl_inbox WHERE outcome IS NULL")
@@ -181,7 +181,7 @@ Told = Callable[[ShardDatabase, object], None]
 
 
 class ShardStore:
-    """A replica's own store, with the network between it and the database. `observe` is told after each transaction."""
+    """A replica's own store, with the network between it and the database. `observe` is called after each transaction."""
 
     def __init__(
         self, loop: SimLoop, network: Network, shard: ShardDatabase, config: ShardConfig, observe: Told, fail: Any

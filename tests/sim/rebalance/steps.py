@@ -11,7 +11,7 @@ from tests.sim.loop import Killed
 
 
 class Steps:
-    """A call that may `pause`. Neither it nor whoever resumes it ever runs beside the other, so a seed stays one history."""
+    """A call that may `pause`. Neither it nor the caller that resumes it runs beside the other, so a seed is one history."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.call = call
@@ -78,7 +78,7 @@ class _Worker:
             try:
                 if not steps.dead:
                     steps.result = steps.call()
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the call meets it
+            except BaseException as error:  # noqa: BLE001 - raised in the task that waits for the call
                 steps.error = error
             steps.seconds = None
             del steps

@@ -106,7 +106,7 @@ class Topic:
         )
 
     def backlogs(self, names: Sequence[str]) -> dict[str, Backlog]:
-        """As `shardctl.rebalance.backlog` tells them."""
+        """As `shardctl.rebalance.backlog` reports them."""
         found = {}
         for path in self.brokers:
             if (name := path.rpartition("/")[2]) in names:

@@ -65,7 +65,7 @@ class MovingResult(Result):
     effects: list[str] = field(default_factory=list)  # of the executor
     lives: dict[tuple[int, int], int] = field(default_factory=dict)  # steps of each replica's each process
     again: int = 0  # messages that consumers have published once more
-    again_counted: int = 0  # as their metrics tell
+    again_counted: int = 0  # by their metrics
 
 
 def play(scenario: Scenario, parts: Parts | None = None, *, logs: bool = False) -> MovingResult:

@@ -1,4 +1,4 @@
-"""A letter goes into a file and comes out the same; what isn't one is told."""
+"""A letter goes into a file and comes out the same; what isn't one is reported."""
 
 import stat
 

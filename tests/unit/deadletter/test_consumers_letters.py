@@ -1,4 +1,4 @@
-"""What a consumer sets aside is read by the desk as the write that it was."""
+"""What a consumer dead-letters is read by the desk as the write that it was."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What a letter tells, and what its replay looks like, whoever wrote it."""
+"""What a letter says, and what its replay looks like, whichever way it was written."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""What `load` refuses, and how it says so. Each case is told with file, line, path, fault and fix."""
+"""What `load` refuses, and how it says so. Each case is reported with file, line, path, fault and fix."""
 
 import json
 from datetime import timedelta

@@ -26,7 +26,7 @@ GUARDED = fleet("{auth: {kind: keys, secret: {name: n, key: k}}}")
 
 
 class Topics:
-    """Takes what it is given, unless it is told to fail."""
+    """Takes what it is given, unless it is to fail."""
 
     def __init__(self):
         self.messages, self.refuses = [], False

@@ -40,7 +40,7 @@ KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
     st.none() | st.datetimes(timezones=st.just(UTC)),
 )
 def test_a_write_travels_as_the_library_sends_it(order_id, names_key, operation, idempotency_key, timestamp):
-    order_id = order_id.rstrip(" ") or "k"  # MariaDB couldn't tell two keys apart that differ in those alone
+    order_id = order_id.rstrip(" ") or "k"  # MariaDB couldn't distinguish two keys that differ in those alone
     key = order_id if names_key else None
     body = {"order_id": order_id, "lines": [{"sku": 1.5}]}
     wanted = encode(FLEET, Write("order", body, key, operation, idempotency_key, timestamp), NOW)

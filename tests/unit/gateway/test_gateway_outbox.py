@@ -17,7 +17,7 @@ from shardctl.gateway.ratelimit import Buckets
 
 
 class Topics:
-    """Takes one-byte messages; answers when it is told to. `faults` are raised first, one a request."""
+    """Takes one-byte messages; answers when a test asks. `faults` are raised first, one a request."""
 
     def __init__(self, faults=(), *, held=False):
         self.taken, self.requests = [], []

@@ -1,4 +1,4 @@
-"""What a row's history tells. The databases that keep one are in the end-to-end tests."""
+"""What a row's history shows. The databases that keep one are in the end-to-end tests."""
 
 import sqlite3
 

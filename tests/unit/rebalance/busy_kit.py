@@ -84,7 +84,7 @@ class BusyWorld(World):
             changes.record(connection, [changes.of_inbox(slot, identity), Change(slot, TABLE.name, (key,))])
 
     def check(self):
-        """No slot is active twice, ever, and whoever holds one active has all of its rows as they were written last."""
+        """No slot is active twice, ever, and the shard that holds one active has all of its rows as they were written last."""
         seen = set()
         for (name, _), slots in self.active().items():
             assert not seen & slots

@@ -240,7 +240,7 @@ class World:
         return {(shard.name, shard.generation): set(shard.slots) for shard in self.after.shards if shard.slots.ranges}
 
     def check(self):
-        """No slot is active twice, ever, and whoever holds one active has all of its rows."""
+        """No slot is active twice, ever, and the shard that holds one active has all of its rows."""
         seen = set()
         for (name, _), slots in self.active().items():
             assert not seen & slots

@@ -102,7 +102,7 @@ def _fleet(text):
 
 
 def _untouched(text):
-    """The lines that tell nothing of slots and generations."""
+    """The lines that say nothing of slots and generations."""
     told = re.compile(r"slots|previous|generation|name: n|^[-\s\d,\[\]]+$")
     return [line for line in text.splitlines(keepends=True) if not line.strip() or not told.search(line)]
 

@@ -1,4 +1,4 @@
-"""What subscriptions hold, as Cloud Monitoring and brokers tell it."""
+"""What subscriptions hold, as Cloud Monitoring and brokers report it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Copying a slot between SQLite databases: everything comes over, nothing else is touched, and what went wrong is told."""
+"""Copying a slot between SQLite databases: everything comes over, nothing else is touched, and what went wrong is reported."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_the_command_line_takes_the_options(file: Path, tmp_path: Path, capsys: 
     assert "provisioner is terraform" in capsys.readouterr().err
 
 
-# --- templates of one's own -------------------------------------------------------------------------------------------
+# --- custom templates -------------------------------------------------------------------------------------------
 
 
 def test_a_custom_template_is_rendered_and_compared(file: Path, tmp_path: Path) -> None:

@@ -597,7 +597,7 @@ def test_what_isnt_a_scalar_is_refused(value: object) -> None:
         scalar(value)
 
 
-# --- templates of one's own -------------------------------------------------------------------------------------------
+# --- custom templates -------------------------------------------------------------------------------------------
 
 
 def test_a_custom_template_takes_the_place_of_the_built_in(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from shardctl.shard.databaseurl import DatabaseUrlError, parse, prepare_threshol
 
 
 def arguments(text):
-    """What the driver is told."""
+    """What the driver receives."""
     url = parse(text)
     return url.get_dialect()().create_connect_args(url)[1]
 

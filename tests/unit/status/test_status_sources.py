@@ -1,4 +1,4 @@
-"""Whoever is asked may be down, slow, or somebody else."""
+"""A source may be down, slow, or somebody else."""
 
 import re
 import socket

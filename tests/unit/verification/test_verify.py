@@ -1,4 +1,4 @@
-"""`shardctl verify` on SQLite: a clean fleet passes, and each kind of fault is found and told."""
+"""`shardctl verify` on SQLite: a clean fleet passes, and each kind of fault is found and reported."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def in_a_thread(call):
 
 
 def waiting_sessions(connection):
-    """Those that wait for a row. InnoDB shows what it showed before to whoever asks again within a tenth of a second."""
+    """Those that wait for a row. InnoDB shows what it showed before to a client that asks again within a tenth of a second."""
     ask(connection, "DO sleep(0.11)")
     found = ask(
         connection, "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"

@@ -49,7 +49,7 @@ class Bench:
         )
 
     async def retry_counted(self):
-        """From here on the subscription tells how often it has tried to deliver a message."""
+        """From here on the subscription reports how often it has tried to deliver a message."""
         await self.topics.create_topic(name=f"{TOPIC}-dead")
         policy = DeadLetterPolicy(dead_letter_topic=f"{TOPIC}-dead", max_delivery_attempts=5)
         changed = Subscription(name=PATH, topic=TOPIC, dead_letter_policy=policy)

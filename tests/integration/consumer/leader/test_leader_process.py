@@ -1,4 +1,4 @@
-"""Replicas as processes, one of which leads: it is told to stop, killed, and stopped in mid-air."""
+"""Replicas as processes, one of which leads: it is asked to stop, killed, and stopped in mid-air."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m consumer` with parked keys, a sink of one's own and a rate limit: what runs beside the batches, and how it ends."""
+"""`python -m consumer` with parked keys, a custom sink and a rate limit: what runs beside the batches, and how it ends."""
 
 from __future__ import annotations
 

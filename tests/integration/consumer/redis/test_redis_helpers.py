@@ -48,7 +48,7 @@ def play(url, scenario, replicas=2):
     return asyncio.run(run())
 
 
-# --- the pace: what a limiter is told to wait, not how long a test ran ----------------------------------------------------
+# --- the pace: how long a limiter is to wait, not how long a test ran ----------------------------------------------------
 
 
 def limiters(clients, gates, clock, rate, replicas=2):
@@ -60,7 +60,7 @@ def limiters(clients, gates, clock, rate, replicas=2):
 
 
 def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
-    """At ten a second each batch of ten costs a second, whoever takes it; the first second is the burst."""
+    """At ten a second each batch of ten costs a second, whichever replica takes it; the first second is the burst."""
 
     async def scenario(clients, gates, clock):
         (one, other), _ = limiters(clients, gates, clock, 10)
@@ -250,7 +250,7 @@ RETENTION = Retention(3_600, 7_200)
 
 
 class Inbox:
-    """Pages to walk through; tells who purges when."""
+    """Pages to walk through; records who purges when."""
 
     def __init__(self, pages, meanwhile=lambda: None):
         self.pages, self.chunks, self.meanwhile = pages, 0, meanwhile

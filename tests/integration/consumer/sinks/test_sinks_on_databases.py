@@ -1,4 +1,4 @@
-"""Sinks of one's own on real databases: under concurrency, beside SQL types, and with bugs."""
+"""Custom sinks on real databases: under concurrency, beside SQL types, and with bugs."""
 
 from __future__ import annotations
 

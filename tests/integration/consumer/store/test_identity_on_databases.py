@@ -164,7 +164,7 @@ def test_a_refused_message_that_comes_again_is_refused_once(shard):
 
 
 def test_a_forged_copy_is_reported_and_the_write_it_stands_for_is_not_lost_unseen(shard):
-    """Whoever may publish can name another's message: what says something else can't pass for it."""
+    """A publisher can name another's message: what says something else can't pass for it."""
     bare = arrive(shard, 1)
     forged = arrive(shard, 2, **{identity.COPY_OF: bare.message_id})
     shard.settle(forged)
@@ -229,7 +229,7 @@ def published(shard):
 
 
 def test_only_some_of_a_batch_may_be_new(shard):
-    """What one statement says of a thousand rows must tell them apart."""
+    """What one statement says of a thousand rows must distinguish them."""
     batch = [arrive(shard, number, ident=f"k{number}") for number in range(50)]
     shard.settle(*batch[10:20], batch[33])
     outcome = shard.settle(*batch)

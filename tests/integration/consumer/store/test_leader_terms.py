@@ -82,7 +82,7 @@ def test_nothing_that_writes_gets_past_the_term(shard):
         with pytest.raises(NotLeaderError):
             call()
     assert shard.inbox() == before
-    store.report_presence("standby", [1])  # that it is there, a standby tells too
+    store.report_presence("standby", [1])  # a standby also reports that it is there
 
 
 def test_once_ended_a_term_writes_nothing_more(shard):

@@ -10,7 +10,7 @@ from consumer_kit import Shard, write
 
 pytestmark = pytest.mark.slow
 
-# BEGIN with its settings and the fence; inbox, which also tells whether any key is parked; rows; COMMIT.
+# BEGIN with its settings and the fence; inbox, which also says whether any key is parked; rows; COMMIT.
 POSTGRESQL = 4
 # Fence, which also verifies the session; inbox, read and then written; parked keys; rows, updated and then inserted; COMMIT; the
 # pool's ROLLBACK. Its ping is no question.

@@ -692,7 +692,7 @@ def test_a_check_and_a_trigger_that_refuse_a_row_are_that_writes_fault(fresh_pos
 
 
 def test_a_column_that_no_message_can_set_is_no_writes_fault(shard):
-    """Somebody added it to the table, NOT NULL and without a default, and didn't tell shards.yaml."""
+    """Somebody added it to the table, NOT NULL and without a default, and didn't change shards.yaml."""
     table = shard.dialect.quote("customers")
     shard.clear()
     if shard.dialect.quote("x") == '"x"' and not shard.dialect.reads_json_as_written:

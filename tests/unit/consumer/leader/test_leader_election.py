@@ -110,7 +110,7 @@ def test_a_given_up_lease_is_as_client_go_leaves_it():
 
 @given(st.data())
 def test_no_two_candidates_ever_lead_at_once_however_slow_and_however_their_clocks_began(data):
-    """Candidates on clocks of their own, answers lost or late: whoever is refused never leads, and the lease outlasts its leader.
+    """Candidates on clocks of their own, answers lost or late: who is refused never leads, and the lease outlasts its leader.
 
     The server takes each write at a moment between asking and hearing.
     """

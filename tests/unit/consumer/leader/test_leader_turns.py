@@ -1,4 +1,4 @@
-"""Standing by, leading, standing down: with a lease that does as it is told."""
+"""Standing by, leading, standing down: with a lease that a test controls."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class AnySchedule(RuleBasedStateMachine):
         self.max_rows, self.max_bytes = max_rows, max_bytes
         self.now = 0.0
         self.count = 0
-        self.waiting = defaultdict(list)  # slot -> deliveries not in hand, in order
+        self.waiting = defaultdict(list)  # slot -> deliveries not in flight, in order
         self.in_hand = {}  # slot -> deliveries of the batch that is out
         self.not_before = {}
 
@@ -52,7 +52,7 @@ class AnySchedule(RuleBasedStateMachine):
 
     @rule()
     def wait_until_due(self):
-        """Whoever sleeps until `due_at` gets a batch: no busy loop, no oversleeping."""
+        """A worker that sleeps until `due_at` gets a batch: no busy loop, no oversleeping."""
         due = self.batcher.due_at(self.now)
         if due is None:
             assert self.batcher._trying or not any(

@@ -187,7 +187,7 @@ def test_a_batch_that_is_blocked_makes_only_the_slots_wait_that_are_the_cause():
     "error", [BlockedError("lock timeout"), SlotsWaitError("backend down", [lane_of(1, 1)])], ids=repr
 )
 def test_an_outage_ends_where_only_some_slots_wait(error):
-    """Else nothing would come in for the others, where what was taken in are those alone."""
+    """Else nothing would come in for the others, where only those were received."""
     failures = iter([TransientError("database down"), error])
 
     async def handle(batch):

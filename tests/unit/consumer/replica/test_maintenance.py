@@ -1,4 +1,4 @@
-"""Maintenance, with fakes: it tells trouble, outlasts it, holds nothing up, and ends when told to."""
+"""Maintenance, with fakes: it reports trouble, outlasts it, holds nothing up, and ends when asked to."""
 
 from __future__ import annotations
 

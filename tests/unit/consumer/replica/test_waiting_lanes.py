@@ -90,7 +90,7 @@ def test_where_all_of_a_batch_waits_nothing_of_it_is_settled():
 
 
 class Waits:
-    """A handler for which slot 1 waits until `well`; `whole` tells it of a batch as a whole."""
+    """A handler for which slot 1 waits until `well`; `whole` raises for a batch as a whole."""
 
     def __init__(self, *, whole):
         self.whole, self.well, self.settled, self.tries = whole, False, [], 0

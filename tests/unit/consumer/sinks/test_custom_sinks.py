@@ -1,4 +1,4 @@
-"""Sinks of one's own: found or refused in words, and beside other sinks without losing any key's order."""
+"""Custom sinks: found or refused in words, and beside other sinks without losing any key's order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intake behind the endpoint: when it takes in, when it answers, and that nobody waits for ever."""
+"""The intake behind the endpoint: when it accepts, when it answers, and that nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_request_isnt_kept_past_the_ack_deadline_and_its_message_is_done_with_
     async def scenario(bench):
         [task] = await bench.pushed()
         assert await task is False
-        assert bench.inlet.messages == 1  # still in hand
+        assert bench.inlet.messages == 1  # still in flight
         await bench.intake.ack(bench.got)  # nobody waits any more
 
     play(scenario, deadline=timedelta(milliseconds=20))
