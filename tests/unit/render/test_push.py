@@ -28,6 +28,8 @@ delivery:
   service_account: {ACCOUNT}
 """
 UNWRAPPED = PUSH + "  wrapped: false\n  audience: orders-fleet\n"
+# Each resource is a process of the script's.
+SMALL = FLEET.partition("schedules:")[0] + "shards: [{name: s0, slots: 0-15}]\n"
 ENDPOINT = "https://push.example.com/orders/s0/orders-s0-g1"
 
 
@@ -120,7 +122,7 @@ def test_the_script_changes_a_subscription_to_and_fro(tmp_path):
         f"iam service-accounts {ACCOUNT}": {"name": ACCOUNT, "policy": [], "flags": {}}
     }  # yours, and there before
     (tmp_path / "state.json").write_text(json.dumps(account))
-    for text in (FLEET, FLEET + PUSH, FLEET + UNWRAPPED, FLEET + PUSH, FLEET):
+    for text in (SMALL, SMALL + PUSH, SMALL + UNWRAPPED, SMALL + PUSH, SMALL):
         fleet = fleet_of(text)
         assert "subscription orders-s0-g1" in " ".join(cloud.done(fleet))
         assert cloud.done(fleet) == []
