@@ -36,6 +36,7 @@ class Routes:
         }
         self.slots = 1 << fleet.routing.slot_bits
         self._rule = fleet.routing.rule
+        self._timed = [name for name, kind in fleet.message_types.items() if kind.time_bucket]
         self._holders = {name: self._holders_of(name) for name in fleet.message_types}
 
     def slot(self, key: Key, message_type: str | None, at: datetime | None) -> int:
@@ -43,12 +44,9 @@ class Routes:
         kind = None if message_type is None else self.kind(message_type)
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise UsageError(f"a routing key is text or a whole number, not {type(key).__name__}.")
-        if message_type is None:
-            timed = [name for name, kind in self.fleet.message_types.items() if kind.time_bucket]
-            if timed and at is None:
-                raise UsageError(
-                    f"message type {timed[0]!r} is routed by time: name the type that is read, with type=."
-                )
+        if message_type is None and (self._timed or at is not None):
+            listed = ", ".join(self._timed) or "none"
+            raise UsageError(f"types that are routed by time: {listed}. Name the type that is read, with type=.")
         body = {}
         if kind is not None and kind.time_bucket is not None:
             if at is None:

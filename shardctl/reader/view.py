@@ -8,12 +8,14 @@ database that the slot moves to.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from shardctl.fleet.keyspace import MAX_SLOT_BITS
 from shardctl.reader.errors import ReadError
 from shardctl.shard import database
 from shardctl.shard.engine import MYSQL
@@ -127,6 +129,7 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
 
 
+@lru_cache(1 << MAX_SLOT_BITS)
 def _query(product: str, slot: int | None, *, replica: bool) -> str:
     about = f"(SELECT {_AGE[product]} FROM {replicas.name})" if replica else _IS_STANDBY[product]  # noqa: S608
     where = f"slot = {slot:d}" if slot is not None else f"state IN ('{LaneState.ACTIVE}', '{LaneState.DUE}')"

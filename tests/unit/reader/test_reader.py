@@ -1,14 +1,17 @@
 """What a reader returns by key and over all shards, and what it refuses."""
 
-from datetime import timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from shop_kit import Line, Order
+from fleets import yamlfile
+from shop_kit import FILE, Line, Order
 from sqlalchemy import create_engine, event, func, insert, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import joinedload, selectinload
 
 from shardctl.errors import UsageError
+from shardctl.fleet.load import fleet_from
 from shardctl.reader.answer import PartialReadError
 from shardctl.reader.errors import ReadError, SlotMovingError, SlotUnknownError
 from shardctl.reader.reader import Reader
@@ -33,6 +36,35 @@ def test_get_returns_a_row_of_a_table(shop):
 
 def test_get_finds_the_routing_key_in_a_key_of_several_columns(shop):
     assert shop.reader.get(Line, ("o-3", 1)).item == "i-o-3"
+
+
+def test_many_tasks_read_at_once_in_threads(shop):
+    async def read():
+        return await asyncio.gather(*(asyncio.to_thread(shop.reader.get, Order, key) for key in shop.keys))
+
+    assert [order.amount for order in asyncio.run(read())] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({}, "Name the type"),
+        ({"at": datetime(2026, 1, 1, tzinfo=UTC)}, "Name the type"),
+        ({"type": "event"}, "with at="),
+        ({"type": "evnt"}, "no message type 'evnt'"),
+    ],
+    ids=["no-type", "time-alone", "no-time", "unknown"],
+)
+def test_a_type_that_is_routed_by_time_needs_the_time(shop, settings, fault):
+    event_type = (
+        "event: {table: events, key: id, columns: {id: text, at: timestamp}, time_bucket: {field: at, unit: day}}\n"
+    )
+    fleet = fleet_from(yamlfile.parse(FILE.replace("shards:\n", f"  {event_type}shards:\n")))
+    reader = Reader(fleet, shop.engines)
+    with pytest.raises(UsageError, match=fault), reader.session("e-1", **settings):
+        pass
+    with reader.session("e-1", type="event", at=datetime(2026, 1, 1, tzinfo=UTC)) as session:
+        assert session.bind.engine in shop.engines.values()
 
 
 def test_a_session_reads_what_belongs_to_a_key(shop):
