@@ -35,7 +35,7 @@ from shardctl.rebalance import journal
 from shardctl.rebalance.handover import HandOver, Place, kinds_of
 from shardctl.rebalance.rows.delta import apply_delta, read_log
 from shardctl.rebalance.rows.removal import delete_leftovers
-from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot
+from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot, has_same_rows
 from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
 from shardctl.rebalance.rows.tracking import shared_values, untracked
 from shardctl.rebalance.rows.transfer import ROWS_AT_ONCE
@@ -107,7 +107,7 @@ class Bases:
         log is incomplete, or its base was dropped.
 
         Nothing is done where the slot isn't arriving any more. Raises JournalError where no more slots may begin, DatabaseError,
-        and what `copy_slot` raises.
+        BaseError, and what `copy_slot` raises.
         """
         if self._is_for_the_pause(hand_over, source):
             return None
@@ -126,7 +126,7 @@ class Bases:
                     return None
                 if _is_valid(into, hand_over, source, source_lane):
                     return Base(None)
-                is_here = _left_behind(into, hand_over, source_lane)
+                is_here = _left_behind(into, hand_over, source_lane) and self._is_intact(out, into, hand_over)
                 rows = 0 if is_here else self._copy(out, into, hand_over)
             end(into, hand_over)
             its = {"slot": hand_over.slot, "generation": hand_over.to.generation, "log": source_lane.log, "rows": rows}
@@ -147,6 +147,15 @@ class Bases:
             return copy_slot(out, into, self._kinds(hand_over), hand_over.slot, counted, active=True).total_rows
         finally:
             self._under_way.pop(hand_over, None)
+
+    def _is_intact(self, out: Connection, into: Connection, hand_over: HandOver) -> bool:
+        """Bring what was left behind up to date, and compare it with the source: it may have been changed by hand since.
+
+        No pause waits for it.
+        """
+        with trouble_of_base():
+            self._apply_log(out, into, hand_over)
+            return has_same_rows(out, into, self._kinds(hand_over), hand_over.slot, self._cancelled)
 
     def rows_under_way(self) -> int:
         """About so many rows are copied of those slots that aren't done."""
@@ -198,6 +207,10 @@ class Bases:
         """
         if not _is_valid(into, hand_over, source, left):
             return None
+        return self._apply_log(out, into, hand_over)
+
+    def _apply_log(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
+        """Bring over all that is logged; how many rows were compared."""
         rows, after = 0, 0
         while (log := read_log(out, hand_over.slot, after, CHANGES_AT_ONCE)).positions:
             rows += apply_delta(out, into, self._kinds(hand_over), hand_over.slot, log, self._cancelled)

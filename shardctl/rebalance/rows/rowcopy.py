@@ -20,7 +20,7 @@ from shardctl.rebalance.rows.paired import Paired, pair
 from shardctl.rebalance.rows.removal import delete_leftovers
 from shardctl.rebalance.rows.shape import SlotTable, SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
-from shardctl.rebalance.rows.transfer import Digest, read_back, send
+from shardctl.rebalance.rows.transfer import Digest, read_back, read_there, send
 from shardctl.shard import schema
 from shardctl.shard.schema import LaneState
 
@@ -98,6 +98,21 @@ def copy_slot(
         {paired.name: digest.rows for paired, digest in zip(pairs, sent, strict=True)},
         sum(digest.bytes for digest in sent),
         f"{sum(digest.sum for digest in sent) % (1 << 128):032x}",
+    )
+
+
+def has_same_rows(
+    source: Connection,
+    destination: Connection,
+    kinds: Mapping[str, MessageType],
+    slot: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Whether a slot's rows and parked messages are the same in both: reads all of them. Each forgets inbox rows by itself."""
+    go_on = stopping(slot, cancelled)
+    pairs = [paired for paired in pairs_of(source, destination, kinds) if paired.name != schema.inbox.name]
+    return all(
+        read_there(source, paired, slot, go_on) == read_back(destination, paired, slot, go_on) for paired in pairs
     )
 
 

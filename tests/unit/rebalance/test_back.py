@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from busy_kit import BusyWorld, killed_at_every_effect
+from busy_kit import TABLE, BusyWorld, killed_at_every_effect
 from rebalance_kit import BITS, CrashError
 
 from shardctl.cli.rebalance.status import _way_back
@@ -124,6 +124,20 @@ def test_a_log_that_began_later_makes_nothing_of_what_was_left_behind(turning):
     assert said.complete
     assert (run.tally.bases, run.tally.left_behind) == (4, 0)
     turning.check()
+
+
+@pytest.mark.parametrize("shard", ["s0", "s2"], ids=["added", "missing"])
+def test_a_slot_whose_rows_were_changed_by_hand_at_the_source_is_copied_again(turning, shard):
+    """No log has that change."""
+    with writing(turning.own[shard]) as connection:
+        connection.execute(TABLE.insert(), {"id": "by hand", "amount": 1, "slot": 6})
+    if shard == "s2":  # as if it had been there before the slot left the source
+        turning.wanted_rows[6]["by hand"] = 1
+    run = turning.run()
+    [said] = turning.to_its_end(run)
+    assert said.complete
+    assert (run.tally.bases, run.tally.left_behind) == (4, 3)
+    assert turning.check() == set(range(1 << BITS))
 
 
 def test_what_was_given_up_isnt_taken_again(turning):
