@@ -203,7 +203,7 @@ def test_a_consumers_settings_are_not_repeated(url, tmp_path, monkeypatch):
         with pytest.raises(UsageError) as caught:
             {
                 "DATABASE_URL": consumer.process.settings._database_url,
-                "REDIS_URL": consumer.process.settings._redis_url,
+                "REDIS_URL": consumer.process.settings._parsed_redis,
                 "PORT": lambda text: consumer.process.settings._port({"PORT": text}, "PORT", "1"),
             }[name](url if name == "PORT" else f"x{url}".replace("://", ":"))
         assert CANARY not in str(caught.value)
