@@ -262,6 +262,12 @@ class Inbox:
         end = (at or 0) + pages
         return Swept(1, 0, over=True) if end >= self.pages else Swept(1, end, over=False)
 
+    def end_outgrown_logs(self):
+        return 0
+
+    def delete_ended_logs(self):
+        return False
+
     def forget_replicas(self, silent_seconds):
         pass
 
