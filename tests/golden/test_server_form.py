@@ -89,6 +89,7 @@ def test_defaults_are_written_out_quantities_are_canonical_and_nothing_is_empty(
     assert [f"{file}: {fault}" for file, document in objects(case) for fault in faults(document)] == []
 
 
+@pytest.mark.slow
 def test_each_default_is_met_somewhere():
     """Else a path has a typing error, or a template has gone."""
     rendered = [document for case in CASES for _, document in objects(case)]

@@ -42,6 +42,7 @@ def test_an_upgrade_changes_nothing_that_the_changelog_does_not_name(case: str) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KEPT)
 def test_no_selector_ever_changes(case: str) -> None:
     """Kubernetes refuses another selector of a Deployment, and another of a Service leaves the old pods alone."""

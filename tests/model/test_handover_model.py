@@ -169,6 +169,7 @@ def assert_whole(printed, states):
     assert int(re.search(r"(\d+) states, stored", printed)[1]) >= states, printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "settings", "states"), CONFIGURATIONS)
 def test_no_write_is_lost_doubled_or_reordered_and_every_state_leads_to_an_end(tmp_path, model, settings, states):
     assert_whole(search(tmp_path, model, settings), states)

@@ -36,6 +36,7 @@ def check(scenarios, parts=None):
     assert failure is None, failure.told()
 
 
+@pytest.mark.slow
 def test_uncut():
     """Slots move under load and nothing is published again; a deletion more or less would show in the number of effects."""
     result = play(small(0))
@@ -47,6 +48,7 @@ def test_uncut():
         assert event in told
 
 
+@pytest.mark.slow
 def test_few_schedules():
     check(drawn(number) for number in range(FEW))
 
@@ -85,6 +87,7 @@ def test_replicas_cut_short_between_awaits(seed):
     check(every_await(seed, play(small(seed)).lives, AWAIT_STRIDE))
 
 
+@pytest.mark.slow
 def test_somebody_publishes_barriers_of_their_own():
     """They know the journals and every token that was ever published; whatever they send changes nothing."""
     scenarios = [dataclasses.replace(small(seed), hostile=True) for seed in range(3)]

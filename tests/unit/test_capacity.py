@@ -192,6 +192,7 @@ def test_what_can_not_be_meant(capsys, options, told):  # on the shipped file
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_predicts_and_its_code_says_whether_it_fits(capsys):
     assert main(["simulate", "--rate", "1000"]) == 0
     out, _ = capsys.readouterr()

@@ -104,6 +104,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD.keys())
 def test_a_bad_token_is_refused_and_never_repeated(claims, make):
     text = make()

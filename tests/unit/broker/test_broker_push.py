@@ -295,6 +295,7 @@ def test_a_token_is_made_once_and_again_before_it_ends():
     assert signer.token(ACCOUNT, "a", 3_000) != first
 
 
+@pytest.mark.slow
 def test_a_token_of_another_broker_isnt_taken():
     signer, other = Signer(), Signer()
     keys = KeysServer(signer, "127.0.0.1", 0)

@@ -127,6 +127,7 @@ def test_ctrl_c_ends_with_130(run, monkeypatch):
     assert run("schema") == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet():
     command = f"{sys.executable} -m shardctl schema; echo $? >&2"
     ended = subprocess.run(

@@ -125,6 +125,7 @@ def test_a_database_that_cant_be_reached_is_shown_without_its_password(shown, mo
     assert CANARY not in shown(*names, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", [url for name, url in ODD_URLS.items() if "blank" not in name])
 def test_prometheus_is_shown_without_its_password(shown, url):
     assert main(["init"]) == 0

@@ -90,6 +90,7 @@ def test_each_slot_and_type_reaches_exactly_one_shard(layout):
             assert len(shards) + len(strays) == 1
 
 
+@pytest.mark.slow
 @examples(1.5)
 @given(layouts(), st.integers(0, 1 << 30))
 def test_nothing_falls_between_shards_and_strays(layout, seed):

@@ -99,6 +99,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @examples(1.5)
 @given(
     change=st.sampled_from(CHANGES),

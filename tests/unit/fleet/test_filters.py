@@ -190,6 +190,7 @@ def test_beginnings():
     assert beginnings(["0100", "0101"], within="01") == ("01", "010")
 
 
+@pytest.mark.slow
 @examples(0.2)
 @given(st.sampled_from([16]), st.integers(2, 5))
 def test_scattered_slots_compile_fast(bits, step):

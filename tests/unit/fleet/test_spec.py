@@ -228,11 +228,13 @@ def test_keys_that_begin_with_x_are_the_users_own():
     jsonschema.validate(yaml.safe_load(own), SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [GOOD, scaffold.text(3), scaffold.text(200)], ids=["small", "three", "many"])
 def test_the_json_schema_accepts_what_loads(body):
     jsonschema.validate(yaml.safe_load(body), SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -253,6 +255,7 @@ def test_the_json_schema_refuses(body):
         jsonschema.validate(yaml.safe_load(body), SCHEMA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [*range(1, 13), 31, 33, 47, 64, 100, 255, 256])
 def test_init_writes_a_fleet(shards):
     from shardctl.fleet import topology

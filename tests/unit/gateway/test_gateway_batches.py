@@ -18,6 +18,7 @@ class Topics:
         return None
 
 
+@pytest.mark.slow
 def test_a_bug_in_answering_ends_the_reading_too():
     """It waits for results to be fetched, which nobody will do any more."""
     body = b"not json\n" * (2 * MAX_RESULTS_HELD)

@@ -128,6 +128,7 @@ def test_reading_goes_on_while_the_client_fetches_nothing():
     assert b"".join(answered).count(b'"status":202') == 9
 
 
+@pytest.mark.slow
 def test_results_that_nobody_fetches_stop_the_reading(monkeypatch):
     monkeypatch.setattr(batches, "MAX_RESULTS_HELD", 10)
     seen = []

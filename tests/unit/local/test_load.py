@@ -93,6 +93,7 @@ def test_versions_grow_with_each_write():
         versions[each.write.body["id"]] = each.write.body["v"]
 
 
+@pytest.mark.slow
 def test_two_in_a_hundred_come_again_after_the_first():
     fleet = fleet_of("customers and orders")
     seen = set()

@@ -198,6 +198,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", [*WRONG, "vip"])
 def test_a_wrong_value_is_named_with_what_it_should_be(world, column):
     write = world.last_of("customer", ("insert", "upsert"))
@@ -222,6 +223,7 @@ def test_an_earlier_write_that_came_last_is_a_wrong_value(world):
     assert f"{write.body['name']!r}, not 'New'" in finding.what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("type_", "table"), [("customer", "customers"), ("reading", "readings")])
 def test_a_row_moved_to_the_wrong_shard_is_named_on_both(world, type_, table):
     write = world.last_of(type_)

@@ -26,6 +26,7 @@ def world(tmp_path):
     made.close()
 
 
+@pytest.mark.slow
 def test_every_slot_is_handed_over_while_writes_go_on(world):
     run = world.run()
     (said,) = world.to_its_end(run)
@@ -51,6 +52,7 @@ def test_killed_at_every_effect_and_run_again(tmp_path, when, seed):
         world.close()
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_do_no_harm(world):
     said = world.to_its_end(world.run(), world.run(), seconds=0.4)
     assert all(each.complete for each in said)
@@ -73,6 +75,7 @@ def known(world):
     return preflight.look(world.own)[0]
 
 
+@pytest.mark.slow
 def test_an_abort_leaves_no_copy_and_no_log_behind(world):
     of, source = of_slot(world)
     made = bases_of(world)
@@ -88,6 +91,7 @@ def test_an_abort_leaves_no_copy_and_no_log_behind(world):
     world.check()
 
 
+@pytest.mark.slow
 def test_a_base_of_a_log_that_has_ended_is_none_under_the_next(world):
     """An abort that was killed half way may leave a base behind; what was written until the next start is in no log."""
     of, source = of_slot(world)
@@ -104,6 +108,7 @@ def test_a_base_of_a_log_that_has_ended_is_none_under_the_next(world):
     world.check()
 
 
+@pytest.mark.slow
 def test_a_round_that_wakes_up_after_the_rebalance_was_closed_changes_nothing(world, monkeypatch):
     """Its destination may hold the base of the next rebalance by then, under another lane."""
     of, source = of_slot(world)
@@ -123,6 +128,7 @@ def test_a_round_that_wakes_up_after_the_rebalance_was_closed_changes_nothing(wo
         made.catch_up(of, source)
 
 
+@pytest.mark.slow
 def test_what_was_copied_is_discarded_with_its_mark_alone(world):
     """Where the mark is gone, somebody else has closed the rebalance, and the rows may be the next one's."""
     of, source = of_slot(world)
@@ -133,6 +139,7 @@ def test_what_was_copied_is_discarded_with_its_mark_alone(world):
     assert 6 in world.rows("s2")
 
 
+@pytest.mark.slow
 def test_a_base_that_is_there_is_not_copied_again(world):
     of, source = of_slot(world)
     assert bases_of(world).make(of, source).rows > 0
@@ -144,12 +151,14 @@ def test_a_base_that_is_there_is_not_copied_again(world):
     assert bases_of(world).catch_up(of, source) == Round(0)
 
 
+@pytest.mark.slow
 def test_small_slots_are_copied_in_their_pauses(world):
     made = Bases(world.after, world.databases, world.rebalance())
     assert made.make(*of_slot(world)) is None
     assert world.logs() == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_value_that_is_unique_at_the_destination_is_not_taken_ahead_of_the_pause(world):
     """Its slot may give it up meanwhile, and a slot that is active there take it: that write would be refused."""
     of, source = of_slot(world)
@@ -159,6 +168,7 @@ def test_a_value_that_is_unique_at_the_destination_is_not_taken_ahead_of_the_pau
     assert world.logs() == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world, monkeypatch):
     def refuse(*_):
         raise copying_error
@@ -288,6 +298,7 @@ def wake_up(world, mutant):
             made.catch_up(of, source)
 
 
+@pytest.mark.slow
 def test_the_hand_over_of_the_original_survives_what_finds_the_mutants(world):
     world.to_its_end(world.run())
     wake_up(world, Bases)

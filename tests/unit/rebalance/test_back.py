@@ -64,6 +64,7 @@ def logged(world, name):
         return {lane.slot: lane.log for lane in lanes.read(connection).values() if lane.log is not None}
 
 
+@pytest.mark.slow
 def test_slots_go_back_without_a_second_copy(turning):
     run = turning.run()
     [said] = turning.to_its_end(run)
@@ -104,6 +105,7 @@ def test_what_the_destination_cant_log_isnt_logged_there(tmp_path):
     world.close()
 
 
+@pytest.mark.slow
 def test_an_abort_ends_the_logs_of_copies_alone(gone):
     with writing(gone.own["s0"]) as connection:
         lanes.begin_logs(connection, (1,), 2)
@@ -113,6 +115,7 @@ def test_an_abort_ends_the_logs_of_copies_alone(gone):
     assert logged(gone, "s2").keys() == {6, 7, 8, 9}
 
 
+@pytest.mark.slow
 def test_a_log_that_began_later_makes_nothing_of_what_was_left_behind(turning):
     """What came before it is in no log."""
     with writing(turning.own["s2"]) as connection:
@@ -126,6 +129,7 @@ def test_a_log_that_began_later_makes_nothing_of_what_was_left_behind(turning):
     turning.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", ["s0", "s2"], ids=["added", "missing"])
 def test_a_slot_whose_rows_were_changed_by_hand_at_the_source_is_copied_again(turning, shard):
     """No log has that change."""
@@ -140,6 +144,7 @@ def test_a_slot_whose_rows_were_changed_by_hand_at_the_source_is_copied_again(tu
     assert turning.check() == set(range(1 << BITS))
 
 
+@pytest.mark.slow
 def test_what_was_given_up_isnt_taken_again(turning):
     made, (of, source) = bases_of(turning), of_slot(turning)
     assert made.make(of, source) == Base(0, left_behind=True)
@@ -151,6 +156,7 @@ def test_what_was_given_up_isnt_taken_again(turning):
     turning.check()
 
 
+@pytest.mark.slow
 def test_an_abort_of_the_way_back_leaves_what_was_left_behind(turning):
     of, source = of_slot(turning)
     bases_of(turning).make(of, source)
@@ -165,6 +171,7 @@ def test_an_abort_of_the_way_back_leaves_what_was_left_behind(turning):
     turning.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effects", [1, 2, 3, 4])
 def test_finish_that_is_killed_leaves_either_every_row_or_no_log(gone, effects):
     """The logs end in every database before the first row goes."""
@@ -178,6 +185,7 @@ def test_finish_that_is_killed_leaves_either_every_row_or_no_log(gone, effects):
         assert not any(logged(gone, name) for name in gone.own)
 
 
+@pytest.mark.slow
 def test_finish_that_wakes_up_on_the_way_back_ends_no_log(gone):
     """Its rebalance was closed when the way back began."""
     finished, asleep = gone.after, known(gone)
@@ -198,6 +206,7 @@ def test_what_ended_logs_left_is_deleted_though_another_slot_is_logged(gone):
     assert 7 in slots
 
 
+@pytest.mark.slow
 def test_every_slot_is_logged_again_once_it_is_back(turning):
     """So the way there is as short, once more."""
     turning.to_its_end(turning.run())
@@ -206,6 +215,7 @@ def test_every_slot_is_logged_again_once_it_is_back(turning):
         assert {lane.state for lane in lanes.read(connection).values()} == {LaneState.LEFT}
 
 
+@pytest.mark.slow
 def test_logs_that_have_outgrown_their_room_end_but_of_slots_that_are_under_way(gone):
     gone.turn_back()
     with writing(gone.own["s2"]) as connection:
@@ -218,6 +228,7 @@ def test_logs_that_have_outgrown_their_room_end_but_of_slots_that_are_under_way(
     assert logged(gone, "s2").keys() == {6, 9}
 
 
+@pytest.mark.slow
 def test_a_slot_whose_log_ends_on_the_way_back_is_copied_ahead_again(turning):
     run = turning.run()
     while not run.step(turning.now).preparing:

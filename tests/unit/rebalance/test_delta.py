@@ -20,6 +20,7 @@ def pair(tmp_path):
         side.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_round_by_round_the_copy_becomes_the_source(pair, seed):
     source, destination = pair
@@ -62,6 +63,7 @@ def test_a_position_is_given_out_once(pair):
         assert not set(first) & set(read_log(connection, SLOT, 0, 99).positions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_a_delta_that_misses_a_change_is_found_by_these_tests(pair, part):
     """The mutants: it misses a deletion, an insertion, or all of a table."""

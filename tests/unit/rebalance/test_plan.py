@@ -67,12 +67,14 @@ def test_a_shard_whose_slots_stay_keeps_its_generation():
     assert made.after.shards[0] == THREE.shards[0]
 
 
+@pytest.mark.slow
 def test_several_shards_come_and_go_at_once():
     four = plan(contiguous([256, 512, 768], 1024), Request(remove=("s0", "s3"))).after.settled()
     assert sorted(_slots(four)) == ["s1", "s2"]
     assert len(plan(THREE, Request(add=("a", "b"))).after.shards) == 5
 
 
+@pytest.mark.slow
 def test_weights_share_out_by_weight():
     after = plan(contiguous([64, 128, 192], 256, slot_bits=8), Request(weights={"s0": 3})).after
     assert 122 <= len(after.shard("s0").slots) <= 134
@@ -89,6 +91,7 @@ def test_nothing_to_move_is_said():
         plan(THREE, Request(tolerance=0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cuts", "request_", "said"),
     [

@@ -98,6 +98,7 @@ def test_rows_that_moved_are_deleted_and_no_others(world):
     world.check()
 
 
+@pytest.mark.slow
 def test_killed_while_it_deletes_and_run_again(world):
     kills = 0
     for at in range(1, 100, 4):

@@ -61,6 +61,7 @@ def crash_everywhere(world, when):
             world.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_effect_and_run_again(world, when):
     said = crash_everywhere(world, when)
@@ -68,6 +69,7 @@ def test_killed_at_every_effect_and_run_again(world, when):
     assert world.active() == world.wanted()
 
 
+@pytest.mark.slow
 def test_killed_at_every_effect_of_an_abort_and_run_again(world):
     run = world.run()
     while not world.published:
@@ -275,6 +277,7 @@ def test_nobody_begins_more_while_an_abort_is_under_way(world):
     assert LaneState.DUE not in world.states().values()
 
 
+@pytest.mark.slow
 def test_while_it_is_held_back_nothing_begins(world):
     why = ["s0 lags"]
     run = world.run(hold=lambda: why[0])
@@ -292,6 +295,7 @@ def test_a_slot_that_no_shard_has_is_reported_and_the_others_go_on(world):
     assert said.arrived == 15
 
 
+@pytest.mark.slow
 def test_the_way_back_of_an_aborted_rebalance(world):
     """Half of the slots have moved; a new plan takes them back, and its sources are wherever they are."""
     run = world.run(parallel=1)
@@ -397,6 +401,7 @@ def test_no_row_is_left_of_barriers_that_were_met(done):
     assert not awaited(done)
 
 
+@pytest.mark.slow
 def test_whatever_somebody_publishes_nothing_ends_while_it_is_arriving(world):
     """With the right rebalance, shard and generation, and with the token of a slot whose turn has come."""
     run = world.run(parallel=1)

@@ -101,6 +101,7 @@ def test_parked_messages_keep_their_order_and_get_positions_of_their_own(sides):
     assert rows[0]["position"] > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trigger", "told"),
     [

@@ -87,6 +87,7 @@ def test_equal_databases_are_fit(sides):
     assert doubts(*engines, sides[0].kinds) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_source", "at_destination", "told"),
     [

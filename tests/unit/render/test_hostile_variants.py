@@ -63,6 +63,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
     for field, fleet in _with(fleet_of(EVERYTHING), text):

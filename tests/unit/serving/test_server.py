@@ -104,6 +104,7 @@ async def answer_on(reader):
     return head.split(b" ")[1], await reader.readexactly(length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "limits", "status"),
     [
@@ -129,6 +130,7 @@ def test_a_later_head_that_does_not_end_ends_the_connection():
     assert answer_to(ASK, b"GET /page HTTP/1.1\r\n", head_seconds=0.05).count(b"HTTP/1.1 ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rest",
     [b"1;" + b"e" * 50_000, b"0\r\nx-trailer: " + b"v" * 50_000, b"0\r\n" + b"a:b\r\n" * 10_000],
@@ -213,6 +215,7 @@ def test_a_full_server_answers_a_newcomer():
     assert play(scenario, connections=4) == b"200"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_reset_leaves_nothing_behind():
     async def scenario(_, server, address):
         client = socket.create_connection(address)

@@ -63,6 +63,7 @@ def test_a_token_is_sent_and_a_password_too():
     assert {authorization for _, _, authorization in seen} == {"Bearer t0", "Basic bWU6c2VjcmV0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "told"),
     [

@@ -148,6 +148,7 @@ def test_what_has_changed_since_it_was_shown_is_left_alone(databases, page):
     assert released(databases) == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "status"),
     [

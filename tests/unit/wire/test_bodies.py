@@ -286,6 +286,7 @@ def test_whatever_comes_is_read_or_can_never_land(body, database):
         assert orjson.dumps(values.plain(delivery, RULES[database]))
 
 
+@pytest.mark.slow
 @given(BODIES, st.sampled_from([("postgresql",), ("mariadb",), ("postgresql", "mariadb"), ("sqlite",)]))
 def test_what_a_door_takes_the_consumer_takes(body, databases):
     limits = strictest(databases)

@@ -154,6 +154,7 @@ def test_a_short_silence_leaves_a_standby_ready_and_a_long_one_doesnt():
     play(scenario, holder="other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["errors", "silence"])
 def test_a_leader_that_cant_renew_stands_down_before_its_lease_ends_and_leads_again_later(how):
     async def scenario(bench):

@@ -157,6 +157,7 @@ def test_an_error_is_googles(code):
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE_SECONDS))
 
 
+@pytest.mark.slow
 def test_a_sink_of_the_users_that_imports_google_s_package_gets_all_of_it():
     """The package's types were loaded without it, and are the same afterwards."""
     code = """

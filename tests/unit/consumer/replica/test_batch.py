@@ -310,6 +310,7 @@ def test_a_barrier_ends_its_lanes_part_of_a_batch():
     assert numbers(batcher.take(0.0)) == [3]
 
 
+@pytest.mark.slow
 def test_no_call_looks_at_every_slot():
     """65,536 slots wait; a thousand looks at the clock touch none of them."""
     batcher = Batcher(1_000_000, 1 << 40, 60.0)

@@ -10,6 +10,7 @@ from consumer.sinks.grouping import group
 KINDS = CONFIG.message_types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("writes", "statements"),
     [

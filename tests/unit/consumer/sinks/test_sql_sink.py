@@ -63,6 +63,7 @@ def shard(tmp_path_factory):
     shard.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds",
     [

@@ -110,6 +110,7 @@ def test_an_unwrapped_message_for_another_subscription_is_refused():
 _JSON = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*MESSAGE, *ENVELOPE]), inner, max_size=4))  # fmt: skip  # noqa: E501
 
 
+@pytest.mark.slow
 @given(_JSON | st.fixed_dictionaries({"message": st.fixed_dictionaries(dict.fromkeys(MESSAGE, _JSON))}))
 def test_no_json_breaks_the_reading(value):
     """Whatever comes is a message or a refusal."""
