@@ -40,6 +40,7 @@ def test_what_may_follow(after):
     assert not told(fleet(BEFORE), after)
 
 
+@pytest.mark.slow
 def test_a_rebalance_and_its_end():
     assert not told(moving(), moving())
     assert not told(moving().settled(), moving().settled())

@@ -17,6 +17,7 @@ def loaded(*command):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 1, 5])
 def test_its_exit_code_is_the_commands(code):
     assert loaded(sys.executable, "-c", f"raise SystemExit({code})").returncode == code

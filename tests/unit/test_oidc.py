@@ -40,6 +40,7 @@ def claims(issuer, clock):
     return lambda text: asyncio.run(verifier.claims(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signer", ["k1", "ec1"])
 def test_a_good_token_is_taken(claims, signer):
     assert claims(token(signer))["sub"] == "me"

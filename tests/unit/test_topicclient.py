@@ -125,6 +125,7 @@ def test_each_topic_has_its_own_order_of_a_key(client, service, calls):
     assert [request.topic for request in service.requests] == ["projects/p/topics/a", "projects/p/topics/b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "requests"),
     [
@@ -217,6 +218,7 @@ def test_publishing_waits_while_too_much_is_in_flight(client, calls):
     assert late[0].result(0)
 
 
+@pytest.mark.slow
 def test_a_message_larger_than_all_that_may_be_in_flight_is_sent(client, service, calls):
     put(client, bytes(topicclient.MAX_OUTSTANDING_BYTES))
     calls.run()

@@ -109,6 +109,7 @@ _EXPRESSIONS = st.recursive(
 ).filter(lambda pair: len(pair[0]) <= 256)
 
 
+@pytest.mark.slow
 @given(_EXPRESSIONS, st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "0", "01", "011", "1"])))
 def test_any_expression_means_what_its_parts_mean(expression, attributes):
     text, expected = expression

@@ -88,6 +88,7 @@ def test_help_starts_fast_since_verbs_import_late():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_python_m_shardctl():
     ended = subprocess.run([sys.executable, "-m", "shardctl", "bogus"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2

@@ -50,6 +50,7 @@ def stream(monkeypatch):
         file.close()  # raises where it still holds what the disk didn't take
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_is_an_error(fleet, stream, capsys, command):
     stream("stdout", "/dev/full")
@@ -59,6 +60,7 @@ def test_a_full_disk_is_an_error(fleet, stream, capsys, command):
     assert "bug" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "code"), [*((command, 0) for command in COMMANDS), ("render --check .", 1)])
 def test_a_reader_that_has_had_enough_leaves_the_command_its_result(fleet, stream, capsys, command, code):
     reader, writer = os.pipe()

@@ -53,6 +53,7 @@ def test_a_complete_filter_takes_malformed_slots_by_the_padding_rule(slots, text
     assert parse(compiled.text)({"slot": text}) == compiled.takes_slot(text) == expected
 
 
+@pytest.mark.slow
 @given(subsets, wild)
 def test_takes_slot_is_what_the_text_does(slots, text):
     compiled = compile_filter(SlotSet.of(slots), BITS)

@@ -216,12 +216,14 @@ def test_unknown_shard_names_list_the_known():
 SCHEMA = spec.json_schema()
 
 
+@pytest.mark.slow
 def test_the_json_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"].endswith("2020-12/schema")
     json.dumps(SCHEMA)
 
 
+@pytest.mark.slow
 def test_keys_that_begin_with_x_are_the_users_own():
     own = "x-replicas: &replicas {min: 3, max: 4}\nautoscaling: *replicas\n" + GOOD
     assert fleet_from(yamlfile.parse(own)).shards[0].autoscaling.min == 3

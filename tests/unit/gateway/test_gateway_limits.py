@@ -142,6 +142,7 @@ def test_results_that_nobody_fetches_stop_the_reading(monkeypatch):
     assert seen[-1] == 21
 
 
+@pytest.mark.slow
 def test_a_batch_is_read_no_faster_than_its_client_may_write():
     answered = []
 
@@ -200,6 +201,7 @@ def test_bodies_under_way_count_as_in_flight_from_their_first_part(path, kind):
     assert (desk.outbox.bytes, desk.outbox.read_bytes) == (0, 0)
 
 
+@pytest.mark.slow
 def test_there_are_only_so_many_batches_at_once():
     async def run():
         desk = GatewayContext(fleet(), NoTopics(), NoAuth(fleet().gateway, Buckets(Clock())))

@@ -154,6 +154,7 @@ def test_a_write_that_is_refused_takes_no_other_along():
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_trying_again_ends():
     async def run():
         topics, receipts = Topics([TransientError("away")] * 100), Receipts()

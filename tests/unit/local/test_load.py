@@ -74,6 +74,7 @@ def test_an_entity_never_leaves_its_slot(fleet):
         assert slots.setdefault(row, encode(fleet, each.write, datetime.now(UTC)).slot) == slots[row]
 
 
+@pytest.mark.slow
 def test_every_operation_can_succeed(fleet):
     there = set()
     for each in Stream(fleet, 2_000, 60):

@@ -33,6 +33,7 @@ def do(world, name, statement):
         connection.exec_driver_sql(statement)
 
 
+@pytest.mark.slow
 def test_it_may_be_finished_once_every_slot_is_handed_over(world):
     assert not list(closing.not_handed_over(world.after, look(world)))
 
@@ -56,6 +57,7 @@ def test_it_may_not_be_finished(world, statement, told):
     assert told in next(closing.not_handed_over(world.after, look(world)))
 
 
+@pytest.mark.slow
 def test_a_slot_that_is_active_twice_is_never_deleted(world):
     do(world, "s0", "UPDATE shardctl_lanes SET state = 'active' WHERE slot = 6")
     assert "slot 6 is active in s2 g1 and in s0 g1" in next(closing.not_handed_over(world.after, look(world)))
@@ -115,6 +117,7 @@ def test_killed_while_it_deletes_and_run_again(world):
     world.check()
 
 
+@pytest.mark.slow
 def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     """After an abort and the way back, the lanes that were announced first are still there."""
     world = announced

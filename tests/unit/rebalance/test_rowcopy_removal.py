@@ -40,6 +40,7 @@ def fill(side):
         side.run(f"INSERT INTO a_lines VALUES ('l{slot}', {slot}, 'o{slot}')")
 
 
+@pytest.mark.slow
 def test_all_rows_of_the_slots_go_and_no_others(side):
     fill(side)
     side.lane(5, LaneState.LEFT)

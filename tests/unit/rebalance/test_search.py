@@ -39,6 +39,7 @@ def test_no_plan_moves_fewer_slots(seeds):
             assert fewest_moved(case[0], wanted.groups[0], wanted.shards, limit) == moved, seed
 
 
+@pytest.mark.slow
 def test_some_of_those_cases_are_bound_by_their_filters():
     for seed in BOUND:
         case = any_case(seed)

@@ -45,6 +45,7 @@ def test_one_thing_scales_a_shard(more: str, expected: list[str]) -> None:
     assert scalers(more) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "replicas"), [("hpa", None), ("keda", None), ("none", 3)])
 @pytest.mark.parametrize("workload", ["deployment", "statefulset"])
 def test_a_manifest_states_replicas_only_where_nothing_else_does(

@@ -101,6 +101,7 @@ def test_no_rollout_of_a_deployment_takes_a_pod_before_it_adds_one(path: Path) -
         assert rolling["maxSurge"] >= 1
 
 
+@pytest.mark.slow
 def test_a_rollout_may_add_more_pods_at_once() -> None:
     rolling = only(fleet_of("workload: {max_surge: 3}"), "Deployment")["spec"]["strategy"]["rollingUpdate"]
     assert rolling == {"maxSurge": 3, "maxUnavailable": 0}

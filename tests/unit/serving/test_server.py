@@ -121,6 +121,7 @@ def test_a_head_beyond_its_bounds_is_refused(parts, limits, status):
     assert answer_to(*parts, **limits).startswith(b"HTTP/1.1 " + status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [b"", ASK], ids=["new", "keep-alive"])
 def test_a_connection_on_which_nothing_comes_ends(begin):
     answer_to(begin, head_seconds=0.05, keep_alive_seconds=0.05)  # comes back at all

@@ -212,6 +212,7 @@ def test_a_database_that_is_not_there_hides_no_other(databases, tmp_path):
     assert (report.shards[0].parked_keys, report.shards[1].parked_keys) == (0, None)
 
 
+@pytest.mark.slow
 def test_a_database_that_hangs_is_given_up_and_no_password_is_shown(databases):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         databases.urls["s1"] = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x"

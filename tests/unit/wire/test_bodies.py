@@ -86,6 +86,7 @@ def test_a_body_travels_as_it_came(name, way):
     assert way(case, case.body.encode()) == case.body.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_body_that_could_not_land_is_refused_at_every_door(name, way):

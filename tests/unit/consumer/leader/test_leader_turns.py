@@ -143,6 +143,7 @@ def test_a_replica_that_cant_ask_for_the_lease_isnt_ready():
     play(scenario, holder="other")
 
 
+@pytest.mark.slow
 def test_a_short_silence_leaves_a_standby_ready_and_a_long_one_doesnt():
     async def scenario(bench):
         await bench.until(lambda: bench.turns.why_not_ready is None)

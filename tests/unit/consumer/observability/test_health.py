@@ -21,6 +21,7 @@ def get(health, path, host="127.0.0.1"):
         return refusal.code, refusal.read().decode()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_probes_answer_pods_of_either_family(host):

@@ -68,6 +68,7 @@ def test_maintenance_that_doesnt_end_is_not_waited_for(monkeypatch):
         live(Maintenance(hangs=True))
 
 
+@pytest.mark.slow
 def test_garbage_with_cycles_still_goes():
     """Seldom, but before it is many megabytes."""
     code = """

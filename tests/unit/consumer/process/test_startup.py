@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from consumer_kit import InThisThread
 
 from consumer.errors import TransientError
@@ -9,6 +10,7 @@ from consumer.observability.metrics import Metrics
 from consumer.process.startup import Startup
 
 
+@pytest.mark.slow
 def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     async def scenario():
         said, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])

@@ -111,6 +111,7 @@ def test_nothing_is_acked_where_the_commit_fails_and_the_locks_are_given_up():
     assert [what for what, *_ in seams.diary] == ["lock", "commit", "release"]
 
 
+@pytest.mark.slow
 def test_slots_locked_elsewhere_are_kept_and_never_acked():
     seams = Seams(locked_elsewhere={2})
     batch = messages(1, 2, 1, 2)

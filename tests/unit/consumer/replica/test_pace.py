@@ -61,6 +61,7 @@ def test_a_rest_is_bounded(seconds, now):
     assert 0.0 <= pace.purged(seconds, now) <= REST_SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_a_second", [10, 5_000, 20_000])
 def test_as_much_goes_as_comes_if_the_database_can(rows_a_second):
     """A model of walks through an inbox that keeps a day: a page takes 20 µs, and 5 µs for each row in it that goes."""

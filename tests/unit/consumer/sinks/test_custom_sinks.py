@@ -72,6 +72,7 @@ def test_no_call_overtakes_a_key_or_a_row(story):
             assert [each for each in applied if same(each) == of] == [each for each in writes if same(each) == of]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "calls"),
     [
