@@ -34,12 +34,14 @@ def test_slots_move_between_databases_while_writes_go_on(world):
     assert world.logs() == (0, 0, 0)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("world", MIXES[:2], indirect=True)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_effect_and_run_again(world, when):
     assert killed_at_every_effect(world, when) > 20
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("world", MIXES[:1], indirect=True)
 def test_slots_go_back_without_a_second_copy_wherever_the_run_is_killed(world):
     run = world.run()

@@ -296,6 +296,7 @@ class KillingGoing(Going):
             self.kills.at("slots moved", "run")
 
 
+@pytest.mark.proof
 def test_killed_at_each_place_and_run_again(go, site, kills):
     """With the same options and with none in turn: once there is a plan, both mean its rebalance."""
     same, none = Options(add=("s2",)), Options()
