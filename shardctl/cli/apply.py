@@ -107,9 +107,9 @@ def _deletions(there: Site) -> Deletions:
     from shardctl.cluster import requirements
 
     with waiting("objects that the file doesn't name"):
-        found = there.found()
-    say_unlisted(found)
-    deletions = there.deletions(found)
+        unnamed = there.unnamed()
+    say_unlisted(unnamed)
+    deletions = there.deletions(unnamed)
     refuse(requirements.may_delete(there.api, there.fleet, [entry.id for entry in deletions.deleted], there.resources))
     return deletions
 

@@ -16,7 +16,7 @@ from shardctl.errors import UsageError
 if TYPE_CHECKING:
     from shardctl.cluster.api import Api, Resource
     from shardctl.cluster.manifests import Manifest
-    from shardctl.cluster.surplus import Deletions, Found
+    from shardctl.cluster.surplus import Deletions, Unnamed
     from shardctl.fleet.spec import Fleet
 
 ContextOption = Annotated[str | None, typer.Option("--context", metavar="NAME", help="kubectl's context.")]
@@ -40,17 +40,17 @@ class Site:
     api: Api
     resources: Mapping[str, Resource]
 
-    def found(self) -> Found:
+    def unnamed(self) -> Unnamed:
         from shardctl.cluster import surplus
 
         return surplus.find(self.api, self.fleet, self.manifests, self.resources)
 
-    def deletions(self, found: Found) -> Deletions:
+    def deletions(self, unnamed: Unnamed) -> Deletions:
         """What of it may be deleted, by the backlogs of the subscriptions among it."""
         from shardctl.cluster import surplus
 
-        backlogs, unknown = messages_in(self.fleet, surplus.subscriptions(found.surplus))
-        return surplus.deletions(self.fleet, found.surplus, backlogs, unknown)
+        backlogs, unknown = messages_in(self.fleet, surplus.subscriptions(unnamed.surplus))
+        return surplus.deletions(self.fleet, unnamed.surplus, backlogs, unknown)
 
 
 @contextmanager
@@ -90,10 +90,11 @@ def messages_in(fleet: Fleet, names: Sequence[str]) -> tuple[dict[str, int | Non
     return {name: 0 for name in names if name not in existing} | known, unknown
 
 
-def say_unlisted(found: Found) -> None:
-    if found.unlisted:
+def say_unlisted(unnamed: Unnamed) -> None:
+    if unnamed.unlisted:
         say(
-            f"not looked for, since you may not list them: {', '.join(found.unlisted)}. The cluster may have more of the fleet's."
+            f"not looked for, since you may not list them: {', '.join(unnamed.unlisted)}. "
+            "The cluster may have more of the fleet's."
         )
 
 

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shardctl.cluster.changes import Change
-    from shardctl.cluster.surplus import Found
+    from shardctl.cluster.surplus import Unnamed
     from shardctl.fleet.spec import Fleet
     from shardctl.render.drift import PubSubDrift
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterDrift:
-    """`changes` are those that aren't identical; `found` is what the cluster has beside them."""
+    """`changes` are those that aren't identical; `unnamed` is what the cluster has beside them."""
 
     changes: Sequence[Change]
-    found: Found
+    unnamed: Unnamed
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.found.surplus)
+        return bool(self.changes or self.unnamed.surplus)
 
 
 def diff(
@@ -83,10 +83,10 @@ def _cluster(
     try:
         with site(fleet, context, namespace, templates) as there, waiting("the server's dry run of every object"):
             changes = Preview(there.api, there.resources, force=True).of(there.manifests)
-            found = there.found()
+            unnamed = there.unnamed()
     except ClusterError as error:
         return error
-    return ClusterDrift([change for change in changes if change.action != "identical"], found)
+    return ClusterDrift([change for change in changes if change.action != "identical"], unnamed)
 
 
 def _pubsub(fleet: Fleet) -> PubSubDrift | ShardctlError:
@@ -107,9 +107,9 @@ def _print(cluster: ClusterDrift | ShardctlError | None, pubsub: PubSubDrift | S
         for change in cluster.changes:
             out(str(change))
             print_diff(change.diff)
-        for entry in cluster.found.surplus:
+        for entry in cluster.unnamed.surplus:
             out(f"unnamed {entry.id}: the file doesn't name it; `shardctl apply` says whether it can be deleted")
-        say_unlisted(cluster.found)
+        say_unlisted(cluster.unnamed)
     if isinstance(pubsub, PubSubDrift):
         for step in pubsub.steps:
             out(step_text(step))
@@ -132,8 +132,8 @@ def _cluster_json(side: ClusterDrift | ShardctlError | None) -> dict[str, Any] |
             }
             for change in side.changes
         ],
-        "unnamed": [_named(entry.id) for entry in side.found.surplus],
-        "unlisted": list(side.found.unlisted),
+        "unnamed": [_named(entry.id) for entry in side.unnamed.surplus],
+        "unlisted": list(side.unnamed.unlisted),
     }
 
 

@@ -52,12 +52,12 @@ def connected(context: str | None = None, namespace: str | None = None) -> Itera
 @contextmanager
 def _running(command: list[str], log: Path) -> Iterator[None]:
     """Until the end of the block; it listens when the block begins. Raises UnreachableError with what kubectl says."""
-    with log.open("wb") as said:
+    with log.open("wb") as log_file:
         shell = subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, "kubectl", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=log_file,
             start_new_session=True,  # Ctrl-C is ours: the last calls still need it
         )
     assert shell.stdin is not None

@@ -22,7 +22,7 @@ class Surplus:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Unnamed:
     """`unlisted` are kinds that the caller may not list, so what is there of them is unknown."""
 
     surplus: tuple[Surplus, ...]
@@ -50,7 +50,7 @@ def selector(fleet: Fleet) -> str:
     return f"app.kubernetes.io/part-of={fleet.fleet},app.kubernetes.io/managed-by=shardctl"
 
 
-def find(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Mapping[str, Resource]) -> Found:
+def find(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Mapping[str, Resource]) -> Unnamed:
     """`resources` are the kinds of the table that the server has. Raises ClusterError."""
     named = {manifest.id for manifest in manifests}
     surplus: list[Surplus] = []
@@ -66,7 +66,7 @@ def find(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Mappi
                 raise
             unlisted.append(kind)
     order = {name: number for number, name in enumerate(in_order_of_deletion(entry.id for entry in surplus))}
-    return Found(tuple(sorted(surplus, key=lambda entry: order[entry.id])), tuple(unlisted))
+    return Unnamed(tuple(sorted(surplus, key=lambda entry: order[entry.id])), tuple(unlisted))
 
 
 def _objects(api: Api, fleet: Fleet, resource: Resource) -> Iterator[Surplus]:

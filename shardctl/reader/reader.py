@@ -89,9 +89,9 @@ class Reader:
 
         `identity` is a value, or one for each column of the primary key. `key` is the routing key, where it isn't among them.
         """
-        one = self._places.one(entity, identity, key, type)
-        with self.session(one.key, type=one.type, at=at, max_staleness=max_staleness) as session:
-            return one.read(session)
+        row = self._places.one(entity, identity, key, type)
+        with self.session(row.key, type=row.type, at=at, max_staleness=max_staleness) as session:
+            return row.read(session)
 
     def scatter(
         self,

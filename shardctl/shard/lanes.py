@@ -216,8 +216,8 @@ def activate(
 
 def left_here(connection: Connection, slot: int) -> list[Lane]:
     """The slot's lanes that were active here and have left: their rows stay until `finish` deletes them."""
-    found = read(connection, (slot,)).values()
-    return [lane for lane in found if lane.state == LaneState.LEFT and lane.barrier_time_us is not None]
+    slot_lanes = read(connection, (slot,)).values()
+    return [lane for lane in slot_lanes if lane.state == LaneState.LEFT and lane.barrier_time_us is not None]
 
 
 def awaited_among(connection: Connection, met: Iterable[Met], generation: int) -> dict[int, int]:
