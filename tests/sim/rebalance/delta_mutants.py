@@ -22,7 +22,7 @@ from shardctl.shard import lanes, schema
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, changes, inbox
-from tests.sim.rebalance.executor import Executor, Manners
+from tests.sim.rebalance.executor import Executor, Manners, Trusting
 from tests.sim.rebalance.message import BALANCE, ENTRY, KEYS, Write
 from tests.sim.rebalance.mutants import Mutant, _as_it_was_before, _deleting, _with_fence, _with_store
 from tests.sim.rebalance.scenario import (
@@ -49,7 +49,7 @@ def _with_bases(kind: type[Bases]) -> Parts:
 def _with_base(after: Callable[[Connection, HandOver], None]) -> Parts:
     """Something is done to the rows of a base, and nobody checks it."""
 
-    class Mistaken(Bases):
+    class Mistaken(Trusting):
         def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
             rows = super()._copy(out, into, of)
             after(into, of)
@@ -98,7 +98,7 @@ def _without(table: str) -> Callable[..., Log]:
     return read_log
 
 
-class DeletesFromTheLogFirst(Bases):
+class DeletesFromTheLogFirst(Trusting):
     """A round's changes are deleted from the log before the round has committed, as if it were killed in between."""
 
     def catch_up(self, of: HandOver, source: Place) -> Round | None:
@@ -108,7 +108,7 @@ class DeletesFromTheLogFirst(Bases):
         return super().catch_up(of, source)
 
 
-class DeletesTheWholeLog(Bases):
+class DeletesTheWholeLog(Trusting):
     """What was logged since the round's snapshot is deleted too."""
 
     def _forget(self, source: Place, positions: tuple[int, ...]) -> None:
@@ -116,7 +116,7 @@ class DeletesTheWholeLog(Bases):
             connection.execute(delete(changes))
 
 
-class SkipsTheLastRound(Bases):
+class SkipsTheLastRound(Trusting):
     def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
         return 0 if bases._is_valid(into, of, source, left) else None
 
@@ -144,7 +144,7 @@ def _discards_blindly(_: Callable[..., None], engine: Engine, kinds: Any, slot: 
         delete_leftovers(into, slot_tables(into, kinds), slot)
 
 
-class BeginsNoLogs(Bases):
+class BeginsNoLogs(Trusting):
     def logs_from_now_on(self, into: Connection, of: HandOver) -> bool:
         return False
 
@@ -208,7 +208,7 @@ class CopiesNothingTwice(Executor):
 
         return copy
 
-    class bases(Bases):  # noqa: N801 - as the executor calls it
+    class bases(Trusting):  # noqa: N801 - as the executor calls it
         def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
             assert not lanes.left_here(into, of.slot), "a second copy"
             return super()._copy(out, into, of)
