@@ -288,7 +288,7 @@ MUTANTS = {
     "brings no inbox rows over": Mutant(_with("read_log", _without(inbox.name)), 10, AHEAD),
     "brings no balances over": Mutant(_with("read_log", _without("balances")), 10, copied_ahead(small)),
     "deletes from the log first": Mutant(_with_bases(DeletesFromTheLogFirst), 10, copied_ahead(small)),
-    "deletes the whole log": Mutant(_with_bases(DeletesTheWholeLog), 25, _slowly),
+    "deletes the whole log": Mutant(_with_bases(DeletesTheWholeLog), 50, _slowly),
     "skips the last round": Mutant(_with_bases(SkipsTheLastRound), 10, AHEAD),
     "logs late": Mutant(Parts(executor=LogsLate), 10, there_and_back(_written_to_all_the_while)),
     "any log will do": Mutant(_with("_left_behind", _any_log_will_do), 10, _falling_back),
