@@ -61,7 +61,7 @@ class HurtFleet(LocalFleet):
 
     role = "writer"
 
-    def _make_database(self, shard: spec.Shard) -> None:
+    def _make_database(self, fleet: spec.Fleet, shard: spec.Shard) -> None:
         name = self._database_name(shard)
         self.postgres.create_database(name)
         with self.admin("postgres") as sql:
