@@ -150,7 +150,7 @@ def _rights(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Ma
 
 
 def _namespace(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> str | None:
-    """Why nothing can be put into the namespace. Whoever may not look at namespaces finds out from the dry run."""
+    """Why nothing can be put into the namespace. None where the caller may not read namespaces: the dry run shows it."""
     if any(manifest.id.kind == "Namespace" for manifest in manifests):
         return None
     try:

@@ -155,7 +155,7 @@ class Run:
         return Unready(f"{why}; {trouble}", why.failed) if trouble else why
 
     def _pods_trouble(self, manifest: Manifest) -> str:
-        """Only a hint: whoever may not list pods does without."""
+        """Only a hint: it is left out where the caller may not list pods."""
         labels = manifest.body["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         pods = Resource("v1", "Pod", "pods", namespaced=True)
