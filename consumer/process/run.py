@@ -66,8 +66,7 @@ def run(path: Path) -> int:
     try:
         settings = load(path)
         config = settings.config
-        labels = {"fleet": config.fleet, "shard": config.shard, "replica": settings.replica}
-        logs.configure(config.consumer.log_level, logs.JsonFormatter(config.project, **labels))
+        logs.configure(config.consumer.log_level, log_formatter(settings))
         asyncio.run(serve(settings))
     except ShardctlError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,6 +76,12 @@ def run(path: Path) -> int:
         logging.shutdown()
         os._exit(EXIT_DONE)  # a thread still waits for the database, and a usual end would wait for the thread
     return EXIT_DONE
+
+
+def log_formatter(settings: Settings) -> logs.JsonFormatter:
+    config = settings.config
+    labels = {"fleet": config.fleet, "shard": config.shard, "replica": settings.replica}
+    return logs.JsonFormatter(config.project, f"{config.fleet}-consumer", **labels)
 
 
 async def serve(settings: Settings) -> None:

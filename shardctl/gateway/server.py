@@ -53,8 +53,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
         desk = GatewayContext(fleet, topics, _door(fleet, options))
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
         at_terminal = sys.stderr.isatty()
-        formatter = logs.PlainFormatter() if at_terminal else logs.JsonFormatter(fleet=fleet.fleet)
-        logs.configure(desk.settings.log_level, formatter)
+        logs.configure(desk.settings.log_level, logs.PlainFormatter() if at_terminal else log_formatter(fleet))
         async with Background(log) as beside:
             beside.keep("the watch on Pub/Sub", desk.watch)
             if isinstance(desk.door, ApiKeyAuth):
@@ -70,6 +69,10 @@ async def _serve(fleet: Fleet, options: Options) -> None:
             log.info("stopped", extra={"action": "stopped"})
     finally:
         await topics.close()
+
+
+def log_formatter(fleet: Fleet) -> logs.JsonFormatter:
+    return logs.JsonFormatter(fleet.project, f"{fleet.fleet}-gateway", fleet=fleet.fleet)
 
 
 def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:

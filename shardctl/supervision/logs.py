@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 
 import orjson
 
@@ -21,15 +22,20 @@ NOISY = ("asyncio", "google", "grpc", "httpcore", "httpx", "sqlalchemy", "uvicor
 _TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})", re.ASCII)
 
 
+REPORTED_ERROR = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
+
+
 class JsonFormatter(logging.Formatter):
     """Lines with `severity`, `message`, `action`, the labels, and what the record is about.
 
-    `project` is the one whose traces are named.
+    `project` is the one whose traces are named. An error with a traceback has the form that Error Reporting collects, under the name
+    of `service`.
     """
 
-    def __init__(self, project: str = "", **labels: str) -> None:
+    def __init__(self, project: str = "", service: str = "shardctl", **labels: str) -> None:
         super().__init__()
         self._project, self._labels = project, labels
+        self._service = {"service": service, "version": version("shardctl")}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -40,12 +46,16 @@ class JsonFormatter(logging.Formatter):
             **self._labels,
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        if parent := _TRACEPARENT.fullmatch(getattr(record, "traceparent", "")):
+        parent = _TRACEPARENT.fullmatch(getattr(record, "traceparent", ""))
+        if parent and self._project:
             line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{parent['trace']}"
             line["logging.googleapis.com/spanId"] = parent["span"]
             line["logging.googleapis.com/trace_sampled"] = bool(int(parent["flags"], 16) & 1)
         if record.exc_info:
             line["stack_trace"] = redacted(self.formatException(record.exc_info))
+            # Error Reporting reads the exception out of a traceback. Warnings with one are handled failures, and no reports.
+            if record.levelno >= logging.ERROR and record.exc_info[2]:
+                line |= {"@type": REPORTED_ERROR, "serviceContext": self._service}
         try:
             return printable_json(orjson.dumps(line, default=str).decode())
         except TypeError:  # half a surrogate pair somewhere: the line must not be lost

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from importlib.metadata import version
 
 import pytest
+from fleets import fleet as fleet_of
 
+from shardctl.gateway.server import log_formatter as gateway_formatter
 from shardctl.supervision.logs import JsonFormatter
 
 
@@ -35,9 +38,42 @@ def test_a_line_about_a_traced_write_stands_beside_its_trace(flags, sampled):
     assert not [name for name in json.loads(JsonFormatter("my-project").format(record)) if "trace" in name]
 
 
-def test_a_traceback_stays_in_its_line():
+def test_without_a_project_no_trace_is_named():
+    record = logging.LogRecord("consumer", logging.WARNING, "", 0, "dead-lettered", (), None)
+    record.traceparent = f"00-{7:032x}-{8:016x}-01"
+    assert not [name for name in json.loads(JsonFormatter().format(record)) if "trace" in name]
+
+
+def failure(level):
     try:
         _ = 1 / 0
     except ZeroDivisionError:
-        record = logging.LogRecord("consumer", logging.ERROR, "", 0, "x", (), sys.exc_info())
-    assert "ZeroDivisionError" in json.loads(JsonFormatter().format(record))["stack_trace"]
+        return logging.LogRecord("consumer", level, "", 0, "x", (), sys.exc_info())
+
+
+def test_an_error_with_a_traceback_has_the_form_that_error_reporting_collects():
+    read = json.loads(JsonFormatter("my-project", "orders-consumer").format(failure(logging.ERROR)))
+    assert read["@type"].endswith("devtools.clouderrorreporting.v1beta1.ReportedErrorEvent")
+    assert read["serviceContext"] == {"service": "orders-consumer", "version": version("shardctl")}
+    assert read["stack_trace"].startswith("Traceback (most recent call last):\n")
+    assert read["stack_trace"].endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        failure(logging.WARNING),
+        logging.LogRecord("consumer", logging.ERROR, "", 0, "x", (), None),
+        logging.LogRecord("consumer", logging.ERROR, "", 0, "x", (), (ValueError, ValueError("y"), None)),
+    ],
+    ids=["a warning", "no exception", "an exception that was never raised"],
+)
+def test_no_other_line_is_reported_as_an_error(record):
+    """Error Reporting can't read an exception from them, and would count them as entries without a form."""
+    assert not {"@type", "serviceContext"} & set(json.loads(JsonFormatter("my-project").format(record)))
+
+
+def test_the_gateway_names_its_fleet_and_project():
+    fleet = fleet_of(["0-1023"])
+    read = json.loads(gateway_formatter(fleet).format(failure(logging.ERROR)))
+    assert (read["fleet"], read["serviceContext"]["service"]) == (fleet.fleet, f"{fleet.fleet}-gateway")

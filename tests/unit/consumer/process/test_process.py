@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import subprocess
 import sys
 import types
 
 import pytest
+from consumer_kit import CONFIG
 
-from consumer.process.run import _live
+from consumer.process.run import _live, log_formatter
 from consumer.replica.maintenance import NotEndedError
 
 
@@ -83,3 +85,14 @@ left = sum(1 for each in gc.get_objects() if type(each) is list and each and eac
 assert left <= collector.THRESHOLDS[0], left
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_log_lines_name_the_replica_and_errors_the_fleets_consumers():
+    settings = types.SimpleNamespace(config=CONFIG, replica="pod-1")
+    try:
+        raise ValueError("x")
+    except ValueError:
+        record = logging.LogRecord("consumer", logging.ERROR, "", 0, "x", (), sys.exc_info())
+    line = json.loads(log_formatter(settings).format(record))
+    assert (line["fleet"], line["shard"], line["replica"]) == (CONFIG.fleet, CONFIG.shard, "pod-1")
+    assert line["serviceContext"]["service"] == f"{CONFIG.fleet}-consumer"
