@@ -61,8 +61,8 @@ class BusyWorld(World):
                 if not self.is_provisioned(name, connection):
                     continue
                 lanes.share_fence(connection)
-                held = [lane for lane in lanes.read(connection, (slot,)).values() if lane.state == LaneState.ACTIVE]
-                if held:
+                active = [lane for lane in lanes.read(connection, (slot,)).values() if lane.state == LaneState.ACTIVE]
+                if active:
                     self._write(connection, slot)
                     return
 
@@ -115,13 +115,13 @@ class BusyWorld(World):
 
     def logs(self):
         """What is left of logs and bases: changes, lanes that are logged, bases."""
-        found = [0, 0, 0]
+        counts = [0, 0, 0]
         for engine in self.own.values():
             with engine.connect() as connection:
-                found[0] += len(connection.execute(select(schema.changes.c.position)).all())
-                found[1] += sum(lane.log is not None for lane in lanes.read(connection).values())
-                found[2] += len(connection.execute(select(schema.bases.c.slot)).all())
-        return tuple(found)
+                counts[0] += len(connection.execute(select(schema.changes.c.position)).all())
+                counts[1] += sum(lane.log is not None for lane in lanes.read(connection).values())
+                counts[2] += len(connection.execute(select(schema.bases.c.slot)).all())
+        return tuple(counts)
 
 
 def killed_at_every_effect(world, when, stride=1):

@@ -10,10 +10,10 @@ from shardctl.fleet import coverage
 from shardctl.rebalance.planning.request import Request
 
 
-def with_long_filters(found, length):
+def with_long_filters(fleet, length):
     """The same fleet with a slot attribute of so long a name that filters hold few prefixes."""
-    attributes = found.routing.attributes.model_copy(update={"slot": "s" * length})
-    return found.model_copy(update={"routing": found.routing.model_copy(update={"attributes": attributes})})
+    attributes = fleet.routing.attributes.model_copy(update={"slot": "s" * length})
+    return fleet.model_copy(update={"routing": fleet.routing.model_copy(update={"attributes": attributes})})
 
 
 def contiguous(cuts, slots, **settings):
@@ -26,12 +26,18 @@ def any_case(seed, *, bits=(3, 4), shards=(1, 3)):
     draw = random.Random(seed)
     slot_bits, count = draw.choice(bits), draw.randint(*shards)
     try:
-        found = contiguous(draw.sample(range(1, 1 << slot_bits), count - 1), 1 << slot_bits, slot_bits=slot_bits)
+        fleet = contiguous(draw.sample(range(1, 1 << slot_bits), count - 1), 1 << slot_bits, slot_bits=slot_bits)
     except UsageError:
         return None
-    one = f"s{draw.randrange(count)}"
+    shard = f"s{draw.randrange(count)}"
     kind = draw.choice(
-        [{}, {"add": ("new",)}, {"remove": (one,)}, {"split": one}, {"weights": {one: draw.choice([0.5, 2.0, 3.0])}}]
+        [
+            {},
+            {"add": ("new",)},
+            {"remove": (shard,)},
+            {"split": shard},
+            {"weights": {shard: draw.choice([0.5, 2.0, 3.0])}},
+        ]
     )
-    found = with_long_filters(found, draw.choice([4, 30, 50, 70, 90]))
-    return None if coverage.faults(found) else (found, Request(tolerance=draw.choice([0, 0.05, 0.2]), **kind))
+    fleet = with_long_filters(fleet, draw.choice([4, 30, 50, 70, 90]))
+    return None if coverage.faults(fleet) else (fleet, Request(tolerance=draw.choice([0, 0.05, 0.2]), **kind))

@@ -189,17 +189,17 @@ class World:
 
     def to_its_end(self, *runs, steps=400, seconds=0.3):
         """Step in turns until every run has ended. What they say in the end."""
-        said = [None] * len(runs)
+        progress = [None] * len(runs)
         for _ in range(steps):
             for number, run in enumerate(runs):
-                if said[number] is None or not said[number].ended:
-                    said[number] = run.step(self.now)
+                if progress[number] is None or not progress[number].ended:
+                    progress[number] = run.step(self.now)
                     self.check()
             self.consume()
             self.now += seconds
-            if all(one is not None and one.ended for one in said):
-                return said
-        raise AssertionError(f"no end: {said}")
+            if all(latest is not None and latest.ended for latest in progress):
+                return progress
+        raise AssertionError(f"no end: {progress}")
 
     # -- what is so ----------------------------------------------------------------------------------------------------------
 
@@ -210,29 +210,29 @@ class World:
         return name in self._provisioned
 
     def lanes(self):
-        found = {}
+        lanes_of = {}
         for name, engine in self.own.items():
             with engine.connect() as connection:
                 if self.is_provisioned(name, connection):
-                    found[name] = lanes.read(connection)
-        return found
+                    lanes_of[name] = lanes.read(connection)
+        return lanes_of
 
     def active(self):
         """Slots by (shard, generation)."""
-        found = {}
-        for name, held in self.lanes().items():
-            for lane in held.values():
+        slots = {}
+        for name, lanes_of_shard in self.lanes().items():
+            for lane in lanes_of_shard.values():
                 if lane.state == LaneState.ACTIVE:
-                    found.setdefault((name, lane.generation), set()).add(lane.slot)
-        return found
+                    slots.setdefault((name, lane.generation), set()).add(lane.slot)
+        return slots
 
     def states(self):
         """Of the new generations, by shard and slot."""
         wanted = {shard.name: shard.generation for shard in self.after.shards}
         return {
             (name, lane.slot): lane.state
-            for name, held in self.lanes().items()
-            for lane in held.values()
+            for name, lanes_of_shard in self.lanes().items()
+            for lane in lanes_of_shard.values()
             if lane.generation == wanted[name]
         }
 

@@ -97,16 +97,16 @@ class Site:
             lanes.leave(connection, [Met(int(message.ordering_key, 2), met.token, time_us)], met.generation)
 
     def subscriptions(self):
-        found = self.subscriber.list_subscriptions(project=f"projects/{self.project}")
-        return {each.name.rpartition("/")[2] for each in found}
+        subscriptions = self.subscriber.list_subscriptions(project=f"projects/{self.project}")
+        return {subscription.name.rpartition("/")[2] for subscription in subscriptions}
 
     def journal(self):
-        found = {}
+        states_of = {}
         for name, engine in self.world.own.items():
             with engine.connect() as connection:
                 if engine.dialect.has_table(connection, "shardctl_rebalances"):
-                    found[name] = ", ".join(str(entry.state) for entry in journal.read(connection).values())
-        return {name: states for name, states in found.items() if states}
+                    states_of[name] = ", ".join(str(entry.state) for entry in journal.read(connection).values())
+        return {name: states for name, states in states_of.items() if states}
 
     def close(self):
         self._ending.set()

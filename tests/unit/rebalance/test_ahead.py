@@ -29,9 +29,9 @@ def world(tmp_path):
 @pytest.mark.slow
 def test_every_slot_is_handed_over_while_writes_go_on(world):
     run = world.run()
-    (said,) = world.to_its_end(run)
-    assert said.complete
-    assert not said.failed
+    (progress,) = world.to_its_end(run)
+    assert progress.complete
+    assert not progress.failed
     assert world.active() == world.wanted()
     assert world.check() == set(range(1 << BITS))
     assert (run.tally.moved, run.tally.bases, run.tally.fell_back) == (4, 4, [])
@@ -54,15 +54,15 @@ def test_killed_at_every_effect_and_run_again(tmp_path, when, seed):
 
 @pytest.mark.slow
 def test_two_runs_at_once_do_no_harm(world):
-    said = world.to_its_end(world.run(), world.run(), seconds=0.4)
-    assert all(each.complete for each in said)
+    progresses = world.to_its_end(world.run(), world.run(), seconds=0.4)
+    assert all(progress.complete for progress in progresses)
     assert world.active() == world.wanted()
     world.check()
 
 
 def of_slot(world, slot=6):
-    [of] = [of for of in hand_overs(world.after) if of.slot == slot]
-    return of, Place("s0", 1)
+    [hand_over] = [hand_over for hand_over in hand_overs(world.after) if hand_over.slot == slot]
+    return hand_over, Place("s0", 1)
 
 
 def bases_of(world, **more):
@@ -77,9 +77,9 @@ def known(world):
 
 @pytest.mark.slow
 def test_an_abort_leaves_no_copy_and_no_log_behind(world):
-    of, source = of_slot(world)
+    hand_over, source = of_slot(world)
     made = bases_of(world)
-    assert made.make(of, source).rows >= 3
+    assert made.make(hand_over, source).rows >= 3
     assert world.logs()[1:] == (1, 1)
     closing.stop(world.after, world.own)
     with pytest.raises(journal.JournalError):
@@ -94,26 +94,26 @@ def test_an_abort_leaves_no_copy_and_no_log_behind(world):
 @pytest.mark.slow
 def test_a_base_of_a_log_that_has_ended_is_none_under_the_next(world):
     """An abort that was killed half way may leave a base behind; what was written until the next start is in no log."""
-    of, source = of_slot(world)
-    bases_of(world).make(of, source)
+    hand_over, source = of_slot(world)
+    bases_of(world).make(hand_over, source)
     with writing(world.own["s0"]) as connection:
         lanes.end_logs(connection)
     for _ in range(30):
         world.consume()
     with writing(world.own["s0"]) as connection:
         lanes.begin_logs(connection, [6], 1)
-    assert bases_of(world).catch_up(of, source) is None
-    (said,) = world.to_its_end(world.run())
-    assert said.complete
+    assert bases_of(world).catch_up(hand_over, source) is None
+    (progress,) = world.to_its_end(world.run())
+    assert progress.complete
     world.check()
 
 
 @pytest.mark.slow
 def test_a_round_that_wakes_up_after_the_rebalance_was_closed_changes_nothing(world, monkeypatch):
     """Its destination may hold the base of the next rebalance by then, under another lane."""
-    of, source = of_slot(world)
+    hand_over, source = of_slot(world)
     made = bases_of(world)
-    made.make(of, source)
+    made.make(hand_over, source)
     for _ in range(20):
         world.consume()
     apply = bases.apply_delta
@@ -125,30 +125,30 @@ def test_a_round_that_wakes_up_after_the_rebalance_was_closed_changes_nothing(wo
 
     monkeypatch.setattr(bases, "apply_delta", close_meanwhile)
     with pytest.raises(journal.JournalError):
-        made.catch_up(of, source)
+        made.catch_up(hand_over, source)
 
 
 @pytest.mark.slow
 def test_what_was_copied_is_discarded_with_its_mark_alone(world):
     """Where the mark is gone, somebody else has closed the rebalance, and the rows may be the next one's."""
-    of, source = of_slot(world)
-    bases_of(world).make(of, source)
+    hand_over, source = of_slot(world)
+    bases_of(world).make(hand_over, source)
     with writing(world.own["s2"]) as connection:
         connection.execute(schema.bases.delete())
-    bases.discard(world.own["s2"], world.after.message_types, 6, of.to.generation)
+    bases.discard(world.own["s2"], world.after.message_types, 6, hand_over.to.generation)
     assert 6 in world.rows("s2")
 
 
 @pytest.mark.slow
 def test_a_base_that_is_there_is_not_copied_again(world):
-    of, source = of_slot(world)
-    assert bases_of(world).make(of, source).rows > 0
-    assert bases_of(world).make(of, source) == Base(None)
+    hand_over, source = of_slot(world)
+    assert bases_of(world).make(hand_over, source).rows > 0
+    assert bases_of(world).make(hand_over, source) == Base(None)
     world.between = False
     for _ in range(30):
         world.consume()
-    assert bases_of(world).catch_up(of, source).changes > 0
-    assert bases_of(world).catch_up(of, source) == Round(0)
+    assert bases_of(world).catch_up(hand_over, source).changes > 0
+    assert bases_of(world).catch_up(hand_over, source) == Round(0)
 
 
 @pytest.mark.slow
@@ -161,10 +161,10 @@ def test_small_slots_are_copied_in_their_pauses(world):
 @pytest.mark.slow
 def test_a_value_that_is_unique_at_the_destination_is_not_taken_ahead_of_the_pause(world):
     """Its slot may give it up meanwhile, and a slot that is active there take it: that write would be refused."""
-    of, source = of_slot(world)
-    with writing(world.databases[of.to.shard]) as connection:
+    hand_over, source = of_slot(world)
+    with writing(world.databases[hand_over.to.shard]) as connection:
         connection.exec_driver_sql("CREATE UNIQUE INDEX u ON a_rows (amount)")
-    assert bases_of(world).make(of, source) is None
+    assert bases_of(world).make(hand_over, source) is None
     assert world.logs() == (0, 0, 0)
 
 
@@ -178,8 +178,8 @@ def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world
     copying_error = CopyError("no order satisfies it")
     monkeypatch.setattr(bases, "apply_delta", refuse)
     run = world.run()
-    (said,) = world.to_its_end(run)
-    assert said.complete
+    (progress,) = world.to_its_end(run)
+    assert progress.complete
     assert len(run.tally.fell_back) == 4
     world.check()
 
@@ -192,20 +192,20 @@ class SnapshotBeforeLog(Bases):
 
     meanwhile = staticmethod(lambda: None)  # what consumers do between the two
 
-    def make(self, of, source):
-        with writing(self._databases[of.to.shard]) as into:
-            lane = lanes.hold(into, of.slot, of.to.generation)
+    def make(self, hand_over, source):
+        with writing(self._databases[hand_over.to.shard]) as into:
+            lane = lanes.hold(into, hand_over.slot, hand_over.to.generation)
             if lane is None or lane.state != LaneState.ARRIVING:
                 return None
             with snapshot(self._databases[source.shard]) as out:
                 self.meanwhile()
                 with writing(self._databases[source.shard]) as connection:
-                    lanes.begin_logs(connection, (of.slot,), source.generation)
-                rows = bases.copy_slot(out, into, self._kinds(of), of.slot, active=True).total_rows
+                    lanes.begin_logs(connection, (hand_over.slot,), source.generation)
+                rows = bases.copy_slot(out, into, self._kinds(hand_over), hand_over.slot, active=True).total_rows
             with snapshot(self._databases[source.shard]) as out:
-                log = lanes.read(out, (of.slot,)).popitem()[1].log
-            bases.end(into, of)
-            its = {"slot": of.slot, "generation": of.to.generation, "log": log, "rows": rows}
+                log = lanes.read(out, (hand_over.slot,)).popitem()[1].log
+            bases.end(into, hand_over)
+            its = {"slot": hand_over.slot, "generation": hand_over.to.generation, "log": log, "rows": rows}
             into.execute(schema.bases.insert().values(**its, source_shard=source.shard, source_generation=1))
         return Base(rows)
 
@@ -222,9 +222,9 @@ class MissesDeletions(Bases):
 class ForgetsFirst(Bases):
     """What was read is deleted from the log before it is brought over."""
 
-    def catch_up(self, of, source):
+    def catch_up(self, hand_over, source):
         with snapshot(self._databases[source.shard]) as out:
-            log = delta.read_log(out, of.slot, 0, 1_000)
+            log = delta.read_log(out, hand_over.slot, 0, 1_000)
         self._forget(source, log.positions)
         return Round(0)
 
@@ -232,19 +232,19 @@ class ForgetsFirst(Bases):
 class AppliesTwice(Bases):
     """An executor that wakes up applies what it had read, whatever the lane has become since."""
 
-    def catch_up(self, of, source):
-        found = super().catch_up(of, source)
-        if found is None:
-            with writing(self._databases[of.to.shard]) as into, snapshot(self._databases[source.shard]) as out:
+    def catch_up(self, hand_over, source):
+        last_round = super().catch_up(hand_over, source)
+        if last_round is None:
+            with writing(self._databases[hand_over.to.shard]) as into, snapshot(self._databases[source.shard]) as out:
                 keys = {f'["{row[0]}"]' for row in out.exec_driver_sql("SELECT id FROM a_rows")}
-                delta.apply_delta(out, into, self._kinds(of), of.slot, Log((), {"a_rows": sorted(keys)}))
-        return found
+                delta.apply_delta(out, into, self._kinds(hand_over), hand_over.slot, Log((), {"a_rows": sorted(keys)}))
+        return last_round
 
 
 class ActivatesFirst(Bases):
     """The slot is active before its last round."""
 
-    def finish(self, out, into, of, source, left):
+    def finish(self, out, into, hand_over, source, left):
         return 0
 
 
@@ -292,10 +292,10 @@ def wake_up(world, mutant):
     for _ in range(20):
         world.consume()
     made = mutant(world.after, world.databases, world.rebalance(), few_rows=0)
-    for of in hand_overs(world.after):
-        if of.to.shard == "s2":
-            source = Place("s0" if of.slot < 8 else "s1", 1)
-            made.catch_up(of, source)
+    for hand_over in hand_overs(world.after):
+        if hand_over.to.shard == "s2":
+            source = Place("s0" if hand_over.slot < 8 else "s1", 1)
+            made.catch_up(hand_over, source)
 
 
 @pytest.mark.slow

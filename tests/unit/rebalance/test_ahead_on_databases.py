@@ -24,9 +24,9 @@ def world(request, tmp_path):
 def test_slots_move_between_databases_while_writes_go_on(world):
     assert not unfit(world.own["s0"], world.own["s2"], world.after.message_types)
     run = world.run()
-    [said] = world.to_its_end(run)
-    assert said.complete
-    assert not said.failed
+    [progress] = world.to_its_end(run)
+    assert progress.complete
+    assert not progress.failed
     assert (run.tally.moved, run.tally.bases, run.tally.fell_back) == (4, 4, [])
     assert world.active() == world.wanted()
     assert world.check() == set(range(1 << BITS))

@@ -47,8 +47,8 @@ def turning(gone):
 
 
 def of_slot(world, slot=6):
-    [of] = [of for of in hand_overs(world.after) if of.slot == slot]
-    return of, Place("s2", 1)
+    [hand_over] = [hand_over for hand_over in hand_overs(world.after) if hand_over.slot == slot]
+    return hand_over, Place("s2", 1)
 
 
 def bases_of(world):
@@ -67,8 +67,8 @@ def logged(world, name):
 @pytest.mark.slow
 def test_slots_go_back_without_a_second_copy(turning):
     run = turning.run()
-    [said] = turning.to_its_end(run)
-    assert said.complete
+    [progress] = turning.to_its_end(run)
+    assert progress.complete
     assert (run.tally.moved, run.tally.left_behind, run.tally.fell_back) == (4, 4, [])
     assert turning.active() == turning.wanted()
     assert turning.check() == set(range(1 << BITS))
@@ -81,8 +81,8 @@ def test_killed_at_every_effect_of_the_way_back_and_run_again(turning):
 
 def test_a_lane_that_comes_with_a_base_is_logged_from_the_commit_that_makes_it_active(gone):
     with snapshot(gone.own["s2"]) as connection:
-        held = lanes.read(connection).values()
-    assert {lane.slot: lane.log for lane in held} == {lane.slot: f"since-{lane.barrier_time_us}" for lane in held}
+        active = lanes.read(connection).values()
+    assert {lane.slot: lane.log for lane in active} == {lane.slot: f"since-{lane.barrier_time_us}" for lane in active}
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_what_the_destination_cant_log_isnt_logged_there(tmp_path):
     assert logged(world, "s2") == {}
     world.turn_back()
     run = world.run()
-    [said] = world.to_its_end(run)
-    assert said.complete
+    [progress] = world.to_its_end(run)
+    assert progress.complete
     assert run.tally.left_behind == 0
     world.close()
 
@@ -123,8 +123,8 @@ def test_a_log_that_began_later_makes_nothing_of_what_was_left_behind(turning):
     for _ in range(20):
         turning.consume()
     run = turning.run()
-    [said] = turning.to_its_end(run)
-    assert said.complete
+    [progress] = turning.to_its_end(run)
+    assert progress.complete
     assert (run.tally.bases, run.tally.left_behind) == (4, 0)
     turning.check()
 
@@ -138,28 +138,28 @@ def test_a_slot_whose_rows_were_changed_by_hand_at_the_source_is_copied_again(tu
     if shard == "s2":  # as if it had been there before the slot left the source
         turning.wanted_rows[6]["by hand"] = 1
     run = turning.run()
-    [said] = turning.to_its_end(run)
-    assert said.complete
+    [progress] = turning.to_its_end(run)
+    assert progress.complete
     assert (run.tally.bases, run.tally.left_behind) == (4, 3)
     assert turning.check() == set(range(1 << BITS))
 
 
 @pytest.mark.slow
 def test_what_was_given_up_isnt_taken_again(turning):
-    made, (of, source) = bases_of(turning), of_slot(turning)
-    assert made.make(of, source) == Base(0, left_behind=True)
-    made.drop(of)
-    assert made.catch_up(of, source) is None
-    assert made.make(of, source) is None
-    [said] = turning.to_its_end(turning.run())
-    assert said.complete
+    made, (hand_over, source) = bases_of(turning), of_slot(turning)
+    assert made.make(hand_over, source) == Base(0, left_behind=True)
+    made.drop(hand_over)
+    assert made.catch_up(hand_over, source) is None
+    assert made.make(hand_over, source) is None
+    [progress] = turning.to_its_end(turning.run())
+    assert progress.complete
     turning.check()
 
 
 @pytest.mark.slow
 def test_an_abort_of_the_way_back_leaves_what_was_left_behind(turning):
-    of, source = of_slot(turning)
-    bases_of(turning).make(of, source)
+    hand_over, source = of_slot(turning)
+    bases_of(turning).make(hand_over, source)
     before = turning.rows("s0")
     closing.stop(turning.after, turning.own)
     closing.close(turning.after, turning.own, RebalanceState.ABORTED)
@@ -236,8 +236,8 @@ def test_a_slot_whose_log_ends_on_the_way_back_is_copied_ahead_again(turning):
         turning.now += 0.3
     with writing(turning.own["s2"]) as connection:
         assert lanes.end_logs_for_the_way_back(connection, [6, 7, 8, 9]) == 4
-    [said] = turning.to_its_end(run)
-    assert said.complete
+    [progress] = turning.to_its_end(run)
+    assert progress.complete
     assert run.tally.fell_back == []
     assert run.tally.bases - run.tally.left_behind == 4
     turning.check()

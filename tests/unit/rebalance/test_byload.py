@@ -10,8 +10,8 @@ from shardctl.rebalance.planning.request import Request
 FOUR = fleet(["0-255", "256-511", "512-767", "768-1023"])
 
 
-def _loads(found, rates):
-    return [sum(rates.get(slot, 0) for slot in shard.slots) for shard in found.shards]
+def _loads(fleet, rates):
+    return [sum(rates.get(slot, 0) for slot in shard.slots) for shard in fleet.shards]
 
 
 def _even(**hot):

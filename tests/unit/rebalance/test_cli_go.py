@@ -127,7 +127,7 @@ def test_a_command_that_fails_is_a_failure(go, site):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--remove", "s1"], 2, "another rebalance of shards.yaml has begun: it adds s2"),
         (["--add", "s3"], 2, "it adds s2"),
@@ -139,16 +139,16 @@ def test_a_command_that_fails_is_a_failure(go, site):
         ([], 4, "so this stops here"),
     ],
 )
-def test_an_open_rebalance_is_continued_and_no_other_begun(go, site, arguments, code, said):
+def test_an_open_rebalance_is_continued_and_no_other_begun(go, site, arguments, code, message):
     assert go(*ADD, "--yes")[0] == 4
     before = site.file.read_text()
     got, _, err = go(*arguments, "--yes")
-    assert (got, said in err) == (code, True), err
+    assert (got, message in err) == (code, True), err
     assert (site.file.read_text(), site.next.exists()) == (before, False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--tolerance", "1%"], "Name a change too"),
         (["--split", "s0", "--yes"], "wants --into"),
@@ -159,9 +159,9 @@ def test_an_open_rebalance_is_continued_and_no_other_begun(go, site, arguments, 
         (["--remove", "s9"], "no shard 's9'"),
     ],
 )
-def test_a_wrong_call_changes_nothing(go, site, arguments, said):
+def test_a_wrong_call_changes_nothing(go, site, arguments, message):
     code, _, err = go(*arguments)
-    assert (code, said in err) == (2, True), err
+    assert (code, message in err) == (2, True), err
     assert site.journal() == {}
 
 
@@ -335,14 +335,14 @@ def test_killed_at_each_place_and_run_again(go, site, kills):
 
 def test_a_local_fleet_makes_the_database_and_follows_the_file(go, site, tmp_path, monkeypatch):
     monkeypatch.delenv("SHARDCTL_DATABASE_URL_S2")
-    told = tmp_path / "fleet.json"
-    monkeypatch.setenv("SHARDCTL_LOCAL_FLEET", str(told))
+    local_file = tmp_path / "fleet.json"
+    monkeypatch.setenv("SHARDCTL_LOCAL_FLEET", str(local_file))
     urls = {"s0": site.world.url("s0"), "s1": site.world.url("s1")}
-    LocalFile((), urls, str(site.file.resolve())).write(told)
+    LocalFile((), urls, str(site.file.resolve())).write(local_file)
     code, _, err = go(*ADD, "--yes", "--no-wait")
     assert (code, "`shardctl up` follows shards.yaml: it is to make the database of s2" in err) == (4, True)
     assert site.next.exists()
-    LocalFile((), urls | {"s2": site.world.url("s2")}, str(site.file.resolve())).write(told)
+    LocalFile((), urls | {"s2": site.world.url("s2")}, str(site.file.resolve())).write(local_file)
     assert go(*ADD, "--yes", "--no-wait")[0] == 4
     site.apply()
     assert go("--yes", "--no-wait")[0] == 0
@@ -350,9 +350,9 @@ def test_a_local_fleet_makes_the_database_and_follows_the_file(go, site, tmp_pat
 
 
 def test_a_local_fleet_that_follows_another_file(go, site, tmp_path, monkeypatch):
-    told = tmp_path / "fleet.json"
-    monkeypatch.setenv("SHARDCTL_LOCAL_FLEET", str(told))
-    LocalFile((), {}, "/elsewhere/shards.yaml").write(told)
+    local_file = tmp_path / "fleet.json"
+    monkeypatch.setenv("SHARDCTL_LOCAL_FLEET", str(local_file))
+    LocalFile((), {}, "/elsewhere/shards.yaml").write(local_file)
     code, _, err = go(*ADD, "--yes")
     assert (code, "follows /elsewhere/shards.yaml, and not shards.yaml" in err) == (2, True)
 

@@ -69,12 +69,12 @@ def test_a_plan_is_shown_and_written(run, tmp_path):
 
 def test_json_is_for_machines(run):
     code, out, _ = run("--split", "s0", "--into", "north", "--json")
-    told = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert told["moved"] == sum(move["slot_count"] for move in told["moves"]) >= told["minimum"]
-    assert {each["name"] for each in told["changed"]} == {"s0", "north"}
-    assert told["file"] == "shards.next.yaml"
-    assert told["rows"] is None
+    assert document["moved"] == sum(move["slot_count"] for move in document["moves"]) >= document["minimum"]
+    assert {shard["name"] for shard in document["changed"]} == {"s0", "north"}
+    assert document["file"] == "shards.next.yaml"
+    assert document["rows"] is None
 
 
 def test_the_next_file_can_go_to_stdout(run, tmp_path):
@@ -108,31 +108,31 @@ def test_the_way_back(run, tmp_path):
 def test_load_is_measured_in_the_databases(run, databases, tmp_path):
     code, out, err = run("--by-load", "--json")
     assert code == 0, err
-    told = json.loads(out)
+    document = json.loads(out)
     assert "writes a second on 1,024 slots" in err
-    assert {move["from"] for move in told["moves"]} == {"s0"}
-    shares = {share["name"]: share for share in told["shards"]}
+    assert {move["from"] for move in document["moves"]} == {"s0"}
+    shares = {share["name"]: share for share in document["shards"]}
     assert shares["s0"]["share_before"] == pytest.approx((352 + 500) / 1524)
     assert shares["s0"]["share_after"] < 0.36
-    assert told["rows"] > 0
+    assert document["rows"] > 0
 
 
 def test_what_is_older_than_the_window_does_not_count(run, databases):
     shares = [
-        json.loads(run("--by-load", "--window", each, "--json", "--force")[1])["shards"] for each in ("15m", "2d")
+        json.loads(run("--by-load", "--window", window, "--json", "--force")[1])["shards"] for window in ("15m", "2d")
     ]
     assert shares[0][2]["share_before"] == pytest.approx(352 / 1524)
     assert shares[1][2]["share_before"] == pytest.approx((352 + 123) / (1524 + 123))
 
 
 def test_rows_to_copy_are_counted_where_databases_are_there(run, databases):
-    told = json.loads(run("--split", "s0", "--json")[1])
-    assert told["rows"] >= told["moved"]
-    assert told["expected_seconds"] > 0
+    document = json.loads(run("--split", "s0", "--json")[1])
+    assert document["rows"] >= document["moved"]
+    assert document["expected_seconds"] > 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--tolerance", "20%"], 1, "nothing to move"),
         (["--remove", "s9"], 2, "no shard 's9'"),
@@ -147,8 +147,8 @@ def test_rows_to_copy_are_counted_where_databases_are_there(run, databases):
         (["-f", "none.yaml"], 2, "no such file"),
     ],
 )
-def test_refusals(run, tmp_path, arguments, code, said):
-    found, out, err = run(*arguments)
-    assert (found, out) == (code, "")
-    assert said in err
+def test_refusals(run, tmp_path, arguments, code, message):
+    exit_code, out, err = run(*arguments)
+    assert (exit_code, out) == (code, "")
+    assert message in err
     assert not (tmp_path / "shards.next.yaml").exists()

@@ -88,7 +88,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     fleet = load_fleet(site.file)
     assert not fleet.rebalancing
     assert lockfile.read(site.file) == lockfile.lock_of(fleet)
-    assert {(name, lane.generation) for name, held in site.world.lanes().items() for lane in held.values()} == {
+    assert {(name, lane.generation) for name, lanes in site.world.lanes().items() for lane in lanes.values()} == {
         ("s0", 2),
         ("s1", 2),
         ("s2", 1),

@@ -111,8 +111,8 @@ def test_values_that_are_unique_within_a_slot_do_no_harm(pair, columns):
 
 @pytest.mark.parametrize("case", UNTRACKED)
 def test_what_the_log_may_miss_is_reported(pair, case):
-    statement, told = UNTRACKED[case]
+    statement, message = UNTRACKED[case]
     pair[0].run(statement)
     with database.snapshot(pair[0].engine) as out:
         [reason] = untracked(out, slot_tables(out, KINDS))
-    assert told in reason
+    assert message in reason

@@ -103,8 +103,8 @@ def _fleet(text):
 
 def _untouched(text):
     """The lines that say nothing of slots and generations."""
-    told = re.compile(r"slots|previous|generation|name: n|^[-\s\d,\[\]]+$")
-    return [line for line in text.splitlines(keepends=True) if not line.strip() or not told.search(line)]
+    edited = re.compile(r"slots|previous|generation|name: n|^[-\s\d,\[\]]+$")
+    return [line for line in text.splitlines(keepends=True) if not line.strip() or not edited.search(line)]
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_what_cannot_be_edited_safely_is_refused(shards):
 @examples(0.25)
 @given(st.data())
 def test_any_mix_of_styles_is_edited_right_or_refused(data):
-    draw = lambda *of: data.draw(st.sampled_from(of))  # noqa: E731
+    draw = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731
     lines = []
     for number, slots in enumerate(("0-351", "352-671", "672-1023")):
         quote = draw("", "'", '"')
@@ -184,8 +184,8 @@ def test_any_mix_of_styles_is_edited_right_or_refused(data):
             lines.append(f"  - {fields[0]}{note}\n" + "".join(f"    {field}{note}\n" for field in fields[1:]) + gap)
     text = draw("", "\ufeff") + TOP + "shards:" + draw("", "  # all", " # 😀") + "\n" + "".join(lines)
     text = text.replace("\n", draw("\n", "\r\n"))
-    found = _fleet(text)
-    after = plan(found, draw(*REQUESTS)).after
+    fleet = _fleet(text)
+    after = plan(fleet, draw(*REQUESTS)).after
     there = edited(text, after)
     assert _fleet(there) == after
     assert _fleet(settled(there)) == after.settled()

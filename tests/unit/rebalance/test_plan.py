@@ -16,8 +16,8 @@ from shardctl.rebalance.planning.request import Request, asked
 THREE = fleet(["0-351", "352-671", "672-1023"])
 
 
-def _slots(found):
-    return {shard.name: str(shard.slots) for shard in found.shards}
+def _slots(fleet):
+    return {shard.name: str(shard.slots) for shard in fleet.shards}
 
 
 @examples(0.2)
@@ -93,15 +93,15 @@ def test_nothing_to_move_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cuts", "request_", "said"),
+    ("cuts", "request_", "hint"),
     [
         ([64], Request(weights={"s0": 1.37}, tolerance=0), "or weights nearer to each other"),
         ([64], Request(add=("n",)), "--tolerance 50%"),
     ],
 )
-def test_a_refusal_names_the_nearest_way(cuts, request_, said):
+def test_a_refusal_names_the_nearest_way(cuts, request_, hint):
     """Where each filter has room for one prefix."""
-    with pytest.raises(NoPlanError, match=f"keeps every filter within 256 bytes.*{said}"):
+    with pytest.raises(NoPlanError, match=f"keeps every filter within 256 bytes.*{hint}"):
         plan(with_long_filters(contiguous(cuts, 128, slot_bits=7), 200), request_)
 
 

@@ -24,8 +24,8 @@ def test_the_emptiest_are_filled_first(have, amount, levels):
 
 
 @pytest.mark.parametrize(
-    ("target", "tolerance", "found"),
+    ("target", "tolerance", "expected"),
     [(100, 0.05, (95, 105)), (3.5, 0, (3, 4)), (3, 0, (3, 3)), (3.0000000001, 0, (3, 3)), (0.4, 0.05, (0, 1))],
 )
-def test_whole_numbers_beside_the_target_always_do(target, tolerance, found):
-    assert bounds(target, tolerance, whole=True) == found
+def test_whole_numbers_beside_the_target_always_do(target, tolerance, expected):
+    assert bounds(target, tolerance, whole=True) == expected

@@ -119,8 +119,8 @@ def finish(world):
 
 
 def test_no_read_is_older_than_what_was_committed_when_it_began(world):
-    (said,) = world.to_its_end(world.run())
-    assert said.complete
+    (progress,) = world.to_its_end(world.run())
+    assert progress.complete
     assert world.reads > 60
     assert world.refused > 0
     assert world.reread_while_moving > 0
@@ -131,25 +131,25 @@ def test_no_read_is_older_than_what_was_committed_when_it_began(world):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_reads_survive_every_crash_of_the_executor(world, when):
-    at, said = 0, None
-    while said is None:
+    at, progress = 0, None
+    while progress is None:
         at += 23
         world.crashes.effects, world.crashes.at = 0, (at, when)
         try:
-            (said,) = world.to_its_end(world.run())
+            (progress,) = world.to_its_end(world.run())
         except CrashError:
             world.crashes.at = None
             world.consume()
             world.read()
             world.now += 0.1
-    assert said.complete
+    assert progress.complete
     world.read()
 
 
 @pytest.mark.parametrize("on_servers", MIXES[:2], indirect=True)
 def test_reads_follow_slots_between_servers(on_servers):
-    (said,) = on_servers.to_its_end(on_servers.run())
-    assert said.complete
+    (progress,) = on_servers.to_its_end(on_servers.run())
+    assert progress.complete
     assert on_servers.reread_while_moving > 0
     finish(on_servers)
     on_servers.read()

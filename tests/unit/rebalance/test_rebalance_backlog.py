@@ -22,7 +22,7 @@ SECOND = 1_000_000
 
 
 @pytest.mark.parametrize(
-    ("held", "drained"),
+    ("backlog_read", "drained"),
     [
         (Backlog(0, None, US + 1), True),
         (Backlog(0, None, US), None),
@@ -33,8 +33,8 @@ SECOND = 1_000_000
     ],
     ids=["empty", "empty before the barrier", "newer alone", "some older", "age unknown", "unknown"],
 )
-def test_drained(held, drained):
-    assert held.drained(US) is drained
+def test_drained(backlog_read, drained):
+    assert backlog_read.drained(US) is drained
 
 
 class Monitoring(BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ class Monitoring(BaseHTTPRequestHandler):
         assert parts.path == "/v3/projects/my-project/timeSeries"
         metric = query["filter"].split('"')[1].rpartition("/")[2]
         start, end = (datetime.fromisoformat(query[f"interval.{name}Time"]) for name in ("start", "end"))
-        found = [
+        series = [
             {
                 "metric": {"type": f"pubsub.googleapis.com/subscription/{metric}"},
                 "resource": {"type": "pubsub_subscription", "labels": {"project_id": "p", "subscription_id": name}},
@@ -66,12 +66,12 @@ class Monitoring(BaseHTTPRequestHandler):
                     if start < at <= end
                 ],
             }
-            for (name, of), points in self.series.items()
-            if of == metric and f'"{name}"' in query["filter"]
+            for (name, name_of_metric), points in self.series.items()
+            if name_of_metric == metric and f'"{name}"' in query["filter"]
         ]
         first = int(query.get("pageToken", 0))
-        page = {"timeSeries": found[first : first + 2]} | (
-            {"nextPageToken": str(first + 2)} if found[first + 2 :] else {}
+        page = {"timeSeries": series[first : first + 2]} | (
+            {"nextPageToken": str(first + 2)} if series[first + 2 :] else {}
         )
         body = json.dumps(page if self.status == 200 else {"error": {"message": "no permission"}}).encode()
         self.send_response(self.status)
@@ -149,7 +149,7 @@ def test_the_embedded_broker_reports_its_backlog(monkeypatch):
             empty = backlog.source("my-project")(["one", "two", "three"])
             publisher.publish(topic, b"x").result()
             full = backlog.source("my-project")(["one"])
-    assert {name: (each.messages, each.oldest_us) for name, each in empty.items()} == {
+    assert {name: (backlog_read.messages, backlog_read.oldest_us) for name, backlog_read in empty.items()} == {
         "one": (0, None),
         "two": (0, None),
     }
@@ -158,7 +158,7 @@ def test_the_embedded_broker_reports_its_backlog(monkeypatch):
 
 
 def test_googles_emulator_reports_no_backlog():
-    async def told():
+    async def asked():
         server = grpc.aio.server()  # knows no service of ours
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -168,4 +168,4 @@ def test_googles_emulator_reports_no_backlog():
         finally:
             await server.stop(0)
 
-    asyncio.run(told())
+    asyncio.run(asked())

@@ -23,8 +23,8 @@ def world(done):
 
 
 def look(world):
-    known, told = preflight.look(world.own)
-    assert not told
+    known, reasons = preflight.look(world.own)
+    assert not reasons
     return known
 
 
@@ -39,7 +39,7 @@ def test_it_may_be_finished_once_every_slot_is_handed_over(world):
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "message"),
     [
         (
             "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6",
@@ -52,9 +52,9 @@ def test_it_may_be_finished_once_every_slot_is_handed_over(world):
         ),
     ],
 )
-def test_it_may_not_be_finished(world, statement, told):
+def test_it_may_not_be_finished(world, statement, message):
     do(world, "s2", statement)
-    assert told in next(closing.not_handed_over(world.after, look(world)))
+    assert message in next(closing.not_handed_over(world.after, look(world)))
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_rows_that_moved_are_deleted_and_no_others(world):
         "s1": set(range(10, 16)),
         "s2": {6, 7, 8, 9},
     }
-    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    assert {lane.state for lanes in world.lanes().values() for lane in lanes.values()} == {LaneState.ACTIVE}
     assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0
     world.check()
 
@@ -113,7 +113,7 @@ def test_killed_while_it_deletes_and_run_again(world):
             kills += 1
     assert kills > 2
     assert set(world.rows("s0")) == set(range(6))
-    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    assert {lane.state for lanes in world.lanes().values() for lane in lanes.values()} == {LaneState.ACTIVE}
     world.check()
 
 
@@ -129,7 +129,7 @@ def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     world.announce()
     world.to_its_end(world.run())
     assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0
-    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    assert {lane.state for lanes in world.lanes().values() for lane in lanes.values()} == {LaneState.ACTIVE}
     world.check()
 
 
@@ -157,12 +157,14 @@ def test_an_abort_that_wakes_up_after_it_was_started_again_closes_nothing(announ
 
 def test_a_rebalance_is_closed_everywhere(world):
     closing.close(world.after, world.databases, RebalanceState.DONE)
-    assert {journal.entry_of(world.after, each.entries).state for each in look(world).values()} == {RebalanceState.DONE}
+    assert {journal.entry_of(world.after, known.entries).state for known in look(world).values()} == {
+        RebalanceState.DONE
+    }
 
 
 def test_stopping_leaves_it_open(world):
     closing.stop(world.after, world.databases)
-    entries = [journal.entry_of(world.after, each.entries) for each in look(world).values()]
+    entries = [journal.entry_of(world.after, known.entries) for known in look(world).values()]
     assert all(entry.stopping and entry.state == RebalanceState.OPEN for entry in entries)
 
 
@@ -173,17 +175,22 @@ def test_what_is_left_behind(world):
 
 
 def test_how_it_stands(world):
-    found = survey(world.after, look(world), now_us=world.time_us + 10)
-    assert (found.total, found.stages["arrived"], found.moves, found.seconds_left) == (16, 16, {}, 0.0)
+    survey_result = survey(world.after, look(world), now_us=world.time_us + 10)
+    assert (survey_result.total, survey_result.stages["arrived"], survey_result.moves, survey_result.seconds_left) == (
+        16,
+        16,
+        {},
+        0.0,
+    )
     do(world, "s2", "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6")
-    found = survey(world.after, look(world), now_us=world.time_us + 10)
-    assert (found.stages["left"], found.moves, found.in_flight) == (
+    survey_result = survey(world.after, look(world), now_us=world.time_us + 10)
+    assert (survey_result.stages["left"], survey_result.moves, survey_result.in_flight) == (
         1,
         {("s0", "s2"): SlotSet.parse("6")},
         SlotSet.parse("6"),
     )
-    assert found.seconds_left == pytest.approx(4.0)
-    assert found.by_shard["s2"] == {"arrived": 3, "left": 1}
+    assert survey_result.seconds_left == pytest.approx(4.0)
+    assert survey_result.by_shard["s2"] == {"arrived": 3, "left": 1}
     assert survey(after(), look(world)).seconds_left is None
     with writing(world.own["s2"]) as connection:
         assert lanes.version(connection)

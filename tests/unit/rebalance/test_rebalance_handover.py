@@ -12,27 +12,27 @@ from shardctl.shard.schema import LaneState
 SLOT = 6  # goes from s0 to s2
 
 
-def of(slot=SLOT):
-    return next(each for each in handover.hand_overs(after()) if each.slot == slot)
+def hand_over_of(slot=SLOT):
+    return next(hand_over for hand_over in handover.hand_overs(after()) if hand_over.slot == slot)
 
 
 def views(**lanes):
     """`s0_1="active"`: the slot's lane in generation 1 of s0; `s0_1=("left", 5)` with its barrier's time."""
-    found = {"s0": {}, "s1": {}, "s2": {}}
-    for name, told in lanes.items():
+    lanes_by_shard = {"s0": {}, "s1": {}, "s2": {}}
+    for name, lane in lanes.items():
         shard, generation = name.split("_")
-        state, time_us = told if isinstance(told, tuple) else (told, None)
-        found[shard][lane_of(SLOT, int(generation))] = Lane(SLOT, int(generation), LaneState(state), time_us)
-    return found
+        state, time_us = lane if isinstance(lane, tuple) else (lane, None)
+        lanes_by_shard[shard][lane_of(SLOT, int(generation))] = Lane(SLOT, int(generation), LaneState(state), time_us)
+    return lanes_by_shard
 
 
 def test_one_for_each_slot_of_each_participating_shard():
-    found = handover.hand_overs(after())
-    assert sorted(each.slot for each in found) == list(range(16))
-    assert of().to == Place("s2", 1)
-    assert of().sources == (Place("s0", 1),)
-    assert of(3).to == Place("s0", 2)
-    assert of(3).sources == (Place("s0", 1),)
+    hand_overs = handover.hand_overs(after())
+    assert sorted(hand_over.slot for hand_over in hand_overs) == list(range(16))
+    assert hand_over_of().to == Place("s2", 1)
+    assert hand_over_of().sources == (Place("s0", 1),)
+    assert hand_over_of(3).to == Place("s0", 2)
+    assert hand_over_of(3).sources == (Place("s0", 1),)
 
 
 def test_shards_that_take_other_types_own_the_same_slots_apart():
@@ -43,7 +43,7 @@ def test_shards_that_take_other_types_own_the_same_slots_apart():
             ["slots: 0-15", "types: [b]", "generation: 2", "previous: [{generation: 1, slots: 0-15}]"],
         )
     )
-    sources = {(each.slot, each.to): each.sources for each in handover.hand_overs(fleet)}
+    sources = {(hand_over.slot, hand_over.to): hand_over.sources for hand_over in handover.hand_overs(fleet)}
     assert sources[9, Place("s1", 1)] == (Place("s0", 1),)
     assert sources[9, Place("s2", 2)] == (Place("s2", 1),)
 
@@ -65,9 +65,9 @@ def test_shards_that_take_other_types_own_the_same_slots_apart():
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
 )
 def test_where_it_stands(lanes, stage, source):
-    found = handover.standing(of(), views(**lanes))
-    assert (found.stage, found.source) == (stage, source)
-    assert bool(found.fault) == (stage == Stage.BROKEN)
+    standing = handover.standing(hand_over_of(), views(**lanes))
+    assert (standing.stage, standing.source) == (stage, source)
+    assert bool(standing.fault) == (stage == Stage.BROKEN)
 
 
 BACK = (
@@ -87,15 +87,15 @@ BACK = (
     ],
 )
 def test_of_several_places_the_last_one_is_the_source(lanes, stage, source):
-    back = next(each for each in handover.hand_overs(after(BACK)) if each.slot == SLOT)
-    found = handover.standing(back, views(**lanes))
-    assert (found.stage, found.source) == (stage, source)
+    back = next(hand_over for hand_over in handover.hand_overs(after(BACK)) if hand_over.slot == SLOT)
+    standing = handover.standing(back, views(**lanes))
+    assert (standing.stage, standing.source) == (stage, source)
 
 
 def test_a_slot_that_is_active_twice():
     seen = views(s0_1="active", s2_1="active")
-    assert handover.twice_active(of(), seen) == "slot 6 is active in s2 g1 and in s0 g1"
-    assert not handover.twice_active(of(), views(s0_1="left", s2_1="active"))
+    assert handover.twice_active(hand_over_of(), seen) == "slot 6 is active in s2 g1 and in s0 g1"
+    assert not handover.twice_active(hand_over_of(), views(s0_1="left", s2_1="active"))
 
 
 def test_a_slot_that_is_active_in_a_lane_the_file_does_not_list():

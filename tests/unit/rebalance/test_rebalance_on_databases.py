@@ -21,24 +21,24 @@ def world(request, tmp_path):
 
 
 def known_of(world):
-    found = {}
-    for name, held in world.lanes().items():
+    known = {}
+    for name, lanes_of_shard in world.lanes().items():
         with snapshot(world.own[name]) as connection:
-            found[name] = Known(held, journal.read(connection), ())
-    return found
+            known[name] = Known(lanes_of_shard, journal.read(connection), ())
+    return known
 
 
 @pytest.mark.parametrize("world", MIXES, indirect=True)
 def test_slots_move_between_databases_and_nothing_is_left_behind(world):
     assert not unfit(world.own["s0"], world.own["s2"], world.after.message_types)
-    [said] = world.to_its_end(world.run())
-    assert said.complete
-    assert not said.failed
+    [progress] = world.to_its_end(world.run())
+    assert progress.complete
+    assert not progress.failed
     assert world.active() == world.wanted()
     assert not [fault for fault in verify(world.after, world.own).faults if not fault.of_keys]
     assert closing.delete_rows(world.after, world.databases, known_of(world), lambda *_: None) == 4 * 3
     closing.close(world.after, world.databases, RebalanceState.DONE)
-    assert {lane.state for held in world.lanes().values() for lane in held.values()} == {LaneState.ACTIVE}
+    assert {lane.state for lanes in world.lanes().values() for lane in lanes.values()} == {LaneState.ACTIVE}
     world.check()
 
 

@@ -17,12 +17,12 @@ OTHER = (AFTER[0], AFTER[1], ["slots: 6-9", "generation: 5", "previous: []"])
 
 
 def look(world):
-    known, told = preflight.look(world.own)
-    assert not told
+    known, reasons = preflight.look(world.own)
+    assert not reasons
     return known
 
 
-def one(reasons):
+def only_reason(reasons):
     (reason,) = reasons
     return reason
 
@@ -37,21 +37,21 @@ def do(world, name, statement):
 
 
 def test_a_settled_file():
-    assert "`shardctl rebalance plan" in one(preflight.not_transitional(before()))
+    assert "`shardctl rebalance plan" in only_reason(preflight.not_transitional(before()))
     assert not list(preflight.not_transitional(after()))
 
 
 def test_a_database_that_does_not_answer(fresh):
     engine = connect("postgresql://nobody:secret@127.0.0.1:9/none?connect_timeout=1")
-    known, told = preflight.look({"s0": fresh.own["s0"], "s9": engine})
+    known, reasons = preflight.look({"s0": fresh.own["s0"], "s9": engine})
     assert set(known) == {"s0"}
-    assert one(told).startswith("shard s9: database postgresql")
-    assert "secret" not in one(told)
+    assert only_reason(reasons).startswith("shard s9: database postgresql")
+    assert "secret" not in only_reason(reasons)
 
 
 def test_one_database_for_two_shards(fresh, tmp_path):
     engines = {**fresh.own, "s9": connect(fresh.url("s0"))}
-    assert "s0 and s9 have one database URL" in one(preflight.shared_databases(engines))
+    assert "s0 and s9 have one database URL" in only_reason(preflight.shared_databases(engines))
     assert not list(preflight.shared_databases(fresh.own))
 
 
@@ -65,7 +65,7 @@ def test_another_rebalance_is_open(announced):
 def test_this_one_is_done(announced):
     with writing(announced.own["s1"]) as connection:
         journal.close(connection, after(), RebalanceState.DONE)
-    assert "`shardctl rebalance finish`" in one(preflight.other_rebalances(after(), look(announced)))
+    assert "`shardctl rebalance finish`" in only_reason(preflight.other_rebalances(after(), look(announced)))
 
 
 def test_it_is_open(announced):
@@ -81,7 +81,7 @@ def test_it_was_not_started(fresh):
 def test_a_database_that_an_older_version_made_the_tables_of(announced):
     assert not list(preflight.lacking_tables(look(announced)))
     do(announced, "s1", "DROP TABLE shardctl_barriers")
-    assert "s1: its database lacks shardctl_barriers" in one(preflight.lacking_tables(look(announced)))
+    assert "s1: its database lacks shardctl_barriers" in only_reason(preflight.lacking_tables(look(announced)))
     provision_database(announced.after, announced.after.shard("s1"), announced.url("s1"))
     assert not list(preflight.lacking_tables(look(announced)))
 
@@ -102,7 +102,7 @@ def aborted(connection, fleet):
 def test_it_is_not_going_on(announced, change, way_out):
     with writing(announced.own["s1"]) as connection:
         change(connection, after())
-    assert way_out in one(preflight.not_started(after(), look(announced)))
+    assert way_out in only_reason(preflight.not_started(after(), look(announced)))
 
 
 def test_every_slot_is_active_once(fresh, announced):
@@ -111,7 +111,7 @@ def test_every_slot_is_active_once(fresh, announced):
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "message"),
     [
         ("DELETE FROM shardctl_lanes WHERE slot = 6", "slot 6: it is active in no lane that the file lists"),
         ("UPDATE shardctl_lanes SET generation = 7 WHERE slot = 3", "slot 3: it is active in no lane"),
@@ -125,10 +125,10 @@ def test_every_slot_is_active_once(fresh, announced):
         ),
     ],
 )
-def test_a_slot_that_is_not_active_once(fresh, statement, told):
+def test_a_slot_that_is_not_active_once(fresh, statement, message):
     do(fresh, "s0", statement)
     reasons = odd(fresh, announced=False)
-    assert told in reasons[0]
+    assert message in reasons[0]
     assert "edit by hand" in reasons[0]
 
 
@@ -156,7 +156,7 @@ def test_a_lag_over_the_gate():
         "orders-s1-g1": Backlog(10_000, 1, 2),
         "orders-s0-g2": Backlog(10**6, 1, 2),
     }
-    reason = one(preflight.lagging(after(), backlogs, preflight.MAX_LAG))
+    reason = only_reason(preflight.lagging(after(), backlogs, preflight.MAX_LAG))
     assert "shard s0 lags by 10,001 messages" in reason
     assert "--max-lag 10001" in reason
     assert not list(preflight.lagging(after(), backlogs, 10_001))

@@ -26,9 +26,9 @@ def world(announced):
 
 def test_every_slot_is_handed_over(world):
     run = world.run()
-    (said,) = world.to_its_end(run)
-    assert said.complete
-    assert not said.failed
+    (progress,) = world.to_its_end(run)
+    assert progress.complete
+    assert not progress.failed
     assert world.active() == world.wanted()
     assert (run.tally.flipped, run.tally.moved, run.tally.rows) == (12, 4, 12)
     assert len(run.tally.pauses) == 4
@@ -64,8 +64,8 @@ def crash_everywhere(world, when):
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_every_effect_and_run_again(world, when):
-    said = crash_everywhere(world, when)
-    assert said.complete
+    progress = crash_everywhere(world, when)
+    assert progress.complete
     assert world.active() == world.wanted()
 
 
@@ -80,19 +80,19 @@ def test_killed_at_every_effect_of_an_abort_and_run_again(world):
         at += 1
         world.crashes.effects, world.crashes.at = 0, (at, "after")
         try:
-            (said,) = world.to_its_end(world.run(onward=False))
+            (progress,) = world.to_its_end(world.run(onward=False))
             break
         except CrashError:
             world.consume()
             world.check()
-    assert said.ended
-    assert not said.settling + said.barriers + said.copying
+    assert progress.ended
+    assert not progress.settling + progress.barriers + progress.copying
 
 
 def test_an_abort_brings_what_has_begun_to_its_end_and_begins_nothing(world):
     world.run(parallel=1).step(world.now)  # those that stay are due now, and one that moves
-    (said,) = world.to_its_end(world.run(onward=False))
-    assert (said.arrived, said.waiting, said.complete) == (13, 3, False)
+    (progress,) = world.to_its_end(world.run(onward=False))
+    assert (progress.arrived, progress.waiting, progress.complete) == (13, 3, False)
     assert world.active() == {
         ("s0", 2): set(range(6)),
         ("s0", 1): {7},
@@ -105,32 +105,34 @@ def test_an_abort_brings_what_has_begun_to_its_end_and_begins_nothing(world):
 def test_after_an_abort_it_goes_on_where_it_was(world):
     world.run(parallel=1).step(world.now)
     world.to_its_end(world.run(onward=False))
-    (said,) = world.to_its_end(world.run())
-    assert said.complete
+    (progress,) = world.to_its_end(world.run())
+    assert progress.complete
     assert world.active() == world.wanted()
 
 
 def test_two_runs_at_once_do_no_harm(world):
-    said = world.to_its_end(world.run(), world.run(), seconds=0.4)
-    assert all(each.complete for each in said)
+    progresses = world.to_its_end(world.run(), world.run(), seconds=0.4)
+    assert all(progress.complete for progress in progresses)
     assert world.active() == world.wanted()
 
 
 def test_two_that_copy_one_slot_copy_it_once(world):
     """The second one finds the lane active and leaves the rows alone, which the new owner has written to by then."""
     run = world.run()
-    while not (left := [each for each in run._survey.in_flight.values() if each.standing.stage == Stage.LEFT]):
+    while not (
+        left := [hand_over for hand_over in run._survey.in_flight.values() if hand_over.standing.stage == Stage.LEFT]
+    ):
         run.step(world.now)
         world.consume()
         world.now += 0.3
         run._look(world.now)
-    each = left[0]
+    in_flight = left[0]
     copy = copying.row_copy(world.after)
-    assert copying.hand_over(world.databases, each.hand_over, each.standing.source, copy).rows == ROWS
+    assert copying.hand_over(world.databases, in_flight.hand_over, in_flight.standing.source, copy).rows == ROWS
     with writing(world.own["s2"]) as connection:
-        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {each.hand_over.slot}")
-    assert copying.hand_over(world.databases, each.hand_over, each.standing.source, copy).rows is None
-    assert each.hand_over.slot not in world.rows("s2")
+        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {in_flight.hand_over.slot}")
+    assert copying.hand_over(world.databases, in_flight.hand_over, in_flight.standing.source, copy).rows is None
+    assert in_flight.hand_over.slot not in world.rows("s2")
 
 
 def test_what_another_run_has_done_is_seen_when_a_slot_begins(world):
@@ -153,8 +155,8 @@ def test_what_another_run_has_done_is_seen_when_a_slot_begins(world):
 def test_a_lost_barrier_is_published_again(world):
     world.lose = 5
     run = world.run()
-    (said,) = world.to_its_end(run, seconds=5.0)
-    assert said.complete
+    (progress,) = world.to_its_end(run, seconds=5.0)
+    assert progress.complete
     assert run.tally.barriers == 21
 
 
@@ -163,12 +165,12 @@ def test_a_barrier_that_pub_sub_refuses_is_published_again(world):
     run = world.run()
     troubles = set()
     for _ in range(100):
-        said = run.step(world.now)
-        troubles |= set(said.trouble)
+        progress = run.step(world.now)
+        troubles |= set(progress.trouble)
         world.consume()
         world.now += 0.3
-    assert said.complete
-    assert not said.trouble
+    assert progress.complete
+    assert not progress.trouble
     assert troubles == {"Pub/Sub didn't take a barrier: no route to Pub/Sub"}
     assert run.tally.barriers == 19
 
@@ -197,10 +199,10 @@ def test_so_many_moved_slots_are_in_flight_as_asked_for(world):
     world.deaf = {6, 7, 8, 9}
     run = world.run(parallel=1)
     for _ in range(20):
-        said = run.step(world.now)
+        progress = run.step(world.now)
         world.consume()
         world.now += 0.3
-    assert said.barriers == 1
+    assert progress.barriers == 1
 
 
 def test_few_moved_slots_are_due_ahead_of_their_turn_however_fast_the_others_were(world):
@@ -220,11 +222,11 @@ def test_a_slot_whose_copy_fails_stays_and_the_others_go_on(world):
         connection.exec_driver_sql(
             "CREATE TRIGGER t AFTER INSERT ON a_rows WHEN new.slot = 7 BEGIN DELETE FROM a_rows WHERE id = new.id; END"
         )
-    (said,) = world.to_its_end(world.run())
-    assert not said.complete
-    assert said.arrived == 15
-    assert len(said.failed) == 1
-    assert "slot 7, s0 g1 → s2 g1: table a_rows" in said.failed[0]
+    (progress,) = world.to_its_end(world.run())
+    assert not progress.complete
+    assert progress.arrived == 15
+    assert len(progress.failed) == 1
+    assert "slot 7, s0 g1 → s2 g1: table a_rows" in progress.failed[0]
     with writing(world.own["s2"]) as connection:
         connection.exec_driver_sql("DROP TRIGGER t")
     assert world.to_its_end(world.run())[0].complete
@@ -233,9 +235,9 @@ def test_a_slot_whose_copy_fails_stays_and_the_others_go_on(world):
 def test_a_key_that_is_there_already_stops_its_slot_alone(world):
     with writing(world.own["s2"]) as connection:
         connection.exec_driver_sql(f"INSERT INTO a_rows (id, amount, slot) VALUES ('{KEYS[8][1]}', 0, 15)")
-    (said,) = world.to_its_end(world.run())
-    assert said.arrived == 15
-    assert "slot 8" in said.failed[0]
+    (progress,) = world.to_its_end(world.run())
+    assert progress.arrived == 15
+    assert "slot 8" in progress.failed[0]
 
 
 def test_a_database_that_is_away_for_a_while(world):
@@ -248,8 +250,8 @@ def test_a_database_that_is_away_for_a_while(world):
     (world.folder / "s1.db").mkdir()
     for engine in world.databases.values():
         engine.dispose()
-    said = run.step(world.now)
-    assert not said.ended
+    progress = run.step(world.now)
+    assert not progress.ended
     (world.folder / "s1.db").rmdir()
     (world.folder / "away").rename(world.folder / "s1.db")
     world.now += 5
@@ -290,9 +292,9 @@ def test_while_it_is_held_back_nothing_begins(world):
 def test_a_slot_that_no_shard_has_is_reported_and_the_others_go_on(world):
     with writing(world.own["s0"]) as connection:
         connection.exec_driver_sql("DELETE FROM shardctl_lanes WHERE slot = 3 AND generation = 1")
-    (said,) = world.to_its_end(world.run())
-    assert said.failed == ("slot 3: it is active in no lane that the file lists",)
-    assert said.arrived == 15
+    (progress,) = world.to_its_end(world.run())
+    assert progress.failed == ("slot 3: it is active in no lane that the file lists",)
+    assert progress.arrived == 15
 
 
 @pytest.mark.slow
@@ -310,8 +312,8 @@ def test_the_way_back_of_an_aborted_rebalance(world):
             journal.close(connection, world.after, RebalanceState.ABORTED)
     world.after = way_back.fleet_back(world.after)
     world.announce()
-    (said,) = world.to_its_end(world.run())
-    assert said.complete
+    (progress,) = world.to_its_end(world.run())
+    assert progress.complete
     assert world.active() == world.wanted() == {("s0", 3): set(range(8)), ("s1", 3): set(range(8, 16))}
 
 
@@ -357,27 +359,27 @@ def test_a_run_that_wakes_up_after_it_was_all_closed_comes_to_an_end(announced):
             lanes.take_fence_alone(connection)
     world.published.clear()
     for _ in range(20):
-        said = asleep.step(world.now)
+        progress = asleep.step(world.now)
         world.now += 5
-        if said.ended:
+        if progress.ended:
             break
-    assert said.ended
-    assert not said.complete
-    assert said.failed
+    assert progress.ended
+    assert not progress.complete
+    assert progress.failed
     assert not world.published
 
 
 def awaited(world):
     """The barriers that some database awaits, by slot: where, the lane's generation, and the token."""
-    found = {}
+    barriers = {}
     for name, engine in world.own.items():
         with engine.connect() as connection:
             for slot, generation, token in connection.execute(
                 select(schema.barriers.c.slot, schema.barriers.c.generation, schema.barriers.c.token)
             ):
-                assert slot not in found
-                found[slot] = (name, generation, token)
-    return found
+                assert slot not in barriers
+                barriers[slot] = (name, generation, token)
+    return barriers
 
 
 def test_a_barrier_is_awaited_by_its_lanes_database_once_the_slot_is_due_and_before_it_is_published(world):

@@ -13,7 +13,7 @@ BY_TYPE = fleet(
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         (Request(add=("s0",)), "there already"),
         (Request(add=("n", "n")), "there already"),
@@ -34,8 +34,8 @@ BY_TYPE = fleet(
         (Request(rates={1: math.nan}), "Rates are 0 or more"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(request_, said):
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_meant_is_refused(request_, message):
+    with pytest.raises(UsageError, match=message):
         asked(FLEET, request_)
 
 

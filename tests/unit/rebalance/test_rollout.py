@@ -21,11 +21,11 @@ class Time:
 
 def waited(*reasons, at_most=None):
     """How a wait ends whose looks find these reasons one after the other, and what was said: seconds and reasons."""
-    time, looks, said = Time(), iter(reasons), []
+    time, looks, reports = Time(), iter(reasons), []
     ended = Patience(at_most, time, time.sleep).until(
-        lambda: next(looks), lambda why, seconds: said.append((seconds, *why))
+        lambda: next(looks), lambda why, seconds: reports.append((seconds, *why))
     )
-    return ended, said
+    return ended, reports
 
 
 def test_nothing_to_wait_for_is_not_talked_of():
@@ -37,20 +37,20 @@ def test_a_wait_is_reported_at_once_and_when_its_reasons_change():
 
 
 def test_a_wait_is_never_silent_for_long_nor_talkative_for_hours():
-    ended, said = waited(*[["a"]] * 7200, [])
+    ended, reports = waited(*[["a"]] * 7200, [])
     assert ended
-    moments = [seconds for seconds, _ in said]
+    moments = [seconds for seconds, _ in reports]
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     assert max(pauses) <= 60
     assert pauses[0] == 5
-    assert len(said) < 160
+    assert len(reports) < 160
 
 
 @pytest.mark.parametrize("at_most", [0.0, 3.0])
 def test_a_wait_ends_in_time_and_says_what_was_lacking_to_the_end(at_most):
-    ended, said = waited(*[["a"]] * 100, at_most=at_most)
+    ended, reports = waited(*[["a"]] * 100, at_most=at_most)
     assert not ended
-    assert said[-1] == (at_most, "a")
+    assert reports[-1] == (at_most, "a")
 
 
 def test_what_has_come_at_the_last_look_has_come():

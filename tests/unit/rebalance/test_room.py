@@ -16,14 +16,14 @@ FLEETS = [
 
 @examples(1.5)
 @given(st.sampled_from(FLEETS), st.sets(st.floats(0, 1, exclude_max=True), min_size=1, max_size=10))
-def test_a_set_takes_as_many_bytes_as_its_longest_filter(found, cuts):
-    count = 1 << found.routing.slot_bits
+def test_a_set_takes_as_many_bytes_as_its_longest_filter(fleet, cuts):
+    count = 1 << fleet.routing.slot_bits
     ends = sorted({int(cut * count) for cut in cuts} | {count})
     slots = SlotSet(tuple((first, end - 1) for first, end in zip(ends[::2], ends[1::2], strict=False)))
-    shard = found.shards[0].model_copy(update={"slots": slots})
-    longest = max(len(sub.filter.encode()) for sub in topology.subscriptions(found, shard))
-    room = FilterRoom(found, shard)
+    shard = fleet.shards[0].model_copy(update={"slots": slots})
+    longest = max(len(sub.filter.encode()) for sub in topology.subscriptions(fleet, shard))
+    room = FilterRoom(fleet, shard)
     if len(slots.ranges) <= filters._MAX_RANGES:
         assert room.longest(slots) == longest
-    complete = all(topology._filter_on(found, shard, sub.topic).padded for sub in topology.subscriptions(found, shard))
+    complete = all(topology._filter_on(fleet, shard, sub.topic).padded for sub in topology.subscriptions(fleet, shard))
     assert (room.padded(slots) <= filters.MAX_FILTER_BYTES) == complete

@@ -103,7 +103,7 @@ def test_parked_messages_keep_their_order_and_get_positions_of_their_own(sides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("trigger", "told"),
+    ("trigger", "message"),
     [
         ("AFTER INSERT ON things BEGIN UPDATE things SET a_text = 'x' WHERE id = new.id; END", "not all as they were"),
         ("BEFORE INSERT ON things BEGIN SELECT RAISE (IGNORE); END", "2 rows were read and 0 are stored"),
@@ -113,12 +113,12 @@ def test_parked_messages_keep_their_order_and_get_positions_of_their_own(sides):
         ),
     ],
 )
-def test_a_row_that_is_changed_dropped_or_added_on_the_way_is_found(sides, trigger, told):
+def test_a_row_that_is_changed_dropped_or_added_on_the_way_is_found(sides, trigger, message):
     source, destination = sides
     source.thing(id="a")
     source.thing(id="b")
     destination.run(f"CREATE TRIGGER planted {trigger}")
-    with pytest.raises(CopyMismatchError, match=f"table things, slot 5: .*{told}") as caught:
+    with pytest.raises(CopyMismatchError, match=f"table things, slot 5: .*{message}") as caught:
         copy(source, destination)
     assert (caught.value.table, caught.value.slot, caught.value.sent.rows) == ("things", 5, 2)
     assert not destination.rows(destination.things)
@@ -280,10 +280,10 @@ def test_a_transaction_that_fails_leaves_nothing(sides):
 
 
 def test_of_two_databases_in_one_block_the_one_that_refused_is_named(sides):
-    one, other = sides
+    source, other = sides
     with (
         pytest.raises(DatabaseError, match=r"source\.db: no such table: nowhere"),
-        database.writing(one.engine) as connection,
+        database.writing(source.engine) as connection,
         database.snapshot(other.engine),
     ):
         connection.execute(text("SELECT * FROM nowhere"))

@@ -90,7 +90,7 @@ def test_equal_databases_are_fit(sides):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("at_source", "at_destination", "told"),
+    ("at_source", "at_destination", "message"),
     [
         ([LINE_TABLE], [], "table a_lines is missing at the destination. `shardctl provision`"),
         ([], [LINE_TABLE], "table a_lines is missing at the source"),
@@ -138,18 +138,18 @@ def test_equal_databases_are_fit(sides):
         ),
     ],
 )
-def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_destination, told):
+def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_destination, message):
     for side, statements in zip(sides, (at_source, at_destination), strict=True):
         side.run(*(statement.replace("{}", "") for statement in statements))
     reasons = unfit(*(side.engine for side in sides), sides[0].kinds)
     assert len(reasons) == 1, reasons
     [reason] = reasons
-    assert told in reason
+    assert message in reason
     assert reason.endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("statements", "told"),
+    ("statements", "message"),
     [
         ([LINE_TABLE], "no index at the source begins with its_slot"),
         (
@@ -162,9 +162,9 @@ def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_
         ),
     ],
 )
-def test_what_may_go_wrong_is_reported(sides, statements, told):
+def test_what_may_go_wrong_is_reported(sides, statements, message):
     for side in sides:
         side.run(*(statement.replace("{}", "") for statement in statements))
     engines = [side.engine for side in sides]
     assert unfit(*engines, sides[0].kinds) == []
-    assert any(told in doubt for doubt in doubts(*engines, sides[0].kinds))
+    assert any(message in doubt for doubt in doubts(*engines, sides[0].kinds))

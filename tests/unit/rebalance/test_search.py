@@ -9,9 +9,9 @@ from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, pl
 from shardctl.rebalance.planning.request import Request, asked
 
 
-def _moved(found, request):
+def _moved(fleet, request):
     try:
-        return plan(found, request).moved
+        return plan(fleet, request).moved
     except NothingToMoveError:
         return 0
     except NoPlanError:
@@ -47,14 +47,14 @@ def test_some_of_those_cases_are_bound_by_their_filters():
 
 
 def test_fewer_moves_win_over_filters_that_take_malformed_slots():
-    found = with_long_filters(fleet(["0-4", "5-15"], slot_bits=4), 30)
-    made = plan(found, Request(tolerance=0))
+    before = with_long_filters(fleet(["0-4", "5-15"], slot_bits=4), 30)
+    made = plan(before, Request(tolerance=0))
     assert (made.moved, made.minimum) == (3, 3)
 
 
 def test_a_slot_goes_on_from_shard_to_shard_where_no_filter_has_room_for_many_givers():
-    found = with_long_filters(fleet([f"{first}-{first + 7}" for first in range(0, 256, 8)], slot_bits=8), 4)
-    made = plan(found, Request(add=("new",), tolerance=0.15))
+    before = with_long_filters(fleet([f"{first}-{first + 7}" for first in range(0, 256, 8)], slot_bits=8), 4)
+    made = plan(before, Request(add=("new",), tolerance=0.15))
     counts = {shard.name: len(shard.slots) for shard in made.after.shards}
     assert made.moved > made.minimum
     assert all(7 <= count <= 9 for count in counts.values())

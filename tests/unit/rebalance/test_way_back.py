@@ -23,7 +23,9 @@ def test_the_way_back_ends_where_it_began(request_):
         else:
             assert will.generation == was.generation + 1
             assert will.previous[: len(was.previous)] == was.previous
-            assert [each.slots for each in will.previous[len(was.previous) :]] == [was.slots] * bool(was.slots.ranges)
+            assert [previous.slots for previous in will.previous[len(was.previous) :]] == [was.slots] * bool(
+                was.slots.ranges
+            )
 
 
 @pytest.mark.parametrize("request_", [Request(add=("s3",)), Request(remove=("s1",))])

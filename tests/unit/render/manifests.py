@@ -45,10 +45,10 @@ def objects(fleet: Fleet, *kinds: str, **choice: Any) -> list[dict[str, Any]]:
 
 def only(fleet: Fleet, kind: str, name: str = "orders-s0") -> dict[str, Any]:
     """The one object of that kind and name, held against Kubernetes' schemas where they know it."""
-    (found,) = (item for item in objects(fleet, kind) if item["metadata"]["name"] == name)
-    if is_built_in(found):
-        kubernetes_validate.validate(found, KUBERNETES_VERSION, strict=True)
-    return found
+    (manifest,) = (item for item in objects(fleet, kind) if item["metadata"]["name"] == name)
+    if is_built_in(manifest):
+        kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
+    return manifest
 
 
 def pod_of(item: dict[str, Any]) -> dict[str, Any]:

@@ -34,24 +34,24 @@ def fleet(policy="", backend="", consumer="", text=FLEET):
 
 
 def of_shard(kind, shard, **given):
-    (found,) = (item for item in objects(fleet(**given), kind) if item["metadata"]["labels"].get("shard") == shard)
-    return found
+    (manifest,) = (item for item in objects(fleet(**given), kind) if item["metadata"]["labels"].get("shard") == shard)
+    return manifest
 
 
 def test_a_secret_is_mounted_once_read_only_where_a_type_of_the_shard_needs_it():
     pod = pod_of(of_shard("Deployment", "both"))
-    (volume,) = (each for each in pod["volumes"] if "secret" in each)
+    (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
     assert volume["secret"]["secretName"] == "login"
-    assert [each["key"] for each in volume["secret"]["items"]] == ["ca.crt", "password", "username"]
+    assert [item["key"] for item in volume["secret"]["items"]] == ["ca.crt", "password", "username"]
     assert volume["secret"]["defaultMode"] == 0o440
-    (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == volume["name"])
+    (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"])
     assert (mount["mountPath"], mount["readOnly"]) == (f"{backends.SECRETS_DIRECTORY}/login", True)
-    assert not any("secret" in each for each in pod_of(of_shard("Deployment", "rows"))["volumes"])
+    assert not any("secret" in volume for volume in pod_of(of_shard("Deployment", "rows"))["volumes"])
 
 
 def test_certificates_are_mounted_into_every_consumer_beside_what_its_types_need():
     text = FLEET + "certificates: {login: [tls.key], authority: [ca.crt]}\n"
-    found = {
+    mounted_files = {
         shard: {
             volume["secret"]["secretName"]: [item["path"] for item in volume["secret"]["items"]]
             for volume in pod_of(of_shard("Deployment", shard, text=text))["volumes"]
@@ -59,7 +59,7 @@ def test_certificates_are_mounted_into_every_consumer_beside_what_its_types_need
         }
         for shard in ("both", "rows")
     }
-    assert found == {
+    assert mounted_files == {
         "both": {"authority": ["ca.crt"], "login": ["ca.crt", "password", "tls.key", "username"]},
         "rows": {"authority": ["ca.crt"], "login": ["tls.key"]},
     }
@@ -67,7 +67,7 @@ def test_certificates_are_mounted_into_every_consumer_beside_what_its_types_need
 
 def reach(shard, **given):
     rules = of_shard("NetworkPolicy", shard, **given)["spec"]["egress"]
-    return [([each["port"] for each in rule["ports"]], rule.get("to")) for rule in rules]
+    return [([port["port"] for port in rule["ports"]], rule.get("to")) for rule in rules]
 
 
 def test_the_policy_lets_calls_through_to_the_ports_of_the_backends():
@@ -95,10 +95,10 @@ def test_a_call_must_end_before_the_database_ends_its_transaction():
     ids=["fits", "drain", "rows", "mixed"],
 )  # fmt: skip
 def test_advice(given, says):
-    found = list(backends.advice(fleet(**given)))
-    assert len(found) == len(says)
-    assert all(word in sentence for word, sentence in zip(says, found, strict=True))
-    assert set(found) <= set(advice(fleet(**given)))
+    sentences = list(backends.advice(fleet(**given)))
+    assert len(sentences) == len(says)
+    assert all(word in sentence for word, sentence in zip(says, sentences, strict=True))
+    assert set(sentences) <= set(advice(fleet(**given)))
 
 
 @pytest.mark.parametrize(

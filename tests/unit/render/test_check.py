@@ -43,8 +43,8 @@ def test_differing_missing_and_unknown_files_are_named(
     (rendered / "kustomization.yaml").write_text("resources: []\n")
     assert render(file, check=rendered) == EXIT_REFUSED
     out, err = capsys.readouterr()
-    told = [line.split(":")[0].split()[:2] for line in err.splitlines()[:3]]
-    assert sorted(told) == [
+    files = [line.split(":")[0].split()[:2] for line in err.splitlines()[:3]]
+    assert sorted(files) == [
         ["differs", str(deployment)],
         ["missing", str(rendered / "shards/s1/configmap.yaml")],
         ["unknown", str(rendered / "shards/s1/old.yaml")],
@@ -135,7 +135,7 @@ def test_a_custom_template_is_rendered_and_compared(file: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("kind: X\nname: {{ nmae }}\n", r"serviceaccount\.yaml\.j2:2: 'nmae' is undefined"),
         ("kind: X\n{% for a in %}\n", r"serviceaccount\.yaml\.j2:2: "),
@@ -144,11 +144,11 @@ def test_a_custom_template_is_rendered_and_compared(file: Path, tmp_path: Path) 
     ids=["a name", "syntax", "a name in what it includes"],
 )
 def test_a_template_at_fault_is_reported_by_file_line_and_name(
-    text: str, told: str, file: Path, tmp_path: Path
+    text: str, message: str, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "serviceaccount.yaml.j2").write_text(text)
     (tmp_path / "_part.j2").write_text("a: 1\nb: 2\nc: {{ lost }}\n")
-    with pytest.raises(BadTemplateError, match=told):
+    with pytest.raises(BadTemplateError, match=message):
         render(file, kind=["ServiceAccount"], templates=tmp_path)
 
 

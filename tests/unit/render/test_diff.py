@@ -215,9 +215,9 @@ def test_what_cant_be_changed_in_place_is_named_with_the_safe_way(
     report = json.loads(capsys.readouterr().out)
     assert report["kubernetes"] is None
     assert report["pubsub"]["differs"] is True
-    told = report["pubsub"]["unchangeable"]
-    assert len(told) == 2
-    for line in told:
+    lines = report["pubsub"]["unchangeable"]
+    assert len(lines) == 2
+    for line in lines:
         assert "its filter is" in line
         assert "shardctl rebalance" in line
 

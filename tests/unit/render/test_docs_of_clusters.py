@@ -16,11 +16,11 @@ SECTIONS = ("Workload", "Autoscaling", "Secrets", "Security", "Placement")
 
 
 def _blocks() -> list[tuple[str, str]]:
-    found = []
+    blocks = []
     for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
         title = section.partition("\n")[0]
-        found += [(title, block) for block in re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)]
-    return [(title, block) for title, block in found if title in SECTIONS and not block.startswith("apiVersion")]
+        blocks += [(title, block) for block in re.findall(r"^```yaml\n(.*?)^```", section, re.DOTALL | re.MULTILINE)]
+    return [(title, block) for title, block in blocks if title in SECTIONS and not block.startswith("apiVersion")]
 
 
 def test_every_section_shows_settings() -> None:

@@ -21,16 +21,16 @@ def external(more: str = "secrets: external-secrets", *shards: str) -> dict[str,
 
 
 def test_every_secret_of_the_pods_is_filled_from_secret_manager() -> None:
-    found = external()
-    assert found.keys() == {"orders-redis", "orders-s0-db", "orders-s1-db"}
-    assert found["orders-s0-db"]["apiVersion"] == "external-secrets.io/v1"
-    assert found["orders-s0-db"]["spec"] == {
+    secrets = external()
+    assert secrets.keys() == {"orders-redis", "orders-s0-db", "orders-s1-db"}
+    assert secrets["orders-s0-db"]["apiVersion"] == "external-secrets.io/v1"
+    assert secrets["orders-s0-db"]["spec"] == {
         "refreshInterval": "3600s",
         "secretStoreRef": {"kind": "ClusterSecretStore", "name": "google-secret-manager"},
         "target": {"name": "orders-s0-db", "creationPolicy": "Owner"},
         "data": [{"secretKey": "url", "remoteRef": {"key": "orders-s0-db"}}],
     }
-    assert [found[name]["metadata"]["labels"].get("shard") for name in sorted(found)] == [None, "s0", "s1"]
+    assert [secrets[name]["metadata"]["labels"].get("shard") for name in sorted(secrets)] == [None, "s0", "s1"]
 
 
 @cases
@@ -53,33 +53,33 @@ def _read_secrets(path: Path) -> Iterator[tuple[str, str]]:
                     yield entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"]
         for volume in pod_of(item)["volumes"]:
             if "secret" in volume:
-                yield from ((volume["secret"]["secretName"], each["key"]) for each in volume["secret"]["items"])
+                yield from ((volume["secret"]["secretName"], item["key"]) for item in volume["secret"]["items"])
 
 
 def test_store_and_rotation_are_the_files_to_choose() -> None:
-    found = external("secrets: {kind: external-secrets, refresh: 10m, store: {name: mine, kind: SecretStore}}")
-    body = found["orders-redis"]["spec"]
+    secrets = external("secrets: {kind: external-secrets, refresh: 10m, store: {name: mine, kind: SecretStore}}")
+    body = secrets["orders-redis"]["spec"]
     assert body["refreshInterval"] == "600s"
     assert body["secretStoreRef"] == {"kind": "SecretStore", "name": "mine"}
 
 
 def test_shards_that_share_a_secret_share_what_fills_it() -> None:
     """Two owners of one Secret would each take the other's keys away."""
-    found = external(
+    secrets = external(
         "secrets: external-secrets",
         "  - {name: s0, slots: 0-7, database: {name: both, key: a, remote: url-a}}\n",
         "  - {name: s1, slots: 8-15, database: {name: both, key: b, remote: url-b}}\n",
     )
-    assert found["both"]["spec"]["data"] == [
+    assert secrets["both"]["spec"]["data"] == [
         {"secretKey": "a", "remoteRef": {"key": "url-a"}},
         {"secretKey": "b", "remoteRef": {"key": "url-b"}},
     ]
-    assert "shard" not in found["both"]["metadata"]["labels"]
+    assert "shard" not in secrets["both"]["metadata"]["labels"]
 
 
 def test_a_shards_objects_alone_hold_its_own_secret_alone() -> None:
-    found = objects(fleet_of("secrets: external-secrets"), "ExternalSecret", shards=["s1"])
-    assert [item["metadata"]["name"] for item in found] == ["orders-s1-db"]
+    secrets = objects(fleet_of("secrets: external-secrets"), "ExternalSecret", shards=["s1"])
+    assert [item["metadata"]["name"] for item in secrets] == ["orders-s1-db"]
 
 
 @pytest.mark.parametrize(

@@ -210,19 +210,19 @@ def test_a_changed_body_updates_its_job(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("message_filter", 'attributes:a|"b"', "its filter is 'attributes:a|\"b\"', the file wants 'hasPrefix"),
         ("topic", "_deleted-topic_", "its topic is '_deleted-topic_', the file wants 'projects/my-project/topics/"),
     ],
 )
-def test_what_pubsub_cant_change_stops_it_with_the_safe_way(cloud: Cloud, field: str, value: str, told: str) -> None:
+def test_what_pubsub_cant_change_stops_it_with_the_safe_way(cloud: Cloud, field: str, value: str, message: str) -> None:
     fleet = fleet_of()
     before = cloud.changes
     cloud.change("pubsub subscriptions orders-s0-g1", **{field: value})
     run = cloud.run(fleet)
     assert run.returncode == 1
-    assert told in run.stderr
+    assert message in run.stderr
     assert "shardctl rebalance" in run.stderr
     assert cloud.changes == before
 

@@ -20,7 +20,7 @@ BOTH = PLAIN.replace("slots: 0-7}", "slots: 0-7, leader: kubernetes}") + "networ
 
 def rendered(text, kind):
     texts = [document.text for document in documents(fleet_of(text), kinds=[kind])]
-    return {found["metadata"]["name"]: found for found in map(yaml.safe_load, texts)}
+    return {manifest["metadata"]["name"]: manifest for manifest in map(yaml.safe_load, texts)}
 
 
 def test_a_role_lets_a_shard_hold_its_own_lease_and_nothing_else():
@@ -52,10 +52,10 @@ def test_without_kubernetes_nothing_of_it_is_rendered(leader):
 
 
 def test_the_way_to_the_api_is_open_where_it_is_used_alone():
-    found = rendered(BOTH, "NetworkPolicy")
+    policies = rendered(BOTH, "NetworkPolicy")
     ports = {
         name: [[port["port"] for port in rule["ports"]] for rule in policy["spec"]["egress"]]
-        for name, policy in found.items()
+        for name, policy in policies.items()
     }
     assert [443, 6443] in ports["orders-s0"]
     assert [443, 6443] not in ports["orders-s1"]
@@ -78,13 +78,13 @@ def test_times_that_dont_fit_are_refused():
 
 
 def test_advice_on_how_many_stand_by():
-    def told(scaling):
+    def sentences(scaling):
         text = PLAIN.replace("autoscaling: {max: 8}", f"autoscaling: {scaling}") + "leader: redis\n"
-        return [each for each in advice(fleet_of(text)) if each.startswith("leader:")]
+        return [sentence for sentence in advice(fleet_of(text)) if sentence.startswith("leader:")]
 
-    assert "kind: none, min: 2" in told("{max: 8}")[0]
-    assert "no standby" in told("{kind: none, min: 1}")[0]
-    assert told("{kind: none, min: 2}") == []
+    assert "kind: none, min: 2" in sentences("{max: 8}")[0]
+    assert "no standby" in sentences("{kind: none, min: 1}")[0]
+    assert sentences("{kind: none, min: 2}") == []
 
 
 def test_on_this_machine_it_is_elected_in_redis():

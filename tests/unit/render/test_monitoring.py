@@ -48,8 +48,8 @@ def fleet_of(monitoring: str) -> Fleet:
 
 
 def rendered(fleet: Fleet) -> list[dict[str, Any]]:
-    found = [yaml.safe_load(document.text) for document in documents(fleet, kinds=KINDS)]
-    return [item for item in found if "shard" not in item["metadata"]["labels"]]
+    manifests = [yaml.safe_load(document.text) for document in documents(fleet, kinds=KINDS)]
+    return [item for item in manifests if "shard" not in item["metadata"]["labels"]]
 
 
 KEYS = Gateway(auth=Auth(kind="keys", secret=KeysSecret(name="keys")))
@@ -122,7 +122,7 @@ def replicas(kind: str, name: str, wanted: int, there: int) -> tuple[Series, ...
         "statefulset": ("kube_statefulset_replicas", "kube_statefulset_status_replicas_ready"),
     }[kind]
     return tuple(
-        (kube(each, f'{kind}="{name}"'), f"{value}x30") for each, value in zip(names, (wanted, there), strict=True)
+        (kube(pod, f'{kind}="{name}"'), f"{value}x30") for pod, value in zip(names, (wanted, there), strict=True)
     )
 
 
@@ -331,12 +331,12 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
+    path = shutil.which("promtool")
+    if path is None:
         if os.environ.get("CI"):
             pytest.fail("promtool isn't on the PATH; in CI a skipped test is a hole that nobody sees")
         pytest.skip("promtool isn't on the PATH; Debian's package prometheus has it")
-    return found
+    return path
 
 
 def rule_file(listed: list[dict[str, Any]], folder: Path) -> Path:
@@ -369,12 +369,12 @@ def test_an_alert_fires_when_it_should_and_not_else(stack: str, case: Case, prom
 
 def test_alerts_say_what_and_where(promtool: str, tmp_path: Path) -> None:
     rule = rules(fleet_of("{stack: prometheus-operator, runbook_url: https://wiki.example.com/a}"))["ShardctlBacklog"]
-    told = {
+    annotations = {
         "summary": "Shard s0 falls behind",
         "description": "12k messages wait for shard s0 of orders: more come in than its consumers write.",
         "runbook_url": "https://wiki.example.com/a#shardctlbacklog",
     }
-    expected = [{"exp_labels": {**rule["labels"], **S0}, "exp_annotations": told}]
+    expected = [{"exp_labels": {**rule["labels"], **S0}, "exp_annotations": annotations}]
     series = inputs(((pubsub(BACKLOG, "orders-s0-g1"), "12000x30"),), "prometheus-operator")
     judge(promtool, tmp_path, rule, series, 25, expected)
 
@@ -387,10 +387,10 @@ def judge(
     promtool: str, folder: Path, rule: dict[str, Any], series: list[dict[str, str]], minute: int, expected: list[Any]
 ) -> None:
     tested = {"alertname": rule["alert"], "eval_time": f"{minute}m", "exp_alerts": expected}
-    one = {"interval": "1m", "input_series": series, "alert_rule_test": [tested]}
+    test_group = {"interval": "1m", "input_series": series, "alert_rule_test": [tested]}
     rule_file([rule], folder)
     (folder / "test.yaml").write_text(
-        yaml.safe_dump({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [one]})
+        yaml.safe_dump({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [test_group]})
     )
     run(promtool, "test", "rules", folder / "test.yaml")
 
@@ -402,8 +402,8 @@ def named(name: str, stack: str) -> str:
 def test_each_alert_has_a_case_that_fires_and_one_that_doesnt() -> None:
     for stack in STACKS:
         for name in rules(fleet_of(stack)):
-            found = {case.labels is not None for case in CASES if case.alert == name and stack in case.stacks}
-            assert found == {True, False}, name
+            outcomes = {case.labels is not None for case in CASES if case.alert == name and stack in case.stacks}
+            assert outcomes == {True, False}, name
 
 
 # --- what alerts say --------------------------------------------------------------------------------------------------
@@ -413,9 +413,9 @@ def test_each_alert_has_a_case_that_fires_and_one_that_doesnt() -> None:
 def test_each_alert_has_a_severity_a_text_and_a_section_of_the_runbook(stack: str) -> None:
     headings = re.findall(r"^## (\w+)$", DOCS.read_text(), re.MULTILINE)
     anchors = {heading.lower() for heading in headings}
-    found = rules(fleet_of(stack))
-    assert sorted(heading for heading in headings if heading.startswith("Shardctl")) == sorted(found)
-    for rule in found.values():
+    rules_by_name = rules(fleet_of(stack))
+    assert sorted(heading for heading in headings if heading.startswith("Shardctl")) == sorted(rules_by_name)
+    for rule in rules_by_name.values():
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["labels"]["fleet"] == "orders"
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
@@ -430,27 +430,27 @@ def test_thresholds_are_the_files() -> None:
         "failure_percent: 2.5, unavailable_pods: 3, memory_percent: 55, dead_letters: 8, strays: 9, redis_degraded: 11m, "
         "slot_failing: 12m, slot_held: 13m, published_again: 14}}"
     )
-    found = rules(fleet)
-    ends = {name: rule["expr"].rpartition(" > ")[2] for name, rule in found.items()}
+    rules_by_name = rules(fleet)
+    ends = {name: rule["expr"].rpartition(" > ")[2] for name, rule in rules_by_name.items()}
     assert ends["ShardctlBacklog"] == "7"
     assert ends["ShardctlOldestMessage"] == "3600"
     assert ends["ShardctlHandlingSlow"] == "2"
-    assert found["ShardctlFailureRate"]["expr"].count(" > 0.025") == 3
+    assert rules_by_name["ShardctlFailureRate"]["expr"].count(" > 0.025") == 3
     assert ends["ShardctlPodsUnavailable"] == "3"
     assert ends["ShardctlMemory"] == "0.55"
     assert ends["ShardctlDeadLetters"] == "8"
     assert ends["ShardctlStrays"] == "9"
-    assert found["ShardctlRedisDegraded"]["for"] == "660s"
+    assert rules_by_name["ShardctlRedisDegraded"]["for"] == "660s"
     assert ends["ShardctlSlotFailing"] == "720"
     assert ends["ShardctlSlotHeld"] == "780"
     assert ends["ShardctlPublishedAgain"] == "14"
 
 
 def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
-    found = rules(fleet_of("{stack: prometheus-operator, backlog_metric: my_backlog, oldest_age_metric: my:age}"))
-    assert "my_backlog{" in found["ShardctlBacklog"]["expr"]
-    assert "my_backlog{" in found["ShardctlStrays"]["expr"]
-    assert "my:age{" in found["ShardctlOldestMessage"]["expr"]
+    rules_by_name = rules(fleet_of("{stack: prometheus-operator, backlog_metric: my_backlog, oldest_age_metric: my:age}"))
+    assert "my_backlog{" in rules_by_name["ShardctlBacklog"]["expr"]
+    assert "my_backlog{" in rules_by_name["ShardctlStrays"]["expr"]
+    assert "my:age{" in rules_by_name["ShardctlOldestMessage"]["expr"]
 
 
 def test_only_a_fleet_that_parks_has_alerts_on_parked_writes() -> None:
@@ -481,8 +481,8 @@ def test_a_fleet_that_may_have_no_pods_isnt_missed() -> None:
 
 
 def yaml_of_docs(containing: str) -> Any:
-    (found,) = (block for block in re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL) if containing in block)
-    return yaml.safe_load(found)
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL) if containing in block)
+    return yaml.safe_load(block)
 
 
 def test_the_page_shows_the_defaults() -> None:
@@ -492,12 +492,12 @@ def test_the_page_shows_the_defaults() -> None:
 
 def test_the_routing_example_goes_by_labels_and_alerts_that_exist() -> None:
     example = yaml_of_docs("inhibit_rules:")
-    found = rules(fleet_of("prometheus-operator"))
+    rules_by_name = rules(fleet_of("prometheus-operator"))
     for rule in example["inhibit_rules"]:
         for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
             name, _, pattern = matcher.partition(" =~ ")
             assert name == "alertname"
-            assert set(pattern.strip('"').split("|")) <= set(found)
+            assert set(pattern.strip('"').split("|")) <= set(rules_by_name)
     receivers = {receiver["name"] for receiver in example["receivers"]}
     assert {example["route"]["receiver"], *(route["receiver"] for route in example["route"]["routes"])} == receivers
 
@@ -527,11 +527,11 @@ KUBE_STATE = {
 
 def exported() -> set[str]:
     """The names of all samples that a consumer or a gateway can export, those of labels that nobody set yet among them."""
-    found = set()
+    names = set()
     for family in (*Metrics().registry.collect(), *GatewayMetrics(()).registry.collect()):
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}[family.type]
-        found |= {family.name + suffix for suffix in suffixes}
-    return found
+        names |= {family.name + suffix for suffix in suffixes}
+    return names
 
 
 def asked_for(expr: str) -> set[str]:
@@ -565,9 +565,9 @@ def test_prometheus_takes_the_dashboards_queries(stack: str, promtool: str, tmp_
 
 
 def dashboard(fleet: Fleet) -> dict[str, Any]:
-    (found,) = (item for item in rendered(fleet) if item["kind"] == "ConfigMap")
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
-    ((name, text),) = found["data"].items()
+    (manifest,) = (item for item in rendered(fleet) if item["kind"] == "ConfigMap")
+    assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
+    ((name, text),) = manifest["data"].items()
     assert name == "orders.json"
     return json.loads(text)  # type: ignore[no-any-return]
 
@@ -592,8 +592,8 @@ def test_a_stack_has_its_own_kinds(stack: str, kinds: set[str]) -> None:
 
 
 def test_managed_prometheus_scrapes_every_pod() -> None:
-    (found,) = (item for item in rendered(fleet_of("managed-prometheus")) if item["kind"] == "PodMonitoring")
-    assert found["spec"] == {
+    (manifest,) = (item for item in rendered(fleet_of("managed-prometheus")) if item["kind"] == "PodMonitoring")
+    assert manifest["spec"] == {
         "selector": {"matchLabels": {"app": "orders-consumer"}},
         "endpoints": [{"port": "http", "path": "/metrics", "interval": "30s"}],
         "targetLabels": {
@@ -605,9 +605,9 @@ def test_managed_prometheus_scrapes_every_pod() -> None:
 
 def test_the_operator_scrapes_every_pod() -> None:
     fleet = fleet_of("{stack: prometheus-operator, scrape_interval: 1m, labels: {release: kps}}")
-    (found,) = (item for item in rendered(fleet) if item["kind"] == "PodMonitor")
-    assert found["metadata"]["labels"]["release"] == "kps"
-    assert found["spec"] == {
+    (manifest,) = (item for item in rendered(fleet) if item["kind"] == "PodMonitor")
+    assert manifest["metadata"]["labels"]["release"] == "kps"
+    assert manifest["spec"] == {
         "selector": {"matchLabels": {"app": "orders-consumer"}},
         "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "60s"}],
         "podTargetLabels": ["app", "shard"],

@@ -35,7 +35,7 @@ ENDPOINT = "https://push.example.com/orders/s0/orders-s0-g1"
 
 def rendered(fleet, kind):
     texts = [document.text for document in documents(fleet, kinds=[kind])]
-    return {found["metadata"]["name"]: found for found in map(yaml.safe_load, texts)}
+    return {manifest["metadata"]["name"]: manifest for manifest in map(yaml.safe_load, texts)}
 
 
 def kubernetes(text):
@@ -56,7 +56,11 @@ def test_every_format_says_the_same(unwrapped):
         "push_endpoint": ENDPOINT,
         "oidc_token": {"service_account_email": ACCOUNT, "audience": audience},
     } | ({"no_wrapper": {"write_metadata": True}} if unwrapped else {})
-    [wanted] = [each for each in wanted_subscriptions(fleet_of(text)) if each.name.endswith("/orders-s0-g1")]
+    [wanted] = [
+        subscription
+        for subscription in wanted_subscriptions(fleet_of(text))
+        if subscription.name.endswith("/orders-s0-g1")
+    ]
     assert (wanted.push_config.push_endpoint, wanted.push_config.oidc_token.audience) == (ENDPOINT, audience)
     assert wanted.push_config.oidc_token.service_account_email == ACCOUNT
     assert wanted.push_config.no_wrapper.write_metadata is unwrapped
@@ -69,8 +73,8 @@ def test_every_format_says_the_same(unwrapped):
 
 def test_only_shards_subscriptions_push():
     """Dead letters and strays are people's, who pull them."""
-    found = rendered(kubernetes(FLEET + PUSH), "PubSubSubscription")
-    assert sorted(name for name, each in found.items() if "pushConfig" in each["spec"]) == [
+    subscriptions = rendered(kubernetes(FLEET + PUSH), "PubSubSubscription")
+    assert sorted(name for name, subscription in subscriptions.items() if "pushConfig" in subscription["spec"]) == [
         "orders-s0-g1",
         "orders-s1-g3",
     ]
@@ -106,12 +110,12 @@ def test_a_service_leads_to_the_port_that_listens():
     ],
 )
 def test_the_network_policy_lets_what_stands_before_it_in(policy, sources):
-    found = rendered(kubernetes(f"{FLEET}{PUSH}network_policy: {policy}"), "NetworkPolicy")["orders-s0"]["spec"]
-    [rule] = [rule for rule in found["ingress"] if rule["ports"][0]["port"] == "push"]
+    policy_spec = rendered(kubernetes(f"{FLEET}{PUSH}network_policy: {policy}"), "NetworkPolicy")["orders-s0"]["spec"]
+    [rule] = [rule for rule in policy_spec["ingress"] if rule["ports"][0]["port"] == "push"]
     if sources is None:
         assert "from" not in rule
         return
-    named = [each["ipBlock"]["cidr"] if "ipBlock" in each else each["namespaceSelector"]["matchExpressions"][0]["values"][0] for each in rule["from"]]  # fmt: skip  # noqa: E501
+    named = [source["ipBlock"]["cidr"] if "ipBlock" in source else source["namespaceSelector"]["matchExpressions"][0]["values"][0] for source in rule["from"]]  # fmt: skip  # noqa: E501
     assert named == sources
 
 
@@ -130,7 +134,7 @@ def test_the_script_changes_a_subscription_to_and_fro(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("delivery", "told"),
+    ("delivery", "message"),
     [
         ("push", "push"),
         ("{kind: push, url: 'https://a.example.com'}", "a url and a service_account"),
@@ -140,8 +144,8 @@ def test_the_script_changes_a_subscription_to_and_fro(tmp_path):
         ("{kind: push, url: 'https://a.example.com', service_account: nobody}", "service account's address"),
     ],
 )
-def test_what_cant_work_is_refused(delivery, told):
-    with pytest.raises(SpecError, match=told):
+def test_what_cant_work_is_refused(delivery, message):
+    with pytest.raises(SpecError, match=message):
         fleet_of(f"{FLEET}delivery: {delivery}\n")
 
 
@@ -151,13 +155,13 @@ def test_a_leader_and_push_dont_go_together():
 
 
 def test_advice_on_attempts_and_on_pods_that_stop():
-    def told(text):
-        return " ".join(each for each in advice(fleet_of(text)) if each.startswith("delivery:"))
+    def sentences(text):
+        return " ".join(sentence for sentence in advice(fleet_of(text)) if sentence.startswith("delivery:"))
 
-    assert "max_delivery_attempts: 100" in told(FLEET + PUSH)
-    assert "pre_stop" in told(FLEET + PUSH)
-    assert told(f"{FLEET}{PUSH}subscription: {{max_delivery_attempts: 100}}\nworkload: {{pre_stop: 10s}}\n") == ""
-    assert told(FLEET) == ""
+    assert "max_delivery_attempts: 100" in sentences(FLEET + PUSH)
+    assert "pre_stop" in sentences(FLEET + PUSH)
+    assert sentences(f"{FLEET}{PUSH}subscription: {{max_delivery_attempts: 100}}\nworkload: {{pre_stop: 10s}}\n") == ""
+    assert sentences(FLEET) == ""
 
 
 def test_it_isnt_run_on_this_machine():

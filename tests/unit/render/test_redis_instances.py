@@ -15,8 +15,8 @@ def fleet(settings: str = "", more: str = "") -> Fleet:
     return fleet_of(f"redis: {{memorystore: {{region: europe-west1{settings}}}}}\n{more}")
 
 
-def instance(of: Fleet) -> dict[str, Any]:
-    (item,) = objects(of, "RedisInstance")
+def instance(fleet: Fleet) -> dict[str, Any]:
+    (item,) = objects(fleet, "RedisInstance")
     return item
 
 
@@ -45,8 +45,8 @@ def test_its_network_is_the_one_that_the_file_names() -> None:
     assert (spec["authorizedNetworkRef"], spec["connectMode"]) == ({"external": network}, "PRIVATE_SERVICE_ACCESS")
 
 
-def mounted(of: Fleet) -> dict[str, str]:
-    pod = pod_of(only(of, "Deployment"))
+def mounted(fleet: Fleet) -> dict[str, str]:
+    pod = pod_of(only(fleet, "Deployment"))
     secrets = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     return {

@@ -77,14 +77,14 @@ def objects(fleet: Fleet, **choice: Any) -> list[dict[str, Any]]:
 
 
 def only(fleet: Fleet, kind: str, name: str) -> dict[str, Any]:
-    (found,) = (item for item in objects(fleet, kinds=[kind]) if item["metadata"]["name"] == name)
-    return found
+    (manifest,) = (item for item in objects(fleet, kinds=[kind]) if item["metadata"]["name"] == name)
+    return manifest
 
 
 def workloads(fleet: Fleet) -> list[dict[str, Any]]:
     """What runs the pods of each shard, in the shards' order."""
-    found = {item["metadata"]["labels"].get("shard"): item for item in objects(fleet, kinds=WORKLOADS)}
-    return [found[shard.name] for shard in fleet.shards]
+    manifests = {item["metadata"]["labels"].get("shard"): item for item in objects(fleet, kinds=WORKLOADS)}
+    return [manifests[shard.name] for shard in fleet.shards]
 
 
 def cases() -> Any:
@@ -111,8 +111,8 @@ def _is_built_in(item: dict[str, Any]) -> bool:
 @cases()
 def test_documents_say_what_their_text_holds(path: Path) -> None:
     fleet = load_fleet(path)
-    found = list(documents(fleet))
-    for document in found:
+    rendered = list(documents(fleet))
+    for document in rendered:
         item = read_yaml(document.text)
         assert (item["kind"], item["metadata"]["name"]) == (document.kind, document.name)
         assert item["metadata"].get("namespace") == (
@@ -121,8 +121,8 @@ def test_documents_say_what_their_text_holds(path: Path) -> None:
         assert item["metadata"]["labels"].get("shard") == document.shard
         assert document.text.endswith("\n")
         assert not document.text.endswith("\n\n")
-    assert len({(document.kind, document.name) for document in found}) == len(found)
-    assert len({document.path.lower() for document in found}) == len(found)
+    assert len({(document.kind, document.name) for document in rendered}) == len(rendered)
+    assert len({document.path.lower() for document in rendered}) == len(rendered)
 
 
 @cases()
@@ -140,11 +140,11 @@ def test_every_kind_is_in_some_golden_case() -> None:
 
 @cases()
 def test_every_reference_has_its_object(path: Path) -> None:
-    found = objects(
+    manifests = objects(
         load_fleet(path).model_copy(update={"provisioner": "config-connector"})
     )  # others' objects lie elsewhere
-    there = {(item["kind"], item["metadata"]["name"]) for item in found}
-    for item in found:
+    there = {(item["kind"], item["metadata"]["name"]) for item in manifests}
+    for item in manifests:
         assert set(_references(item)) <= there
 
 
@@ -397,8 +397,8 @@ def test_the_longest_subscription_name_still_fits_an_autoscalers_selector() -> N
 @cases()
 def test_a_consumer_reads_back_its_slice(path: Path) -> None:
     fleet = load_fleet(path)
-    found = [item for item in objects(fleet, kinds=["ConfigMap"]) if "shard" in item["metadata"]["labels"]]
-    for shard, item in zip(fleet.shards, found, strict=True):
+    config_maps = [item for item in objects(fleet, kinds=["ConfigMap"]) if "shard" in item["metadata"]["labels"]]
+    for shard, item in zip(fleet.shards, config_maps, strict=True):
         text = item["data"]["shard.json"]
         assert text == config_text(fleet, shard)
         assert ShardConfig.model_validate_json(text) == slice_of(fleet, shard)
@@ -406,8 +406,8 @@ def test_a_consumer_reads_back_its_slice(path: Path) -> None:
 
 def test_a_changed_setting_rolls_the_pods_of_its_shard_alone() -> None:
     def checksums(fleet: Fleet) -> list[str]:
-        found = objects(fleet, kinds=["Deployment"])
-        return [item["spec"]["template"]["metadata"]["annotations"]["checksum/config"] for item in found]
+        deployments = objects(fleet, kinds=["Deployment"])
+        return [item["spec"]["template"]["metadata"]["annotations"]["checksum/config"] for item in deployments]
 
     before = checksums(fleet_of())
     after = checksums(fleet_of(FLEET.replace("generation: 3", "generation: 3, consumer: {concurrency: 9}")))
@@ -419,9 +419,9 @@ def test_a_changed_setting_rolls_the_pods_of_its_shard_alone() -> None:
 
 
 def test_a_shards_objects_alone() -> None:
-    found = list(documents(fleet_of(), shards=["s1"]))
-    assert {document.shard for document in found} == {"s1"}
-    assert found == [document for document in documents(fleet_of()) if document.shard == "s1"]
+    rendered = list(documents(fleet_of(), shards=["s1"]))
+    assert {document.shard for document in rendered} == {"s1"}
+    assert rendered == [document for document in documents(fleet_of()) if document.shard == "s1"]
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "deployment", "DEPLOYMENT"])
@@ -602,12 +602,12 @@ def test_what_isnt_a_scalar_is_refused(value: object) -> None:
 
 def test_a_custom_template_takes_the_place_of_the_built_in(tmp_path: Path) -> None:
     (tmp_path / "serviceaccount.yaml.j2").write_text("kind: ServiceAccount\nmetadata:\n  name: {{ name }}\n")
-    found = list(documents(fleet_of(), templates=tmp_path))
-    assert [d.text for d in found if d.kind == "ServiceAccount"] == [
+    rendered = list(documents(fleet_of(), templates=tmp_path))
+    assert [d.text for d in rendered if d.kind == "ServiceAccount"] == [
         "kind: ServiceAccount\nmetadata:\n  name: orders-s0\n",
         "kind: ServiceAccount\nmetadata:\n  name: orders-s1\n",
     ]
-    assert len(found) == len(list(documents(fleet_of())))
+    assert len(rendered) == len(list(documents(fleet_of())))
 
 
 @pytest.mark.parametrize(
@@ -677,9 +677,9 @@ def test_a_template_at_fault_is_named(body: str, message: str, tmp_path: Path) -
     ["team: payments", 'cost-centre: "4711"', "example.com/Team: Payments.EU", 'empty: ""', "a_b: c_d"],
 )
 def test_custom_labels(label: str) -> None:
-    found = fleet_of(FLEET.replace("team: payments", label))
-    ((key, value),) = found.labels.items()
-    assert all(item["metadata"]["labels"][key] == value for item in objects(found))
+    fleet = fleet_of(FLEET.replace("team: payments", label))
+    ((key, value),) = fleet.labels.items()
+    assert all(item["metadata"]["labels"][key] == value for item in objects(fleet))
 
 
 @pytest.mark.parametrize(

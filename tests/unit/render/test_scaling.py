@@ -106,7 +106,7 @@ def test_while_slots_move_both_generations_scale_a_shard(kind: str) -> None:
     if kind == "hpa":
         metrics = only(fleet, "HorizontalPodAutoscaler")["spec"]["metrics"]
         shown = [m["external"]["metric"]["selector"]["matchLabels"] for m in metrics if m["type"] == "External"]
-        assert [one["resource.labels.subscription_id"] for one in shown] == ["orders-s0-g1", "orders-s0-g2"]
+        assert [labels["resource.labels.subscription_id"] for labels in shown] == ["orders-s0-g1", "orders-s0-g2"]
     else:
         queries = [trigger["metadata"]["query"] for trigger in triggers(only(fleet, "ScaledObject"), "prometheus")]
         assert [query.partition('subscription_id="')[2] for query in queries] == ['orders-s0-g1"})', 'orders-s0-g2"})']
@@ -155,8 +155,8 @@ def test_a_rate_limit_is_divided_among_the_most_replicas_there_can_be(kind: str,
     ],
 )
 def test_validate_says_what_few_replicas_cost(more: str, sentence: str) -> None:
-    (said,) = (text for text in advice(fleet_of(more)) if text.startswith(sentence))
-    assert said.endswith("s0, s1.")
+    (text,) = (text for text in advice(fleet_of(more)) if text.startswith(sentence))
+    assert text.endswith("s0, s1.")
 
 
 def test_a_default_fleet_needs_no_advice_on_replicas() -> None:

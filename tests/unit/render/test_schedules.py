@@ -74,7 +74,7 @@ def test_a_schedule_is_the_fleets_and_not_a_shards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("type: order", "type: parcel", "schedules[0].type: 'parcel' isn't among message_types. Fix: declare it, or use"),
         ("order_id: sweep", "id: sweep", "schedules[0].body: the body's 'order_id' gives no routing key"),
@@ -89,11 +89,11 @@ def test_a_schedule_is_the_fleets_and_not_a_shards() -> None:
         ("schedules:\n", TWIN, "schedules[1].name: 'nightly' is also the name of schedules[0]"),
     ],
 )  # fmt: skip
-def test_a_schedule_that_could_not_land_is_refused(old: str, new: str, told: str) -> None:
+def test_a_schedule_that_could_not_land_is_refused(old: str, new: str, message: str) -> None:
     assert old in FLEET
     with pytest.raises(SpecError) as error:
         fleet_of(FLEET.replace(old, new))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_cron_lines_that_cloud_scheduler_takes(cron: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "told"),
+    ("cron", "message"),
     [
         ("60 * * * *", "minute"),
         ("* 24 * * *", "hour"),
@@ -120,8 +120,8 @@ def test_cron_lines_that_cloud_scheduler_takes(cron: str) -> None:
         ("1,, * * * *", "minute"),
     ],
 )
-def test_cron_lines_that_it_doesnt(cron: str, told: str) -> None:
-    assert told in (cron_fault(cron) or "")
+def test_cron_lines_that_it_doesnt(cron: str, message: str) -> None:
+    assert message in (cron_fault(cron) or "")
 
 
 def test_a_schedule_of_a_type_with_a_backend_needs_a_routing_key_and_no_operation() -> None:

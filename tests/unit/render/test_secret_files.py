@@ -19,9 +19,9 @@ def fleet(database: str = "{name: own, key: db}", more: str = "") -> Fleet:
     )
 
 
-def consumer(of: Fleet) -> tuple[dict[str, Any], dict[str, tuple[str, list[str]]]]:
+def consumer(fleet: Fleet) -> tuple[dict[str, Any], dict[str, tuple[str, list[str]]]]:
     """The consumer's environment, and each folder of files with its Secret and keys."""
-    pod = pod_of(only(of, "Deployment"))
+    pod = pod_of(only(fleet, "Deployment"))
     (container,) = pod["containers"]
     secrets = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
     return {entry["name"]: entry.get("value") for entry in container["env"]}, {

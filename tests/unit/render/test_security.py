@@ -68,8 +68,8 @@ def test_pods_have_no_more_than_they_need(path: Path) -> None:
 
 def test_a_consumer_publishes_data_only_while_slots_leave_it() -> None:
     def publishers(shards: str) -> set[str]:
-        found = objects(fleet_of("", shards), "IAMPolicyMember")
-        data = [item["spec"] for item in found if item["spec"]["resourceRef"]["name"] == "data-writes"]
+        members = objects(fleet_of("", shards), "IAMPolicyMember")
+        data = [item["spec"] for item in members if item["spec"]["resourceRef"]["name"] == "data-writes"]
         return {body["memberFrom"]["serviceAccountRef"]["name"] for body in data}
 
     moving = (
@@ -95,13 +95,13 @@ METADATA = [
 def reached(policy: dict[str, Any]) -> list[tuple[str, str, int]]:
     """Each (addresses, protocol, port) that a policy lets out; "anywhere" where a rule names no addresses."""
 
-    def each() -> Iterator[tuple[str, str, int]]:
+    def peers() -> Iterator[tuple[str, str, int]]:
         for rule in policy["spec"]["egress"]:
             for port in rule["ports"]:
                 for peer in rule.get("to", [{"ipBlock": {"cidr": "anywhere"}}]):
                     yield peer["ipBlock"]["cidr"], port["protocol"], port["port"]
 
-    return sorted(each())
+    return sorted(peers())
 
 
 def test_without_being_asked_for_nothing_is_closed_capped_or_fetched() -> None:

@@ -24,8 +24,8 @@ def on(instance: str, database: str = "orders", more: str = "") -> str:
     return f"database: {{cloud_sql: {{instance: 'data-project:europe-west1:{instance}', database: {database}{more}}}}}"
 
 
-def made(of: Fleet, kind: str) -> dict[str, dict[str, Any]]:
-    return {item["metadata"]["name"]: item for item in objects(of, kind)}
+def made(sql_fleet: Fleet, kind: str) -> dict[str, dict[str, Any]]:
+    return {item["metadata"]["name"]: item for item in objects(sql_fleet, kind)}
 
 
 def test_nothing_is_made_unless_the_file_asks_for_it() -> None:
@@ -34,21 +34,23 @@ def test_nothing_is_made_unless_the_file_asks_for_it() -> None:
 
 
 def test_what_is_made_is_never_deleted() -> None:
-    of = fleet(on("a"), more=", replicas: [{name: r}]")
+    sql_fleet = fleet(on("a"), more=", replicas: [{name: r}]")
     for kind in KINDS:
-        for item in made(of, kind).values():
+        for item in made(sql_fleet, kind).values():
             assert item["metadata"]["annotations"]["cnrm.cloud.google.com/deletion-policy"] == "abandon"
-    assert all(item["spec"]["settings"]["deletionProtectionEnabled"] for item in made(of, "SQLInstance").values())
+    assert all(
+        item["spec"]["settings"]["deletionProtectionEnabled"] for item in made(sql_fleet, "SQLInstance").values()
+    )
 
 
 def test_a_shard_gets_its_database_and_the_user_that_it_is() -> None:
-    of = fleet(on("a"))
-    assert made(of, "SQLDatabase")["orders-s0"]["spec"] == {
+    sql_fleet = fleet(on("a"))
+    assert made(sql_fleet, "SQLDatabase")["orders-s0"]["spec"] == {
         "resourceID": "orders",
         "instanceRef": {"name": "a"},
         "deletionPolicy": "ABANDON",
     }
-    assert made(of, "SQLUser")["orders-s0"]["spec"] == {
+    assert made(sql_fleet, "SQLUser")["orders-s0"]["spec"] == {
         "resourceID": "orders-s0@my-project.iam",
         "instanceRef": {"name": "a"},
         "type": "CLOUD_IAM_SERVICE_ACCOUNT",
@@ -56,9 +58,9 @@ def test_a_shard_gets_its_database_and_the_user_that_it_is() -> None:
 
 
 def test_no_user_is_made_where_a_password_is_needed() -> None:
-    of = fleet(on("a", more=", iam: false"))
-    assert (list(made(of, "SQLDatabase")), made(of, "SQLUser")) == (["orders-s0"], {})
-    assert "databaseFlags" not in made(of, "SQLInstance")["a"]["spec"]["settings"]
+    sql_fleet = fleet(on("a", more=", iam: false"))
+    assert (list(made(sql_fleet, "SQLDatabase")), made(sql_fleet, "SQLUser")) == (["orders-s0"], {})
+    assert "databaseFlags" not in made(sql_fleet, "SQLInstance")["a"]["spec"]["settings"]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +76,8 @@ def test_every_transaction_is_kept_the_engines_own_way(version: str, engine: str
 
 
 def test_a_replica_follows_its_primary_in_another_region() -> None:
-    of = fleet(on("a"), more=", replicas: [{name: r, region: europe-west4, tier: db-custom-1-3840}, {name: q}]")
-    instances = made(of, "SQLInstance")
+    sql_fleet = fleet(on("a"), more=", replicas: [{name: r, region: europe-west4, tier: db-custom-1-3840}, {name: q}]")
+    instances = made(sql_fleet, "SQLInstance")
     assert list(instances) == ["a", "r", "q"]
     replica, like = instances["r"]["spec"], instances["q"]["spec"]
     assert replica["masterInstanceRef"] == like["masterInstanceRef"] == {"name": "a"}
@@ -86,15 +88,15 @@ def test_a_replica_follows_its_primary_in_another_region() -> None:
 
 
 def test_an_instance_that_two_shards_share_is_made_once_and_is_the_fleets() -> None:
-    of = fleet(on("a", "one"), on("a", "two"))
-    (document,) = documents(of, kinds=["SQLInstance"])
+    sql_fleet = fleet(on("a", "one"), on("a", "two"))
+    (document,) = documents(sql_fleet, kinds=["SQLInstance"])
     assert (document.name, document.shard) == ("a", None)
-    assert sorted(made(of, "SQLDatabase")) == ["orders-s0", "orders-s1"]
+    assert sorted(made(sql_fleet, "SQLDatabase")) == ["orders-s0", "orders-s1"]
 
 
 def test_a_shard_alone_is_rendered_with_its_own_instance_alone() -> None:
-    of = fleet(on("a"), on("b"))
-    rendered = [load(document.text, LOADER) for document in documents(of, kinds=KINDS, shards=["s1"])]
+    sql_fleet = fleet(on("a"), on("b"))
+    rendered = [load(document.text, LOADER) for document in documents(sql_fleet, kinds=KINDS, shards=["s1"])]
     assert [(item["kind"], item["metadata"]["name"]) for item in rendered] == [
         ("SQLInstance", "b"),
         ("SQLDatabase", "orders-s1"),
@@ -104,8 +106,10 @@ def test_a_shard_alone_is_rendered_with_its_own_instance_alone() -> None:
 
 def test_each_kind_of_address() -> None:
     network = ", network: projects/p-shared/global/networks/default"
-    of = fleet(on("a", more=", ip: private"), on("b", more=", ip: psc"), more=network)
-    addresses = {name: item["spec"]["settings"]["ipConfiguration"] for name, item in made(of, "SQLInstance").items()}
+    sql_fleet = fleet(on("a", more=", ip: private"), on("b", more=", ip: psc"), more=network)
+    addresses = {
+        name: item["spec"]["settings"]["ipConfiguration"] for name, item in made(sql_fleet, "SQLInstance").items()
+    }
     assert addresses == {
         "a": {
             "ipv4Enabled": False,

@@ -119,9 +119,9 @@ def check(fields: dict[str, Any], known: dict[str, Any], where: str) -> None:
 
 
 def test_every_resource_has_documented_arguments_alone() -> None:
-    found = resources(fleet_of())
-    assert set(found) == set(ARGUMENTS)
-    for kind, instances in found.items():
+    resources_by_kind = resources(fleet_of())
+    assert set(resources_by_kind) == set(ARGUMENTS)
+    for kind, instances in resources_by_kind.items():
         for address, fields in instances.items():
             assert re.fullmatch(r"[A-Za-z_][-A-Za-z0-9_]*", address)
             own = {name: value for name, value in fields.items() if name not in ("lifecycle", "depends_on")}
@@ -137,21 +137,21 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def test_every_reference_has_its_resource() -> None:
-    found = resources(fleet_of())
-    references = [match for text in strings(found) for match in REFERENCE.findall(text)]
+    resources_by_kind = resources(fleet_of())
+    references = [match for text in strings(resources_by_kind) for match in REFERENCE.findall(text)]
     assert references
     for kind, address, attribute in references:
-        assert address in found[kind]
+        assert address in resources_by_kind[kind]
         assert attribute in {"id", "name", "email"}
 
 
 def test_topics_and_subscriptions_are_what_provision_wants() -> None:
-    fleet, found = fleet_of(), resources(fleet_of())
-    topics = {fields["name"]: fields for fields in found["google_pubsub_topic"].values()}
+    fleet, resources_by_kind = fleet_of(), resources(fleet_of())
+    topics = {fields["name"]: fields for fields in resources_by_kind["google_pubsub_topic"].values()}
     assert {name: fields["labels"] for name, fields in topics.items()} == {
         topic.name.rpartition("/")[2]: dict(topic.labels) for topic in wanted_topics(fleet)
     }
-    subscriptions = {fields["name"]: fields for fields in found["google_pubsub_subscription"].values()}
+    subscriptions = {fields["name"]: fields for fields in resources_by_kind["google_pubsub_subscription"].values()}
     for wanted in wanted_subscriptions(fleet):
         fields = subscriptions.pop(wanted.name.rpartition("/")[2])
         assert fields["topic"] == f"${{google_pubsub_topic.{wanted.topic.rpartition('/')[2]}.id}}"
@@ -166,12 +166,12 @@ def test_topics_and_subscriptions_are_what_provision_wants() -> None:
 
 
 def test_nothing_of_a_database_is_ever_destroyed() -> None:
-    found = resources(fleet_of())
-    for instance in found["google_sql_database_instance"].values():
+    resources_by_kind = resources(fleet_of())
+    for instance in resources_by_kind["google_sql_database_instance"].values():
         assert instance["deletion_protection"] is instance["settings"]["deletion_protection_enabled"] is True
         assert instance["lifecycle"] == {"prevent_destroy": True}
     for kind in ("google_sql_database", "google_sql_user"):
-        assert {fields["deletion_policy"] for fields in found[kind].values()} == {"ABANDON"}
+        assert {fields["deletion_policy"] for fields in resources_by_kind[kind].values()} == {"ABANDON"}
 
 
 def test_a_user_of_the_database_waits_for_its_account() -> None:
@@ -182,15 +182,15 @@ def test_a_user_of_the_database_waits_for_its_account() -> None:
 
 def test_its_grants_are_config_connectors() -> None:
     fleet = fleet_of()
-    members = sum(len(found) for kind, found in resources(fleet).items() if kind.endswith("_iam_member"))
+    members = sum(len(members) for kind, members in resources(fleet).items() if kind.endswith("_iam_member"))
     config_connector = fleet.model_copy(update={"provisioner": "config-connector"})
     assert members == len(list(documents(config_connector, kinds=["IAMPolicyMember"])))
 
 
 def test_what_holds_a_backlog_is_never_destroyed() -> None:
-    found = resources(fleet_of())
+    resources_by_kind = resources(fleet_of())
     for kind in ("google_pubsub_topic", "google_pubsub_subscription"):
-        assert all(fields["lifecycle"] == {"prevent_destroy": True} for fields in found[kind].values())
+        assert all(fields["lifecycle"] == {"prevent_destroy": True} for fields in resources_by_kind[kind].values())
 
 
 def test_another_shard_changes_nobodys_address() -> None:

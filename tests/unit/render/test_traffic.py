@@ -49,8 +49,8 @@ def fleet_of(more: str, shards: str = SHARDS) -> Fleet:
 
 
 def rendered(fleet: Fleet) -> list[dict[str, Any]]:
-    found = [yaml.load(document.text, LOADER) for document in documents(fleet, kinds=KINDS)]
-    return [item for item in found if item["spec"].get("clusterIP") != "None"]  # a StatefulSet's own Service
+    manifests = [yaml.load(document.text, LOADER) for document in documents(fleet, kinds=KINDS)]
+    return [item for item in manifests if item["spec"].get("clusterIP") != "None"]  # a StatefulSet's own Service
 
 
 def of_kind(items: Iterable[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ Router = Callable[[Headers], dict[str, str] | None]
 
 
 def istio(items: list[dict[str, Any]]) -> Router:
-    (service,) = [found for name, found in of_kind(items, "Service").items() if name.endswith("-http")]
+    (service,) = [manifest for name, manifest in of_kind(items, "Service").items() if name.endswith("-http")]
     ((name, virtual),) = of_kind(items, "VirtualService").items()
     (rule,) = of_kind(items, "DestinationRule").values()
     subsets = {subset["name"]: subset["labels"] for subset in rule["subsets"]}
@@ -124,12 +124,12 @@ def kong(items: list[dict[str, Any]]) -> Router:
         return given in values
 
     def send(headers: Headers) -> dict[str, str] | None:
-        found = [
+        candidates = [
             (len(asked), pods)
             for asked, pods in routes
             if all(agrees(value, headers.get(name)) for name, value in asked.items())
         ]
-        return best(found)
+        return best(candidates)
 
     return send
 
@@ -160,13 +160,13 @@ def gateway(items: list[dict[str, Any]]) -> Router:
     return send
 
 
-def best(found: list[tuple[int, dict[str, str]]]) -> dict[str, str] | None:
+def best(candidates: list[tuple[int, dict[str, str]]]) -> dict[str, str] | None:
     """The most specific match; two of the same rank must agree, for which of them wins is nobody's to say."""
-    if not found:
+    if not candidates:
         return None
-    top = max(rank for rank, _ in found)
-    pods = [pods for rank, pods in found if rank == top]
-    assert all(each == pods[0] for each in pods)
+    top = max(rank for rank, _ in candidates)
+    pods = [pods for rank, pods in candidates if rank == top]
+    assert all(pods_of_rule == pods[0] for pods_of_rule in pods)
     return pods[0]
 
 
@@ -227,8 +227,8 @@ def scattered(bits: int, *slots: SlotSet, **shared: Any) -> Fleet:
     """A fleet of shards whose slots may be too many for Pub/Sub's filters, as they are over many topics together."""
     fleet = fleet_of("")
     shards = (
-        fleet.shards[0].model_copy(update={"name": f"s{number}", "slots": each, **shared})
-        for number, each in enumerate(slots)
+        fleet.shards[0].model_copy(update={"name": f"s{number}", "slots": shard_slots, **shared})
+        for number, shard_slots in enumerate(slots)
     )
     routing = fleet.routing.model_copy(update={"slot_bits": bits})
     return fleet.model_copy(update={"shards": tuple(shards), "routing": routing})
@@ -341,8 +341,10 @@ def test_with_affinity_a_client_keeps_its_pod() -> None:
 
 
 def test_affinity_over_several_shards_is_warned_of() -> None:
-    told = [warning for warning in warnings(fleet_of("traffic: session-affinity\n")) if "session-affinity" in warning]
-    assert len(told) == 1
+    sentences = [
+        warning for warning in warnings(fleet_of("traffic: session-affinity\n")) if "session-affinity" in warning
+    ]
+    assert len(sentences) == 1
     assert not any("session-affinity" in warning for warning in warnings(fleet_of("traffic: services\n")))
 
 

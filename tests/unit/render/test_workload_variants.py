@@ -154,7 +154,7 @@ def test_replicas_of_a_shard_keep_apart(path: Path) -> None:
 
 
 def _host_terms(rules: dict) -> list[dict]:
-    preferred = [each["podAffinityTerm"] for each in rules.get("preferredDuringSchedulingIgnoredDuringExecution", ())]
+    preferred = [rule["podAffinityTerm"] for rule in rules.get("preferredDuringSchedulingIgnoredDuringExecution", ())]
     return [*preferred, *rules.get("requiredDuringSchedulingIgnoredDuringExecution", ())]
 
 
