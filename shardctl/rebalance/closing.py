@@ -37,6 +37,16 @@ def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
             journal.stop(connection, fleet)
 
 
+def begin_finish(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
+    """From its return on nothing leads back. Comes before the first deletion. Raises JournalError where an abort came first.
+
+    An abort asks the databases in the same order, so of the two only one gets past the first.
+    """
+    for shard in handover.participating(fleet):
+        with writing(databases[shard.name]) as connection:
+            journal.begin_finish(connection, fleet)
+
+
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
     """Nothing is logged for a copy any more, and what was copied of slots that stay where they are is deleted.
 

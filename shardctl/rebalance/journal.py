@@ -24,7 +24,7 @@ from shardctl.shard import lanes
 from shardctl.shard.database import snapshot
 from shardctl.shard.schema import RebalanceState, rebalances
 
-_SHARD, _STOPPING = "shard", "stopping"
+_SHARD, _STOPPING, _FINISHING = "shard", "stopping", "finishing"
 ID_BYTES = 16
 
 
@@ -32,9 +32,22 @@ class JournalError(ShardctlError):
     """Another rebalance is open, or this one isn't, or not any more."""
 
 
+class PointOfNoReturnError(JournalError):
+    """`finish` has begun: some of what the way back needs may be gone."""
+
+    def __init__(self, rebalance: str) -> None:
+        super().__init__(
+            f"`finish` of rebalance {rebalance} has begun, which is the point of no return: old subscriptions and moved rows may "
+            "be gone. `shardctl rebalance finish` again brings it to its end; another rebalance leads back then, and copies."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`plan`: what it changes, and in which shard's database. `stopping`: an abort is under way; no more slots become due."""
+    """`plan`: what it changes, and in which shard's database. `stopping`: an abort is under way; no more slots become due.
+
+    `finishing`: what it left is being deleted, so nothing leads back.
+    """
 
     id: str
     state: RebalanceState
@@ -45,11 +58,15 @@ class Entry:
     @property
     def change(self) -> dict[str, Any]:
         """What it changes: as `describe` gave it when it was opened."""
-        return {name: value for name, value in self.plan.items() if name not in (_SHARD, _STOPPING)}
+        return {name: value for name, value in self.plan.items() if name not in (_SHARD, _STOPPING, _FINISHING)}
 
     @property
     def stopping(self) -> bool:
         return bool(self.plan.get(_STOPPING))
+
+    @property
+    def finishing(self) -> bool:
+        return bool(self.plan.get(_FINISHING))
 
 
 def describe(fleet: Fleet) -> dict[str, Any]:
@@ -135,6 +152,8 @@ def begin(connection: Connection, fleet: Fleet, shard: str, rebalance: str | Non
         )
     if rebalance not in (None, entry_here.id):
         raise _disagreement({entry_here.id, rebalance or ""})
+    if entry_here.finishing:
+        raise PointOfNoReturnError(entry_here.id)
     _change(connection, entry_here, RebalanceState.OPEN, stopping=False)
     return entry_here.id
 
@@ -173,11 +192,30 @@ def hold_open(connection: Connection, rebalance: str) -> None:
 
 
 def stop(connection: Connection, fleet: Fleet) -> None:
-    """From the commit on no slot becomes due here. Barriers that are out stay valid."""
+    """From the commit on no slot becomes due here. Barriers that are out stay valid. Raises PointOfNoReturnError."""
     lanes.take_fence_alone(connection)
     entry = entry_of(fleet, read(connection))
     if entry is not None and entry.state == RebalanceState.OPEN:
+        if entry.finishing:
+            raise PointOfNoReturnError(entry.id)
         _change(connection, entry, RebalanceState.OPEN, stopping=True)
+
+
+def begin_finish(connection: Connection, fleet: Fleet) -> None:
+    """From the commit on it can't be aborted, so nothing leads back. Safe to run again. Raises JournalError.
+
+    An old subscription that was deleted and made again gets messages of lanes that are forgotten, and holds them for ever.
+    """
+    lanes.take_fence_alone(connection)
+    entry = entry_of(fleet, read(connection))
+    if entry is None or entry.state == RebalanceState.DONE:
+        return
+    if entry.state == RebalanceState.ABORTED or entry.stopping:
+        raise JournalError(
+            f"rebalance {entry.id} {'is being' if entry.stopping else 'was'} aborted, so it isn't finished. "
+            "`shardctl rebalance start` opens it again, once the abort has ended."
+        )
+    _change(connection, entry, RebalanceState.OPEN, finishing=True)
 
 
 def close(connection: Connection, fleet: Fleet, state: RebalanceState) -> None:
@@ -201,8 +239,8 @@ def summary_of(entry: Entry) -> str:
 WAY_OUT = "Finish it with its own file, or abort it: `shardctl rebalance finish -f …`, `shardctl rebalance abort -f …`."
 
 
-def _change(connection: Connection, entry: Entry, state: RebalanceState, *, stopping: bool) -> None:
-    plan = json.dumps({**entry.plan, _STOPPING: stopping})
+def _change(connection: Connection, entry: Entry, state: RebalanceState, **flags: bool) -> None:
+    plan = json.dumps({**entry.plan, **flags})
     closed = None if state == RebalanceState.OPEN else func.now()
     change = update(rebalances).where(rebalances.c.id == entry.id)
     connection.execute(change.values(state=state, plan=plan, closed_time=closed))

@@ -133,6 +133,15 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
             yield f"shard {name}: an abort is under way. `shardctl rebalance abort` again brings it to its end."
 
 
+def past_return(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
+    """For what leads back, and what opens anew: `finish` has begun."""
+    for name, report in known.items():
+        entry = journal.entry_of(fleet, report.entries)
+        if entry is not None and entry.state == RebalanceState.OPEN and entry.finishing:
+            yield f"shard {name}: {journal.PointOfNoReturnError(entry.id)}"
+            return
+
+
 def no_tables(known: Mapping[str, Known]) -> Iterator[str]:
     """For `status`: a database without tables of ours leaves its slots unknown; they aren't broken."""
     for name, report in known.items():

@@ -13,7 +13,7 @@ from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.planning.request import types_of
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.summary import Summary, survey
-from shardctl.shard.schema import LaneState
+from shardctl.shard.schema import LaneState, RebalanceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,9 @@ def state_of(fleet: Fleet, known: Known) -> str:
     entry = journal.entry_of(fleet, known.entries)
     if entry is None:
         return "not opened"
-    return "aborting" if entry.stopping else str(entry.state)
+    if entry.state == RebalanceState.OPEN and (entry.finishing or entry.stopping):
+        return "finishing" if entry.finishing else "aborting"
+    return str(entry.state)
 
 
 def slot_maps(fleet: Fleet, known: Mapping[str, Known]) -> tuple[SlotMap, ...]:

@@ -114,7 +114,7 @@ def test_there_back_and_there_again_without_a_second_copy():
 @pytest.mark.proof
 def test_there_back_and_there_again():
     check(map(there_and_back(), range(SCHEDULES // 2)))
-    check(map(finish_cut_short, range(12)))
+    check(map(finish_cut_short, range(16)))
 
 
 @pytest.mark.proof

@@ -103,6 +103,7 @@ def settle(
         _tell_plan(work, known, [*old, *strays], file, tell)
         if (end := unless_yes(yes, "shardctl rebalance finish", work, known)) is not None:
             return end
+        closing.begin_finish(fleet, work.databases)
         closing.delete_subscriptions(subscriber, fleet, [*old, *strays], done=tell)
         rows = closing.delete_rows(fleet, work.databases, known, _Deleting())
         say(f"{rows:,} rows deleted.")

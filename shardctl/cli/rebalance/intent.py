@@ -38,6 +38,7 @@ def intended(file: Path, options: Options, given: Mapping[str, str]) -> Intent:
     aborted that one, and what planning raises.
     """
     from shardctl.fleet.load import load_fleet
+    from shardctl.rebalance import preflight
 
     fleet = load_fleet(file)
     following = _following(file, fleet)
@@ -46,6 +47,7 @@ def intended(file: Path, options: Options, given: Mapping[str, str]) -> Intent:
     if current is None:
         return _new(file, fleet, options, given, known)
     if options.back and current is fleet and not _leads_back(fleet):
+        refuse(list(preflight.past_return(fleet, known)))
         proposal = propose(file, fleet, options, urls_of(fleet, given))
         return Intent(proposal.after, proposal, leaves=_open_one(fleet, known))
     _refuse_another(file, current, options)

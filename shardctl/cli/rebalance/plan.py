@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from shardctl.cli.provision import given_urls
 from shardctl.cli.rebalance import report
+from shardctl.cli.rebalance.intent import urls_of
 from shardctl.cli.rebalance.proposal import (
     AddOption,
     BackOption,
@@ -26,6 +28,7 @@ from shardctl.cli.rebalance.proposal import (
     next_of,
     propose,
 )
+from shardctl.cli.rebalance.work import refuse, work_with
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, print_json, say
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
@@ -84,13 +87,25 @@ def plan(
         tolerance,
         min_gain,
     )
-    proposal = propose(file, fleet, options, given_urls(database or ()))
+    given = given_urls(database or ())
+    if back:
+        _refuse_past_return(fleet, given)
+    proposal = propose(file, fleet, options, given)
     _write(target, proposal.text, proposal.summary, as_json=as_json)
     report.talk(proposal.summary, proposal.request)
     if target is not None:
         following = "" if output is None else f" --next {target}"
         say(f"{target}: written; nothing has moved yet. Next: `shardctl rebalance start -f {file}{following}`.")
     return EXIT_DONE
+
+
+def _refuse_past_return(fleet: Fleet, given: Mapping[str, str]) -> None:
+    """Raise PreflightError where a database that answers says that `finish` has begun. `start` asks all of them."""
+    from shardctl.rebalance import preflight
+
+    with work_with(fleet, urls_of(fleet, given)) as work:
+        known, _ = preflight.look(work.databases)
+    refuse(list(preflight.past_return(fleet, known)))
 
 
 def _target(file: Path, output: Path | None, fleet: Fleet, *, force: bool, as_json: bool) -> Path | None:

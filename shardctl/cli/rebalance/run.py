@@ -156,7 +156,7 @@ def close_half_done(
         entries = [journal.entry_of(fleet, shard_state.entries) for shard_state in known.values()]
         if not any(entry and entry.state == RebalanceState.OPEN for entry in entries):
             refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
-        refuse(list(preflight.lacking_tables(known)))
+        refuse([*preflight.past_return(fleet, known), *preflight.lacking_tables(known)])
         tell = say if as_json else tell
         tell_moves(work, known, tell)
         tell("  slots that wait will not begin; those in flight will be completed")

@@ -34,7 +34,12 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
         report = _report(work, known)
     if as_json:
         print_json(report)
-        return EXIT_DONE
+    else:
+        _print(report)
+    return EXIT_DONE
+
+
+def _print(report: dict[str, Any]) -> None:
     out(f"rebalance {report['rebalance'] or 'not opened'}")
     rows = [
         (name, shard["journal"], *(f"{shard['slots'].get(stage, 0):,}" for stage in STAGES))
@@ -49,15 +54,17 @@ def status(file: FileOption = DEFAULT_FILE, database: DatabaseOption = None, as_
         out(f"in flight: {report['in_hand']}")
     if report["seconds_left"] is not None:
         out(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
-    if report["way_back"]["slots"]:
+    if report["finishing"]:
+        out("`finish` has begun: nothing leads back. `shardctl rebalance finish` again brings it to its end")
+    elif report["way_back"]["slots"]:
         logged = f"at most {report['way_back']['changes_at_most']:,} changes logged"
         out(f"can go back without a copy: slots {report['way_back']['slots']}; {logged}")
     for fault in report["broken"]:
         out(f"broken: {fault}")
-    return EXIT_DONE
 
 
 def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
+    from shardctl.rebalance import preflight
     from shardctl.rebalance.summary import survey
     from shardctl.status.moving import state_of
 
@@ -81,6 +88,7 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
             for (source, destination), slots in summary.moves.items()
         ],
         "in_hand": str(summary.in_flight),
+        "finishing": bool(list(preflight.past_return(work.fleet, known))),
         "way_back": _way_back(work, known),
         "broken": list(summary.broken),
         "seconds_left": summary.seconds_left,

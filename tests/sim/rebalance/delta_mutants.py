@@ -173,8 +173,14 @@ def _any_log_will_do(_: Callable[..., bool], into: Connection, of: HandOver, sou
     return bool(lanes.left_here(into, of.slot))
 
 
-class DeletesWhileLogged(Executor):
-    """`finish` deletes rows before the logs have ended."""
+class FinishesUnmarked(Executor):
+    """`finish` doesn't record that it has begun, so that an abort and a way back follow it."""
+
+    begin_finish = staticmethod(lambda *_: None)
+
+
+class DeletesWhileLogged(FinishesUnmarked):
+    """It also deletes rows before the logs have ended, which keeps them from counting as a base even then."""
 
     async def finish(self) -> None:
         real = closing.lanes.end_logs
@@ -292,6 +298,7 @@ MUTANTS = {
     "skips the last round": Mutant(_with_bases(SkipsTheLastRound), 10, AHEAD),
     "logs late": Mutant(Parts(executor=LogsLate), 10, there_and_back(_written_to_all_the_while)),
     "any log will do": Mutant(_with("_left_behind", _any_log_will_do), 10, _falling_back),
+    "finishes unmarked": Mutant(Parts(executor=FinishesUnmarked), 16, finish_cut_short),
     "deletes rows while they are logged": Mutant(Parts(executor=DeletesWhileLogged), 15, finish_cut_short),
     "discards what was left behind": Mutant(_with("discard", _discards_what_was_left), 15, _back_and_aborted),
     "discards blindly": Mutant(_with("discard", _discards_blindly, SlowToDiscard), 25, aborted_twice),

@@ -116,6 +116,7 @@ class Executor(Hooks):
 
     run_class: type[Run] = Run
     row_copy = staticmethod(copying.row_copy)
+    begin_finish = staticmethod(closing.begin_finish)
     bases: type[Bases] = Trusting
 
     def __init__(
@@ -203,6 +204,7 @@ class Executor(Hooks):
         old = await self._call(lambda: closing.there(admin, fleet, names))
         sure, unsure = closing.not_drained(old, topic.backlogs(old), closing.last_barrier_us(known), "")
         _refuse([*sure, *unsure])
+        await self._call(lambda: self.begin_finish(fleet, engines))
         await self._call(lambda: closing.delete_subscriptions(admin, fleet, old, lambda _: None))
         await self._call(lambda: closing.delete_rows(fleet, engines, known, lambda *_: None))
         await self._call(lambda: closing.close(fleet, engines, RebalanceState.DONE))

@@ -196,9 +196,9 @@ def there_and_back(make: Callable[[int], Scenario] = drawn) -> Callable[[int], S
 
 
 def finish_cut_short(seed: int) -> Scenario:
-    """`finish` is killed half way, later with each of twelve seeds, and people go back. Its lanes are all there still."""
+    """`finish` is killed half way, later with each of sixteen seeds, and people try to go back."""
     way_back = ("abort", "back", *FORWARD)
-    crashes = (Crash(25 + seed % 12, "after"),)
+    crashes = (Crash(25 + seed % 16, "after"),)
     return dataclasses.replace(
         copied_ahead(small)(seed), crashes=crashes, after_crash=way_back, after_crash_in=frozenset({"finish"})
     )

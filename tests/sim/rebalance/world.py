@@ -25,6 +25,7 @@ from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.shardconfig import ShardConfig, slice_of
 from shardctl.fleet.spec import Fleet
+from shardctl.rebalance.journal import PointOfNoReturnError
 from shardctl.rebalance.planning.way_back import fleet_back
 from shardctl.shard import parked
 from shardctl.wire import barrier
@@ -327,8 +328,10 @@ class MovingWorld(World):
                 self.oracle.tell(process, f"refuses to {command or self._script[0]}: {error}")
                 if command:
                     break
-                if self._aborted_twice and self._script[0] in {"run", "part"}:
+                if self._aborted_twice and self._script[0] in {"run", "part", "finish"}:
                     self._script.insert(0, "start")  # the other one may have aborted what was started again
+                if isinstance(error, PointOfNoReturnError):
+                    self._script = ["finish"]
                 await asyncio.sleep(AGAIN_SECONDS * (0.5 + self._draw()))
             except Exception as error:
                 if not process.alive:  # it is being cleared away

@@ -97,6 +97,42 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert site("finish", "--yes")[0] == 1  # nothing is left to finish
 
 
+def test_nothing_leads_back_once_finish_has_begun(site, monkeypatch):
+    """`finish` was killed after its first deletions, and its old subscriptions were made again by something else."""
+    assert site("start", "--yes")[0] == 0
+    site.consume()
+    assert site("run", "--yes")[0] == 0
+    assert "nothing leads back" not in site("status")[1]
+
+    class KilledError(BaseException):
+        """The process ends here."""
+
+    def killed(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patching:
+        patching.setattr(closing, "delete_rows", killed)
+        with pytest.raises(KilledError):
+            site("finish", "--yes")
+    assert "orders-s0-g1" not in site.subscriptions()
+    opening.provision.provision_pubsub(load_fleet(site.file), site.publisher, site.subscriber)
+    for command in (
+        ("back", "--yes"),
+        ("go", "--back", "--yes"),
+        ("plan", "--back"),
+        ("abort", "--yes"),
+        ("start", "--yes"),
+    ):
+        code, _, err = site(*command)
+        assert (code, "point of no return: old subscriptions and moved rows may" in err) == (1, True), command
+    assert not site.next.exists()
+    code, out, _ = site("status")
+    assert (code, "finishing" in out, "`finish` has begun: nothing leads back" in out) == (0, True, True)
+    assert json.loads(site("status", "--json")[1])["finishing"] is True
+    assert site("finish", "--yes")[0] == 0
+    assert site.world.rows("s0") == dict.fromkeys(range(6), 3)
+
+
 def test_an_abort_and_the_way_on(site):
     site("start", "--yes")
     site.consume()

@@ -134,6 +134,30 @@ def test_one_that_is_done_does_not(connection):
         journal.begin(connection, after(), "s0")
 
 
+def test_one_whose_finish_has_begun_is_neither_aborted_nor_opened_again(connection):
+    mine = journal.begin(connection, after(), "s0")
+    for _ in range(2):
+        journal.begin_finish(connection, after())
+    for again in (lambda: journal.stop(connection, after()), lambda: journal.begin(connection, after(), "s0")):
+        with pytest.raises(
+            journal.PointOfNoReturnError, match="`shardctl rebalance finish` again brings it to its end"
+        ):
+            again()
+    assert journal.entry_of(after(), journal.read(connection)).id == mine
+    journal.close(connection, after(), RebalanceState.DONE)
+    journal.begin_finish(connection, after())
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_one_whose_abort_has_begun_is_not_finished(connection, closed):
+    journal.begin(connection, after(), "s0")
+    journal.stop(connection, after())
+    if closed:
+        journal.close(connection, after(), RebalanceState.ABORTED)
+    with pytest.raises(journal.JournalError, match="was aborted" if closed else "is being aborted"):
+        journal.begin_finish(connection, after())
+
+
 def test_one_that_was_never_opened(connection):
     with pytest.raises(journal.JournalError, match=r"isn't open\."):
         journal.check_going(connection, "nothing")
