@@ -74,6 +74,9 @@ _BY_STAGE: Mapping[Stage, tuple[tuple[str, str], ...]] = {
         ("Rules", "monitoring.googleapis.com/v1"),
         ("GlobalRules", "monitoring.googleapis.com/v1"),
         ("PrometheusRule", "monitoring.coreos.com/v1"),
+        ("LoggingLogMetric", "logging.cnrm.cloud.google.com/v1beta1"),
+        ("MonitoringAlertPolicy", "monitoring.cnrm.cloud.google.com/v1beta1"),
+        ("MonitoringDashboard", "monitoring.cnrm.cloud.google.com/v1beta1"),
         ("CloudSchedulerJob", "cloudscheduler.cnrm.cloud.google.com/v1beta1"),
     ),
 }

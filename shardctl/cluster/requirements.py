@@ -22,6 +22,8 @@ _PROVIDERS: Mapping[str, str] = {
     "redis.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "sql.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "cloudscheduler.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
+    "logging.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
+    "monitoring.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "keda.sh": "install KEDA 2.12 or newer, or set `autoscaling: hpa`",
     "external-secrets.io": "install the External Secrets Operator, or make the Secrets yourself (`secrets: {kind: kubernetes}`)",
     "networking.istio.io": "install Istio, or choose another `traffic`",

@@ -20,6 +20,7 @@ from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.suggestion import suggestion
 from shardctl.render import (
+    cloudmonitoring,
     cloudsql,
     gateway,
     limits,
@@ -100,6 +101,7 @@ def warnings(fleet: Fleet) -> tuple[str, ...]:
             f"capped for {', '.join(capped[:SHARDS_NAMED])}{more}"
         )
     sentences.extend(traffic.warnings(fleet))
+    sentences.extend(cloudmonitoring.warnings(fleet))
     return tuple(sentences)
 
 
@@ -155,6 +157,9 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "Rules": monitoring.namespace_rules,
     "GlobalRules": monitoring.global_rules,
     "PrometheusRule": monitoring.prometheus_rules,
+    "LoggingLogMetric": cloudmonitoring.log_metrics,
+    "MonitoringAlertPolicy": cloudmonitoring.alert_policies,
+    "MonitoringDashboard": cloudmonitoring.dashboards,
 }
 KINDS = tuple(_BUILDERS)
 # Objects in Google Cloud: left out of the manifests unless Config Connector makes them.
@@ -168,6 +173,9 @@ CLOUD_KINDS = (
     "SQLUser",
     "IAMPolicyMember",
     "CloudSchedulerJob",
+    "LoggingLogMetric",
+    "MonitoringAlertPolicy",
+    "MonitoringDashboard",
 )
 
 

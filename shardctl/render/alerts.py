@@ -1,9 +1,12 @@
-"""When an alert fires, and what it says. docs/alerts.md has a section for each alert: what it means, what to do."""
+"""When an alert fires, and what it says. docs/alerts.md has a section for each alert: what it means, what to do.
+
+One table for every stack. Where nothing scrapes the consumers, an alert goes by what its row says of logs, or can't be had.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -13,11 +16,15 @@ from shardctl.render.objects import seconds
 from shardctl.render.series import Series
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+REMINDED = "11m"  # a consumer logs trouble that lasts every ten minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """`lasts`: how long the expression must hold. `cloud`: it asks Cloud Monitoring, which knows no namespace of ours."""
+    """`lasts`: how long the expression must hold. `cloud`: it asks Cloud Monitoring, which knows no namespace of ours.
+
+    `logged`: the same by logs and by Google Cloud's own metrics, with what differs then; None: it takes the consumers' metrics.
+    """
 
     name: str
     severity: Literal["critical", "warning"]
@@ -26,9 +33,31 @@ class Alert:
     summary: str
     description: str
     cloud: bool = False
+    logged: str | None = None
+    logged_lasts: timedelta | None = None
+    logged_description: str | None = None
 
 
 def alerts(fleet: Fleet) -> Iterator[Alert]:
+    """Those that the fleet's monitoring can have."""
+    for alert in _table(fleet):
+        if not fleet.monitoring.by_logs or alert.cloud:
+            yield alert
+        elif alert.logged is not None:
+            lasts = alert.lasts if alert.logged_lasts is None else alert.logged_lasts
+            yield replace(
+                alert, expr=alert.logged, lasts=lasts, description=alert.logged_description or alert.description
+            )
+
+
+def missing(fleet: Fleet) -> tuple[str, ...]:
+    """The names of alerts that the fleet's monitoring can't have: they take the consumers' own metrics."""
+    if not fleet.monitoring.by_logs:
+        return ()
+    return tuple(alert.name for alert in _table(fleet) if not alert.cloud and alert.logged is None)
+
+
+def _table(fleet: Fleet) -> Iterator[Alert]:
     series = Series(fleet)
     yield from _backlogs(fleet, series)
     yield from _unwritten(fleet, series)
@@ -96,6 +125,7 @@ def _unwritten(fleet: Fleet, series: Series) -> Iterator[Alert]:
             "Shard {{ $labels.shard }} parks writes",
             "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they failed, or an earlier "
             "write of their key did. The key's writes wait until an operator releases it.",
+            logged=f"{series.logged('parked', '15m')} > 0",
         )
 
 
@@ -125,6 +155,10 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} fails too often",
         "{{ $value | humanizePercentage }} of the batches of shard {{ $labels.shard }} are retried, or of its writes are "
         "dead-lettered or parked.",
+        logged=" or ".join(
+            f"{series.logged_rate(failed)} / {series.acked('rate', '5m')} > {share}"
+            for failed in ("dead-lettered", "parked")
+        ),
     )
     yield Alert(
         "ShardctlRedisDegraded",
@@ -134,6 +168,7 @@ def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} works without locks",
         "Redis doesn't answer consumers of shard {{ $labels.shard }}. Writes continue, safely but slower: several "
         "replicas may process the same slot at once, and only one of them commits.",
+        logged=f"max by (shard) ({_since(series, 'redis-lost', 'redis-back', REMINDED, 'shard, pod_name')}) > 0",
     )
 
 
@@ -148,6 +183,8 @@ def _backends(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} can't reach the HTTP backend of {{ $labels.type }}",
         "The HTTP backend of type {{ $labels.type }} has failed for over 5 minutes, and shard {{ $labels.shard }} calls it only "
         "now and then to see whether it works again. Nothing is lost: its writes wait.",
+        logged="max by (shard, type) "
+        f"({_since(series, 'breakers-opened', 'breakers-closed', '1h', 'shard, type, pod_name')}) > 0",
     )
 
 
@@ -161,6 +198,11 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} can't write",
         "A batch of shard {{ $labels.shard }} has failed for {{ $value | humanizeDuration }}, and its slots are blocked. "
         "Nothing is lost: the messages are kept and retried.",
+        # A shard of which single slots fail acks those of others; ShardctlOldestMessage reports it.
+        logged=f"{series.logged('batch-retries', '2m')} > 0 unless {series.acked('increase', '2m')} > 0",
+        logged_lasts=wanted.slot_failing,
+        logged_description="Batches of shard {{ $labels.shard }} have failed and none has succeeded for "
+        f"{seconds(wanted.slot_failing)} s, and its slots are blocked. Nothing is lost: the messages are kept and retried.",
     )
     yield Alert(
         "ShardctlSlotHeld",
@@ -190,6 +232,7 @@ def _slots(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "Shard {{ $labels.shard }} receives barriers that its database doesn't await",
         "{{ $value | humanize }} messages in 15 minutes looked like the barrier of a slot's move to shard {{ $labels.shard }}, "
         "and changed nothing. Somebody forges them, or a `shardctl rebalance run` of version 0.1.0 is running.",
+        logged=f"{series.logged('barriers-refused', '15m')} > 0",
     )
 
 
@@ -217,6 +260,7 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
         10 * MINUTE,
         "Shard {{ $labels.shard }} is short of pods",
         "{{ $value }} pods of shard {{ $labels.shard }} aren't available.",
+        logged=f"({series.unavailable}) > {wanted.unavailable_pods}",  # kube-state-metrics come with GKE
     )
     yield Alert(
         "ShardctlMemory",
@@ -225,7 +269,7 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
         5 * MINUTE,
         "Pod {{ $labels.pod }} is short of memory",
         "The consumer in {{ $labels.pod }} uses {{ $value | humanizePercentage }} of its memory limit, at which it is killed.",
-        cloud=fleet.monitoring.stack == "managed-prometheus",
+        cloud=fleet.monitoring.stack != "prometheus-operator",
     )
     led = [shard.name for shard in fleet.shards if shard.leader.kind != "none"]
     if led:
@@ -246,6 +290,8 @@ def _pods(fleet: Fleet, series: Series) -> Iterator[Alert]:
             f"No consumer of fleet {fleet.fleet} reports metrics",
             f"No consumer of {fleet.fleet} is scraped: none runs, or scraping is broken. Until this is "
             "fixed, the other alerts on consumers can't fire.",
+            logged=f"absent({series.running})",
+            logged_description=f"No consumer of {fleet.fleet} runs: messages wait, and none takes effect.",
         )
 
 
@@ -259,6 +305,8 @@ def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
         2 * MINUTE,
         f"The gateway of {fleet.fleet} accepts no writes",
         f"No replica of {fleet.fleet}-gateway is ready: none runs, none is scraped, or Pub/Sub doesn't answer them.",
+        logged=f"(sum({series.available_gateways}) or vector(0)) < 1",
+        logged_description=f"No pod of {fleet.fleet}-gateway is available: none runs, or Pub/Sub doesn't answer them.",
     )
     if fleet.gateway.auth.kind == "none":
         return
@@ -270,4 +318,10 @@ def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"The gateway of {fleet.fleet} can't confirm its clients' keys",
         f"A replica of {fleet.fleet}-gateway can't read its whole file of keys, or can't reach the tokens' issuer. Keys that it "
         f"can't confirm are refused {seconds(fleet.gateway.auth.grace_time)} s after that began, and their clients can't write.",
+        logged=f"max({_since(series, 'gateway-keys-failing', 'gateway-keys-back', REMINDED, 'pod_name')}) > 0",
     )
+
+
+def _since(series: Series, begun: str, ended: str, window: str, by: str) -> str:
+    """Where trouble was logged within the window, and its end wasn't."""
+    return f"{series.logged(begun, window, by)} > 0 unless {series.logged(ended, window, by)} > 0"

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudsql, gateway, messaging, redisinstances, sqlinstances
+from shardctl.render import cloudmonitoring, cloudsql, gateway, messaging, redisinstances, sqlinstances
 from shardctl.render.objects import Object, Plan
 
 On = Literal["topic", "subscription", "account", "project"]
@@ -129,6 +129,9 @@ class Cloud:
     sql_users: tuple[sqlinstances.User, ...]
     grants: tuple[Grant, ...]
     jobs: tuple[Job, ...]
+    log_metrics: tuple[cloudmonitoring.LogMetric, ...]
+    alert_policies: tuple[cloudmonitoring.AlertPolicy, ...]
+    dashboards: tuple[cloudmonitoring.Dashboard, ...]
 
 
 def cloud(fleet: Fleet) -> Cloud:
@@ -167,6 +170,9 @@ def cloud(fleet: Fleet) -> Cloud:
         sql_users=tuple(fields["user"] for _, fields in _read(sqlinstances.users, plan)),
         grants=tuple(grants),
         jobs=tuple(jobs),
+        log_metrics=tuple(fields["metric"] for _, fields in _read(cloudmonitoring.log_metrics, plan)),
+        alert_policies=tuple(fields["policy"] for _, fields in _read(cloudmonitoring.alert_policies, plan)),
+        dashboards=tuple(fields["board"] for _, fields in _read(cloudmonitoring.dashboards, plan)),
     )
 
 

@@ -1,4 +1,7 @@
-"""The fleet's Grafana dashboard: backlog, throughput, latency, failures, slots, inboxes and pods."""
+"""The fleet's dashboard: backlog, throughput, latency, failures, slots, inboxes and pods, as Grafana imports it.
+
+`rows` is the table of panels; Cloud Monitoring's dashboard is made of it too.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def dashboard(fleet: Fleet) -> dict[str, Any]:
 
 def _laid_out(series: Series) -> Iterator[dict[str, Any]]:
     numbers, top = count(1), 0
-    for row, panels in _rows(series):
+    for row, panels in rows(series):
         yield {
             "id": next(numbers),
             "type": "row",
@@ -64,7 +67,11 @@ Panel = tuple[str, str, list[tuple[str, str]]]  # title, unit, and its queries b
 SHARD = "{{shard}}"
 
 
-def _rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
+def rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
+    """Those that the fleet's monitoring has series for."""
+    if series.fleet.monitoring.by_logs:
+        yield from _rows_by_logs(series)
+        return
     yield "Backlog", _backlog(series)
     yield "Throughput", _throughput(series)
     yield "Latency", _latencies(series)
@@ -145,6 +152,34 @@ def _pods(series: Series) -> list[Panel]:
         ("Messages in flight", "short", [(SHARD, f"sum by (shard) ({series.own('shardctl_messages_outstanding')})")]),
         ("Redis and database", "bool_on_off", dependencies),
     ]
+
+
+def _rows_by_logs(series: Series) -> Iterator[tuple[str, list[Panel]]]:
+    """Without the consumers' metrics: what Google Cloud and the logs say."""
+    yield "Backlog", _backlog(series)
+    yield (
+        "Throughput",
+        [
+            ("Messages sent to consumers", "ops", [(SHARD, series.sent)]),
+            ("Messages acknowledged", "ops", [(SHARD, series.acked("rate", "5m"))]),
+        ],
+    )
+    yield (
+        "Failures",
+        [
+            ("Batches retried", "ops", [(SHARD, series.logged_rate("batch-retries"))]),
+            ("Writes dead-lettered", "ops", [(SHARD, series.logged_rate("dead-lettered"))]),
+            ("Writes parked", "ops", [(SHARD, series.logged_rate("parked"))]),
+        ],
+    )
+    yield (
+        "Pods",
+        [
+            ("Missing", "short", [(SHARD, series.unavailable)]),
+            ("Memory, share of the limit", "percentunit", [("{{pod}}", series.memory)]),
+            ("Restarts in ten minutes", "short", [("{{pod_name}}", series.restarts)]),
+        ],
+    )
 
 
 def _rate(series: Series, name: str) -> list[tuple[str, str]]:

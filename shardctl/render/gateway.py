@@ -238,7 +238,7 @@ def pod_monitors(plan: Plan) -> Iterator[Object]:
 def _scraping(plan: Plan, stack: str, kind: str) -> Iterator[Object]:
     watching = plan.fleet.monitoring
     for gateway in _gateways(plan):
-        if watching.stack == stack:
+        if watching.collector == stack:
             labels = tuple(sorted({**watching.labels, **dict(gateway.labels)}.items()))
             interval = seconds_text(watching.scrape_interval)
             yield plan.object(kind, gateway.name, None, labels=labels, app=gateway.app, interval=interval)

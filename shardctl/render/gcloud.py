@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import count
 from shlex import quote
@@ -11,6 +12,7 @@ from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
+from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
 from shardctl.render.redisinstances import RedisInstance
 from shardctl.render.sqlinstances import Instance
 from shardctl.render.templates import built_in
@@ -43,6 +45,7 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
         yield _grant(grant)
     for job in resources.jobs:
         yield _job(fleet, job)
+    yield from _monitoring(fleet, resources)
 
 
 def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
@@ -145,6 +148,32 @@ def _job(fleet: Fleet, job: Job) -> Sequence[str]:
     topic = _topic_path(fleet, job.topic.id)
     description = f"shardctl {checksum}"
     return "job", job.name, job.region, job.cron, job.time_zone, topic, body, attributes, description
+
+
+def _monitoring(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
+    """What is made from a file: its name, a checksum that `describe` prints of what was made from the same, and the file."""
+    for metric in resources.log_metrics:
+        body = metric_body(metric)
+        checksum = _checksum(body)
+        yield "log_metric", metric.name, checksum, _json(body | {"description": f"{metric.description} ({checksum})"})
+    for policy in resources.alert_policies:
+        body = policy_body(policy)
+        labels = dict(topology.cloud_labels(fleet))
+        checksum = _checksum(body | {"userLabels": labels})
+        yield "alert_policy", policy.title, checksum, _json(body | {"userLabels": labels | {"checksum": checksum}})
+    for board in resources.dashboards:
+        body = dashboard_body(board)
+        checksum = _checksum(body)
+        path = f"projects/{fleet.project}/dashboards/{board.name}"
+        yield "dashboard", board.name, checksum, _json(body | {"name": path, "labels": {"checksum": checksum}})
+
+
+def _json(body: Mapping[str, object]) -> str:
+    return json.dumps(body, sort_keys=True)
+
+
+def _checksum(body: Mapping[str, object]) -> str:
+    return sha256(_json(body).encode()).hexdigest()[:16]
 
 
 def _mapping(pairs: Sequence[tuple[str, str]]) -> str:

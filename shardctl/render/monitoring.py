@@ -21,7 +21,7 @@ def pod_monitors(plan: Plan) -> Iterator[Object]:
 
 def _scraping(plan: Plan, stack: str, kind: str) -> Iterator[Object]:
     watching = plan.fleet.monitoring
-    if plan.whole and watching.stack == stack:
+    if plan.whole and watching.collector == stack:
         interval = seconds_text(watching.scrape_interval)
         yield plan.object(kind, plan.app, None, labels=_labels(plan), app=plan.app, interval=interval)
 
@@ -74,7 +74,7 @@ def _rule(plan: Plan, alert: Alert) -> dict[str, object]:
 def dashboards(plan: Plan) -> Iterator[Object]:
     """A ConfigMap that Grafana's sidecar finds by its label."""
     watching = plan.fleet.monitoring
-    if plan.whole and watching.stack != "none" and watching.dashboard:
+    if plan.whole and watching.stack in ("managed-prometheus", "prometheus-operator") and watching.dashboard:
         yield plan.object(
             "ConfigMap",
             f"{plan.fleet.fleet}-dashboard",

@@ -1,26 +1,21 @@
 """The series of alerts and dashboard as PromQL, under the names of each monitoring stack.
 
-Three sources: the consumers themselves; Cloud Monitoring, for Pub/Sub's own metrics; and the cluster, for pods and memory.
+Three sources: the consumers themselves; Cloud Monitoring, for Pub/Sub's own metrics; and the cluster, for pods and memory. Where
+nothing scrapes the consumers, their logs, counted by `logmetrics`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
+from shardctl.render import logmetrics
 
-# By the Prometheus names of Cloud Monitoring's metrics, and by those that stackdriver_exporter gives them.
-_BACKLOG = {
-    "managed-prometheus": "pubsub_googleapis_com:subscription_num_undelivered_messages",
-    "prometheus-operator": "stackdriver_pubsub_subscription_pubsub_googleapis_com_subscription_num_undelivered_messages",
-}
-_OLDEST_AGE = {
-    "managed-prometheus": "pubsub_googleapis_com:subscription_oldest_unacked_message_age",
-    "prometheus-operator": "stackdriver_pubsub_subscription_pubsub_googleapis_com_subscription_oldest_unacked_message_age",
-}
+_BACKLOG, _OLDEST_AGE = "num_undelivered_messages", "oldest_unacked_message_age"
 _REPLICAS = {
     "deployment": ("deployment", "kube_deployment_spec_replicas", "kube_deployment_status_replicas_available"),
     "statefulset": ("statefulset", "kube_statefulset_replicas", "kube_statefulset_status_replicas_ready"),
@@ -46,6 +41,57 @@ class Series:
 
     def quantile(self, quantile: float, name: str) -> str:
         return f"histogram_quantile({quantile}, {self.rate(f'{name}_bucket', by='shard, le')})"
+
+    def logged(self, metric: str, window: str, by: str = "shard") -> str:
+        """How many of a log-based metric's log lines came within the window."""
+        return f"{_sum(by)} (increase({self._of_logs(metric)}[{window}]))"
+
+    def logged_rate(self, metric: str, by: str = "shard") -> str:
+        return f"{_sum(by)} (rate({self._of_logs(metric)}[5m]))"
+
+    def _of_logs(self, metric: str) -> str:
+        name = re.sub(r"[^a-zA-Z0-9]", "_", logmetrics.metric_id(self.fleet, metric))
+        return f'logging_googleapis_com:user_{name}{{monitored_resource="k8s_container",project_id="{self.fleet.project}"}}'
+
+    def acked(self, function: str, window: str) -> str:
+        """Messages of a shard that Pub/Sub got acks for, as a `rate` or an `increase`."""
+        metric, more = "ack_message_count", ""
+        if self.fleet.delivery.kind == "push":
+            metric, more = "push_request_count", ',response_class="ack"'
+        counted = self._pubsub(self._google(metric), self._subscriptions, more)
+        return f"sum by (shard) ({self._with_shard(f'{function}({counted}[{window}])')})"
+
+    @cached_property
+    def sent(self) -> str:
+        """Messages a second that Pub/Sub sends to a shard, those sent again among them."""
+        metric = "push_request_count" if self.fleet.delivery.kind == "push" else "sent_message_count"
+        counted = self._pubsub(self._google(metric), self._subscriptions)
+        return f"sum by (shard) ({self._with_shard(f'rate({counted}[5m])')})"
+
+    @cached_property
+    def running(self) -> str:
+        """Seconds that each consumer's container has been running, by Google Cloud's own metrics."""
+        return self._container("uptime")
+
+    @cached_property
+    def restarts(self) -> str:
+        """How often a pod's consumer was started again within ten minutes."""
+        return f"sum by (pod_name) (increase({self._container('restart_count')}[10m]))"
+
+    def _container(self, metric: str) -> str:
+        pods = "|".join(shards + _POD_SUFFIX[kind] for kind, shards in self._by_workload.items())
+        return f"kubernetes_io:container_{metric}{{{self._k8s_container(pods)}}}"
+
+    def _k8s_container(self, pods: str, more: str = "") -> str:
+        return (
+            f'monitored_resource="k8s_container",project_id="{self.fleet.project}",namespace_name="{self.fleet.namespace}",'
+            f'container_name="consumer",{more}pod_name=~"{pods}"'
+        )
+
+    @cached_property
+    def available_gateways(self) -> str:
+        chosen = f'namespace="{self.fleet.namespace}",deployment="{self.fleet.fleet}-gateway"'
+        return f"kube_deployment_status_replicas_available{{{chosen}}}"
 
     @cached_property
     def backlog(self) -> str:
@@ -83,12 +129,9 @@ class Series:
 
     def _memory(self, pods: str) -> str:
         space = self.fleet.namespace
-        if self.fleet.monitoring.stack == "managed-prometheus":
-            used = (
-                'kubernetes_io:container_memory_limit_utilization{monitored_resource="k8s_container",'
-                f'project_id="{self.fleet.project}",namespace_name="{space}",container_name="consumer",'
-                f'memory_type="non-evictable",pod_name=~"{pods}"}}'
-            )
+        if self.fleet.monitoring.stack != "prometheus-operator":
+            chosen = self._k8s_container(pods, 'memory_type="non-evictable",')
+            used = f"kubernetes_io:container_memory_limit_utilization{{{chosen}}}"
             ratio = f'max by (pod) (label_replace({used}, "pod", "$1", "pod_name", "(.*)"))'
         else:
             chosen = f'namespace="{space}",container="consumer",pod=~"{pods}"'
@@ -119,17 +162,27 @@ class Series:
 
     @property
     def _backlog_metric(self) -> str:
-        return self.fleet.monitoring.backlog_metric or _BACKLOG[self.fleet.monitoring.stack]
+        return self.fleet.monitoring.backlog_metric or self._google(_BACKLOG)
 
     @property
     def _oldest_age_metric(self) -> str:
-        return self.fleet.monitoring.oldest_age_metric or _OLDEST_AGE[self.fleet.monitoring.stack]
+        return self.fleet.monitoring.oldest_age_metric or self._google(_OLDEST_AGE)
 
-    def _pubsub(self, metric: str, subscriptions: str) -> str:
-        return f'{metric}{{project_id="{self.fleet.project}",subscription_id=~"{subscriptions}"}}'
+    def _google(self, metric: str) -> str:
+        """A metric of subscriptions by its Prometheus name in Cloud Monitoring, or as stackdriver_exporter names it."""
+        if self.fleet.monitoring.stack == "prometheus-operator":
+            return f"stackdriver_pubsub_subscription_pubsub_googleapis_com_subscription_{metric}"
+        return f"pubsub_googleapis_com:subscription_{metric}"
+
+    def _pubsub(self, metric: str, subscriptions: str, more: str = "") -> str:
+        return f'{metric}{{project_id="{self.fleet.project}",subscription_id=~"{subscriptions}"{more}}}'
 
     def _with_shard(self, vector: str) -> str:
         return _labelled(vector, "subscription_id", self._subscriptions)
+
+
+def _sum(by: str) -> str:
+    return f"sum by ({by})" if by else "sum"
 
 
 def _labelled(vector: str, label: str, pattern: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Project, Subscription, Topic, cloud
+from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
 from shardctl.render.objects import digest
 from shardctl.render.redisinstances import RedisInstance
 from shardctl.render.sqlinstances import Backups, Database, Instance, User
@@ -24,19 +25,23 @@ _RESOURCES = {
     External: "google_service_account",
     Project: "google_project",
 }
+_MAPS = ("labelExtractors",)  # whose names are the user's
 # A destroy would delete the backlog, so Terraform must refuse it: also to replace a subscription whose filter changed.
 _KEPT = {"prevent_destroy": True}
 
 
 def text(fleet: Fleet) -> str:
     """One module, to be used as a folder of its own. Needs the whole fleet: Terraform would destroy what is left out."""
+    made = cloud(fleet)
+    # 6.14 is the first that makes a policy on metrics which don't exist yet.
+    version = ">= 6.14" if made.alert_policies else ">= 5.0"
     module = {
         "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
         "terraform": {
             "required_version": ">= 1.0",
-            "required_providers": {"google": {"source": "hashicorp/google", "version": ">= 5.0"}},
+            "required_providers": {"google": {"source": "hashicorp/google", "version": version}},
         },
-        "resource": {kind: resources for kind, resources in _resources(fleet, cloud(fleet)).items() if resources},
+        "resource": {kind: resources for kind, resources in _resources(fleet, made).items() if resources},
     }
     return json.dumps(module, indent=2) + "\n"
 
@@ -80,6 +85,7 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
         "google_service_account_iam_member": {},
         "google_project_iam_member": {},
         "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in cloud.jobs},
+        **_monitoring(cloud, project, labels),
     }
     for grant in cloud.grants:
         kind = f"{_RESOURCES[type(grant.resource)]}_iam_member"
@@ -243,6 +249,38 @@ def _job(job: Job) -> dict[str, Any]:
             "attributes": {_literal(key): _literal(value) for key, value in job.attributes},
         },
     }
+
+
+def _monitoring(cloud: Cloud, project: str, labels: dict[str, str]) -> dict[str, dict[str, Any]]:
+    return {
+        "google_logging_metric": {
+            address(metric.name): {"project": project, "name": metric.name, **_snake(metric_body(metric))}
+            for metric in cloud.log_metrics
+        },
+        "google_monitoring_alert_policy": {
+            address(policy.name): {"project": project, **_snake(policy_body(policy)), "user_labels": labels}
+            for policy in cloud.alert_policies
+        },
+        "google_monitoring_dashboard": {
+            address(board.name): {"project": project, "dashboard_json": _literal(json.dumps(dashboard_body(board)))}
+            for board in cloud.dashboards
+        },
+    }
+
+
+def _snake(body: Any) -> Any:
+    """What an API reads, under Terraform's names; texts as they stand."""
+    match body:
+        case dict():
+            return {
+                re.sub("([A-Z])", r"_\1", name).lower(): value if name in _MAPS else _snake(value)
+                for name, value in body.items()
+            }
+        case list():
+            return [_snake(item) for item in body]
+        case str():
+            return _literal(body)
+    return body
 
 
 def address(name: str) -> str:

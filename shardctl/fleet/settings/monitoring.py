@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shardctl.fleet.model import Model, OrJust
-from shardctl.fleet.scalars import Between, LabelKey, LabelValue, Text
+from shardctl.fleet.scalars import Between, LabelKey, LabelValue, Text, as_tuple
 
-Stack = Literal["none", "managed-prometheus", "prometheus-operator"]
+Stack = Literal["none", "managed-prometheus", "prometheus-operator", "cloud-monitoring"]
 
 MetricName = Annotated[str, Text(r"[a-zA-Z_:][a-zA-Z0-9_:]*", "the name of a Prometheus metric", 200)]
 AlertLabel = Annotated[
@@ -22,6 +22,23 @@ AlertLabel = Annotated[
     ),
 ]
 Place = Annotated[str, Text(r"[!-~]+", "a URL or a path, without blanks", 500)]
+
+
+Channel = Annotated[
+    str,
+    Text(
+        r"projects/[a-z][-a-z0-9]{4,28}[a-z0-9]/notificationChannels/[A-Za-z0-9_-]+",
+        "a notification channel, projects/PROJECT/notificationChannels/ID",
+        200,
+    ),
+]
+
+
+class NotificationChannels(Model):
+    """Who is notified, by the alert's severity. `gcloud monitoring channels list --format='value(name)'` prints the names."""
+
+    critical: Annotated[tuple[Channel, ...], BeforeValidator(as_tuple)] = ()
+    warning: Annotated[tuple[Channel, ...], BeforeValidator(as_tuple)] = ()
 
 
 class Thresholds(Model):
@@ -48,8 +65,22 @@ class Thresholds(Model):
 
 class Monitoring(Model):
     stack: Annotated[
-        Stack, Field(description="Google Cloud's managed Prometheus, the Prometheus Operator, or nothing rendered.")
+        Stack,
+        Field(
+            description="Google Cloud's managed Prometheus, the Prometheus Operator, Cloud Monitoring's own alert policies, or "
+            "nothing rendered."
+        ),
     ] = "none"
+    managed_collection: Annotated[
+        bool,
+        Field(
+            description="With `cloud-monitoring`: GKE's managed collection scrapes the consumers, so that no alert is missing. "
+            "Without it, alerts come from logs and from Google Cloud's own metrics."
+        ),
+    ] = False
+    notification_channels: Annotated[
+        NotificationChannels, Field(description="With `cloud-monitoring`: who is notified.")
+    ] = NotificationChannels()
     # Alerts look at windows of 5 minutes, and a rate needs a few samples.
     scrape_interval: Annotated[timedelta, Between("5s", "2m")] = timedelta(seconds=30)
     evaluation_interval: Annotated[timedelta, Between("5s", "10m")] = timedelta(seconds=30)
@@ -63,7 +94,9 @@ class Monitoring(Model):
     runbook_url: Annotated[
         Place, Field(description="Where your copy of docs/alerts.md is read; each alert links to its section of it.")
     ] = "docs/alerts.md"
-    dashboard: Annotated[bool, Field(description="A Grafana dashboard in a ConfigMap.")] = True
+    dashboard: Annotated[bool, Field(description="A Grafana dashboard in a ConfigMap, or one of Cloud Monitoring.")] = (
+        True
+    )
     backlog_metric: Annotated[
         MetricName | None, Field(description="Undelivered messages by subscription_id, where they are named otherwise.")
     ] = None
@@ -71,6 +104,18 @@ class Monitoring(Model):
         MetricName | None, Field(description="Seconds of the oldest unacked message by subscription_id, likewise.")
     ] = None
     thresholds: Thresholds = Thresholds()
+
+    @property
+    def collector(self) -> Literal["managed-prometheus", "prometheus-operator"] | None:
+        """What scrapes the consumers. None: nothing does."""
+        if self.stack == "cloud-monitoring":
+            return "managed-prometheus" if self.managed_collection else None
+        return None if self.stack == "none" else self.stack
+
+    @property
+    def by_logs(self) -> bool:
+        """Whether alerts go by logs and by Google Cloud's own metrics alone."""
+        return self.stack == "cloud-monitoring" and not self.managed_collection
 
 
 MonitoringSetting = Annotated[Monitoring, OrJust("stack", get_args(Stack))]

@@ -77,7 +77,17 @@ KNOWN = {
     "scheduler jobs describe": {"--location", "--format"},
     "scheduler jobs create pubsub": JOB | {"--attributes"},
     "scheduler jobs update pubsub": JOB | {"--update-attributes"},
+    "logging metrics describe": {"--format"},
+    "logging metrics create": {"--config-from-file"},
+    "logging metrics update": {"--config-from-file"},
+    "monitoring policies list": {"--filter", "--format"},
+    "monitoring policies create": {"--policy-from-file"},
+    "monitoring policies update": {"--policy-from-file"},
+    "monitoring dashboards describe": {"--format"},
+    "monitoring dashboards create": {"--config-from-file"},
+    "monitoring dashboards update": {"--config-from-file"},
 }
+UNNAMED = ("list", "monitoring policies create", "monitoring dashboards create")
 
 
 def fail(message):
@@ -87,7 +97,8 @@ def fail(message):
 def parse(arguments):
     words = [word for word in arguments if not word.startswith("--")]
     flags = dict((*flag.split("=", 1), "")[:2] for flag in arguments if flag.startswith("--"))
-    command, name = (" ".join(words), "") if words[-1] == "list" else (" ".join(words[:-1]), words[-1])
+    unnamed = " ".join(words).endswith(UNNAMED)
+    command, name = (" ".join(words), "") if unnamed else (" ".join(words[:-1]), words[-1])
     if command not in KNOWN:
         fail(f"no such command: {command}")
     if unknown := set(flags) - KNOWN[command] - {"--project"}:
@@ -157,9 +168,45 @@ def change(command, there, flags):
     return after
 
 
+def of_files(command, name, flags, state):
+    """Log-based metrics, alert policies and dashboards, whose configuration comes as a file: here always on stdin."""
+    kind, verb = command.rsplit(" ", 1)
+    if verb == "list":
+        title = flags["--filter"].removeprefix('displayName="').removesuffix('"')
+        made = [item for key, item in state.items() if key.startswith(kind) and item["displayName"] == title]
+        print("\n".join(f"{item['name']}|{item['userLabels']['checksum']}" for item in made))
+        return
+    there = state.get(f"{kind} {name}")
+    if verb != "create" and there is None:
+        fail(f"NOT_FOUND: {kind} {name}")
+    if verb == "describe":
+        print(there["description"] if kind == "logging metrics" else f"{there['etag']}|{there['labels']['checksum']}")
+        return
+    if set(flags.values()) & {"-"} != {"-"}:
+        fail("no file but stdin is there")
+    config = json.load(sys.stdin)
+    if kind == "monitoring policies":
+        name = name or f"projects/{flags['--project']}/alertPolicies/{len(state)}"
+        config["name"] = name
+    if kind == "monitoring dashboards":
+        name = config["name"].rpartition("/")[2]
+        if verb == "update" and config["etag"] != there["etag"]:
+            fail("ABORTED: the dashboard has another etag")
+        config["etag"] = f"e{len((FOLDER / 'log').read_text())}"
+    if verb == "create" and f"{kind} {name}" in state:
+        fail(f"{kind} {name} already exists")
+    with (FOLDER / "log").open("a") as log:
+        log.write(json.dumps(sys.argv[1:]) + "\n")
+    state[f"{kind} {name}"] = config
+    STATE.write_text(json.dumps(state))
+
+
 def main():
     command, name, flags = parse(sys.argv[1:])
     state = json.loads(STATE.read_text()) if STATE.exists() else {}
+    if command.startswith(("logging ", "monitoring ")):
+        of_files(command, name, flags, state)
+        return
     kind = " ".join(command.split()[:2]) if not command.startswith("projects ") else "projects"
     if command == "iam service-accounts create":
         name = f"{name}@{flags['--project']}.iam.gserviceaccount.com"

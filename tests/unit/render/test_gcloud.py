@@ -209,6 +209,49 @@ def test_a_changed_body_updates_its_job(cloud: Cloud) -> None:
     assert flags["--attributes"]["partition_key"] == "mop"
 
 
+CHANNEL = "projects/my-project/notificationChannels/1"
+WATCHED = FLEET.replace("terraform", "gcloud").replace("key: order_id,", "key: order_id, on_poison: park,")
+
+
+def watched(more: str = "dashboard: true", text: str = WATCHED) -> Fleet:
+    return fleet_of(f"{text}\nmonitoring: {{stack: cloud-monitoring, {more}}}\n")
+
+
+def test_what_watches_the_fleet_is_made_once_and_updated_when_the_file_changes(cloud: Cloud) -> None:
+    made = cloud.done(watched())
+    assert "create metric orders-parked" in made
+    assert "create policy orders-consumer/ShardctlBacklog" in made
+    assert made[-1] == "create dashboard orders-shards"
+    assert cloud.done(watched()) == []
+    assert cloud.done(watched("thresholds: {backlog_messages: 5}")) == ["update policy orders-consumer/ShardctlBacklog"]
+    (policy,) = (item for item in cloud.state.values() if item.get("displayName", "").endswith("/ShardctlBacklog"))
+    assert policy["conditions"][0]["conditionPrometheusQueryLanguage"]["query"].endswith(" > 5")
+    cloud.done(watched())
+    notified = cloud.done(watched(f"notification_channels: {{critical: [{CHANNEL}]}}"))
+    assert "update policy orders-consumer/ShardctlSilent" in notified
+    assert "update policy orders-consumer/ShardctlBacklog" not in notified
+
+
+def test_a_metric_and_a_dashboard_that_differ_are_updated(cloud: Cloud) -> None:
+    cloud.done(watched())
+    other = watched(text=WATCHED.replace("namespace: writers", "namespace: others"))
+    updated = cloud.done(other)
+    assert {"update metric orders-parked", "update dashboard orders-shards"} <= set(updated)
+    assert 'namespace_name="others"' in cloud.state["logging metrics orders-parked"]["filter"]
+    assert cloud.done(other) == []
+
+
+def test_two_policies_of_one_name_stop_it(cloud: Cloud) -> None:
+    cloud.done(watched())
+    state = cloud.state
+    (policy,) = (item for item in state.values() if item.get("displayName", "").endswith("/ShardctlBacklog"))
+    twin = {**policy, "name": "projects/my-project/alertPolicies/twin"}
+    (cloud.folder / "state.json").write_text(json.dumps({**state, f"monitoring policies {twin['name']}": twin}))
+    run = cloud.run(watched())
+    assert run.returncode == 1
+    assert "several alert policies are called orders-consumer/ShardctlBacklog" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,16 +327,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    path = shutil.which("promtool")
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("promtool isn't on the PATH; in CI a skipped test is a hole that nobody sees")
-        pytest.skip("promtool isn't on the PATH; Debian's package prometheus has it")
-    return path
-
-
 def rule_file(listed: list[dict[str, Any]], folder: Path) -> Path:
     """Rules as Prometheus reads them, whatever objects carry them in a cluster."""
     path = folder / "rules.yaml"
@@ -447,7 +435,9 @@ def test_thresholds_are_the_files() -> None:
 
 
 def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
-    rules_by_name = rules(fleet_of("{stack: prometheus-operator, backlog_metric: my_backlog, oldest_age_metric: my:age}"))
+    rules_by_name = rules(
+        fleet_of("{stack: prometheus-operator, backlog_metric: my_backlog, oldest_age_metric: my:age}")
+    )
     assert "my_backlog{" in rules_by_name["ShardctlBacklog"]["expr"]
     assert "my_backlog{" in rules_by_name["ShardctlStrays"]["expr"]
     assert "my:age{" in rules_by_name["ShardctlOldestMessage"]["expr"]

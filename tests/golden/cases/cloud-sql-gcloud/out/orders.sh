@@ -1,4 +1,5 @@
 #!/bin/sh
+# shellcheck disable=SC2016 # the texts of alert policies hold variables of Cloud Monitoring
 # Makes the fleet's resources in Google Cloud match shards.yaml. Rendered by shardctl: edit shards.yaml instead.
 #
 # Run it as often as you like: it looks first, makes what is missing, and changes only what differs and may be changed.
@@ -234,6 +235,57 @@ job() {
   gcloud scheduler jobs "$verb" pubsub "$1" --project="$project" --location="$2" --schedule="$3" --time-zone="$4" \
     --topic="$5" --message-body="$6" "$attributes=$7" --description="$8" >/dev/null
   done_with "$verb" job "$1"
+}
+
+# log_metric NAME CHECKSUM CONFIG, and the like: CONFIG carries the CHECKSUM of the rest of it to where `describe` prints it
+log_metric() {
+  verb=create
+  if live=$(gcloud logging metrics describe "$1" --project="$project" --format='value(description)' 2>/dev/null); then
+    case $live in *"($2)")
+      done_with identical metric "$1"
+      return
+      ;;
+    esac
+    verb=update
+  fi
+  printf '%s\n' "$3" | gcloud logging metrics "$verb" "$1" --project="$project" --config-from-file=- >/dev/null
+  done_with "$verb" metric "$1"
+}
+
+# alert_policy TITLE CHECKSUM CONFIG: its id is the service's own, so it is found by its title
+alert_policy() {
+  live=$(gcloud monitoring policies list --project="$project" --filter="displayName=\"$1\"" \
+    --format='value[separator="|"](name,userLabels.checksum)')
+  case $live in
+    '')
+      printf '%s\n' "$3" | gcloud monitoring policies create --project="$project" --policy-from-file=- >/dev/null
+      done_with create policy "$1"
+      ;;
+    *"$newline"*) refuse "several alert policies are called $1, so it can't be said which is the fleet's: delete all but one" ;;
+    *"|$2") done_with identical policy "$1" ;;
+    *)
+      printf '%s\n' "$3" | gcloud monitoring policies update "${live%%"|"*}" --project="$project" --policy-from-file=- >/dev/null
+      done_with update policy "$1"
+      ;;
+  esac
+}
+
+# dashboard NAME CHECKSUM CONFIG
+dashboard() {
+  if live=$(gcloud monitoring dashboards describe "$1" --project="$project" \
+    --format='value[separator="|"](etag,labels.checksum)' 2>/dev/null); then
+    case $live in *"|$2")
+      done_with identical dashboard "$1"
+      return
+      ;;
+    esac
+    printf '{"etag": "%s", %s\n' "${live%%"|"*}" "${3#"{"}" |
+      gcloud monitoring dashboards update "$1" --project="$project" --config-from-file=- >/dev/null
+    done_with update dashboard "$1"
+    return
+  fi
+  printf '%s\n' "$3" | gcloud monitoring dashboards create --project="$project" --config-from-file=- >/dev/null
+  done_with create dashboard "$1"
 }
 
 project=my-project
