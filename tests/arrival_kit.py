@@ -132,11 +132,11 @@ class Database:
 
     def parked(self) -> dict[str, list[str]]:
         """Idempotency keys by routing key, in order."""
-        found: dict[str, list[str]] = defaultdict(list)
+        keys: dict[str, list[str]] = defaultdict(list)
         with self.engine.connect() as connection:
             for row in connection.execute(schema.parked.select().order_by(schema.parked.c.position)):
-                found[row.partition_key].append(row.idempotency_key)
-        return dict(found)
+                keys[row.partition_key].append(row.idempotency_key)
+        return dict(keys)
 
     def inbox(self) -> dict[str, str]:
         """Outcomes by idempotency key."""

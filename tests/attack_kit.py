@@ -124,8 +124,8 @@ async def _send(target: Target, first: bytes, again: bytes, size: int) -> None:
             writer.transport.abort()
 
 
-async def _at_once(count: int, one: Callable[[int], Awaitable[None]]) -> None:
-    await asyncio.gather(*(one(number) for number in range(count)))
+async def _at_once(count: int, attack: Callable[[int], Awaitable[None]]) -> None:
+    await asyncio.gather(*(attack(number) for number in range(count)))
 
 
 async def headers_without_end(target: Target) -> None:
@@ -177,7 +177,7 @@ async def idle_connections(target: Target) -> None:
 
 
 async def slow_heads(target: Target) -> None:
-    async def one(_):
+    async def slow_head(_):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", target.port)
         except OSError:
@@ -193,7 +193,7 @@ async def slow_heads(target: Target) -> None:
         finally:
             writer.transport.abort()
 
-    await _at_once(2_000, one)
+    await _at_once(2_000, slow_head)
 
 
 async def slow_bodies(target: Target) -> None:

@@ -25,12 +25,12 @@ class Browser:
     def __init__(self) -> None:
         driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
         if not (driver and chromium):
-            told = (
+            reason = (
                 "no chromium or no chromedriver on the PATH; Debian's packages chromium and chromium-driver have them"
             )
             if os.environ.get("CI"):
-                pytest.fail(told)  # there a skipped test is a hole that nobody sees
-            pytest.skip(told)
+                pytest.fail(reason)  # there a skipped test is a hole that nobody sees
+            pytest.skip(reason)
         port = free_port()
         self._driver = subprocess.Popen(
             [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -111,9 +111,9 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the console has: faults of scripts, refusals of the content security policy."""
-        found = self._post("/se/log", {"type": "browser"})
+        entries = self._post("/se/log", {"type": "browser"})
         return [
-            each["message"] for each in found if each["source"] != "rendering"
+            entry["message"] for entry in entries if entry["source"] != "rendering"
         ]  # which gives advice to a test's own code
 
     # -- how it looks ------------------------------------------------------------------------------------------------
@@ -127,8 +127,8 @@ class Browser:
 
     def screenshot(self, path: Path) -> None:
         """The whole page, also what is below the window."""
-        found = self._devtools("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
+        answer = self._devtools("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def _devtools(self, command: str, **arguments):
         return self._post("/goog/cdp/execute", {"cmd": command, "params": arguments})

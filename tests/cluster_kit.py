@@ -124,8 +124,8 @@ class Cluster:
         self.put("v1", "secrets", namespace, {"metadata": {"name": name}, "data": dict.fromkeys(keys, "c2VjcmV0")})
 
     def find(self, kind, name):
-        found = [body for body in self.objects.values() if (body["kind"], body["metadata"]["name"]) == (kind, name)]
-        return found[0] if found else None
+        bodies = [body for body in self.objects.values() if (body["kind"], body["metadata"]["name"]) == (kind, name)]
+        return bodies[0] if bodies else None
 
     def names(self, *kinds):
         return sorted(
@@ -538,15 +538,15 @@ class Told:
         return False
 
 
-def apply(cluster, fleet, *, force=False, backlogs=None, told=None):
+def apply(cluster, fleet, *, force=False, backlogs=None, recorder=None):
     """What `shardctl apply --yes` does, on a cluster in this process; the changes and the deletions that it made."""
-    told, api, rendered = told or Told(), Api(cluster.client()), manifests(fleet)
+    recorder, api, rendered = recorder or Told(), Api(cluster.client()), manifests(fleet)
     resources = served(api, rendered)
     changes = Preview(api, resources, force=force).of(rendered)
     assert [str(change) for change in changes if change.blocked] == []
-    found = surplus.find(api, fleet, rendered, resources)
-    deletions = surplus.deletions(fleet, found.surplus, backlogs or {})
-    Run(api, fleet, resources, told, told, force=force).to_its_end(changes, deletions)
+    surplus_read = surplus.find(api, fleet, rendered, resources)
+    deletions = surplus.deletions(fleet, surplus_read.surplus, backlogs or {})
+    Run(api, fleet, resources, recorder, recorder, force=force).to_its_end(changes, deletions)
     return changes, deletions
 
 

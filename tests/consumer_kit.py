@@ -180,8 +180,8 @@ class Shard:
     def inbox(self) -> list[tuple[Any, ...]]:
         """Outcomes by idempotency key, or message id."""
         with self.engine.connect() as connection:
-            found = connection.execute(select(schema.inbox.c.identity, schema.inbox.c.outcome))
-            return sorted((name_of(its_identity), outcome) for its_identity, outcome in found)
+            rows = connection.execute(select(schema.inbox.c.identity, schema.inbox.c.outcome))
+            return sorted((name_of(its_identity), outcome) for its_identity, outcome in rows)
 
     def clear(self) -> None:
         with self.engine.begin() as connection:

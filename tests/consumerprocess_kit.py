@@ -72,7 +72,7 @@ class Pubsub:
         answer = self.subscriber.pull(
             subscription=f"{BASE}/subscriptions/shop-dead", max_messages=100, timeout=PATIENCE_SECONDS
         )
-        return [each.message for each in answer.received_messages]
+        return [received.message for received in answer.received_messages]
 
 
 class Consumer:

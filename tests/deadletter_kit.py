@@ -99,34 +99,37 @@ class Town:
         """As a producer does; an attribute given as None is left out. The message id."""
         slot = self.fleet.routing.rule.slot_of(key) if key else 0
         digits = digits_of(slot, 6)
-        told = {"slot": digits, "partition_key": key, "message_type": kind} | attributes
-        told = {name: value for name, value in told.items() if value is not None}
+        all_attributes = {"slot": digits, "partition_key": key, "message_type": kind} | attributes
+        all_attributes = {name: value for name, value in all_attributes.items() if value is not None}
         data = body if isinstance(body, bytes) else orjson.dumps(body)
-        message = PubsubMessage(data=data, attributes=told, ordering_key=digits if ordered else "")
+        message = PubsubMessage(data=data, attributes=all_attributes, ordering_key=digits if ordered else "")
         name = topic or topology.topic_of(self.fleet, slot).id
         return self.publisher.publish(topic=f"projects/{self.project}/topics/{name}", messages=[message]).message_ids[0]
 
     def pull(self, name, *, ack=True):
         """All that is free in a subscription."""
-        path, found = f"projects/{self.project}/subscriptions/{name}", []
+        path, received = f"projects/{self.project}/subscriptions/{name}", []
         while True:
             answer = self.subscriber.pull(subscription=path, max_messages=1000, return_immediately=True)
             if not answer.received_messages:
-                return found
-            found += answer.received_messages
-            ids = [each.ack_id for each in answer.received_messages]
+                return received
+            received += answer.received_messages
+            ids = [message.ack_id for message in answer.received_messages]
             if ack:
                 self.subscriber.acknowledge(subscription=path, ack_ids=ids)
 
     def consume(self, *, before_commit=lambda: None):
         """Bring all shards up to date, as their replicas do. `before_commit`: once the letters are out, their rows not."""
         for name, shard in self.shards.items():
-            of = next(each for each in self.fleet.shards if each.name == name)
-            for sub in topology.every_subscription(self.fleet, of):
+            shard_spec = next(shard_of_fleet for shard_of_fleet in self.fleet.shards if shard_of_fleet.name == name)
+            for sub in topology.every_subscription(self.fleet, shard_spec):
                 path = f"projects/{self.project}/subscriptions/{sub.id}"
                 received = self.pull(sub.id)
                 shard.settle(
-                    [decode(type(each).pb(each), path, sub.generation, shard.config, 0.0) for each in received],
+                    [
+                        decode(type(message).pb(message), path, sub.generation, shard.config, 0.0)
+                        for message in received
+                    ],
                     self._set_aside(shard, before_commit),
                 )
 
@@ -175,10 +178,10 @@ class Town:
 
     def inbox(self):
         """Outcomes by idempotency key, without the desk's notes."""
-        found = {}
+        outcomes = {}
         for shard in self.shards.values():
-            found |= {key: outcome for key, outcome in shard.inbox().items() if outcome != "replayed"}
-        return found
+            outcomes |= {key: outcome for key, outcome in shard.inbox().items() if outcome != "replayed"}
+        return outcomes
 
     def close(self):
         for shard in self.shards.values():
@@ -189,29 +192,29 @@ class Town:
 class _Shard(Database):
     def __init__(self, url, types, name, fleet):
         super().__init__(url, types)
-        of = next(each for each in fleet.shards if each.name == name)
-        self.config = shardconfig.slice_of(fleet, of)
-        keep = ", ".join(str(slot) for slot in of.slots)
+        shard_spec = next(shard_of_fleet for shard_of_fleet in fleet.shards if shard_of_fleet.name == name)
+        self.config = shardconfig.slice_of(fleet, shard_spec)
+        keep = ", ".join(str(slot) for slot in shard_spec.slots)
         self.run(f"DELETE FROM shardctl_lanes WHERE slot NOT IN ({keep})")
         self.run("UPDATE shardctl_fence SET version = version + 1")
 
     def settle(self, deliveries, set_aside):
-        for each in deliveries:
-            known(each)
-            if each.fault is None and each.barrier is None:
+        for delivery in deliveries:
+            known(delivery)
+            if delivery.fault is None and delivery.barrier is None:
                 try:
-                    self.sink.check(each)
-                    check_slot(each, self.config)
+                    self.sink.check(delivery)
+                    check_slot(delivery, self.config)
                 except PermanentError as fault:
-                    each.fault = fault
-        lost = [each for each in deliveries if each.slot == NO_SLOT]
+                    delivery.fault = fault
+        lost = [delivery for delivery in deliveries if delivery.slot == NO_SLOT]
         if lost:
             set_aside(lost)
-        ordered = [each for each in deliveries if each.slot != NO_SLOT]
+        ordered = [delivery for delivery in deliveries if delivery.slot != NO_SLOT]
         while (outcome := self.store.apply(ordered)).poison:
-            poison = [each for each in outcome.poison if not each.parks]
+            poison = [delivery for delivery in outcome.poison if not delivery.parks]
             if poison:
                 set_aside(poison)
-            for each in poison:
-                each.dead_lettered = True
+            for delivery in poison:
+                delivery.dead_lettered = True
         return outcome

@@ -75,9 +75,9 @@ class Changing:
             )
         )
         with database.writing(self.side.engine) as connection:
-            found = what(connection, slot, name)
+            change = what(connection, slot, name)
             if slot == SLOT:
-                changes.record(connection, found)
+                changes.record(connection, change)
 
     def thing(self, connection: Any, slot: int, name: str) -> list[Change]:
         table = self.side.things
@@ -176,7 +176,7 @@ def catch_up(source: Side, destination: Side, *, most: int = 10_000, forget: boo
 
 def differences(source: Side, destination: Side) -> list[str]:
     """Tables of the slot that aren't the same. Parked messages are compared key by key: their order matters there alone."""
-    found = []
+    differences_read = []
     with database.snapshot(destination.engine) as into, database.snapshot(source.engine) as out:
         for pair in pairs_of(out, into, KINDS):
             if pair.name == schema.parked.name:
@@ -184,8 +184,8 @@ def differences(source: Side, destination: Side) -> list[str]:
             else:
                 there, here = read_there(out, pair, SLOT, lambda: None), read_back(into, pair, SLOT, lambda: None)
             if there != here:
-                found.append(f"{pair.name}: {there} {here}")
-    return found
+                differences_read.append(f"{pair.name}: {there} {here}")
+    return differences_read
 
 
 _PARKED = (

@@ -29,10 +29,10 @@ START_SECONDS = 30.0
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, what: str = "it") -> Any:
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"{what} never came true"
         time.sleep(0.02)
-    return found
+    return value
 
 
 class Process:
@@ -89,19 +89,19 @@ class Broker(Process):
 
     def pulled(self, wanted: int) -> list[Any]:
         """So many messages, in the order of each topic."""
-        found: list[Any] = []
+        messages: list[Any] = []
 
         def enough() -> bool:
             for name in self._names:
                 answer = self._subscriber.pull(subscription=name, max_messages=1_000, return_immediately=True)
                 if answer.received_messages:
-                    acks = [each.ack_id for each in answer.received_messages]
+                    acks = [received.ack_id for received in answer.received_messages]
                     self._subscriber.acknowledge(subscription=name, ack_ids=acks)
-                    found.extend(each.message for each in answer.received_messages)
-            return len(found) >= wanted
+                    messages.extend(received.message for received in answer.received_messages)
+            return len(messages) >= wanted
 
         until(enough, what=f"{wanted} messages")
-        return found
+        return messages
 
 
 class Gateway(Process):

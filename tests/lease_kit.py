@@ -79,8 +79,8 @@ class LeaseApi:
 
     def lease(self, name="shop-s0"):
         """Its spec; empty where there is none."""
-        found = self.leases.get(f"{GROUP}/shop/leases/{name}")
-        return dict(found["spec"]) if found else {}
+        lease_read = self.leases.get(f"{GROUP}/shop/leases/{name}")
+        return dict(lease_read["spec"]) if lease_read else {}
 
     def put(self, name="shop-s0", **spec):
         """As another candidate writes it."""
@@ -107,8 +107,8 @@ class LeaseApi:
 
     def _keep(self, method, path, body):
         if method == "GET":
-            found = self.leases.get(path)
-            return (200, found) if found else (404, status_of(404, "leases not found"))
+            lease_read = self.leases.get(path)
+            return (200, lease_read) if lease_read else (404, status_of(404, "leases not found"))
         if (fault := wrong_in(body)) is not None:
             return 422, status_of(422, fault)
         if method == "POST":
@@ -141,7 +141,7 @@ def wrong_in(body):
     if spec.get("leaseDurationSeconds", 0) <= 0 or spec.get("leaseTransitions", 0) < 0:
         return "spec"
     times = [spec[name] for name in ("acquireTime", "renewTime") if name in spec]
-    return None if all(MICRO_TIME.fullmatch(each) for each in times) else "times"
+    return None if all(MICRO_TIME.fullmatch(time_text) for time_text in times) else "times"
 
 
 def mount(folder, token="let-me-in", authority=b""):

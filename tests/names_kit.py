@@ -29,8 +29,8 @@ def known(delivery) -> None:
 
 def name_of(its_identity: bytes) -> str:
     """Its idempotency key or message id; a number where no test gave it a name."""
-    found = bytes(its_identity)
-    return _names.get(found, found.hex())
+    identity = bytes(its_identity)
+    return _names.get(identity, identity.hex())
 
 
 def age(engine, seconds: int, *names: str) -> None:

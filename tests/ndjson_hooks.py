@@ -13,7 +13,7 @@ def ndjson(ctx, value):
 
 @schemathesis.hook
 def map_body(ctx, body):
-    return {name: _sayable(of) for name, of in body.items()} if isinstance(body, dict) else body
+    return {name: _sayable(value) for name, value in body.items()} if isinstance(body, dict) else body
 
 
 @schemathesis.hook

@@ -57,14 +57,14 @@ class Issuer:
 
 
 def _public(name: str) -> dict[str, Any]:
-    of = ECAlgorithm if name.startswith("ec") else RSAAlgorithm
-    return {**of.to_jwk(key(name).public_key(), as_dict=True), "kid": name, "use": "sig"}
+    algorithm = ECAlgorithm if name.startswith("ec") else RSAAlgorithm
+    return {**algorithm.to_jwk(key(name).public_key(), as_dict=True), "kid": name, "use": "sig"}
 
 
 def token(signer: str = "k1", *, kid: str | None = None, algorithm: str | None = None, **claims: Any) -> str:
     """A token of issuer `https://issuer.test` for audience `aud`, good for an hour; a claim of None is left out."""
     now = time.time()
-    found = {"iss": "https://issuer.test", "aud": "aud", "sub": "me", "iat": now, "exp": now + 3600, **claims}
-    found = {name: value for name, value in found.items() if value is not None}
+    payload = {"iss": "https://issuer.test", "aud": "aud", "sub": "me", "iat": now, "exp": now + 3600, **claims}
+    payload = {name: value for name, value in payload.items() if value is not None}
     algorithm = algorithm or ("ES256" if signer.startswith("ec") else "RS256")
-    return jwt.encode(found, key(signer), algorithm, headers={"kid": kid or signer})
+    return jwt.encode(payload, key(signer), algorithm, headers={"kid": kid or signer})

@@ -68,12 +68,12 @@ class PgBouncer:
 
 def program() -> str:
     """Skips the test where PgBouncer isn't installed; in CI that is an error."""
-    found = shutil.which(PROGRAM, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-    if found is None:
+    path = shutil.which(PROGRAM, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if path is None:
         if os.environ.get("CI"):
             raise FileNotFoundError(PROGRAM)
         pytest.skip("PgBouncer isn't installed: Debian's package pgbouncer has it")
-    return found
+    return path
 
 
 def _free_port() -> int:

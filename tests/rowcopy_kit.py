@@ -105,8 +105,8 @@ class Side:
     def rows(self, table: Any, slot: int = 5) -> list[dict[str, Any]]:
         """In UTC, whatever the database makes of time zones."""
         with database.snapshot(self.engine) as connection:
-            found = connection.execute(select(table).where(table.c.slot == slot)).mappings()
-            return [{name: _utc(value) for name, value in row.items()} for row in found]
+            rows = connection.execute(select(table).where(table.c.slot == slot)).mappings()
+            return [{name: _utc(value) for name, value in row.items()} for row in rows]
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         with database.snapshot(self.engine) as connection:

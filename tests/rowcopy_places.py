@@ -6,8 +6,10 @@ import pytest
 from rowcopy_kit import KINDS, Side
 
 PRODUCTS = ("postgresql", "mariadb", "sqlite")
-BOTH = pytest.mark.parametrize("sides", [(one, one) for one in PRODUCTS], ids=PRODUCTS, indirect=True)
-REAL = pytest.mark.parametrize("sides", [(one, one) for one in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True)
+BOTH = pytest.mark.parametrize("sides", [(product, product) for product in PRODUCTS], ids=PRODUCTS, indirect=True)
+REAL = pytest.mark.parametrize(
+    "sides", [(product, product) for product in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True
+)
 POSTGRES = pytest.mark.parametrize("sides", [("postgresql", "postgresql")], ids=["postgresql"], indirect=True)
 
 

@@ -28,8 +28,8 @@ REPORTED_ERROR = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta
 class JsonFormatter(logging.Formatter):
     """Lines with `severity`, `message`, `action`, the labels, and what the record is about.
 
-    `project` is the one whose traces are named. An error with a traceback has the form that Error Reporting collects, under the name
-    of `service`.
+    `project` is the one whose traces are named. An error with a traceback has the form that Error Reporting collects, under
+    the name of `service`.
     """
 
     def __init__(self, project: str = "", service: str = "shardctl", **labels: str) -> None:

@@ -32,9 +32,9 @@ def official() -> Iterator[Server]:
 
 @pytest.fixture(params=["embedded", "official"])
 def pubsub(request: pytest.FixtureRequest) -> Iterator[PubSub]:
-    found = PubSub(request.param, request.getfixturevalue(request.param).host)
-    yield found
-    found.close()
+    server = PubSub(request.param, request.getfixturevalue(request.param).host)
+    yield server
+    server.close()
 
 
 _ABLE: dict[tuple[str, str], bool] = {}

@@ -46,9 +46,9 @@ def find_official() -> str | None:
     homes = [Path(gcloud).resolve().parent.parent] if gcloud else []
     homes += [Path(os.environ.get("CLOUDSDK_ROOT_DIR", "/nonexistent")), Path.home() / "google-cloud-sdk"]
     for home in [*homes, *map(Path, _SDK_HOMES)]:
-        found = home / "platform" / "pubsub-emulator" / "bin" / OFFICIAL
-        if found.is_file():
-            return str(found)
+        program = home / "platform" / "pubsub-emulator" / "bin" / OFFICIAL
+        if program.is_file():
+            return str(program)
     return None
 
 
@@ -133,22 +133,22 @@ class PubSub:
 
     def pull(self, subscription: str, count: int, *, seconds: float = 5.0) -> list[Any]:
         """Pulls until `count` messages are there or the time is up."""
-        found: list[Any] = []
+        messages: list[Any] = []
         end = time.monotonic() + seconds
-        while len(found) < count and time.monotonic() < end:
-            request = {"subscription": subscription, "max_messages": count - len(found), "return_immediately": True}
+        while len(messages) < count and time.monotonic() < end:
+            request = {"subscription": subscription, "max_messages": count - len(messages), "return_immediately": True}
             fresh = self.subscriber.pull(request=request).received_messages
-            found += fresh
+            messages += fresh
             if not fresh:
                 time.sleep(0.02)
-        return found
+        return messages
 
     def ack(self, subscription: str, received: Sequence[Any]) -> None:
-        self.subscriber.acknowledge(subscription=subscription, ack_ids=[each.ack_id for each in received])
+        self.subscriber.acknowledge(subscription=subscription, ack_ids=[message.ack_id for message in received])
 
     def deadline(self, subscription: str, received: Sequence[Any], seconds: int) -> None:
         self.subscriber.modify_ack_deadline(
-            subscription=subscription, ack_ids=[each.ack_id for each in received], ack_deadline_seconds=seconds
+            subscription=subscription, ack_ids=[message.ack_id for message in received], ack_deadline_seconds=seconds
         )
 
     def close(self) -> None:

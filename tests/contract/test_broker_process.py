@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_im
 
 @pytest.fixture
 def pubsub(embedded):
-    found = PubSub("embedded", embedded.host)
-    yield found
+    server = PubSub("embedded", embedded.host)
+    yield server
     set_faults(embedded.host)
-    found.close()
+    server.close()
 
 
 def left_open(*requests):
@@ -43,9 +43,13 @@ def test_stats_have_the_backlog(pubsub):
     subscription = pubsub.subscribe(topic)
     pubsub.publish(topic, "a", "b", "c")
     pubsub.ack(subscription, pubsub.pull(subscription, 2)[:1])
-    found = stats(pubsub.host)["subscriptions"][subscription]
-    assert (found["undelivered"], found["outstanding"], found["streams"]) == (2, 1, 0)
-    assert 0 <= found["oldest_unacked_age_seconds"] < 5
+    subscription_stats = stats(pubsub.host)["subscriptions"][subscription]
+    assert (subscription_stats["undelivered"], subscription_stats["outstanding"], subscription_stats["streams"]) == (
+        2,
+        1,
+        0,
+    )
+    assert 0 <= subscription_stats["oldest_unacked_age_seconds"] < 5
 
 
 def test_duplicates_come_and_end(pubsub):
@@ -55,7 +59,7 @@ def test_duplicates_come_and_end(pubsub):
     pubsub.publish(topic, *(str(n) for n in range(50)))
     seen = []
     while received := pubsub.pull(subscription, 50, seconds=0.2):
-        seen += [each.message.message_id for each in received]
+        seen += [message.message.message_id for message in received]
         pubsub.ack(subscription, received)
     assert len(set(seen)) == 50
     assert 75 < len(seen) < 150
@@ -105,14 +109,14 @@ def test_inside_a_program_it_lives_as_long_as_its_block():
     async def run():
         async with Broker(faults=Faults(seed=4)) as broker:
             assert broker.port > 0
-            found = await asyncio.to_thread(stats, broker.host)
+            stats_read = await asyncio.to_thread(stats, broker.host)
             second = Broker(port=broker.port)
             with pytest.raises(AddressInUseError, match=str(broker.port)):
                 await second.start()
-            return broker.port, found
+            return broker.port, stats_read
 
-    port, found = asyncio.run(run())
-    assert found == {"subscriptions": {}, "topics": [], "messages_published": 0}
+    port, stats_read = asyncio.run(run())
+    assert stats_read == {"subscriptions": {}, "topics": [], "messages_published": 0}
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The return_im
 
 
 def bodies(received):
-    return [each.message.data.decode() for each in received]
+    return [message.message.data.decode() for message in received]
 
 
 class Stream:
@@ -45,22 +45,22 @@ class Stream:
     def _read(self):
         try:
             for response in self._call:
-                for each in response.received_messages:
-                    self.received.put(each)
+                for message in response.received_messages:
+                    self.received.put(message)
         except GoogleAPICallError as error:
             self.error = error
 
     def take(self, count, seconds=5.0):
-        found, end = [], time.monotonic() + seconds
-        while len(found) < count and time.monotonic() < end:
+        messages, end = [], time.monotonic() + seconds
+        while len(messages) < count and time.monotonic() < end:
             try:
-                found.append(self.received.get(timeout=max(0.01, end - time.monotonic())))
+                messages.append(self.received.get(timeout=max(0.01, end - time.monotonic())))
             except queue.Empty:
                 break
-        return found
+        return messages
 
     def ack(self, received):
-        self.send(ack_ids=[each.ack_id for each in received])
+        self.send(ack_ids=[message.ack_id for message in received])
 
     def close(self):
         self._requests.put(None)
@@ -81,8 +81,8 @@ def stream(pubsub):
         return opened[-1]
 
     yield connect
-    for each in opened:
-        each.close()
+    for reader in opened:
+        reader.close()
 
 
 class TestPublish:
@@ -105,13 +105,13 @@ class TestPublish:
         futures = [pubsub.publisher.publish(topic, str(n).encode(), ordering_key="k") for n in range(50)]
         ids = [future.result(PATIENCE_SECONDS) for future in futures]
         assert len(set(ids)) == 50
-        found = []
-        while len(found) < 50:
-            received = pubsub.pull(subscription, 50 - len(found))
+        texts = []
+        while len(texts) < 50:
+            received = pubsub.pull(subscription, 50 - len(texts))
             assert received
-            found += bodies(received)
+            texts += bodies(received)
             pubsub.ack(subscription, received)
-        assert found == [str(n) for n in range(50)]
+        assert texts == [str(n) for n in range(50)]
 
     def test_what_breaks_the_limits_is_refused(self, pubsub):
         topic = pubsub.topic()
@@ -142,10 +142,10 @@ class TestPublish:
     def test_every_subscription_gets_every_message_from_its_creation_on(self, pubsub):
         topic = pubsub.topic()
         pubsub.publish(topic, "too early")
-        one, two = pubsub.subscribe(topic, "one"), pubsub.subscribe(topic, "two")
+        first, two = pubsub.subscribe(topic, "one"), pubsub.subscribe(topic, "two")
         ids = pubsub.publish(topic, "a", "b")
-        for subscription in (one, two):
-            assert {each.message.message_id for each in pubsub.pull(subscription, 2)} == set(ids)
+        for subscription in (first, two):
+            assert {message.message.message_id for message in pubsub.pull(subscription, 2)} == set(ids)
 
 
 class TestLeases:
@@ -155,7 +155,7 @@ class TestLeases:
         pubsub.publish(topic, "acked", "left")
         received = pubsub.pull(subscription, 2)
         pubsub.deadline(subscription, received, 1)
-        pubsub.ack(subscription, [each for each in received if each.message.data == b"acked"])
+        pubsub.ack(subscription, [message for message in received if message.message.data == b"acked"])
         assert not pubsub.pull(subscription, 1, seconds=0.2)
         assert bodies(pubsub.pull(subscription, 2, seconds=3.0)) == ["left"]
 
@@ -283,32 +283,32 @@ class TestStreams:
         finally:
             future.cancel()
             future.result(PATIENCE_SECONDS)
-        found = defaultdict(list)
+        numbers = defaultdict(list)
         for body in collector.bodies:
-            found[body[0]].append(int(body[1:]))
-        assert found == {key: list(range(100)) for key in "abc"}
+            numbers[body[0]].append(int(body[1:]))
+        assert numbers == {key: list(range(100)) for key in "abc"}
 
     def test_acks_on_the_stream_count(self, pubsub, stream):
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic)
         pubsub.publish(topic, "a", "b")
-        one = stream(subscription)
-        received = one.take(2)
-        one.send(modify_deadline_ack_ids=[each.ack_id for each in received], modify_deadline_seconds=[1, 1])
-        one.ack([each for each in received if each.message.data == b"a"])
-        assert bodies(one.take(1, 4.0)) == ["b"]
-        assert not one.take(1, 0.2)
+        reader = stream(subscription)
+        received = reader.take(2)
+        reader.send(modify_deadline_ack_ids=[message.ack_id for message in received], modify_deadline_seconds=[1, 1])
+        reader.ack([message for message in received if message.message.data == b"a"])
+        assert bodies(reader.take(1, 4.0)) == ["b"]
+        assert not reader.take(1, 0.2)
 
     def test_flow_control_bounds_what_is_outstanding(self, pubsub, stream):
         official_differs(pubsub, "overshoots max_outstanding_messages")
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic)
         pubsub.publish(topic, *"abcde")
-        one = stream(subscription, max_outstanding_messages=2)
-        first = one.take(3, 0.5)
+        reader = stream(subscription, max_outstanding_messages=2)
+        first = reader.take(3, 0.5)
         assert len(first) == 2
-        one.ack(first)
-        assert len(one.take(3, 0.7)) == 2
+        reader.ack(first)
+        assert len(reader.take(3, 0.7)) == 2
 
     def test_a_stream_to_nowhere_ends_with_not_found(self, pubsub, stream):
         assert isinstance(stream(pubsub.subscription_name()).ended(), NotFound)
@@ -321,40 +321,40 @@ class TestStreams:
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic)
         pubsub.publish(topic, "x")
-        one = stream(subscription)
-        one.take(1)
+        reader = stream(subscription)
+        reader.take(1)
         pubsub.subscriber.delete_subscription(subscription=subscription)
-        assert isinstance(one.ended(), NotFound)
+        assert isinstance(reader.ended(), NotFound)
 
     def test_a_nack_brings_the_later_messages_of_the_key_back_in_order(self, pubsub, stream):
         official_differs(pubsub, "redelivers the nacked message alone")
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic, enable_message_ordering=True)
         pubsub.publish(topic, *"abcd", key="k")
-        one = stream(subscription)
-        received = one.take(4)
+        reader = stream(subscription)
+        received = reader.take(4)
         assert bodies(received) == list("abcd")
-        one.send(modify_deadline_ack_ids=[received[1].ack_id], modify_deadline_seconds=[0])
+        reader.send(modify_deadline_ack_ids=[received[1].ack_id], modify_deadline_seconds=[0])
         again = []
-        while len(again) < 3 and (received := one.take(1)):
+        while len(again) < 3 and (received := reader.take(1)):
             again += bodies(received)
-            one.ack(received)
+            reader.ack(received)
         assert again == list("bcd")
 
     def test_while_a_key_is_out_no_other_stream_gets_it(self, pubsub, stream):
         official_differs(pubsub, "doesn't go on with a key at the stream that holds it")
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic, enable_message_ordering=True)
-        one, two = stream(subscription), stream(subscription)
+        first_reader, two = stream(subscription), stream(subscription)
         pubsub.publish(topic, "k0", key="k")
         deadline = time.monotonic() + 5
         first, owner = [], None
         while owner is None and time.monotonic() < deadline:
-            for each in (one, two):
-                if first := each.take(1, 0.05):
-                    owner = each
+            for reader in (first_reader, two):
+                if first := reader.take(1, 0.05):
+                    owner = reader
                     break
-        other = two if owner is one else one
+        other = two if owner is first_reader else first_reader
         pubsub.publish(topic, "k1", "k2", key="k")
         assert bodies(owner.take(2)) == ["k1", "k2"]
         assert not other.take(1, 0.2)
@@ -366,16 +366,16 @@ class TestStreams:
     def test_two_streams_share_the_keys(self, pubsub, stream):
         topic = pubsub.topic()
         subscription = pubsub.subscribe(topic, enable_message_ordering=True)
-        one, two = stream(subscription), stream(subscription)
+        first_reader, two = stream(subscription), stream(subscription)
         time.sleep(0.3)
         for n in range(3):
             for key in range(20):
                 pubsub.publish(topic, f"{key}:{n}", key=str(key))
-        first, second = one.take(60, 1.0), two.take(60, 1.0)
+        first, second = first_reader.take(60, 1.0), two.take(60, 1.0)
         assert len(first) + len(second) == 60
-        for found in (first, second):
-            for key in {each.message.ordering_key for each in found}:
-                assert [body for body in bodies(found) if body.startswith(f"{key}:")] == [
+        for messages in (first, second):
+            for key in {message.message.ordering_key for message in messages}:
+                assert [body for body in bodies(messages) if body.startswith(f"{key}:")] == [
                     f"{key}:{n}" for n in range(3)
                 ]
         if pubsub.kind == "embedded":
@@ -396,18 +396,18 @@ class TestStreams:
                 while True:
                     yield await requests.get()
 
-            found = []
+            texts = []
             async for response in await client.streaming_pull(requests=sent()):
-                found += bodies(response.received_messages)
-                ack_ids = [each.ack_id for each in response.received_messages]
+                texts += bodies(response.received_messages)
+                ack_ids = [message.ack_id for message in response.received_messages]
                 requests.put_nowait(raw.StreamingPullRequest(ack_ids=ack_ids))
-                if len(found) >= 500:
+                if len(texts) >= 500:
                     break
             await channel.close()
-            return found
+            return texts
 
-        found = asyncio.run(asyncio.wait_for(read(), PATIENCE_SECONDS))
-        assert sorted(set(found), key=int) == [str(n) for n in range(500)]
+        texts = asyncio.run(asyncio.wait_for(read(), PATIENCE_SECONDS))
+        assert sorted(set(texts), key=int) == [str(n) for n in range(500)]
 
 
 class TestTimeTravel:
@@ -434,9 +434,9 @@ class TestTimeTravel:
         subscription = pubsub.subscribe(topic)
         pubsub.publish(topic, "acked", "unacked")
         received = pubsub.pull(subscription, 2)
-        pubsub.ack(subscription, [each for each in received if each.message.data == b"acked"])
+        pubsub.ack(subscription, [message for message in received if message.message.data == b"acked"])
         snapshot = pubsub.subscriber.create_snapshot(name=pubsub.snapshot_name(), subscription=subscription)
-        pubsub.ack(subscription, [each for each in received if each.message.data == b"unacked"])
+        pubsub.ack(subscription, [message for message in received if message.message.data == b"unacked"])
         pubsub.publish(topic, "later")
         pubsub.ack(subscription, pubsub.pull(subscription, 1))
         pubsub.subscriber.seek(request={"subscription": subscription, "snapshot": snapshot.name})

@@ -51,7 +51,7 @@ def test_a_subscription_shows_defaults_and_what_it_was_given(pubsub):
     assert shown.retry_policy.maximum_backoff.seconds == 20
     assert list(pubsub.publisher.list_topic_subscriptions(topic=topic)) == [subscription]
     listed = pubsub.subscriber.list_subscriptions(project=f"projects/{pubsub.project}")
-    assert [each.name for each in listed] == [subscription]
+    assert [resource.name for resource in listed] == [subscription]
 
 
 def test_a_subscription_exists_once_and_needs_a_topic(pubsub):
@@ -149,7 +149,7 @@ def test_snapshots_exist_once_and_are_gone_when_deleted(pubsub):
     snapshot = pubsub.subscriber.create_snapshot(name=pubsub.snapshot_name(), subscription=subscription)
     assert snapshot.topic == pubsub.topic_name()
     listed = pubsub.subscriber.list_snapshots(project=f"projects/{pubsub.project}")
-    assert [each.name for each in listed] == [snapshot.name]
+    assert [resource.name for resource in listed] == [snapshot.name]
     with pytest.raises(AlreadyExists):
         pubsub.subscriber.create_snapshot(name=snapshot.name, subscription=subscription)
     pubsub.subscriber.delete_snapshot(snapshot=snapshot.name)

@@ -50,14 +50,14 @@ def clients(fleet):
 
 
 def pulled(subscriber, fleet, name):
-    found = []
+    messages = []
     while True:
         path = f"projects/{fleet.project}/subscriptions/{name}"
         answer = subscriber.pull(subscription=path, max_messages=1000, return_immediately=True)
         if not answer.received_messages:
-            return found
-        subscriber.acknowledge(subscription=path, ack_ids=[each.ack_id for each in answer.received_messages])
-        found += [each.message for each in answer.received_messages]
+            return messages
+        subscriber.acknowledge(subscription=path, ack_ids=[received.ack_id for received in answer.received_messages])
+        messages += [received.message for received in answer.received_messages]
 
 
 def test_provision_makes_all_and_then_nothing(fleet, clients):
@@ -115,9 +115,9 @@ def test_malformed_slots_reach_exactly_one_reader(fleet, clients):
         publisher.publish(topic, b"{}", slot=slot).result()
     publisher.publish(topic, b"{}").result()
     names = [s.id for shard in fleet.shards for s in topology.subscriptions(fleet, shard)]
-    found = [m.attributes.get("slot") for name in names for m in pulled(subscriber, fleet, name)]
+    slots_read = [m.attributes.get("slot") for name in names for m in pulled(subscriber, fleet, name)]
     strays = [m.attributes.get("slot") for m in pulled(subscriber, fleet, topology.strays(fleet)[0].id)]
-    assert sorted(found) == sorted(["0", "1", "12", "1023", "01x", "0101010101010", "10101"])
+    assert sorted(slots_read) == sorted(["0", "1", "12", "1023", "01x", "0101010101010", "10101"])
     assert sorted(map(str, strays)) == sorted(["", "341", "x", " 01", "None"])
 
 
@@ -158,9 +158,9 @@ def test_ctrl_c_flushes_what_was_taken(fleet, clients, tmp_path):
     for n in range(100):
         process.stdin.write(json.dumps({"type": "order", "body": {"order_id": f"o{n}"}}).encode() + b"\n")
     process.stdin.flush()
-    found = []
-    while not found:  # it reads: now it may be interrupted
-        found = pulled(clients[1], fleet, "orders-s0-g1")
+    messages = []
+    while not messages:  # it reads: now it may be interrupted
+        messages = pulled(clients[1], fleet, "orders-s0-g1")
     process.send_signal(2)
     out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, err
@@ -168,8 +168,8 @@ def test_ctrl_c_flushes_what_was_taken(fleet, clients, tmp_path):
     assert summary["interrupted"]
     for shard in fleet.shards:
         for subscription in topology.subscriptions(fleet, shard):
-            found += pulled(clients[1], fleet, subscription.id)
-    assert summary["published"] == len(found) > 0  # how many of the 100 lines it had read by then is chance
+            messages += pulled(clients[1], fleet, subscription.id)
+    assert summary["published"] == len(messages) > 0  # how many of the 100 lines it had read by then is chance
     assert summary["refused"] == 0
     assert b"Traceback" not in err
 

@@ -70,7 +70,7 @@ def test_drift_names_both_sides(clients):
 def test_what_the_service_adds_is_no_drift(clients):
     fleet = fleet_from(parse(PUSH))
     provision_pubsub(fleet, *clients)
-    found = clients[1].get_subscription(subscription=NAME)
-    found.push_config.attributes["x-goog-version"] = "v1"
-    clients[1].update_subscription(subscription=found, update_mask={"paths": ["push_config"]})
+    subscription = clients[1].get_subscription(subscription=NAME)
+    subscription.push_config.attributes["x-goog-version"] = "v1"
+    clients[1].update_subscription(subscription=subscription, update_mask={"paths": ["push_config"]})
     assert not pubsub_drift(fleet, *clients)

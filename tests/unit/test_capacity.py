@@ -55,27 +55,29 @@ def test_the_sum_of_zipf(count, skew):
 @given(st.floats(1, 1_000), st.floats(1, 100_000), st.floats(0, 3_000), st.floats(0, 3_000))
 def test_an_outage_drains_as_second_by_second(rate, backlog, before, after):
     after = max(before, after)
-    told, left, second = capacity._drain_seconds(rate, backlog, before, after), backlog, 0
-    if told is None:
+    seconds, left, second = capacity._drain_seconds(rate, backlog, before, after), backlog, 0
+    if seconds is None:
         assert after <= rate
         return
-    assume(told < 3_000)
-    while left > 1e-6 and second < 2 * told + 10:
+    assume(seconds < 3_000)
+    while left > 1e-6 and second < 2 * seconds + 10:
         left -= (before if second < capacity.SCALE_DELAY_SECONDS else after) - rate
         second += 1
-    assert second == pytest.approx(told, abs=1.01)
+    assert second == pytest.approx(seconds, abs=1.01)
 
 
 FREE = Cost(0.0, 0.0, 0.01)  # so that the speed of a replica alone decides
 
 
 def test_replicas_keep_below_their_speed():
-    found = simulate(fleet(), Load(1_400, 100_000, 0), Speed(500, 500), 60, FREE)
-    assert [each.replicas for each in found.shards] == [
-        math.ceil(each.writes_per_second / 350) for each in found.shards
+    simulation = simulate(fleet(), Load(1_400, 100_000, 0), Speed(500, 500), 60, FREE)
+    assert [shard.replicas for shard in simulation.shards] == [
+        math.ceil(shard.writes_per_second / 350) for shard in simulation.shards
     ]
-    assert found.fits
-    assert [each.backlog for each in found.shards] == [round(each.writes_per_second * 60) for each in found.shards]
+    assert simulation.fits
+    assert [shard.backlog for shard in simulation.shards] == [
+        round(shard.writes_per_second * 60) for shard in simulation.shards
+    ]
 
 
 @pytest.mark.parametrize(("cpu", "cpu_percent"), [("500m", 70), ("1", 70), ("1500m", 70), ("1", 35)])
@@ -85,13 +87,13 @@ def test_the_cpu_target_is_a_part_of_what_a_pod_requests(cpu, cpu_percent, rate)
     more = (
         f"resources: {{cpu: '{cpu}', cpu_limit: '2'}}\nautoscaling: {{min: 1, max: 100, cpu_percent: {cpu_percent}}}\n"
     )
-    one = fleet_of(("0-1023",), more=more)
+    single = fleet_of(("0-1023",), more=more)
     cost = Cost(0.004, 0.000_4, 0.01)
-    (need,) = simulate(one, Load(rate, 10_000, 0), Speed(1e6, 1e6), 60, cost).shards
+    (need,) = simulate(single, Load(rate, 10_000, 0), Speed(1e6, 1e6), 60, cost).shards
     target = float(cpu.removesuffix("m")) / (1_000 if cpu.endswith("m") else 1) * cpu_percent / 100
 
     def cores(replicas):
-        return capacity.cores_of(rate / replicas, one.consumer, cost)
+        return capacity.cores_of(rate / replicas, single.consumer, cost)
 
     assert need.replica_cores == pytest.approx(cores(need.replicas))
     assert need.replica_cores <= target
@@ -125,45 +127,47 @@ def test_more_replicas_take_less_cpu_each_and_more_together(rate, replicas):
 
 
 def test_the_inbox_keeps_each_write_for_its_retention():
-    one = fleet_of((["slots: 0-511", "consumer: {inbox_retention: 50d}"], "512-1023"))
-    found = simulate(one, Load(100, 100_000, 0), Speed(1e4, 1e4), 60)
-    kept = [50 * 86_400, topology.redelivery_reach(one).total_seconds()]
-    assert [each.inbox_rows for each in found.shards] == [
-        round(each.writes_per_second * seconds) for each, seconds in zip(found.shards, kept, strict=True)
+    retaining = fleet_of((["slots: 0-511", "consumer: {inbox_retention: 50d}"], "512-1023"))
+    simulation = simulate(retaining, Load(100, 100_000, 0), Speed(1e4, 1e4), 60)
+    kept = [50 * 86_400, topology.redelivery_reach(retaining).total_seconds()]
+    assert [shard.inbox_rows for shard in simulation.shards] == [
+        round(shard.writes_per_second * seconds) for shard, seconds in zip(simulation.shards, kept, strict=True)
     ]
-    assert found.inbox_bytes == sum(each.inbox_rows for each in found.shards) * capacity.INBOX_BYTES_PER_WRITE
+    assert (
+        simulation.inbox_bytes == sum(shard.inbox_rows for shard in simulation.shards) * capacity.INBOX_BYTES_PER_WRITE
+    )
 
 
 def test_an_even_load_goes_to_a_shard_by_its_slots_and_types():
-    one = fleet_of((["slots: 0-255", "types: [a]"], ["slots: 0-255", "except_types: [a]"], "256-1023"), types="abc")
-    rates = [capacity.even_rate(one, shard, 900) for shard in one.shards]
+    by_type = fleet_of((["slots: 0-255", "types: [a]"], ["slots: 0-255", "except_types: [a]"], "256-1023"), types="abc")
+    rates = [capacity.even_rate(by_type, shard, 900) for shard in by_type.shards]
     assert rates == pytest.approx([900 / 4 / 3, 900 / 4 * 2 / 3, 900 * 3 / 4])
-    many_keys = simulate(one, Load(900, 20_000, 0), Speed(1e4, 1e4), 0)
+    many_keys = simulate(by_type, Load(900, 20_000, 0), Speed(1e4, 1e4), 0)
     assert rates == pytest.approx([shard.writes_per_second for shard in many_keys.shards], rel=0.05)
 
 
 def test_what_does_not_fit_is_reported():
-    found = simulate(fleet(), Load(100_000, 100_000, 0), Speed(1_000, 500), 60)
-    assert all(each.capped and each.replicas == 10 and each.drain_seconds is None for each in found.shards)
-    assert not found.fits
-    found = simulate(fleet(), Load(1_000, 10, 2.0), Speed(1_000, 300), 60)
-    assert [slot for slot, _ in found.hot_slots] == [fleet().routing.rule.slot_of("0")]
+    simulation = simulate(fleet(), Load(100_000, 100_000, 0), Speed(1_000, 500), 60)
+    assert all(shard.capped and shard.replicas == 10 and shard.drain_seconds is None for shard in simulation.shards)
+    assert not simulation.fits
+    simulation = simulate(fleet(), Load(1_000, 10, 2.0), Speed(1_000, 300), 60)
+    assert [slot for slot, _ in simulation.hot_slots] == [fleet().routing.rule.slot_of("0")]
 
 
 def test_a_rebalance_by_load_is_tried():
-    found = simulate(fleet("0-99", "100-1023"), Load(1_000, 50_000, 0.2), Speed(1e4, 5e3), 60)
-    assert found.levelled.slots_moved > 300
-    assert found.levelled.before == pytest.approx(max(each.writes_per_second for each in found.shards))
-    assert found.levelled.after < 550
+    simulation = simulate(fleet("0-99", "100-1023"), Load(1_000, 50_000, 0.2), Speed(1e4, 5e3), 60)
+    assert simulation.levelled.slots_moved > 300
+    assert simulation.levelled.before == pytest.approx(max(shard.writes_per_second for shard in simulation.shards))
+    assert simulation.levelled.after < 550
     assert simulate(fleet("0-1023"), Load(1, 1), Speed(1, 1), 1).levelled is None
 
 
 def test_volume_counts_each_subscription():
-    found = simulate(fleet(), Load(1_000, 10, 0, body_bytes=780), Speed(1e4, 1e4), 0)
+    simulation = simulate(fleet(), Load(1_000, 10, 0, body_bytes=780), Speed(1e4, 1e4), 0)
     a_month = 1_000 * 1_000 * capacity.MONTH_SECONDS / 2**40
-    assert found.published_tib == pytest.approx(a_month)
-    assert found.delivered_tib == pytest.approx(3 * a_month)  # two shards and strays
-    assert found.usd == pytest.approx(4 * a_month * 40)
+    assert simulation.published_tib == pytest.approx(a_month)
+    assert simulation.delivered_tib == pytest.approx(3 * a_month)  # two shards and strays
+    assert simulation.usd == pytest.approx(4 * a_month * 40)
     tiny = simulate(fleet(), Load(1_000, 10, 0, body_bytes=0), Speed(1e4, 1e4), 0)
     assert tiny.published_tib == pytest.approx(a_month), "Pub/Sub charges 1,000 bytes a request"
     assert (
@@ -173,7 +177,7 @@ def test_volume_counts_each_subscription():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--rate", "0"], "--rate"),
         (["--rate", "1", "--type", "nope=1"], "isn't among message_types"),
@@ -187,9 +191,9 @@ def test_volume_counts_each_subscription():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_can_not_be_meant(capsys, options, told):  # on the shipped file
+def test_what_can_not_be_meant(capsys, options, message):  # on the shipped file
     assert main(["simulate", *options]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

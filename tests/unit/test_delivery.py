@@ -26,18 +26,18 @@ for _line in LINES:
 BUILD, FINAL = STAGES
 
 
-def of(stage: list[str], instruction: str) -> list[str]:
+def arguments_of(stage: list[str], instruction: str) -> list[str]:
     return [line.removeprefix(f"{instruction} ").strip() for line in stage if line.startswith(f"{instruction} ")]
 
 
 def test_the_base_is_pinned_by_its_digest() -> None:
-    (base,) = of(LINES, "ARG")
+    (base,) = arguments_of(LINES, "ARG")
     assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
-    assert [line.split()[0] for line in of(LINES, "FROM")] == ["${BASE}", "${BASE}"]
+    assert [line.split()[0] for line in arguments_of(LINES, "FROM")] == ["${BASE}", "${BASE}"]
 
 
 def test_it_runs_as_the_user_that_the_pods_name() -> None:
-    (user,) = of(FINAL, "USER")
+    (user,) = arguments_of(FINAL, "USER")
     (pod,) = (
         yaml.safe_load(document.text)["spec"]["template"]["spec"]["securityContext"]
         for document in documents(fleet_of(), kinds=["Deployment"], shards=["s0"])
@@ -47,14 +47,14 @@ def test_it_runs_as_the_user_that_the_pods_name() -> None:
 
 
 def test_the_final_stage_installs_and_downloads_nothing() -> None:
-    assert not of(FINAL, "RUN")
-    assert not of(LINES, "ADD")
-    assert of(FINAL, "COPY") == ["--from=build /opt/shardctl /opt/shardctl"]
-    assert "PYTHONDONTWRITEBYTECODE=1" in " ".join(of(FINAL, "ENV"))
+    assert not arguments_of(FINAL, "RUN")
+    assert not arguments_of(LINES, "ADD")
+    assert arguments_of(FINAL, "COPY") == ["--from=build /opt/shardctl /opt/shardctl"]
+    assert "PYTHONDONTWRITEBYTECODE=1" in " ".join(arguments_of(FINAL, "ENV"))
 
 
 def test_every_package_has_a_hash_and_none_is_compiled() -> None:
-    installs = [part for line in of(BUILD, "RUN") for part in line.split("&&") if " install " in part]
+    installs = [part for line in arguments_of(BUILD, "RUN") for part in line.split("&&") if " install " in part]
     assert len(installs) == 3
     for install in installs:
         locked = "--require-hashes --only-binary :all: -r requirements/" in install
@@ -65,14 +65,14 @@ def test_everything_that_is_copied_is_let_in() -> None:
     let_in = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
-    copied = {word for line in of(BUILD, "COPY") for word in line.split()[:-1]}
+    copied = {word for line in arguments_of(BUILD, "COPY") for word in line.split()[:-1]}
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
 
 
 def test_what_the_project_names_for_its_wheel_is_copied() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    copied = {word for line in of(BUILD, "COPY") for word in line.split()[:-1]}
+    copied = {word for line in arguments_of(BUILD, "COPY") for word in line.split()[:-1]}
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     named = {*wheel["packages"], *wheel["force-include"], project["project"]["readme"]}
     assert named | set(project["project"]["license-files"]) <= copied
@@ -95,12 +95,12 @@ def commands(value: Any) -> str:
 
 @pytest.mark.parametrize("name", ["cloudbuild.yaml", ".github/workflows/deploy.yaml"])
 def test_a_pipeline_renders_checks_compares_and_then_applies(name: str) -> None:
-    told = commands(yaml.safe_load((ROOT / name).read_text()))
+    text = commands(yaml.safe_load((ROOT / name).read_text()))
     steps = ["shardctl render", "--check", "--dry-run", "kubectl diff --server-side", "apply"]
-    places = [told.rindex(step) for step in steps]
+    places = [text.rindex(step) for step in steps]
     assert places == sorted(places)
-    assert "delete" not in told
-    assert ":latest" not in told
+    assert "delete" not in text
+    assert ":latest" not in text
 
 
 def test_the_workflow_holds_no_key_and_asks_for_little() -> None:

@@ -62,10 +62,10 @@ def parts_of(parts):
 
 def ask(path, header, parts):
     """What the gateway answers to a request that it can't take."""
-    told = []
+    events = []
 
     async def send(message):
-        told.append(message)
+        events.append(message)
 
     async def run():
         scope = {
@@ -79,7 +79,7 @@ def ask(path, header, parts):
         await app.application(desk())(scope, parts_of(parts), send)
 
     asyncio.run(run())
-    return told[0]["status"], b"".join(message.get("body", b"") for message in told[1:])
+    return events[0]["status"], b"".join(message.get("body", b"") for message in events[1:])
 
 
 def refused(body):

@@ -13,12 +13,12 @@ from shardctl.rebalance.planning.request import Request
 BEFORE = ("0-511", "512-1023")
 
 
-def told(before, after):
+def faults_between(before, after):
     return list(lockfile.contradictions(lockfile.lock_of(before), after))
 
 
-def one(before, after):
-    (fault,) = told(before, after)
+def only_fault(before, after):
+    (fault,) = faults_between(before, after)
     return fault
 
 
@@ -37,17 +37,17 @@ def moving():
     ids=["the same", "other settings", "another type that every shard takes", "a rebalance"],
 )
 def test_what_may_follow(after):
-    assert not told(fleet(BEFORE), after)
+    assert not faults_between(fleet(BEFORE), after)
 
 
 @pytest.mark.slow
 def test_a_rebalance_and_its_end():
-    assert not told(moving(), moving())
-    assert not told(moving().settled(), moving().settled())
+    assert not faults_between(moving(), moving())
+    assert not faults_between(moving().settled(), moving().settled())
 
 
 def test_a_new_rebalance_may_follow_an_aborted_one():
-    assert not told(moving(), plan(moving(), Request(back=True)).after)
+    assert not faults_between(moving(), plan(moving(), Request(back=True)).after)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_new_rebalance_may_follow_an_aborted_one():
     ],
 )
 def test_what_is_fixed_for_life(after, name):
-    assert one(fleet(BEFORE), after).startswith(f"{name}, which is fixed for a fleet's life")
+    assert only_fault(fleet(BEFORE), after).startswith(f"{name}, which is fixed for a fleet's life")
 
 
 def test_attribute_names_are_fixed_for_life():
     before = fleet(BEFORE)
     attributes = before.routing.attributes.model_copy(update={"slot": "bucket"})
     after = before.model_copy(update={"routing": before.routing.model_copy(update={"attributes": attributes})})
-    assert one(before, after).startswith('attributes was {"slot": "slot"')
+    assert only_fault(before, after).startswith('attributes was {"slot": "slot"')
 
 
 def test_a_part_of_a_message_that_an_earlier_version_did_not_know_is_no_edit():
@@ -77,7 +77,7 @@ def test_a_part_of_a_message_that_an_earlier_version_did_not_know_is_no_edit():
 
 
 def test_slots_that_move_by_hand():
-    faults = told(fleet(BEFORE), fleet(("0-500", "501-1023")))
+    faults = faults_between(fleet(BEFORE), fleet(("0-500", "501-1023")))
     assert faults[0].startswith("the slots of shard s0, generation 1, were 0-511 and are 0-500")
     assert "`shardctl rebalance plan` moves slots safely" in faults[0]
     assert len(faults) == 2
@@ -85,22 +85,22 @@ def test_slots_that_move_by_hand():
 
 def test_a_new_generation_by_hand():
     after = fleet((["slots: 0-511", "generation: 2"], "512-1023"))
-    assert "generation 1 of shard s0 is gone" in one(fleet(BEFORE), after)
-    assert "`shardctl rebalance finish`" in one(fleet(BEFORE), after)
+    assert "generation 1 of shard s0 is gone" in only_fault(fleet(BEFORE), after)
+    assert "`shardctl rebalance finish`" in only_fault(fleet(BEFORE), after)
 
 
 def test_a_previous_generation_that_is_dropped_by_hand():
-    assert len(told(moving(), moving().settled())) == 2  # those of s0 and s1
+    assert len(faults_between(moving(), moving().settled())) == 2  # those of s0 and s1
 
 
 def test_the_transitional_file_after_the_finish():
-    faults = told(moving().settled(), moving())
+    faults = faults_between(moving().settled(), moving())
     assert len(faults) == 2
     assert "generation 1 of shard s0 is no longer deployed" in faults[0]
 
 
 def test_a_shard_that_is_dropped_by_hand():
-    faults = told(fleet(BEFORE), fleet(("0-1023",)))
+    faults = faults_between(fleet(BEFORE), fleet(("0-1023",)))
     assert any(fault.startswith("shard s1 is gone") and "--remove s1" in fault for fault in faults)
 
 
@@ -108,21 +108,21 @@ def test_a_shard_that_is_added_by_hand():
     after = fleet(
         (["slots: 0-255", "generation: 2", "previous: [{generation: 1, slots: 0-511}]"], "512-1023", "256-511")
     )
-    fault = one(fleet(BEFORE), after)
+    fault = only_fault(fleet(BEFORE), after)
     assert "the new shard s2 takes slots 256-511 of shard s0" in fault
     assert "`shardctl rebalance plan --add s2`" in fault
 
 
 def test_message_types_that_change():
     after = fleet((["slots: 0-511", "types: [a, b]"], ["slots: 512-1023", "types: [a, b]"]))
-    faults = told(fleet(BEFORE), after)
+    faults = faults_between(fleet(BEFORE), after)
     assert faults[0].startswith("the message types of shard s0 have changed")
 
 
 def test_a_shard_for_types_that_nobody_took():
     before = fleet((["slots: 0-1023", "types: [a]"],), types=("a",))
     after = fleet((["slots: 0-1023", "types: [a]"], ["slots: 0-1023", "types: [b]"]))
-    assert not told(before, after)
+    assert not faults_between(before, after)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_one_of_several_audiences_is_ours(claims):
 def _unsigned(algorithm):
     header = {"alg": algorithm, "kid": "k1", "typ": "JWT"}
     parts = (header, {"iss": ISSUERS[0], "aud": "aud", "exp": time.time() + 60})
-    return ".".join(base64.urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in parts) + "."
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts) + "."
 
 
 def _signed_with_the_public_key():

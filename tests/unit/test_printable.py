@@ -16,17 +16,19 @@ from shardctl.printable import printable, printable_json, printable_line
 from shardctl.supervision import logs
 
 EVERY = [chr(code) for code in range(sys.maxunicode + 1)]
-ACTIVE = [each for each in EVERY if unicodedata.category(each) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
+ACTIVE = [character for character in EVERY if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}]
 
 
 def test_every_control_and_format_character_is_escaped():
-    assert [each for each in ACTIVE if each in printable_line(each)] == []
-    assert [each for each in ACTIVE if each != "\n" and each in printable(each)] == []
-    assert [each for each in ACTIVE if each != "\n" and each in printable_json(each)] == []
+    assert [character for character in ACTIVE if character in printable_line(character)] == []
+    assert [character for character in ACTIVE if character != "\n" and character in printable(character)] == []
+    assert [character for character in ACTIVE if character != "\n" and character in printable_json(character)] == []
 
 
 def test_every_other_character_stays_as_it_is():
-    others = "".join(each for each in EVERY if unicodedata.category(each)[0] in "LMNPS" or each == " ")
+    others = "".join(
+        character for character in EVERY if unicodedata.category(character)[0] in "LMNPS" or character == " "
+    )
     assert printable_line(others) == others
 
 
@@ -56,8 +58,8 @@ def test_json_holds_the_same_data(indent):
 def test_the_terminal_is_known_in_one_place():
     prints = re.compile(r"(?<![\w.])print\(|sys\.stdout\.write|sys\.stderr\.write|click\.echo|typer\.echo")
     folder = Path(shardctl.cli.__file__).parent
-    found = [path.name for path in folder.rglob("*.py") if prints.search(path.read_text())]
-    assert found == ["terminal.py"]
+    modules = [path.name for path in folder.rglob("*.py") if prints.search(path.read_text())]
+    assert modules == ["terminal.py"]
 
 
 HOSTILE = "\x1b]0;x\x07a\x9b2J\u202eb[bold red]c[/]"
@@ -71,8 +73,8 @@ def test_tables_lines_and_talk_show_what_a_message_holds_as_escapes(terminal, ca
     print_table(("a", "b"), [(HOSTILE, "1")], right=("b",))
     out(HOSTILE)
     say(HOSTILE)
-    printed, said = capsys.readouterr()
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", printed + said)  # the table's own colours
+    printed, talk = capsys.readouterr()
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", printed + talk)  # the table's own colours
     assert shown.count(SHOWN) == 3
     assert not set(shown) & (set(ACTIVE) - {"\n"})
 

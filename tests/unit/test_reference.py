@@ -32,12 +32,15 @@ def test_every_setting_is_there(pages):
     """Held against the JSON Schema, which is made another way."""
 
     def settings(schema):
-        for name, of in schema.get("properties", {}).items():
+        for name, schema_of_name in schema.get("properties", {}).items():
             yield name
-            yield from settings(of)
+            yield from settings(schema_of_name)
 
     schema = spec.json_schema()
-    names = {*settings(schema), *(name for of in schema["$defs"].values() for name in settings(of))}
+    names = {
+        *settings(schema),
+        *(name for schema_of_name in schema["$defs"].values() for name in settings(schema_of_name)),
+    }
     assert len(names) > 150
     assert [name for name in sorted(names) if f"| `{name}` |" not in pages["shards-yaml.md"]] == []
 

@@ -161,10 +161,10 @@ def test_order_is_kept_whatever_comes_when(client, service, calls):
         some()
         calls.run()
     for key, bodies in sent.items():
-        found = [
+        received = [
             message.data for request in service.requests for message in request.messages if message.ordering_key == key
         ]
-        assert found == bodies
+        assert received == bodies
 
 
 def test_a_failure_holds_up_its_key_alone(client, service, calls):

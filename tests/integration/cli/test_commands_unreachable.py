@@ -110,7 +110,7 @@ def test_what_asks_nobody_needs_nobody(nobody, capsys, command):
 
 
 @pytest.mark.parametrize(
-    ("command", "named"), [*ASKING.values(), *ALSO], ids=lambda each: each if " " in each else None
+    ("command", "named"), [*ASKING.values(), *ALSO], ids=lambda value: value if " " in value else None
 )
 def test_what_cannot_be_answered_is_an_error(nobody, capsys, command, named):
     if command.startswith("rebalance") and "plan" not in command:
@@ -142,7 +142,7 @@ def test_a_look_shows_what_is_unknown_and_why(nobody, capsys):
     assert [set(row[2:]) for row in rows] == [{"?"}, {"?"}]
     assert out.count("not known: ") >= 3
     assert main(["status", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    for shard in told["shards"]:
+    document = json.loads(capsys.readouterr().out)
+    for shard in document["shards"]:
         assert {name for name, value in shard.items() if value == 0} == set()
         assert shard["backlog"] is None

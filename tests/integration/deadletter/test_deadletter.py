@@ -28,8 +28,8 @@ def broker():
 
 def in_shard(shard, number=0):
     """A routing key of that shard."""
-    found = (key for key in map("k{}".format, itertools.count()) if (slot_of(key, 6) < 32) == (shard == "s0"))
-    return next(itertools.islice(found, number, None))
+    keys = (key for key in map("k{}".format, itertools.count()) if (slot_of(key, 6) < 32) == (shard == "s0"))
+    return next(itertools.islice(keys, number, None))
 
 
 A, B, OTHER = in_shard("s0"), in_shard("s0", 1), in_shard("s1")
@@ -121,19 +121,19 @@ def test_what_failed_is_applied_once_and_in_order_when_its_cause_is_fixed(town, 
     assert (things(town), town.backlog()) == ({}, 3)
     assert sorted(town.inbox().values()) == ["applied", "dead", "dead", "dead"]
 
-    code, told, _ = desk("list")
-    assert (code, told["seen"], told["backlog"]) == (0, 3, 3)
-    assert told["summary"]["by_reason"] == {"constraint": 3}
-    assert told["summary"]["by_shard"] == {"s0": 2, "s1": 1}
+    code, document, _ = desk("list")
+    assert (code, document["seen"], document["backlog"]) == (0, 3, 3)
+    assert document["summary"]["by_reason"] == {"constraint": 3}
+    assert document["summary"]["by_shard"] == {"s0": 2, "s1": 1}
     assert (town.backlog(), town.leased()) == (3, 0)
 
-    code, told, _ = desk("replay", "--all")
-    assert (code, told["planned"], town.leased()) == (1, {"replay": 3}, 0)
+    code, document, _ = desk("replay", "--all")
+    assert (code, document["planned"], town.leased()) == (1, {"replay": 3}, 0)
     assert desk("replay", "--all", "--dry-run", "--yes")[0] == 0
     assert sorted(town.inbox().values()) == ["applied", "dead", "dead", "dead"]
 
-    code, told, _ = desk("replay", "--all", "--yes")  # the cause isn't fixed: they come back
-    assert (code, told["replayed"]) == (0, 3)
+    code, document, _ = desk("replay", "--all", "--yes")  # the cause isn't fixed: they come back
+    assert (code, document["replayed"]) == (0, 3)
     town.consume()
     assert (things(town), town.backlog()) == ({}, 3)
 
@@ -144,8 +144,8 @@ def test_what_failed_is_applied_once_and_in_order_when_its_cause_is_fixed(town, 
     assert things(town) == {A: "bad", B: "bad", OTHER: "bad"}
     assert set(town.inbox().values()) == {"applied"}
     assert len(town.inbox()) == 4
-    code, told, _ = desk("replay", "--all", "--yes")
-    assert (code, told["replayed"], told["applied_before"]) == (0, 0, 0)
+    code, document, _ = desk("replay", "--all", "--yes")
+    assert (code, document["replayed"], document["applied_before"]) == (0, 0, 0)
 
 
 def test_the_writes_of_a_key_come_in_the_order_in_which_they_were_written(sqlite_town, desk):
@@ -164,16 +164,16 @@ def test_the_writes_of_a_key_come_in_the_order_in_which_they_were_written(sqlite
             messages=[{"data": letter.data, "attributes": dict(letter.attributes)}],
         )
     assert desk("replay", "--type", "thing", "--yes")[0] == 0
-    received = [each.message for each in town.pull("shop-s0-g1", ack=False)]
-    assert [json.loads(each.data)["note"] for each in received] == [f"bad {number}" for number in range(5)]
-    assert [each.attributes["idempotency_key"] for each in received] == ["9", "8", "7", "6", "5"]
-    assert {name for each in received for name in each.attributes} == {
+    received = [pulled.message for pulled in town.pull("shop-s0-g1", ack=False)]
+    assert [json.loads(message.data)["note"] for message in received] == [f"bad {number}" for number in range(5)]
+    assert [message.attributes["idempotency_key"] for message in received] == ["9", "8", "7", "6", "5"]
+    assert {name for message in received for name in message.attributes} == {
         "slot",
         "partition_key",
         "message_type",
         "idempotency_key",
     }
-    assert {each.ordering_key for each in received} == {f"{slot_of(A, 6):06b}"}
+    assert {message.ordering_key for message in received} == {f"{slot_of(A, 6):06b}"}
 
 
 def test_a_replay_never_doubles_what_took_effect(town, desk):
@@ -188,8 +188,8 @@ def test_a_replay_never_doubles_what_took_effect(town, desk):
     town.consume()
     town.run("UPDATE things SET note = 'touched'")
     for _ in range(2):
-        code, told, _ = desk("replay", "--all", "--yes", "--from", "copies.ndjson")
-        assert (code, told["replayed"], told["applied_before"]) == (0, 0, 1)
+        code, document, _ = desk("replay", "--all", "--yes", "--from", "copies.ndjson")
+        assert (code, document["replayed"], document["applied_before"]) == (0, 0, 1)
     town.consume()
     assert things(town) == {A: "touched"}
     # The same copy, let loose without asking any database: the inbox knows it.
@@ -211,8 +211,12 @@ def test_a_letter_whose_row_is_not_recorded_yet_waits(town, desk):
 
     town.publish("thing", {"id": A, "note": "bad"}, A)
     town.consume(before_commit=look)
-    [(code, told, _)] = seen
-    assert (code, told["replayed"], [each["code"] for each in told["left"]]) == (1, 0, ["unrecorded"])
+    [(code, document, _)] = seen
+    assert (code, document["replayed"], [dead_letter["code"] for dead_letter in document["left"]]) == (
+        1,
+        0,
+        ["unrecorded"],
+    )
     allow_bad(town)
     assert desk("replay", "--all", "--yes")[0] == 0
     town.consume()
@@ -226,8 +230,8 @@ def test_a_later_write_is_not_overwritten_unless_one_says_so(town, desk):
     town.publish("thing", {"id": A, "note": "newer"}, A)
     town.consume()
     allow_bad(town)
-    code, told, _ = desk("replay", "--all", "--yes")
-    assert (code, [each["code"] for each in told["left"]]) == (1, ["overtaken"])
+    code, document, _ = desk("replay", "--all", "--yes")
+    assert (code, [dead_letter["code"] for dead_letter in document["left"]]) == (1, ["overtaken"])
     assert (things(town), town.backlog()) == ({A: "newer"}, 1)
     assert desk("replay", "--all", "--yes", "--overwrite")[0] == 0
     town.consume()
@@ -241,8 +245,8 @@ def test_a_version_guards_newer_writes_and_an_insert_meets_them(sqlite_town, des
     town.publish("entry", {"id": A, "owner": A, "more": 1}, A)
     town.publish("entry", {"id": "e2", "owner": A}, A)
     town.consume()
-    code, told, _ = desk("replay", "--all", "--yes")
-    assert (code, told["replayed"]) == (0, 2)
+    code, document, _ = desk("replay", "--all", "--yes")
+    assert (code, document["replayed"]) == (0, 2)
     town.consume()
     assert town.rows("SELECT revision FROM editions") == [(7,)]
     assert town.backlog() == 2
@@ -274,8 +278,8 @@ def test_the_newer_write_replayed_first_holds_the_older_one_back(sqlite_town, de
     allow_bad(town)
     assert desk("replay", town.letters()[1].message_id, "--yes")[0] == 0
     town.consume()
-    code, told, _ = desk("replay", "--all", "--yes")
-    assert (code, [each["code"] for each in told["left"]]) == (1, ["overtaken"])
+    code, document, _ = desk("replay", "--all", "--yes")
+    assert (code, [dead_letter["code"] for dead_letter in document["left"]]) == (1, ["overtaken"])
     assert things(town) == {A: "bad 2"}
 
 
@@ -292,14 +296,14 @@ def test_letters_that_pubsub_gave_up_on(sqlite_town, desk):
             town.end_leases(name)
             town.broker.call(lambda n=name: [setattr(lane, "due", 0) for lane in town.core(n)._lanes.values()])
     assert town.backlog() == 3
-    code, told, _ = desk("list", "--reason", "max_delivery_attempts")
-    assert (code, told["summary"]["by_shard"]) == (0, {"s0": 2, "s1": 1})
-    code, told, err = desk("replay", "--all", "--dry-run")
-    assert told["planned"] == {"replay": 3}
+    code, document, _ = desk("list", "--reason", "max_delivery_attempts")
+    assert (code, document["summary"]["by_shard"]) == (0, {"s0": 2, "s1": 1})
+    code, document, err = desk("replay", "--all", "--dry-run")
+    assert document["planned"] == {"replay": 3}
     assert "2 of them carry no idempotency key" in err
 
     # One of them took effect while its acks were lost: the inbox has it, under its message's id.
-    e2 = next(each for each in town.letters() if each.attributes["partition_key"] == B)
+    e2 = next(message for message in town.letters() if message.attributes["partition_key"] == B)
     moment = datetime.fromisoformat(e2.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"])
     second = schema.published(int(moment.timestamp()) * 1_000_000)
     says = identity.fingerprint(e2.attributes.get("operation", ""), B, e2.data)
@@ -307,8 +311,12 @@ def test_letters_that_pubsub_gave_up_on(sqlite_town, desk):
         "INSERT INTO shardctl_inbox (slot, identity, key_hash, fingerprint, published) VALUES "
         f"({slot_of(B, 6)}, X'{identity.of_message('77').hex()}', {identity.key_hash('entry', B)}, {says}, {second})"
     )
-    code, told, _ = desk("replay", "--all", "--yes")
-    assert (code, told["replayed"], [each["code"] for each in told["left"]]) == (1, 2, ["maybe_applied"])
+    code, document, _ = desk("replay", "--all", "--yes")
+    assert (code, document["replayed"], [dead_letter["code"] for dead_letter in document["left"]]) == (
+        1,
+        2,
+        ["maybe_applied"],
+    )
     town.consume()
     assert town.rows("SELECT id FROM entries") == [("e1",), ("e3",)]
     assert "e1" in town.inbox()
@@ -337,12 +345,16 @@ def test_strays_are_repaired_and_need_no_database(sqlite_town, desk, monkeypatch
     town.consume()
     strays = "shop-strays"
     assert (town.backlog(), town.backlog(strays)) == (0, 4)
-    code, told, _ = desk("list", "--strays")
-    assert (code, told["summary"]["by_reason"]) == (0, {"no_slot": 3, "bad_slot": 1})
+    code, document, _ = desk("list", "--strays")
+    assert (code, document["summary"]["by_reason"]) == (0, {"no_slot": 3, "bad_slot": 1})
     for name in town.urls:
         monkeypatch.delenv(f"SHARDCTL_DATABASE_URL_{name.upper()}")
-    code, told, err = desk("replay", "--strays", "--all", "--yes")
-    assert (code, told["replayed"], [each["code"] for each in told["left"]]) == (1, 3, ["bad_time"])
+    code, document, err = desk("replay", "--strays", "--all", "--yes")
+    assert (code, document["replayed"], [dead_letter["code"] for dead_letter in document["left"]]) == (
+        1,
+        3,
+        ["bad_time"],
+    )
     assert "No database URL" in err
     town.consume()
     assert things(town) == {A: "x", B: "y"}
@@ -369,8 +381,8 @@ def test_dead_letters_want_their_databases(sqlite_town, desk, monkeypatch):
     town.publish("thing", {"id": A, "note": "bad"}, A)
     town.consume()
     monkeypatch.delenv("SHARDCTL_DATABASE_URL_S0")
-    code, told, err = desk("replay", "--all", "--yes")
-    assert (code, told) == (1, None)
+    code, document, err = desk("replay", "--all", "--yes")
+    assert (code, document) == (1, None)
     assert "SHARDCTL_DATABASE_URL_S0" in err
     assert (town.backlog(), town.leased()) == (1, 0)
     assert desk("replay", "--all", "--dry-run", "--database", f"s0={town.urls['s0']}")[0] == 0
@@ -385,15 +397,15 @@ def test_drop_archives_and_a_replay_from_the_archive_brings_it_back(sqlite_town,
     assert desk("drop", "--all")[0] == 1
     assert desk("drop", "--all", "--yes", "--dry-run")[0] == 0
     assert town.backlog() == 2
-    code, told, _ = desk("drop", "--all", "--yes", "--archive", "gone.ndjson")
-    assert (code, told["dropped"], town.backlog()) == (0, 2, 0)
+    code, document, _ = desk("drop", "--all", "--yes", "--archive", "gone.ndjson")
+    assert (code, document["dropped"], town.backlog()) == (0, 2, 0)
     town.consume()
     assert things(town) == {}
     allow_bad(town)
     with (town.folder / "gone.ndjson").open("ab") as file:
         file.write(b'{"kind": "dead_letter", "subscr')  # as a run that was killed leaves it
-    code, told, err = desk("replay", "--from", "gone.ndjson", "--reason", "constraint", "--yes")
-    assert (code, told["replayed"]) == (1, 1)
+    code, document, err = desk("replay", "--from", "gone.ndjson", "--reason", "constraint", "--yes")
+    assert (code, document["replayed"]) == (1, 1)
     assert "line 3: not JSON" in err
     town.consume()
     assert things(town) == {A: "bad"}
@@ -401,8 +413,8 @@ def test_drop_archives_and_a_replay_from_the_archive_brings_it_back(sqlite_town,
     town.publish("thing", b"{", B)
     town.consume()
     assert desk("drop", "--all", "--yes", "--archive", "gone.ndjson")[0] == 0
-    code, told, err = desk("replay", "--from", "gone.ndjson", "--all", "--dry-run")
-    assert told["planned"] == {"applied": 1, "replay": 2}
+    code, document, err = desk("replay", "--from", "gone.ndjson", "--all", "--dry-run")
+    assert document["planned"] == {"applied": 1, "replay": 2}
 
 
 def test_an_archive_older_than_the_inbox_remembers_is_refused(sqlite_town, desk):
@@ -412,8 +424,8 @@ def test_an_archive_older_than_the_inbox_remembers_is_refused(sqlite_town, desk)
     file = town.folder / "old.ndjson"
     line = json.loads(file.read_text())
     file.write_text(json.dumps(line | {"publish_time": "2020-01-01T00:00:00Z"}))
-    code, told, _ = desk("replay", "--all", "--yes", "--from", "old.ndjson")
-    assert (code, [each["code"] for each in told["left"]]) == (1, ["forgotten"])
+    code, document, _ = desk("replay", "--all", "--yes", "--from", "old.ndjson")
+    assert (code, [dead_letter["code"] for dead_letter in document["left"]]) == (1, ["forgotten"])
     assert desk("replay", "--all", "--yes", "--from", "old.ndjson", "--unremembered")[0] == 0
     town.consume()
     assert things(town) == {A: "x"}
@@ -432,8 +444,8 @@ def test_two_desks_share_the_letters_and_harm_nothing(sqlite_town, desk):
         first = LeasedReader(subscriber, town.project, ["shop-dead"], silence_seconds=0.3)
         with first:
             assert sum(len(messages) for _, messages in first.read()) == 1
-            code, told, err = desk("list", wait="0.4")
-            assert (code, told["seen"], told["backlog"]) == (0, 0, 1)
+            code, document, err = desk("list", wait="0.4")
+            assert (code, document["seen"], document["backlog"]) == (0, 0, 1)
             assert "0 of 1 messages were seen" in err
         assert town.leased() == 0
     assert desk("list")[1]["seen"] == 1
@@ -471,8 +483,8 @@ def test_a_letter_that_comes_again_after_its_ack_is_found_done(sqlite_town, desk
     assert desk("replay", later, "--yes")[0] == 0
     town.consume()
     assert town.backlog() == 2
-    code, told, _ = desk("replay", later, "--yes")
-    assert (code, told["replayed"], told["applied_before"]) == (0, 0, 1)
+    code, document, _ = desk("replay", later, "--yes")
+    assert (code, document["replayed"], document["applied_before"]) == (0, 0, 1)
 
 
 def test_hostile_letters_are_shown_and_dropped_and_stop_nothing(sqlite_town, desk, capsys):
@@ -495,18 +507,18 @@ def test_hostile_letters_are_shown_and_dropped_and_stop_nothing(sqlite_town, des
     ]  # fmt: skip
     for message in hostile:
         town.publisher.publish(topic=dead, messages=[message])
-    code, told, _ = desk("list")
-    assert (code, told["seen"]) == (0, len(hostile))
+    code, document, _ = desk("list")
+    assert (code, document["seen"]) == (0, len(hostile))
     assert main(["deadletter", "list"]) == 0
-    for each in told["letters"]:
-        assert main(["deadletter", "show", each["message_id"]]) == 0
+    for dead_letter in document["letters"]:
+        assert main(["deadletter", "show", dead_letter["message_id"]]) == 0
     assert main(["deadletter", "replay", "--all", "--dry-run"]) == 0
     shown = "".join(capsys.readouterr())
     assert not any(forbidden in shown for forbidden in ("\x1b", "\x07", "\u202e"))
-    code, told, _ = desk("replay", "--all", "--yes")
+    code, document, _ = desk("replay", "--all", "--yes")
     assert code == 1
-    assert {each["code"] for each in told["left"]} >= {"unknown_type", "too_large", "barrier"}
-    assert desk("drop", "--all", "--yes", "--archive", "a.ndjson")[1]["dropped"] == len(told["left"])
+    assert {dead_letter["code"] for dead_letter in document["left"]} >= {"unknown_type", "too_large", "barrier"}
+    assert desk("drop", "--all", "--yes", "--archive", "a.ndjson")[1]["dropped"] == len(document["left"])
     assert town.backlog() == 0
     assert desk("replay", "--all", "--from", "a.ndjson", "--dry-run")[0] == 0
 
@@ -533,12 +545,12 @@ def test_thousands_of_letters(sqlite_town, desk):
     town.run("ALTER TABLE entries RENAME COLUMN owner_ TO owner")
     town.consume()
     assert town.backlog() == count
-    code, told, _ = desk("list", "--limit", "7")
-    assert (code, len(told["letters"]), told["summary"]["letters"]) == (0, 7, count)
-    assert told["summary"]["by_reason"] == {"constraint": 2000, "unknown_type": 1000}
+    code, document, _ = desk("list", "--limit", "7")
+    assert (code, len(document["letters"]), document["summary"]["letters"]) == (0, 7, count)
+    assert document["summary"]["by_reason"] == {"constraint": 2000, "unknown_type": 1000}
     town.run("DROP TRIGGER no")
-    code, told, _ = desk("replay", "--type", "entry", "--yes")
-    assert (code, told["replayed"], told["lost_acks"]) == (0, 2000, 0)
+    code, document, _ = desk("replay", "--type", "entry", "--yes")
+    assert (code, document["replayed"], document["lost_acks"]) == (0, 2000, 0)
     town.consume()
     assert len(town.rows("SELECT id FROM entries")) == 2000
     assert desk("drop", "--type", "no", "--yes")[1]["dropped"] == 1000
@@ -561,8 +573,8 @@ def test_what_lies_nowhere_and_what_is_asked_wrongly(sqlite_town, desk):
         ("replay", "--from", "nothing.ndjson", "--all"),
         ("replay", "--from", "x", "--strays", "--all"),
     ):
-        code, told, err = desk(*arguments)
-        assert (code, told) == (2, None), arguments
+        code, document, err = desk(*arguments)
+        assert (code, document) == (2, None), arguments
         assert err.startswith("error: ")
 
 

@@ -108,12 +108,12 @@ def run_desk(town, dying, folder, silence_seconds=10.0):
         urls = town.urls
         with desk, Inboxes(town.fleet, urls, Allowed()) as inboxes, archive.Archive(folder / "copies.ndjson") as copies:
             read = reading.off_desk(town.fleet, desk, Choice(), strays=False)
-            found = in_order(reading.spooled(read, spool, strays=False, max_bytes=1 << 30))
+            letters = in_order(reading.spooled(read, spool, strays=False, max_bytes=1 << 30))
             report = Report()
             try:
                 replay(
                     town.fleet,
-                    found,
+                    letters,
                     reading.fetch_from(spool),
                     _Inboxes(inboxes, dying),
                     _Outlet(Outlet(publisher, town.project), dying),
@@ -133,7 +133,7 @@ def history(town):
 
 
 def in_order_of_key(applied):
-    return all([each for each in applied if each.startswith(key)] == [f"{key}/{n}" for n in EACH] for key in KEYS)
+    return all([effect for effect in applied if effect.startswith(key)] == [f"{key}/{n}" for n in EACH] for key in KEYS)
 
 
 @pytest.mark.proof
@@ -186,10 +186,10 @@ def test_desks_side_by_side_on_a_broker_that_misbehaves(town, tmp_path):
 
         for _ in range(3):
             desks = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-            for each in desks:
-                each.start()
-            for each in desks:
-                each.join()
+            for desk in desks:
+                desk.start()
+            for desk in desks:
+                desk.join()
             town.faults(seed=seed)
             town.consume()
             if town.backlog() == 0:

@@ -134,8 +134,8 @@ def test_what_is_let_go_of_is_logged_where_the_slot_is_copied_meanwhile(url, eng
 def test_a_letter_that_uses_another_writes_key_touches_nothing_of_it(url, engine):
     """Neither is the other's row let go of, nor is the letter dropped because the other took effect."""
     letters = [letter(number) for number in range(3)]
-    for each, outcome, says in zip(letters, ("dead", "applied", "dead"), (7, 7, None), strict=True):
-        record(engine, each.idempotency_key, outcome, fingerprint=says)
+    for dead_letter, outcome, says in zip(letters, ("dead", "applied", "dead"), (7, 7, None), strict=True):
+        record(engine, dead_letter.idempotency_key, outcome, fingerprint=says)
     with inboxes(url) as asked:
         assert codes(asked.let_go(letters)) == ["key_reused", "key_reused", "replay"]
     assert known(engine) == {"i0": "dead", "i1": "applied", note_of(letters[2]).hex(): "replayed"}
@@ -200,8 +200,8 @@ def test_what_a_later_write_means(url, engine, kind, rival, wanted):
 
 def test_a_replayed_write_counts_from_when_it_was_written(url, engine):
     first, second, third = letter(1), letter(2), letter(3)
-    for each in (first, second, third):
-        record(engine, each.idempotency_key, "dead")
+    for dead_letter in (first, second, third):
+        record(engine, dead_letter.idempotency_key, "dead")
     with inboxes(url) as asked:
         assert codes(asked.let_go([second])) == ["replay"]
         record(engine, second.idempotency_key, "applied", ago=timedelta())  # the copy, published now
@@ -294,27 +294,27 @@ def test_who_changes_slots_waits_for_a_letter_to_be_let_go_of(url, engine):
 
 def test_many_desks_on_the_same_letters(url, engine):
     letters = [letter(number) for number in range(40)]
-    for each in letters[:30]:
-        record(engine, each.idempotency_key, "dead")
-    found, lock = [], threading.Lock()
+    for dead_letter in letters[:30]:
+        record(engine, dead_letter.idempotency_key, "dead")
+    verdicts_of_desks, lock = [], threading.Lock()
 
     def work():
         with inboxes(url, unrecorded=True) as asked:
             verdicts = codes(asked.let_go(letters))
         with lock:
-            found.append(verdicts)
+            verdicts_of_desks.append(verdicts)
 
     desks = [threading.Thread(target=work) for _ in range(4)]
-    for each in desks:
-        each.start()
-    for each in desks:
-        each.join(60)
-    assert found == [["replay"] * 40] * 4
-    assert known(engine) == {note_of(each).hex(): "replayed" for each in letters}
+    for desk in desks:
+        desk.start()
+    for desk in desks:
+        desk.join(60)
+    assert verdicts_of_desks == [["replay"] * 40] * 4
+    assert known(engine) == {note_of(dead_letter).hex(): "replayed" for dead_letter in letters}
 
 
 def test_a_database_that_does_not_answer_is_reported_without_its_password(tmp_path):
     urls = {"s0": "postgresql://u:hunter2@127.0.0.1:1/x"}
-    with Inboxes(FLEET_SPEC, urls, Allowed(), sleep=lambda _: None) as asked, pytest.raises(DatabaseError) as told:
+    with Inboxes(FLEET_SPEC, urls, Allowed(), sleep=lambda _: None) as asked, pytest.raises(DatabaseError) as raised:
         asked.survey([letter(1)])
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)

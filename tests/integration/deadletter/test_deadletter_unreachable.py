@@ -64,16 +64,16 @@ def test_a_broker_that_goes_away_while_it_is_read_is_an_error(tmp_path, monkeypa
     broker = BrokerThread()
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
     town = Town(broker, tmp_path, "desk-gone")
-    told = []
+    lines = []
     with pubsub.clients() as (_, subscriber):
-        desk = LeasedReader(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=60, tell=told.append)
+        desk = LeasedReader(subscriber, town.fleet.project, ["shop-dead"], silence_seconds=60, tell=lines.append)
         with desk:
             reading = desk.read()
             town.close()
             broker.stop()
             with pytest.raises(PubsubError, match="shop-dead can't be read"):
                 next(reading)
-    assert "Trying again" in told[0]
+    assert "Trying again" in lines[0]
 
 
 def test_a_subscription_that_is_not_there_is_an_error_where_the_stream_stays_silent(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def gateway(broker, pair):
     return pair[1]
 
 
-def told(answer):
+def problem_of(answer):
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["status"] == answer.status_code
@@ -65,8 +65,8 @@ def test_the_query_sets_what_the_body_leaves_open(gateway, broker):
     params = {"key": "käse", "operation": "delete", "timestamp": "2026-05-04T02:00:00+02:00"}
     assert gateway.write("stock/level", {"note": 5}, params=params).status_code == 202
     (message,) = broker.pulled(1)
-    found = [message.attributes[name] for name in ("partition_key", "operation", "timestamp", "message_type")]
-    assert found == ["käse", "delete", "2026-05-04T00:00:00Z", "stock/level"]
+    values = [message.attributes[name] for name in ("partition_key", "operation", "timestamp", "message_type")]
+    assert values == ["käse", "delete", "2026-05-04T00:00:00Z", "stock/level"]
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,21 @@ def test_the_query_sets_what_the_body_leaves_open(gateway, broker):
 def test_what_is_wrong_is_refused_by_name(gateway, kind, body, more, status, where):
     answer = gateway.write(kind, body, **more)
     assert answer.status_code == status, answer.text
-    problem = told(answer)
+    problem = problem_of(answer)
     if where:
         (error,) = problem["errors"]
         assert {name: value for name, value in error.items() if name != "detail"} == where
 
 
 def test_other_paths_and_methods(gateway):
-    assert told(gateway.http.get("/v1/nothing"))["status"] == 404
+    assert problem_of(gateway.http.get("/v1/nothing"))["status"] == 404
     answer = gateway.http.get("/v1/writes/order")
-    assert (told(answer)["status"], answer.headers["allow"]) == (405, "POST")
+    assert (problem_of(answer)["status"], answer.headers["allow"]) == (405, "POST")
 
 
 def test_a_batch_reports_each_line_in_order(gateway, broker):
     good = {"type": "order", "body": {"order_id": "b-1"}, "idempotency_key": "i"}
-    found = gateway.batch(
+    responses = gateway.batch(
         good,
         b"",
         b"not JSON",
@@ -122,20 +122,20 @@ def test_a_batch_reports_each_line_in_order(gateway, broker):
         {"type": "order", "body": {"order_id": "x" * 15_000}},
         {**good, "operation": "delete", "idempotency_key": "j"},
     )
-    assert [(each["line"], each["status"]) for each in found] == [
+    assert [(response["line"], response["status"]) for response in responses] == [
         (1, 202), (3, 400), (4, 400), (5, 404), (6, 400), (7, 413), (8, 202),
     ]  # fmt: skip
-    assert found[1]["errors"][0]["pointer"] == "#"
-    assert found[2]["errors"][0]["pointer"] == "#/order_id"
-    assert found[4]["errors"][0]["pointer"] == "#/key"
-    assert [message.message_id for message in broker.pulled(2)] == [found[0]["id"], found[-1]["id"]]
+    assert responses[1]["errors"][0]["pointer"] == "#"
+    assert responses[2]["errors"][0]["pointer"] == "#/order_id"
+    assert responses[4]["errors"][0]["pointer"] == "#/key"
+    assert [message.message_id for message in broker.pulled(2)] == [responses[0]["id"], responses[-1]["id"]]
 
 
 def test_a_batch_keeps_each_slots_order(gateway, broker):
     lines = [{"type": "order", "body": {"order_id": f"o-{n % 40}", "amount": n}} for n in range(4_000)]
-    found = gateway.batch(*lines)
-    assert [each["line"] for each in found] == list(range(1, 4_001))
-    assert {each["status"] for each in found} == {202}
+    responses = gateway.batch(*lines)
+    assert [response["line"] for response in responses] == list(range(1, 4_001))
+    assert {response["status"] for response in responses} == {202}
     seen: dict[str, int] = {}
     for message in broker.pulled(4_000):
         number = json.loads(message.data)["amount"]
@@ -170,12 +170,12 @@ def _talk(gateway, text, *, close=True):
         connection.sendall(text)
         if close:
             return b""
-        found = b""
+        received = b""
         while part := connection.recv(65_536):
-            found += part
-            if b"\r\n\r\n" in found:
+            received += part
+            if b"\r\n\r\n" in received:
                 break
-        return found
+        return received
 
 
 HEAD = b"POST /v1/writes/order HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -204,11 +204,11 @@ def test_an_endless_line_of_a_batch_is_never_held(gateway, broker):
             connection.sendall(b"4000\r\n" + b"[" * 0x4000 + b"\r\n")
         line = b'\n{"type":"order","body":{"order_id":"after"}}\n'
         connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(line), line))
-        found = b""
-        while not found.endswith(b"0\r\n\r\n"):
-            found += connection.recv(65_536)
-    assert b'"line":1,"status":413' in found
-    assert b'"line":2,"status":202' in found
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += connection.recv(65_536)
+    assert b'"line":1,"status":413' in received
+    assert b'"line":2,"status":202' in received
     assert gateway.metric("in_flight_bytes") == before
     broker.pulled(1)
 

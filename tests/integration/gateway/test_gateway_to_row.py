@@ -37,8 +37,8 @@ def test_a_request_becomes_a_row_once(tmp_path, database_url, redis_url):
                 body = b'{"Id": 9007199254740993, "aText": "k", "aDecimal": 12345678901234567890.10}'
                 for _ in range(2):  # the second is the same write, sent again
                     assert gateway.write("mixed", body, key="once").status_code == 202
-                (found,) = gateway.batch({"type": "customer", "body": {"customer_id": "c", "name": "Ann"}})
-                assert found["status"] == 202
+                (response,) = gateway.batch({"type": "customer", "body": {"customer_id": "c", "name": "Ann"}})
+                assert response["status"] == 202
 
                 def rows():
                     with shard.engine.connect() as connection:
@@ -48,7 +48,7 @@ def test_a_request_becomes_a_row_once(tmp_path, database_url, redis_url):
                         return (mixed, names, inbox) if mixed and names else None
 
                 mixed, names, inbox = until(rows, 40, "the rows")
-                assert [(each[0], str(each[1])) for each in mixed] == [(9007199254740993, "12345678901234567890.10")]
+                assert [(row[0], str(row[1])) for row in mixed] == [(9007199254740993, "12345678901234567890.10")]
                 assert names == [("Ann",)]
                 assert inbox == 2, "two writes, of which one came twice"
         finally:

@@ -31,8 +31,8 @@ def test_trouble_with_pubsub_is_reported_and_passes(tmp_path):
         until(lambda: gateway.metric("writes_in_flight") == 4, what="four writes in flight")
         answer = gateway.write("order", order(9))
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        for each in hanging:
-            answer = each.result()
+        for future in hanging:
+            answer = future.result()
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert "Idempotency-Key" in answer.json()["detail"]
         assert gateway.metric("writes_in_flight") == 0
@@ -43,8 +43,8 @@ def test_trouble_with_pubsub_is_reported_and_passes(tmp_path):
         broker.process.kill()  # it is gone
         broker.process.wait()
         assert gateway.write("order", order(1)).status_code == 503
-        found = gateway.batch(*[{"type": "order", "body": order(1)}] * 3)
-        assert [each["status"] for each in found] == [503] * 3
+        responses = gateway.batch(*[{"type": "order", "body": order(1)}] * 3)
+        assert [response["status"] for response in responses] == [503] * 3
         with Broker(tmp_path, FLEET, port):
             until(lambda: gateway.write("order", order(1)).status_code == 202, what="taken by the new broker")
 
@@ -113,6 +113,6 @@ def test_only_those_with_a_good_token_write_what_they_may(tmp_path):
             assert status("daily", authorization=f"Bearer {shop}") == 403
             assert 429 in {status(authorization=f"Bearer {shop}") for _ in range(6)}
             line = {"type": "daily", "body": {"id": "d", "at": "2026-05-04"}}
-            (found,) = gateway.batch(line, headers={"Authorization": f"Bearer {shop}"})
-            assert found["status"] == 403
+            (response,) = gateway.batch(line, headers={"Authorization": f"Bearer {shop}"})
+            assert response["status"] == 403
             assert shop not in gateway.log.read_text()

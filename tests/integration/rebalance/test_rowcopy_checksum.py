@@ -99,6 +99,6 @@ def test_the_databases_count_time_buckets_as_producers_do(places, product, unit,
 def wrong(side, kind, rule):
     with database.snapshot(side.engine) as connection:
         prepare(connection)
-        [table] = [each for each in slot_tables(connection, side.kinds) if each.name == "things"]
+        [table] = [slot_table for slot_table in slot_tables(connection, side.kinds) if slot_table.name == "things"]
         slot = expected_slot(side.engine.dialect.name, table, kind, rule)
         return connection.exec_driver_sql(f"SELECT count(*) FROM things WHERE {slot} <> slot").scalar()

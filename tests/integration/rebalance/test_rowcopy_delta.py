@@ -74,11 +74,11 @@ def test_what_the_log_may_miss_is_reported_on_postgresql(pair):
         "CREATE RULE its AS ON INSERT TO audit DO ALSO NOTIFY x",
     )
     with database.snapshot(source.engine) as out:
-        told = "\n".join(untracked(out, slot_tables(out, source.kinds)))
-    assert ("two keys that differ may be equal in who" in told) == has_icu
+        reasons = "\n".join(untracked(out, slot_tables(out, source.kinds)))
+    assert ("two keys that differ may be equal in who" in reasons) == has_icu
     for reason in (
         "a_lines: its foreign key to a_orders changes its rows with the other's",
         "things: its trigger its names a_orders",
         "audit: its rule its changes what is written",
     ):
-        assert reason in told
+        assert reason in reasons

@@ -16,7 +16,7 @@ __all__ = ["places", "sides"]
 MARIADB = pytest.mark.parametrize("sides", [("mariadb", "mariadb")], ids=["mariadb"], indirect=True)
 
 
-def one(reasons):
+def only_reason(reasons):
     (reason,) = reasons
     return reason
 
@@ -27,7 +27,7 @@ def test_a_view_is_refused(places, product):
     for side in (source, destination):
         side.run("DROP TABLE a_orders", "CREATE TABLE hidden (id text, note text, slot int)")
         side.run("CREATE VIEW a_orders AS SELECT id, note, slot FROM hidden WHERE note IS NULL")
-    assert "a_orders is a view or a foreign table" in one(unfit(source.engine, destination.engine, KINDS))
+    assert "a_orders is a view or a foreign table" in only_reason(unfit(source.engine, destination.engine, KINDS))
 
 
 @POSTGRES
@@ -36,9 +36,9 @@ def test_columns_of_heirs_are_not_lost(sides):
     for side in sides:
         side.run("CREATE TABLE heir (precious text) INHERITS (things)")
     source.run("INSERT INTO heir (id, slot, precious) VALUES ('h', 5, 'x')")
-    told = "table things: heir inherit from it"
-    assert one(unfit(source.engine, destination.engine, KINDS)).startswith(told)
-    with pytest.raises(RemovalError, match=told):  # should one have come since
+    message = "table things: heir inherit from it"
+    assert only_reason(unfit(source.engine, destination.engine, KINDS)).startswith(message)
+    with pytest.raises(RemovalError, match=message):  # should one have come since
         delete_slots(source.engine, KINDS, {5})
     for side in sides:
         side.run("ALTER TABLE heir NO INHERIT things")
@@ -49,12 +49,14 @@ def test_columns_of_heirs_are_not_lost(sides):
 def test_large_objects_are_not_left_behind(sides):
     for side in sides:
         side.run("ALTER TABLE things ADD photo oid")
-    assert "column photo is oid, which names a large object" in one(unfit(*(side.engine for side in sides), KINDS))
+    assert "column photo is oid, which names a large object" in only_reason(
+        unfit(*(side.engine for side in sides), KINDS)
+    )
 
 
 @MARIADB
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("ADD SYSTEM VERSIONING", "table things is system-versioned, and the history of its rows would stay behind"),
         (
@@ -69,10 +71,10 @@ def test_large_objects_are_not_left_behind(sides):
     ],
     ids=["system-versioned", "with columns", "no transactions"],
 )
-def test_tables_of_mariadb_that_are_more_than_their_rows_are_refused(sides, change, told):
+def test_tables_of_mariadb_that_are_more_than_their_rows_are_refused(sides, change, message):
     for side in sides:
         side.run(f"ALTER TABLE things {change}")
-    assert one(unfit(*(side.engine for side in sides), KINDS)).startswith(told)
+    assert only_reason(unfit(*(side.engine for side in sides), KINDS)).startswith(message)
 
 
 @MARIADB
@@ -117,5 +119,5 @@ def test_columns_that_are_generated_otherwise_are_refused(places, product):
     stored = "STORED" if product != "sqlite" else "VIRTUAL"
     for factor, side in enumerate((source, destination)):
         side.run(f"ALTER TABLE things ADD made int GENERATED ALWAYS AS (an_integer * {factor + 2}) {stored}")
-    reason = one(unfit(source.engine, destination.engine, KINDS))
+    reason = only_reason(unfit(source.engine, destination.engine, KINDS))
     assert reason.startswith("table things: column made is generated as ")

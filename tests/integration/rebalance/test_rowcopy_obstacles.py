@@ -25,7 +25,7 @@ LINE_KINDS = fleet_from(
 MARIADB = pytest.mark.parametrize("sides", [("mariadb", "mariadb")], ids=["mariadb"], indirect=True)
 
 
-def one(reasons):
+def only_reason(reasons):
     (reason,) = reasons
     return reason
 
@@ -40,7 +40,7 @@ def filled(side, rows=10):
 
 def refused(source, destination, kinds=KINDS):
     """The only reason that preflight gives; `finish` gives it too, and deletes nothing."""
-    reason = one(unfit(source.engine, destination.engine, kinds))
+    reason = only_reason(unfit(source.engine, destination.engine, kinds))
     assert reason in not_deletable(source.engine, kinds)
     before = source.query("SELECT count(*) FROM things")
     with pytest.raises(RemovalError) as refusal:
@@ -57,7 +57,7 @@ NOTES = "(id int PRIMARY KEY, thing text REFERENCES {} (id) ON DELETE CASCADE)"
 
 @POSTGRES
 @pytest.mark.parametrize(
-    ("statements", "told"),
+    ("statements", "message"),
     [
         (
             [f"CREATE TABLE crm.notes {NOTES.format('things')}"],
@@ -98,10 +98,10 @@ NOTES = "(id int PRIMARY KEY, thing text REFERENCES {} (id) ON DELETE CASCADE)"
     ],
     ids=["another schema", "partitioned", "a partition", "an heir", "odd names"],
 )
-def test_a_key_from_anywhere_in_the_database_is_refused(sides, statements, told):
+def test_a_key_from_anywhere_in_the_database_is_refused(sides, statements, message):
     source, destination = sides
     filled(source).run("CREATE SCHEMA crm", *statements)
-    assert re.match(told, refused(source, destination))
+    assert re.match(message, refused(source, destination))
 
 
 @POSTGRES
@@ -194,7 +194,7 @@ def test_a_user_who_may_not_see_keys_or_triggers_is_refused(sides, other_mariadb
             account(f"GRANT TRIGGER ON `{name.replace('_', chr(92) + '_')}`.* TO mover@'127.0.0.1'")
         for engine in engines:
             engine.dispose()
-        assert one(unfit(*engines, KINDS)).startswith("table crm-ü.notes refers to things")
+        assert only_reason(unfit(*engines, KINDS)).startswith("table crm-ü.notes refers to things")
         source.run(f"DROP TABLE `{other_mariadb}`.notes")
         assert unfit(*engines, KINDS) == []
         assert delete_slots(engines[0], KINDS, {5}) == 10
@@ -305,7 +305,7 @@ MOVING = "current_setting('shardctl.moving', true)"
 
 @POSTGRES
 @pytest.mark.parametrize(
-    ("statements", "told"),
+    ("statements", "message"),
     [
         ([FUNCTION.format(""), TRIGGER.format("")], "table things: its trigger t would run"),
         (
@@ -320,11 +320,11 @@ MOVING = "current_setting('shardctl.moving', true)"
     ],
     ids=["row trigger", "statement trigger", "rule", "rule instead"],
 )
-def test_what_a_deletion_would_set_off_is_refused(sides, statements, told):
+def test_what_a_deletion_would_set_off_is_refused(sides, statements, message):
     source, destination = sides
     filled(source).run("CREATE TABLE notes (thing text)", "INSERT INTO notes SELECT id FROM things", *statements)
     reason = refused(source, destination)
-    assert reason.startswith(told)
+    assert reason.startswith(message)
     assert reason.endswith("Disable it, or have it do nothing where current_setting('shardctl.moving', true) = 'on'.")
     assert source.query("SELECT count(*) FROM notes") == [(20,)]
 
@@ -364,7 +364,7 @@ def test_a_trigger_of_mariadb_asks_a_variable(sides):
     assert source.query("SELECT count(*) FROM notes") == [(20,)]
 
 
-@pytest.mark.parametrize("sides", [(one, one) for one in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True)
+@pytest.mark.parametrize("sides", [(product, product) for product in PRODUCTS[:2]], ids=PRODUCTS[:2], indirect=True)
 def test_a_trigger_distinguishes_a_moved_row_from_a_new_one(sides):
     source, destination = sides
     if destination.engine.dialect.name == "postgresql":
@@ -401,7 +401,7 @@ def test_a_destination_that_takes_smaller_requests_is_refused(sides, mariadb_ser
         connection.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {usual // 2}")
     destination.engine.dispose()  # a session keeps the limit that it began with
     try:
-        assert f"max_allowed_packet is {usual // 2:,}" in one(unfit(source.engine, destination.engine, KINDS))
+        assert f"max_allowed_packet is {usual // 2:,}" in only_reason(unfit(source.engine, destination.engine, KINDS))
     finally:
         with source.engine.connect() as connection:
             connection.exec_driver_sql(f"SET GLOBAL max_allowed_packet = {usual}")

@@ -143,7 +143,7 @@ def test_mariadbs_own_types_come_over(places):
 
 
 @pytest.mark.parametrize(
-    ("sides", "values", "told"),
+    ("sides", "values", "message"),
     [
         (("postgresql", "mariadb"), {"a_number": float("nan")}, "nan can not be used"),
         (("postgresql", "mariadb"), {"a_decimal": Decimal("1." + "1" * 40)}, "not all as they were|Data truncated"),
@@ -154,10 +154,10 @@ def test_mariadbs_own_types_come_over(places):
     ],
     indirect=["sides"],
 )
-def test_what_the_destination_cannot_hold_is_not_moved(sides, values, told):
+def test_what_the_destination_cannot_hold_is_not_moved(sides, values, message):
     source, destination = sides
     source.thing(**values)
-    with pytest.raises((CopyMismatchError, DatabaseError), match=told):
+    with pytest.raises((CopyMismatchError, DatabaseError), match=message):
         copy(source, destination)
     assert not destination.rows(destination.things)
 
@@ -177,10 +177,10 @@ def test_text_that_is_no_text_is_reported(places):
 
 @REAL
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [("new.a_text = 'x'", "not all as they were"), ("new.slot = 6", "3 rows were read and 0 are stored")],
 )
-def test_a_row_that_is_changed_on_the_way_is_found(sides, change, told):
+def test_a_row_that_is_changed_on_the_way_is_found(sides, change, message):
     source, destination = sides
     for number in range(3):
         source.thing(id=str(number))
@@ -193,7 +193,7 @@ def test_a_row_that_is_changed_on_the_way_is_found(sides, change, told):
     else:
         destination.run(f"CREATE TRIGGER planted BEFORE INSERT ON things FOR EACH ROW SET {change}")
     assert any("table things has a trigger" in doubt for doubt in doubts(source.engine, destination.engine, KINDS))
-    with pytest.raises(CopyMismatchError, match=f"table things, slot 5: .*{told}"):
+    with pytest.raises(CopyMismatchError, match=f"table things, slot 5: .*{message}"):
         copy(source, destination)
     assert not destination.rows(destination.things)
 

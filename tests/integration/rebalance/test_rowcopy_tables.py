@@ -90,8 +90,8 @@ def test_a_tree_in_one_table_comes_over_and_goes(sides):
 
 def test_a_tree_in_mariadb_is_refused_beforehand(places):
     side, other = places.side("mariadb"), places.side("mariadb")
-    for each in (side, other):
-        each.run(
+    for place in (side, other):
+        place.run(
             "ALTER TABLE things ADD parent varchar(255) COLLATE utf8mb4_bin, ADD FOREIGN KEY (parent) REFERENCES things (id)"
         )
     [reason] = unfit(side.engine, other.engine, KINDS)
@@ -134,7 +134,7 @@ def test_numbers_that_each_database_gives_are_refused(places, product, table):
 
 
 @pytest.mark.parametrize(
-    ("product", "ours", "theirs", "told"),
+    ("product", "ours", "theirs", "message"),
     [
         ("postgresql", "bigint", "int", "INTEGER|integer"),
         ("postgresql", "text", "varchar(10)", "varchar|character varying"),
@@ -147,14 +147,14 @@ def test_numbers_that_each_database_gives_are_refused(places, product, table):
         ("mariadb", "bigint", "mediumint", "MEDIUMINT"),
     ],
 )
-def test_a_column_that_holds_less_is_refused(places, product, ours, theirs, told):
+def test_a_column_that_holds_less_is_refused(places, product, ours, theirs, message):
     source, destination = places.side(product), places.side(product)
     source.run(f"ALTER TABLE things ADD x {ours}")
     destination.run(f"ALTER TABLE things ADD x {theirs}")
     [reason] = unfit(source.engine, destination.engine, KINDS)
     assert reason.startswith("table things, column x: ")
-    assert re.search(told, reason)
-    if "can't become" not in told:
+    assert re.search(message, reason)
+    if "can't become" not in message:
         assert unfit(destination.engine, source.engine, KINDS) == []
 
 

@@ -85,9 +85,9 @@ def page(folder):
         command = [sys.executable, "-m", "shardctl", "ui", "-f", str(folder / "shards.yaml"), "--port", "0"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=os.environ)
     try:
-        found = re.match(rb"http://127.0.0.1:(\d+)/", process.stdout.readline())
-        assert found, (folder / "ui.log").read_text()
-        yield Target(process.pid, int(found[1]), "/", "/api/parked/replay")
+        match = re.match(rb"http://127.0.0.1:(\d+)/", process.stdout.readline())
+        assert match, (folder / "ui.log").read_text()
+        yield Target(process.pid, int(match[1]), "/", "/api/parked/replay")
     finally:
         process.kill()
         process.wait()

@@ -34,8 +34,8 @@ def opened():
         return made[-1]
 
     yield opened
-    for each in made:
-        each.dispose()
+    for engine in made:
+        engine.dispose()
 
 
 def requests_of(engine, path, *statements):

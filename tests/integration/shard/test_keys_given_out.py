@@ -62,8 +62,8 @@ def test_a_key_of_zero_stays_zero(shard, numbered):
         shard.settle(write("mixed", {"Id": 0, "aText": text}))
     shard.settle(write("mixed", {"Id": 3, "aText": "another"}))
     table = shard.dialect.quote("Everything")
-    found = shard.rows(f"SELECT {shard.dialect.quote('Id')}, {shard.dialect.quote('aText')} FROM {table}")
-    assert sorted(found) == [(0, "third"), (3, "another")]
+    rows = shard.rows(f"SELECT {shard.dialect.quote('Id')}, {shard.dialect.quote('aText')} FROM {table}")
+    assert sorted(rows) == [(0, "third"), (3, "another")]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_writes_of_many_clients_at_once_land_in_their_own_tables(pooler, shard):
         store = shard.new_store()
         store._engine = engine
         for batch in range(BATCHES):
-            keys = [f"{kind}-{number}-{batch}-{each}" for each in range(WRITES)]
+            keys = [f"{kind}-{number}-{batch}-{index}" for index in range(WRITES)]
             try:
                 store.apply([write(kind, {"customer_id": key}) for key in keys])
             except TransientError as error:
@@ -128,9 +128,11 @@ def test_writes_of_many_clients_at_once_land_in_their_own_tables(pooler, shard):
     for thread in threads:
         thread.join()
     assert failures == []
-    found = [{key for (key,) in shard.rows(f"SELECT customer_id FROM {table}")} for table in ("customers", "profiles")]
-    assert [{key.partition("-")[0] for key in keys} for keys in found] == [{"customer"}, {"profile"}]
-    assert sum(map(len, found)) == len(shard.inbox()) == CLIENTS * BATCHES * WRITES
+    key_sets = [
+        {key for (key,) in shard.rows(f"SELECT customer_id FROM {table}")} for table in ("customers", "profiles")
+    ]
+    assert [{key.partition("-")[0] for key in keys} for keys in key_sets] == [{"customer"}, {"profile"}]
+    assert sum(map(len, key_sets)) == len(shard.inbox()) == CLIENTS * BATCHES * WRITES
 
 
 def test_a_moment_is_stored_in_utc_whatever_the_database_and_other_clients_have_set(shard):

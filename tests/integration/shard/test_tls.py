@@ -136,10 +136,10 @@ def asked(url, query):
     ]
     try:
         with database.snapshot(engines[0]) as connection:
-            found = bool(connection.exec_driver_sql(query).scalar())
+            answer = bool(connection.exec_driver_sql(query).scalar())
         with engines[1].begin() as connection:
-            assert bool(connection.exec_driver_sql(query).scalar()) == found
-        return found
+            assert bool(connection.exec_driver_sql(query).scalar()) == answer
+        return answer
     finally:
         for engine in engines:
             engine.dispose()

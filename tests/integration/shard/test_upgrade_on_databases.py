@@ -204,18 +204,19 @@ def fill(engine, rows=ROWS):
 
 def read(engine):
     with database.snapshot(engine) as connection:
-        found = connection.execute(select(schema.inbox)).all()
+        rows = connection.execute(select(schema.inbox)).all()
         parked = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()
         keys = connection.execute(select(schema.parked_keys).order_by(schema.parked_keys.c.message_type)).all()
         lanes = connection.execute(select(schema.lanes).order_by(schema.lanes.c.slot)).mappings().all()
     assert lanes == [{**lane, "log": None} for lane in LANES]
     assert [
-        (each.slot, each.message_type, each.partition_key, each.reason, each.detail, each.released) for each in keys
+        (key_row.slot, key_row.message_type, key_row.partition_key, key_row.reason, key_row.detail, key_row.released)
+        for key_row in keys
     ] == [(3, kind, "ü", "constraint", "taken", False) for kind in ("mark", "step")]
-    assert {each.fingerprint for each in found} == {None}
-    assert {each.published for each in found} == {int(MOMENT.timestamp()) - schema.PUBLISHED_FROM}
-    return {(each.slot, each.identity): (each.outcome, each.key_hash) for each in found}, [
-        (each.idempotency_key, each.identity, each.partition_key) for each in parked
+    assert {row.fingerprint for row in rows} == {None}
+    assert {row.published for row in rows} == {int(MOMENT.timestamp()) - schema.PUBLISHED_FROM}
+    return {(row.slot, row.identity): (row.outcome, row.key_hash) for row in rows}, [
+        (message.idempotency_key, message.identity, message.partition_key) for message in parked
     ]
 
 
@@ -256,9 +257,9 @@ def test_what_0_1_0_recorded_is_known(engine, url):
 def test_a_consumer_takes_old_writes_for_duplicates_and_parks_behind_old_ones(engine, url):
     provision(url)
     shard = Database(url, TYPES)
-    held = shard.arrive("step", {"id": "9", "owner": "x"}, "x", ident="mine", slot=1)
-    held.fault = None
-    assert shard.settle(held).duplicates == 1
+    delivery = shard.arrive("step", {"id": "9", "owner": "x"}, "x", ident="mine", slot=1)
+    delivery.fault = None
+    assert shard.settle(delivery).duplicates == 1
     with database.writing(engine) as connection:
         connection.execute(insert(schema.parked).values(**parked_row("new")))
         last = connection.execute(select(schema.parked).order_by(schema.parked.c.position)).all()[-1]
@@ -448,7 +449,7 @@ def beside(engine, url):
 def of_old_rows(shard):
     """Deliveries of the writes that 0.1.0 recorded, each by what may bring it again."""
     step = {"id": "9", "owner": "x"}
-    found = [
+    deliveries = [
         shard.arrive("step", step, "x", ident="mine", slot=1),
         shard.arrive("step", step, "x", ident="Mine", slot=1),
         shard.arrive("step", step, "x", slot=2, **{identity.COPY_OF: "13"}),
@@ -456,14 +457,14 @@ def of_old_rows(shard):
         shard.arrive("step", step, "x", slot=2, **{identity.COPY_OF: "14"}),
         shard.arrive("step", step, "x", ident="held", slot=3),
     ]
-    for each in found:
-        each.fault = None  # their slot isn't their key's
-    return found
+    for delivery in deliveries:
+        delivery.fault = None  # their slot isn't their key's
+    return deliveries
 
 
 def others(shard):
     """Writes that look like theirs and aren't."""
-    found = [
+    deliveries = [
         shard.arrive("step", {"id": f"o{number}", "owner": "x"}, "x", slot=slot, **what)
         for number, (slot, what) in enumerate(
             (
@@ -474,9 +475,9 @@ def others(shard):
             )
         )
     ]
-    for each in found:
-        each.fault = None
-    return found
+    for delivery in deliveries:
+        delivery.fault = None
+    return deliveries
 
 
 def test_a_consumer_knows_old_writes_wherever_their_rows_are(beside, engine, monkeypatch):

@@ -94,14 +94,14 @@ class PrometheusServer(Server):
         )
 
     def _command(self) -> list[str]:
-        found = shutil.which("prometheus")
-        if found is None:
+        program = shutil.which("prometheus")
+        if program is None:
             if os.environ.get("CI"):
                 pytest.fail("prometheus isn't on the PATH; in CI a skipped test is a hole that nobody sees")
             pytest.skip("prometheus isn't on the PATH; Debian's package prometheus has it")
         file, data = self.data_dir / "prometheus.yml", self.data_dir / "data"
         listen = f"--web.listen-address=127.0.0.1:{self.port}"
-        return [found, f"--config.file={file}", f"--storage.tsdb.path={data}", listen]
+        return [program, f"--config.file={file}", f"--storage.tsdb.path={data}", listen]
 
     def _ping(self) -> bool:
         return "Server is ready to receive web requests" in self.log_tail()
@@ -109,13 +109,13 @@ class PrometheusServer(Server):
 
 def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
     metrics = [Metrics(), Metrics()]
-    consumers = [Health("127.0.0.1", 0, each, lambda: None) for each in metrics]
-    for each in metrics:
-        each.database_up.set(1)
+    consumers = [Health("127.0.0.1", 0, consumer_metrics, lambda: None) for consumer_metrics in metrics]
+    for consumer_metrics in metrics:
+        consumer_metrics.database_up.set(1)
     metrics[0].ready.set(1)
     metrics[1].redis_degraded.set(1)
     metrics[0].dead_lettered.labels("bad_value").inc(2)
-    server = PrometheusServer(tmp_path, [f"127.0.0.1:{each.port}" for each in consumers])
+    server = PrometheusServer(tmp_path, [f"127.0.0.1:{consumer.port}" for consumer in consumers])
     try:
         server.start()
         with Prometheus(f"http://127.0.0.1:{server.port}") as prometheus:
@@ -140,5 +140,5 @@ def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
         )
     finally:
         server.stop()
-        for each in consumers:
-            each.close()
+        for consumer in consumers:
+            consumer.close()

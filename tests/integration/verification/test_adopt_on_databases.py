@@ -60,8 +60,8 @@ def test_every_row_gets_its_slot(engine, name, rows):
     after = adopt.survey(engine, "s0", kind, RULE, MINE)
     assert (after.lacks_column, after.without_slot, after.lacks_index) == (False, 0, True)
     with database.snapshot(engine) as connection:
-        found = connection.exec_driver_sql(f"SELECT user_id, slot FROM {kind.table}").all()
-    assert all(slot == RULE.slot_of(str(user)) for user, slot in found)
+        stored = connection.exec_driver_sql(f"SELECT user_id, slot FROM {kind.table}").all()
+    assert all(slot == RULE.slot_of(str(user)) for user, slot in stored)
     assert adopt.give_slots(engine, kind, RULE, read.append) == 0  # run again
 
 
@@ -96,8 +96,8 @@ def test_rows_that_do_not_belong_here_are_counted(engine):
     kind = KINDS["user"]
     with database.writing(engine) as connection:
         connection.execute(text("INSERT INTO users VALUES (3, 'elsewhere'), (-4, 'no slot')"))
-    found = adopt.survey(engine, "s0", kind, RULE, MINE)
-    assert (found.elsewhere, found.unknown, found.fit) == (1, 1, False)
+    survey = adopt.survey(engine, "s0", kind, RULE, MINE)
+    assert (survey.elsewhere, survey.unknown, survey.fit) == (1, 1, False)
 
 
 def test_a_table_that_lacks_a_column_is_reported(engine):

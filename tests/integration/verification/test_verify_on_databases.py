@@ -58,11 +58,11 @@ def test_planted_faults_are_found(fleet):
     fleet.lane("s1", 3, LaneState.ACTIVE)
     fleet.delete_lane("s0", 30)
     fleet.run("s2", "UPDATE timed SET at = '2024-01-01 00:00:00' WHERE slot = 7")
-    found = {
+    faults_read = {
         (fault.shard, fault.table, str(fault.slots), fault.rows, fault.example.replace("-", ""))
         for fault in fleet.faults()
     }
-    assert found == {
+    assert faults_read == {
         ("s0, s1", "", "3", 0, ""),
         ("s1", "", "3", 0, ""),
         ("s0", "", "30", 0, ""),

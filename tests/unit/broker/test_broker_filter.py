@@ -101,7 +101,7 @@ _TESTS = st.builds(
 _EXPRESSIONS = st.recursive(
     _TESTS,
     lambda inner: st.one_of(
-        inner.map(lambda one: (f"NOT ({one[0]})", lambda a: not one[1](a))),
+        inner.map(lambda inner_case: (f"NOT ({inner_case[0]})", lambda a: not inner_case[1](a))),
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]}) AND ({p[1][0]})", lambda a: p[0][1](a) and p[1][1](a))),
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]}) OR ({p[1][0]})", lambda a: p[0][1](a) or p[1][1](a))),
     ),

@@ -116,7 +116,7 @@ class Bench:
         )
 
     async def publish(self, *data, key="k", **attributes):
-        messages = [PubsubMessage(data=each.encode(), ordering_key=key, attributes=attributes) for each in data]
+        messages = [PubsubMessage(data=body.encode(), ordering_key=key, attributes=attributes) for body in data]
         await self.publisher.publish(topic=TOPIC, messages=messages)
 
     def standing(self):
@@ -198,9 +198,9 @@ def test_an_answer_after_the_ack_deadline_counts_as_none(receiver):
 
     async def scenario(bench):
         await bench.subscribe(receiver.url)
-        held = bench.broker.registry.subscription(NAME)
-        held.core.settings = type(held.core.settings)(
-            **{name: getattr(held.core.settings, name) for name in held.core.settings.__slots__}
+        subscription = bench.broker.registry.subscription(NAME)
+        subscription.core.settings = type(subscription.core.settings)(
+            **{name: getattr(subscription.core.settings, name) for name in subscription.core.settings.__slots__}
             | {"ack_deadline_seconds": 0.2}
         )
         await bench.publish("a")
@@ -281,7 +281,7 @@ def test_a_subscription_may_push_and_then_be_pulled_again(receiver):
         await asyncio.sleep(0.2)
         await bench.publish("b")
         pulled = await bench.subscriber.pull(subscription=NAME, max_messages=1, timeout=PATIENCE_SECONDS)
-        assert [each.message.data for each in pulled.received_messages] == [b"b"]
+        assert [received.message.data for received in pulled.received_messages] == [b"b"]
 
     play(scenario)
     assert receiver.data() == ["a"]

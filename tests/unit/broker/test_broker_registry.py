@@ -26,9 +26,9 @@ SNAPSHOT = "projects/p/snapshots/before"
 
 @pytest.fixture
 def registry():
-    found = Registry()
-    found.create_topic(Topic(name=TOPIC))
-    return found
+    made = Registry()
+    made.create_topic(Topic(name=TOPIC))
+    return made
 
 
 def subscribe(registry, name=SUB, **options):
@@ -44,9 +44,9 @@ def publish(registry, *bodies, now=0.0, topic=TOPIC, **options):
 def take(registry, now, name=SUB):
     """(ack id, PubsubMessage) of everything that can be had now."""
     core = registry.subscription(name).core
-    one = Reader(ack_deadline_seconds=10)
-    batch = core.take(one, now)
-    core.detach(one)
+    reader = Reader(ack_deadline_seconds=10)
+    batch = core.take(reader, now)
+    core.detach(reader)
     return [(ack_id, PubsubMessage.FromString(message.body())) for ack_id, message, _ in batch]
 
 
@@ -83,8 +83,8 @@ def test_topics_exist_once(registry):
 
 def test_ids_grow_and_publish_times_never_go_back(registry):
     subscribe(registry)
-    found = publish(registry, "a", "b", now=100.5) + publish(registry, "c", now=99.0)
-    assert [int(each) for each in found] == sorted({int(each) for each in found})
+    message_ids = publish(registry, "a", "b", now=100.5) + publish(registry, "c", now=99.0)
+    assert [int(message_id) for message_id in message_ids] == sorted({int(message_id) for message_id in message_ids})
     times = [message.publish_time.ToNanoseconds() for _, message in take(registry, 101.0)]
     assert times == [100_500_000_000] * 3
 
@@ -333,8 +333,8 @@ def test_stats(registry):
     subscribe(registry)
     publish(registry, *"abc", now=10.0)
     ack(registry, take(registry, 12.0)[:1], 12.0)
-    found = registry.stats(15.0)["subscriptions"][SUB]
-    assert (found["undelivered"], found["outstanding"], found["oldest_unacked_age_seconds"]) == (2, 2, 5.0)
+    stats = registry.stats(15.0)["subscriptions"][SUB]
+    assert (stats["undelivered"], stats["outstanding"], stats["oldest_unacked_age_seconds"]) == (2, 2, 5.0)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 70_000])

@@ -30,9 +30,9 @@ def filled(config, keys, now=0.0, faults=None, **options):
 
 
 def attached(core, **options):
-    found = reader(**options)
-    core.attach(found)
-    return found
+    subscriber = reader(**options)
+    core.attach(subscriber)
+    return subscriber
 
 
 def numbers(batch):
@@ -46,22 +46,22 @@ def ids(batch):
 class TestLeases:
     def test_a_lease_ends_at_its_deadline_and_not_before(self):
         core = filled(Settings(), " ")
-        one = attached(core)
-        assert numbers(core.take(one, 0.0)) == [1]
-        assert not core.take(one, 9.99)
-        assert numbers(core.take(one, 10.0)) == [1]
-        assert not core.take(one, 10.04)
+        subscriber = attached(core)
+        assert numbers(core.take(subscriber, 0.0)) == [1]
+        assert not core.take(subscriber, 9.99)
+        assert numbers(core.take(subscriber, 10.0)) == [1]
+        assert not core.take(subscriber, 10.04)
         core.modify([core.entries[1].ack_id], 10, 10.04)
-        assert not core.take(one, 20.03)
-        assert numbers(core.take(one, 20.1)) == [1]
+        assert not core.take(subscriber, 20.03)
+        assert numbers(core.take(subscriber, 20.1)) == [1]
 
     def test_a_longer_deadline_holds_and_an_ack_of_the_old_id_after_redelivery_does_nothing(self):
         core = filled(Settings(), " ")
-        one = attached(core)
-        [first] = ids(core.take(one, 0.0))
+        subscriber = attached(core)
+        [first] = ids(core.take(subscriber, 0.0))
         core.modify([first], 30, 5.0)
-        assert not core.take(one, 34.9)
-        [second] = ids(core.take(one, 35.0))
+        assert not core.take(subscriber, 34.9)
+        [second] = ids(core.take(subscriber, 35.0))
         assert core.ack([first], 36.0) == [first]
         assert len(core.entries) == 1
         assert core.ack([second], 36.0) == []
@@ -69,30 +69,36 @@ class TestLeases:
 
     def test_everything_is_released_by_acks(self):
         core = filled(ORDERED, "aabb  ")
-        one = attached(core)
-        core.ack(ids(core.take(one, 0.0)), 1.0)
-        assert (len(core.entries), core.outstanding, one.outstanding, one.outstanding_bytes, one.held_lanes) == (0,) * 5
+        subscriber = attached(core)
+        core.ack(ids(core.take(subscriber, 0.0)), 1.0)
+        assert (
+            len(core.entries),
+            core.outstanding,
+            subscriber.outstanding,
+            subscriber.outstanding_bytes,
+            subscriber.held_lanes,
+        ) == (0,) * 5
         assert not core._lanes
         assert not any(core._deadlines._buckets.values())
 
     def test_back_off_doubles_up_to_its_maximum(self):
         core = filled(Settings(backoff=Backoff(1.0, 3.0)), " ")
-        one = attached(core)
+        subscriber = attached(core)
         now = 0.0
         for wait in (1.0, 2.0, 3.0, 3.0):
-            core.modify(ids(core.take(one, now)), 0, now)
-            assert not core.take(one, now + wait - 0.01)
+            core.modify(ids(core.take(subscriber, now)), 0, now)
+            assert not core.take(subscriber, now + wait - 0.01)
             now += wait
-        assert numbers(core.take(one, now)) == [1]
+        assert numbers(core.take(subscriber, now)) == [1]
 
     def test_retention_drops_unacked_messages(self):
         core = filled(ORDERED, "aa ")
-        one = attached(core, max_messages=2)
-        core.take(one, 0.0)
+        subscriber = attached(core, max_messages=2)
+        core.take(subscriber, 0.0)
         core.tick(ORDERED.retention_seconds + 1)
         assert not core.entries
         assert not core._lanes
-        assert one.outstanding == 0
+        assert subscriber.outstanding == 0
 
     def test_a_key_dropped_with_its_messages_comes_back_clean(self):
         core = filled(ORDERED, "a")
@@ -100,11 +106,11 @@ class TestLeases:
         core.tick(later)
         assert not core._lanes
         core.add(Message(2, later, "a", b""), later)
-        one, two = attached(core), attached(core)
-        assert numbers(core.take(one, later)) == [2]
+        subscriber, other = attached(core), attached(core)
+        assert numbers(core.take(subscriber, later)) == [2]
         core.add(Message(3, later, "a", b""), later)
-        assert not core.take(two, later)
-        assert numbers(core.take(one, later)) == [3]
+        assert not core.take(other, later)
+        assert numbers(core.take(subscriber, later)) == [3]
 
     def test_a_message_is_buried_after_its_last_attempt(self):
         buried = []
@@ -113,10 +119,10 @@ class TestLeases:
             " ",
             bury=lambda message, attempts, _now: buried.append((message, attempts)) or True,
         )
-        one = attached(core)
+        subscriber = attached(core)
         attempts = []
         for _ in range(5):
-            batch = core.take(one, 0.0)
+            batch = core.take(subscriber, 0.0)
             attempts += [attempt for _, _, attempt in batch]
             core.modify(ids(batch), 0, 0.0)
         assert attempts == [1, 2, 3, 4, 5]
@@ -125,30 +131,30 @@ class TestLeases:
 
     def test_where_the_dead_letter_topic_is_missing_the_message_stays(self):
         core = filled(Settings(max_attempts=5), " ")
-        one = attached(core)
+        subscriber = attached(core)
         for _ in range(7):
-            core.modify(ids(core.take(one, 0.0)), 0, 0.0)
-        assert numbers(core.take(one, 0.0)) == [1]
+            core.modify(ids(core.take(subscriber, 0.0)), 0, 0.0)
+        assert numbers(core.take(subscriber, 0.0)) == [1]
 
     def test_a_buried_message_lets_its_key_go_on_without_waiting(self):
         core = filled(Settings(ordering=True, max_attempts=5, backoff=Backoff(1.0, 1.0)), "aa", bury=lambda *_: True)
-        one = attached(core)
+        subscriber = attached(core)
         for now in range(5):
-            batch = core.take(one, float(now))
+            batch = core.take(subscriber, float(now))
             assert numbers(batch) == [1, 2]
             core.modify(ids(batch)[:1], 0, float(now))
-        assert numbers(core.take(one, 4.0)) == [2]
+        assert numbers(core.take(subscriber, 4.0)) == [2]
 
 
 class TestFlowControl:
     def test_messages(self):
         core = filled(Settings(), " " * 5)
-        one = attached(core, max_messages=2)
-        first = core.take(one, 0.0)
+        subscriber = attached(core, max_messages=2)
+        first = core.take(subscriber, 0.0)
         assert len(first) == 2
-        assert not core.take(one, 0.0)
+        assert not core.take(subscriber, 0.0)
         core.ack(ids(first)[:1], 0.0)
-        assert len(core.take(one, 0.0)) == 1
+        assert len(core.take(subscriber, 0.0)) == 1
 
     def test_bytes_let_one_message_cross(self):
         core = filled(Settings(), " " * 5)
@@ -162,51 +168,51 @@ class TestFlowControl:
 class TestOrder:
     def test_a_key_is_pipelined_to_its_reader_without_waiting_for_acks(self):
         core = filled(ORDERED, "aaa")
-        one = attached(core)
-        assert numbers(core.take(one, 0.0, max_messages=2)) == [1, 2]
-        assert numbers(core.take(one, 0.0)) == [3]
+        subscriber = attached(core)
+        assert numbers(core.take(subscriber, 0.0, max_messages=2)) == [1, 2]
+        assert numbers(core.take(subscriber, 0.0)) == [3]
 
     def test_while_a_key_is_out_nobody_else_gets_it(self):
         core = filled(ORDERED, "aaa")
-        one, two = attached(core), attached(core)
-        core.take(one, 0.0, max_messages=1)
-        assert not core.take(two, 0.0)
+        subscriber, other = attached(core), attached(core)
+        core.take(subscriber, 0.0, max_messages=1)
+        assert not core.take(other, 0.0)
 
     def test_a_nack_brings_later_ones_back_in_order_and_their_ids_are_stale(self):
         core = filled(ORDERED, "aaaa")
-        one = attached(core)
-        batch = ids(core.take(one, 0.0))
+        subscriber = attached(core)
+        batch = ids(core.take(subscriber, 0.0))
         core.modify(batch[1:2], 0, 0.0)
         assert core.ack(batch[2:], 0.0) == batch[2:]
-        assert numbers(core.take(one, 0.0)) == [2, 3, 4]
+        assert numbers(core.take(subscriber, 0.0)) == [2, 3, 4]
         assert core.ack(batch[:1], 0.0) == []
 
     def test_acked_later_ones_come_again_only_on_request(self):
         for replay, expected in ((False, [1, 3]), (True, [1, 2, 3])):
             core = filled(ORDERED, "aaa", faults=Faults(replay_acked=replay))
-            one = attached(core)
-            batch = ids(core.take(one, 0.0))
+            subscriber = attached(core)
+            batch = ids(core.take(subscriber, 0.0))
             core.ack(batch[1:2], 0.0)
             core.modify(batch[:1], 0, 0.0)
-            assert numbers(core.take(one, 0.0)) == expected
+            assert numbers(core.take(subscriber, 0.0)) == expected
 
     def test_a_closed_readers_key_waits_for_the_lease_to_end(self):
         core = filled(ORDERED, "aaab")
-        one = attached(core, max_messages=2)
-        assert numbers(core.take(one, 0.0)) == [1, 2]
-        core.detach(one)
-        two = attached(core)
-        assert numbers(core.take(two, 9.0)) == [4]
-        assert numbers(core.take(two, 10.0)) == [1, 2, 3]
+        subscriber = attached(core, max_messages=2)
+        assert numbers(core.take(subscriber, 0.0)) == [1, 2]
+        core.detach(subscriber)
+        other = attached(core)
+        assert numbers(core.take(other, 9.0)) == [4]
+        assert numbers(core.take(other, 10.0)) == [1, 2, 3]
 
     def test_a_closed_readers_acks_still_count_and_free_its_key(self):
         core = filled(ORDERED, "aa")
-        one = attached(core, max_messages=1)
-        batch = core.take(one, 0.0)
-        core.detach(one)
-        two = attached(core)
+        subscriber = attached(core, max_messages=1)
+        batch = core.take(subscriber, 0.0)
+        core.detach(subscriber)
+        other = attached(core)
         core.ack(ids(batch), 1.0)
-        assert numbers(core.take(two, 1.0)) == [2]
+        assert numbers(core.take(other, 1.0)) == [2]
 
     def test_a_pull_holds_its_keys_until_they_are_answered(self):
         core = filled(ORDERED, "aaa")
@@ -219,64 +225,66 @@ class TestOrder:
 
     def test_back_off_holds_the_whole_key_and_no_other(self):
         core = filled(Settings(ordering=True, backoff=Backoff(5.0, 5.0)), "aab")
-        one = attached(core)
-        batch = core.take(one, 0.0)
+        subscriber = attached(core)
+        batch = core.take(subscriber, 0.0)
         assert sorted(numbers(batch)) == [1, 2, 3]
         core.modify([ack_id for ack_id, message, _ in batch if message.number == 1], 0, 0.0)
-        assert not core.take(one, 4.9)
-        assert numbers(core.take(one, 5.0)) == [1, 2]
+        assert not core.take(subscriber, 4.9)
+        assert numbers(core.take(subscriber, 5.0)) == [1, 2]
 
     def test_without_ordering_keys_mean_nothing(self):
         core = filled(Settings(), "aa")
-        one, two = attached(core), attached(core)
-        assert numbers(core.take(one, 0.0)) == [1]
-        assert numbers(core.take(two, 0.0)) == [2]
+        subscriber, other = attached(core), attached(core)
+        assert numbers(core.take(subscriber, 0.0)) == [1]
+        assert numbers(core.take(other, 0.0)) == [2]
 
 
 class TestShares:
     def test_keys_are_shared_between_readers(self):
         core = filled(ORDERED, "abcdefgh" * 3)
-        one, two = attached(core), attached(core)
-        assert len(core.take(one, 0.0)) == len(core.take(two, 0.0)) == 12
+        subscriber, other = attached(core), attached(core)
+        assert len(core.take(subscriber, 0.0)) == len(core.take(other, 0.0)) == 12
 
     def test_who_can_take_nothing_is_left_out_of_the_share(self):
         core = filled(ORDERED, "abcd")
-        one, busy = attached(core), attached(core)
+        subscriber, busy = attached(core), attached(core)
         busy.busy = True
-        assert len(core.take(one, 0.0)) == 4
+        assert len(core.take(subscriber, 0.0)) == 4
 
     def test_a_newcomer_gets_keys_as_they_drain(self):
         core = filled(ORDERED, "abcd")
-        one = attached(core)
-        batch = core.take(one, 0.0)
-        two = attached(core)
+        subscriber = attached(core)
+        batch = core.take(subscriber, 0.0)
+        other = attached(core)
         for number, key in enumerate("abcd" * 2, 5):
             core.add(Message(number, 0.0, key, b""), 0.0)
-        kept = core.take(one, 0.0)
+        kept = core.take(subscriber, 0.0)
         assert len(kept) == 4, "two keys go on at their reader, two wait to drain"
         core.ack(ids(batch), 0.0)
-        assert not core.take(one, 0.0)
-        assert len(core.take(two, 0.0)) == 4
+        assert not core.take(subscriber, 0.0)
+        assert len(core.take(other, 0.0)) == 4
         for number, key in enumerate("abcd", 20):
             core.add(Message(number, 0.0, key, b""), 0.0)
-        assert len(core.take(one, 0.0)) == len(core.take(two, 0.0)) == 2, "each goes on with its own without waiting"
+        assert len(core.take(subscriber, 0.0)) == len(core.take(other, 0.0)) == 2, (
+            "each goes on with its own without waiting"
+        )
 
     def test_a_busy_key_leaves_room_for_others(self):
         core = filled(ORDERED, "a" * 2000 + "b")
-        one = attached(core)
-        core.take(one, 0.0, max_messages=1)
-        assert 2001 in numbers(core.take(one, 0.0))
+        subscriber = attached(core)
+        core.take(subscriber, 0.0, max_messages=1)
+        assert 2001 in numbers(core.take(subscriber, 0.0))
 
 
 class TestSeek:
     def test_reset_makes_old_ids_stale_and_keeps_order(self):
         core = filled(ORDERED, "aab")
-        one = attached(core)
-        batch = core.take(one, 0.0)
+        subscriber = attached(core)
+        batch = core.take(subscriber, 0.0)
         core.reset(core.unacked()[1:], 1.0)
         assert core.ack(ids(batch), 1.0) == ids(batch)
-        assert one.outstanding == 0
-        assert sorted(numbers(core.take(one, 1.0))) == [2, 3]
+        assert subscriber.outstanding == 0
+        assert sorted(numbers(core.take(subscriber, 1.0))) == [2, 3]
 
     def test_acked_messages_are_kept_only_where_asked(self):
         for retain in (False, True):
@@ -288,17 +296,17 @@ class TestSeek:
 class TestFaults:
     def test_duplicates_of_a_key_take_the_delivered_later_ones_along_in_order(self):
         core = filled(ORDERED, "aaa", faults=Faults(duplicate_rate=1.0))
-        one = attached(core)
-        batch = core.take(one, 0.0)
+        subscriber = attached(core)
+        batch = core.take(subscriber, 0.0)
         core.ack(ids(batch)[:1], 0.0)
-        assert numbers(core.take(one, 0.0)) == [1, 2, 3]
+        assert numbers(core.take(subscriber, 0.0)) == [1, 2, 3]
 
     def test_the_same_seed_gives_the_same_duplicates(self):
         def run(seed):
             core = filled(Settings(), " " * 50, faults=Faults(seed=seed, duplicate_rate=0.3))
-            one = attached(core)
+            subscriber = attached(core)
             seen = []
-            while batch := core.take(one, 0.0):
+            while batch := core.take(subscriber, 0.0):
                 seen += numbers(batch)
                 core.ack(ids(batch), 0.0)
             return seen
@@ -308,30 +316,30 @@ class TestFaults:
 
     def test_a_dropped_ack_lets_the_lease_end(self):
         core = filled(Settings(), " ", faults=Faults(drop_ack_rate=1.0))
-        one = attached(core)
-        assert core.ack(ids(core.take(one, 0.0)), 1.0) == []
-        assert numbers(core.take(one, 10.0)) == [1]
+        subscriber = attached(core)
+        assert core.ack(ids(core.take(subscriber, 0.0)), 1.0) == []
+        assert numbers(core.take(subscriber, 10.0)) == [1]
 
     def test_an_early_end_of_a_lease_brings_the_message_while_its_reader_works(self):
         core = filled(Settings(), " ", faults=Faults(early_expiry_rate=1.0))
-        one = attached(core)
-        core.take(one, 0.0)
-        assert numbers(core.take(one, 0.6)) == [1]
+        subscriber = attached(core)
+        core.take(subscriber, 0.0)
+        assert numbers(core.take(subscriber, 0.6)) == [1]
 
     def test_a_delay_keeps_the_keys_order(self):
         core = filled(ORDERED, "a" * 20, faults=Faults(delay_rate=0.5, delay_seconds=5.0))
-        one = attached(core)
+        subscriber = attached(core)
         seen = []
         for now in range(8):
-            seen += numbers(core.take(one, float(now)))
+            seen += numbers(core.take(subscriber, float(now)))
         assert seen == list(range(1, 21))
 
     def test_exactly_once_subscriptions_get_no_injected_duplicates(self):
         faults = Faults(duplicate_rate=1.0, early_expiry_rate=1.0, replay_acked=True)
         core = filled(Settings(exactly_once=True), " ", faults=faults)
-        one = attached(core)
-        batch = core.take(one, 0.0)
-        assert not core.take(one, 5.0)
+        subscriber = attached(core)
+        batch = core.take(subscriber, 0.0)
+        assert not core.take(subscriber, 5.0)
         core.ack(ids(batch), 5.0)
         assert not core.entries
 
@@ -386,9 +394,9 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 4))
     def pull(self, size):
-        one = reader()
-        self.record(one, size)
-        self.core.detach(one)
+        subscriber = reader()
+        self.record(subscriber, size)
+        self.core.detach(subscriber)
 
     def record(self, who, size):
         batch = self.core.take(who, self.now, max_messages=size)
@@ -407,10 +415,10 @@ class Schedules(RuleBasedStateMachine):
     def check_order(self, number, key, who):
         older = [n for n, k in self.published.items() if k == key and n < number and n not in self.buried]
         assert self.seen.issuperset(older), "a first delivery overtook an older one"
-        for each in older:
-            if each in self.core.entries:
-                assert self.core.entries[each].state is State.LEASED, "delivered ahead of one that waits"
-                assert self.last_reader[each] is who, "an older unacked message is out at another reader"
+        for earlier in older:
+            if earlier in self.core.entries:
+                assert self.core.entries[earlier].state is State.LEASED, "delivered ahead of one that waits"
+                assert self.last_reader[earlier] is who, "an older unacked message is out at another reader"
 
     @rule(picks=st.lists(st.integers(0, 50), max_size=5))
     def ack(self, picks):
@@ -438,9 +446,9 @@ class Schedules(RuleBasedStateMachine):
             return
         leased = [entry for entry in self.core.entries.values() if entry.state is State.LEASED]
         assert len(leased) == self.core.outstanding
-        for one in self.readers:
-            assert one.outstanding == sum(entry.reader is one for entry in leased)
-            assert one.held_lanes == sum(lane.reader is one for lane in self.core._lanes.values())
+        for present in self.readers:
+            assert present.outstanding == sum(entry.reader is present for entry in leased)
+            assert present.held_lanes == sum(lane.reader is present for lane in self.core._lanes.values())
         assert all(lane.queue or lane.out for lane in self.core._lanes.values())
 
     def teardown(self):
@@ -450,12 +458,12 @@ class Schedules(RuleBasedStateMachine):
         while self.readers:
             self.core.detach(self.readers.pop())
         self.core.injector.set(Faults())
-        two = [attached(self.core), attached(self.core)]
+        other = [attached(self.core), attached(self.core)]
         for turn in range(400):
             if not self.core.entries:
                 break
             self.now += 1.0
-            batch = self.record(two[turn % 2], 1000)
+            batch = self.record(other[turn % 2], 1000)
             assert not self.core.ack(ids(batch), self.now)
         assert not self.core.entries
         assert not self.core._lanes
@@ -482,8 +490,8 @@ def test_whichever_reader_takes_everything_is_delivered_once(keys, count):
     readers = [attached(core) for _ in range(count)]
     seen = []
     for _ in range(3):
-        for one in readers:
-            seen += numbers(core.take(one, 0.0))
+        for taker in readers:
+            seen += numbers(core.take(taker, 0.0))
     assert sorted(seen) == list(range(1, len(keys) + 1))
 
 

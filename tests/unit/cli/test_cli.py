@@ -333,10 +333,10 @@ def test_route(run, file):
 
 def test_route_as_json(run, file):
     code, out, _ = run("route", "k1", "--type", "order", "--json")
-    found = json.loads(out)
+    route = json.loads(out)
     assert code == 0
-    assert (found["slot"], found["digits"], found["topic"]) == (426, "0110101010", "data-writes")
-    assert found["shards"] == [
+    assert (route["slot"], route["digits"], route["topic"]) == (426, "0110101010", "data-writes")
+    assert route["shards"] == [
         {
             "name": "s1",
             "types": ["customer", "order"],

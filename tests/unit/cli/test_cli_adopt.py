@@ -36,15 +36,15 @@ def test_each_remainder_has_its_shard(run, modulo):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--key", "a b"], "--key: 'a b' isn't a column name"),
         (["--table", "a;b"], "--table: 'a;b' isn't a table name"),
     ],
 )
-def test_what_can_not_be_mapped(run, tmp_path, options, told):
+def test_what_can_not_be_mapped(run, tmp_path, options, message):
     code, _, err = run("init", "--from-modulo", "3", *options)
-    assert (code, told in err, list(tmp_path.iterdir())) == (2, True, [])
+    assert (code, message in err, list(tmp_path.iterdir())) == (2, True, [])
 
 
 def test_a_modulo_that_needs_more_slots(run):

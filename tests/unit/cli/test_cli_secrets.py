@@ -87,7 +87,7 @@ ARGUMENTS = [
 def test_an_argument_in_the_wrong_place_is_not_repeated(shown, names, parameter, url):
     given = [parameter.opts[0], url] if parameter.opts[0].startswith("-") else [url]
     file = [] if {"-f", "--file"} & set(parameter.opts) else ["-f", "missing.yaml"]
-    if not any("-f" in each.opts for each in COMMANDS[names].params):
+    if not any("-f" in parameter.opts for parameter in COMMANDS[names].params):
         file = []
     assert CANARY not in shown(*names, *file, *given)
 
@@ -111,7 +111,7 @@ def test_a_database_that_cant_be_made_is_shown_without_its_password(url):
 @pytest.mark.parametrize("names", WITH_DATABASES, ids=" ".join)
 @pytest.mark.parametrize("url", DATABASES.values(), ids=DATABASES)
 def test_a_database_that_cant_be_reached_is_shown_without_its_password(shown, monkeypatch, names, url):
-    parameters = {option for each in COMMANDS[names].params for option in each.opts}
+    parameters = {option for parameter in COMMANDS[names].params for option in parameter.opts}
     assert main(["init"]) == 0
     more = ["--parked"] if "--parked" in parameters else []
     more += [] if names[-1] != "show" else ["key"]

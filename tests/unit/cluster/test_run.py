@@ -35,15 +35,15 @@ def test_a_schedule_comes_last_since_its_message_needs_its_subscription():
 
 
 def test_pods_wait_for_a_subscription_that_never_gets_ready():
-    fleet, told = fleet_of(), Told()
+    fleet, recorder = fleet_of(), Told()
     cluster = cluster_for(fleet)
     cluster.stuck.add("PubSubSubscription/orders-s1-g1")
     with pytest.raises(
         ApplyError, match=r"1 of .* objects aren't ready.*kubectl describe PubSubSubscription/orders-s1-g1"
     ):
-        apply(cluster, fleet, told=told)
+        apply(cluster, fleet, recorder=recorder)
     assert cluster.names("Deployment") == []
-    assert told.waits_lines[0] == (
+    assert recorder.waits_lines[0] == (
         "Google Cloud",
         ("PubSubSubscription/orders-s1-g1: UpdateFailed: the service account lacks pubsub.admin",),
     )
@@ -53,7 +53,7 @@ def test_pods_wait_for_a_subscription_that_never_gets_ready():
 
 
 def test_a_rollout_that_never_ends_is_an_error_with_what_its_pods_report():
-    fleet, told = fleet_of(), Told()
+    fleet, recorder = fleet_of(), Told()
     cluster = cluster_for(fleet)
     cluster.stuck.add("Deployment/orders-s0")
     state = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
@@ -63,8 +63,8 @@ def test_a_rollout_that_never_ends_is_an_error_with_what_its_pods_report():
     with pytest.raises(
         ApplyError, match=r"rollout: 1 of 2 objects aren't ready.*describe Deployment/orders-s0 -n writers"
     ):
-        apply(cluster, fleet, told=told)
-    assert told.waits_lines[-1] == (
+        apply(cluster, fleet, recorder=recorder)
+    assert recorder.waits_lines[-1] == (
         "rollout",
         ("Deployment/orders-s0: 0 of 1 pods are available; pod orders-s0-x: ImagePullBackOff: no such image",),
     )
@@ -75,10 +75,10 @@ def test_a_second_run_changes_nothing():
     fleet = fleet_of()
     cluster = cluster_for(fleet)
     apply(cluster, fleet)
-    told = Told()
-    changes, _ = apply(cluster, fleet, told=told)
+    recorder = Told()
+    changes, _ = apply(cluster, fleet, recorder=recorder)
     assert {change.action for change in changes} == {"identical"}
-    assert told.done_lines == []
+    assert recorder.done_lines == []
     assert {body["metadata"]["generation"] for body in cluster.objects.values()} == {1}
 
 

@@ -110,7 +110,7 @@ def test_the_command_by_hand_names_each_kind_with_its_group():
     assert delete_command(names) == "kubectl delete -n writers deployment.apps/orders-s1 service/orders-s1"
 
 
-def found(cluster, fleet):
+def surplus_of(cluster, fleet):
     api, rendered = Api(cluster.client()), manifests(fleet)
     return find(api, fleet, rendered, served(api, rendered))
 
@@ -122,7 +122,7 @@ def test_a_removed_shard_leaves_nothing_behind():
     before, after = fleet_of(settings), fleet_of(settings, ONE)
     cluster = cluster_for(before)
     apply(cluster, before)
-    assert tuple(item.id for item in found(cluster, after).surplus) == no_longer_rendered(before, after)
+    assert tuple(item.id for item in surplus_of(cluster, after).surplus) == no_longer_rendered(before, after)
     apply(cluster, after, backlogs={"orders-s1-g1": 0})
     assert cluster.names() == sorted(str(manifest.id) for manifest in manifests(after))
 
@@ -136,14 +136,14 @@ def test_other_fleets_and_parts_of_other_objects_are_left_alone():
         cluster.put("autoscaling/v2", "horizontalpodautoscalers", "writers", {"metadata": metadata})
     other = {"name": "others", "labels": {**labels, "app.kubernetes.io/part-of": "others"}}
     cluster.put("autoscaling/v2", "horizontalpodautoscalers", "writers", {"metadata": other})
-    assert [item.id.name for item in found(cluster, fleet).surplus] == ["gone"]
+    assert [item.id.name for item in surplus_of(cluster, fleet).surplus] == ["gone"]
 
 
 def test_kinds_that_may_not_be_listed_are_unknown():
     fleet = fleet_of("provisioner: api")
     cluster = cluster_for(fleet)
     cluster.denied.add(("list", "virtualservices"))
-    assert found(cluster, fleet).unlisted == ("VirtualService",)
+    assert surplus_of(cluster, fleet).unlisted == ("VirtualService",)
 
 
 def test_namespaces_are_nobodys_surplus_and_cluster_scoped_kinds_are_known():
@@ -155,4 +155,4 @@ def test_namespaces_are_nobodys_surplus_and_cluster_scoped_kinds_are_known():
         "app.kubernetes.io/part-of": "orders",
         "app.kubernetes.io/managed-by": "shardctl",
     }
-    assert found(cluster, fleet_of("provisioner: api")).surplus == ()
+    assert surplus_of(cluster, fleet_of("provisioner: api")).surplus == ()

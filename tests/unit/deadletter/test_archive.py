@@ -68,8 +68,8 @@ def test_a_torn_line_stays_apart_from_what_comes_behind_it(tmp_path):
         archive.add([GOOD])
     with path.open("rb") as file:
         spool = Spool(file)
-        found = [(number, spool.fetch(at) == GOOD, line == GOOD) for number, at, line in lines_of(file)]
-    assert found == [(1, True, True), (2, False, False), (3, True, True)]
+        lines = [(number, spool.fetch(at) == GOOD, line == GOOD) for number, at, line in lines_of(file)]
+    assert lines == [(1, True, True), (2, False, False), (3, True, True)]
 
 
 @pytest.mark.parametrize("path", ["no/such/folder/a.ndjson", "."])

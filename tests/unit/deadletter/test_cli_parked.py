@@ -63,7 +63,10 @@ def test_list(run, shard):
     }
     assert "2 parked keys, 4 messages" in err
     listed = json.loads(run("list", "--json")[1])
-    assert {(each["key"], each["messages"], each["released"]) for each in listed} == {("k", 3, False), ("j", 1, False)}
+    assert {(parked_key["key"], parked_key["messages"], parked_key["released"]) for parked_key in listed} == {
+        ("k", 3, False),
+        ("j", 1, False),
+    }
 
 
 def test_list_takes_the_filters_that_letters_have(run, shard):
@@ -71,7 +74,7 @@ def test_list_takes_the_filters_that_letters_have(run, shard):
     park(shard, "j", messages=1)
 
     def listed(*arguments):
-        return [each["key"] for each in json.loads(run("list", "--json", *arguments)[1])]
+        return [parked_key["key"] for parked_key in json.loads(run("list", "--json", *arguments)[1])]
 
     assert listed("--key", "j") == ["j"]
     assert listed("--reason", "no_such") == []
@@ -89,8 +92,8 @@ def test_show(run, shard):
     assert "bad_json" in out
     assert "k/0" in out
     assert '"id":"k/1"' in out
-    [told] = json.loads(run("show", "k", "--json")[1])
-    assert [each.get("body") or each["body_hex"] for each in told["messages"]] == [
+    [parked_key] = json.loads(run("show", "k", "--json")[1])
+    assert [parked_message.get("body") or parked_message["body_hex"] for parked_message in parked_key["messages"]] == [
         "{",
         '{"id":"k/1","entity":"k"}',
         "ff",
@@ -126,15 +129,15 @@ def test_drop_deletes_the_first_and_lets_the_rest_go_on(run, shard):
     assert (code, json.loads(out)[0]["dropped"]) == (0, 1)
     assert shard.parked() == {"k": ["k/1", "k/2"]}
     assert released(shard) == {"k"}
-    assert [each.applied for each in shard.release()] == [2]
+    assert [release.applied for release in shard.release()] == [2]
 
 
 def test_a_key_that_is_parked_for_two_types(run, shard):
     park(shard, "k")
     shard.settle(shard.arrive("mark", b"{", "k", ident="mark"))
     assert {line.split()[2] for line in run("list")[1].splitlines()[1:]} == {"step", "mark"}
-    assert [each["type"] for each in json.loads(run("list", "--type", "mark", "--json")[1])] == ["mark"]
-    assert {each["type"] for each in json.loads(run("show", "k", "--json")[1])} == {"step", "mark"}
+    assert [parked_key["type"] for parked_key in json.loads(run("list", "--type", "mark", "--json")[1])] == ["mark"]
+    assert {parked_key["type"] for parked_key in json.loads(run("show", "k", "--json")[1])} == {"step", "mark"}
     for refused in (("release", "k"), ("drop", "k", "--yes")):
         code, out, err = run(*refused)
         assert (code, out) == (1, "")
@@ -171,8 +174,8 @@ def test_drop_of_all(run, shard):
     ],
 )
 def test_refusals(run, arguments, code, says):
-    found, out, err = run(*arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = run(*arguments)
+    assert (exit_code, out) == (code, "")
     assert says in err
     assert "hunter2" not in err
     assert "Traceback" not in err

@@ -12,27 +12,42 @@ from shardctl.wire.identity import COPY_OF
 
 
 def test_a_consumers():
-    found = letter(WRITE | OURS | {"idempotency_key": "i"})
-    assert (found.origin, found.reason, found.detail, found.shard) == (Origin.CONSUMER, "constraint", "no", "s0")
-    assert (found.original_id, found.written_us, found.idempotency_key, found.failed_slot) == ("17", US - 5, "i", SLOT)
-    assert found.place.shards == ("s0",)
-    assert not found.repaired
+    dead_letter = letter(WRITE | OURS | {"idempotency_key": "i"})
+    assert (dead_letter.origin, dead_letter.reason, dead_letter.detail, dead_letter.shard) == (
+        Origin.CONSUMER,
+        "constraint",
+        "no",
+        "s0",
+    )
+    assert (dead_letter.original_id, dead_letter.written_us, dead_letter.idempotency_key, dead_letter.failed_slot) == (
+        "17",
+        US - 5,
+        "i",
+        SLOT,
+    )
+    assert dead_letter.place.shards == ("s0",)
+    assert not dead_letter.repaired
 
 
 def test_pubsubs_own():
-    found = letter(WRITE | PUBSUBS)
+    dead_letter = letter(WRITE | PUBSUBS)
     moment = datetime(2023, 11, 14, 22, 13, 19, 123_000, tzinfo=UTC)
-    assert (found.origin, found.reason, found.shard) == (Origin.PUBSUB, "max_delivery_attempts", "s0")
-    assert (found.written_us, found.precision_us) == (int(moment.timestamp() * 1e6), 1_000)
-    assert (found.has_own_key, found.idempotency_key, found.original_id) == (False, "letter-99", "")
+    assert (dead_letter.origin, dead_letter.reason, dead_letter.shard) == (Origin.PUBSUB, "max_delivery_attempts", "s0")
+    assert (dead_letter.written_us, dead_letter.precision_us) == (int(moment.timestamp() * 1e6), 1_000)
+    assert (dead_letter.has_own_key, dead_letter.idempotency_key, dead_letter.original_id) == (False, "letter-99", "")
     assert letter(WRITE | PUBSUBS | {"idempotency_key": "i"}).has_own_key
     odd = letter(WRITE | PUBSUBS | {"CloudPubSubDeadLetterSourceTopicPublishTime": "soon"})
     assert (odd.written_us, odd.precision_us) == (US, 1)
 
 
 def test_a_strangers():
-    found = letter({})
-    assert (found.origin, found.reason, found.shard, found.place) == (Origin.UNKNOWN, "unknown", "", None)
+    dead_letter = letter({})
+    assert (dead_letter.origin, dead_letter.reason, dead_letter.shard, dead_letter.place) == (
+        Origin.UNKNOWN,
+        "unknown",
+        "",
+        None,
+    )
 
 
 def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
@@ -67,9 +82,9 @@ def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
     ],
 )
 def test_why_a_stray_is_one(attributes, reason):
-    found = letter(attributes, stray=True, subscription="shop-strays")
-    assert (found.origin, found.reason) == (Origin.STRAY, reason)
-    assert (found.original_id, found.idempotency_key, found.has_own_key) == ("99", "99", True)
+    dead_letter = letter(attributes, stray=True, subscription="shop-strays")
+    assert (dead_letter.origin, dead_letter.reason) == (Origin.STRAY, reason)
+    assert (dead_letter.original_id, dead_letter.idempotency_key, dead_letter.has_own_key) == ("99", "99", True)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +106,9 @@ def test_why_a_stray_is_one(attributes, reason):
     ],
 )
 def test_what_can_not_be_published_again(attributes, data, code):
-    found = letter(attributes, data, stray=True)
-    assert found.place is None
-    assert found.unfit.code == code
+    dead_letter = letter(attributes, data, stray=True)
+    assert dead_letter.place is None
+    assert dead_letter.unfit.code == code
 
 
 @pytest.mark.parametrize(
@@ -104,23 +119,23 @@ def test_what_can_not_be_published_again(attributes, data, code):
     ],
 )
 def test_what_can_not_be_published_again_by_its_consumers_word(attributes, code):
-    found = letter(WRITE | OURS | attributes)
-    assert (found.place, found.unfit.code) == (None, code)
+    dead_letter = letter(WRITE | OURS | attributes)
+    assert (dead_letter.place, dead_letter.unfit.code) == (None, code)
 
 
 def test_a_time_bucket_gives_the_slot():
-    found = letter(WRITE | {"message_type": "timed"}, b'{"at": "1970-01-06T12:00:00Z"}', stray=True)
-    assert (found.place.slot, found.place.digits, found.repaired) == (5, "000101", True)
+    dead_letter = letter(WRITE | {"message_type": "timed"}, b'{"at": "1970-01-06T12:00:00Z"}', stray=True)
+    assert (dead_letter.place.slot, dead_letter.place.digits, dead_letter.repaired) == (5, "000101", True)
 
 
 def test_while_slots_move_all_who_may_own_one_are_named_the_newest_first():
     assert letter(WRITE, fleet=MOVING, stray=True).place.shards == ("s1", "s0")
 
 
-@pytest.mark.parametrize("told", ["", "x" * 256, "\x00"])
-def test_a_key_that_no_inbox_takes_was_the_messages_id(told):
+@pytest.mark.parametrize("key", ["", "x" * 256, "\x00"])
+def test_a_key_that_no_inbox_takes_was_the_messages_id(key):
     """As the consumer reads it."""
-    assert letter(WRITE | OURS | {"idempotency_key": told}).idempotency_key == "17"
+    assert letter(WRITE | OURS | {"idempotency_key": key}).idempotency_key == "17"
 
 
 def test_a_copy_is_the_write_as_it_was_in_its_own_slot():
@@ -136,11 +151,16 @@ def test_a_time_that_can_not_be_is_the_letters_own(written):
 
 
 def test_order_is_by_slot_then_time_then_number():
-    found = [
+    letters = [
         letter(WRITE | OURS | {"shardctl-message-id": number, "shardctl-publish-time-us": str(US + at)})
         for number, at in (("10", 1), ("9", 1), ("100", 0), ("x", 1))
     ]
-    assert [each.original_id for each in sorted(found, key=lambda each: each.order)] == ["100", "x", "9", "10"]
+    assert [dead_letter.original_id for dead_letter in sorted(letters, key=lambda dead_letter: dead_letter.order)] == [
+        "100",
+        "x",
+        "9",
+        "10",
+    ]
 
 
 def test_notes_differ_by_letter_and_by_write():
@@ -173,13 +193,16 @@ VALUES = st.one_of(st.sampled_from(["", "thing", "timed", KEY, "000101", "s0", "
 )
 def test_nothing_that_a_message_holds_raises(attributes, data, stray, ident):
     message = Message(ident, US, "", attributes, data)
-    found = read(FLEET, "shop-dead", message, stray=stray)
-    assert (found.place is None) != (found.unfit is None)
-    assert found.order
-    assert found.idempotency_key
-    if found.place:
-        copy = copy_of(FLEET, found, message)
+    dead_letter = read(FLEET, "shop-dead", message, stray=stray)
+    assert (dead_letter.place is None) != (dead_letter.unfit is None)
+    assert dead_letter.order
+    assert dead_letter.idempotency_key
+    if dead_letter.place:
+        copy = copy_of(FLEET, dead_letter, message)
         again = read(FLEET, "shop-dead", copy, stray=True)
-        assert again.place == found.place
+        assert again.place == dead_letter.place
         assert not again.repaired
-        assert (again.write_identity, again.idempotency_key) == (found.write_identity, found.idempotency_key)
+        assert (again.write_identity, again.idempotency_key) == (
+            dead_letter.write_identity,
+            dead_letter.idempotency_key,
+        )

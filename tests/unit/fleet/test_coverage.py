@@ -51,15 +51,15 @@ def layouts(draw):
     return yamlfile.parse(text(lines, slot_bits=bits, topic_bits=topic_bits, types=TYPES))
 
 
-def receivers(found, topic, attributes):
+def receivers(fleet, topic, attributes):
     """The ids of the subscriptions on a topic that take a message, of shards and of strays."""
     shards = [
         sub.id
-        for shard in found.shards
-        for sub in topology.subscriptions(found, shard)
+        for shard in fleet.shards
+        for sub in topology.subscriptions(fleet, shard)
         if sub.topic == topic and parse(sub.filter)(attributes)
     ]
-    strays = [s.id for s in topology.strays(found) if s.topic == topic and parse(s.filter)(attributes)]
+    strays = [s.id for s in topology.strays(fleet) if s.topic == topic and parse(s.filter)(attributes)]
     return shards, strays
 
 
@@ -76,16 +76,16 @@ def loaded(layout):
 @examples(1.5)
 @given(layouts())
 def test_each_slot_and_type_reaches_exactly_one_shard(layout):
-    found = loaded(layout)
-    if found is None:
+    fleet_read = loaded(layout)
+    if fleet_read is None:
         return
-    bits = found.routing.slot_bits
+    bits = fleet_read.routing.slot_bits
     for slot in range(1 << bits):
-        topic = topology.topic_of(found, slot)
+        topic = topology.topic_of(fleet_read, slot)
         for name in (*TYPES, "unknown", None):
             attributes = {"slot": digits_of(slot, bits)} | ({"message_type": name} if name else {})
-            shards, strays = receivers(found, topic, attributes)
-            owners = [s for s in found.shards if slot in s.slots and s.takes(name or "")]
+            shards, strays = receivers(fleet_read, topic, attributes)
+            owners = [s for s in fleet_read.shards if slot in s.slots and s.takes(name or "")]
             assert len(shards) == len(owners) <= 1
             assert len(shards) + len(strays) == 1
 
@@ -95,22 +95,22 @@ def test_each_slot_and_type_reaches_exactly_one_shard(layout):
 @given(layouts(), st.integers(0, 1 << 30))
 def test_nothing_falls_between_shards_and_strays(layout, seed):
     """Whatever the attributes: exactly one takes it, except after the beginnings that `blind` names."""
-    found = loaded(layout)
-    if found is None:
+    fleet_read = loaded(layout)
+    if fleet_read is None:
         return
     chance = random.Random(seed)
     complete = {
         topic: all(
-            topology._filter_on(found, shard, topic).padded
-            for shard in found.shards
+            topology._filter_on(fleet_read, shard, topic).padded
+            for shard in fleet_read.shards
             if (shard.slots & topic.slots).ranges
         )
-        for topic in topology.topics(found)
+        for topic in topology.topics(fleet_read)
     }
     for _ in range(20):
-        attributes = wild_attributes(chance, found.routing.slot_bits)
-        for topic, strays in zip(topology.topics(found), topology.strays(found), strict=True):
-            shards, stray = receivers(found, topic, attributes)
+        attributes = wild_attributes(chance, fleet_read.routing.slot_bits)
+        for topic, strays in zip(topology.topics(fleet_read), topology.strays(fleet_read), strict=True):
+            shards, stray = receivers(fleet_read, topic, attributes)
             readers = len(shards) + len(stray)
             assert readers == 1 or not complete[topic]
             slot = attributes.get("slot")
@@ -130,14 +130,17 @@ def slot_breaks_off_after(slot, beginning):
 
 @pytest.mark.parametrize("shards", ["0-351 352-671 672-1023", "0-1023", "0-127 128-1023"])
 def test_plain_layouts_are_never_blind(shards):
-    found = fleet(shards.split())
-    assert [stray.blind for stray in topology.strays(found)] == [()]
-    assert topology.strays(found)[0].filter == 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))'
+    fleet_read = fleet(shards.split())
+    assert [stray.blind for stray in topology.strays(fleet_read)] == [()]
+    assert (
+        topology.strays(fleet_read)[0].filter
+        == 'NOT (hasPrefix(attributes.slot,"0") OR hasPrefix(attributes.slot,"1"))'
+    )
 
 
 def test_a_layout_without_room_says_what_it_is_blind_to():
-    found = fleet(["0-335", "336-687", "688-1023"])
-    (stray,) = topology.strays(found)
+    fleet_read = fleet(["0-335", "336-687", "688-1023"])
+    (stray,) = topology.strays(fleet_read)
     assert stray.blind
     assert len(stray.filter.encode()) <= MAX_FILTER_BYTES
     for beginning in stray.blind:
@@ -151,14 +154,14 @@ def faults(shards, **settings_):
 
 
 def test_the_proof_counts_what_it_checked():
-    proof, found = coverage.prove(fleet(["0-511", "512-1023"]))
-    assert (proof.pairs, proof.types, proof.unrouted, found) == (3072, ("a", "b", coverage.OTHER_TYPES), (), ())
+    proof, gaps = coverage.prove(fleet(["0-511", "512-1023"]))
+    assert (proof.pairs, proof.types, proof.unrouted, gaps) == (3072, ("a", "b", coverage.OTHER_TYPES), (), ())
 
 
 def test_types_that_nobody_takes_go_to_strays():
-    found = fleet([["slots: 0-1023", "types: [a, b]"]])
-    assert coverage.prove(found)[0].unrouted == (coverage.OTHER_TYPES,)
-    assert coverage.prove(found)[0].pairs == 2048
+    fleet_read = fleet([["slots: 0-1023", "types: [a, b]"]])
+    assert coverage.prove(fleet_read)[0].unrouted == (coverage.OTHER_TYPES,)
+    assert coverage.prove(fleet_read)[0].pairs == 2048
 
 
 def test_a_gap_is_reported_once():
@@ -175,11 +178,11 @@ def test_an_overlap_names_both():
 
 @pytest.mark.parametrize("order", [1, -1], ids=["whole-first", "typed-first"])
 def test_an_overlap_by_type_offers_except_types(order):
-    found = faults([["slots: 0-1023"], ["slots: 0-1023", "types: [b]"]][::order])
+    messages = faults([["slots: 0-1023"], ["slots: 0-1023", "types: [b]"]][::order])
     whole = "s0" if order == 1 else "s1"
-    assert len(found) == 1
-    assert found[0].endswith(f"Fix: add except_types: [b] to {whole}.")
-    assert "of type 'b'" in found[0]
+    assert len(messages) == 1
+    assert messages[0].endswith(f"Fix: add except_types: [b] to {whole}.")
+    assert "of type 'b'" in messages[0]
 
 
 def test_a_gap_by_type_names_the_type():
@@ -210,15 +213,15 @@ def test_the_delivery_factor_counts_subscriptions_of_a_topic():
 
 
 def test_shards_on_several_topics_have_a_subscription_on_each():
-    found = fleet(["0-767", "768-1023"], topic_bits=1)
-    ids = [sub.id for shard in found.shards for sub in topology.subscriptions(found, shard)]
+    fleet_read = fleet(["0-767", "768-1023"], topic_bits=1)
+    ids = [sub.id for shard in fleet_read.shards for sub in topology.subscriptions(fleet_read, shard)]
     assert ids == ["orders-s0-g1-t0", "orders-s0-g1-t1", "orders-s1-g1-t1"]
 
 
 @pytest.mark.slow
 def test_a_thousand_shards_load_soon():
-    found = fleet([str(slot) for slot in range(1024)])
-    assert len(found.shards) == 1024
+    fleet_read = fleet([str(slot) for slot in range(1024)])
+    assert len(fleet_read.shards) == 1024
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def field(number):
 
 def shown(text, least, most, words):
     """The numbers that a field matches, the long way round."""
-    found = set()
+    minutes = set()
     for part in text.split(","):
         span, _, step = part.partition("/")
         ends = (
@@ -65,8 +65,10 @@ def shown(text, least, most, words):
             if span == "*"
             else [words.index(e) + least if e in words else int(e) for e in span.split("-")]
         )
-        found |= {n for n in range(least, most + 1) if ends[0] <= n <= ends[-1] and (n - ends[0]) % int(step or 1) == 0}
-    return found
+        minutes |= {
+            n for n in range(least, most + 1) if ends[0] <= n <= ends[-1] and (n - ends[0]) % int(step or 1) == 0
+        }
+    return minutes
 
 
 def walk(line, zone, after, minutes):
@@ -114,11 +116,11 @@ def test_a_run_is_the_first_minute_that_the_wall_shows(change, fields, ahead, se
         utc(change[1]) + timedelta(minutes=ahead, seconds=seconds),
     )
     minutes = 24 * 60
-    found, expected = next_run(line, zone, after), walk(line, zone, after, minutes)
+    instant, expected = next_run(line, zone, after), walk(line, zone, after, minutes)
     if expected is not None:
-        assert found == expected
+        assert instant == expected
     else:
-        assert found is None or found > after + timedelta(minutes=minutes - 1)
+        assert instant is None or instant > after + timedelta(minutes=minutes - 1)
 
 
 def test_a_run_comes_after_the_moment_asked_for():

@@ -88,26 +88,26 @@ def test_a_filter_that_is_too_long_is_no_longer_than_the_plain_forms(slots, type
 
 def shortest_by_search(bits):
     """For each subset of slots under a node, the least total length of OR terms, by trying every way to build it."""
-    names, found = 'hasPrefix(attributes.slot,"")', {}
+    names, costs = 'hasPrefix(attributes.slot,"")', {}
 
     def prefix_cost(prefix):
         return len(names) + len(prefix)
 
     def cost(prefix, slots):
         key = prefix, slots
-        if key not in found:
+        if key not in costs:
             universe = frozenset(SlotSet.of_prefix(prefix, bits))
             if not slots:
-                found[key] = 0
+                costs[key] = 0
             elif slots == universe:
-                found[key] = prefix_cost(prefix) + 4
+                costs[key] = prefix_cost(prefix) + 4
             else:
                 halves = [frozenset(SlotSet.of_prefix(prefix + digit, bits)) for digit in "01"]
                 split = sum(cost(prefix + digit, slots & half) for digit, half in zip("01", halves, strict=True))
                 holes = SlotSet.of(universe - slots).prefixes(bits)
                 inside = sum(prefix_cost(hole) for hole in holes) + 4 * (len(holes) - 1) + 2 * (len(holes) > 1)
-                found[key] = min(split, prefix_cost(prefix) + len(" AND NOT ") + inside + 2 + 4)
-        return found[key]
+                costs[key] = min(split, prefix_cost(prefix) + len(" AND NOT ") + inside + 2 + 4)
+        return costs[key]
 
     return cost
 

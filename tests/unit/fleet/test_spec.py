@@ -181,10 +181,10 @@ def test_a_message_type_may_be_called_like_a_field():
 
 
 def test_a_shard_lays_its_own_settings_over_the_fleets():
-    found = fleet(
+    fleet_read = fleet(
         [["slots: 0-511", "consumer: {concurrency: 7}"], "512-1023"], more="consumer: {concurrency: 3, lease: 30s}\n"
     )
-    first, second = (shard.consumer for shard in found.shards)
+    first, second = (shard.consumer for shard in fleet_read.shards)
     assert (first.concurrency, first.lease) == (7, timedelta(seconds=30))
     assert (second.concurrency, second.lease) == (3, timedelta(seconds=30))
 
@@ -262,11 +262,11 @@ def test_the_json_schema_refuses(body):
 def test_init_writes_a_fleet(shards):
     from shardctl.fleet import topology
 
-    found = fleet_from(yamlfile.parse(scaffold.text(shards)))
-    assert len(found.shards) == shards
+    fleet_read = fleet_from(yamlfile.parse(scaffold.text(shards)))
+    assert len(fleet_read.shards) == shards
     if shards <= 64:
-        assert topology.strays(found)[0].blind == ()
-    assert max(len(shard.slots) for shard in found.shards) <= 1.5 * 1024 / shards
+        assert topology.strays(fleet_read)[0].blind == ()
+    assert max(len(shard.slots) for shard in fleet_read.shards) <= 1.5 * 1024 / shards
 
 
 @pytest.mark.parametrize(

@@ -37,19 +37,19 @@ class Topics:
     async def publish(self, slot, messages, timeout_seconds):
         if self.refuses:
             raise PublishRefusedError("no")
-        found = PublishRequest.pb().FromString(messages).messages
-        self.messages += found
-        return [f"m{slot}" for _ in found]
+        published = PublishRequest.pb().FromString(messages).messages
+        self.messages += published
+        return [f"m{slot}" for _ in published]
 
 
 class Gateway:
-    def __init__(self, of, tmp_path):
+    def __init__(self, fleet, tmp_path):
         keys = tmp_path / "keys"
         keys.write_text("".join(f"{name} {sha256(name.encode()).hexdigest()}\n" for name in ("shop", "till")))
         self.topics = Topics()
-        guarded = of.gateway is not None and of.gateway.auth.kind == "keys"
+        guarded = fleet.gateway is not None and fleet.gateway.auth.kind == "keys"
         self.desk = GatewayContext(
-            of, self.topics, door(of.gateway, keys if guarded else None, Buckets(time.monotonic))
+            fleet, self.topics, door(fleet.gateway, keys if guarded else None, Buckets(time.monotonic))
         )
         transport = httpx.ASGITransport(application(self.desk))
         self._http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
@@ -71,9 +71,9 @@ class Gateway:
 def play(tmp_path):
     """Runs `script(gateway)` on a gateway of that fleet; the messages that it published."""
 
-    def run(script, of=OPEN):
+    def run(script, fleet=OPEN):
         async def whole():
-            gateway = Gateway(of, tmp_path)
+            gateway = Gateway(fleet, tmp_path)
             await script(gateway)
             return gateway.topics.messages
 
@@ -137,9 +137,9 @@ def test_where_nobody_is_asked_there_is_no_caller(play):
 def test_a_line_of_a_batch_is_refused_by_itself(play):
     async def script(gateway):
         line = {"type": "order", "body": ORDER, "idempotency_key": "k"}
-        found = await gateway.batch(line, line, {**line, "operation": "delete"}, {**line, "idempotency_key": "j"})
-        assert [each["status"] for each in found] == [202, 202, 422, 202]
-        assert found[2]["errors"][0]["pointer"] == "#/idempotency_key"
+        responses = await gateway.batch(line, line, {**line, "operation": "delete"}, {**line, "idempotency_key": "j"})
+        assert [response["status"] for response in responses] == [202, 202, 422, 202]
+        assert responses[2]["errors"][0]["pointer"] == "#/idempotency_key"
 
     assert len(play(script)) == 3
 
@@ -170,10 +170,10 @@ def test_a_claim_is_what_the_consumer_will_know_the_write_by(play):
 
 def test_what_is_remembered_is_bounded_and_the_last_used_stays():
     claims = Claims(most=2)
-    one, two, three = (Claim(bytes([n]), n, ("header", "x")) for n in range(3))
-    assert claims.take(one)
+    first, two, three = (Claim(bytes([n]), n, ("header", "x")) for n in range(3))
+    assert claims.take(first)
     assert claims.take(two)
-    assert claims.take(one)
+    assert claims.take(first)
     assert claims.take(three)  # the second is forgotten
-    assert not claims.take(one._replace(fingerprint=9))
+    assert not claims.take(first._replace(fingerprint=9))
     assert claims.take(two._replace(fingerprint=9))

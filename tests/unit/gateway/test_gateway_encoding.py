@@ -22,9 +22,9 @@ ORDER = {"order_id": "o-1", "amount": 1}
 COUNTER = {"id": 7, "day": 1, "revision": 2}
 
 
-def encoded(kind, body, places=REQUEST, encoder=ENCODER, **of):
+def encoded(kind, body, places=REQUEST, encoder=ENCODER, **fields):
     data = orjson.dumps(body)
-    message = encoder.encode(encoder.kinds[kind], body, data, NOW, of, places)
+    message = encoder.encode(encoder.kinds[kind], body, data, NOW, fields, places)
     read = PublishRequest.pb().FromString(message.wire).messages[0]
     return message.slot, read.ordering_key, bytes(read.data), dict(read.attributes)
 
@@ -44,9 +44,9 @@ def test_a_write_travels_as_the_library_sends_it(order_id, names_key, operation,
     key = order_id if names_key else None
     body = {"order_id": order_id, "lines": [{"sku": 1.5}]}
     wanted = encode(FLEET, Write("order", body, key, operation, idempotency_key, timestamp), NOW)
-    of = {"key": key, "operation": operation, "idempotency_key": idempotency_key}
-    found = encoded("order", body, **of, timestamp=timestamp and timestamp.isoformat())
-    assert found == (wanted.slot, wanted.ordering_key, wanted.data, wanted.attributes)
+    fields = {"key": key, "operation": operation, "idempotency_key": idempotency_key}
+    encoding = encoded("order", body, **fields, timestamp=timestamp and timestamp.isoformat())
+    assert encoding == (wanted.slot, wanted.ordering_key, wanted.data, wanted.attributes)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_write_travels_as_the_library_sends_it(order_id, names_key, operation,
 )
 def test_types_of_every_kind_travel_so(kind, body):
     wanted = encode(FLEET, Write(kind, body, idempotency_key="i"), NOW)
-    found = encoded(kind, body, idempotency_key="i")
-    assert found == (wanted.slot, wanted.ordering_key, wanted.data, wanted.attributes)
+    encoding = encoded(kind, body, idempotency_key="i")
+    assert encoding == (wanted.slot, wanted.ordering_key, wanted.data, wanted.attributes)
 
 
 def test_renamed_attributes_are_used():
@@ -117,11 +117,11 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "of", "where"), FAULTS, ids=[f"{f[0]} {f[3]} {n}" for n, f in enumerate(FAULTS)]
+    ("kind", "body", "fields", "where"), FAULTS, ids=[f"{f[0]} {f[3]} {n}" for n, f in enumerate(FAULTS)]
 )
-def test_the_field_at_fault_is_named(kind, body, of, where):
+def test_the_field_at_fault_is_named(kind, body, fields, where):
     with pytest.raises(FieldError) as caught:
-        encoded(kind, body, **of)
+        encoded(kind, body, **fields)
     assert caught.value.where == where
     assert "\n" not in str(caught.value)
 

@@ -27,9 +27,9 @@ def digest(key):
     ids=["lines", "JSON"],
 )  # fmt: skip
 def test_keys_are_read(text):
-    found = keys.parse(text.encode())
-    assert [found.names[sha256(key).digest()] for key in (b"a", b"b")] == ["shop", "erp"]
-    assert not found.faults
+    ring = keys.parse(text.encode())
+    assert [ring.names[sha256(key).digest()] for key in (b"a", b"b")] == ["shop", "erp"]
+    assert not ring.faults
 
 
 def test_a_client_may_have_two_keys_while_one_takes_the_others_place():
@@ -62,9 +62,9 @@ def test_a_file_at_fault_is_refused_without_repeating_it(text, tmp_path):
 )  # fmt: skip
 def test_a_line_at_fault_leaves_the_others_as_they_are(bad):
     text = bad.format(digest("a"), digest("b")) if "erp" in bad else f"{bad.format(digest('a'))}\nerp {digest('b')}"
-    found = keys.parse(text.encode())
-    assert set(found.names.values()) == {"erp"}
-    assert len(found.faults) == 1
+    ring = keys.parse(text.encode())
+    assert set(ring.names.values()) == {"erp"}
+    assert len(ring.faults) == 1
 
 
 class Clock:
@@ -80,13 +80,13 @@ def made(tmp_path, text, gateway=GATEWAY, clock=None):
     return ApiKeyAuth(path, fleet(gateway).gateway, Buckets(lambda: 0.0), clock or Clock()), path
 
 
-def named(found, key):
-    return asyncio.run(found.caller(f"Bearer {key}".encode(), "")).name
+def named(api_keys, key):
+    return asyncio.run(api_keys.caller(f"Bearer {key}".encode(), "")).name
 
 
-def refusal(found, key):
+def refusal(api_keys, key):
     with pytest.raises(Problem) as caught:
-        named(found, key)
+        named(api_keys, key)
     return caught.value.status
 
 
@@ -94,29 +94,29 @@ BOTH = f"shop {digest('a')}\nerp {digest('b')}"
 
 
 def test_a_key_identifies_the_caller(tmp_path):
-    found, _ = made(tmp_path, BOTH)
-    shop = asyncio.run(found.caller(b"bearer  a", ""))
+    api_keys, _ = made(tmp_path, BOTH)
+    shop = asyncio.run(api_keys.caller(b"bearer  a", ""))
     assert (shop.name, shop.may_write("order"), shop.may_write("daily")) == ("shop", True, False)
-    assert asyncio.run(found.caller(b"Bearer b", "")).may_write("daily")
+    assert asyncio.run(api_keys.caller(b"Bearer b", "")).may_write("daily")
 
 
 def test_without_clients_every_key_may_write_everything(tmp_path):
-    found, _ = made(tmp_path, BOTH, ALL)
-    assert asyncio.run(found.caller(b"Bearer a", "")).may_write("daily")
+    api_keys, _ = made(tmp_path, BOTH, ALL)
+    assert asyncio.run(api_keys.caller(b"Bearer a", "")).may_write("daily")
 
 
 def test_a_client_that_isnt_named_may_not_write(tmp_path, caplog):
-    found, _ = made(tmp_path, f"{BOTH}\nother {digest('c')}")
-    assert refusal(found, "c") == 403
+    api_keys, _ = made(tmp_path, f"{BOTH}\nother {digest('c')}")
+    assert refusal(api_keys, "c") == 403
     assert "doesn't name other" in caplog.text
 
 
 def test_every_other_client_can_be_named(tmp_path):
     some = "{auth: {kind: keys, secret: {name: k}, clients: {shop: {}, '*': {types: [daily]}}}}"
-    found, _ = made(tmp_path, BOTH, some)
-    erp = asyncio.run(found.caller(b"Bearer b", ""))
+    api_keys, _ = made(tmp_path, BOTH, some)
+    erp = asyncio.run(api_keys.caller(b"Bearer b", ""))
     assert (erp.name, erp.may_write("daily"), erp.may_write("order")) == ("erp", True, False)
-    assert asyncio.run(found.caller(b"Bearer a", "")).may_write("order")
+    assert asyncio.run(api_keys.caller(b"Bearer a", "")).may_write("order")
 
 
 def test_a_misspelt_client_is_refused_at_the_start_with_the_names_there_are(tmp_path):
@@ -125,8 +125,8 @@ def test_a_misspelt_client_is_refused_at_the_start_with_the_names_there_are(tmp_
 
 
 def test_a_named_client_may_have_been_revoked(tmp_path):
-    found, _ = made(tmp_path, f"shop {digest('a')}\nerp revoked")
-    assert (named(found, "a"), refusal(found, "b")) == ("shop", 401)
+    api_keys, _ = made(tmp_path, f"shop {digest('a')}\nerp revoked")
+    assert (named(api_keys, "a"), refusal(api_keys, "b")) == ("shop", 401)
 
 
 FAULTS = {
@@ -141,71 +141,71 @@ FAULTS = {
 @pytest.mark.parametrize("text", FAULTS.values(), ids=FAULTS)
 def test_a_key_that_cant_be_confirmed_is_refused_after_the_grace_period(tmp_path, monkeypatch, caplog, text):
     clock = Clock()
-    found, path = made(tmp_path, BOTH, clock=clock)
+    api_keys, path = made(tmp_path, BOTH, clock=clock)
     path.unlink()
     if text is not None:
         path.write_text(text)
-    read_again(found, monkeypatch)
-    assert found.failing
+    read_again(api_keys, monkeypatch)
+    assert api_keys.failing
     assert [record.action for record in caplog.records].count("keys_refused") == 1
     clock.now = 59.9
-    assert named(found, "b") == "erp"
-    read_again(found, monkeypatch)  # which doesn't begin the grace anew
+    assert named(api_keys, "b") == "erp"
+    read_again(api_keys, monkeypatch)  # which doesn't begin the grace anew
     clock.now = 60.0
-    assert refusal(found, "b") == 503
-    assert refusal(found, "never there") == 401
+    assert refusal(api_keys, "b") == 503
+    assert refusal(api_keys, "never there") == 401
     if text == FAULTS["a bad line"]:
-        assert named(found, "a") == "shop"
+        assert named(api_keys, "a") == "shop"
     path.write_text(BOTH)
-    read_again(found, monkeypatch)
-    assert named(found, "b") == "erp"
-    assert not found.failing
+    read_again(api_keys, monkeypatch)
+    assert named(api_keys, "b") == "erp"
+    assert not api_keys.failing
 
 
 def test_a_file_that_is_whole_revokes_at_once(tmp_path, monkeypatch):
-    found, path = made(tmp_path, BOTH)
+    api_keys, path = made(tmp_path, BOTH)
     path.write_text("zzz")
-    read_again(found, monkeypatch)
-    assert named(found, "b") == "erp"
+    read_again(api_keys, monkeypatch)
+    assert named(api_keys, "b") == "erp"
     path.write_text(f"shop {digest('a')}")
-    read_again(found, monkeypatch)
-    assert refusal(found, "b") == 401
+    read_again(api_keys, monkeypatch)
+    assert refusal(api_keys, "b") == 401
 
 
 def test_a_client_that_is_revoked_by_name_has_no_grace(tmp_path, monkeypatch):
-    found, path = made(tmp_path, BOTH)
+    api_keys, path = made(tmp_path, BOTH)
     path.write_text("erp revoked\nzzz")
-    read_again(found, monkeypatch)
-    assert (named(found, "a"), refusal(found, "b")) == ("shop", 401)
+    read_again(api_keys, monkeypatch)
+    assert (named(api_keys, "a"), refusal(api_keys, "b")) == ("shop", 401)
 
 
-def read_again(found, monkeypatch):
+def read_again(api_keys, monkeypatch):
     """One look of the watch at the file."""
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
 
     async def run():
         looked = asyncio.Event()
-        take = found._ring.take
+        take = api_keys._ring.take
 
-        def told(file):
+        def taking(file):
             take(file)
             looked.set()
 
-        monkeypatch.setattr(found._ring, "take", told)
-        watching = asyncio.create_task(found.watch())
+        monkeypatch.setattr(api_keys._ring, "take", taking)
+        watching = asyncio.create_task(api_keys.watch())
         await looked.wait()
         await asyncio.sleep(0)
         watching.cancel()
-        monkeypatch.setattr(found._ring, "take", take)
+        monkeypatch.setattr(api_keys._ring, "take", take)
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Basic YQ==", b"Bearer c", b"Bearer a b", b"Bearer \xff"])
 def test_who_has_no_key_is_not_let_in(tmp_path, header):
-    found, _ = made(tmp_path, BOTH)
+    api_keys, _ = made(tmp_path, BOTH)
     with pytest.raises(Problem) as caught:
-        asyncio.run(found.caller(header, ""))
+        asyncio.run(api_keys.caller(header, ""))
     assert caught.value.status == 401
     assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
 
@@ -214,15 +214,15 @@ def test_a_new_version_is_read_also_after_one_at_fault(tmp_path, monkeypatch, ca
     monkeypatch.setattr(auth, "RELOAD_SECONDS", 0.01)
 
     async def run():
-        found, path = made(tmp_path, BOTH)
-        watching = asyncio.create_task(found.watch())
+        api_keys, path = made(tmp_path, BOTH)
+        watching = asyncio.create_task(api_keys.watch())
         path.write_text("shop topsecret")
         await _until(lambda: "keys_refused" in [getattr(r, "action", "") for r in caplog.records])
-        assert (await found.caller(b"Bearer a", "")).name == "shop"
+        assert (await api_keys.caller(b"Bearer a", "")).name == "shop"
         path.write_text(f"shop {digest('c')}\nerp revoked")
         await _until(lambda: "keys_accepted" in [getattr(r, "action", "") for r in caplog.records])
         with pytest.raises(Problem):
-            await found.caller(b"Bearer a", "")
+            await api_keys.caller(b"Bearer a", "")
         watching.cancel()
 
     with caplog.at_level("INFO"):

@@ -62,13 +62,13 @@ def lines(parts, most=10):
         return events.pop(0)
 
     async def run():
-        return [line async for found in batches.lines_of(receive, most, desk) for line in found]
+        return [line async for chunk in batches.lines_of(receive, most, desk) for line in chunk]
 
     return asyncio.run(run())
 
 
 @pytest.mark.parametrize(
-    ("parts", "found"),
+    ("parts", "expected"),
     [
         ([b"a\nbc\n"], [b"a", b"bc", b""]),
         ([b"a", b"b\nc", b"", b"d"], [b"ab", b"cd"]),
@@ -80,8 +80,8 @@ def lines(parts, most=10):
     ],
     ids=["whole", "parts", "empty", "long", "long in parts", "long at the end", "just fits"],
 )
-def test_lines_are_cut_out_of_any_parts(parts, found):
-    assert lines(parts) == found
+def test_lines_are_cut_out_of_any_parts(parts, expected):
+    assert lines(parts) == expected
 
 
 class Prompt:
@@ -190,14 +190,18 @@ def test_bodies_under_way_count_as_in_flight_from_their_first_part(path, kind):
         while desk.outbox.bytes < 300_000:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
         await ask(asyncio.Event())
-        held = desk.outbox.bytes
+        bytes_held = desk.outbox.bytes
         rest.set()
         await first
-        return b"".join(orjson.dumps(answer.get("status", str(answer.get("body")))) for answer in answers), held, desk
+        return (
+            b"".join(orjson.dumps(answer.get("status", str(answer.get("body")))) for answer in answers),
+            bytes_held,
+            desk,
+        )
 
-    answered, held, desk = asyncio.run(run())
+    answered, bytes_held, desk = asyncio.run(run())
     assert b"429" in answered
-    assert held == 300_001
+    assert bytes_held == 300_001
     assert (desk.outbox.bytes, desk.outbox.read_bytes) == (0, 0)
 
 

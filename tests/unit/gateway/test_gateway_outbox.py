@@ -19,11 +19,11 @@ from shardctl.gateway.ratelimit import Buckets
 class Topics:
     """Takes one-byte messages; answers when a test asks. `faults` are raised first, one a request."""
 
-    def __init__(self, faults=(), *, held=False):
+    def __init__(self, faults=(), *, blocked=False):
         self.taken, self.requests = [], []
         self.faults = list(faults)
         self.go = asyncio.Event()
-        if not held:
+        if not blocked:
             self.go.set()
 
     async def publish(self, slot, messages, timeout_seconds):
@@ -34,8 +34,8 @@ class Topics:
             raise fault
         if b"!" in messages:
             raise PublishRefusedError("no such thing")
-        self.taken += [(slot, each) for each in messages.decode()]
-        return [f"id-{each}" for each in messages.decode()]
+        self.taken += [(slot, text) for text in messages.decode()]
+        return [f"id-{text}" for text in messages.decode()]
 
 
 class Receipts:
@@ -63,8 +63,8 @@ def outbox(topics, *, max_writes=100_000, max_bytes=1 << 30, give_up=5.0):
 
 
 def put(box, receipts, slot, text, first=0):
-    for number, each in enumerate(text, first):
-        box.put(slot, each.encode(), receipts, number)
+    for number, character in enumerate(text, first):
+        box.put(slot, character.encode(), receipts, number)
 
 
 def test_a_lone_write_goes_at_once():
@@ -80,7 +80,7 @@ def test_a_lone_write_goes_at_once():
 
 def test_what_comes_while_a_request_is_under_way_goes_with_the_next():
     async def run():
-        topics, receipts = Topics(held=True), Receipts()
+        topics, receipts = Topics(blocked=True), Receipts()
         box = outbox(topics)
         put(box, receipts, 3, "a")
         await asyncio.sleep(0.01)
@@ -97,7 +97,7 @@ def test_what_comes_while_a_request_is_under_way_goes_with_the_next():
 
 def test_requests_are_bounded_in_number_and_in_size():
     async def run():
-        topics, receipts = Topics(held=True), Receipts()
+        topics, receipts = Topics(blocked=True), Receipts()
         box = outbox(topics)
         for slot in range(MAX_REQUESTS + 10):
             put(box, receipts, slot, "a" * (MAX_REQUEST_WRITES + 1 if slot == 0 else 1), slot * 10_000)
@@ -125,7 +125,7 @@ def test_a_fault_that_passes_is_tried_again_in_order():
 
 def test_nothing_overtakes_a_failed_write():
     async def run():
-        topics, receipts = Topics([NotTakenError("denied")], held=True), Receipts()
+        topics, receipts = Topics([NotTakenError("denied")], blocked=True), Receipts()
         box = outbox(topics)
         put(box, receipts, 3, "a")
         await asyncio.sleep(0.01)
@@ -168,7 +168,7 @@ def test_trying_again_ends():
 
 def test_room_is_bounded_by_number_and_bytes():
     async def run():
-        topics, receipts = Topics(held=True), Receipts()
+        topics, receipts = Topics(blocked=True), Receipts()
         box = outbox(topics, max_writes=4, max_bytes=100)
         assert box.has_room(100)
         assert not box.has_room(101)
@@ -186,7 +186,7 @@ def test_room_is_bounded_by_number_and_bytes():
 
 def test_a_batch_that_is_gone_leaves_room_to_others():
     async def run():
-        topics, receipts = Topics(held=True), Receipts()
+        topics, receipts = Topics(blocked=True), Receipts()
         box = outbox(topics, max_writes=1)
         put(box, receipts, 3, "a")
         gone, stays = (asyncio.create_task(box.room(1)) for _ in range(2))

@@ -91,35 +91,37 @@ def test_the_pods_slice_is_a_file_that_loads_to_the_same_routing():
 
 def test_without_a_gateway_nothing_of_one_is_rendered():
     plain = fleet().model_copy(update={"gateway": None})
-    assert not [each for each in render.documents(plain) if "gateway" in each.name]
-    assert not [each for each in cloud.cloud(plain).accounts if "gateway" in each.name]
+    assert not [document for document in render.documents(plain) if "gateway" in document.name]
+    assert not [account for account in cloud.cloud(plain).accounts if "gateway" in account.name]
 
 
 def test_its_service_account_may_publish_and_nothing_else():
     made = cloud.cloud(fleet())
-    mine = [each for each in made.grants if "gateway" in each.name]
-    assert sorted((each.role, each.on) for each in mine) == [
+    mine = [grant for grant in made.grants if "gateway" in grant.name]
+    assert sorted((grant.role, grant.on) for grant in mine) == [
         ("roles/iam.workloadIdentityUser", "account"),
         ("roles/pubsub.publisher", "topic"),
         ("roles/pubsub.publisher", "topic"),
     ]
-    assert {each.resource.id for each in mine if each.on == "topic"} == {"shop-writes-0", "shop-writes-1"}
+    assert {grant.resource.id for grant in mine if grant.on == "topic"} == {"shop-writes-0", "shop-writes-1"}
 
 
 def test_no_consumers_selector_takes_the_gateways_pods():
     import yaml
 
-    found = [yaml.safe_load(each.text) for each in render.documents(fleet(network_policy=None), kinds=["Deployment"])]
-    gateway = next(each for each in found if each["metadata"]["name"] == "shop-gateway")
+    deployments = [
+        yaml.safe_load(document.text) for document in render.documents(fleet(network_policy=None), kinds=["Deployment"])
+    ]
+    gateway = next(deployment for deployment in deployments if deployment["metadata"]["name"] == "shop-gateway")
     labels = gateway["spec"]["template"]["metadata"]["labels"]
-    for other in found:
+    for other in deployments:
         selector = other["spec"]["selector"]["matchLabels"]
         assert (selector.items() <= labels.items()) == (other is gateway)
 
 
 def test_a_shard_of_the_same_name_is_refused():
     shards = tuple(
-        each.model_copy(update={"name": "gateway"}) if each.name == "s0" else each for each in fleet().shards
+        shard.model_copy(update={"name": "gateway"}) if shard.name == "s0" else shard for shard in fleet().shards
     )
     same = fleet(shards=shards)
     with pytest.raises(UsageError, match="would share the name shop-gateway"):

@@ -58,7 +58,7 @@ def test_one_seed_gives_one_history(fleet):
 
 
 def test_every_entity_is_written_and_every_write_can_be_sent(fleet):
-    unique = [each.write for each in Stream(fleet, 400, 100) if not each.duplicate]
+    unique = [step.write for step in Stream(fleet, 400, 100) if not step.duplicate]
     assert len(unique) == 400
     assert len({write.idempotency_key for write in unique}) == 400
     rows = {(write.type, *(write.body[column] for column in fleet.message_types[write.type].key)) for write in unique}
@@ -69,18 +69,18 @@ def test_every_entity_is_written_and_every_write_can_be_sent(fleet):
 
 def test_an_entity_never_leaves_its_slot(fleet):
     slots = {}
-    for each in Stream(fleet, 400, 60):
-        row = (each.write.type, *(each.write.body[column] for column in fleet.message_types[each.write.type].key))
-        assert slots.setdefault(row, encode(fleet, each.write, datetime.now(UTC)).slot) == slots[row]
+    for step in Stream(fleet, 400, 60):
+        row = (step.write.type, *(step.write.body[column] for column in fleet.message_types[step.write.type].key))
+        assert slots.setdefault(row, encode(fleet, step.write, datetime.now(UTC)).slot) == slots[row]
 
 
 @pytest.mark.slow
 def test_every_operation_can_succeed(fleet):
     there = set()
-    for each in Stream(fleet, 2_000, 60):
-        if each.duplicate:
+    for step in Stream(fleet, 2_000, 60):
+        if step.duplicate:
             continue
-        write = each.write
+        write = step.write
         row = (write.type, *(write.body[column] for column in fleet.message_types[write.type].key))
         assert write.operation != "insert" or row not in there
         assert write.operation not in ("update", "delete") or row in there
@@ -89,9 +89,9 @@ def test_every_operation_can_succeed(fleet):
 
 def test_versions_grow_with_each_write():
     versions = {}
-    for each in Stream(fleet_of("a time bucket and a version"), 500, 20, duplicate_rate=0):
-        assert each.write.body["v"] > versions.get(each.write.body["id"], 0)
-        versions[each.write.body["id"]] = each.write.body["v"]
+    for step in Stream(fleet_of("a time bucket and a version"), 500, 20, duplicate_rate=0):
+        assert step.write.body["v"] > versions.get(step.write.body["id"], 0)
+        versions[step.write.body["id"]] = step.write.body["v"]
 
 
 @pytest.mark.slow
@@ -99,16 +99,16 @@ def test_two_in_a_hundred_come_again_after_the_first():
     fleet = fleet_of("customers and orders")
     seen = set()
     counts = Counter()
-    for each in Stream(fleet, 20_000, 5_000):
-        assert each.duplicate == (each.write.idempotency_key in seen)
-        seen.add(each.write.idempotency_key)
-        counts[each.duplicate] += 1
+    for step in Stream(fleet, 20_000, 5_000):
+        assert step.duplicate == (step.write.idempotency_key in seen)
+        seen.add(step.write.idempotency_key)
+        counts[step.duplicate] += 1
     assert counts[False] == 20_000
     assert counts[True] == pytest.approx(400, rel=0.2)
 
 
 def test_all_operations_occur_and_favourites_get_more():
-    unique = [each.write for each in Stream(fleet_of("customers and orders"), 5_000, 500)]
+    unique = [step.write for step in Stream(fleet_of("customers and orders"), 5_000, 500)]
     assert {write.operation for write in unique} == {"insert", "upsert", "update", "delete"}
     per_entity = Counter(next(iter(write.body.values())) for write in unique).most_common()
     assert per_entity[0][1] > 10 * per_entity[-1][1]

@@ -44,7 +44,7 @@ def test_what_can_be_applied(before, after):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"fleet": "g"}, "`fleet`"),
         ({"project": "other-project"}, "`project`"),
@@ -54,6 +54,6 @@ def test_what_can_be_applied(before, after):
         ({"shards": SETTLED}, "the slots of s0 changed"),
     ],
 )
-def test_what_cant_is_reported(changes, told):
+def test_what_cant_is_reported(changes, message):
     (reason,) = why_not(fleet(), fleet(**changes))
-    assert told in reason
+    assert message in reason

@@ -67,8 +67,8 @@ def test_nothing_happens_while_the_file_says_the_same(scene):
 
 def test_a_change_is_applied_once_and_reported(scene):
     scene.save(FLEET | {"shards": MOVING})
-    told, did = scene.look()
-    assert told == [f"{scene.file} changed and is applied: consumers of s0"]
+    lines, did = scene.look()
+    assert lines == [f"{scene.file} changed and is applied: consumers of s0"]
     assert did == [("apply", 3), "environment"]
     assert len(list((scene.file.parent / "manifests").rglob("*.yaml"))) > 10
     assert scene.look() == ([], [])
@@ -76,11 +76,11 @@ def test_a_change_is_applied_once_and_reported(scene):
 
 def test_what_cant_be_read_is_reported_once(scene):
     scene.save("shards: [")
-    told, did = scene.look()
+    lines, did = scene.look()
     assert did == []
-    assert len(told) == 1
-    assert "could not be applied: " in told[0]
-    assert "not YAML" in told[0]
+    assert len(lines) == 1
+    assert "could not be applied: " in lines[0]
+    assert "not YAML" in lines[0]
     assert scene.look() == ([], [])
     scene.file.unlink()
     assert scene.look() == ([], [])
@@ -100,8 +100,8 @@ def test_what_was_refused_is_tried_again_when_the_file_is_saved_again(scene):
 
 def test_a_plan_beside_the_file_gets_databases_for_its_new_shards(scene):
     scene.save(FLEET | {"shards": MOVING}, next_file(scene.file))
-    told, did = scene.look()
-    assert told == [f"{next_file(scene.file)} adds s2, with databases. In your shell: . run/env"]
+    lines, did = scene.look()
+    assert lines == [f"{next_file(scene.file)} adds s2, with databases. In your shell: . run/env"]
     assert did == [("prepare", 3), "environment"]
     assert scene.look() == ([], [])
 

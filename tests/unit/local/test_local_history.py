@@ -31,7 +31,7 @@ def fleet():
 
 
 @pytest.mark.parametrize(
-    ("found", "doubled", "disordered"),
+    ("entries", "doubled", "disordered"),
     [
         ("1 2 3", [], []),
         ("3", [], []),
@@ -45,8 +45,8 @@ def fleet():
     ],
     ids=["all", "all but the last folded", "one folded", "twice", "twice, late", "late", "of before", "empty", "none"],
 )
-def test_a_history_shows_what_came_twice_or_late(found, doubled, disordered):
-    assert history.faults(found, ["1", "2", "3"]) == (doubled, disordered)
+def test_a_history_shows_what_came_twice_or_late(entries, doubled, disordered):
+    assert history.faults(entries, ["1", "2", "3"]) == (doubled, disordered)
 
 
 def test_tables_get_a_revision_where_they_have_none_and_sinks_and_odd_tables_are_left_alone(fleet):
@@ -59,7 +59,7 @@ def test_tables_get_a_revision_where_they_have_none_and_sinks_and_odd_tables_are
 def test_who_writes_fills_the_revision_and_knows_nothing_of_the_history():
     fleet = history.numbered(fleet_from(yamlfile.parse(FLEET, "shards.yaml")))
     tables = fleet.model_copy(update={"message_types": {"customer": fleet.message_types["customer"]}})
-    writes = [each.write for each in Stream(tables, 5, 1, duplicate_rate=0)]
+    writes = [step.write for step in Stream(tables, 5, 1, duplicate_rate=0)]
     assert [write.body["revision"] for write in writes if write.operation != "delete"] == [1, 2, 3, 4, 5]
     assert all(history.COLUMN not in write.body for write in writes)
 
@@ -81,21 +81,21 @@ UPSERT = (
 
 
 def test_a_database_notes_each_write_of_a_row_and_leaves_a_row_that_comes_whole_alone(fleet, database, tmp_path):
-    def told():
+    def notes():
         return database.execute(f"SELECT {history.COLUMN} FROM customers").fetchall()
 
     for revision in (1, 2, 3):
         database.execute(UPSERT, (revision,))
     database.execute("UPDATE customers SET revision = 4")
-    assert told() == [("1 2 3 4",)]
+    assert notes() == [("1 2 3 4",)]
     database.execute("CREATE TABLE elsewhere AS SELECT * FROM customers")
     database.execute("DELETE FROM customers")
     database.execute(UPSERT, (6,))
-    assert told() == [("6",)]
+    assert notes() == [("6",)]
     database.execute("DELETE FROM customers")
     columns = f"revision, customer_id, name, {history.COLUMN}, slot"
     database.execute(f"INSERT INTO customers ({columns}) SELECT {columns} FROM elsewhere")
-    assert told() == [("1 2 3 4",)]
+    assert notes() == [("1 2 3 4",)]
 
 
 def test_the_oracle_finds_a_late_write_that_a_later_one_hides(fleet, database, tmp_path):

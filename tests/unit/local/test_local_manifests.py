@@ -33,7 +33,7 @@ GOOD = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [", "isn't YAML"),
         ("- a\n", "holds no object"),
@@ -44,9 +44,9 @@ GOOD = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
     ],
     ids=["no YAML", "a list", "no name", "no kind", "twice", "long filter"],
 )
-def test_what_a_cluster_would_refuse_is_named_with_its_file(tmp_path, text, told):
+def test_what_a_cluster_would_refuse_is_named_with_its_file(tmp_path, text, message):
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(manifests.BadManifestError, match=told) as refused:
+    with pytest.raises(manifests.BadManifestError, match=message) as refused:
         manifests.check([path])
     assert str(path) in str(refused.value)

@@ -46,28 +46,28 @@ UNTIMED = dataclasses.replace(VERIFIED, pause=None, closed=None, unmoved_pause=N
 
 def test_a_verified_move_is_reported_with_its_pauses(capsys):
     assert tell_move(VERIFIED, as_json=False) == EXIT_DONE
-    told = capsys.readouterr().out
-    assert "s2                -           10" in told
-    assert "10 slots moved; no plan moves fewer than 10." in told
-    assert "0.10 s at the median, 0.30 s at p99, 0.40 s at most from publish to commit (9 slots" in told
-    assert "75 writes/s before, 74 while slots moved, which is 0.99 of that" in told
-    assert "Verified: all 1,000 writes took effect once and in order" in told
+    out = capsys.readouterr().out
+    assert "s2                -           10" in out
+    assert "10 slots moved; no plan moves fewer than 10." in out
+    assert "0.10 s at the median, 0.30 s at p99, 0.40 s at most from publish to commit (9 slots" in out
+    assert "75 writes/s before, 74 while slots moved, which is 0.99 of that" in out
+    assert "Verified: all 1,000 writes took effect once and in order" in out
 
 
 def test_databases_that_keep_no_times_have_no_pauses(capsys):
     assert tell_move(UNTIMED, as_json=False) == EXIT_DONE
-    told = capsys.readouterr().out
-    assert "publish to commit" not in told
-    assert "Slots that stayed" not in told
+    out = capsys.readouterr().out
+    assert "publish to commit" not in out
+    assert "Slots that stayed" not in out
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_difference_is_a_refusal_and_names_examples(capsys, as_json):
     assert tell_move(WRONG, as_json=as_json) == EXIT_REFUSED
-    told = capsys.readouterr()
-    assert "reordered: s2: customers c-1" in told.out
-    assert "kept in build/run-1" in told.err
+    streams = capsys.readouterr()
+    assert "reordered: s2: customers c-1" in streams.out
+    assert "kept in build/run-1" in streams.err
     if as_json:
-        assert json.loads(told.out)["differences"] == {"reordered": 2}
+        assert json.loads(streams.out)["differences"] == {"reordered": 2}
     else:
-        assert "NOT VERIFIED: 2 reordered." in told.out
+        assert "NOT VERIFIED: 2 reordered." in streams.out

@@ -23,8 +23,8 @@ def test_a_slot_waits_as_long_as_its_longest_write(commits, pauses):
 
 
 def test_percentiles_are_values_that_occurred():
-    found = waits([Commit(slot, 0.0, slot / 100) for slot in range(200)], range(200), 0.0, 1.0)
-    assert found == Pauses(200, 0.99, 1.97, 1.99)
+    pauses = waits([Commit(slot, 0.0, slot / 100) for slot in range(200)], range(200), 0.0, 1.0)
+    assert pauses == Pauses(200, 0.99, 1.97, 1.99)
 
 
 def test_a_rate_counts_what_was_committed_in_a_time():

@@ -54,7 +54,7 @@ class World:
         for shard in self.fleet.shards:
             provision_database(self.fleet, shard, self.urls[shard.name])
         self.databases = {name: sqlite3.connect(file, isolation_level=None) for name, file in self.files.items()}
-        self.writes = [each.write for each in Stream(self.fleet, 300, 80, duplicate_rate=0)]
+        self.writes = [step.write for step in Stream(self.fleet, 300, 80, duplicate_rate=0)]
         for database in self.databases.values():
             database.execute("BEGIN")
         for write in self.writes:
@@ -106,8 +106,8 @@ class World:
         return next(write for write in last.values() if write.operation in operation)
 
 
-def _stored(of, value):
-    match of:
+def _stored(kind, value):
+    match kind:
         case "json":
             return orjson.dumps(value).decode()
         case "timestamp":
@@ -121,7 +121,7 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def found(verdict):
+def differences(verdict):
     return {(finding.difference, finding.shard) for finding in verdict.findings}
 
 
@@ -140,7 +140,7 @@ def test_a_lost_write_is_named_even_when_a_later_one_hides_it(world):
     world.databases[owner].execute("DELETE FROM shardctl_inbox WHERE identity = ?", (identity_of(write),))
     verdict = world.verify()
     assert not verdict.ok
-    assert found(verdict) == {(Difference.LOST, owner)}
+    assert differences(verdict) == {(Difference.LOST, owner)}
     assert write.idempotency_key in str(verdict.findings[0])
 
 
@@ -171,14 +171,14 @@ def test_a_write_doubled_on_another_shard_is_named_on_both(world):
     slot, owner = world.home(write)
     other = "s1" if owner == "s0" else "s0"
     world.record(other, slot, write)
-    assert found(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, other)}
+    assert differences(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, other)}
 
 
 def test_a_write_doubled_in_another_slot_of_its_shard_is_named(world):
     write = world.last_of("customer")
     slot, owner = world.home(write)
     world.record(owner, (slot + 1) % 32 + (slot // 32) * 32, write)
-    assert found(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, owner)}
+    assert differences(world.verify()) == {(Difference.DOUBLED, owner), (Difference.MISPLACED, owner)}
 
 
 def test_a_duplicate_taken_for_a_new_write_is_named(world):
@@ -237,7 +237,7 @@ def test_a_row_moved_to_the_wrong_shard_is_named_on_both(world, type_, table):
 
     key = "customer_id = ?" if type_ == "customer" else "sensor = ? AND at = ?"
     world.databases[owner].execute(f"DELETE FROM {table} WHERE {key}", row[: key.count("?")])
-    assert found(world.verify()) == {(Difference.MISPLACED, other), (Difference.LOST, owner)}
+    assert differences(world.verify()) == {(Difference.MISPLACED, other), (Difference.LOST, owner)}
 
 
 def test_a_phantom_row_is_named(world):
@@ -252,7 +252,7 @@ def test_a_dead_lettered_write_is_named(world):
     _, owner = world.home(write)
     world.databases[owner].execute("UPDATE shardctl_inbox SET outcome = 1 WHERE identity = ?", (identity_of(write),))
     verdict = world.verify()
-    assert found(verdict) == {(Difference.SET_ASIDE, owner)}
+    assert differences(verdict) == {(Difference.SET_ASIDE, owner)}
     assert verdict.counts == {"set aside": 1}
 
 

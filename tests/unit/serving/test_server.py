@@ -76,21 +76,21 @@ def answer_to(*parts, **limits):
         reader, writer = await asyncio.open_connection(*address)
         for part in parts:
             writer.write(part)
-        found = await everything(reader)
+        received = await everything(reader)
         writer.close()
-        return found
+        return received
 
     return play(scenario, **limits)
 
 
 async def everything(reader):
-    found = b""
+    received = b""
     try:
         while part := await reader.read(65_536):
-            found += part
+            received += part
     except ConnectionResetError:
         pass
-    return found
+    return received
 
 
 async def gone(server):
@@ -148,19 +148,19 @@ def test_trailers_are_no_headers():
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         await app.begun.wait()
         writer.write(b"1\r\nb\r\n0\r\nauthorization: late\r\n\r\n")
-        found = await answer_on(reader)
+        response = await answer_on(reader)
         writer.close()
-        return found, dict(app.headers)
+        return response, dict(app.headers)
 
-    found, headers = play(scenario)
-    assert found == (b"200", b"b")
+    response, headers = play(scenario)
+    assert response == (b"200", b"b")
     assert b"authorization" not in headers
 
 
 def test_a_long_body_is_no_long_head():
     body = b"b" * 300_000
-    found = answer_to(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n", body)
-    assert found.endswith(b"\r\n\r\n" + body)
+    response = answer_to(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 300000\r\n\r\n", body)
+    assert response.endswith(b"\r\n\r\n" + body)
 
 
 def test_what_comes_behind_a_request_never_takes_its_answers_place():
@@ -171,10 +171,10 @@ def test_what_comes_behind_a_request_never_takes_its_answers_place():
         app.go.set()
         return await everything(reader)
 
-    found = play(scenario)
-    assert found.startswith(b"HTTP/1.1 200")
-    assert b"connection: close" in found
-    assert found.count(b"HTTP/1.1 ") == 1
+    responses = play(scenario)
+    assert responses.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in responses
+    assert responses.count(b"HTTP/1.1 ") == 1
 
 
 def test_of_requests_sent_ahead_the_first_are_answered_and_the_last_closes():
@@ -187,9 +187,9 @@ def test_of_requests_sent_ahead_the_first_are_answered_and_the_last_closes():
         app.go.set()
         return await everything(reader)
 
-    found = play(scenario, pipelined=4)
-    assert found.count(b"HTTP/1.1 200") == 5
-    assert found.rpartition(b"HTTP/1.1 200")[2].count(b"connection: close") == 1
+    responses = play(scenario, pipelined=4)
+    assert responses.count(b"HTTP/1.1 200") == 5
+    assert responses.rpartition(b"HTTP/1.1 200")[2].count(b"connection: close") == 1
 
 
 def test_an_answer_that_nobody_fetches_is_given_up():
@@ -209,8 +209,8 @@ def test_a_full_server_answers_a_newcomer():
         writer.write(ASK)
         status, _ = await answer_on(reader)
         assert await everything(silent[0][0]) == b""
-        for _, each in [*silent, (None, writer)]:
-            each.close()
+        for _, stream in [*silent, (None, writer)]:
+            stream.close()
         return status
 
     assert play(scenario, connections=4) == b"200"

@@ -14,12 +14,12 @@ class Connection:
 def full(*, held_up=()):
     room = Room(3)
     connections = [Connection(name, is_held_up=name in held_up) for name in "abc"]
-    assert all(room.enter(each) for each in connections)
+    assert all(room.enter(connection) for connection in connections)
     return room, connections
 
 
 def evicted(connections):
-    return "".join(each.name for each in connections if each.evicted)
+    return "".join(connection.name for connection in connections if connection.evicted)
 
 
 def test_the_one_that_was_silent_for_longest_gives_way():
@@ -38,8 +38,8 @@ def test_a_client_that_sends_something_stays():
 
 def test_a_whole_request_is_never_lost_and_its_connection_is_idle_again_after_its_answer():
     room, connections = full()
-    for each in connections:
-        room.settle(each)
+    for connection in connections:
+        room.settle(connection)
     assert not room.enter(Connection("d"))
     assert evicted(connections) == ""
     room.await_from(connections[1])

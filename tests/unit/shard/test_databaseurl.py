@@ -31,10 +31,10 @@ def arguments(text):
     ],
 )  # fmt: skip
 def test_hosts_and_ports(text, hosts, ports):
-    told = arguments(text)
-    assert (told["host"], str(told.get("port"))) == (hosts, ports)
-    assert told["target_session_attrs"] == "read-write"
-    assert told["dbname"] == "db"
+    connect_arguments = arguments(text)
+    assert (connect_arguments["host"], str(connect_arguments.get("port"))) == (hosts, ports)
+    assert connect_arguments["target_session_attrs"] == "read-write"
+    assert connect_arguments["dbname"] == "db"
 
 
 def test_a_session_that_only_reads_can_t_be_asked_for():
@@ -51,8 +51,12 @@ def test_a_session_that_only_reads_can_t_be_asked_for():
 )
 @pytest.mark.parametrize("hosts", ["h", "h1:1,h2:2"])
 def test_a_password_may_hold_anything(written, password, hosts):
-    told = arguments(f"postgresql://u:{written}@{hosts}/db?sslmode=require")
-    assert (told["user"], told["password"], told["sslmode"]) == ("u", password, "require")
+    connect_arguments = arguments(f"postgresql://u:{written}@{hosts}/db?sslmode=require")
+    assert (connect_arguments["user"], connect_arguments["password"], connect_arguments["sslmode"]) == (
+        "u",
+        password,
+        "require",
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch, kin
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "ssl"),
     [
         ("", None),
         ("?ssl_ca=/ca", {"ca": "/ca"}),
@@ -119,16 +123,16 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch, kin
         ("?ssl_ca=/ca&ssl_verify_identity=true&ssl_verify_cert=1", {"ca": "/ca", "check_hostname": True}),
     ],
 )
-def test_mysql_verifies_by_the_authority_that_the_url_names(query, told):
-    found = arguments(f"mysql://u:p@h/db{query}")
-    assert found.get("ssl") == told
-    assert not any(name.startswith("ssl_") for name in found)
+def test_mysql_verifies_by_the_authority_that_the_url_names(query, ssl):
+    connect_arguments = arguments(f"mysql://u:p@h/db{query}")
+    assert connect_arguments.get("ssl") == ssl
+    assert not any(name.startswith("ssl_") for name in connect_arguments)
 
 
 @pytest.mark.parametrize(("query", "threshold"), [("", None), ("?prepare_threshold=5", 5), ("?prepare_threshold=1", 1)])
 def test_statements_are_prepared_on_the_server_only_where_the_url_asks_for_it(query, threshold):
-    without, found = prepare_threshold(parse(f"postgresql://u:p@h/db{query}"))
-    assert found == threshold
+    without, prepared = prepare_threshold(parse(f"postgresql://u:p@h/db{query}"))
+    assert prepared == threshold
     assert "prepare_threshold" not in without.query
 
 

@@ -29,8 +29,8 @@ def folder(tmp_path, monkeypatch):
 
 def report(**more):
     fleet = settled()
-    held = backlogs(fleet, orders_s0_g1=Backlog(1_234, 1_000_000_000 - 5_000_000, 1_000_000_000))
-    return assemble(fleet, NOW, {"s0": Unknown("gone"), "s1": Unknown("gone")}, held, {"s0": WORKING} | more)
+    backlog_of = backlogs(fleet, orders_s0_g1=Backlog(1_234, 1_000_000_000 - 5_000_000, 1_000_000_000))
+    return assemble(fleet, NOW, {"s0": Unknown("gone"), "s1": Unknown("gone")}, backlog_of, {"s0": WORKING} | more)
 
 
 def test_a_line_says_what_is_wrong():
@@ -69,10 +69,10 @@ def test_a_narrow_terminal_shows_fewer_columns_and_breaks_none(width):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0.0 s"), (9.94, "9.9 s"), (59, "59 s"), (180, "3 min"), (7_200, "2 h"), (400_000, "5 d")]
+    ("seconds", "text"), [(0, "0.0 s"), (9.94, "9.9 s"), (59, "59 s"), (180, "3 min"), (7_200, "2 h"), (400_000, "5 d")]
 )
-def test_durations_are_shown_in_a_unit_that_fits(seconds, told):
-    assert drawing.duration(seconds) == told
+def test_durations_are_shown_in_a_unit_that_fits(seconds, text):
+    assert drawing.duration(seconds) == text
 
 
 def test_nobody_at_all_is_refused(folder, capsys):
@@ -86,11 +86,11 @@ def test_nobody_at_all_is_refused(folder, capsys):
 def test_json_has_null_for_what_is_unknown(folder, tmp_path, capsys):
     databases = Databases(tmp_path)
     assert main(["status", "--json", "--database", f"s0={databases.urls['s0']}"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    s0, s1 = told["shards"]
+    document = json.loads(capsys.readouterr().out)
+    s0, s1 = document["shards"]
     assert (s0["parked_keys"], s0["lanes"]["active"], s0["backlog"], s0["writes_per_second"]) == (0, 8, None, None)
     assert (s1["parked_keys"], s1["lanes"]) == (None, None)
-    assert told["unknown"]["metrics"].startswith("where they are is unknown")
+    assert document["unknown"]["metrics"].startswith("where they are is unknown")
     assert s0["troubles"] == ["no consumer has read generation 1, which holds slots"]
 
 
@@ -101,15 +101,15 @@ def test_json_of_a_rebalance_has_its_stages(tmp_path):
     databases.open_rebalance(after)
     from shardctl.status.collector import Collector, Sources
 
-    sources = Sources(lambda _: databases.urls, lambda of: lambda _: backlogs(of), lambda _: {}, local=True)
-    told = drawing.as_json(Collector(sources).look(after).report)["rebalance"]
-    assert told["states"] == {"s0": "open", "s2": "open"}
-    assert told["stages"]["broken"] == 8  # nothing is announced yet
-    assert json.dumps(told)
+    sources = Sources(lambda _: databases.urls, lambda fleet: lambda _: backlogs(fleet), lambda _: {}, local=True)
+    rebalance = drawing.as_json(Collector(sources).look(after).report)["rebalance"]
+    assert rebalance["states"] == {"s0": "open", "s2": "open"}
+    assert rebalance["stages"]["broken"] == 8  # nothing is announced yet
+    assert json.dumps(rebalance)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--database", "s9=sqlite:///x"], "no shard 's9'"),
         (["--database", "s0"], "--database wants SHARD=URL"),
@@ -117,6 +117,6 @@ def test_json_of_a_rebalance_has_its_stages(tmp_path):
         (["-f", "none.yaml"], "none.yaml"),
     ],
 )
-def test_bad_input_is_reported_as_such(folder, capsys, arguments, told):
+def test_bad_input_is_reported_as_such(folder, capsys, arguments, message):
     assert main(["status", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -34,9 +34,9 @@ def answering(seen=None):
 def test_each_figure_is_asked_for_by_shard():
     seen = []
     with http_server(answering(seen)) as url, Prometheus(f"{url}/some/prefix/") as prometheus:
-        found = prometheus.work(settled())
-    work = found.pop("s0")
-    assert not found
+        work_of = prometheus.work(settled())
+    work = work_of.pop("s0")
+    assert not work_of
     assert (work.applied, work.duplicates, work.dead_lettered, work.writes_per_second) == (100, 3, 0, 2.5)
     assert (work.rows_a_batch, work.locks_contended_per_second) == (None, 0.1)
     assert (work.replicas, work.ready, work.names) == (3, 2, None)
@@ -65,7 +65,7 @@ def test_a_token_is_sent_and_a_password_too():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         ((403, "no right"), r"refused the query \(403\): no right"),
         ((302, ""), r"refused the query \(302\)"),
@@ -74,11 +74,11 @@ def test_a_token_is_sent_and_a_password_too():
         ((200, vector()), r"has no metrics of consumers \(namespace default, app orders-consumer\)"),
     ],
 )
-def test_what_it_refuses_is_reported_without_the_password(answer, told):
+def test_what_it_refuses_is_reported_without_the_password(answer, message):
     with (
         http_server(lambda *_: answer) as url,
         Prometheus(url.replace("//", "//me:secret@")) as prometheus,
-        pytest.raises(PrometheusError, match=told) as refused,
+        pytest.raises(PrometheusError, match=message) as refused,
     ):
         prometheus.work(settled())
     assert "secret" not in str(refused.value)

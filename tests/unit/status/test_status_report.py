@@ -20,23 +20,23 @@ READ = {1: timedelta(seconds=2)}
 
 def known(slots, *, generation=1, state=LaneState.ACTIVE, readers=READ, entries=None, more=()):
     lanes = {lane_of(slot, generation): Lane(slot, generation, state) for slot in slots}
-    return Known(lanes | {lane_of(each.slot, each.generation): each for each in more}, entries or {}, readers)
+    return Known(lanes | {lane_of(lane.slot, lane.generation): lane for lane in more}, entries or {}, readers)
 
 
-def healthy(of):
-    return {shard.name: DatabaseFacts(known(shard.slots), 0, 0, {"r0": 2.0}) for shard in of.shards}
+def healthy(fleet):
+    return {shard.name: DatabaseFacts(known(shard.slots), 0, 0, {"r0": 2.0}) for shard in fleet.shards}
 
 
-def working(of):
-    return {shard.name: WORKING for shard in of.shards}
+def working(fleet):
+    return {shard.name: WORKING for shard in fleet.shards}
 
 
 def test_what_all_replicas_report_is_summed():
     fleet = settled()
-    held = backlogs(
+    backlog_of = backlogs(
         fleet, orders_s0_g1=Backlog(7, 1_000_000_000 - 3_500_000, 1_000_000_000), orders_dead=Backlog(2, 1, 1_000_000)
     )
-    report = assemble(fleet, NOW, healthy(fleet), held, working(fleet))
+    report = assemble(fleet, NOW, healthy(fleet), backlog_of, working(fleet))
     s0, s1 = report.shards
     assert (s0.backlog, s0.oldest_seconds, s1.backlog, s1.oldest_seconds) == (7, 3.5, 0, 0.0)
     assert (s0.slots, s0.lanes) == (8, {"arriving": 0, "due": 0, "active": 8, "left": 0})
@@ -49,7 +49,7 @@ def test_what_no_replica_reports_is_not_zero_and_has_a_reason():
     fleet = settled()
     report = assemble(fleet, NOW, {"s0": WHY, "s1": WHY}, WHY, WHY)
     for shard in report.shards:
-        told = (
+        figures = (
             shard.backlog,
             shard.oldest_seconds,
             shard.work.applied,
@@ -57,7 +57,7 @@ def test_what_no_replica_reports_is_not_zero_and_has_a_reason():
             shard.parked_keys,
             shard.lanes,
         )
-        assert told == (None,) * 6
+        assert figures == (None,) * 6
     assert (report.dead_letters, report.strays) == (None, None)
     assert set(report.unknown) == {"backlog", "metrics", "databases of s0, s1"}
     assert set(report.unknown.values()) == {"nobody is there"}
@@ -68,14 +68,14 @@ def test_what_no_replica_reports_is_not_zero_and_has_a_reason():
 def test_one_replica_that_reports_something_is_enough(known_one):
     fleet = settled()
     sources = {"databases": {"s0": WHY, "s1": WHY}, "backlogs": WHY, "work": WHY}
-    told = {"databases": healthy(fleet), "backlogs": backlogs(fleet), "work": working(fleet)}
-    assert not assemble(fleet, NOW, **(sources | {known_one: told[known_one]})).nothing
+    facts = {"databases": healthy(fleet), "backlogs": backlogs(fleet), "work": working(fleet)}
+    assert not assemble(fleet, NOW, **(sources | {known_one: facts[known_one]})).nothing
 
 
 def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
     fleet = transitional()  # s0 reads two generations
-    held = {name: each for name, each in backlogs(fleet).items() if name != "orders-s0-g2"}
-    report = assemble(fleet, NOW, {}, held, WHY)
+    backlog_of = {name: backlog for name, backlog in backlogs(fleet).items() if name != "orders-s0-g2"}
+    report = assemble(fleet, NOW, {}, backlog_of, WHY)
     assert [shard.backlog for shard in report.shards] == [None, 0, 0]
     assert report.unknown["backlog"] == "there is no figure for orders-s0-g2: not there, or too new"
 
@@ -136,19 +136,19 @@ def moving_databases(fleet):
 def test_a_rebalance_is_shown_and_its_slots_are_where_they_are():
     fleet = transitional()
     databases = moving_databases(fleet)
-    facts = {name: DatabaseFacts(each) for name, each in databases.items()}
+    facts = {name: DatabaseFacts(known_lanes) for name, known_lanes in databases.items()}
     moving = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet)).moving
     assert moving.states == {"s0": "open", "s2": "open"}
     assert dict(moving.survey.stages) == {"waiting": 5, "due": 1, "left": 1, "arrived": 1, "broken": 0}
-    (found,) = slot_maps(fleet, databases)
-    assert {name: str(slots) for name, slots in found.holders.items()} == {"s0": "0-5", "s1": "8-15", "s2": "7"}
-    assert {stage: str(slots) for stage, slots in found.stages.items()} == {
+    (slot_map,) = slot_maps(fleet, databases)
+    assert {name: str(slots) for name, slots in slot_map.holders.items()} == {"s0": "0-5", "s1": "8-15", "s2": "7"}
+    assert {stage: str(slots) for stage, slots in slot_map.stages.items()} == {
         "waiting": "0-4",
         "due": "5",
         "left": "6",
         "arrived": "7",
     }
-    assert found.from_file == ()
+    assert slot_map.from_file == ()
 
 
 def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
@@ -158,26 +158,29 @@ def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
     report = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet))
     assert report.moving.survey is None
     assert report.unknown["rebalance"] == "the databases of s2 don't answer"
-    (found,) = slot_maps(fleet, {"s0": databases["s0"]})
-    assert (found.from_file, found.stages) == (("s1", "s2"), {})
-    assert str(found.holders["s2"]) == "6-7"
+    (slot_map,) = slot_maps(fleet, {"s0": databases["s0"]})
+    assert (slot_map.from_file, slot_map.stages) == (("s1", "s2"), {})
+    assert str(slot_map.holders["s2"]) == "6-7"
 
 
 def test_a_rebalance_that_the_file_does_not_know_is_reported():
     fleet = settled()
     entries = moving_databases(transitional())["s0"].entries
     facts = healthy(fleet) | {"s0": DatabaseFacts(known(range(8), entries=entries))}
-    (told,) = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet)).troubles
-    assert "rebalance" in told
-    assert "is open" in told
+    (trouble,) = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet)).troubles
+    assert "rebalance" in trouble
+    assert "is open" in trouble
 
 
 def test_shards_for_different_types_have_maps_of_their_own():
     from fleets import fleet
 
-    of = fleet(
+    fleet = fleet(
         (["slots: 0-15", "types: [a]"], ["slots: 0-7", "except_types: [a]"], ["slots: 8-15", "except_types: [a]"]),
         slot_bits=4,
     )
-    maps = slot_maps(of, {})
-    assert [(each.types, list(each.holders)) for each in maps] == [("a", ["s0"]), ("all but a", ["s1", "s2"])]
+    maps = slot_maps(fleet, {})
+    assert [(slot_map.types, list(slot_map.holders)) for slot_map in maps] == [
+        ("a", ["s0"]),
+        ("all but a", ["s1", "s2"]),
+    ]

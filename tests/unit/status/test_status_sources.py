@@ -41,8 +41,8 @@ def test_who_hangs_is_not_waited_for_nor_asked_again():
         return "late"
 
     asker = Asker(0.05)
-    told = asker.ask({"slow": hang, "quick": lambda: 1})
-    assert told == {"slow": Unknown("no answer within 0.05 s"), "quick": 1}
+    answers = asker.ask({"slow": hang, "quick": lambda: 1})
+    assert answers == {"slow": Unknown("no answer within 0.05 s"), "quick": 1}
     assert asker.ask({"slow": hang})["slow"] == Unknown("no answer within 0.05 s")
     released.set()
     assert asker._under_way["slow"].result(PATIENCE_SECONDS) == "late"
@@ -91,15 +91,15 @@ def test_counters_add_up_over_restarts_and_rates_are_of_the_last_look(looks, tot
     rates = Rates()
     for second, look in enumerate(looks):
         metrics = {} if look is None else {APPLIED: look, "shardctl_ready": 1}
-        found = rates.work([Sample(S0, metrics)], float(second))
-    assert (found["s0"].applied, found["s0"].writes_per_second) == (total, rate)
+        work_of = rates.work([Sample(S0, metrics)], float(second))
+    assert (work_of["s0"].applied, work_of["s0"].writes_per_second) == (total, rate)
 
 
 def test_a_batch_s_mean_is_recent_where_there_were_batches():
     rates = Rates()
     for second, (rows, batches) in enumerate([(100, 10), (130, 11)]):
-        found = rates.work([Sample(S0, {ROWS: rows, BATCHES: batches})], float(second))
-    assert found["s0"].rows_a_batch == 30
+        work_of = rates.work([Sample(S0, {ROWS: rows, BATCHES: batches})], float(second))
+    assert work_of["s0"].rows_a_batch == 30
     assert rates.work([Sample(S0, {ROWS: 130, BATCHES: 11})], 9.0)["s0"].rows_a_batch == pytest.approx(130 / 11)
 
 
@@ -139,13 +139,13 @@ def test_a_consumer_s_own_page_says_what_is_wrong_with_it():
 
 
 def test_the_local_fleet_s_file_is_read_as_it_was_written(tmp_path):
-    told = LocalFile((S0,), {"s0": "sqlite:///a.db"})
-    told.write(tmp_path / "fleet.json")
-    assert localfile.read(tmp_path / "fleet.json") == told
+    local_file = LocalFile((S0,), {"s0": "sqlite:///a.db"})
+    local_file.write(tmp_path / "fleet.json")
+    assert localfile.read(tmp_path / "fleet.json") == local_file
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "has the fleet ended"),
         ("", "isn't the file"),
@@ -153,10 +153,10 @@ def test_the_local_fleet_s_file_is_read_as_it_was_written(tmp_path):
         ('{"consumers": [{}]}', "isn't the file"),
     ],
 )
-def test_another_file_is_reported(tmp_path, content, told):
+def test_another_file_is_reported(tmp_path, content, message):
     if content is not None:
         (tmp_path / "f").write_text(content)
-    with pytest.raises(localfile.LocalFileError, match=told):
+    with pytest.raises(localfile.LocalFileError, match=message):
         localfile.read(tmp_path / "f")
 
 
@@ -168,9 +168,10 @@ def databases(tmp_path):
     return Databases(tmp_path)
 
 
-def looker(databases, patience=5.0, metrics=lambda _: {}, held=None):
+def looker(databases, patience=5.0, metrics=lambda _: {}, backlog_of=None):
     return Collector(
-        Sources(lambda _: databases.urls, lambda of: lambda _: held or backlogs(of), metrics, local=True), patience
+        Sources(lambda _: databases.urls, lambda fleet: lambda _: backlog_of or backlogs(fleet), metrics, local=True),
+        patience,
     )
 
 
@@ -199,8 +200,8 @@ def test_lanes_are_read_again_only_when_the_fence_has_changed(databases):
 def test_a_silent_replica_is_reported(databases):
     databases.present("s0")
     databases.present("s0", "r1", seen_time=datetime.now(UTC) - timedelta(seconds=60))
-    (told,) = looker(databases).look(databases.fleet).report.shards[0].troubles
-    assert re.fullmatch("replica r1 sent its last heartbeat (59|6[0-9]) s ago", told)
+    (trouble,) = looker(databases).look(databases.fleet).report.shards[0].troubles
+    assert re.fullmatch("replica r1 sent its last heartbeat (59|6[0-9]) s ago", trouble)
 
 
 def test_a_database_that_is_not_there_hides_no_other(databases, tmp_path):
@@ -257,8 +258,8 @@ def test_a_rebalance_is_followed_through_the_file(databases, tmp_path):
 def test_urls_come_from_options_then_the_environment_then_the_local_fleet(tmp_path):
     LocalFile((), {"s0": "local0", "s1": "local1", "s2": "local2"}).write(tmp_path / "f")
     environment = {"SHARDCTL_DATABASE_URL_S0": "env0", "SHARDCTL_DATABASE_URL_S1": "env1"}
-    found = database_urls(transitional(), {"s0": "given0"}, environment, tmp_path / "f")
-    assert found == {"s0": "given0", "s1": "env1", "s2": "local2"}
+    urls = database_urls(transitional(), {"s0": "given0"}, environment, tmp_path / "f")
+    assert urls == {"s0": "given0", "s1": "env1", "s2": "local2"}
     lacking = database_urls(transitional(), {}, {}, None)
     assert lacking["s0"] == Unknown("no URL: set SHARDCTL_DATABASE_URL_<SHARD>, or give --database SHARD=URL")
 
@@ -270,10 +271,10 @@ def test_a_shard_that_is_not_there_is_refused():
 
 def test_without_anybody_to_ask_it_says_whom_to_name(monkeypatch):
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
-    found = sources({}, None, {})
-    assert not found.local
+    unnamed = sources({}, None, {})
+    assert not unnamed.local
     with pytest.raises(ShardctlError, match="--prometheus"):
-        found.metrics(settled())
+        unnamed.metrics(settled())
 
 
 def test_consumers_are_those_that_the_file_lists_now(tmp_path):

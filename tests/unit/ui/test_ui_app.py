@@ -16,10 +16,10 @@ from shardctl.status.report import Unknown
 @pytest.fixture
 def databases(tmp_path):
     (tmp_path / "shards.yaml").write_text(text(("0-7", "8-15"), slot_bits=4))
-    found = Databases(tmp_path)
+    made = Databases(tmp_path)
     for shard in ("s0", "s1"):
-        found.present(shard)
-    return found
+        made.present(shard)
+    return made
 
 
 @pytest.fixture
@@ -28,13 +28,18 @@ def page(databases, tmp_path):
 
 
 def test_status_is_what_the_command_reports(page):
-    told = page.get("/api/status").json()
-    assert [(shard["name"], shard["ready"], shard["parked_keys"]) for shard in told["shards"]] == [
+    document = page.get("/api/status").json()
+    assert [(shard["name"], shard["ready"], shard["parked_keys"]) for shard in document["shards"]] == [
         ("s0", 2, 0),
         ("s1", 2, 0),
     ]
-    assert (told["fleet"], told["dead_letters"], told["unknown"], told["file_fault"]) == ("orders", 0, {}, None)
-    assert told["pace_seconds"] == 1.0
+    assert (document["fleet"], document["dead_letters"], document["unknown"], document["file_fault"]) == (
+        "orders",
+        0,
+        {},
+        None,
+    )
+    assert document["pace_seconds"] == 1.0
 
 
 def test_readers_at_once_share_a_look(databases, tmp_path):
@@ -45,14 +50,14 @@ def test_readers_at_once_share_a_look(databases, tmp_path):
         return {}
 
     page = client(tmp_path / "shards.yaml", databases.urls, metrics=metrics)
-    assert {found.status_code for found in page.all("/api/status", "/api/status", "/api/slots")} == {200}
+    assert {response.status_code for response in page.all("/api/status", "/api/status", "/api/slots")} == {200}
     assert len(looks) == 1
 
 
 def test_slots_are_shown_as_the_databases_have_them(databases, page):
     databases.leave("s0", 7)
-    told = page.get("/api/slots").json()
-    assert told == {
+    document = page.get("/api/slots").json()
+    assert document == {
         "slots": 16,
         "maps": [{"types": "", "holders": {"s0": [[0, 6]], "s1": [[8, 15]]}, "from_file": [], "stages": {}}],
     }
@@ -71,15 +76,19 @@ def test_a_rebalance_is_followed(databases, tmp_path):
 
 def test_a_file_that_is_no_fleet_is_reported_and_the_last_one_stays(databases, page, tmp_path):
     (tmp_path / "shards.yaml").write_text("shards: [")
-    told = page.get("/api/status").json()
-    assert "shards.yaml" in told["file_fault"]
-    assert len(told["shards"]) == 2
+    document = page.get("/api/status").json()
+    assert "shards.yaml" in document["file_fault"]
+    assert len(document["shards"]) == 2
 
 
 def test_heat_has_the_shards_that_answer(databases, tmp_path):
     urls = databases.urls | {"s1": Unknown("no URL")}
-    told = client(tmp_path / "shards.yaml", urls).get("/api/heat").json()
-    assert told == {"window_seconds": 120.0, "shards": {"s0": {"slots": [], "rates": []}}, "unknown": {"s1": "no URL"}}
+    document = client(tmp_path / "shards.yaml", urls).get("/api/heat").json()
+    assert document == {
+        "window_seconds": 120.0,
+        "shards": {"s0": {"slots": [], "rates": []}},
+        "unknown": {"s1": "no URL"},
+    }
 
 
 # -- parked keys ----------------------------------------------------------------------------------------------------------
@@ -87,7 +96,7 @@ def test_heat_has_the_shards_that_answer(databases, tmp_path):
 
 def released(databases, key="k"):
     with parked.opened("s0", databases.urls["s0"]) as connection:
-        return [each.released for each in parked.keys(connection, "s0", key)]
+        return [parked_key.released for parked_key in parked.keys(connection, "s0", key)]
 
 
 def confirmation(page, **changes):
@@ -102,19 +111,19 @@ def replay(page, body):
 
 def test_parked_keys_are_listed_and_shown(databases, page):
     databases.park("s0", 3, "k", messages=2)
-    found = page.get("/api/parked").json()
-    assert [(key["key"], key["shard"], key["slot"], key["messages"]) for key in found["keys"]] == [("k", "s0", 3, 2)]
-    told = page.get("/api/parked/messages", params={"shard": "s0", "slot": 3, "type": "a", "key": "k"}).json()
-    assert [message["body"] for message in told["messages"]] == ['{"id": "<b>"}'] * 2
+    keys = page.get("/api/parked").json()
+    assert [(key["key"], key["shard"], key["slot"], key["messages"]) for key in keys["keys"]] == [("k", "s0", 3, 2)]
+    messages = page.get("/api/parked/messages", params={"shard": "s0", "slot": 3, "type": "a", "key": "k"}).json()
+    assert [message["body"] for message in messages["messages"]] == ['{"id": "<b>"}'] * 2
 
 
 def test_a_shard_that_does_not_answer_hides_no_other(databases, tmp_path):
     databases.park("s0", 3, "k")
     urls = databases.urls | {"s1": "postgresql://me:secret@127.0.0.1:1/x"}
-    found = client(tmp_path / "shards.yaml", urls).get("/api/parked")
-    assert len(found.json()["keys"]) == 1
-    assert list(found.json()["unknown"]) == ["s1"]
-    assert "secret" not in found.text
+    response = client(tmp_path / "shards.yaml", urls).get("/api/parked")
+    assert len(response.json()["keys"]) == 1
+    assert list(response.json()["unknown"]) == ["s1"]
+    assert "secret" not in response.text
 
 
 def test_a_confirmed_key_goes_on(databases, page):
@@ -140,8 +149,8 @@ def test_what_has_changed_since_it_was_shown_is_left_alone(databases, page):
     databases.park("s0", 3, "k", messages=2)
     shown = confirmation(page)
     databases.park_message("s0", 3, "k", "later")
-    told = problem(replay(page, shown), 409)
-    assert told["now"]["messages"] == 3
+    document = problem(replay(page, shown), 409)
+    assert document["now"]["messages"] == 3
     assert released(databases) == [False]
     problem(replay(page, confirmation(page, parked_time="2020-01-01T00:00:00+00:00")), 409)
     problem(replay(page, confirmation(page, slot=4)), 404)

@@ -30,7 +30,7 @@ def test_a_port_that_is_taken_is_reported(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--host", "no such host"], "can't listen on no such host:8642"),
         (["--host", "203.0.113.1"], "can't listen on 203.0.113.1:8642"),
@@ -40,9 +40,9 @@ def test_a_port_that_is_taken_is_reported(folder, capsys):
         (["-f", "none.yaml"], "none.yaml"),
     ],
 )
-def test_bad_input_is_reported_as_such(folder, capsys, arguments, told):
+def test_bad_input_is_reported_as_such(folder, capsys, arguments, message):
     assert main(["ui", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ def path(tmp_path):
 def problem(response, status):
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
-    told = response.json()
-    assert (told["status"], told["type"]) == (status, "about:blank")
-    assert told["detail"]
-    return told
+    document = response.json()
+    assert (document["status"], document["type"]) == (status, "about:blank")
+    assert document["detail"]
+    return document
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_a_page_may_run_nothing_but_its_own_files(path):
 
 
 def test_the_page_has_no_inline_script_or_style_and_asks_nobody_else(path):
-    found = client(path, {}, token="")
-    page = found.get("/").text
+    browser = client(path, {}, token="")
+    page = browser.get("/").text
     files = {name for name in page.split('"') if name.startswith("/static/")}
     assert files == {"/static/page.js", "/static/page.css", "/static/icon.svg"}
-    for name in [*files, *(f"/static/{each}.js" for each in ("api", "aside", "dom", "letters", "shards", "slots"))]:
-        response = found.get(name)
+    for name in [*files, *(f"/static/{module}.js" for module in ("api", "aside", "dom", "letters", "shards", "slots"))]:
+        response = browser.get(name)
         assert response.status_code == 200
         page += response.text
     assert "<style" not in page
@@ -122,5 +122,5 @@ def test_a_bug_is_reported_without_its_insides(path):
     def broken(_):
         raise ZeroDivisionError("secret")
 
-    told = problem(client(path, {}, metrics=broken).get("/api/status"), 500)
-    assert "secret" not in str(told)
+    document = problem(client(path, {}, metrics=broken).get("/api/status"), 500)
+    assert "secret" not in str(document)

@@ -52,15 +52,15 @@ def test_a_clean_fleet_passes(fleet, run):
 def test_the_report_for_machines(fleet, run):
     fleet.fill()
     code, out, _ = run("--json")
-    told = json.loads(out)
-    assert (code, told["verified"], told["faults"], told["rebalancing"]) == (0, True, [], False)
-    assert [shard["active_slots"] for shard in told["shards"]] == ["0-31", "32-63", "0-63"]
-    assert told["totals"]["things"]["rows"] == 16
+    report = json.loads(out)
+    assert (code, report["verified"], report["faults"], report["rebalancing"]) == (0, True, [], False)
+    assert [shard["active_slots"] for shard in report["shards"]] == ["0-31", "32-63", "0-63"]
+    assert report["totals"]["things"]["rows"] == 16
     fleet.delete_lane("s0", 5)
     code, out, _ = run("--json")
-    told = json.loads(out)
-    assert (code, told["verified"]) == (1, False)
-    assert told["faults"][0]["slots"] == "5"
+    report = json.loads(out)
+    assert (code, report["verified"]) == (1, False)
+    assert report["faults"][0]["slots"] == "5"
 
 
 def test_an_empty_fleet_passes(fleet):

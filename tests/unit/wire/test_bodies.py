@@ -29,7 +29,7 @@ from shardctl.wire.values import LIMITS, strictest
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 FLEETS = {names: fleet(*names) for names in {case.databases for case in CASES.values()}}
-DOORS = {names: Encoder(of) for names, of in FLEETS.items()}
+DOORS = {names: Encoder(fleet) for names, fleet in FLEETS.items()}
 REFUSALS = (FieldError, JsonError, LineError, InvalidWriteError, PermanentError)
 RULES = {name: Rules(fleet(name).message_types[TYPE], limits) for name, limits in LIMITS.items()}
 

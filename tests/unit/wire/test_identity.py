@@ -15,7 +15,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted"),
+    ("identity_made", "wanted"),
     [
         (identity.of_key("", "order", "k"), "9b27ac1aaa1e3778bb2e3e527438b1ad"),
         (identity.of_key("billing", "order", "k"), "c096d1db224716fcb039c4a3d00229f2"),
@@ -25,9 +25,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         (identity.of_note("shardctl-letter:ab"), "1d437eb5352906744faf29d51cb266fd"),
     ],
 )
-def test_identities_never_change(found, wanted):
+def test_identities_never_change(identity_made, wanted):
     """The inbox remembers for weeks: a version that computed another would apply what was applied before."""
-    assert found.hex() == wanted
+    assert identity_made.hex() == wanted
 
 
 def test_fingerprints_never_change():
@@ -37,20 +37,20 @@ def test_fingerprints_never_change():
 
 
 @given(st.tuples(TEXT, TEXT, TEXT), st.tuples(TEXT, TEXT, TEXT))
-def test_another_caller_type_or_key_is_another_write(one, other):
-    assert (identity.of_key(*one) == identity.of_key(*other)) == (one == other)
+def test_another_caller_type_or_key_is_another_write(first, other):
+    assert (identity.of_key(*first) == identity.of_key(*other)) == (first == other)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         (("a", "bc", "d"), ("ab", "c", "d")),
         (("", "a b", "c"), ("a", " b", "c")),
         (("1", "1 1", "x"), ("1 1", "1", "x")),
     ],
 )
-def test_texts_are_kept_apart(one, other):
-    assert identity.of_key(*one) != identity.of_key(*other)
+def test_texts_are_kept_apart(first, other):
+    assert identity.of_key(*first) != identity.of_key(*other)
 
 
 @given(TEXT, TEXT)
@@ -59,14 +59,14 @@ def test_no_text_leads_from_one_name_space_into_another(name, other):
     keyed = {identity.of_key("", "", name), identity.of_key("", other, name), identity.of_key(other, "", name)}
     assert len(keyless) == 3
     assert not keyless & keyed
-    assert {len(each) for each in keyless | keyed} == {identity.BYTES}
+    assert {len(identity_made) for identity_made in keyless | keyed} == {identity.BYTES}
 
 
 @pytest.mark.parametrize("key", [V7, V7.upper(), V7.replace("-", "")], ids=["text", "upper case", "digits"])
 def test_a_uuid7s_time_comes_first(key):
-    found = identity.of_key("c", "order", key)
-    assert found[:6].hex() == "01931c5e7a2b"
-    assert found[6:] != identity.of_key("d", "order", key)[6:]
+    identity_made = identity.of_key("c", "order", key)
+    assert identity_made[:6].hex() == "01931c5e7a2b"
+    assert identity_made[6:] != identity.of_key("d", "order", key)[6:]
 
 
 NOT_V7 = (
@@ -88,15 +88,15 @@ def test_any_other_key_is_all_digest(key):
 
 
 @given(st.tuples(TEXT, TEXT, st.binary(max_size=20)), st.tuples(TEXT, TEXT, st.binary(max_size=20)))
-def test_a_fingerprint_is_of_operation_routing_key_and_body(one, other):
-    assert (identity.fingerprint(*one) == identity.fingerprint(*other)) == (one == other)
-    assert -(1 << 31) <= identity.fingerprint(*one) < 1 << 31
+def test_a_fingerprint_is_of_operation_routing_key_and_body(first, other):
+    assert (identity.fingerprint(*first) == identity.fingerprint(*other)) == (first == other)
+    assert -(1 << 31) <= identity.fingerprint(*first) < 1 << 31
 
 
 @given(st.tuples(TEXT, TEXT), st.tuples(TEXT, TEXT))
-def test_a_key_hash_is_of_type_and_routing_key(one, other):
-    assert (identity.key_hash(*one) == identity.key_hash(*other)) == (one == other)
-    assert -(1 << 31) <= identity.key_hash(*one) < 1 << 31
+def test_a_key_hash_is_of_type_and_routing_key(first, other):
+    assert (identity.key_hash(*first) == identity.key_hash(*other)) == (first == other)
+    assert -(1 << 31) <= identity.key_hash(*first) < 1 << 31
 
 
 @given(TEXT, st.integers(0, 1 << 14), st.integers(0, 1 << 14))

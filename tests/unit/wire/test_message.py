@@ -39,11 +39,11 @@ BY_DAY = FLEET.model_copy(update={"message_types": {"a": _by_day(FLEET.message_t
 
 
 def test_a_write_becomes_attributes_and_json():
-    found = encode(FLEET, Write("a", {"id": "k1", "amount": 5}, idempotency_key="i"), NOW)
+    encoded = encode(FLEET, Write("a", {"id": "k1", "amount": 5}, idempotency_key="i"), NOW)
     slot = slot_of("k1", 10)
-    assert (found.slot, found.ordering_key) == (slot, digits_of(slot, 10))
-    assert orjson.loads(found.data) == {"id": "k1", "amount": 5}
-    assert found.attributes == {
+    assert (encoded.slot, encoded.ordering_key) == (slot, digits_of(slot, 10))
+    assert orjson.loads(encoded.data) == {"id": "k1", "amount": 5}
+    assert encoded.attributes == {
         "slot": digits_of(slot, 10),
         "partition_key": "k1",
         "message_type": "a",
@@ -55,9 +55,9 @@ def test_a_write_becomes_attributes_and_json():
 
 def test_attributes_can_be_renamed():
     routing = FLEET.routing.model_copy(update={"attributes": Attributes(**ATTRIBUTE_PRESETS["cloudevents"])})
-    found = encode(FLEET.model_copy(update={"routing": routing}), Write("a", {"id": "k"}), NOW)
-    assert found.attributes["ce-type"] == "a"
-    assert found.attributes["slot"] == found.ordering_key
+    encoded = encode(FLEET.model_copy(update={"routing": routing}), Write("a", {"id": "k"}), NOW)
+    assert encoded.attributes["ce-type"] == "a"
+    assert encoded.attributes["slot"] == encoded.ordering_key
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def customer(key, operation="upsert", **columns):
 
 
 def names(shard):
-    found = shard.rows("SELECT CONVERT(customer_id USING utf8mb4), CONVERT(name USING utf8mb4) FROM customers")
-    return dict(found)
+    rows = shard.rows("SELECT CONVERT(customer_id USING utf8mb4), CONVERT(name USING utf8mb4) FROM customers")
+    return dict(rows)
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_parked_keys_that_look_alike_are_keys_of_their_own(shard):
         row = {"slot": 1, "message_type": "customer", "reason": "", "detail": "", "released": False}
         keys = (*ALIKE, "a ")
         connection.execute(schema.parked_keys.insert(), [row | {"partition_key": key} for key in keys])
-        found = set(connection.execute(schema.parked_keys.select()).scalars("partition_key"))
+        keys_read = set(connection.execute(schema.parked_keys.select()).scalars("partition_key"))
         connection.execute(schema.parked_keys.delete())
-    assert found == set(keys)
+    assert keys_read == set(keys)
 
 
 @pytest.mark.parametrize("operation", ["insert", "upsert", "update"])
@@ -206,8 +206,8 @@ def test_a_table_with_several_rows_of_one_key_is_no_messages_fault(fresh):
 def test_a_decimal_arrives_as_written_or_is_a_fault(shard, digits, stored):
     body = b'{"Id": 1, "aText": "k", "aDecimal": %s}' % digits.encode()
     outcome = shard.settle(write("mixed", body, on="mariadb"), customer(1))
-    found = shard.rows("SELECT aDecimal FROM `Everything`")
-    assert (outcome.dead, found) == ((0, [(Decimal(stored),)]) if stored else (1, []))
+    rows = shard.rows("SELECT aDecimal FROM `Everything`")
+    assert (outcome.dead, rows) == ((0, [(Decimal(stored),)]) if stored else (1, []))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def again_and_then_fine(shard, trouble_ends=lambda: None):
     batch = [customer(number, "insert") for number in range(5)]
     with pytest.raises(TransientError):
         shard.store.apply(batch)
-    assert not any(each.fault for each in batch)
+    assert not any(delivery.fault for delivery in batch)
     trouble_ends()
     assert shard.store.apply(batch).applied == 5
     assert len(shard.table("customer")) == 5
@@ -323,10 +323,10 @@ def in_a_thread(call):
 def waiting_sessions(connection):
     """Those that wait for a row. InnoDB shows what it showed before to a client that asks again within a tenth of a second."""
     ask(connection, "DO sleep(0.11)")
-    found = ask(
+    rows = ask(
         connection, "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
     )
-    return [number for (number,) in found]
+    return [number for (number,) in rows]
 
 
 def test_nobody_listens(fresh):

@@ -51,7 +51,9 @@ def test_the_size_is_what_the_driver_sends(shard):
     texts = ("plain", "quotes ' and \" and \\", "\0\n\r\x1a", "ü🦓", "")
     with shard.engine.connect() as connection:
         driver = connection.connection.driver_connection
-        assert [packet.wire_bytes(each) for each in texts] == [len(driver.literal(each).encode()) - 2 for each in texts]
+        assert [packet.wire_bytes(value) for value in texts] == [
+            len(driver.literal(value).encode()) - 2 for value in texts
+        ]
         content = b"bytes \xff'\"\0"
         assert packet.wire_bytes(content) == len(driver.literal(content)) - len("X''")
 

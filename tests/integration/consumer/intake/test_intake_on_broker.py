@@ -93,13 +93,13 @@ async def until(condition, seconds=PATIENCE_SECONDS):
 
 
 async def close(*intakes):
-    for each in intakes:
-        await each.stop_reading()
-        await each.close(1)
+    for intake in intakes:
+        await intake.stop_reading()
+        await intake.close(1)
 
 
 def numbers(deliveries):
-    return [int(each.message.attributes["n"]) for each in deliveries]
+    return [int(delivery.message.attributes["n"]) for delivery in deliveries]
 
 
 def run(scenario):
@@ -207,8 +207,8 @@ def test_a_cut_stream_is_opened_again_and_nothing_is_missed():
             await until(lambda: len(got) == 1_000)
             made.broker.set_faults(Faults())
             by_slot = {}
-            for each in got:
-                by_slot.setdefault(each.slot, []).append(each)
+            for delivery in got:
+                by_slot.setdefault(delivery.slot, []).append(delivery)
             assert all(numbers(mine) == list(range(50)) for mine in by_slot.values())
             await intake.ack(got)
             await until(lambda: not made.core.entries)

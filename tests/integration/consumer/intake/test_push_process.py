@@ -96,7 +96,7 @@ class Pubsub:
         answer = self.subscriber.pull(
             subscription=f"{BASE}/subscriptions/shop-dead", max_messages=10, timeout=PATIENCE_SECONDS
         )
-        return [each.message for each in answer.received_messages]
+        return [received.message for received in answer.received_messages]
 
 
 class Bench:
@@ -136,10 +136,10 @@ class Bench:
             return refusal.code
 
     def stop(self):
-        for each in self._started:
-            if each.process.poll() is None:
-                each.process.kill()
-                each.process.wait()
+        for consumer in self._started:
+            if consumer.process.poll() is None:
+                consumer.process.kill()
+                consumer.process.wait()
         self.broker.stop()
 
 

@@ -125,10 +125,10 @@ def test_of_two_that_write_at_once_the_server_takes_one(api, tmp_path):
         leases = [candidates.new(name) for name in "abcdefgh"]
         api.put(holderIdentity="", leaseDurationSeconds=1, leaseTransitions=3)
         api.delay_seconds = 0.02
-        found = await asyncio.gather(*(lease.hold() for lease in leases))
+        holders = await asyncio.gather(*(lease.hold() for lease in leases))
         winner = api.lease()["holderIdentity"]
-        assert [name for name, holder in zip("abcdefgh", found, strict=True) if holder == name] == [winner]
-        assert set(found) <= {winner, ""}
+        assert [name for name, holder in zip("abcdefgh", holders, strict=True) if holder == name] == [winner]
+        assert set(holders) <= {winner, ""}
         assert api.lease()["leaseTransitions"] == 4
 
     play(api, tmp_path, scenario)
@@ -198,7 +198,7 @@ def test_a_token_that_was_replaced_is_the_next_that_is_sent(api, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"),
+    ("trouble", "message"),
     [
         pytest.param(
             {"status": 403},
@@ -209,11 +209,11 @@ def test_a_token_that_was_replaced_is_the_next_that_is_sent(api, tmp_path):
         pytest.param({"token": "another"}, "401", id="unknown token"),
     ],
 )
-def test_a_refusal_is_reported_without_the_token(api, tmp_path, trouble, told):
+def test_a_refusal_is_reported_without_the_token(api, tmp_path, trouble, message):
     async def scenario(candidates):
         for name, value in trouble.items():
             setattr(api, name, value)
-        with pytest.raises(LeaseError, match=told) as caught:
+        with pytest.raises(LeaseError, match=message) as caught:
             await candidates.new("a").hold()
         assert "let-me-in" not in str(caught.value)
 

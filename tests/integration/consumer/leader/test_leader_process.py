@@ -54,27 +54,30 @@ def start(tmp_path, redis_url, broker, shard):
         } | dict(environment)
         made = config(lease=timedelta(seconds=10), **consumer).model_copy(update={"leader": leader})
         started.extend(Consumer(tmp_path, made, settings | {"POD_NAME": name}, name) for name in names)
-        for each in started:
-            until(lambda each=each: each.get("/ready")[0] == 200 or each.process.poll() is not None, what="ready")
-            assert each.process.poll() is None, each.log()
+        for replica in started:
+            until(
+                lambda replica=replica: replica.get("/ready")[0] == 200 or replica.process.poll() is not None,
+                what="ready",
+            )
+            assert replica.process.poll() is None, replica.log()
         return started
 
     yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.send_signal(signal.SIGCONT)
-            each.process.kill()
-            each.process.wait()
+    for replica in started:
+        if replica.process.poll() is None:
+            replica.process.send_signal(signal.SIGCONT)
+            replica.process.kill()
+            replica.process.wait()
 
 
 def leaders(consumers):
-    return [each for each in consumers if each.metric("shardctl_leader") == 1]
+    return [replica for replica in consumers if replica.metric("shardctl_leader") == 1]
 
 
 def leader_of(consumers, seconds=PATIENCE_SECONDS):
     until(lambda: leaders(consumers), seconds, "a leader")
-    [found] = leaders(consumers)
-    return found
+    [leader] = leaders(consumers)
+    return leader
 
 
 def applied(consumer):
@@ -96,7 +99,7 @@ def test_a_leader_that_must_stop_hands_over_at_once(start, broker, shard):
     for number in range(30):
         broker.publish({"customer_id": str(number), "name": "x"}, str(number))
     until(lambda: len(names(shard)) == 30, what="all rows")
-    [second] = [each for each in consumers if each is not first]
+    [second] = [replica for replica in consumers if replica is not first]
     assert (applied(first), applied(second)) == (30, 0)  # a standby is ready, and takes nothing
     assert first.terminate() == 0
     assert "lease_released" in actions(first)
@@ -121,7 +124,7 @@ def test_a_leader_killed_or_stopped_in_mid_air_is_followed_and_cant_write_when_i
     assert api.lease()["holderIdentity"].startswith(f"{killed.log_file.stem}_")
     killed.process.kill()
     killed.process.wait()
-    rest = [each for each in consumers if each is not killed]
+    rest = [replica for replica in consumers if replica is not killed]
     sleeper = leader_of(rest)
     assert api.lease()["leaseTransitions"] == 1
     broker.publish({"customer_id": "0", "name": "x"}, "0")
@@ -129,7 +132,7 @@ def test_a_leader_killed_or_stopped_in_mid_air_is_followed_and_cant_write_when_i
     broker.publish({"customer_id": "1", "name": "x"})
     until(lambda: sleeper.metric("shardctl_messages_received_total") == 2, what="a message received")
     sleeper.process.send_signal(signal.SIGSTOP)
-    [third] = [each for each in rest if each is not sleeper]
+    [third] = [replica for replica in rest if replica is not sleeper]
     until(lambda: third.metric("shardctl_leader") == 1, what="another leader")
     sleeper.process.send_signal(signal.SIGCONT)
     until(lambda: "not_leader" in actions(sleeper), what="a write refused")

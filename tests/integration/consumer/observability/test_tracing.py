@@ -32,7 +32,9 @@ class Collector:
                 request = ExportTraceServiceRequest()
                 request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
                 for of_resource in request.resource_spans:
-                    resource = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+                    resource = {
+                        attribute.key: attribute.value.string_value for attribute in of_resource.resource.attributes
+                    }
                     for of_scope in of_resource.scope_spans:
                         collector.spans += [(resource, span) for span in of_scope.spans]
                 self.send_response(200)
@@ -85,9 +87,11 @@ def test_a_traced_write_has_a_span_up_to_its_commit_and_others_have_none(start, 
     assert (resource["service.name"], resource["shardctl.shard"]) == ("shop-consumer", "s0")
     assert span.name == "shop-s0-g1 process"
     assert span.trace_id == order.get_span_context().trace_id.to_bytes(16)
-    told = {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
-    assert (told["messaging.message.id"], told["shardctl.outcome"]) == (message_id, "committed")
-    assert told["shardctl.slot"] == slot_of("1", SLOT_BITS)
+    span_attributes = {
+        attribute.key: attribute.value.string_value or attribute.value.int_value for attribute in span.attributes
+    }
+    assert (span_attributes["messaging.message.id"], span_attributes["shardctl.outcome"]) == (message_id, "committed")
+    assert span_attributes["shardctl.slot"] == slot_of("1", SLOT_BITS)
     assert order.start_time < span.start_time_unix_nano < span.end_time_unix_nano
 
 

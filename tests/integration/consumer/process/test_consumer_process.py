@@ -57,11 +57,11 @@ def test_writes_land_once_in_order_and_what_cant_land_is_reported(start, broker,
     assert customers(shard) == dict.fromkeys(keys, "4") | {"1": "last"}
     letters = []
     until(lambda: letters.extend(broker.dead_letters()) or len(letters) == len(bad), what="all dead letters")
-    told = {letter.attributes["shardctl-reason"]: letter for letter in letters}
-    assert {reason: letter.attributes["shardctl-message-id"] for reason, letter in told.items()} == bad
-    assert told["bad_json"].data == b"{"
-    assert told["bad_json"].attributes["color"] == "red"
-    assert told["bad_json"].attributes["partition_key"] == "1"
+    letters_by_reason = {letter.attributes["shardctl-reason"]: letter for letter in letters}
+    assert {reason: letter.attributes["shardctl-message-id"] for reason, letter in letters_by_reason.items()} == bad
+    assert letters_by_reason["bad_json"].data == b"{"
+    assert letters_by_reason["bad_json"].attributes["color"] == "red"
+    assert letters_by_reason["bad_json"].attributes["partition_key"] == "1"
     assert consumer.metric("shardctl_messages_applied_total") == 101
     assert consumer.metric("shardctl_messages_duplicate_total") == 1
     assert consumer.get("/health") == (200, "ok\n")

@@ -41,9 +41,9 @@ def make_locks(redis, ttl_ms, clock):
 def scenario(url, play, ttl_ms=600_000, timeout_seconds=PATIENCE_SECONDS):
     async def run():
         clock = Clock()
-        async with client(url, timeout_seconds) as one, client(url, timeout_seconds) as two:
-            locks = [make_locks(each, ttl_ms, clock) for each in (one, two)]
-            await play(*locks, clock, one)
+        async with client(url, timeout_seconds) as first, client(url, timeout_seconds) as two:
+            locks = [make_locks(redis, ttl_ms, clock) for redis in (first, two)]
+            await play(*locks, clock, first)
 
     asyncio.run(run())
 

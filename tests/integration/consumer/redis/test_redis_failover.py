@@ -100,9 +100,9 @@ def servers(tmp_path_factory):
 def play(servers, scenario):
     async def run():
         first, second = servers
-        async with Redis.from_url(first.admin_url) as one, Redis.from_url(second.admin_url) as two:
-            await one.replicaof("NO", "ONE")
-            await one.flushall()
+        async with Redis.from_url(first.admin_url) as first_client, Redis.from_url(second.admin_url) as two:
+            await first_client.replicaof("NO", "ONE")
+            await first_client.flushall()
             await follow(two, first)
             await two.config_set("requirepass", first.password)
         async with Address(first.port, first.password) as address, breaker.connect(address.url, 10.0) as redis:

@@ -63,8 +63,8 @@ def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
     """At ten a second each batch of ten costs a second, whichever replica takes it; the first second is the burst."""
 
     async def scenario(clients, gates, clock):
-        (one, other), _ = limiters(clients, gates, clock, 10)
-        waits = [await limiter._pay(10) for _ in range(10) for limiter in (one, other)]
+        (first, other), _ = limiters(clients, gates, clock, 10)
+        waits = [await limiter._pay(10) for _ in range(10) for limiter in (first, other)]
         assert all(a <= b for a, b in itertools.pairwise(waits))  # first come, first served
         passed = 20 * 10
         took = waits[-1] + 1.0  # and the burst
@@ -75,9 +75,9 @@ def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
 
 def test_what_didnt_pass_is_given_back(redis_url):
     async def scenario(clients, gates, clock):
-        (one, other), _ = limiters(clients, gates, clock, 1)
-        await one._pay(1_000)
-        await one.give_back(400)
+        (first, other), _ = limiters(clients, gates, clock, 1)
+        await first._pay(1_000)
+        await first.give_back(400)
         assert 590 < await other._pay(1) < 601
         await other.give_back(10_000)  # nothing that is past comes back
         assert -0.001 <= await other._pay(10) - 9 <= 0.001
@@ -87,18 +87,18 @@ def test_what_didnt_pass_is_given_back(redis_url):
 
 def test_a_pause_saves_up_no_more_than_the_burst(redis_url):
     async def scenario(clients, gates, clock):
-        (one, _), _ = limiters(clients, gates, clock, 100)
+        (first, _), _ = limiters(clients, gates, clock, 100)
         await clients[0].set("{f:s}:paid", "5.0")  # long ago
-        assert await one._pay(100) <= 0
-        assert await one._pay(100) > 0.5
+        assert await first._pay(100) <= 0
+        assert await first._pay(100) > 0.5
 
     play(redis_url, scenario)
 
 
 def test_the_number_is_forgotten_when_it_is_past(redis_url):
     async def scenario(clients, gates, clock):
-        (one, _), _ = limiters(clients, gates, clock, 1)
-        await one._pay(30)
+        (first, _), _ = limiters(clients, gates, clock, 1)
+        await first._pay(30)
         assert 29_000 < await clients[0].pttl("{f:s}:paid") <= 31_000
 
     play(redis_url, scenario)
@@ -106,24 +106,24 @@ def test_the_number_is_forgotten_when_it_is_past(redis_url):
 
 def test_a_stop_ends_the_wait_and_gives_the_turn_back(redis_url):
     async def scenario(clients, gates, clock):
-        (one, other), stop = limiters(clients, gates, clock, 1)
+        (first, other), stop = limiters(clients, gates, clock, 1)
         asyncio.get_running_loop().call_later(0.05, stop.set)
-        assert await asyncio.wait_for(one.take(1_000), PATIENCE_SECONDS) is False
+        assert await asyncio.wait_for(first.take(1_000), PATIENCE_SECONDS) is False
         assert await other._pay(1) < 2
-        assert await one.take(1) is False or await other._pay(0) < 3
+        assert await first.take(1) is False or await other._pay(0) < 3
 
     play(redis_url, scenario)
 
 
 def test_without_redis_each_keeps_to_its_share():
     async def scenario(clients, gates, clock):
-        (one, other), _ = limiters(clients, gates, clock, 10, replicas=5)
-        assert [await one._pay(2) for _ in range(3)] == pytest.approx([0, 1, 2])  # a fifth of ten a second
+        (first, other), _ = limiters(clients, gates, clock, 10, replicas=5)
+        assert [await first._pay(2) for _ in range(3)] == pytest.approx([0, 1, 2])  # a fifth of ten a second
         assert await other._pay(2) == pytest.approx(0)
         clock.now += 2
-        assert await one._pay(2) == pytest.approx(1)
+        assert await first._pay(2) == pytest.approx(1)
         clock.now += 100
-        assert await one.take(1)
+        assert await first.take(1)
 
     play("redis://127.0.0.1:1", scenario)
 
@@ -133,8 +133,8 @@ def test_without_redis_each_keeps_to_its_share():
 
 def messages(*idents, attempt=2, kind="customer"):
     made = [raw(kind, b"{}", "k", slot=1, ident=ident) for ident in idents]
-    for each in made:
-        each.attempt = attempt
+    for delivery in made:
+        delivery.attempt = attempt
     return made
 
 
@@ -144,9 +144,9 @@ def recents(clients, gates, clock):
 
 def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
     async def scenario(clients, gates, clock):
-        one, other = recents(clients, gates, clock)
+        first, other = recents(clients, gates, clock)
         assert await other.probably_done(messages("a")) == []
-        await one.mark(messages("a", "b", attempt=1))
+        await first.mark(messages("a", "b", attempt=1))
         again = messages("a", "x", "b", "y")
         assert await other.probably_done(again) == [again[0], again[2]]
         assert await other.probably_done(messages("a", attempt=1)) == []  # a first delivery isn't looked up
@@ -158,10 +158,10 @@ def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
 
 def test_marks_live_for_one_to_two_buckets_and_their_size_is_bounded(redis_url):
     async def scenario(clients, gates, clock):
-        one, other = recents(clients, gates, clock)
-        await one.mark(messages("0"))
+        first, other = recents(clients, gates, clock)
+        await first.mark(messages("0"))
         before = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
-        await one.mark(messages(*map(str, range(10_000))))
+        await first.mark(messages(*map(str, range(10_000))))
         after = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
         assert after - before >= 10_000 / KEYS_A_CALL
         [key] = await clients[0].keys("*")
@@ -182,11 +182,11 @@ class Shard:
         self.recorded, self.asked, self.applied = set(recorded), [], []
 
     def known(self, deliveries):
-        self.asked += [each.idempotency_key for each in deliveries]
-        return {each for each in deliveries if each.idempotency_key in self.recorded}
+        self.asked += [delivery.idempotency_key for delivery in deliveries]
+        return {delivery for delivery in deliveries if delivery.idempotency_key in self.recorded}
 
     def apply(self, deliveries):
-        self.applied += [each.idempotency_key for each in deliveries]
+        self.applied += [delivery.idempotency_key for delivery in deliveries]
         return Outcome(applied=len(deliveries))
 
 
@@ -206,7 +206,7 @@ class Others:
         pass
 
     async def ack(self, deliveries):
-        self.acked += [each.idempotency_key for each in deliveries]
+        self.acked += [delivery.idempotency_key for delivery in deliveries]
 
 
 def handle(recent, shard, batch):
@@ -219,8 +219,8 @@ def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(redis_url):
     """`lie` is marked and not recorded, as after a fail-over of the database: it is written like any other."""
 
     async def scenario(clients, gates, clock):
-        one, other = recents(clients, gates, clock)
-        await one.mark(messages("done", "lie"))
+        first, other = recents(clients, gates, clock)
+        await first.mark(messages("done", "lie"))
         shard = Shard("done", "unmarked")
         work, others, metrics = handle(other, shard, [*messages("done", "lie", "new"), *messages("first", attempt=1)])
         await work
@@ -234,9 +234,9 @@ def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(redis_url):
 
 def test_without_redis_everything_goes_to_the_inbox():
     async def scenario(clients, gates, clock):
-        one, _ = recents(clients, gates, clock)
+        first, _ = recents(clients, gates, clock)
         shard = Shard("done")
-        work, others, _ = handle(one, shard, messages("done", "new"))
+        work, others, _ = handle(first, shard, messages("done", "new"))
         await work
         assert (shard.asked, shard.applied, others.acked) == ([], ["done", "new"], ["done", "new"])
 
@@ -283,12 +283,14 @@ def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(redis_url, monkeyp
     async def scenario(clients, gates, clock):
         inbox = Inbox(10 * MOST_PAGES + 5)
         with ThreadPoolExecutor(2) as threads:
-            one, other = (maintainer(inbox, client, gate, threads) for client, gate in zip(clients, gates, strict=True))
-            await asyncio.gather(one.purge(), other.purge())
+            first, other = (
+                maintainer(inbox, client, gate, threads) for client, gate in zip(clients, gates, strict=True)
+            )
+            await asyncio.gather(first.purge(), other.purge())
             chunks = inbox.chunks
             assert chunks >= 11  # more where the machine is slow: the chunks are smaller then
             whose = await clients[0].get("{f:s}:purge")
-            loser = other if whose.decode() == one._token else one
+            loser = other if whose.decode() == first._token else first
             await loser.purge()  # its turn comes when this one is over
             assert inbox.chunks == chunks
             await clients[0].delete("{f:s}:purge")

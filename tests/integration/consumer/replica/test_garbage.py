@@ -16,21 +16,21 @@ BIG = 100_000
 
 
 @contextmanager
-def nothing_left(of):
+def nothing_left(is_kind):
     """No object of the block's that `of` says is a large one."""
     gc.collect()
     gc.disable()
     try:
-        before = sum(map(of, gc.get_objects()))
+        before = sum(map(is_kind, gc.get_objects()))
         yield
-        assert sum(map(of, gc.get_objects())) == before
+        assert sum(map(is_kind, gc.get_objects())) == before
     finally:
         gc.enable()
 
 
-def is_batch(found):
+def is_batch(value):
     """The parameters of a statement: a tuple of one large text."""
-    return type(found) is tuple and len(found) == 1 and type(found[0]) is str and len(found[0]) > BIG
+    return type(value) is tuple and len(value) == 1 and type(value[0]) is str and len(value[0]) > BIG
 
 
 def customer(name, credit=1):

@@ -39,8 +39,8 @@ def place(tmp_path, backend):
         return made[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for place_made in made:
+        place_made.close()
 
 
 def until(condition, seconds=PATIENCE_SECONDS):
@@ -286,7 +286,7 @@ def test_writes_of_a_key_go_one_after_the_other_and_keys_at_once(place, backend)
     settle(p, *writes)
     assert backend.most_at_once == 4
     for key in range(10):
-        mine = [each for each in backend.asked() if each.startswith(f"k{key}-")]
+        mine = [request_key for request_key in backend.asked() if request_key.startswith(f"k{key}-")]
         assert mine == [f"k{key}-{n}" for n in range(10)]
 
 
@@ -296,7 +296,7 @@ def test_nothing_of_a_key_is_called_behind_a_write_that_failed(place, backend):
     p = place()
     before, bad, after, other = p.call("k", "before"), p.call("k", "bad"), p.call("k", "after"), p.call("o", "other")
     outcome = p.store.apply([before, bad, after, other])
-    assert [each.idempotency_key for each in outcome.poison] == ["bad"]
+    assert [delivery.idempotency_key for delivery in outcome.poison] == ["bad"]
     assert sorted(backend.asked()) == ["bad", "before", "other"]
     bad.dead_lettered = True
     assert p.store.apply([before, bad, after, other]).applied == 3
@@ -312,7 +312,7 @@ def test_what_is_parked_waits_for_a_person_and_is_called_again_then(place, backe
     (released,) = p.database.release()
     assert (released.applied, released.fault.reason) == (0, "backend_refused")
     backend.answer = lambda _: Reply(200)
-    assert sum(each.applied for each in p.database.release()) == 2
+    assert sum(release.applied for release in p.database.release()) == 2
     assert backend.asked()[-2:] == ["bad", "after"]
     assert p.database.parked() == {}
 
@@ -323,7 +323,7 @@ def test_what_the_database_undoes_is_not_called_twice(place, backend):
     p.database.run("CREATE UNIQUE INDEX one ON rows (n)")
     rows = [p.call(f"r{n}", f"r{n}", {"id": f"r{n}", "n": n // 2}, "row") for n in range(4)]
     calls = [p.call(f"k{n}", f"w{n}") for n in range(8)]
-    outcome = settle(p, *(each for pair in zip(calls, rows * 2, strict=True) for each in pair))
+    outcome = settle(p, *(delivery for pair in zip(calls, rows * 2, strict=True) for delivery in pair))
     assert outcome.applied == 8 + 2
     assert sorted(backend.asked()) == [f"w{n}" for n in range(8)]
 
@@ -386,8 +386,8 @@ def test_two_replicas_with_the_same_messages_make_each_call_once(place, backend,
     for thread in threads:
         thread.join()
     assert sorted(backend.asked()) == [f"w{n}" for n in range(8)]
-    assert sum(each.applied for each in outcomes) == 8
-    assert sum(each.duplicates for each in outcomes) == 8
+    assert sum(outcome.applied for outcome in outcomes) == 8
+    assert sum(outcome.duplicates for outcome in outcomes) == 8
 
 
 def test_when_the_commit_fails_after_the_call_another_replica_calls_again_with_the_same_key(
@@ -550,10 +550,10 @@ def test_no_log_holds_a_credential(place, secure, secrets, caplog):
     with pytest.raises(SlotsWaitError) as raised:
         p.database.settle(p.call())
     assert "isn't called for" in caplog.text
-    told = caplog.text + str(raised.value)
+    log = caplog.text + str(raised.value)
     shown = repr(vars(p.http)) + repr(vars(p.http._backends["call"])) + repr(vars(p.http._backends["call"]._caller))
-    assert "t0ken" not in told + shown
-    assert "hush" not in told, "a URL may hold a secret too"
+    assert "t0ken" not in log + shown
+    assert "hush" not in log, "a URL may hold a secret too"
 
 
 def test_a_secret_that_is_not_there_ends_the_start(tmp_path, place, secrets):

@@ -48,7 +48,7 @@ def replicate(shard, stream, seed, *, redelivered=0.3):
     store, dice, at, applied = shard.new_store(), random.Random(seed), 0, []
     while at < len(stream):
         batch = stream[at : at + dice.randrange(1, 25)]
-        deliveries = [shard.arrive(*each[:3], ident=each[3]) for each in batch]
+        deliveries = [shard.arrive(*write[:3], ident=write[3]) for write in batch]
         again(lambda: applied.append(shard.settle(*deliveries, store=store).applied))  # noqa: B023
         at += len(batch)
         if dice.random() < redelivered:
@@ -248,7 +248,7 @@ def test_trouble_keeps_everything_and_leaves_nothing(mixed, behaviour, monkeypat
     batch, _ = batch_of(mixed, behaviour)
     with pytest.raises(TransientError):
         mixed.settle(*batch)
-    assert not any(each.fault for each in batch)
+    assert not any(delivery.fault for delivery in batch)
     assert mixed.inbox() == {}
     assert mixed.rows("SELECT * FROM own_events") == []
     monkeypatch.setitem(BEHAVIOURS, behaviour, lambda _: None)

@@ -57,10 +57,13 @@ class Table:
         as_text = {"postgresql": "CAST({} AS text)", "mariadb": "CONVERT({} USING utf8mb4)", "sqlite": "{}"}[self.name]
         exact = ("decimal", "json")
         quote = self.dialect.quote
-        listed = [as_text.format(quote(c)) if of in exact else quote(c) for c, of in self.kind.types.items()]
+        listed = [
+            as_text.format(quote(c)) if kind_of_value in exact else quote(c)
+            for c, kind_of_value in self.kind.types.items()
+        ]
         with self.engine.connect() as connection:
-            found = connection.execute(text(f"SELECT {', '.join(listed)} FROM everything")).one()
-        return dict(zip(self.kind.columns, found, strict=True))
+            stored = connection.execute(text(f"SELECT {', '.join(listed)} FROM everything")).one()
+        return dict(zip(self.kind.columns, stored, strict=True))
 
 
 @pytest.fixture(scope="module", params=["postgresql", "mariadb", "sqlite"])
@@ -82,20 +85,20 @@ def assert_stored(table: Table, body: bytes) -> None:
     table.run("DELETE FROM everything")
     table.write(body)
     wanted, row = json.loads(body, parse_float=Decimal), table.row()
-    for column, of in table.kind.types.items():
+    for column, kind_of_value in table.kind.types.items():
         value, stored = wanted.get(column), row[column]
         if value is None:
             assert stored is None, column
-        elif of == "decimal":
+        elif kind_of_value == "decimal":
             assert Decimal(str(stored)) == Decimal(value), column
-        elif of == "number":
+        elif kind_of_value == "number":
             assert float(stored) == float(value), column
-        elif of == "timestamp":
+        elif kind_of_value == "timestamp":
             moment = moment_of(value)
             if isinstance(stored, str):
                 stored = moment_of(stored)
             assert (stored if stored.tzinfo else stored.replace(tzinfo=moment.tzinfo)) == moment, column
-        elif of == "json":
+        elif kind_of_value == "json":
             assert json.loads(str(stored), parse_float=Decimal) == value, column
         else:
             assert stored == value, column
@@ -123,7 +126,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3).map(lambda parts: "[" + ", ".join(parts) + "]")
         | st.dictionaries(TEXTS.map(json.dumps), inner, max_size=3).map(
-            lambda of: "{" + ",".join(f"{name}: {value}" for name, value in of.items()) + "}"
+            lambda value_types: "{" + ",".join(f"{name}: {value}" for name, value in value_types.items()) + "}"
         )
     ),
     max_leaves=6,

@@ -64,10 +64,10 @@ def begin(shard):
 
 def place_of(table, key):
     """One text for a row's place, whichever way its database hands out the key."""
-    return json.dumps([table, *map(told, key)])
+    return json.dumps([table, *map(key_text, key)])
 
 
-def told(value):
+def key_text(value):
     if isinstance(value, datetime):
         value = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
         return value.isoformat(" ", "microseconds")
@@ -86,22 +86,22 @@ def told(value):
 
 def contents(shard):
     """Every row, by table and key."""
-    found = {}
+    rows_by_place = {}
     for table, key in KEYS.items():
         with shard.engine.connect() as connection:
             for row in connection.exec_driver_sql(f"SELECT * FROM {table}").mappings():
                 place = place_of(table, [row[column] for column in key])
-                found.setdefault(place, []).append(sorted((name, repr(value)) for name, value in row.items()))
-    return found
+                rows_by_place.setdefault(place, []).append(sorted((name, repr(value)) for name, value in row.items()))
+    return rows_by_place
 
 
 def log(shard):
     rows = shard.rows("SELECT table_name, " + shard.dialect.quote("key") + " FROM shardctl_changes")
-    found = set()
+    places = set()
     for table, key in rows:
         both = (table, "shardctl_parked") if table == "shardctl_parked_keys" else (table,)
-        found |= {place_of(name, json.loads(key)) for name in both}
-    return found
+        places |= {place_of(name, json.loads(key)) for name in both}
+    return places
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_a_key_used_for_another_write_is_a_dead_letter_and_no_duplicate(shard, w
         shard.settle(first)
     batch = [first, second, third] if together else [second, third]
     outcome = shard.store.apply(batch)
-    assert [each.fault.reason for each in outcome.poison] == [KEY_REUSED]
+    assert [delivery.fault.reason for delivery in outcome.poison] == [KEY_REUSED]
     assert outcome.poison == (second,)
     assert ids(shard) == ([] if together else ["1"])  # nothing commits before the letter is out
     outcome = shard.settle(*batch)
@@ -169,7 +169,7 @@ def test_a_forged_copy_is_reported_and_the_write_it_stands_for_is_not_lost_unsee
     forged = arrive(shard, 2, **{identity.COPY_OF: bare.message_id})
     shard.settle(forged)
     outcome = shard.store.apply([bare])
-    assert [each.fault.reason for each in outcome.poison] == [KEY_REUSED]
+    assert [delivery.fault.reason for delivery in outcome.poison] == [KEY_REUSED]
     shard.settle(bare)
     again = redelivered(shard, bare)
     assert (shard.store.apply([again]).poison, shard.store.apply([again]).duplicates) == ((), 1)
@@ -240,11 +240,11 @@ def test_only_some_of_a_batch_may_be_new(shard):
 def test_one_key_in_two_slots_is_two_writes(shard):
     """Wherever the slots lie: a rebalance must not change what a key means."""
     other = next(key for key in map(str, range(99)) if shard.config.rule.slot_of(key) != shard.config.rule.slot_of(KEY))
-    one, two = (
+    first, two = (
         arrive(shard, 1, ident="k"),
         shard.arrive("entry", {"id": "2", "owner": other, "note": "n"}, other, ident="k"),
     )
-    assert shard.settle(one, two).applied == 2
+    assert shard.settle(first, two).applied == 2
 
 
 def test_a_message_at_fault_is_reported_by_its_fault_and_not_by_its_key(shard):
@@ -262,26 +262,26 @@ def test_a_message_at_fault_is_reported_by_its_fault_and_not_by_its_key(shard):
 @contextmanager
 def statements(shard):
     """Those that mention the inbox."""
-    found = []
+    verbs = []
 
     def note(_connection, _cursor, statement, *_):
         if "shardctl_inbox" in statement:
-            found.append("INSERT" if "INSERT" in statement else statement.partition(" ")[0])
+            verbs.append("INSERT" if "INSERT" in statement else statement.partition(" ")[0])
 
     event.listen(shard.engine, "before_cursor_execute", note)
-    yield found
+    yield verbs
     event.remove(shard.engine, "before_cursor_execute", note)
 
 
 def test_new_messages_cost_one_statement_and_only_duplicates_a_second(shard):
     usual = ["INSERT"] if shard.dialect.has_on_conflict else ["SELECT", "INSERT"]
     batch = [arrive(shard, number, ident=f"k{number}") for number in range(20)]
-    with statements(shard) as found:
+    with statements(shard) as verbs:
         shard.store.apply(batch)
-    assert found == usual
-    with statements(shard) as found:
+    assert verbs == usual
+    with statements(shard) as verbs:
         shard.store.apply(batch)
-    assert found == (["INSERT", "SELECT"] if shard.dialect.has_on_conflict else ["SELECT"])
-    with statements(shard) as found:
+    assert verbs == (["INSERT", "SELECT"] if shard.dialect.has_on_conflict else ["SELECT"])
+    with statements(shard) as verbs:
         shard.store.apply([arrive(shard, 99, ident="k99")] * 2)
-    assert found == usual
+    assert verbs == usual

@@ -71,8 +71,8 @@ def awaited(shard, slot=SLOT, generation=1) -> str:
 def standing(shard) -> dict[int, tuple[str, int | None]]:
     """By generation, of the one slot."""
     with shard.engine.connect() as connection:
-        found = lanes.read(connection).values()
-    return {lane.generation: (lane.state, lane.barrier_time_us) for lane in found if lane.slot == SLOT}
+        lanes_read = lanes.read(connection).values()
+    return {lane.generation: (lane.state, lane.barrier_time_us) for lane in lanes_read if lane.slot == SLOT}
 
 
 def expect(shard, state):
@@ -154,9 +154,9 @@ def test_awaiting_it_again_gives_the_same_token_and_another_rebalance_gets_anoth
     token = awaited(shard)
     assert awaited(shard) == token
     with shard.engine.begin() as connection:
-        found = lanes.await_barriers(connection, [SLOT], 1, "r2")
-    assert found.keys() == {SLOT}
-    assert found[SLOT] != token
+        tokens = lanes.await_barriers(connection, [SLOT], 1, "r2")
+    assert tokens.keys() == {SLOT}
+    assert tokens[SLOT] != token
 
 
 def test_nobody_awaits_the_barrier_of_a_lane_that_isnt_active(shard):
@@ -256,8 +256,8 @@ def test_a_replica_reports_which_generations_it_reads(shard):
     shard.store.report_presence("pod-b", [1, 2])
     shard.store.report_presence("pod-a", [1, 2])
     with shard.engine.connect() as connection:
-        found = connection.execute(text("SELECT replica, generations FROM shardctl_replicas ORDER BY replica")).all()
-    assert [tuple(row) for row in found] == [("pod-a", "1,2"), ("pod-b", "1,2")]
+        rows = connection.execute(text("SELECT replica, generations FROM shardctl_replicas ORDER BY replica")).all()
+    assert [tuple(row) for row in rows] == [("pod-a", "1,2"), ("pod-b", "1,2")]
 
 
 # --- rows that were copied before the slot came -----------------------------------------------------------------------

@@ -121,13 +121,13 @@ def test_a_writer_that_waited_for_a_new_term_sees_it(shard):
         pytest.skip("SQLite has one writer")
     (old, old_store), (new, _) = replica(shard, "old"), replica(shard, "new")
     old.begin()
-    found = []
+    errors = []
 
     def late():
         try:
             old_store.apply([customer(name="late")])
         except NotLeaderError as error:
-            found.append(error)
+            errors.append(error)
 
     with shard.engine.connect() as connection, connection.begin():
         connection.exec_driver_sql("UPDATE shardctl_leader SET term = term + 1, holder = 'new'")
@@ -135,7 +135,7 @@ def test_a_writer_that_waited_for_a_new_term_sees_it(shard):
         writer.start()
         time.sleep(0.2)
     writer.join(5)
-    assert len(found) == 1
+    assert len(errors) == 1
     assert shard.table("customer") == []
     assert new.begin() == 3
 

@@ -131,9 +131,9 @@ def test_a_type_of_the_same_batch_and_key_is_applied_beside_the_one_that_fails(s
 def test_a_key_parked_for_two_types_is_released_by_type(shard):
     shard.settle(shard.arrive("step", b"{", "k", ident="s"), shard.arrive("entity", b"{", "k", ident="e"))
     with people.opened("s0", shard.url.render_as_string(hide_password=False)) as connection:
-        found = people.keys(connection, "s0", "k")
-        assert sorted(each.message_type for each in found) == ["entity", "step"]
-        [of_entity] = [each for each in found if each.message_type == "entity"]
+        parked_keys = people.keys(connection, "s0", "k")
+        assert sorted(parked_key.message_type for parked_key in parked_keys) == ["entity", "step"]
+        [of_entity] = [parked_key for parked_key in parked_keys if parked_key.message_type == "entity"]
         assert people.drop(connection, of_entity) == 1
     assert shard.parked() == {"k": ["s"]}
 
@@ -243,7 +243,7 @@ def test_more_than_one_transaction_takes(shard, monkeypatch):
     taken(shard)
     shard.settle(*[step(shard, "k", n, bad=n == 1) for n in range(1, 23)])
     shard.run("DELETE FROM steps")
-    assert [each.applied for each in shard.release()] == [7, 7, 7, 1]
+    assert [release.applied for release in shard.release()] == [7, 7, 7, 1]
     assert numbers(shard, "k") == list(range(1, 23))
     assert shard.parked_keys() == {}
 
@@ -253,7 +253,7 @@ def test_messages_too_large_for_one_transaction(shard, monkeypatch):
     taken(shard)
     shard.settle(*[step(shard, "k", n, bad=n == 1) for n in range(1, 8)])  # some 40 bytes each
     shard.run("DELETE FROM steps")
-    assert [each.applied for each in shard.release()] == [3, 3, 1]
+    assert [release.applied for release in shard.release()] == [3, 3, 1]
 
 
 def test_many_keys(shard):
@@ -267,7 +267,7 @@ def test_many_keys(shard):
     shard.run("DELETE FROM steps")
     results = shard.release()
     assert len(results) == 400
-    assert sum(each.applied for each in results) == 2  # the others want the id that one has now
+    assert sum(release.applied for release in results) == 2  # the others want the id that one has now
     assert len(shard.parked_keys()) == 399
     assert list(shard.parked().values()) == [[f"{key}/1", f"{key}/2"] for key in keys if key in shard.parked_keys()]
 
@@ -337,7 +337,7 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
         [key] = people.keys(connection, "s0")
         assert (key.key, key.reason, key.messages, key.released) == ("k", "constraint", 3, False)
         assert 0 <= (datetime.now(UTC) - key.parked_time).total_seconds() < 100
-        assert [each.idempotency_key for each in people.messages(connection, key)] == ["k/1", "k/2", "k/3"]
+        assert [message.idempotency_key for message in people.messages(connection, key)] == ["k/1", "k/2", "k/3"]
         assert people.drop(connection, key) == 1
     assert shard.store.released_keys() == [(key.slot, "step", "k")]
     assert shard.store.release((key.slot, "step", "k"), shard.read) == Released(2)

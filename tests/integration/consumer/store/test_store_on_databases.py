@@ -104,11 +104,11 @@ def test_two_replicas_with_the_same_messages_apply_each_once(shard):
     dice = random.Random(7)
     stream = [customer(dice.randrange(8), dice.choice(["upsert", "upsert", "delete"]), name=str(n)) for n in range(300)]
     expected = {}
-    for each in stream:
-        if each.operation == "delete":
-            expected.pop(each.partition_key, None)
+    for delivery in stream:
+        if delivery.operation == "delete":
+            expected.pop(delivery.partition_key, None)
         else:
-            expected[each.partition_key] = each.body["name"]
+            expected[delivery.partition_key] = delivery.body["name"]
 
     def work(seed):
         store, cut = shard.new_store(), random.Random(seed)
@@ -197,16 +197,18 @@ def test_the_search_finds_exactly_the_poison(constrained, fault, how_many):
     good = [customer(number, name="ok", email=str(number), credit=1) for number in range(20)]
     bad = [customer(100 + n, **{"name": "ok", "email": f"b{n}", "credit": 1, **fault}) for n in range(how_many)]
     batch = list(good)
-    for at, each in zip((3, 11, 22), bad, strict=False):
-        batch.insert(at, each)
+    for at, delivery in zip((3, 11, 22), bad, strict=False):
+        batch.insert(at, delivery)
     outcome = shard.store.apply(batch)
     assert set(outcome.poison) == set(bad)
     assert len(shard.table("customer")) == 1  # nothing is committed while poison is found
-    assert all(isinstance(each.fault, PermanentError) for each in bad)
+    assert all(isinstance(delivery.fault, PermanentError) for delivery in bad)
     outcome = shard.settle(*batch)
     assert (outcome.applied, outcome.dead, outcome.poison) == (20, how_many, ())
     assert len(shard.table("customer")) == 21
-    assert sorted(key for key, how in shard.inbox() if how == "dead") == sorted(each.idempotency_key for each in bad)
+    assert sorted(key for key, how in shard.inbox() if how == "dead") == sorted(
+        delivery.idempotency_key for delivery in bad
+    )
 
 
 CONSTRAINTS = {
@@ -281,8 +283,8 @@ def test_a_foreign_key_also_a_deferred_one_that_speaks_up_at_commit_is_pinned_on
 )
 def test_faults_that_every_database_knows(shard, before, poison, reason):
     poison.fault = None  # parameters are made once, and shared by both databases
-    for number, each in enumerate((*before, poison)):
-        each.identity = identity.in_slot(identity.of_message(f"k{number}"), each.slot)
+    for number, delivery in enumerate((*before, poison)):
+        delivery.identity = identity.in_slot(identity.of_message(f"k{number}"), delivery.slot)
     others = [customer(number, "insert") for number in range(10, 15)]
     batch = [*others[:2], *before, poison, *others[2:]]
     assert shard.store.apply(batch).poison == (poison,)
@@ -415,11 +417,11 @@ def test_every_type_arrives_and_leaves_again(shard):
     outcome = shard.settle(write("mixed", body))
     assert outcome.applied == 1
     quote, columns = shard.dialect.quote, ("Id", "anInteger", "aNumber", "aBoolean", "aDecimal", "aTime", "aJson")
-    found = shard.rows(f"SELECT {', '.join(map(quote, columns))} FROM {quote('Everything')}")[0]
-    assert found[:4] == (9223372036854775807, 0, 1.5e300, 1)
-    assert found[4] == Decimal("12.50")
-    assert str(found[5]).startswith("2026-01-01 21:34:05.123456")
-    document = found[6]
+    row = shard.rows(f"SELECT {', '.join(map(quote, columns))} FROM {quote('Everything')}")[0]
+    assert row[:4] == (9223372036854775807, 0, 1.5e300, 1)
+    assert row[4] == Decimal("12.50")
+    assert str(row[5]).startswith("2026-01-01 21:34:05.123456")
+    document = row[6]
     assert (json.loads(document) if isinstance(document, str) else document) == {"deep": [1, {"x": "é"}]}
 
 
@@ -494,10 +496,13 @@ def test_a_batch_does_on_a_server_what_its_writes_do_one_after_the_other(served_
     for at_once in (False, True):
         served_shard.clear()
         writes = make()
-        for batch in [writes] if at_once else [[each] for each in writes]:
+        for batch in [writes] if at_once else [[delivery] for delivery in writes]:
             served_shard.settle(*batch)
         results.append(
-            ([each.fault is not None for each in writes], served_shard.table("document" if versioned else "customer"))
+            (
+                [delivery.fault is not None for delivery in writes],
+                served_shard.table("document" if versioned else "customer"),
+            )
         )
     assert results[0] == results[1]
 
@@ -509,7 +514,7 @@ def again_and_then_fine(shard, trouble_ends):
     batch = [customer(number, "insert") for number in range(5)]
     with pytest.raises(TransientError):
         shard.store.apply(batch)
-    assert not any(each.fault for each in batch)
+    assert not any(delivery.fault for delivery in batch)
     trouble_ends()
     assert shard.store.apply(batch).applied == 5
     assert len(shard.table("customer")) == 5

@@ -20,7 +20,7 @@ def delivery(number: int, lane: int, attempt: int = 1) -> Delivery:
 
 
 def named(listed):
-    return [[int(each.message_id) for each in part] for part in parts(listed)]
+    return [[int(delivery.message_id) for delivery in part] for part in parts(listed)]
 
 
 def rounds(window, *attempts):
@@ -70,11 +70,13 @@ def test_what_stands_behind_a_suspect_in_its_lane_follows_it():
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=12))
 def test_every_message_comes_once_and_in_the_order_of_its_lane(given_):
     listed = [delivery(number, lane, attempt) for number, (lane, attempt) in enumerate(given_)]
-    tried = [each for part in parts(listed) for each in part]
+    tried = [delivery for part in parts(listed) for delivery in part]
     assert sorted(map(id, tried)) == sorted(map(id, listed))
     for lane in range(4):
-        assert [each for each in tried if each.lane == lane] == [each for each in listed if each.lane == lane]
-    assert all(len(part) == 1 for part in parts(listed) if any(each.attempt >= SUSPECT for each in part))
+        assert [delivery for delivery in tried if delivery.lane == lane] == [
+            delivery for delivery in listed if delivery.lane == lane
+        ]
+    assert all(len(part) == 1 for part in parts(listed) if any(delivery.attempt >= SUSPECT for delivery in part))
 
 
 def test_a_message_that_is_held_ends_a_round_once_nothing_else_happens():
@@ -85,8 +87,8 @@ def test_a_message_that_is_held_ends_a_round_once_nothing_else_happens():
 
     async def scenario():
         intake = Intake(None, CONFIG, asyncio.get_running_loop().time, Metrics())
-        held = write("customer", {"customer_id": "1", "name": "x"})
-        intake._leases.held[held.ack_id] = held
+        delivery = write("customer", {"customer_id": "1", "name": "x"})
+        intake._leases.held[delivery.ack_id] = delivery
 
         async def try_again_and_again():
             while True:
@@ -94,7 +96,7 @@ def test_a_message_that_is_held_ends_a_round_once_nothing_else_happens():
                 await asyncio.sleep(0.1)
 
         trying = asyncio.create_task(try_again_and_again())
-        await asyncio.wait_for(intake._wait_settled([held]), 10 * QUIET_SECONDS)
+        await asyncio.wait_for(intake._wait_settled([delivery]), 10 * QUIET_SECONDS)
         trying.cancel()
 
     run(scenario())

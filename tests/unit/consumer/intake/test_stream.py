@@ -11,10 +11,10 @@ from consumer.intake.stream import Stream
 @pytest.mark.parametrize(("max_messages", "max_bytes"), [(2, 1_000), (100, 25)], ids=["messages", "bytes"])
 def test_a_stream_has_room_while_both_bounds_are_kept(max_messages, max_bytes):
     stream = Stream("s", 1, max_messages, max_bytes)
-    held = [raw("customer", b"x" * 15, "1") for _ in range(2)]
-    stream.hold(held[:1])
+    messages = [raw("customer", b"x" * 15, "1") for _ in range(2)]
+    stream.hold(messages[:1])
     assert stream.room.is_set()
-    stream.hold(held[1:])
+    stream.hold(messages[1:])
     assert not stream.room.is_set()
-    stream.release(held[0])
+    stream.release(messages[0])
     assert stream.room.is_set()

@@ -132,6 +132,6 @@ def test_no_two_candidates_ever_lead_at_once_however_slow_and_however_their_cloc
             now += data.draw(st.sampled_from([0.0, 0.5, 3, 12]))
             if data.draw(st.booleans()):
                 election.held(asked + offset[name], now + offset[name], name)
-        for each in names:
-            elections[each].expire(now + offset[each])
-        assert sum(each.leading for each in elections.values()) <= 1
+        for candidate in names:
+            elections[candidate].expire(now + offset[candidate])
+        assert sum(election.leading for election in elections.values()) <= 1

@@ -61,10 +61,10 @@ class FakeWork:
 
     async def run(self, stop):
         self.bench.log.append("begin")
-        waits = [asyncio.ensure_future(each.wait()) for each in (stop, self.dies)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self.dies)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for each in waits:
-            each.cancel()
+        for task in waits:
+            task.cancel()
         await asyncio.sleep(0.01)
         assert self.bench.lease.released == 0  # not before all is drained
         self.bench.log.append("end")
@@ -234,10 +234,10 @@ def test_a_lease_that_is_refused_from_the_start_is_reported_and_each_new_reason_
         assert failing(bench) == 0
 
     play(scenario)
-    told = [record for record in caplog.records if record.action in ("lease_unanswered", "lease_answered")]
-    assert [record.levelname for record in told] == ["WARNING", "WARNING", "INFO"]
-    assert "403: no Role" in told[0].getMessage()
-    assert "503: busy" in told[1].getMessage()
+    records = [record for record in caplog.records if record.action in ("lease_unanswered", "lease_answered")]
+    assert [record.levelname for record in records] == ["WARNING", "WARNING", "INFO"]
+    assert "403: no Role" in records[0].getMessage()
+    assert "503: busy" in records[1].getMessage()
 
 
 def test_what_couldnt_be_drained_is_reported_at_the_very_end_and_not_before():

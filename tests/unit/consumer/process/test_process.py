@@ -90,7 +90,7 @@ assert left <= collector.THRESHOLDS[0], left
 def test_log_lines_name_the_replica_and_errors_the_fleets_consumers():
     settings = types.SimpleNamespace(config=CONFIG, replica="pod-1")
     try:
-        raise ValueError("x")
+        raise ValueError("x")  # noqa: TRY301
     except ValueError:
         record = logging.LogRecord("consumer", logging.ERROR, "", 0, "x", (), sys.exc_info())
     line = json.loads(log_formatter(settings).format(record))

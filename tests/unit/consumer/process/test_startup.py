@@ -13,16 +13,16 @@ from consumer.process.startup import Startup
 @pytest.mark.slow
 def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
     async def scenario():
-        said, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])
+        reasons, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])
 
         def report_presence():
-            said.append(startup.waiting_for)
+            reasons.append(startup.waiting_for)
             if error := next(answers):
                 raise error
 
         startup = Startup([report_presence], InThisThread(), Metrics())
         await startup.wait(asyncio.Event())
-        assert said == [
+        assert reasons == [
             "the database has not answered yet",
             "the database can't be used yet: refused",
             "the database can't be used yet: wrong password",

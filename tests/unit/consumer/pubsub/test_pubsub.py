@@ -75,7 +75,7 @@ async def requests(kind):
 
 
 async def read(stream):
-    return [each.message.data async for response in stream for each in response.received_messages]
+    return [received.message.data async for response in stream for received in response.received_messages]
 
 
 CALLS = {

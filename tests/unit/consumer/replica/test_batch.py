@@ -19,7 +19,7 @@ def delivery(number: int, slot: int, size: int = 10) -> Delivery:
 
 
 def numbers(batch):
-    return [int(each.message_id) for each in batch.deliveries]
+    return [int(delivery.message_id) for delivery in batch.deliveries]
 
 
 class AnySchedule(RuleBasedStateMachine):
@@ -80,11 +80,11 @@ class AnySchedule(RuleBasedStateMachine):
     def _took(self, batch):
         assert batch.deliveries
         assert len(batch.deliveries) <= self.max_rows
-        assert sum(each.size for each in batch.deliveries[:-1]) < self.max_bytes
+        assert sum(delivery.size for delivery in batch.deliveries[:-1]) < self.max_bytes
         assert len(set(batch.lanes)) == len(batch.lanes)
         by_slot = defaultdict(list)
-        for each in batch.deliveries:
-            by_slot[each.slot].append(each)
+        for delivery in batch.deliveries:
+            by_slot[delivery.slot].append(delivery)
         assert set(by_slot) == set(batch.lanes)
         for slot, taken in by_slot.items():
             assert slot not in self.in_hand
@@ -102,7 +102,7 @@ class AnySchedule(RuleBasedStateMachine):
 
     @rule(batch=consumes(batches), kept=st.sets(st.integers(-1, 4)), wait=st.sampled_from([0.0, 1.0, 3.0]))
     def back(self, batch, kept, wait):
-        unsettled = [each for each in batch.deliveries if each.slot in kept]
+        unsettled = [delivery for delivery in batch.deliveries if delivery.slot in kept]
         self.batcher.back(batch, unsettled, self.now + wait)
         self._put_back(batch, unsettled, self.now + wait)
 
@@ -114,7 +114,7 @@ class AnySchedule(RuleBasedStateMachine):
     def _put_back(self, batch, unsettled, not_before):
         for slot in batch.lanes:
             del self.in_hand[slot]
-            mine = [each for each in unsettled if each.slot == slot]
+            mine = [delivery for delivery in unsettled if delivery.slot == slot]
             if mine:
                 self.waiting[slot][:0] = mine
                 self.not_before[slot] = not_before
@@ -122,10 +122,10 @@ class AnySchedule(RuleBasedStateMachine):
     @rule()
     def drain(self):
         left = self.batcher.drain()
-        assert sorted(map(id, left)) == sorted(id(each) for queue in self.waiting.values() for each in queue)
+        assert sorted(map(id, left)) == sorted(id(delivery) for queue in self.waiting.values() for delivery in queue)
         by_slot = defaultdict(list)
-        for each in left:
-            by_slot[each.slot].append(each)
+        for delivery in left:
+            by_slot[delivery.slot].append(delivery)
         assert all(queue == self.waiting[slot] for slot, queue in by_slot.items())
         self.waiting.clear()
         self.not_before.clear()
@@ -189,8 +189,8 @@ def test_slots_that_wait_to_be_tried_again_dont_make_others_leave_early():
     """One slot that is held for minutes must not cost every other slot its batching."""
     batcher = Batcher(2, 1000, 5.0)
     batcher.add([delivery(1, 1), delivery(2, 1)])
-    held = batcher.take(0.0)
-    batcher.back(held, held.deliveries, 100.0)
+    waiting_batch = batcher.take(0.0)
+    batcher.back(waiting_batch, waiting_batch.deliveries, 100.0)
     batcher.add([delivery(3, 2)])
     assert batcher.take(4.0) is None
     assert batcher.due_at(4.0) == 5.0

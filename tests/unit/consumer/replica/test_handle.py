@@ -20,9 +20,9 @@ from shardctl.wire.barrier import Barrier
 class Seams:
     """Locks, shard, dead letters and acks in one, with a diary."""
 
-    def __init__(self, *, locked_elsewhere=(), held=(), poison=(), failures=(), again=(), awaits=True):
+    def __init__(self, *, locked_elsewhere=(), held_slots=(), poison=(), failures=(), again=(), awaits=True):
         self.diary, self.again, self.awaits = [], set(again), awaits
-        self.locked_elsewhere, self.held = set(locked_elsewhere), set(held)
+        self.locked_elsewhere, self.held = set(locked_elsewhere), set(held_slots)
         self.poison, self.failures = list(poison), set(failures)
 
     def _note(self, what, *about):
@@ -38,32 +38,34 @@ class Seams:
         self._note("release", *sorted(map(slot_of_lane, slots)))
 
     def apply(self, deliveries):
-        self._note("commit", *[each.idempotency_key for each in deliveries])
-        if self.poison and (found := tuple(each for each in deliveries if each in self.poison[0])):
+        self._note("commit", *[delivery.idempotency_key for delivery in deliveries])
+        if self.poison and (at_fault := tuple(delivery for delivery in deliveries if delivery in self.poison[0])):
             self.poison.pop(0)
-            for each in found:
-                each.fault = PermanentError("constraint", "…")
-            return Outcome(poison=found)
-        unset = [each for each in deliveries if each.fault and not (each.parks or each.dead_lettered)]
-        if found := tuple(each for each in unset if each.slot not in self.held):
-            return Outcome(poison=found)
+            for delivery in at_fault:
+                delivery.fault = PermanentError("constraint", "…")
+            return Outcome(poison=at_fault)
+        unset = [
+            delivery for delivery in deliveries if delivery.fault and not (delivery.parks or delivery.dead_lettered)
+        ]
+        if at_fault := tuple(delivery for delivery in unset if delivery.slot not in self.held):
+            return Outcome(poison=at_fault)
         if "late commit" in self.failures:
             raise TransientError("late commit")
-        kept = tuple(each for each in deliveries if each.slot in self.held)
-        again = tuple(each for each in deliveries if each.slot in self.again)
+        kept = tuple(delivery for delivery in deliveries if delivery.slot in self.held)
+        again = tuple(delivery for delivery in deliveries if delivery.slot in self.again)
         return Outcome(applied=len(deliveries) - len(kept) - len(again), held=kept, again=again)
 
     def pass_barriers(self, barriers):
-        self._note("pass", *[each.slot for each in barriers])
+        self._note("pass", *[delivery.slot for delivery in barriers])
         if self.awaits:
             return Passed(len(barriers))
         return Passed(0, tuple(barriers))
 
     async def publish(self, deliveries):
-        self._note("set aside", *[each.idempotency_key for each in deliveries])
+        self._note("set aside", *[delivery.idempotency_key for delivery in deliveries])
 
     async def ack(self, deliveries):
-        self._note("ack", *[each.idempotency_key for each in deliveries])
+        self._note("ack", *[delivery.idempotency_key for delivery in deliveries])
 
 
 class Again:
@@ -71,7 +73,7 @@ class Again:
         self.seams = seams
 
     async def publish(self, deliveries):
-        self.seams._note("publish again", *[each.idempotency_key for each in deliveries])
+        self.seams._note("publish again", *[delivery.idempotency_key for delivery in deliveries])
 
 
 def messages(*slots):
@@ -79,7 +81,7 @@ def messages(*slots):
 
 
 def batch_of(deliveries):
-    return Batch(list(deliveries), tuple(dict.fromkeys(each.lane for each in deliveries)))
+    return Batch(list(deliveries), tuple(dict.fromkeys(delivery.lane for delivery in deliveries)))
 
 
 def handle(seams, *batches, metrics=None):
@@ -122,7 +124,7 @@ def test_slots_locked_elsewhere_are_kept_and_never_acked():
 
 
 def test_slots_not_active_here_are_kept_and_never_acked():
-    seams = Seams(held={2})
+    seams = Seams(held_slots={2})
     batch = messages(1, 2)
     [handled] = handle(seams, batch)
     assert list(handled.kept) == [batch[1]]
@@ -153,7 +155,7 @@ def test_a_barrier_is_passed_after_the_commit_of_what_came_before_and_then_acked
 
 
 def test_a_barrier_behind_what_is_held_waits_with_it():
-    seams = Seams(held={1})
+    seams = Seams(held_slots={1})
     batch = [*messages(1, 2), barrier(1)]
     [handled] = handle(seams, batch)
     assert list(handled.kept) == [batch[0], batch[2]]
@@ -224,7 +226,7 @@ def test_a_message_without_a_slot_is_dead_lettered_and_acked_without_locks_or_da
     ("trouble", "times"),
     [
         pytest.param({"failures": {"late commit"}}, 1, id="database down"),
-        pytest.param({"held": {1}}, 0, id="not ours"),  # its owner sets it aside
+        pytest.param({"held_slots": {1}}, 0, id="not ours"),  # its owner sets it aside
     ],
 )
 def test_a_message_tried_again_and_again_is_dead_lettered_once(trouble, times):
@@ -261,10 +263,10 @@ class Marks:
         self.marked = []
 
     async def probably_done(self, deliveries):
-        return [each for each in deliveries if each.attempt > 1]
+        return [delivery for delivery in deliveries if delivery.attempt > 1]
 
     async def mark(self, deliveries):
-        self.marked += [each.idempotency_key for each in deliveries]
+        self.marked += [delivery.idempotency_key for delivery in deliveries]
 
 
 def paced(seams, batch, pace, recent=None):
@@ -289,20 +291,20 @@ def test_stopped_before_its_turn_a_batch_is_kept_untouched_but_for_what_is_done(
 
 def test_a_batch_of_which_all_is_done_takes_no_turn_and_no_lock():
     batch = messages(1, 1)
-    for each in batch:
-        each.attempt = 2
+    for delivery in batch:
+        delivery.attempt = 2
     seams, pace, marks = Seams(), Pace(), Marks()
     seams.known = set
     paced(seams, batch, pace, marks)
     assert pace.taken == []
-    assert ("ack", *sorted(each.idempotency_key for each in batch)) in [
+    assert ("ack", *sorted(delivery.idempotency_key for delivery in batch)) in [
         (what, *sorted(keys)) for what, *keys in seams.diary
     ]
     assert "commit" not in [what for what, *_ in seams.diary]
 
 
 def test_what_is_settled_is_marked_once_the_locks_are_given_up():
-    seams, marks = Seams(held={2}), Marks()
+    seams, marks = Seams(held_slots={2}), Marks()
     seams.known = set
     handler = Handler(seams, seams, seams, Again(seams), seams, InThisThread(), Metrics(), recent=marks)
     asyncio.run(handler.handle(batch_of(messages(1, 2))))
@@ -313,7 +315,7 @@ def test_counts():
     batch = messages(1, 2)
     batch[0].fault = PermanentError("bad_json", "…")
     metrics = Metrics()
-    handle(Seams(held={2}), batch, metrics=metrics)
+    handle(Seams(held_slots={2}), batch, metrics=metrics)
     value = metrics.registry.get_sample_value
     assert value("shardctl_messages_applied_total") == 1
     assert value("shardctl_messages_held_total") == 1

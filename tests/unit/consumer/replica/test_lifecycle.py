@@ -37,7 +37,7 @@ class Bench:
 
     async def handle(self, batch):
         kept = await self._handle(batch) or []
-        self.settled += [each.idempotency_key for each in batch.deliveries if each not in kept]
+        self.settled += [delivery.idempotency_key for delivery in batch.deliveries if delivery not in kept]
         return Handled(kept)
 
     async def until(self, condition):
@@ -213,14 +213,14 @@ def test_a_slot_held_for_long_is_asked_for_ever_more_rarely():
 
     async def scenario():
         async with Bench(handle) as bench:
-            held = message(1, "held")
-            original = held.message
-            bench.intake.deliver([held])
+            delivery = message(1, "held")
+            original = delivery.message
+            bench.intake.deliver([delivery])
             await bench.until(lambda: len(tries) == 5)
             gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
             assert gaps[-1] > gaps[0]
-            assert held.message == original
-            assert held.message is not original  # the response it came in can be freed
+            assert delivery.message == original
+            assert delivery.message is not original  # the response it came in can be freed
 
     run(scenario())
 
@@ -238,17 +238,17 @@ def test_a_stuck_slot_is_reported_for_as_long_as_it_is_stuck(failing, name):
         nonlocal stuck
         async with Bench(handle) as bench:
 
-            def told():
+            def lag():
                 return bench.metrics.registry.get_sample_value(f"shardctl_{name}")
 
-            assert told() == 0
+            assert lag() == 0
             bench.intake.deliver([message(1, "a")])
-            await bench.until(lambda: told() > 0.01)
-            before = told()
-            await bench.until(lambda: told() > before)
+            await bench.until(lambda: lag() > 0.01)
+            before = lag()
+            await bench.until(lambda: lag() > before)
             stuck = False
             await bench.until(lambda: bench.settled == ["a"])
-            await bench.until(lambda: told() == 0)
+            await bench.until(lambda: lag() == 0)
 
     run(scenario())
 
@@ -271,7 +271,7 @@ def test_the_slot_in_trouble_for_longest_is_reported():
 
 def test_a_held_slot_holds_nobody_else_up():
     async def handle(batch):
-        return [each for each in batch.deliveries if each.slot == 1]
+        return [delivery for delivery in batch.deliveries if delivery.slot == 1]
 
     async def scenario():
         async with Bench(handle) as bench:
@@ -299,7 +299,7 @@ def test_stopping_writes_what_was_received():
             await asyncio.sleep(0.01)
             go_on.set()
             await bench.running
-            assert [each for each in bench.settled if each != "c"] == ["a", "b", "d"]
+            assert [key for key in bench.settled if key != "c"] == ["a", "b", "d"]
             assert "c" in bench.settled
             assert bench.intake.handed_back == []
             assert bench.intake.closed
@@ -312,21 +312,21 @@ def test_stopping_hands_back_in_order_what_may_not_be_written_here():
 
     async def handle(batch):
         await go_on.wait()
-        return [each for each in batch.deliveries if each.slot == 1]
+        return [delivery for delivery in batch.deliveries if delivery.slot == 1]
 
     async def scenario():
         async with Bench(handle, concurrency=1) as bench:
-            held = [message(1, "a"), message(1, "b")]
-            bench.intake.deliver(held[:1])
+            deliveries = [message(1, "a"), message(1, "b")]
+            bench.intake.deliver(deliveries[:1])
             await asyncio.sleep(0.01)
-            bench.intake.deliver([held[1], message(2, "c")])
+            bench.intake.deliver([deliveries[1], message(2, "c")])
             bench.stop.set()
             await asyncio.sleep(0.01)
             assert bench.intake.handed_back == []  # not while one of the slot is under way
             go_on.set()
             await bench.running
             assert bench.settled == ["c"]
-            assert bench.intake.handed_back == held
+            assert bench.intake.handed_back == deliveries
 
     run(scenario())
 
@@ -352,7 +352,7 @@ def test_what_comes_back_while_it_drains_is_handed_back_before_what_waited_behin
             await bench.until(bench.replica._stopping.is_set)
             go_on.set()
             await bench.running
-            assert [each for each in bench.intake.handed_back if each.slot == 1] == [first, second]
+            assert [delivery for delivery in bench.intake.handed_back if delivery.slot == 1] == [first, second]
 
     run(scenario())
 

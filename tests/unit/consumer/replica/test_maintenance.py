@@ -186,8 +186,8 @@ def test_trouble_is_reported_once_counted_and_outlasted(monkeypatch, caplog, err
 
     assert asyncio.run(scenario()).purged == 4
     assert metrics.registry.get_sample_value("shardctl_maintenance_failures_total", {"task": "purge"}) == 3
-    told = [record.levelno for record in caplog.records if getattr(record, "action", "") == "maintenance_failed"]
-    assert told == [level]
+    levels = [record.levelno for record in caplog.records if getattr(record, "action", "") == "maintenance_failed"]
+    assert levels == [level]
 
 
 def test_a_bug_is_reported_with_its_traceback_behind_trouble_that_was_expected(monkeypatch, caplog):
@@ -209,8 +209,8 @@ def test_a_bug_is_reported_with_its_traceback_behind_trouble_that_was_expected(m
         ).run(stop)
 
     asyncio.run(scenario())
-    told = [(record.levelno, bool(record.exc_info)) for record in caplog.records if "maintenance" in record.action]
-    assert told == [(logging.WARNING, False), (logging.ERROR, True)]
+    reports = [(record.levelno, bool(record.exc_info)) for record in caplog.records if "maintenance" in record.action]
+    assert reports == [(logging.WARNING, False), (logging.ERROR, True)]
     assert [record.action for record in caplog.records][-1] == "recovered"
 
 
@@ -241,7 +241,7 @@ def test_release_and_purge_share_one_thread(monkeypatch):
             nonlocal most
             future = super().submit(call, *args)
             under_way.add(future)
-            most = max(most, sum(not each.done() for each in under_way))
+            most = max(most, sum(not task.done() for task in under_way))
             return future
 
     async def scenario():

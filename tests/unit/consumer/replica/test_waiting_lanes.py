@@ -31,21 +31,21 @@ class Seams:
         self.diary.append(("release",))
 
     def apply(self, deliveries):
-        self.diary.append(("try", *(each.idempotency_key for each in deliveries)))
-        waits = sorted({each.lane for each in deliveries if each.slot in self.waiting})
+        self.diary.append(("try", *(delivery.idempotency_key for delivery in deliveries)))
+        waits = sorted({delivery.lane for delivery in deliveries if delivery.slot in self.waiting})
         if waits:
             raise SlotsWaitError("the backend is down", waits[:1] if self.one_by_one else waits)
         return Outcome(applied=len(deliveries))
 
     def pass_barriers(self, barriers):
-        self.diary.append(("pass", *(each.slot for each in barriers)))
+        self.diary.append(("pass", *(delivery.slot for delivery in barriers)))
         return Passed(len(barriers))
 
     async def publish(self, deliveries):
         raise AssertionError
 
     async def ack(self, deliveries):
-        self.diary.append(("ack", *(each.idempotency_key for each in deliveries)))
+        self.diary.append(("ack", *(delivery.idempotency_key for delivery in deliveries)))
 
 
 def message(slot, ident, barrier=None):
@@ -56,7 +56,9 @@ def message(slot, ident, barrier=None):
 
 def handle(seams, deliveries, metrics):
     handler = Handler(seams, seams, seams, seams, seams, InThisThread(), metrics, lambda: 1_700_000_001.0)
-    return asyncio.run(handler.handle(Batch(deliveries, tuple(dict.fromkeys(each.lane for each in deliveries)))))
+    return asyncio.run(
+        handler.handle(Batch(deliveries, tuple(dict.fromkeys(delivery.lane for delivery in deliveries))))
+    )
 
 
 @pytest.mark.parametrize("one_by_one", [False, True], ids=["at once", "one by one"])
@@ -64,8 +66,8 @@ def test_the_rest_of_a_batch_commits_and_the_waiting_lanes_are_kept_whole_and_in
     seams, metrics = Seams(1, 3, one_by_one=one_by_one), Metrics()
     batch = [message(1, "1a"), message(2, "2a"), message(3, "3a"), message(1, "1b"), message(2, "2b")]
     handled = handle(seams, batch, metrics)
-    assert [each.idempotency_key for each in handled.kept if each.slot == 1] == ["1a", "1b"]
-    assert {each.idempotency_key for each in handled.kept} == {"1a", "1b", "3a"}
+    assert [delivery.idempotency_key for delivery in handled.kept if delivery.slot == 1] == ["1a", "1b"]
+    assert {delivery.idempotency_key for delivery in handled.kept} == {"1a", "1b", "3a"}
     assert handled.later.lanes == {lane_of(1, 1), lane_of(3, 1)}
     assert seams.diary[-3:] == [("try", "2a", "2b"), ("ack", "2a", "2b"), ("release",)]
     assert metrics.registry.get_sample_value("shardctl_messages_held_total") == 0
@@ -77,7 +79,7 @@ def test_a_barrier_behind_a_waiting_write_is_not_passed():
     marker = Barrier("r", "s0", 1, "token")
     batch = [message(1, "1a"), message(1, "barrier 1", marker), message(2, "2a"), message(2, "barrier 2", marker)]
     handled = handle(seams, batch, Metrics())
-    assert [each.idempotency_key for each in handled.kept] == ["1a", "barrier 1"]
+    assert [delivery.idempotency_key for delivery in handled.kept] == ["1a", "barrier 1"]
     assert ("pass", 2) in seams.diary
 
 
@@ -96,12 +98,12 @@ class Waits:
         self.whole, self.well, self.settled, self.tries = whole, False, [], 0
 
     async def handle(self, batch):
-        waits = [each for each in batch.deliveries if each.slot == 1] if not self.well else []
+        waits = [delivery for delivery in batch.deliveries if delivery.slot == 1] if not self.well else []
         self.tries += bool(waits)
-        later = SlotsWaitError("the backend is down", {each.lane for each in waits}) if waits else None
+        later = SlotsWaitError("the backend is down", {delivery.lane for delivery in waits}) if waits else None
         if later and (self.whole or len(waits) == len(batch.deliveries)):
             raise later
-        self.settled += [each.idempotency_key for each in batch.deliveries if each not in waits]
+        self.settled += [delivery.idempotency_key for delivery in batch.deliveries if delivery not in waits]
         return Handled(waits, later)
 
 

@@ -63,13 +63,15 @@ def shares_of(writes):
 def test_no_call_overtakes_a_key_or_a_row(story):
     writes = [write(kind, key, str(n), row) for n, (kind, key, row) in enumerate(story)]
     shares = shares_of(writes)
-    applied = [each for share in shares for each in share.writes]
-    assert sorted(applied, key=lambda each: int(each.idempotency_key)) == writes
+    applied = [write for share in shares for write in share.writes]
+    assert sorted(applied, key=lambda write: int(write.idempotency_key)) == writes
     for share in shares:
-        assert {each.message_type for each in share.writes} == {share.sink.name}
-    for same in (lambda each: each.partition_key, lambda each: each.row or id(each)):
-        for of in {same(each) for each in writes}:
-            assert [each for each in applied if same(each) == of] == [each for each in writes if same(each) == of]
+        assert {write.message_type for write in share.writes} == {share.sink.name}
+    for same in (lambda write: write.partition_key, lambda write: write.row or id(write)):
+        for identity in {same(write) for write in writes}:
+            assert [write for write in applied if same(write) == identity] == [
+                write for write in writes if same(write) == identity
+            ]
 
 
 @pytest.mark.slow

@@ -84,11 +84,11 @@ def test_a_batch_does_what_its_writes_do_one_after_the_other(shard, kinds, data)
     for at_once in (False, True):
         shard.clear()
         writes = made(schedule)
-        for batch in [writes] if at_once else [[each] for each in writes]:
+        for batch in [writes] if at_once else [[single] for single in writes]:
             shard.settle(*batch)
         results.append(
             (
-                [each.fault and each.fault.reason for each in writes],
+                [single.fault and single.fault.reason for single in writes],
                 {kind: shard.table(kind) for kind in sorted(tables)},
             )
         )
@@ -140,8 +140,8 @@ def test_known_traps(shard, trap):
     for at_once in (False, True):
         shard.clear()
         writes = [write(kind, body, operation) for kind, body, operation in TRAPS[trap]]
-        for batch in [writes] if at_once else [[each] for each in writes]:
+        for batch in [writes] if at_once else [[single] for single in writes]:
             shard.settle(*batch)
-        results.append(([each.fault is not None for each in writes], shard.table(TRAPS[trap][0][0])))
+        results.append(([single.fault is not None for single in writes], shard.table(TRAPS[trap][0][0])))
     assert results[0] == results[1]
     assert "stale" not in str(results[0][1])

@@ -75,7 +75,7 @@ def test_a_body_that_cant_land_is_refused_before_any_transaction(kind, data, rea
 
 
 @pytest.mark.parametrize(
-    ("kind", "one", "other"),
+    ("kind", "spelling", "other"),
     [
         pytest.param("priced", b'{"price": 1}', b'{"price": "1.00"}', id="decimals"),
         pytest.param("priced", b'{"price": 2.50}', b'{"price": "2.5"}', id="decimal with a fraction"),
@@ -89,8 +89,8 @@ def test_a_body_that_cant_land_is_refused_before_any_transaction(kind, data, rea
         ),
     ],
 )  # fmt: skip
-def test_two_spellings_of_one_key_are_one_row(kind, one, other):
-    assert write(kind, one, key="k").row == write(kind, other, key="k").row
+def test_two_spellings_of_one_key_are_one_row(kind, spelling, other):
+    assert write(kind, spelling, key="k").row == write(kind, other, key="k").row
 
 
 def test_keys_beyond_a_doubles_digits_stay_apart():

@@ -68,7 +68,7 @@ def test_an_unwrapped_message_is_the_body_and_its_headers():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         pytest.param({"message": None}, "no `message`", id="no message"),
         pytest.param({"message": "x"}, "no `message`", id="message of a kind"),
@@ -86,11 +86,11 @@ def test_an_unwrapped_message_is_the_body_and_its_headers():
         pytest.param({"message": {**MESSAGE, "orderingKey": 7}}, "can't be read", id="ordering key"),
     ],
 )
-def test_what_isnt_a_push_is_refused_with_a_reason(change, told):
-    if told is None:
+def test_what_isnt_a_push_is_refused_with_a_reason(change, message):
+    if message is None:
         wrapped({**ENVELOPE, **change})
         return
-    with pytest.raises(BadPushError, match=told):
+    with pytest.raises(BadPushError, match=message):
         wrapped({**ENVELOPE, **change})
 
 

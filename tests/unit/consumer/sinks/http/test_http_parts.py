@@ -76,12 +76,12 @@ def test_headers_hold_what_a_message_holds_and_nothing_breaks_out():
     delivery.message.attributes["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01\r\nX: 1"
     delivery.message.attributes["googclient_traceparent"] = f"00-{'c' * 32}-{'d' * 16}-00"
     delivery.message.attributes["googclient_tracestate"] = "a=b,c=d"
-    found = headers(delivery)
-    assert found["X-Shardctl-Key"] == "k%0D%0AX-Evil:%201"
-    assert found["Idempotency-Key"] == identity.in_slot(identity.of_key("", "call", "50%"), delivery.slot).hex()
-    assert found["X-Shardctl-Idempotency-Key"] == "50%25"
-    assert found["traceparent"] == f"00-{'c' * 32}-{'d' * 16}-00"
-    assert found["tracestate"] == "a=b,c=d"
+    sent = headers(delivery)
+    assert sent["X-Shardctl-Key"] == "k%0D%0AX-Evil:%201"
+    assert sent["Idempotency-Key"] == identity.in_slot(identity.of_key("", "call", "50%"), delivery.slot).hex()
+    assert sent["X-Shardctl-Idempotency-Key"] == "50%25"
+    assert sent["traceparent"] == f"00-{'c' * 32}-{'d' * 16}-00"
+    assert sent["tracestate"] == "a=b,c=d"
     delivery.message.attributes["googclient_traceparent"] = "no trace"
     delivery.message.attributes["googclient_tracestate"] = "a\nb"
     assert not {"traceparent", "tracestate"} & headers(delivery).keys()
@@ -91,7 +91,7 @@ def test_a_backend_is_given_one_key_for_each_write():
     """The same key of another type, or of another caller, is another write to the backend too."""
     sent = [raw("call", b"{}", "k", ident="i"), raw("raw", b"{}", "k", ident="i"), raw("call", b"{}", "k", ident="i")]
     sent[2].identity = identity.of_key("somebody", "call", "i")
-    assert len({headers(each)["Idempotency-Key"] for each in sent}) == 3
+    assert len({headers(delivery)["Idempotency-Key"] for delivery in sent}) == 3
 
 
 def test_a_body_is_json_where_it_is():
