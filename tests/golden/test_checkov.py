@@ -22,7 +22,7 @@ LISTED = frozenset(yaml.safe_load((ROOT / ".checkov.yaml").read_text())["skip-ch
 CHECKOV = os.environ.get("SHARDCTL_CHECKOV") or shutil.which("checkov")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.proof,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not CHECKOV, reason="checkov isn't on the PATH, nor named by SHARDCTL_CHECKOV"),
 ]

@@ -56,7 +56,7 @@ CONFIGURATIONS = [  # together two minutes of one core
     case("stays and stays, order broken", "DBS=0 UNORDERED MSGS=1 LANES=3", 505_000, slow=True),
     case("stays and moves, order broken", "DBS=4 UNORDERED MSGS=1 LANES=3", 844_000, slow=True),
     case("moves and stays, order broken", "DBS=6 UNORDERED MSGS=1 LANES=3", 513_000, slow=True),
-    case("copy", "RESTARTS", 205_000, model=COPY),
+    case("copy", "RESTARTS", 205_000, slow=True, model=COPY),
     case("copy, there and back", "LANES=3 EXECUTORS=1", 141_000, model=COPY),
     case("copy, three logs", "RESTARTS NAMES=3", 370_000, slow=True, model=COPY),
     case("copy, a row that comes again", "WRITES=4 KEYS=16 DELETIONS=10 RESTARTS", 660_000, slow=True, model=COPY),
@@ -73,7 +73,7 @@ ENDINGS = [
     case("moves, order broken", "UNORDERED MSGS=1 TWICE=2", 40_000, slow=True),
     case("moves and returns", "LANES=3 MSGS=1", 306_000, slow=True),
     case("moves and returns, order broken", "UNORDERED MSGS=1 LANES=3", 1_262_000, slow=True),
-    case("copy", "", 58_000, model=COPY),
+    case("copy", "", 58_000, slow=True, model=COPY),
     case("copy, there and back", "LANES=3 RESTARTS", 2_203_000, slow=True, model=COPY),
     case("copy, there, back and there", "LANES=4 EXECUTORS=1", 1_181_000, slow=True, model=COPY),
 ]

@@ -147,6 +147,7 @@ def test_a_mistake_is_found(mutant):
     assert " died of " not in failure.result.violations[0], failure.told()
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_one_seed_is_one_history():
     for scenario in (lambda: small(3), lambda: drawn(3), lambda: drawn(4, broken_order=True)):

@@ -126,6 +126,7 @@ def test_a_mistake_is_found(mutant):
     assert any(failures(chances, mutant.parts)), f"{mutant.seeds} schedules, and nobody noticed"
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_one_seed_is_one_history():
     """Also in another process, where strings hash otherwise."""

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_wheel_and_source_carry_everything(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "--directory", tmp_path]

@@ -523,6 +523,7 @@ def test_hostile_letters_are_shown_and_dropped_and_stop_nothing(sqlite_town, des
     assert desk("replay", "--all", "--from", "a.ndjson", "--dry-run")[0] == 0
 
 
+@pytest.mark.proof
 def test_thousands_of_letters(sqlite_town, desk):
     """More than one response, one part and one request; the bound on what is held at once is reported."""
     town = sqlite_town

@@ -10,9 +10,9 @@ from shardctl.shard.database import connect
 MIXES = [
     pytest.param(("postgresql",) * 3, id="postgresql"),
     pytest.param(("mariadb",) * 3, id="mariadb"),
-    pytest.param(("postgresql", "mariadb", "sqlite"), id="into-sqlite"),
-    pytest.param(("sqlite", "postgresql", "mariadb"), id="into-mariadb"),
-    pytest.param(("mariadb", "sqlite", "postgresql"), id="into-postgresql"),
+    pytest.param(("postgresql", "mariadb", "sqlite"), id="into-sqlite", marks=pytest.mark.proof),
+    pytest.param(("sqlite", "postgresql", "mariadb"), id="into-mariadb", marks=pytest.mark.proof),
+    pytest.param(("mariadb", "sqlite", "postgresql"), id="into-postgresql", marks=pytest.mark.proof),
 ]
 _numbers = itertools.count()
 

@@ -74,6 +74,7 @@ def test_slots_go_back_without_a_second_copy(turning):
     assert turning.check() == set(range(1 << BITS))
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_killed_at_every_effect_of_the_way_back_and_run_again(turning):
     assert killed_at_every_effect(turning, "before") > 20

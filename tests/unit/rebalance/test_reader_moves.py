@@ -129,7 +129,7 @@ def test_no_read_is_older_than_what_was_committed_when_it_began(world):
     assert world.nowhere() == set()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.proof)])
 def test_reads_survive_every_crash_of_the_executor(world, when):
     at, progress = 0, None
     while progress is None:

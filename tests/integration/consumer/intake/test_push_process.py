@@ -154,7 +154,7 @@ def logged(consumer):
     return [json.loads(line).get("action") for line in consumer.log().splitlines()]
 
 
-@pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "unwrapped"])
+@pytest.mark.parametrize("wrapped", [True, pytest.param(False, marks=pytest.mark.proof)], ids=["wrapped", "unwrapped"])
 def test_pushed_writes_land_once_in_order_though_the_consumer_is_killed_meanwhile(bench, shard, wrapped):
     broker = bench.pubsub(wrapped=wrapped)
     first = bench.start()
