@@ -33,7 +33,7 @@ def lease_of(
     """The lease that the shard's settings name. Raises UsageError where it can't be had here."""
     duration = config.leader.lease_duration
     if config.leader.kind == "redis":
-        return RedisLease(redis, f"{config.fleet}:{config.shard}", identity, int(duration.total_seconds() * 1000))
+        return RedisLease(redis, config.redis_prefix, identity, int(duration.total_seconds() * 1000))
     from consumer.leader.kubernetes import MOUNTED, Account, KubernetesLease, client_of
 
     account = Account(Path(environment.get("SERVICE_ACCOUNT_DIR") or MOUNTED))

@@ -31,8 +31,9 @@ from consumer.process.startup import Startup
 from consumer.pubsub import calls
 from consumer.pubsub.deadletters import DeadLetterTopic
 from consumer.pubsub.publishing import Again
-from consumer.redis import breaker
 from consumer.redis.breaker import RedisBreaker
+from consumer.redis.client import connect
+from consumer.redis.discovery import directory_of
 from consumer.redis.lock import SlotLocks
 from consumer.redis.ratelimit import RateLimit
 from consumer.redis.seenfilter import SeenFilter
@@ -167,9 +168,15 @@ class _Shared:
 
 def _shared(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> _Shared:
     config = settings.config
-    redis = breaker.connect(settings.redis_url, config.consumer.redis_timeout_ms / 1000, settings.redis_login)
+    redis = connect(
+        settings.redis_url,
+        config.consumer.redis_timeout_ms / 1000,
+        directory_of(config),
+        logins=settings.redis_logins,
+        sentinel_logins=settings.sentinel_logins,
+    )
     closing.push_async_callback(redis.aclose)
-    return _Shared(redis, RedisBreaker(time.monotonic, metrics), f"{config.fleet}:{config.shard}")
+    return _Shared(redis, RedisBreaker(time.monotonic, metrics), config.redis_prefix)
 
 
 def _replicas(

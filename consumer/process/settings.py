@@ -6,14 +6,14 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
-from redis.asyncio.connection import parse_url
 from sqlalchemy.engine import URL
 
 from consumer.process.credentials import Credentials, Login, Parsed
+from consumer.redis.url import Kind, RedisUrl, kind_of, parse
 from shardctl.errors import UsageError
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.fleet.spec_errors import path_text
@@ -25,13 +25,14 @@ from shardctl.shard import databaseurl
 class Settings:
     config: ShardConfig
     database_url: URL
-    redis_url: str
+    redis_url: RedisUrl
     port: int  # of /health, /ready and /metrics
     host: str
     pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
     replica: str  # this process's name in logs
     database_login: Callable[[], Login] | None = None  # for each new connection, instead of the URL's
-    redis_login: Callable[[], Login] | None = None
+    redis_logins: Callable[[], Login] | None = None
+    sentinel_logins: Callable[[], Login] | None = None
     push_port: int = 8081  # where pushes arrive, for `delivery: push`
     push_keys_url: str | None = None  # where the issuer of their tokens publishes its keys; None is Google's
 
@@ -48,17 +49,20 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
             f"{path}: {path_text(first['loc'])}: {first['msg']}. `shardctl render` writes this file."
         ) from error
     database, database_login = _url(environment, "DATABASE_URL", _parsed_database)
-    redis, redis_login = _url(environment, "REDIS_URL", _parsed_redis)
+    kind = kind_of(config)
+    redis, redis_logins = _url(environment, "REDIS_URL", partial(_parsed_redis, kind))
+    _, sentinel_logins = _url(environment, "REDIS_URL", partial(_parsed_sentinels, kind))
     return Settings(
         config,
         _database_url(database),
-        redis,
+        parse(redis, kind),
         _port(environment, "PORT", "8080"),
         environment.get("HOST") or EVERY_ADDRESS,
         environment.get("PUBSUB_EMULATOR_HOST") or None,
         environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
         database_login,
-        redis_login,
+        redis_logins,
+        sentinel_logins if kind == "sentinel" else None,
         _port(environment, "PUSH_PORT", "8081"),
         environment.get("PUSH_KEYS_URL") or None,
     )
@@ -101,9 +105,11 @@ def _parsed_database(text: str) -> Parsed:
     return (url.username, url.password), (url.drivername, url.host, url.port, url.database, url.query)
 
 
-def _parsed_redis(text: str) -> Parsed:
-    try:
-        options: dict[str, Any] = dict(parse_url(text))
-    except ValueError:
-        raise UsageError("REDIS_URL isn't a Redis URL such as redis://:password@host:6379/0") from None
-    return (options.pop("username", None), options.pop("password", None)), options
+def _parsed_redis(kind: Kind, text: str) -> Parsed:
+    url = parse(text, kind)
+    return url.login, url.options
+
+
+def _parsed_sentinels(kind: Kind, text: str) -> Parsed:
+    url = parse(text, kind)
+    return url.sentinel_login, url.options

@@ -1,23 +1,12 @@
-"""Redis may be unreachable at any time, and nothing may wait for it or fail with it. Only this module decides when to ask it.
-
-Redis may also move while its old connections live on: a demoted primary keeps them, and answers READONLY for ever. So `connect`
-makes clients that close a connection on each of its errors: READONLY, MOVED, LOADING, CLUSTERDOWN, MASTERDOWN, NOAUTH or MISCONF.
-The next call opens a new connection, and reaches the server that has the address by then. If the error had another cause, that
-costs a handshake.
-"""
+"""Redis may be unreachable at any time, and nothing may wait for it or fail with it. Only this module decides when to ask it."""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
 from consumer.observability.metrics import Metrics
@@ -34,40 +23,6 @@ KEYS_A_CALL = 1_000
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
-
-
-Login = Callable[[], tuple[str | None, str | None]]  # user and password
-
-
-def connect(url: str, timeout_seconds: float, login: Login | None = None) -> Redis:
-    """A client that waits no longer than this for an answer, and tries once: a batch doesn't wait for Redis to come back.
-
-    With `login`, each new connection asks it for user and password, in place of the URL's; where that has no password, none is
-    asked for.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
-        "retry": Retry(NoBackoff(), 0),
-        # The client closes the connection on these errors and, without retries, does nothing more. By default it would do so
-        # only for a few of them. All of them, since Redis 6 reports a script's READONLY as an error without a class of its own.
-        "retry_on_error": [RedisError],
-        **parse_url(url),
-    }
-    if login is not None and options.get("password"):
-        del options["password"]
-        options.pop("username", None)
-        options["credential_provider"] = _Asking(login)
-    return Redis.from_pool(ConnectionPool(**options))
-
-
-class _Asking(CredentialProvider):
-    def __init__(self, login: Login) -> None:
-        self._login = login
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        user, password = self._login()
-        return (user, password or "") if user else (password or "",)
 
 
 def calls_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

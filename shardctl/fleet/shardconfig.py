@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from shardctl.fleet.settings.consuming import Batching, Subscriptions
 from shardctl.fleet.settings.delivery import Delivery
 from shardctl.fleet.settings.leader import Leader
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.fleet.settings.redis import Nodes, Sentinel
 from shardctl.fleet.settings.routing import Attributes
 from shardctl.fleet.settings.tracing import Tracing
 
@@ -46,6 +47,8 @@ class ShardConfig(Model):
     consumer: Batching
     inbox_retention: Duration
     letter_retention: Duration
+    redis_cluster: Annotated[Nodes | None, Field(strict=False)] = None
+    redis_sentinel: Sentinel | None = None
     leader: Leader = Leader()
     tracing: Tracing | None = None
     delivery: Delivery = Delivery()
@@ -54,6 +57,11 @@ class ShardConfig(Model):
     @cached_property
     def rule(self) -> SlotRule:
         return SlotRule(self.slot_bits, self.modulo)
+
+    @property
+    def redis_prefix(self) -> str:
+        """Stands in braces at the beginning of every key in Redis. So a cluster keeps all keys of a shard on one server."""
+        return f"{self.fleet}:{self.shard}"
 
 
 def _writers(shard: Shard) -> int:
@@ -87,6 +95,8 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         consumer=shard.consumer,
         inbox_retention=topology.inbox_retention(fleet, shard),
         letter_retention=topology.letter_retention(fleet, shard),
+        redis_cluster=fleet.redis.cluster,
+        redis_sentinel=fleet.redis.sentinel,
         leader=shard.leader,
         tracing=fleet.tracing,
         delivery=fleet.delivery,

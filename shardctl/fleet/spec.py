@@ -46,13 +46,14 @@ from shardctl.fleet.settings.cluster import (
     Workload,
     WorkloadSetting,
 )
-from shardctl.fleet.settings.consuming import Batching, Redis, Subscriptions
+from shardctl.fleet.settings.consuming import Batching, Subscriptions
 from shardctl.fleet.settings.databases import DEFAULT_KINDS, DatabaseKinds
 from shardctl.fleet.settings.delivery import Delivery, DeliverySetting
 from shardctl.fleet.settings.gateway import Gateway
 from shardctl.fleet.settings.leader import Leader, LeaderSetting
 from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
+from shardctl.fleet.settings.redis import Redis
 from shardctl.fleet.settings.routing import Routing
 from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
 from shardctl.fleet.settings.tracing import Tracing

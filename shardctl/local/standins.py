@@ -8,7 +8,7 @@ from shardctl.fleet.spec import Fleet
 
 
 def on_this_machine(fleet: Fleet) -> Fleet:
-    """The fleet as it can run here: without a Kubernetes API, a shard's leader is elected in Redis.
+    """The fleet as it can run here: without a Kubernetes API, a shard's leader is elected in Redis, which is one server here.
 
     Raises UsageError for what has no local replacement.
     """
@@ -21,7 +21,8 @@ def on_this_machine(fleet: Fleet) -> Fleet:
     if in_schema and fleet.local.database == "sqlite":
         raise UsageError(f"table {in_schema[0]}: SQLite has no schemas. Set local: {{database: postgresql}}.")
     shards = tuple(shard.model_copy(update={"leader": _elected_here(shard.leader)}) for shard in fleet.shards)
-    return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "shards": shards})
+    redis = fleet.redis.model_copy(update={"cluster": None, "sentinel": None})
+    return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "redis": redis, "shards": shards})
 
 
 def _elected_here(leader: Leader) -> Leader:

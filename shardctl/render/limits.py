@@ -9,6 +9,7 @@ from fractions import Fraction
 from shardctl.fleet import backends, cloudsql, memorystore, quantities
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
+from shardctl.fleet.settings.redis import host_and_port
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.render.cloudsql import resources
 from shardctl.render.objects import Object, Plan, seconds_text
@@ -49,7 +50,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                 egress=tuple(
                     _egress(
                         policy,
-                        redis=policy.redis or Reach(ports=(memorystore.port_of(plan.fleet),)),
+                        redis=policy.redis or Reach(ports=_redis_ports(plan.fleet)),
                         database=policy.database or Reach(ports=_database_ports(writer.shard)),
                         asks_kubernetes=asks_kubernetes(writer),
                         backend_ports=backends.ports(plan.fleet, writer.shard),
@@ -60,6 +61,16 @@ def network_policies(plan: Plan) -> Iterator[Object]:
 
 def _database_ports(shard: Shard) -> tuple[int, ...]:
     return (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
+
+
+def _redis_ports(fleet: Fleet) -> tuple[int, ...]:
+    """As far as the file says: all nodes of a cluster listen where the named ones do, and servers behind Sentinels at 6379."""
+    cluster, sentinel = fleet.redis.cluster, fleet.redis.sentinel
+    if cluster:
+        return tuple(sorted({host_and_port(node)[1] for node in cluster}))
+    if sentinel:
+        return tuple(sorted({memorystore.PORT, *(host_and_port(node)[1] for node in sentinel.nodes)}))
+    return (memorystore.port_of(fleet),)
 
 
 def _egress(

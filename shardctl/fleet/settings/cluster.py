@@ -191,7 +191,11 @@ class NetworkPolicy(Model):
         Field(description="By default ports 5432 and 3306 anywhere, or 3307 for an instance of Cloud SQL."),
     ] = None
     redis: Annotated[
-        Reach | None, Field(description="By default port 6379 anywhere, or 6378 for Memorystore with TLS.")
+        Reach | None,
+        Field(
+            description="By default, anywhere: port 6379, 6378 for Memorystore with TLS, the ports of a cluster's nodes, or "
+            "those of the Sentinels and 6379."
+        ),
     ] = None
     google_apis: Reach = _to(443)
     kubernetes_api: Annotated[

@@ -1,4 +1,4 @@
-"""How the consumers read and write: `subscription`, `redis` and `consumer` of `shards.yaml`."""
+"""How the consumers read and write: `subscription` and `consumer` of `shards.yaml`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 
 from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import Between
-from shardctl.fleet.settings.memorystore import Memorystore
-from shardctl.fleet.settings.secrets import SecretRef
 
 
 class Subscriptions(Model):
@@ -41,13 +39,6 @@ class Subscriptions(Model):
         if self.retry_minimum is not None and self.retry_minimum > self.retry_maximum:
             raise ValueError("retry_minimum exceeds retry_maximum")
         return self
-
-
-class Redis(Model):
-    secret: Annotated[SecretRef | None, Field(description="Of the URL. By default key `url` of `FLEET-redis`.")] = None
-    memorystore: Annotated[
-        Memorystore | None, Field(description="Makes the Redis, by what `provisioner` names; without it, it is there.")
-    ] = None
 
 
 class Batching(Model):

@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from shardctl.local.servers.account import Account, temporary_folder, unprivileged
@@ -25,13 +26,14 @@ _RIGHTS = "~* +@all -@admin -migrate +client"
 class RedisServer(Server):
     """Starts empty, and is empty again after every restart. Run by root, it works under another account.
 
-    The passwords are random, and this object's alone.
+    The passwords are random, and this object's alone. `settings` are more lines of its configuration.
     """
 
     program = "redis-server"
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, *, settings: Sequence[str] = ()) -> None:
         super().__init__(data_dir, port)
+        self._settings = settings
         self.password, self._admin_password = secrets.token_hex(16), secrets.token_hex(16)
 
     @property
@@ -57,7 +59,8 @@ class RedisServer(Server):
         return (
             f'bind {HOST}\nport {self.port}\nprotected-mode yes\nsave ""\nappendonly no\n'
             f"user default on >{self.password} {_RIGHTS}\n"
-            f"user {ADMINISTRATOR} on >{self._admin_password} ~* +@all\n"
+            f"user {ADMINISTRATOR} on >{self._admin_password} ~* &* +@all\n"
+            + "".join(f"{line}\n" for line in self._settings)
         )
 
     def _ping(self) -> bool:

@@ -14,7 +14,8 @@ import pytest
 import trustme
 from redis.exceptions import RedisError
 
-from consumer.redis import breaker
+from consumer.redis.client import connect
+from consumer.redis.url import parse
 from shardctl.local.servers import MariaDBServer, PostgresServer
 from shardctl.local.servers.account import temporary_folder, unprivileged
 from shardctl.local.servers.install import BIN_VARIABLE, find_bin_dir
@@ -266,7 +267,7 @@ def ping(server, certificates, *, host=NAMED, ca="ca", client="client", plain=Fa
                 files = [getattr(certificates, name) for name in (client, f"{client}_key")]
                 url += f"&ssl_certfile={files[0]}&ssl_keyfile={files[1]}"
             # Who doesn't speak TLS says nothing to a greeting: that much time passes.
-            async with breaker.connect(url, 2.0 if plain else 20.0) as redis:
+            async with connect(parse(url), 2.0 if plain else 20.0) as redis:
                 return await redis.ping()
 
     return asyncio.run(run())

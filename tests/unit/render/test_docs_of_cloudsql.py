@@ -1,4 +1,4 @@
-"""The files that docs/cloudsql.md and docs/memorystore.md show can be rendered as they stand there."""
+"""The files that docs/cloudsql.md, docs/memorystore.md and docs/redis.md show can be rendered as they stand there."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def test_what_the_page_shows_is_a_fleet_that_can_be_rendered(block: str) -> None
 def test_the_redis_that_the_page_shows_can_be_rendered() -> None:
     (block,) = blocks("memorystore.md")
     assert len(objects(fleet_of(block), "RedisInstance")) == 1
+
+
+@pytest.mark.parametrize("block", blocks("redis.md"))
+def test_each_redis_that_the_page_shows_can_be_rendered(block: str) -> None:
+    assert objects(fleet_of(block), "ConfigMap")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from consumer_kit import Shard, write
@@ -18,7 +19,8 @@ from consumer.database import sessions
 from consumer.errors import TransientError
 from consumer.process.credentials import Credentials
 from consumer.process.settings import _parsed_database, _parsed_redis
-from consumer.redis import breaker
+from consumer.redis.client import connect
+from consumer.redis.url import parse
 from shardctl.local.servers.process import wait_until
 
 pytestmark = pytest.mark.slow
@@ -129,8 +131,8 @@ def test_on_redis(redis_server, file):
 
     async def play(administrator):
         file.write_text(url("first"))
-        login = Credentials("REDIS_URL_FILE", file, _parsed_redis)
-        client = breaker.connect(login.url, PATIENCE_SECONDS, login)
+        login = Credentials("REDIS_URL_FILE", file, partial(_parsed_redis, "server"))
+        client = connect(parse(login.url), PATIENCE_SECONDS, logins=login)
         async with client:
             assert await client.ping()
             administrator.acl_setuser("rotating", enabled=True, reset_passwords=True, passwords=["+second"])

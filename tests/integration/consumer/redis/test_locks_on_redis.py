@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import redis_kit
 from patience import PATIENCE_SECONDS
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
 from consumer.redis.lock import SlotLocks
-from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
 TIMEOUT_SECONDS = 0.2  # of a client whose server doesn't answer any more
-LOCK = "{fleet:s0}:lock:g0:1"
+LOCK = "{f:s}:lock:g0:1"
 
 
 class Clock:
@@ -27,28 +24,28 @@ class Clock:
         return self.now
 
 
-def client(url, timeout_seconds):
-    return Redis.from_url(
-        url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0)
-    )
-
-
 def make_locks(redis, ttl_ms, clock):
     metrics = Metrics()
-    return SlotLocks(redis, RedisBreaker(clock, metrics), "fleet:s0", ttl_ms, metrics)
+    return SlotLocks(redis, RedisBreaker(clock, metrics), "f:s", ttl_ms, metrics)
 
 
-def scenario(url, play, ttl_ms=600_000, timeout_seconds=PATIENCE_SECONDS):
+def scenario(place, play, ttl_ms=600_000, timeout_seconds=PATIENCE_SECONDS):
+    """`play` gets the locks of two replicas, the clock of both, and an administrator's client."""
+
     async def run():
         clock = Clock()
-        async with client(url, timeout_seconds) as first, client(url, timeout_seconds) as two:
-            locks = [make_locks(redis, ttl_ms, clock) for redis in (first, two)]
-            await play(*locks, clock, first)
+        async with (
+            place.client(timeout_seconds) as first,
+            place.client(timeout_seconds) as two,
+            place.administrator() as administrator,
+        ):
+            locks = [make_locks(client, ttl_ms, clock) for client in (first, two)]
+            await play(*locks, clock, administrator)
 
     asyncio.run(run())
 
 
-def test_a_lock_expires_and_its_late_owner_doesnt_release_the_next_ones(redis_url):
+def test_a_lock_expires_and_its_late_owner_doesnt_release_the_next_ones(place):
     async def play(mine, other, _clock, redis):
         await mine.take([1])
         await redis.pexpire(LOCK, 0)
@@ -56,18 +53,18 @@ def test_a_lock_expires_and_its_late_owner_doesnt_release_the_next_ones(redis_ur
         await mine.release([1])
         assert await redis.exists(LOCK)
 
-    scenario(redis_url, play)
+    scenario(place, play)
 
 
-def test_a_lock_ends_by_itself(redis_url):
+def test_a_lock_ends_by_itself(place):
     async def play(mine, _other, _clock, redis):
         await mine.take([1])
         assert 0 < await redis.pttl(LOCK) <= 600_000
 
-    scenario(redis_url, play)
+    scenario(place, play)
 
 
-def test_a_flush_costs_nothing_but_the_locks(redis_url):
+def test_a_flush_costs_nothing_but_the_locks(place):
     async def play(mine, other, _clock, redis):
         await mine.take([1])
         await redis.script_flush()
@@ -78,14 +75,14 @@ def test_a_flush_costs_nothing_but_the_locks(redis_url):
         await other.release([1])
         assert await mine.take([1]) == {1}
 
-    scenario(redis_url, play)
+    scenario(place, play)
 
 
 async def scripts_run(redis):
     return (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
 
 
-def test_sixty_five_thousand_slots_at_once(redis_url):
+def test_sixty_five_thousand_slots_at_once(place):
     """Every call has the client's time-out to itself: as a whole they take many times longer on a machine that is busy."""
     slots = range(65_536)
 
@@ -100,14 +97,13 @@ def test_sixty_five_thousand_slots_at_once(redis_url):
         assert not mine._gate.shut
         assert await scripts_run(redis) - before >= len(slots) / KEYS_A_CALL
 
-    scenario(redis_url, play)
+    scenario(place, play)
 
 
 @pytest.fixture
-def own_redis(tmp_path):
-    server = RedisServer(tmp_path / "redis")
-    yield server.start()
-    server.stop()
+def own_place(tmp_path):
+    with redis_kit.one_server(tmp_path, "f:s") as place:
+        yield place
 
 
 TROUBLES = {
@@ -117,7 +113,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_trouble_is_never_raised_never_waited_for_and_ends(own_redis, trouble):
+def test_trouble_is_never_raised_never_waited_for_and_ends(own_place, trouble):
     begin, end = TROUBLES[trouble]
 
     async def until_it_answers(locks, clock):
@@ -131,55 +127,53 @@ def test_trouble_is_never_raised_never_waited_for_and_ends(own_redis, trouble):
 
     async def play(mine, other, clock, _redis):
         await mine.take([1])
-        begin(own_redis)
+        begin(own_place.servers[0])
         async with asyncio.timeout(PATIENCE_SECONDS):
             for _ in range(3):
                 assert await mine.take([1, 2]) == {1, 2}
                 await mine.release([1, 2])
                 assert mine._gate.shut
                 clock.now += 20
-        end(own_redis)
+        end(own_place.servers[0])
         assert await until_it_answers(mine, clock) == {1, 2}
         assert await until_it_answers(other, clock) == set()
 
-    scenario(own_redis.url, play, timeout_seconds=TIMEOUT_SECONDS)
+    scenario(own_place, play, timeout_seconds=TIMEOUT_SECONDS)
 
 
-def test_redis_isnt_there_yet_at_the_start(own_redis):
-    own_redis.stop()
+def test_redis_isnt_there_yet_at_the_start(own_place):
+    own_place.servers[0].stop()
 
     async def play(mine, _other, clock, _redis):
         assert await mine.take([1]) == {1}
         await mine.release([1])
-        own_redis.start()
+        own_place.servers[0].start()
         clock.now += 20
         assert await mine.take([1]) == {1}
         assert not mine._gate.shut
 
-    scenario(own_redis.url, play)
+    scenario(own_place, play)
 
 
 @pytest.mark.parametrize(
     ("refuse", "allow"),
     [
-        pytest.param(("config", "set", "requirepass", "x"), None, id="NOAUTH"),
+        pytest.param(("acl", "setuser", redis_kit.USER, "resetpass"), None, id="WRONGPASS"),
         pytest.param(("replicaof", "127.0.0.1", "1"), ("replicaof", "no", "one"), id="READONLY"),
         pytest.param(("config", "set", "maxmemory", "1"), ("config", "set", "maxmemory", "0"), id="OOM"),
     ],
 )
-def test_a_redis_that_refuses_is_done_without(own_redis, refuse, allow):
-    async def play(mine, _other, clock, redis):
-        async with Redis.from_url(own_redis.admin_url) as admin:
-            await admin.execute_command(*refuse)
-        await redis.connection_pool.disconnect()
+def test_a_redis_that_refuses_is_done_without(own_place, refuse, allow):
+    async def play(mine, _other, clock, administrator):
+        await administrator.execute_command(*refuse)
+        await mine._take.registered_client.connection_pool.disconnect()
         assert await mine.take([1]) == {1}
         assert mine._gate.shut
         await mine.release([1])
         if allow:
-            async with Redis.from_url(own_redis.admin_url) as admin:
-                await admin.execute_command(*allow)
+            await administrator.execute_command(*allow)
             clock.now += 20
             assert await mine.take([1]) == {1}
             assert not mine._gate.shut
 
-    scenario(own_redis.url, play)
+    scenario(own_place, play)

@@ -17,9 +17,11 @@ from consumer.leader.redis import RedisLease
 from consumer.observability.metrics import Metrics
 from consumer.redis import breaker
 from consumer.redis.breaker import RedisBreaker
+from consumer.redis.client import connect
 from consumer.redis.lock import SlotLocks
 from consumer.redis.ratelimit import RateLimit
 from consumer.redis.seenfilter import SeenFilter
+from consumer.redis.url import parse
 from shardctl.local.servers import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -105,7 +107,7 @@ def play(servers, scenario):
             await first_client.flushall()
             await follow(two, first)
             await two.config_set("requirepass", first.password)
-        async with Address(first.port, first.password) as address, breaker.connect(address.url, 10.0) as redis:
+        async with Address(first.port, first.password) as address, connect(parse(address.url), 10.0) as redis:
             await scenario(Pair(address, first, second), redis)
 
     asyncio.run(run())

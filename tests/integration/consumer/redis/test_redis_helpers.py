@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from consumer_kit import InThisThread, raw
 from patience import PATIENCE_SECONDS
-from redis.asyncio import Redis
 
+from consumer.leader.redis import RedisLease
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
+from consumer.redis.client import connect
 from consumer.redis.ratelimit import RateLimit
 from consumer.redis.seenfilter import BITS, BUCKET_SECONDS, SeenFilter
+from consumer.redis.suspects import Suspects
+from consumer.redis.url import parse
 from consumer.replica.batch import Batch
 from consumer.replica.handle import Handler
 from consumer.replica.maintenance import Maintenance
@@ -32,12 +35,19 @@ class Clock:
         return self.now
 
 
-def play(url, scenario, replicas=2):
+class Nowhere:
+    """Where no Redis is."""
+
+    def client(self):
+        return connect(parse("redis://127.0.0.1:1"), PATIENCE_SECONDS)
+
+
+def play(place, scenario, replicas=2):
     """`scenario` gets a client for each replica, a gate for each, and a clock for all."""
 
     async def run():
         clock = Clock()
-        clients = [Redis.from_url(url, socket_timeout=PATIENCE_SECONDS) for _ in range(replicas)]
+        clients = [place.client() for _ in range(replicas)]
         gates = [RedisBreaker(clock, Metrics()) for _ in clients]
         try:
             return await scenario(clients, gates, clock)
@@ -59,7 +69,7 @@ def limiters(clients, gates, clock, rate, replicas=2):
     return made, stop
 
 
-def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
+def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(place):
     """At ten a second each batch of ten costs a second, whichever replica takes it; the first second is the burst."""
 
     async def scenario(clients, gates, clock):
@@ -70,10 +80,10 @@ def test_two_replicas_share_one_rate_in_the_order_in_which_they_took(redis_url):
         took = waits[-1] + 1.0  # and the burst
         assert 0 <= passed / 10 - took < 5  # less what went by while we asked
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_what_didnt_pass_is_given_back(redis_url):
+def test_what_didnt_pass_is_given_back(place):
     async def scenario(clients, gates, clock):
         (first, other), _ = limiters(clients, gates, clock, 1)
         await first._pay(1_000)
@@ -82,29 +92,30 @@ def test_what_didnt_pass_is_given_back(redis_url):
         await other.give_back(10_000)  # nothing that is past comes back
         assert -0.001 <= await other._pay(10) - 9 <= 0.001
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_a_pause_saves_up_no_more_than_the_burst(redis_url):
+def test_a_pause_saves_up_no_more_than_the_burst(place):
     async def scenario(clients, gates, clock):
         (first, _), _ = limiters(clients, gates, clock, 100)
         await clients[0].set("{f:s}:paid", "5.0")  # long ago
         assert await first._pay(100) <= 0
         assert await first._pay(100) > 0.5
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_the_number_is_forgotten_when_it_is_past(redis_url):
+def test_the_number_is_forgotten_when_it_is_past(place):
     async def scenario(clients, gates, clock):
         (first, _), _ = limiters(clients, gates, clock, 1)
         await first._pay(30)
-        assert 29_000 < await clients[0].pttl("{f:s}:paid") <= 31_000
+        async with place.administrator() as administrator:
+            assert 29_000 < await administrator.pttl("{f:s}:paid") <= 31_000
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_a_stop_ends_the_wait_and_gives_the_turn_back(redis_url):
+def test_a_stop_ends_the_wait_and_gives_the_turn_back(place):
     async def scenario(clients, gates, clock):
         (first, other), stop = limiters(clients, gates, clock, 1)
         asyncio.get_running_loop().call_later(0.05, stop.set)
@@ -112,7 +123,7 @@ def test_a_stop_ends_the_wait_and_gives_the_turn_back(redis_url):
         assert await other._pay(1) < 2
         assert await first.take(1) is False or await other._pay(0) < 3
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
 def test_without_redis_each_keeps_to_its_share():
@@ -125,7 +136,7 @@ def test_without_redis_each_keeps_to_its_share():
         clock.now += 100
         assert await first.take(1)
 
-    play("redis://127.0.0.1:1", scenario)
+    play(Nowhere(), scenario)
 
 
 # --- marks of what is done --------------------------------------------------------------------------------------------
@@ -142,7 +153,7 @@ def recents(clients, gates, clock):
     return [SeenFilter(client, gate, "f:s", clock) for client, gate in zip(clients, gates, strict=True)]
 
 
-def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
+def test_what_one_replica_marks_the_other_knows_when_it_comes_again(place):
     async def scenario(clients, gates, clock):
         first, other = recents(clients, gates, clock)
         assert await other.probably_done(messages("a")) == []
@@ -153,26 +164,27 @@ def test_what_one_replica_marks_the_other_knows_when_it_comes_again(redis_url):
         assert await other.probably_done(messages("a", attempt=0)) == []  # nor where Pub/Sub doesn't count
         assert await other.probably_done(messages("a", kind="profile")) == []  # a key names one write of each type
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_marks_live_for_one_to_two_buckets_and_their_size_is_bounded(redis_url):
+def test_marks_live_for_one_to_two_buckets_and_their_size_is_bounded(place):
     async def scenario(clients, gates, clock):
         first, other = recents(clients, gates, clock)
         await first.mark(messages("0"))
-        before = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
-        await first.mark(messages(*map(str, range(10_000))))
-        after = (await clients[0].info("commandstats"))["cmdstat_evalsha"]["calls"]
-        assert after - before >= 10_000 / KEYS_A_CALL
-        [key] = await clients[0].keys("*")
-        assert await clients[0].strlen(key) <= BITS // 8
-        assert 0 < await clients[0].ttl(key) <= 2 * BUCKET_SECONDS
+        async with place.administrator() as administrator:
+            before = (await administrator.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            await first.mark(messages(*map(str, range(10_000))))
+            after = (await administrator.info("commandstats"))["cmdstat_evalsha"]["calls"]
+            assert after - before >= 10_000 / KEYS_A_CALL
+            [key] = await administrator.keys("*")
+            assert await administrator.strlen(key) <= BITS // 8
+            assert 0 < await administrator.ttl(key) <= 2 * BUCKET_SECONDS
         clock.now += BUCKET_SECONDS
         assert len(await other.probably_done(messages(*map(str, range(10_000))))) == 10_000
         clock.now += BUCKET_SECONDS
         assert await other.probably_done(messages("1")) == []
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
 class Shard:
@@ -215,7 +227,7 @@ def handle(recent, shard, batch):
     return handler.handle(Batch(batch, (1,))), others, metrics
 
 
-def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(redis_url):
+def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(place):
     """`lie` is marked and not recorded, as after a fail-over of the database: it is written like any other."""
 
     async def scenario(clients, gates, clock):
@@ -229,7 +241,7 @@ def test_a_redelivery_is_acked_by_the_word_of_the_inbox_alone(redis_url):
         assert sorted(others.acked) == ["done", "first", "lie", "new"]
         assert metrics.registry.get_sample_value("shardctl_messages_duplicate_total") == 1
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
 def test_without_redis_everything_goes_to_the_inbox():
@@ -240,7 +252,7 @@ def test_without_redis_everything_goes_to_the_inbox():
         await work
         assert (shard.asked, shard.applied, others.acked) == ([], ["done", "new"], ["done", "new"])
 
-    play("redis://127.0.0.1:1", scenario)
+    play(Nowhere(), scenario)
 
 
 # --- the turn to purge ------------------------------------------------------------------------------------------------
@@ -279,7 +291,7 @@ def maintainer(shard, client, gate, threads):
     return Maintenance(shard, print, client, gate, "f:s", RETENTION, threads, Metrics())
 
 
-def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(redis_url, monkeypatch):
+def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(place):
     async def scenario(clients, gates, clock):
         inbox = Inbox(10 * MOST_PAGES + 5)
         with ThreadPoolExecutor(2) as threads:
@@ -297,10 +309,10 @@ def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(redis_url, monkeyp
             await loser.purge()
             assert inbox.chunks > chunks
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
-def test_a_replica_that_lost_its_turn_stops_purging(redis_url):
+def test_a_replica_that_lost_its_turn_stops_purging(place):
     """It was held up for longer than its turn, and another has it now."""
 
     async def scenario(clients, gates, clock):
@@ -312,7 +324,7 @@ def test_a_replica_that_lost_its_turn_stops_purging(redis_url):
         assert inbox.chunks == 1
         assert await clients[0].get("{f:s}:purge") == b"another"
 
-    play(redis_url, scenario)
+    play(place, scenario)
 
 
 def test_without_redis_nobody_purges():
@@ -321,4 +333,32 @@ def test_without_redis_nobody_purges():
         await maintainer(inbox, clients[0], gates[0], InThisThread()).purge()
         assert inbox.chunks == 0
 
-    play("redis://127.0.0.1:1", scenario)
+    play(Nowhere(), scenario)
+
+
+# --- notes of messages that a process handles alone, and the lease of a leader ------------------------------------------
+
+
+def test_a_process_that_died_is_counted_by_the_next_one(place):
+    async def scenario(clients, gates, clock):
+        first, other = (Suspects(client, gate, "f:s") for client, gate in zip(clients, gates, strict=True))
+        await first.begin("m")
+        await first.begin("m")
+        assert await other.deaths("m") == 2
+        await other.survived("m")
+        assert await first.deaths("m") == 0
+        assert not any(gate.shut for gate in gates)
+
+    play(place, scenario)
+
+
+def test_one_candidate_holds_the_lease_until_it_gives_it_up(place):
+    async def scenario(clients, gates, clock):
+        first, other = (RedisLease(client, "f:s", name, 60_000) for client, name in zip(clients, "ab", strict=True))
+        assert [await first.hold(), await other.hold(), await first.hold()] == ["a", "a", "a"]
+        await other.release()
+        assert await other.hold() == "a"
+        await first.release()
+        assert await other.hold() == "b"
+
+    play(place, scenario)

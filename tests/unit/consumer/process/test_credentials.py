@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_each_call_reads_the_file_anew(file):
 
 def test_redis_has_a_user_or_none(file):
     file.write_text("rediss://:first@h:6378/0?ssl_ca_certs=/ca.crt")
-    login = Credentials("REDIS_URL_FILE", file, _parsed_redis)
+    login = Credentials("REDIS_URL_FILE", file, partial(_parsed_redis, "server"))
     assert login() == (None, "first")
     file.write_text("rediss://u:second@h:6378/0?ssl_ca_certs=/ca.crt")
     assert login() == ("u", "second")
