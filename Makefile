@@ -11,6 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
+	@echo 'Next: `. $(BIN)/activate` puts shardctl on your PATH, and docs/quickstart.md goes on from here.'
 
 check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minute
 	$(BIN)/pytest -q -n 2 -m "not slow and not proof" --ignore tests/integration --ignore tests/contract --hypothesis-profile quick
