@@ -9,7 +9,8 @@ Invariants kept here and in the transactions that call this:
   and a barrier that is met was published after the lane became due;
 - a lane's log begins and ends under the fence alone, and has a name that no other log of the slot ever has. So a reader that sees
   the same name twice knows that every change in between is in it: see `shardctl.shard.changes`;
-- a log that is named after its lane's barrier began in the transaction in which the lane became active: it has all changes since.
+- a log that is named after a barrier began in the transaction in which its slot became active in this database: it has all
+  changes since, also where later lanes of the slot in this database have gone on with it.
 """
 
 from __future__ import annotations
@@ -236,7 +237,8 @@ def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozen
     """These barriers were met in this generation: their slots leave it, with everything before the barriers committed.
 
     Returns the slots that left. One that stays in this database has its next lane due here, which becomes active in the same
-    transaction. A barrier that isn't awaited changes nothing. Nor does a second copy, since its lane has left.
+    transaction, and goes on with its log for the way back. A barrier that isn't awaited changes nothing. Nor does a second copy,
+    since its lane has left.
     """
     take_fence_alone(connection)
     times_us = awaited_among(connection, met, generation)
@@ -254,7 +256,17 @@ def leave(connection: Connection, met: Iterable[Met], generation: int) -> frozen
             staying.setdefault(later, {})[slot] = leaving[slot]
     for later, times_us in staying.items():
         _move(connection, times_us, later, LaneState.DUE, LaneState.ACTIVE)
+        _hand_on_logs(connection, times_us, generation, later)
     return frozenset(leaving)
+
+
+def _hand_on_logs(connection: Connection, slots: Collection[int], before: int, after: int) -> None:
+    """In the transaction in which a slot's next lane in the same database becomes active: that one goes on with the log."""
+    its = and_(lanes.c.generation == before, lanes.c.slot.in_(list(slots)), lanes.c.log.startswith(_SINCE))
+    for slot, log in connection.execute(select(lanes.c.slot, lanes.c.log).where(its)).all():
+        for generation, name in ((after, log), (before, None)):
+            lane = and_(lanes.c.slot == slot, lanes.c.generation == generation)
+            connection.execute(update(lanes).where(lane).values(log=name))
 
 
 def retire(connection: Connection) -> None:

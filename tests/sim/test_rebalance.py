@@ -18,6 +18,7 @@ from tests.sim.rebalance.scenario import (
     every_await,
     every_effect,
     finish_cut_short,
+    slot_by_slot,
     small,
     there_and_back,
 )
@@ -109,18 +110,21 @@ def test_two_people_abort():
 @pytest.mark.slow
 def test_there_back_and_there_again_without_a_second_copy():
     check(map(there_and_back(small), range(2)), NO_SECOND_COPY)
+    check(map(slot_by_slot(small), range(2)), NO_SECOND_COPY)
 
 
 @pytest.mark.proof
 def test_there_back_and_there_again():
     check(map(there_and_back(), range(SCHEDULES // 2)))
+    check(map(slot_by_slot(), range(SCHEDULES // 2)))
     check(map(finish_cut_short, range(16)))
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("seed", [1, 2])
-def test_there_back_and_there_again_killed_at_every_effect(seed):
-    made = there_and_back(small)
+@pytest.mark.parametrize(
+    ("made", "seed"), [(there_and_back(small), 1), (there_and_back(small), 2), (slot_by_slot(small), 2)]
+)
+def test_there_back_and_there_again_killed_at_every_effect(made, seed):
     effects = len(play(made(seed)).effects)
     crashes = (
         Crash(number, when) for number in range(1, effects + 1, 2 * EFFECT_STRIDE) for when in ("before", "after")

@@ -12,6 +12,7 @@ from shardctl.cli.rebalance.go import (
     WaitAtMostOption,
     go,
 )
+from shardctl.cli.rebalance.proposal import SlotsOption
 from shardctl.cli.rebalance.run import ParallelOption
 from shardctl.cli.rebalance.work import DatabaseOption, MaxLagOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption
@@ -19,6 +20,7 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption
 
 def back(
     file: FileOption = DEFAULT_FILE,
+    slots: SlotsOption = None,
     apply: ApplyOption = "",
     hold: HoldOption = "0s",
     wait_at_most: WaitAtMostOption = "",
@@ -30,13 +32,14 @@ def back(
     database: DatabaseOption = None,
     as_json: EventsOption = False,
 ) -> int:
-    """Lead every slot back to where the rebalance began, until `finish` has run: what `go --back` does.
+    """Lead every slot, or some, back to where the rebalance began, until `finish` has run: what `go --back` does.
 
     The sources still hold the rows, so only what has changed since is copied. It may be killed anywhere, and run again.
     """
     return go(
         file,
         back=True,
+        slots=slots,
         apply=apply,
         hold=hold,
         wait_at_most=wait_at_most,

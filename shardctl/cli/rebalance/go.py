@@ -16,11 +16,13 @@ from shardctl.cli.rebalance.proposal import (
     AddOption,
     BackOption,
     ByLoadOption,
+    ForwardOption,
     IntoOption,
     LikeOption,
     MinGainOption,
     Options,
     RemoveOption,
+    SlotsOption,
     SplitOption,
     ToleranceOption,
     WeightsOption,
@@ -69,6 +71,8 @@ def go(
     by_load: ByLoadOption = False,
     window: WindowOption = "15m",
     back: BackOption = False,
+    forward: ForwardOption = False,
+    slots: SlotsOption = None,
     level: LevelOption = False,
     tolerance: ToleranceOption = "5%",
     min_gain: MinGainOption = "2%",
@@ -97,6 +101,8 @@ def go(
         by_load=by_load,
         window=window,
         back=back,
+        forward=forward,
+        slots=slots,
         level=level,
         tolerance=tolerance,
         min_gain=min_gain,
@@ -116,11 +122,13 @@ def go(
 
 
 def _check(options: Options, *, yes: bool, no_wait: bool, wait_at_most: str) -> None:
+    if options.slots is not None and not options.turns:
+        raise UsageError("--slots says which slots go: give it with --back or --forward.")
     if not options.names_a_change and options != Options():
         raise UsageError(
             "these options say how to plan. Name a change too: --add, --remove, --split, --by-load or --level."
         )
-    if options.level and (options.add or options.remove or options.split or options.by_load or options.back):
+    if options.level and (options.add or options.remove or options.split or options.by_load or options.turns):
         raise UsageError("--level is a change of its own; leave it out.")
     if options.split and not options.into and yes:
         raise UsageError(

@@ -46,7 +46,7 @@ def intended(file: Path, options: Options, given: Mapping[str, str]) -> Intent:
     current = _current(fleet, following, known, options)
     if current is None:
         return _new(file, fleet, options, given, known)
-    if options.back and current is fleet and not _leads_back(fleet):
+    if options.turns and current is fleet and not _leads_there(fleet, options):
         refuse(list(preflight.past_return(fleet, known)))
         proposal = propose(file, fleet, options, urls_of(fleet, given))
         return Intent(proposal.after, proposal, leaves=_open_one(fleet, known))
@@ -121,14 +121,14 @@ def _refuse_another(file: Path, current: Fleet, options: Options) -> None:
     if difference := match.difference(current, options.request(), by_load=options.by_load):
         raise UsageError(
             f"another rebalance of {file} has begun: {difference}. `shardctl rebalance go -f {file}` without these options "
-            "continues it; with --back alone it leads back to where that began."
+            "continues it; with --back alone it leads back to where that began, with --forward to where it led."
         )
 
 
-def _leads_back(fleet: Fleet) -> bool:
-    from shardctl.rebalance.planning import match
+def _leads_there(fleet: Fleet, options: Options) -> bool:
+    from shardctl.rebalance.planning import match, way_back
 
-    return match.change_of(fleet).back
+    return match.leads_there(way_back.course_of(fleet), options.request())
 
 
 def _open_one(fleet: Fleet, known: Mapping[str, Known]) -> Fleet | None:

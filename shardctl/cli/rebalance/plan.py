@@ -16,11 +16,13 @@ from shardctl.cli.rebalance.proposal import (
     AddOption,
     BackOption,
     ByLoadOption,
+    ForwardOption,
     IntoOption,
     LikeOption,
     MinGainOption,
     Options,
     RemoveOption,
+    SlotsOption,
     SplitOption,
     ToleranceOption,
     WeightsOption,
@@ -62,6 +64,8 @@ def plan(
     by_load: ByLoadOption = False,
     window: WindowOption = "15m",
     back: BackOption = False,
+    forward: ForwardOption = False,
+    slots: SlotsOption = None,
     tolerance: ToleranceOption = "5%",
     min_gain: MinGainOption = "2%",
     output: OutputOption = None,
@@ -86,9 +90,11 @@ def plan(
         back,
         tolerance,
         min_gain,
+        forward=forward,
+        slots=slots,
     )
     given = given_urls(database or ())
-    if back:
+    if options.turns:
         _refuse_past_return(fleet, given)
     proposal = propose(file, fleet, options, given)
     _write(target, proposal.text, proposal.summary, as_json=as_json)

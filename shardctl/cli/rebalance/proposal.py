@@ -17,6 +17,7 @@ from shardctl.cli.terminal import say
 from shardctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from shardctl.fleet.keyspace import SlotSet
     from shardctl.fleet.spec import Fleet
     from shardctl.rebalance.planning.plan import Plan
     from shardctl.rebalance.planning.rates import RowsToCopy
@@ -43,6 +44,11 @@ WindowOption = Annotated[str, typer.Option("--window", metavar="TIME", help="Wit
 BackOption = Annotated[
     bool, typer.Option("--back", help="Plan back from an open or aborted rebalance to where it began.")
 ]
+ForwardOption = Annotated[bool, typer.Option("--forward", help="After --back: plan to where that rebalance led again.")]
+SlotsOption = Annotated[
+    str | None,
+    typer.Option("--slots", metavar="SLOTS", help="With --back or --forward: these alone, such as 0-99,105."),
+]
 ToleranceOption = Annotated[
     str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its share.")
 ]
@@ -67,10 +73,17 @@ class Options:
     tolerance: str = "5%"
     min_gain: str = "2%"
     level: bool = False  # what `plan` does where no change is named
+    forward: bool = False
+    slots: str | None = None
+
+    @property
+    def turns(self) -> bool:
+        return self.back or self.forward
 
     @property
     def names_a_change(self) -> bool:
-        return bool(self.add or self.remove or self.split or self.weights or self.by_load or self.back or self.level)
+        changes = (self.add, self.remove, self.split, self.weights, self.by_load, self.turns, self.level)
+        return any(map(bool, changes))
 
     def request(self, rates: Mapping[int, float] | None = None) -> Request:
         """`rates` are the measured ones, where load is what is levelled. Raises UsageError."""
@@ -83,6 +96,8 @@ class Options:
             into=self.into,
             like=self.like,
             back=self.back,
+            forward=self.forward,
+            slots=_slots(self.slots),
             weights=_weights(self.weights),
             rates=rates,
             tolerance=_share("--tolerance", self.tolerance),
@@ -126,6 +141,17 @@ def _weights(options: Sequence[str]) -> dict[str, float]:
         except ValueError as error:
             raise UsageError(f"--weights wants SHARD=WEIGHT, such as s0=2, and not {option!r}.") from error
     return weights
+
+
+def _slots(text: str | None) -> SlotSet | None:
+    from shardctl.fleet.keyspace import SlotSet
+
+    if text is None:
+        return None
+    try:
+        return SlotSet.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--slots: {error}") from error
 
 
 def _share(option: str, text: str) -> float:

@@ -111,7 +111,9 @@ def talk(report: dict[str, Any], request: Request) -> None:
     if report["hot_slots"]:
         slots = ", ".join(map(str, report["hot_slots"][:10]))
         say(f"note: slots {slots} alone receive more writes than a shard's share, and a slot can't be split.")
-    if request.back:
+    if request.slots is not None:
+        say("note: the other slots stay and may go later, until `finish`. `go` runs it at its end; --hold delays that.")
+    if request.back or request.forward:
         say("note: slots that hadn't left yet only change generation; the moves above are the most there can be.")
         say(
             "note: of slots that `shardctl rebalance status` lists for the way back, only what has changed since is copied."

@@ -16,20 +16,21 @@ from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.planning.plan import plan
 from shardctl.rebalance.planning.request import Request
+from shardctl.rebalance.planning.way_back import Goal
 from shardctl.shard.schema import RebalanceState
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The shards that come and go, and whether it leads back to where another rebalance began."""
+    """The shards that come and go, and where it leads if slots are on their way back, or forward again."""
 
     new: frozenset[str]
     gone: frozenset[str]
-    back: bool
+    turn: str = ""
 
     def __str__(self) -> str:
-        if self.back:
-            return "leads back to where it began"
+        if self.turn:
+            return self.turn
         parts = [f"adds {', '.join(sorted(self.new))}"] if self.new else []
         parts += [f"removes {', '.join(sorted(self.gone))}"] if self.gone else []
         return " and ".join(parts) or "moves slots among the shards there are"
@@ -40,19 +41,35 @@ def change_of(fleet: Fleet) -> Change:
     moving = [shard for shard in fleet.shards if shard.previous is not None]
     new = frozenset(shard.name for shard in moving if not shard.previous)
     gone = frozenset(shard.name for shard in moving if not shard.slots.ranges)
-    return Change(new, gone, back=way_back.fleet_back(fleet) is None)
+    return Change(new, gone, _turn(way_back.course_of(fleet)))
+
+
+def _turn(course: way_back.Course) -> str:
+    if not course.turned:
+        return ""
+    if course.is_at(Goal.BACK):
+        return "leads back to where it began"
+    return "leads forward again" if course.is_at(Goal.FORWARD) else "leads some slots back"
 
 
 def difference(fleet: Fleet, request: Request, *, by_load: bool) -> str:
     """How the rebalance of a transitional file differs from the one that is asked for; "" where it doesn't."""
     change = change_of(fleet)
-    if change.back or request.back:
-        return "" if change.back and request.back else f"it {change}"
+    if request.back or request.forward:
+        return "" if leads_there(way_back.course_of(fleet), request) else f"it {change}"
+    if change.turn:
+        return f"it {change}"
     if not by_load:
         return "" if _same_plan(fleet, request) else f"it {change}, and these options give another plan"
     if (frozenset(request.remove), request.split in _changed(fleet) or not request.split) != (change.gone, True):
         return f"it {change}"
     return "" if change.new == _new(request, change) else f"it {change}"
+
+
+def leads_there(course: way_back.Course, request: Request) -> bool:
+    """Whether the slots of a request are where it wants them, `back` or `forward`. Where nothing has turned, none are back."""
+    goal = Goal.BACK if request.back else Goal.FORWARD
+    return (course.turned or request.forward) and course.is_at(goal, request.slots)
 
 
 def done(fleet: Fleet, journals: Iterable[Mapping[str, Entry]], request: Request) -> Entry | None:
@@ -109,9 +126,9 @@ def _left(shard: Mapping[str, Any]) -> tuple[int, str] | None:
 
 
 def _asked(entry: Entry, request: Request) -> bool:
-    shards = entry.plan["shards"]
-    if request.back:
-        return any(len(shard["previous"]) > 1 for shard in shards)
+    shards, course = entry.plan["shards"], way_back.course_of_journal(entry.plan)
+    if request.back or request.forward:
+        return course.turned and leads_there(course, request)
     new = {shard["name"] for shard in shards if not shard["previous"]}
     gone = {shard["name"] for shard in shards if not shard["slots"]}
     if request.split:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardctl.errors import ShardctlError, UsageError
+from shardctl.fleet import topology
 from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Previous, Shard
@@ -81,8 +82,10 @@ def plan(fleet: Fleet, request: Request) -> Plan:
     Of plans that move as many slots, one whose filters take malformed slots too. Raises UsageError for a request that
     can't be meant, NothingToMoveError and NoPlanError.
     """
-    if request.back:
-        return _plan_back(fleet, request)
+    if request.back or request.forward:
+        return _plan_turn(fleet, request)
+    if request.slots is not None:
+        raise UsageError("--slots says which slots go: give it with --back or --forward.")
     if fleet.rebalancing:
         raise UsageError(
             "a rebalance is open in this file: some shards have `previous`. `shardctl rebalance run` and then `finish` "
@@ -102,12 +105,24 @@ def plan(fleet: Fleet, request: Request) -> Plan:
     return Plan(fleet, after, moves, shares, minimum, tuple(_inexact(fleet, wanted, sets)), hot)
 
 
-def _plan_back(fleet: Fleet, request: Request) -> Plan:
-    if replace(request, tolerance=0, min_gain=0) != Request(back=True, tolerance=0, min_gain=0):
-        raise UsageError("--back leads to the slots as they were: it goes with no other change.")
-    after = way_back.fleet_back(fleet)
+def _plan_turn(fleet: Fleet, request: Request) -> Plan:
+    """Back, or forward again."""
+    turn = Request(back=request.back, forward=not request.back, slots=request.slots, tolerance=0, min_gain=0)
+    if replace(request, tolerance=0, min_gain=0) != turn:
+        raise UsageError(
+            "--back leads to the slots as they were, --forward to where the rebalance leads: each goes with no other change."
+        )
+    if request.slots is not None and (beyond := request.slots - SlotSet.all(fleet.routing.slot_bits)).ranges:
+        raise UsageError(f"--slots: there are no slots {beyond} in this fleet.")
+    goal = way_back.Goal.BACK if request.back else way_back.Goal.FORWARD
+    after = way_back.fleet_led(fleet, goal, request.slots)
     if after is None:
-        raise NothingToMoveError("nothing to move: the slots of this file are those that the rebalance began with.")
+        raise NothingToMoveError(
+            f"nothing to move: {'the' if request.slots is None else 'these'} slots are where the rebalance "
+            f"{'began' if request.back else 'leads'} already."
+        )
+    if not _fits(after):
+        raise NoPlanError(_why_no_turn(fleet, goal, request.slots))
     sets = {number: shard.slots for number, shard in enumerate(after.shards)}
     moves = tuple(_moves(fleet.shards, sets))
     whole = 1 << fleet.routing.slot_bits
@@ -119,6 +134,25 @@ def _plan_back(fleet: Fleet, request: Request) -> Plan:
     return Plan(
         fleet, after, moves, shares, sum(len(move.slots) for move in moves), tuple(_inexact(fleet, wanted, sets))
     )
+
+
+def _fits(fleet: Fleet) -> bool:
+    """Whether every filter of a transitional file is short enough."""
+    changed = (shard for shard in fleet.shards if shard.previous is not None)
+    subscriptions = (sub for shard in changed for sub in topology.subscriptions(fleet, shard))
+    return all(len(sub.filter.encode()) <= MAX_FILTER_BYTES for sub in subscriptions)
+
+
+def _why_no_turn(fleet: Fleet, goal: way_back.Goal, slots: SlotSet | None) -> str:
+    """With the nearest slots that go: the runs' ends on ever coarser boundaries."""
+    what = f"with these slots, a filter would take more than Pub/Sub's {MAX_FILTER_BYTES} bytes"
+    for free in range(1, fleet.routing.slot_bits if slots is not None else 0):
+        grain = (1 << free) - 1
+        wider = SlotSet.of_ranges((first & ~grain, last | grain) for first, last in (slots or SlotSet()).ranges)
+        after = way_back.fleet_led(fleet, goal, wider)
+        if after is not None and _fits(after):
+            return f"{what}. The nearest that fit: --slots {wider}."
+    return f"{what}. Leave --slots out: then all go."
 
 
 def _sets(fleet: Fleet, wanted: Asked, request: Request, effort: int = EFFORT) -> dict[int, SlotSet] | None:

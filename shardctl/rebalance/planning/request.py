@@ -24,12 +24,13 @@ Types = tuple[frozenset[str], frozenset[str]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One of `add`, `remove`, `split` and `back`, or none of them to level the shards there are.
+    """One of `add`, `remove`, `split`, `back` and `forward`, or none of them to level the shards there are.
 
     A share is a count of slots or, where `rates` holds a number for each slot, a sum of rates; a slot that `rates`
     leaves out has none. Shares go by weight: 1 for shards that `weights` doesn't name. `tolerance` is the part of its
     target by which a share may miss it. `min_gain` is the part of a peak that a move must take off it, where shares are
     sums of rates. `into` names the new half of a split. `like` names the shard whose message types added ones take.
+    `slots` are those that go `back` or `forward`; None for all.
     """
 
     add: tuple[str, ...] = ()
@@ -38,6 +39,8 @@ class Request:
     into: str = ""
     like: str = ""
     back: bool = False
+    forward: bool = False
+    slots: SlotSet | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[int, float] | None = None
     tolerance: float = TOLERANCE

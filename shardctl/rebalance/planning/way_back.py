@@ -1,40 +1,124 @@
-"""The way back from a rebalance that is open or was aborted. Pure."""
+"""The way back from a rebalance that isn't finished, and forward again: of all slots, or of some. Pure.
+
+A rebalance gives its shards a new generation, and each way back or forward gives all of them one more. So the present generation
+and `previous` tell which slots a shard had in each state: 0 is where the rebalance began, 1 where it leads.
+"""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
 
 from shardctl.errors import UsageError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Previous, Shard
+from shardctl.rebalance.planning.request import types_of
 
 
-def fleet_back(fleet: Fleet) -> Fleet | None:
-    """Each changed shard with the slots it began with, under a new generation; None where it has them already.
+class Goal(IntEnum):
+    """The state that slots are led to."""
+
+    BACK = 0
+    FORWARD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The slots of each changed shard in every state, the present one last. All have as many states."""
+
+    states: Mapping[str, tuple[SlotSet, ...]]
+
+    @property
+    def turned(self) -> bool:
+        """Whether a way back has been planned since it began."""
+        return any(len(states) > 2 for states in self.states.values())
+
+    def led(self, goal: Goal, slots: SlotSet | None = None) -> dict[str, SlotSet]:
+        """Each shard's slots once these, or all, are where they are to be. The others stay."""
+        return {
+            name: states[goal] if slots is None else (states[-1] - slots) | (states[goal] & slots)
+            for name, states in self.states.items()
+        }
+
+    def is_at(self, goal: Goal, slots: SlotSet | None = None) -> bool:
+        return all(self.states[name][-1] == wanted for name, wanted in self.led(goal, slots).items())
+
+
+def course_of(fleet: Fleet) -> Course:
+    """Of a transitional file."""
+    return _course(
+        (shard.name, shard.generation, shard.slots, {former.generation: former.slots for former in shard.previous})
+        for shard in fleet.shards
+        if shard.previous is not None
+    )
+
+
+def course_of_journal(change: Mapping[str, Any]) -> Course:
+    """Of what `journal.describe` gave."""
+    return _course(
+        (
+            shard["name"],
+            shard["generation"],
+            _slots(shard["slots"]),
+            {former["generation"]: _slots(former["slots"]) for former in shard["previous"]},
+        )
+        for shard in change["shards"]
+    )
+
+
+def fleet_led(fleet: Fleet, goal: Goal = Goal.BACK, slots: SlotSet | None = None) -> Fleet | None:
+    """Each changed shard with the slots that it had at the goal, under a new generation; None where it has them already.
 
     The generations on the way stay in `previous`, since any of them may hold slots active. Raises UsageError where no
-    rebalance is open.
+    rebalance is open, and where `previous` isn't as plans write it.
     """
     if not fleet.rebalancing:
         raise UsageError("no rebalance is open in this file: no shard has `previous`, so there is no way back.")
-    moving = [shard for shard in fleet.shards if shard.previous is not None]
-    # A shard that was new and gave its slots back also has `previous` and other slots than its first entry's. But then
-    # every shard that still holds slots is back where it began.
-    if all(shard.slots == _began_with(shard) for shard in moving if shard.slots.ranges):
+    course = course_of(fleet)
+    if course.is_at(goal, slots):
         return None
-    return fleet.model_copy(update={"shards": tuple(_back(shard) for shard in fleet.shards)})
+    after = fleet.model_copy(update={"shards": tuple(_led(fleet, course.led(goal, slots)))})
+    if _owners(fleet) != _owners(after):
+        raise UsageError(
+            "`previous` doesn't show which slots each shard had when this rebalance began: was it edited by hand? Plan from the "
+            "last file that `shardctl rebalance plan` wrote."
+        )
+    return after
 
 
-def _back(shard: Shard) -> Shard:
-    if shard.previous is None:
-        return shard
-    present = (Previous(generation=shard.generation, slots=shard.slots),) if shard.slots.ranges else ()
-    return shard.model_copy(
-        update={
-            "slots": _began_with(shard),
+def _led(fleet: Fleet, wanted: Mapping[str, SlotSet]) -> Iterator[Shard]:
+    for shard in fleet.shards:
+        if shard.previous is None:
+            yield shard
+            continue
+        present = (Previous(generation=shard.generation, slots=shard.slots),) if shard.slots.ranges else ()
+        change = {
+            "slots": wanted[shard.name],
             "generation": shard.generation + 1,
             "previous": (*shard.previous, *present),
+        }
+        yield shard.model_copy(update=change)
+
+
+def _course(shards: Iterable[tuple[str, int, SlotSet, Mapping[int, SlotSet]]]) -> Course:
+    """`previous` leaves out the states in which a shard had no slots."""
+    known = list(shards)
+    steps = max((generation - min(previous) for _, generation, _, previous in known if previous), default=1)
+    return Course(
+        {
+            name: (*(previous.get(generation - ago, SlotSet()) for ago in range(steps, 0, -1)), slots)
+            for name, generation, slots, previous in known
         }
     )
 
 
-def _began_with(shard: Shard) -> SlotSet:
-    return shard.previous[0].slots if shard.previous else SlotSet()
+def _owners(fleet: Fleet) -> Counter[tuple[object, int]]:
+    """How many shards have each slot, by the message types that they take."""
+    return Counter((types_of(shard), slot) for shard in fleet.shards for slot in shard.slots)
+
+
+def _slots(text: str) -> SlotSet:
+    return SlotSet.parse(text) if text else SlotSet()

@@ -31,6 +31,7 @@ from tests.sim.rebalance.scenario import (
     _numbered,
     copied_ahead,
     finish_cut_short,
+    slot_by_slot,
     small,
     there_and_back,
 )
@@ -243,6 +244,19 @@ class LogsWhatItKnewBefore(Fence):
         return dataclasses.replace(here, logged=here.logged & self._old[0])
 
 
+class LogsFirstLanesAlone(Fence):
+    """A lane that goes on with the log of the one before it in its database isn't logged."""
+
+    def share(self, connection: Connection) -> Lanes:
+        here = super().share(connection)
+        own = {
+            lane.slot
+            for lane in lanes.read(connection).values()
+            if lane.state == LaneState.ACTIVE and lane.log == lanes.log_since(lane.barrier_time_us or 0)
+        }
+        return dataclasses.replace(here, logged=here.logged & own)
+
+
 # -- where they show -----------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +311,7 @@ MUTANTS = {
     "deletes the whole log": Mutant(_with_bases(DeletesTheWholeLog), 50, _slowly),
     "skips the last round": Mutant(_with_bases(SkipsTheLastRound), 10, AHEAD),
     "logs late": Mutant(Parts(executor=LogsLate), 10, there_and_back(_written_to_all_the_while)),
+    "logs first lanes alone": Mutant(_with_fence(LogsFirstLanesAlone), 10, slot_by_slot(_written_to_all_the_while)),
     "any log will do": Mutant(_with("_left_behind", _any_log_will_do), 10, _falling_back),
     "finishes unmarked": Mutant(Parts(executor=FinishesUnmarked), 16, finish_cut_short),
     "deletes rows while they are logged": Mutant(Parts(executor=DeletesWhileLogged), 15, finish_cut_short),

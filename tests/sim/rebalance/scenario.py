@@ -195,6 +195,17 @@ def there_and_back(make: Callable[[int], Scenario] = drawn) -> Callable[[int], S
     return made
 
 
+def slot_by_slot(make: Callable[[int], Scenario] = drawn) -> Callable[[int], Scenario]:
+    """The same schedules, with some slots that go back or forward again while the others stay where they are."""
+
+    def made(seed: int) -> Scenario:
+        script, scenario = SLOT_BY_SLOT[seed % len(SLOT_BY_SLOT)], copied_ahead(make)(seed)
+        owners = scenario.owners if scenario.drawn else (scenario.owners[0], ("s1", "s1", "s0", "s1"))
+        return dataclasses.replace(scenario, owners=owners, script=script, after_crash=None)
+
+    return made
+
+
 def finish_cut_short(seed: int) -> Scenario:
     """`finish` is killed half way, later with each of sixteen seeds, and people try to go back."""
     way_back = ("abort", "back", *FORWARD)
@@ -204,13 +215,47 @@ def finish_cut_short(seed: int) -> Scenario:
     )
 
 
-# `back` plans the way back from a rebalance that isn't finished, `again` the way there once more and `home` the way back from
-# that, `next` plans one more from a settled file.
+# `back` plans the way back from a rebalance that isn't finished and `forward` the way there once more, for all slots or some;
+# `again` and `home` do so by the owners that the scenario has. `next` plans one more from a settled file.
 THERE_AND_BACK = (
     ("start", "run", "abort", "back", "start", "run", "abort", "again", *FORWARD),
     ("start", "run", "abort", "back", "start", "part", "abort", "start", "run", "abort", "again", *FORWARD),
     ("start", "run", "abort", "back", "start", "part", "abort", "again", "start", "run", "abort", "home", *FORWARD),
     ("start", "part", "abort", "back", "start", "part", "abort", "again", "start", "part", "abort", "home", *FORWARD),
+)
+SLOT_BY_SLOT = (
+    ("start", "run", "abort", "some back", "start", "run", "abort", "back", *FORWARD),
+    ("start", "run", "abort", "some back", "start", "run", "abort", "forward", *FORWARD),
+    (
+        "start",
+        "run",
+        "abort",
+        "back",
+        "start",
+        "run",
+        "abort",
+        "some forward",
+        "start",
+        "part",
+        "abort",
+        "some back",
+        *FORWARD,
+    ),
+    (
+        "start",
+        "part",
+        "abort",
+        "some back",
+        "start",
+        "part",
+        "abort",
+        "some forward",
+        "start",
+        "run",
+        "abort",
+        "back",
+        *FORWARD,
+    ),
 )
 _SCRIPTS = (
     FORWARD, FORWARD, FORWARD,

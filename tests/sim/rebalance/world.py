@@ -23,10 +23,11 @@ from consumer.replica.lifecycle import NotDrainedError, Replica
 from consumer.sinks.sql import SqlSink
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.shardconfig import ShardConfig, slice_of
 from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.journal import PointOfNoReturnError
-from shardctl.rebalance.planning.way_back import fleet_back
+from shardctl.rebalance.planning.way_back import Goal, fleet_led
 from shardctl.shard import parked
 from shardctl.wire import barrier
 from shardctl.wire.barrier import Barrier
@@ -34,7 +35,7 @@ from tests.sim.broker import Subscriber
 from tests.sim.loop import Process, SimLoop
 from tests.sim.network import Network
 from tests.sim.rebalance.executor import DiedError, Effects, Executor, RefusedError
-from tests.sim.rebalance.message import Write
+from tests.sim.rebalance.message import SLOTS, Write
 from tests.sim.rebalance.oracle import MovingOracle
 from tests.sim.rebalance.scenario import SHARDS, Scenario, fleet_of, led_to, next_file
 from tests.sim.rebalance.shard import ShardDatabase, ShardStore
@@ -353,8 +354,11 @@ class MovingWorld(World):
         if command == "next":
             self._planned += 1
             self.fleet = next_file(self.fleet, self._scenario.owners[self._planned])
-        elif command == "back":
-            self.fleet = fleet_back(self.fleet) or self.fleet
+        elif command in {"back", "forward", "some back", "some forward"}:
+            goal = Goal.FORWARD if command.endswith("forward") else Goal.BACK
+            some = SlotSet.of(slot for slot in SLOTS if self._draw() < 0.5)
+            choices = (some, SlotSet.of(SLOTS) - some) if command.startswith("some") else (None,)
+            self.fleet = next(filter(None, (fleet_led(self.fleet, goal, slots) for slots in choices)), self.fleet)
         elif command in {"again", "home"}:
             self.fleet = led_to(self.fleet, self._scenario.owners[self._planned - (command == "home")])
         elif command == "start":

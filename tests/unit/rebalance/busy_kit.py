@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select
 from shardctl.rebalance import closing
 from shardctl.rebalance.bases import Bases
 from shardctl.rebalance.handover import participating
-from shardctl.rebalance.planning.way_back import fleet_back
+from shardctl.rebalance.planning.way_back import fleet_led
 from shardctl.shard import changes, lanes, schema
 from shardctl.shard.changes import Change
 from shardctl.shard.database import writing
@@ -110,7 +110,7 @@ class BusyWorld(World):
         """Every slot has come. From now on s0 and s1 are to have those back that they gave to s2."""
         closing.stop(self.after, self.own)
         closing.close(self.after, self.own, RebalanceState.ABORTED)
-        self.after, self.sources = fleet_back(self.after), ("s2",)
+        self.after, self.sources = fleet_led(self.after), ("s2",)
         self.announce()
 
     def logs(self):

@@ -23,6 +23,7 @@ from shardctl.shard.schema import replicas
 from shardctl.wire import barrier
 
 REPORT_SECONDS = 5.0
+LANES = tuple(f"{shard}-g{generation}" for shard in ("s0", "s1", "s2") for generation in range(1, 5))
 
 
 class Site:
@@ -73,7 +74,7 @@ class Site:
     def _consume(self):
         while not self._ending.wait(0.02):
             self._stay_present()
-            for lane in ("s0-g1", "s0-g2", "s1-g1", "s1-g2", "s2-g1"):
+            for lane in LANES:
                 name = f"projects/{self.project}/subscriptions/orders-{lane}"
                 request = {"subscription": name, "max_messages": 100, "return_immediately": True}
                 with suppress(NotFound):  # before `start` has made it, or once `finish` has deleted it

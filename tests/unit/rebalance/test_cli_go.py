@@ -212,6 +212,59 @@ def test_the_way_back(go, site, moved):
     assert site.world.rows("s0").keys() == set(range(8))
 
 
+def test_some_slots_go_back_and_then_all_go_there_again(go, site):
+    """Each is continued by the same command until it waits for the end of the hold, and only then can another begin."""
+    hold = ("--yes", "--hold", "1h", "--no-wait")
+
+    def led(*arguments):
+        code, _, err = go(*arguments, *hold)
+        assert (code, "`shardctl apply" in err) == (4, True)
+        site.apply()
+        code, _, err = go(*arguments, *hold)
+        assert (code, "hold: waiting" in err) == (4, True)
+        return slots(site)
+
+    there = led(*ADD)
+    first = next(iter(load_fleet(site.file).shard("s2").slots))
+    assert led("--back", "--slots", str(first)) == {**there, "s0": there["s0"] + 1, "s2": there["s2"] - 1}
+    code, _, err = go("--back", "--slots", "7", *hold)
+    assert (code, "hold: waiting" in err) == (4, True)
+    code, _, err = go(*ADD, "--yes")
+    assert (code, "it leads some slots back" in err) == (2, True)
+    assert led("--forward") == there
+    assert site("plan", "--forward")[0] == 1
+    code, out, _ = site("plan", "--back", "--json")
+    assert (code, json.loads(out)["moved"]) == (0, there["s2"])
+    site.next.unlink()
+    assert go("--forward", "--yes")[0] == 4
+    site.apply()
+    code, _, err = go("--forward", "--yes")
+    assert (code, "is what these options ask for" in err) == (0, True)
+    assert site.world.rows("s2").keys() == set(load_fleet(site.file).shard("s2").slots)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("--back", "--slots", "7"), 1, "these slots are where the rebalance began already"),
+        (("--back", "--slots", "16"), 2, "there are no slots 16"),
+        (("--back", "--slots", "3-1"), 2, "--slots: "),
+        (("--back", "--slots", "\x1b[2J"), 2, "--slots: "),
+        (("--back", "--forward"), 2, "each goes with no other change"),
+        (("--back", "--slots", ""), 2, "--slots: "),
+        (("--slots", "1"), 2, "with --back or --forward"),
+        (("--add", "s4", "--slots", "1"), 2, "with --back or --forward"),
+        (("--level", "--forward"), 2, "--level is a change of its own"),
+    ],
+)
+def test_slots_that_cant_go_are_named(go, site, arguments, code, reason):
+    assert go(*ADD, "--yes")[0] == 4
+    before = site.file.read_text()
+    found, _, err = go(*arguments, "--yes")
+    assert (found, reason in err, "\x1b" in err) == (code, True, False), err
+    assert (site.file.read_text(), site.next.exists()) == (before, False)
+
+
 def test_a_fleet_that_is_level_has_nothing_to_do(go, site):
     code, _, err = go("--level", "--yes")
     assert (code, "nothing to move" in err) == (0, True)

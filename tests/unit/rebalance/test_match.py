@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 from fleets import fleet
 
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import journal
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.planning import match
@@ -24,7 +25,7 @@ REQUESTS = {
     "weights": Request(weights={"s0": 3.0}),
     "level": Request(),
 }
-BACK = Request(back=True)
+BACK, FORWARD = Request(back=True), Request(forward=True)
 
 
 @cache
@@ -64,6 +65,24 @@ def test_a_way_back_is_the_same_as_a_way_back_alone():
     assert match.difference(back, BACK, by_load=False) == ""
     assert match.difference(back, REQUESTS["add"], by_load=False) == "it leads back to where it began"
     assert match.difference(there, BACK, by_load=False) == "it adds s3"
+    assert match.difference(back, FORWARD, by_load=False) == "it leads back to where it began"
+    assert match.difference(there, FORWARD, by_load=False) == ""
+    again = plan(back, FORWARD).after
+    assert match.difference(again, FORWARD, by_load=False) == ""
+    assert match.difference(again, REQUESTS["add"], by_load=False) == "it leads forward again"
+    assert match.difference(again, BACK, by_load=False) == "it leads forward again"
+
+
+def test_a_way_back_of_some_slots_is_known_by_where_these_are():
+    there = after("add")
+    some, others = SlotSet(((0, 3),)), SlotSet(((8, 15),))
+    assert (there.shard("s3").slots & some).ranges
+    back = plan(there, replace(BACK, slots=some)).after
+    assert match.difference(back, replace(BACK, slots=some), by_load=False) == ""
+    assert match.difference(back, BACK, by_load=False) == "it leads some slots back"
+    assert match.difference(there, replace(BACK, slots=others), by_load=False) == "it adds s3"
+    assert match.done(back.settled(), done(back), replace(BACK, slots=some)).id == "id"
+    assert match.done(back.settled(), done(back), BACK) is None
 
 
 def done(transitional, state=RebalanceState.DONE):
@@ -98,3 +117,6 @@ def test_a_way_back_that_is_done():
     back = plan(after("add"), BACK).after
     assert match.done(back.settled(), done(back), BACK).id == "id"
     assert match.done(back.settled(), done(after("add")), BACK) is None
+    again = plan(back, FORWARD).after
+    assert match.done(again.settled(), done(again), FORWARD).id == "id"
+    assert match.done(again.settled(), done(again), BACK) is None
