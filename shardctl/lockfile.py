@@ -57,7 +57,7 @@ class Lock(Model):
 def lock_of(fleet: Fleet) -> Lock:
     return Lock(
         fleet=fleet.fleet,
-        topic=fleet.topic,
+        topic=fleet.topic.name,
         slot_bits=fleet.routing.slot_bits,
         topic_bits=fleet.routing.topic_bits,
         attributes=fleet.routing.attributes.model_dump(),

@@ -31,15 +31,33 @@ patiently() {
   "$@" >/dev/null
 }
 
-# topic ID LABELS
+# topic ID LABELS KMS_KEY REGIONS IN_TRANSIT
+# What is empty is left as it is: an organisation's policy sets the regions of a topic that names none.
 topic() {
-  if gcloud pubsub topics describe "$1" --project="$project" --format='value(name)' >/dev/null 2>&1; then
-    done_with identical topic "$1"
-    return
+  topic=$1 labels=$2 key=$3 regions=$4 in_transit=$5 verb=create
+  set --
+  if live=$(gcloud pubsub topics describe "$topic" --project="$project" --format="$topic_fields" 2>/dev/null); then
+    verb=update
+    live_key=${live%%"|"*}
+    live=${live#*"|"}
+    live_regions=$(printf '%s' "${live%%"|"*}" | tr ';' '\n' | LC_ALL=C sort | tr '\n' ',')
+    if [ "$live_key" = "$key" ]; then key=; fi
+    if [ "${live_regions%,}|${live#*"|"}" = "$regions|$in_transit" ]; then regions=; fi
+    if [ -z "$key$regions" ]; then
+      done_with identical topic "$topic"
+      return
+    fi
+  else
+    set -- --labels="$labels"
   fi
-  gcloud pubsub topics create "$1" --project="$project" --labels="$2" >/dev/null
-  done_with create topic "$1"
+  [ -z "$key" ] || set -- "$@" --topic-encryption-key="$key"
+  [ -z "$regions" ] || set -- "$@" --message-storage-policy-allowed-regions="$regions"
+  [ -z "$regions" ] || [ -z "$in_transit" ] || set -- "$@" --message-storage-policy-enforce-in-transit
+  patiently gcloud pubsub topics "$verb" "$topic" --project="$project" "$@"
+  done_with "$verb" topic "$topic"
 }
+topic_fields='value[separator="|"](kmsKeyName,messageStoragePolicy.allowedPersistenceRegions,'
+topic_fields=$topic_fields'messageStoragePolicy.enforceInTransit)'
 
 # subscription ID TOPIC FILTER LABELS STATE FLAG...
 # STATE is what `describe` prints of the fields that can be changed, when they are right; FLAGs set them.
@@ -206,6 +224,17 @@ account_grant() {
   fi
   patiently gcloud iam service-accounts add-iam-policy-binding "$1" --project="$project" --role="$2" --member="$3" \
     --condition=None
+  done_with create grant "$1 $2 $3"
+}
+
+key_grant() {
+  policy=$(gcloud kms keys get-iam-policy "$1" --flatten='bindings[].members' --format="$bindings")
+  if granted "$policy" "$2" "$3"; then
+    done_with identical grant "$1 $2 $3"
+    return
+  fi
+  patiently gcloud kms keys add-iam-policy-binding "$1" --role="$2" --member="$3"
+  pauses='2 4 8 16' # the grant may take some seconds to count
   done_with create grant "$1 $2 $3"
 }
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from shardctl.broker import names
-from shardctl.broker.errors import InvalidArgumentError
+from shardctl.broker.errors import InvalidArgumentError, UnimplementedError
 from shardctl.broker.filter import compile_filter
 from shardctl.broker.protos import Proto, to_seconds
 from shardctl.broker.settings import DEFAULT_ACK_DEADLINE_SECONDS, DEFAULT_RETENTION_SECONDS, Backoff, Settings
@@ -30,6 +30,9 @@ TOPIC_MUTABLE = frozenset(
         "schema_settings",
     }
 )
+# Without them a topic would publish messages that the service changes, refuses or gets from elsewhere.
+TOPIC_UNSUPPORTED = frozenset({"ingestion_data_source_settings", "message_transforms", "schema_settings"})
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 SUBSCRIPTION_MUTABLE = frozenset(
     {
         "ack_deadline_seconds",
@@ -50,11 +53,24 @@ SNAPSHOT_MUTABLE = frozenset({"expire_time", "labels"})
 
 
 def check_topic(topic: Proto) -> None:
-    """Raises InvalidArgumentError for what the service would refuse in a topic."""
+    """Raises InvalidArgumentError for what the service would refuse in a topic, UnimplementedError for what only it can do.
+
+    A key and the regions are shown as they were set. Nothing is encrypted by the key: messages are in memory alone.
+    """
     names.check("topics", topic.name)
     _check_labels(topic)
     if topic.HasField("message_retention_duration"):
         _check_range("message_retention_duration", to_seconds(topic.message_retention_duration), RETENTION_SECONDS)
+    for field, _ in topic.ListFields():
+        if field.name in TOPIC_UNSUPPORTED:
+            raise UnimplementedError(f"This broker can't do {field.name}: leave it out, or use Pub/Sub itself.")
+    if topic.kms_key_name and not _KMS_KEY.fullmatch(topic.kms_key_name):
+        raise InvalidArgumentError(
+            f"Invalid kms_key_name: {topic.kms_key_name!r}; it must have the form "
+            "projects/*/locations/*/keyRings/*/cryptoKeys/*."
+        )
+    if topic.HasField("message_storage_policy") and not topic.message_storage_policy.allowed_persistence_regions:
+        raise InvalidArgumentError("Invalid message_storage_policy: it must allow at least one region.")
 
 
 def complete_subscription(subscription: Proto) -> Settings:

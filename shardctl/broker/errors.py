@@ -31,6 +31,12 @@ class FailedPreconditionError(RefusedError):
     code = "FAILED_PRECONDITION"
 
 
+class UnimplementedError(RefusedError):
+    """The service could do it, and this broker can't."""
+
+    code = "UNIMPLEMENTED"
+
+
 class UnavailableError(RefusedError):
     """An injected fault: the call may or may not have taken effect; the client tries again."""
 

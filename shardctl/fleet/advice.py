@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardctl.fleet import backends, cloudsql, topology
+from shardctl.fleet import backends, cloudsql, residency, topology
 from shardctl.fleet.names import listed
 from shardctl.fleet.spec import Fleet
 
@@ -27,18 +27,21 @@ def advice(fleet: Fleet) -> tuple[str, ...]:
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
     """Risks of a valid fleet that an operator must accept knowingly."""
+    return (*_on_the_open_gateway(fleet), *residency.warnings(fleet))
+
+
+def _on_the_open_gateway(fleet: Fleet) -> Iterator[str]:
     gateway = fleet.gateway
     if gateway is None or gateway.auth.kind != "none":
-        return ()
+        return
     limits = "" if gateway.rate_limit else ", and without a limit (gateway.rate_limit)"
     reach = "from any namespace"
     if fleet.network_policy is not None and gateway.from_namespaces:
         reach = f"from the namespaces {', '.join(gateway.from_namespaces)}"
-    warning = (
+    yield (
         f"gateway.auth is none: anyone who reaches Service {fleet.fleet}-gateway, {reach}, can write every message type as "
         f"anybody{limits}. Give auth with kind: keys or kind: oidc, unless something before the gateway decides who may write."
     )
-    return (warning,)
 
 
 def _on_capacity(fleet: Fleet) -> Iterator[str]:

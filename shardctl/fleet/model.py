@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from shardctl.fleet.scalars import Text
+
 
 class Model(BaseModel):
     """Strict and frozen; refuses unknown fields."""
@@ -20,16 +22,19 @@ class OrJust:
     """Lets a model be written as one of its fields alone: `traffic: services` for `traffic: {form: services}`."""
 
     field: str
-    choices: tuple[str, ...]
+    choices: tuple[str, ...] | Text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        short = str | bool | int | float if isinstance(self.choices, Text) else str
+
         def read(value: object) -> object:
-            return {self.field: value} if isinstance(value, str) else value
+            return {self.field: value} if isinstance(value, short) else value
 
         return core_schema.no_info_before_validator_function(read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"enum": list(self.choices)}, handler(schema)]}
+        short = self.choices.json_schema() if isinstance(self.choices, Text) else {"enum": list(self.choices)}
+        return {"anyOf": [short, handler(schema)]}
 
 
 class Inherited:

@@ -42,6 +42,9 @@ class Text:
         return core_schema.no_info_after_validator_function(check, core_schema.str_schema(strict=True))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
+        return self.json_schema()
+
+    def json_schema(self) -> dict[str, Any]:
         return {
             "type": "string",
             "pattern": f"^({self.pattern})$",
@@ -63,14 +66,12 @@ ObjectName = Annotated[
 SecretKey = Annotated[
     str, Text(r"[-._a-zA-Z0-9]+", "a key of a Kubernetes Secret: letters, digits, '-', '_' and '.'", 253)
 ]
-TopicId = Annotated[
-    str,
-    Text(
-        r"(?!goog)[A-Za-z][-A-Za-z0-9_.~+%]{2,}",
-        "a Pub/Sub id: 3 to 250 letters, digits or - _ . ~ + %, beginning with a letter and not with 'goog'",
-        250,
-    ),
-]
+TOPIC_ID = Text(
+    r"(?!goog)[A-Za-z][-A-Za-z0-9_.~+%]{2,}",
+    "a Pub/Sub id: 3 to 250 letters, digits or - _ . ~ + %, beginning with a letter and not with 'goog'",
+    250,
+)
+TopicId = Annotated[str, TOPIC_ID]
 ProjectId = Annotated[
     str,
     Text(

@@ -28,7 +28,6 @@ from shardctl.fleet.scalars import (
     ShortName,
     Slots,
     TimeZone,
-    TopicId,
     TypeName,
     as_tuple,
     shown,
@@ -56,6 +55,7 @@ from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
 from shardctl.fleet.settings.redis import Redis
 from shardctl.fleet.settings.routing import Routing
 from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
+from shardctl.fleet.settings.topic import Topic, TopicSetting
 from shardctl.fleet.settings.tracing import Tracing
 from shardctl.fleet.settings.traffic import Traffic, TrafficSetting
 from shardctl.fleet.suggestion import suggestion
@@ -186,7 +186,9 @@ class Fleet(Model):
     project: ProjectId
     project_number: Annotated[
         ProjectNumber | None,
-        Field(description="In quotes. Lets `render` grant Pub/Sub's service agent what dead-lettering needs."),
+        Field(
+            description="In quotes. Lets `render` grant Pub/Sub's service agent what dead-lettering and `topic.kms_key` need."
+        ),
     ] = None
     namespace: Label = "default"
     create_namespace: Annotated[
@@ -196,7 +198,7 @@ class Fleet(Model):
         ),
     ] = False
     image: Image
-    topic: TopicId = "data-writes"
+    topic: TopicSetting = Topic()
     labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}
     routing: Routing = Routing()
     message_types: Annotated[dict[TypeName, MessageType], Field(min_length=1)]

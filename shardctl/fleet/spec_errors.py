@@ -68,7 +68,7 @@ def explained(file: YamlFile, model: type[BaseModel], errors: Sequence[Any]) -> 
 
 def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
     """A fault that pydantic found when it read the file into `model`, in terms of the file."""
-    path = tuple(part for part in error["loc"] if part != "[key]")
+    path = _as_written(file, tuple(part for part in error["loc"] if part != "[key]"))
     given = error["input"]
     match error["type"]:
         case "extra_forbidden":
@@ -94,6 +94,19 @@ def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
             message = message.replace("Tuple", "The list").replace("Dictionary", "The mapping")
             fault = Fault(path, f"{message[0].lower()}{message[1:]}, and is {shown(given)}.")
     return fault
+
+
+def _as_written(file: YamlFile, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The path without what follows a value that the file gives in short, such as `topic: x` for `topic: {name: x}`."""
+    data = file.data
+    for depth, part in enumerate(path):
+        if isinstance(data, str | bool | int | float):
+            return path[:depth]
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return path
 
 
 def _not_text(file: YamlFile, path: tuple[str | int, ...], given: object) -> Fault:

@@ -58,7 +58,7 @@ class Strays:
 
 
 def topics(fleet: Fleet) -> tuple[Topic, ...]:
-    return _topics(fleet.topic, fleet.routing.topic_bits, fleet.routing.slot_bits)
+    return _topics(fleet.topic.name, fleet.routing.topic_bits, fleet.routing.slot_bits)
 
 
 @lru_cache(maxsize=64)
@@ -201,7 +201,7 @@ def cloud_labels(fleet: Fleet) -> dict[str, str]:
 
 
 def dead_letter_topic(fleet: Fleet) -> str:
-    return f"{fleet.topic}-dead"
+    return f"{fleet.topic.name}-dead"
 
 
 def dead_letter_subscription(fleet: Fleet) -> str:

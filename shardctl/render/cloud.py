@@ -15,12 +15,13 @@ from shardctl.fleet.spec import Fleet
 from shardctl.render import cloudmonitoring, cloudsql, gateway, messaging, redisinstances, sqlinstances
 from shardctl.render.objects import Object, Plan
 
-On = Literal["topic", "subscription", "account", "project"]
+On = Literal["topic", "subscription", "account", "project", "key"]
 _ON: Mapping[str, On] = {
     "PubSubTopic": "topic",
     "PubSubSubscription": "subscription",
     "IAMServiceAccount": "account",
     "Project": "project",
+    "KMSCryptoKey": "key",
 }
 _GRANTS = (messaging.grants, cloudsql.grants, gateway.grants)
 
@@ -31,6 +32,9 @@ class Topic:
 
     name: str
     id: str
+    kms_key: str | None
+    regions: tuple[str, ...]
+    in_transit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,13 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A key in Cloud KMS, which is yours; `id` is its full name."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Condition:
     """What narrows a grant, as IAM writes it."""
 
@@ -98,7 +109,7 @@ class Grant:
     name: str
     role: str
     on: On
-    resource: Topic | Subscription | Account | External | Project
+    resource: Topic | Subscription | Account | External | Project | Key
     member: Account | str
     condition: Condition | None = None
 
@@ -139,7 +150,7 @@ def cloud(fleet: Fleet) -> Cloud:
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
     emails[gateway.name_of(fleet)] = gateway.email(plan)
-    topics = {name: Topic(name, fields["topic_id"]) for name, fields in _read(messaging.topics, plan)}
+    topics = {name: _topic(name, fields) for name, fields in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
     accounts = {
@@ -188,14 +199,21 @@ def _grant(name: str, fields: Mapping[str, Any], made: Mapping[On, Mapping[str, 
 
 def _resource(
     on: On, fields: Mapping[str, Any], made: Mapping[On, Mapping[str, Any]]
-) -> Topic | Subscription | Account | External | Project:
+) -> Topic | Subscription | Account | External | Project | Key:
     name, external = fields["resource_name"], fields.get("resource_external")
     if on == "project":
         return Project(name)
+    if on == "key":
+        return Key(name)
     if external:
         return External(external, name)
     resource: Topic | Subscription | Account = made[on][name]
     return resource
+
+
+def _topic(name: str, fields: Mapping[str, Any]) -> Topic:
+    settings = fields["settings"]
+    return Topic(name, fields["topic_id"], settings.kms_key, settings.allowed_regions, settings.enforce_in_transit)
 
 
 def _subscription(item: Object, topics: Mapping[str, Topic]) -> Subscription:

@@ -7,7 +7,6 @@ from typing import Any
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.protobuf.duration_pb2 import Duration
-from google.pubsub_v1.types import Subscription
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
@@ -42,7 +41,7 @@ def step_text(step: Step) -> str:
     """A step in one line; an update with the present and the new value of each field."""
     if step.action != "update":
         return str(step)
-    live, wanted = Subscription.pb(step.live), Subscription.pb(step.wanted)
+    live, wanted = type(step.live).pb(step.live), type(step.wanted).pb(step.wanted)
     changes = (f"{field}: {_shown(live, field)} → {_shown(wanted, field)}" for field in step.fields)
     return f"{step.action} {step.kind} {step.name}\n  " + "\n  ".join(changes)
 
@@ -50,7 +49,7 @@ def step_text(step: Step) -> str:
 def _shown(message: Any, field: str) -> str:
     value = getattr(message, field)
     if not hasattr(value, "ListFields"):
-        return str(value)
+        return str(value) or "unset"
     if not message.HasField(field):
         return "unset"
     if isinstance(value, Duration):

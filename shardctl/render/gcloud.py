@@ -11,7 +11,7 @@ from shlex import quote
 from shardctl.errors import UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
-from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, cloud
+from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, Topic, cloud
 from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
 from shardctl.render.redisinstances import RedisInstance
 from shardctl.render.sqlinstances import Instance
@@ -27,8 +27,8 @@ def text(fleet: Fleet) -> str:
 
 def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
     labels = _mapping(sorted(topology.cloud_labels(fleet).items()))
-    for topic in resources.topics:
-        yield "topic", topic.id, labels
+    yield from (_grant(grant) for grant in resources.grants if grant.on == "key")  # no topic needs a key before that
+    yield from (_topic(topic, labels) for topic in resources.topics)
     for sub in resources.subscriptions:
         yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
     for account in resources.accounts:
@@ -41,11 +41,14 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
         yield "sql_database", database.project, database.instance, database.database
     for user in resources.sql_users:
         yield "sql_user", user.project, user.instance, user.user, user.login
-    for grant in resources.grants:
-        yield _grant(grant)
-    for job in resources.jobs:
-        yield _job(fleet, job)
+    yield from (_grant(grant) for grant in resources.grants if grant.on != "key")
+    yield from (_job(fleet, job) for job in resources.jobs)
     yield from _monitoring(fleet, resources)
+
+
+def _topic(topic: Topic, labels: str) -> Sequence[str]:
+    in_transit = "True" if topic.in_transit else ""
+    return "topic", topic.id, labels, topic.kms_key or "", ",".join(sorted(topic.regions)), in_transit
 
 
 def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:

@@ -12,13 +12,17 @@ from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
 from shardctl.render.objects import Object, Plan, Writer, object_name, seconds, seconds_text
 
+ENCRYPTER = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+
 
 def topics(plan: Plan) -> Iterator[Object]:
     if not plan.whole:
         return
     fleet = plan.fleet
     for topic_id in (*(topic.id for topic in topology.topics(fleet)), topology.dead_letter_topic(fleet)):
-        yield plan.object("PubSubTopic", object_name(topic_id), None, project=fleet.project, topic_id=topic_id)
+        yield plan.object(
+            "PubSubTopic", object_name(topic_id), None, project=fleet.project, topic_id=topic_id, settings=fleet.topic
+        )
 
 
 def subscriptions(plan: Plan) -> Iterator[Object]:
@@ -102,6 +106,9 @@ def grants(plan: Plan) -> Iterator[Object]:
         return plan.object("IAMPolicyMember", name, owner, role=role, resource_kind=on[0], resource_name=on[1], **who)
 
     dead_letters = ("PubSubTopic", plan.dead_letter_topic)
+    if plan.whole and agent and (key := fleet.topic.kms_key):
+        on_key = ("KMSCryptoKey", key)
+        yield grant(None, f"{fleet.fleet}-topic-key-agent", ENCRYPTER, on_key, member=agent, resource_external=key)
     if plan.whole and agent:
         yield grant(None, f"{fleet.fleet}-dead-letter-agent", publisher, dead_letters, member=agent)
         if fleet.delivery.kind == "push" and fleet.delivery.service_account:  # the agent signs pushes as this account

@@ -12,7 +12,7 @@ from typing import Any
 
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
-from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Project, Subscription, Topic, cloud
+from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Key, Project, Subscription, Topic, cloud
 from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
 from shardctl.render.objects import digest
 from shardctl.render.redisinstances import RedisInstance
@@ -24,6 +24,7 @@ _RESOURCES = {
     Account: "google_service_account",
     External: "google_service_account",
     Project: "google_project",
+    Key: "google_kms_crypto_key",
 }
 _MAPS = ("labelExtractors",)  # whose names are the user's
 # A destroy would delete the backlog, so Terraform must refuse it: also to replace a subscription whose filter changed.
@@ -51,7 +52,13 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
     labels = {key: _literal(value) for key, value in sorted(topology.cloud_labels(fleet).items())}
     resources: dict[str, dict[str, Any]] = {
         "google_pubsub_topic": {
-            address(topic.name): {"project": project, "name": _literal(topic.id), "labels": labels, "lifecycle": _KEPT}
+            address(topic.name): {
+                "project": project,
+                "name": _literal(topic.id),
+                **_storage(topic, cloud),
+                "labels": labels,
+                "lifecycle": _KEPT,
+            }
             for topic in cloud.topics
         },
         "google_pubsub_subscription": {
@@ -84,6 +91,7 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
         "google_pubsub_subscription_iam_member": {},
         "google_service_account_iam_member": {},
         "google_project_iam_member": {},
+        "google_kms_crypto_key_iam_member": {},
         "google_cloud_scheduler_job": {address(job.name): {"project": project, **_job(job)} for job in cloud.jobs},
         **_monitoring(cloud, project, labels),
     }
@@ -92,6 +100,20 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
         own = {"project": project} if grant.on in ("topic", "subscription") else {}
         resources[kind][address(grant.name)] = {**own, **_grant(grant)}
     return resources
+
+
+def _storage(topic: Topic, cloud: Cloud) -> dict[str, Any]:
+    """What encrypts the topic's messages, as soon as the service agent may use the key, and where they may be stored."""
+    fields: dict[str, Any] = {}
+    if topic.kms_key:
+        fields["kms_key_name"] = topic.kms_key
+        grants = [address(grant.name) for grant in cloud.grants if grant.on == "key"]
+        fields["depends_on"] = [f"google_kms_crypto_key_iam_member.{grant}" for grant in grants]
+    if topic.regions:
+        fields["message_storage_policy"] = {"allowed_persistence_regions": list(topic.regions)}
+        if topic.in_transit:
+            fields["message_storage_policy"]["enforce_in_transit"] = True
+    return fields
 
 
 def _subscription(sub: Subscription) -> dict[str, Any]:
@@ -217,7 +239,7 @@ def _sql_name(instance: str) -> str:
 
 
 def _grant(grant: Grant) -> dict[str, Any]:
-    on = "service_account_id" if grant.on == "account" else grant.on
+    on = {"account": "service_account_id", "key": "crypto_key_id"}.get(grant.on, grant.on)
     member, condition = grant.member, grant.condition
     return {
         on: _resource(grant),
@@ -229,7 +251,7 @@ def _grant(grant: Grant) -> dict[str, Any]:
 
 def _resource(grant: Grant) -> str:
     match grant.resource:
-        case Project(id):
+        case Project(id) | Key(id):
             return id
         case External(path):
             return path

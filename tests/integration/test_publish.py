@@ -109,7 +109,7 @@ def test_each_write_reaches_one_shard_in_order(fleet, clients):
 def test_malformed_slots_reach_exactly_one_reader(fleet, clients):
     provision_pubsub(fleet, *clients)
     publisher, subscriber = clients
-    topic = f"projects/{fleet.project}/topics/{fleet.topic}"
+    topic = f"projects/{fleet.project}/topics/{fleet.topic.name}"
     slots = ["", "0", "1", "12", "1023", "01x", "341", "x", "0101010101010", " 01", "10101"]
     for slot in slots:
         publisher.publish(topic, b"{}", slot=slot).result()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from properties import examples
 
 from shardctl.fleet import coverage, scaffold, topology, yamlfile
+from shardctl.fleet.advice import warnings
 from shardctl.fleet.filters import MAX_FILTER_BYTES, shard_filter
 from shardctl.fleet.keyspace import SlotSet, digits_of
 from shardctl.fleet.load import fleet_from
@@ -255,3 +256,23 @@ def test_names_that_differ_in_case_alone_are_refused():
 def test_names_of_63_bytes_are_taken():
     long = "b" * 63
     assert fleet_from(yamlfile.parse(text(["0-1023"]).replace("table: a_rows", f"table: {long}.{long}")))
+
+
+def test_several_regions_are_a_risk_for_the_order():
+    one, several = (
+        fleet(["0-1023"], more=f"topic: {{allowed_regions: [{regions}]}}\n")
+        for regions in ("europe-west1", "europe-west1, europe-west4")
+    )
+    assert warnings(one) == ()
+    (warning,) = warnings(several)
+    assert "only within one" in warning
+
+
+def test_the_api_provisioner_grants_nothing_and_needs_no_project_number():
+    key = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/writes"
+    assert fleet(["0-1023"], more=f"provisioner: api\ntopic: {{kms_key: {key}}}\n").topic.kms_key == key
+
+
+def test_a_topic_is_named_in_short_or_with_its_settings():
+    short, long = (fleet(["0-1023"], more=f"topic: {topic}\n") for topic in ("writes", "{name: writes}"))
+    assert short.topic == long.topic

@@ -35,6 +35,7 @@ def with_replaced(old, new):
     return GOOD.replace(old, new)
 
 
+KEY = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/writes"
 SLOTS = 'slots: "0-1023"'
 
 
@@ -91,6 +92,24 @@ SLOTS = 'slots: "0-1023"'
         pytest.param(with_top("topic: goog-x"), "topic", "a Pub/Sub id", id="goog-topic"),
         pytest.param(with_top("topic: a"), "topic", "a Pub/Sub id", id="short-topic"),
         pytest.param(with_top("topic: a b c"), "topic", "a Pub/Sub id", id="blank-topic"),
+        pytest.param(with_top("topic: 2026"), "topic", 'write "2026" in quotes', id="number-topic"),
+        pytest.param(with_top("topic: [a]"), "topic", "a mapping of fields is wanted", id="list-topic"),
+        pytest.param(with_top("topic: {nam: abc}"), "topic.nam", "Did you mean name?", id="topic-unknown-field"),
+        pytest.param(with_top("topic: {kms_key: k}"), "topic.kms_key", "a Cloud KMS key", id="kms-short"),
+        pytest.param(
+            with_top(f"topic: {{kms_key: {KEY}/cryptoKeyVersions/1}}"), "topic.kms_key", "KMS", id="kms-version"
+        ),
+        pytest.param(with_top(f"topic: {{kms_key: {KEY}}}"), "topic.kms_key", "set project_number", id="kms-number"),
+        pytest.param(with_top("topic: {allowed_regions: []}"), "topic.allowed_regions", "at least 1", id="no-regions"),
+        pytest.param(
+            with_top("topic: {allowed_regions: [eu]}"), "topic.allowed_regions[0]", "region", id="multi-region"
+        ),
+        pytest.param(
+            with_top("topic: {allowed_regions: [us-east1, us-east1]}"), "topic", "named twice", id="region-twice"
+        ),
+        pytest.param(
+            with_top("topic: {enforce_in_transit: true}"), "topic", "needs allowed_regions", id="transit-anywhere"
+        ),
         pytest.param(with_replaced("my-project", "My_Project"), "project", "project id", id="project"),
         pytest.param(with_replaced("consumer:1.0", "consumer:latest"), "image", "other than 'latest'", id="latest"),
         pytest.param(with_replaced("consumer:1.0", "consumer"), "image", "an image with a tag", id="untagged"),

@@ -10,6 +10,10 @@ FLEET = """
 fleet: orders
 project: my-project
 project_number: "123456789012"
+topic:
+  kms_key: projects/key-project/locations/europe-west1/keyRings/ring/cryptoKeys/writes
+  allowed_regions: [europe-west4, europe-west1]
+  enforce_in_transit: true
 namespace: writers
 image: example.com/consumer:1.0.0
 labels: {team: payments}

@@ -14,12 +14,15 @@ SUBSCRIPTION = {"--ack-deadline", "--message-retention-duration", "--expiration-
                 "--max-retry-delay", "--dead-letter-topic", "--max-delivery-attempts", "--push-endpoint",
                 "--push-auth-service-account", "--push-auth-token-audience", "--push-no-wrapper",
                 "--push-no-wrapper-write-metadata", "--retain-acked-messages", "--no-retain-acked-messages"}  # fmt: skip
+TOPIC = {"--topic-encryption-key", "--message-storage-policy-allowed-regions",
+         "--message-storage-policy-enforce-in-transit"}  # fmt: skip
 JOB = {"--location", "--schedule", "--time-zone", "--topic", "--message-body", "--description"}
 POLICY = {"--flatten", "--format"}
 GRANT = {"--role", "--member"}
 KNOWN = {
     "pubsub topics describe": {"--format"},
-    "pubsub topics create": {"--labels"},
+    "pubsub topics create": TOPIC | {"--labels"},
+    "pubsub topics update": TOPIC,
     "pubsub topics get-iam-policy": POLICY,
     "pubsub topics add-iam-policy-binding": GRANT,
     "pubsub subscriptions describe": {"--format"},
@@ -72,6 +75,8 @@ KNOWN = {
     "sql databases create": {"--instance"},
     "sql users list": {"--instance", "--format"},
     "sql users create": {"--instance", "--type"},
+    "kms keys get-iam-policy": POLICY,
+    "kms keys add-iam-policy-binding": GRANT,
     "projects get-iam-policy": POLICY,
     "projects add-iam-policy-binding": GRANT | {"--condition"},
     "scheduler jobs describe": {"--location", "--format"},
@@ -115,8 +120,13 @@ def mapping(text):
 
 def described(command, there):
     match command:
-        case "pubsub topics describe" | "sql databases describe":
+        case "sql databases describe":
             return there["name"]
+        case "pubsub topics describe":
+            flags = there["flags"]
+            regions = flags.get("--message-storage-policy-allowed-regions", "").replace(",", ";")
+            in_transit = "True" if "--message-storage-policy-enforce-in-transit" in flags else ""
+            return "|".join((flags.get("--topic-encryption-key", ""), regions, in_transit))
         case "redis instances describe":
             flags = there["flags"]
             tier = {"standard": "STANDARD_HA", "basic": "BASIC"}[flags["--tier"]]
@@ -158,6 +168,9 @@ def change(command, there, flags):
         "--clear-dead-letter-policy": ("--dead-letter-topic", "--max-delivery-attempts"),
         "--clear-push-no-wrapper-config": ("--push-no-wrapper", "--push-no-wrapper-write-metadata"),
     }
+    if "--message-storage-policy-allowed-regions" in flags:  # the policy is replaced whole
+        after.pop("--message-storage-policy-enforce-in-transit", None)
+        after |= flags
     if not after.get("--push-endpoint"):  # the subscription is pulled from then on, and signs nothing
         after = {name: value for name, value in after.items() if not name.startswith("--push-")}
     if "--no-retain-acked-messages" in flags:
@@ -210,7 +223,8 @@ def main():
     kind = " ".join(command.split()[:2]) if not command.startswith("projects ") else "projects"
     if command == "iam service-accounts create":
         name = f"{name}@{flags['--project']}.iam.gserviceaccount.com"
-    there = state.setdefault(f"{kind} {name}", {"policy": []}) if kind == "projects" else state.get(f"{kind} {name}")
+    yours = kind in ("projects", "kms keys")
+    there = state.setdefault(f"{kind} {name}", {"policy": []}) if yours else state.get(f"{kind} {name}")
     if command.endswith("list"):
         print("\n".join(item["name"] for key, item in state.items() if key.startswith(kind)))
         return

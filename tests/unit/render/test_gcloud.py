@@ -20,6 +20,8 @@ from tests.unit.render.cloud_kit import FLEET, fleet_of
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).with_name("fake_gcloud.py")
 
+TOPIC_REGIONS = {"--message-storage-policy-allowed-regions", "--message-storage-policy-enforce-in-transit"}
+
 
 class Cloud:
     """A project that begins empty."""
@@ -87,7 +89,12 @@ def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
     state = cloud.state
     for topic in wanted_topics(fleet):
         made = state.pop(f"pubsub topics {topic.name.rpartition('/')[2]}")
-        assert made["flags"]["--labels"] == dict(topic.labels)
+        flags, policy = made["flags"], topic.message_storage_policy
+        assert flags["--labels"] == dict(topic.labels)
+        assert flags["--topic-encryption-key"] == topic.kms_key_name
+        regions = flags["--message-storage-policy-allowed-regions"].split(",")
+        assert regions == sorted(policy.allowed_persistence_regions)
+        assert ("--message-storage-policy-enforce-in-transit" in flags) is policy.enforce_in_transit
     for wanted in wanted_subscriptions(fleet):
         flags = state.pop(f"pubsub subscriptions {wanted.name.rpartition('/')[2]}")["flags"]
         assert flags["--topic"] == wanted.topic
@@ -101,6 +108,7 @@ def test_what_it_makes_is_what_provision_wants(cloud: Cloud) -> None:
     assert {name.rsplit(" ", 1)[0] for name in state} == {
         "iam service-accounts",
         "scheduler jobs",
+        "kms keys",
         "projects",
         "redis instances",
         "sql instances",
@@ -191,6 +199,34 @@ def test_what_can_be_changed_is_changed_and_nothing_else(cloud: Cloud) -> None:
     ]
     assert len(cloud.changes) == before + 4
     assert cloud.done(fleet) == []
+
+
+def test_no_topic_is_made_before_its_key_may_be_used(cloud: Cloud) -> None:
+    commands = [" ".join(call[:3]) for call in cloud.changes]
+    assert commands.index("kms keys add-iam-policy-binding") < commands.index("pubsub topics create")
+
+
+@pytest.mark.parametrize(
+    ("change", "flags"),
+    [
+        ({"topic_encryption_key": "projects/other"}, {"--topic-encryption-key"}),
+        ({"message_storage_policy_allowed_regions": "europe-west1"}, TOPIC_REGIONS),
+        ({"message_storage_policy_allowed_regions": "europe-west4,europe-west1"}, set()),
+    ],
+    ids=["another key", "another region", "another order"],
+)
+def test_what_differs_in_a_topic_is_changed(cloud: Cloud, change: dict[str, str], flags: set[str]) -> None:
+    cloud.change("pubsub topics data-writes", **change)
+    before = len(cloud.changes)
+    assert cloud.done(fleet_of()) == (["update topic data-writes"] if flags else [])
+    assert {flag.split("=")[0] for call in cloud.changes[before:] for flag in call[4:]} - {"--project"} == flags
+    assert cloud.done(fleet_of()) == []
+
+
+def test_a_topic_keeps_what_the_file_leaves_out(cloud: Cloud) -> None:
+    """An organisation's policy sets the regions of a topic that names none."""
+    plain = FLEET[: FLEET.index("topic:")] + FLEET[FLEET.index("namespace:") :]
+    assert cloud.done(fleet_of(plain)) == []
 
 
 def test_acked_messages_are_kept_while_the_file_says_so(cloud: Cloud) -> None:

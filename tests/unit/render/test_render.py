@@ -493,7 +493,7 @@ def _hostile_fleets(text: str) -> Iterator[tuple[str, Fleet]]:
         "namespace": text,
         "image": text,
         "project": text,
-        "topic": text,
+        "topic": fleet.topic.model_copy(update={"name": text}),
         "labels": {text: text},
         "redis": fleet.redis.model_copy(update={"secret": secret}),
         "resources": Resources.model_construct(**quantities),

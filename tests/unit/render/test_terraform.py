@@ -19,7 +19,13 @@ from tests.unit.render.cloud_kit import FLEET, fleet_of
 
 # Resource: argument → whether it must be there, or the arguments of its block.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "google_pubsub_topic": {"name": True, "project": False, "labels": False},
+    "google_pubsub_topic": {
+        "name": True,
+        "project": False,
+        "labels": False,
+        "kms_key_name": False,
+        "message_storage_policy": {"allowed_persistence_regions": True, "enforce_in_transit": False},
+    },
     "google_pubsub_subscription": {
         "name": True,
         "topic": True,
@@ -36,6 +42,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "google_service_account": {"account_id": True, "display_name": False, "project": False},
     "google_pubsub_topic_iam_member": {"topic": True, "role": True, "member": True, "project": False},
     "google_pubsub_subscription_iam_member": {"subscription": True, "role": True, "member": True, "project": False},
+    "google_kms_crypto_key_iam_member": {"crypto_key_id": True, "role": True, "member": True},
     "google_service_account_iam_member": {"service_account_id": True, "role": True, "member": True},
     "google_redis_instance": {
         "project": False,
@@ -178,6 +185,23 @@ def test_a_user_of_the_database_waits_for_its_account() -> None:
     (user,) = resources(fleet_of())["google_sql_user"].values()
     assert user["depends_on"] == ["google_service_account.orders-s1"]
     assert user["depends_on"][0].rpartition(".")[2] in resources(fleet_of())["google_service_account"]
+
+
+def test_topics_are_encrypted_and_stored_as_provision_wants() -> None:
+    fleet, found = fleet_of(), resources(fleet_of())
+    topics = {fields["name"]: fields for fields in found["google_pubsub_topic"].values()}
+    for wanted in wanted_topics(fleet):
+        fields, policy = topics.pop(wanted.name.rpartition("/")[2]), wanted.message_storage_policy
+        assert fields["kms_key_name"] == wanted.kms_key_name
+        assert fields["message_storage_policy"] == {
+            "allowed_persistence_regions": list(policy.allowed_persistence_regions),
+            "enforce_in_transit": policy.enforce_in_transit,
+        }
+        (grant,) = fields["depends_on"]  # the key may be used before a topic is encrypted by it
+        kind, _, address = grant.partition(".")
+        assert found[kind][address]["crypto_key_id"] == wanted.kms_key_name
+        assert found[kind][address]["member"].startswith("serviceAccount:service-123456789012@gcp-sa-pubsub.")
+    assert topics == {}
 
 
 def test_its_grants_are_config_connectors() -> None:
