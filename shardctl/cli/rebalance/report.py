@@ -49,6 +49,7 @@ def of_plan(plan: Plan, rows: RowsToCopy | None) -> dict[str, Any]:
         ],
         "hot_slots": list(plan.hot_slots),
         "rows": rows and rows.total,
+        "rows_compared": rows and rows.compared,
         "expected_seconds": round(expected_seconds(plan.moved, staying, rows), 1),
         "longest_pause_seconds": rows and round(longest_pause_seconds(rows), 1),
         "copied_in_pause": list(rows.in_pause) if rows else [],
@@ -82,6 +83,8 @@ def show(report: dict[str, Any]) -> None:
     out()
     out(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
     counted = "rows not counted" if report["rows"] is None else f"{report['rows']:,} rows to copy"
+    if report["rows_compared"]:
+        counted += f", {report['rows_compared']:,} that were left behind to compare"
     out(f"Expected time: about {_time(report['expected_seconds'])} ({counted}).")
     if report["longest_pause_seconds"] is not None:
         out(f"Longest pause of a slot's writes: about {_pause(report['longest_pause_seconds'])}.")

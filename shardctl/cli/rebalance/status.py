@@ -56,9 +56,11 @@ def _print(report: dict[str, Any]) -> None:
         out(f"at the speed of the last minute: {duration(report['seconds_left'])} left")
     if report["finishing"]:
         out("`finish` has begun: nothing leads back. `shardctl rebalance finish` again brings it to its end")
-    elif report["way_back"]["slots"]:
+    else:
         logged = f"at most {report['way_back']['changes_at_most']:,} changes logged"
-        out(f"can go back without a copy: slots {report['way_back']['slots']}; {logged}")
+        for way, slots in (("back", report["way_back"]["slots"]), ("forward again", report["way_back"]["forward"])):
+            if slots:
+                out(f"can go {way} without a copy: slots {slots}; {logged}")
     for fault in report["broken"]:
         out(f"broken: {fault}")
 
@@ -96,8 +98,9 @@ def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
 
 
 def _way_back(work: Work, known: dict[str, Known]) -> dict[str, Any]:
-    """The slots that can go back without a copy, and how long the logs of their changes are."""
+    """The slots that can go back, or forward again, without a copy, and how long the logs of their changes are."""
     from shardctl.fleet.keyspace import SlotSet
+    from shardctl.rebalance.planning import way_back
     from shardctl.shard import changes
     from shardctl.shard.database import snapshot
 
@@ -109,7 +112,10 @@ def _way_back(work: Work, known: dict[str, Known]) -> dict[str, Any]:
     for name in (name for name, slots in logged.items() if slots):
         with snapshot(work.databases[name]) as connection:
             rows += changes.most_rows(connection)
-    return {"slots": str(SlotSet.of(slot for slots in logged.values() for slot in slots)), "changes_at_most": rows}
+    states = way_back.course_of(work.fleet).states
+    at_home = SlotSet.of(slot for name, slots in logged.items() for slot in slots if slot in states[name][0])
+    away = SlotSet.of(slot for slots in logged.values() for slot in slots) - at_home
+    return {"slots": str(away), "forward": str(at_home), "changes_at_most": rows}
 
 
 def _rows(work: Work, source: str, slots: frozenset[int]) -> int | None:

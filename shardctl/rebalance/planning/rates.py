@@ -18,13 +18,15 @@ from shardctl.rebalance.planning.plan import Move
 from shardctl.rebalance.rows.shape import SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
+from shardctl.shard import lanes
 from shardctl.shard.database import connect, snapshot
-from shardctl.shard.schema import inbox, published
+from shardctl.shard.schema import LaneState, changes, inbox, published
 
 SLOTS_PER_SECOND = 8  # that change databases: what the executor hands over, where rows are few
 STAYING_PER_SECOND = 256  # slots that only change generation
 # Read, stored and read back between PostgreSQL databases near by: 24 to 58 microseconds were measured. A run shows its own rate.
 SECONDS_A_ROW = 40e-6
+SECONDS_A_COMPARISON = 30e-6  # of a row that was left behind: read in both databases, in 20 to 40 microseconds
 PAUSE_SECONDS = 0.2  # beside the rows: lanes, and the last changes
 
 
@@ -46,33 +48,56 @@ def measured(urls: Iterable[str], window: timedelta, now: datetime) -> dict[int,
 
 @dataclass(frozen=True, slots=True)
 class RowsToCopy:
-    """Rows of the slots that move. `in_pause`: why slots are copied inside their pauses, whatever their size."""
+    """Rows of the slots that move; of slots that go back to rows they left behind, what has changed since.
+
+    `compared` are the rows of those. `in_pause`: why slots are copied inside their pauses, whatever their size.
+    """
 
     by_slot: Mapping[int, int]
     in_pause: tuple[str, ...] = ()
+    compared: int = 0
 
     @property
     def total(self) -> int:
         return sum(self.by_slot.values())
 
 
-def rows_to_copy(fleet: Fleet, moves: Sequence[Move], urls: Mapping[str, str]) -> RowsToCopy:
+def rows_to_copy(
+    fleet: Fleet, moves: Sequence[Move], urls: Mapping[str, str], *, few_rows: int = FEW_ROWS
+) -> RowsToCopy:
     """The rows of the slots that move, of every table that moves with them, in the sources' databases. Raises DatabaseError."""
     leaving: dict[str, SlotSet] = {}
     for move in moves:
         leaving[move.source] = leaving.get(move.source, SlotSet()) | move.slots
     by_slot: Counter[int] = Counter()
     in_pause: list[str] = []
+    compared = 0
     for name, slots in leaving.items():
         engine = connect(urls[name])
         try:
             with snapshot(engine) as connection:
-                by_slot.update(_rows(connection, fleet, slots))
-                with suppress(SlotTableError):  # `start` makes what is missing, and reports the rest
-                    in_pause += untracked(connection, slot_tables(connection, kinds_of(fleet, name)))
+                here = _rows_here(connection, fleet, name, slots, few_rows)
         finally:
             engine.dispose()
-    return RowsToCopy(by_slot, tuple(dict.fromkeys(in_pause)))
+        by_slot.update(here.by_slot)
+        in_pause += here.in_pause
+        compared += here.compared
+    return RowsToCopy(by_slot, tuple(dict.fromkeys(in_pause)), compared)
+
+
+def _rows_here(connection: Connection, fleet: Fleet, shard: str, slots: SlotSet, few_rows: int) -> RowsToCopy:
+    in_pause: tuple[str, ...] = ()
+    with suppress(SlotTableError):  # `start` makes what is missing, and reports the rest
+        in_pause = tuple(untracked(connection, slot_tables(connection, kinds_of(fleet, shard))))
+    if not fleet.rebalancing:
+        return RowsToCopy(_rows(connection, fleet, slots), in_pause)
+    active = [lane for lane in lanes.read(connection).values() if lane.state == LaneState.ACTIVE and lane.slot in slots]
+    rows = _rows(connection, fleet, SlotSet.of(lane.slot for lane in active))  # the others haven't left where they go
+    logged = [lane.slot for lane in active if lane.logged_since_active and rows[lane.slot] >= few_rows and not in_pause]
+    compared = sum(rows.pop(slot) for slot in logged)
+    query = select(changes.c.slot, func.count()).where(changes.c.slot.in_(logged)).group_by(changes.c.slot)
+    rows.update({slot: int(count) for slot, count in connection.execute(query)})
+    return RowsToCopy(rows, in_pause, compared)
 
 
 def _rows(connection: Connection, fleet: Fleet, slots: SlotSet) -> Counter[int]:
@@ -82,7 +107,7 @@ def _rows(connection: Connection, fleet: Fleet, slots: SlotSet) -> Counter[int]:
         places |= {(kind.table, kind.slot_column)} if kind.table else set()
     rows: Counter[int] = Counter()
     looking = inspect(connection)
-    for place, slot_column in sorted(places):
+    for place, slot_column in sorted(places) if slots.ranges else ():
         schema, _, name = place.rpartition(".")
         if looking.has_table(name, schema=schema or None):
             slot: ColumnClause[int] = column(slot_column)
@@ -95,7 +120,7 @@ def _rows(connection: Connection, fleet: Fleet, slots: SlotSet) -> Counter[int]:
 
 def expected_seconds(moved: int, staying: int, rows: RowsToCopy | None) -> float:
     """How long the hand-over takes, roughly; without `rows` only what the slots take by themselves."""
-    copying = rows.total * SECONDS_A_ROW if rows else 0.0
+    copying = rows.total * SECONDS_A_ROW + rows.compared * SECONDS_A_COMPARISON if rows else 0.0
     return moved / SLOTS_PER_SECOND + staying / STAYING_PER_SECOND + copying
 
 

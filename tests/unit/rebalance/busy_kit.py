@@ -106,11 +106,11 @@ class BusyWorld(World):
         for name in ("wanted_rows", "wanted_inbox", "writes", "between", "now", "time_us"):
             setattr(self, name, copy.deepcopy(getattr(other, name)))
 
-    def turn_back(self):
-        """Every slot has come. From now on s0 and s1 are to have those back that they gave to s2."""
+    def turn_back(self, slots=None):
+        """Every slot has come. From now on s0 and s1 are to have those back, or some, that they gave to s2."""
         closing.stop(self.after, self.own)
         closing.close(self.after, self.own, RebalanceState.ABORTED)
-        self.after, self.sources = fleet_led(self.after), ("s2",)
+        self.after, self.sources = fleet_led(self.after, slots=slots), ("s2",)
         self.announce()
 
     def logs(self):

@@ -1,16 +1,22 @@
 """The way back of a rebalance that isn't finished: slots go back to the rows that they left behind, without a second copy."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from busy_kit import TABLE, BusyWorld, killed_at_every_effect
 from rebalance_kit import BITS, CrashError
+from sqlalchemy import func, select
 
 from shardctl.cli.rebalance.status import _way_back
 from shardctl.cli.rebalance.work import Work
+from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.bases import Base, Bases
 from shardctl.rebalance.handover import Place, hand_overs
+from shardctl.rebalance.planning.plan import plan
+from shardctl.rebalance.planning.rates import rows_to_copy
+from shardctl.rebalance.planning.request import Request
 from shardctl.shard import changes, lanes, schema
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.schema import LaneState, RebalanceState
@@ -246,6 +252,38 @@ def test_a_slot_whose_log_ends_on_the_way_back_is_copied_ahead_again(turning):
 
 def test_status_names_the_slots_that_can_go_back_without_a_copy(gone):
     shown = _way_back(Work(gone.after, {}, gone.own), known(gone))
-    assert shown["slots"] == "6-9"
+    assert (shown["slots"], shown["forward"]) == ("6-9", "")
     with snapshot(gone.own["s2"]) as connection:
         assert shown["changes_at_most"] == changes.most_rows(connection) > 0
+
+
+@pytest.mark.slow
+def test_some_slots_go_back_and_the_others_later_all_without_a_copy(gone):
+    """Those that stay go on with their logs under the next generation."""
+    for slots, moved in ((SlotSet.of((6, 8)), 2), (None, 2)):
+        gone.turn_back(slots)
+        run = gone.run()
+        [progress] = gone.to_its_end(run)
+        assert progress.complete
+        assert (run.tally.moved, run.tally.left_behind, run.tally.fell_back) == (moved, moved, [])
+        assert gone.active() == gone.wanted()
+        assert gone.check() == set(range(1 << BITS))
+        shown = _way_back(Work(gone.after, {}, gone.own), known(gone))
+        assert (shown["slots"], shown["forward"]) == (("7,9", "6,8") if slots else ("", "6-9"))
+
+
+def test_plan_predicts_the_way_back_without_a_copy(gone):
+    """Of slots whose logs have ended, it predicts a copy."""
+    planned = plan(gone.after, Request(back=True))
+    urls = {name: gone.url(name) for name in gone.own}
+    back = rows_to_copy(gone.after, planned.moves, urls, few_rows=0)
+    with snapshot(gone.own["s2"]) as connection:
+        logged = connection.scalar(select(func.count()).select_from(schema.changes))
+    rows = sum(len(gone.wanted_rows[slot]) + len(gone.wanted_inbox[slot]) for slot in range(6, 10))
+    assert (back.total, back.compared) == (logged, rows)
+    with writing(gone.own["s2"]) as connection:
+        lanes.end_logs_for_the_way_back(connection, [6, 7, 8, 9])
+    copied = rows_to_copy(gone.after, planned.moves, urls, few_rows=0)
+    assert (copied.total, copied.compared) == (rows, 0)
+    empty = replace(planned.moves[0], source="s0")
+    assert rows_to_copy(gone.after, [empty], urls).total == 0  # it hasn't left, so there is nothing to copy
