@@ -43,11 +43,11 @@ class Accounts:
         for write in writes:
             amounts[write.body["account"]] += write.body["amount"]
         query = select(accounts).where(accounts.c.account.in_(sorted(amounts)))
-        found = {row.account: row for row in connection.execute(query)}
+        rows = {row.account: row for row in connection.execute(query)}
         for account, amount in sorted(amounts.items()):
-            if account not in found:
+            if account not in rows:
                 raise DataFaultError("unknown_account", f"there is no account {account!r}")
-            row = found[account]
+            row = rows[account]
             changed = connection.execute(
                 update(accounts)
                 .where(accounts.c.account == account, accounts.c.version == row.version)

@@ -147,15 +147,15 @@ class Campaign:
             shard.name: sum(left[name] for name in self.local.subscription_ids(shard))
             for shard in self.local.spec.shards
         }
-        held = Observed(observed.read(self.scene.databases), self.scene.dead_letters(), backlog)
-        findings = oracle.judge(truth, held, self.scene.layout())
+        observations = Observed(observed.read(self.scene.databases), self.scene.dead_letters(), backlog)
+        findings = oracle.judge(truth, observations, self.scene.layout())
         report = Report(
             self.plan,
             self.local.directory,
             tuple(findings),
             tuple(sorted((*self.nemesis.history, *self.moves), key=attrgetter("at"))),
             Counter(planned.fault for planned in self.schedule),
-            self._counts(truth, held),
+            self._counts(truth, observations),
             tuple(self._trouble()),
             tails,
         )
@@ -183,12 +183,18 @@ class Campaign:
                 tuple(self.nemesis.active),
                 sum(producer.published for producer in self.producers),
                 self._count("acked"),
-                sum(each["undelivered"] for name, each in self._subscriptions.items() if self._is_a_shards(name)),
+                sum(
+                    subscription["undelivered"]
+                    for name, subscription in self._subscriptions.items()
+                    if self._is_a_shards(name)
+                ),
             )
         )
 
     def _ask_consumers(self) -> None:
-        self._metrics |= {each.name: told for each in self.local.consumers if (told := each.metrics())}
+        self._metrics |= {
+            consumer.name: metrics for consumer in self.local.consumers if (metrics := consumer.metrics())
+        }
 
     def _trouble(self) -> list[str]:
         return [
@@ -199,37 +205,44 @@ class Campaign:
             *(self.mover.faults if self.mover else ()),
         ]
 
-    def _counts(self, truth: Truth, held: Observed) -> dict[str, int]:
+    def _counts(self, truth: Truth, observations: Observed) -> dict[str, int]:
         self._look_at_subscriptions()
-        told = ("delivered", "acked", "expired", "nacked", "duplicated", "dead_lettered")
+        names = ("delivered", "acked", "expired", "nacked", "duplicated", "dead_lettered")
         return {
             "writes": len(truth.begun),
             "acknowledged": len(truth.acked),
             "published": sum(producer.published for producer in self.producers),
             "second copies": sum(producer.duplicates for producer in self.producers),
             "poison": sum(operation.poison is not None for operation in truth.begun),
-            "dead letters": len(held.dead),
-            **{name: self._count(name) for name in told},
+            "dead letters": len(observations.dead),
+            **{name: self._count(name) for name in names},
             "consumer restarts": sum(consumer.restarts for consumer in self.local.consumers),
-            **{name: int(sum(told.get(metric, 0) for told in self._metrics.values())) for name, metric in TOLD.items()},
+            **{
+                name: int(sum(metrics.get(metric, 0) for metrics in self._metrics.values()))
+                for name, metric in TOLD.items()
+            },
             **(self.mover.told() if self.mover else {}),
         }
 
     def _look_at_subscriptions(self) -> None:
         """Those that a rebalance has deleted still count, as does one that was deleted and made anew."""
         self._subscriptions = self.local.subscriptions()
-        found = {name: Counter(each["counts"]) for name, each in self._subscriptions.items() if self._is_a_shards(name)}
+        counts = {
+            name: Counter(subscription["counts"])
+            for name, subscription in self._subscriptions.items()
+            if self._is_a_shards(name)
+        }
         for name, last in self._last.items():
-            if name not in found or found[name]["delivered"] < last["delivered"]:
+            if name not in counts or counts[name]["delivered"] < last["delivered"]:
                 self._past += last
-        self._last = found
+        self._last = counts
 
     def _is_a_shards(self, name: str) -> bool:
         spec = self.local.spec
         return name != topology.dead_letter_subscription(spec) and not topology.is_strays(spec, name)
 
     def _count(self, what: str) -> int:
-        return self._past[what] + sum(each[what] for each in self._last.values())
+        return self._past[what] + sum(counts[what] for counts in self._last.values())
 
     def _keep_history(self, report: Report, truth: Truth) -> None:
         self._write("schedule.json", [dataclasses.asdict(planned) for planned in self.schedule])

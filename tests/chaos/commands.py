@@ -68,12 +68,12 @@ class Commands:
         `spared`: nothing is done to it, since it does nothing but write a file.
         """
         while True:
-            code, told = self.once(*arguments, spared=spared)
-            if code == 0 or enough(told):
-                return told
+            code, output = self.once(*arguments, spared=spared)
+            if code == 0 or enough(output):
+                return output
             waited = 0.0 if self._calm_since is None else time.monotonic() - self._calm_since
             if code == BUG or waited > CALM_SECONDS:
-                raise HopelessError(f"shardctl {' '.join(arguments)}: exit code {code}\n{told}")
+                raise HopelessError(f"shardctl {' '.join(arguments)}: exit code {code}\n{output}")
             self._sleep(RETRY_SECONDS)
 
     def once(self, *arguments: str, seconds: float | None = None, spared: bool = False) -> tuple[int | None, str]:
@@ -98,12 +98,12 @@ class Commands:
                 break
             time.sleep(POLL_SECONDS)
         guard.release()
-        told = log.read_text(errors="replace")
+        output = log.read_text(errors="replace")
         if process.returncode >= 0:
             self._note("ended", f"{name}: exit code {process.returncode} after {time.monotonic() - began:.1f} s")
         if process.returncode == BUG:
-            self.bugs.append(f"{name}: {told}")
-        return process.returncode, told
+            self.bugs.append(f"{name}: {output}")
+        return process.returncode, output
 
     def close(self) -> None:
         """Let those that were frozen go on to their end, and leave nobody behind."""
@@ -128,7 +128,10 @@ class Commands:
     def _start(self, arguments: Sequence[str]) -> tuple[subprocess.Popen[bytes], Guard, Path]:
         self._number += 1
         self._folder.mkdir(parents=True, exist_ok=True)
-        log = self._folder / f"{self._number:03d}-{'-'.join(each for each in arguments if each.isalpha())}.log"
+        log = (
+            self._folder
+            / f"{self._number:03d}-{'-'.join(argument for argument in arguments if argument.isalpha())}.log"
+        )
         guard = Guard(signal.SIGKILL)
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -144,10 +147,10 @@ class Commands:
 
     def _wake(self) -> None:
         now = time.monotonic()
-        for each in [each for each in self._frozen if now >= each[0] or self.calm]:
-            _, process, guard, name = each
+        for frozen in [frozen for frozen in self._frozen if now >= frozen[0] or self.calm]:
+            _, process, guard, name = frozen
             process.send_signal(signal.SIGCONT)
-            self._frozen.remove(each)
+            self._frozen.remove(frozen)
             self._awake.append((process, guard, name))
             self._note("woken", f"{name}: woken up")
 
@@ -157,9 +160,9 @@ class Commands:
             self._wake()
             time.sleep(POLL_SECONDS)
 
-    def _note(self, what: str, told: str) -> None:
+    def _note(self, what: str, line: str) -> None:
         self.counts[what] += 1
-        self._tell(told)
+        self._tell(line)
 
 
 def _fate(draw: random.Random, seconds: float | None) -> tuple[str, float | None]:

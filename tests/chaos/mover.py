@@ -63,9 +63,9 @@ class Mover:
 
     def verify(self) -> None:
         """Ask `shardctl verify`, and look for what should be gone. Nobody is at work any more."""
-        code, told = self.commands.once("verify", "-f", str(self.file))
+        code, output = self.commands.once("verify", "-f", str(self.file))
         if code:
-            self._leftovers.append(f"shardctl verify: exit code {code}\n{told}")
+            self._leftovers.append(f"shardctl verify: exit code {code}\n{output}")
         if self.error:
             return
         wanted = {name for shard in self._local.spec.shards for name in self._local.subscription_ids(shard)}
@@ -113,7 +113,7 @@ class Mover:
                 "rebalance", "run", *self._on_file, seconds=self._draw.uniform(*RUN_BEFORE_ABORT_SECONDS)
             )
             self.commands.until_done(
-                "rebalance", "abort", *self._on_file, enough=lambda told: "nothing to abort" in told
+                "rebalance", "abort", *self._on_file, enough=lambda output: "nothing to abort" in output
             )  # which one that was killed had done
             self.counts["aborts"] += 1
         if way == ABORT_BACK:
@@ -128,14 +128,14 @@ class Mover:
 
     def _open(self, *asked: str) -> int:
         """Plan, start, roll out; how many slots are to move."""
-        told = self.commands.until_done(
+        output = self.commands.until_done(
             "rebalance", "plan", "-f", str(self.file), "--force", "--json", *asked, spared=True
         )
         following = self.file.with_suffix(f".next{self.file.suffix}")
         self._insist("a new database", lambda: self._prepare(following))
         self._command("start")
         self._roll_out()
-        return int(json.loads(told[told.index("{") : told.rindex("}") + 1])["moved"])
+        return int(json.loads(output[output.index("{") : output.rindex("}") + 1])["moved"])
 
     def _prepare(self, following: Path) -> None:
         fleet = load_fleet(following)

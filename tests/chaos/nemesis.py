@@ -61,10 +61,10 @@ def schedule(
         if not bag:
             bag = draw.sample(list(names), len(names))
         candidates = (_draw(draw, at, seconds, name, replicas) for name in bag)
-        found = next((each for each in candidates if each and _fits(each, planned)), None)
-        if found:
-            bag.remove(found.fault)
-            planned.append(found)
+        action = next((candidate for candidate in candidates if candidate and _fits(candidate, planned)), None)
+        if action:
+            bag.remove(action.fault)
+            planned.append(action)
             at += draw.uniform(*quiet)
         else:
             at += STEP_SECONDS

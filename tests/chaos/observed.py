@@ -76,7 +76,7 @@ def _read(url: str) -> Database:
         def rows(what: str, table: str) -> Iterator[Sequence[Any]]:
             return iter(connection.execute(text(f"SELECT {what} FROM {table}")))
 
-        found = Database(
+        database = Database(
             [Row(*row) for row in rows("entity, number, value, slot, position", "journal")],
             [Row(*row) for row in rows("entity, number, value, slot", "counter")],
             [Line(*row) for row in rows("entity, number, position", "counter_log")],
@@ -84,7 +84,7 @@ def _read(url: str) -> Database:
             dict(rows("entity, effects", "witness")),
         )
     engine.dispose()
-    return found
+    return database
 
 
 def _record(slot: int, identity: bytes | UUID, code: int | None) -> Record:
@@ -98,6 +98,6 @@ def lanes_not_active(url: str) -> list[str]:
     engine = create_engine(url)
     query = "SELECT slot, generation, state FROM shardctl_lanes WHERE state <> 'active' ORDER BY slot, generation"
     with engine.connect() as connection:
-        found = [f"{slot} g{generation} {state}" for slot, generation, state in connection.execute(text(query))]
+        lanes = [f"{slot} g{generation} {state}" for slot, generation, state in connection.execute(text(query))]
     engine.dispose()
-    return found
+    return lanes

@@ -97,17 +97,17 @@ class _Judge:
 
     def records(self) -> Iterator[Finding]:
         """Each write is recorded once, in its slot on its shard, as applied; a poisoned one as dead."""
-        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+        places_of: dict[str, list[tuple[str, Record]]] = defaultdict(list)
         for shard, database in self._observed.databases.items():
             for record in database.inbox:
-                found[self._names.get(record.key, record.key)].append((shard, record))
-        for key, places in found.items():
+                places_of[self._names.get(record.key, record.key)].append((shard, record))
+        for key, places in places_of.items():
             operation = self._by_key.get(key)
             if operation is None:
                 yield Finding(Anomaly.PHANTOM, key, f"{key} is recorded on {places[0][0]}: nobody published it")
                 continue
             yield from self._record(operation, places)
-        for key in self._acked - found.keys():
+        for key in self._acked - places_of.keys():
             yield self._missing(self._by_key[key], "isn't recorded in any inbox")
 
     def _record(self, operation: Operation, places: Sequence[tuple[str, Record]]) -> Iterator[Finding]:
@@ -239,11 +239,12 @@ class Effect(NamedTuple):
 
 def _positions(entity: str, effects: Sequence[Effect], counted: int) -> Iterator[Finding]:
     """Each from the first to the last is there, and once."""
-    for one, other in pairwise(effects):
-        if one.position == other.position and (one.table, one.number) != (other.table, other.number):
+    for effect, other in pairwise(effects):
+        if effect.position == other.position and (effect.table, effect.number) != (other.table, other.number):
             what = (
-                f"{one.table} {entity}#{one.number} on {one.shard} and {other.table} #{other.number} on {other.shard} both "
-                f"took effect as number {one.position} of {entity}: one was written without knowing of the other"
+                f"{effect.table} {entity}#{effect.number} on {effect.shard} and {other.table} #{other.number} on "
+                f"{other.shard} both took effect as number {effect.position} of {entity}: "
+                "one was written without knowing of the other"
             )
             yield Finding(Anomaly.REORDERED, entity, what)
     counted = max(counted, *(effect.position for effect in effects), 0)

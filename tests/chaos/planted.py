@@ -20,7 +20,7 @@ def inbox_not_copied() -> None:
     from shardctl.rebalance.rows import rowcopy
 
     whole = rowcopy._pairs
-    rowcopy._pairs = lambda *arguments: [each for each in whole(*arguments) if each.name != "shardctl_inbox"]
+    rowcopy._pairs = lambda *arguments: [pair for pair in whole(*arguments) if pair.name != "shardctl_inbox"]
 
 
 def no_hold() -> None:
@@ -30,11 +30,9 @@ def no_hold() -> None:
 
     whole = fence._lanes
 
-    def lanes_of(version, found):
+    def lanes_of(version, lanes):
         active = {LaneState.DUE: LaneState.ACTIVE}
-        seen = {
-            lane: dataclasses.replace(held, state=active.get(held.state, held.state)) for lane, held in found.items()
-        }
+        seen = {lane: dataclasses.replace(row, state=active.get(row.state, row.state)) for lane, row in lanes.items()}
         return whole(version, seen)
 
     fence._lanes = lanes_of
@@ -47,11 +45,9 @@ def ack_while_due() -> None:
 
     whole = fence._lanes
 
-    def lanes_of(version, found):
+    def lanes_of(version, lanes):
         arriving = {LaneState.DUE: LaneState.ARRIVING}
-        seen = {
-            lane: dataclasses.replace(held, state=arriving.get(held.state, held.state)) for lane, held in found.items()
-        }
+        seen = {lane: dataclasses.replace(row, state=arriving.get(row.state, row.state)) for lane, row in lanes.items()}
         return whole(version, seen)
 
     fence._lanes = lanes_of
@@ -75,18 +71,18 @@ def activate_before_copy() -> None:
 
     whole = copying.hand_over
 
-    def hand_over(databases, of, source, copy):
+    def hand_over(databases, moved, source, copy):
         with snapshot(databases[source.shard]) as out:
-            left = lanes.read(out, (of.slot,)).get(lane_of(of.slot, source.generation))
-        if left and left.state == LaneState.LEFT and source.shard != of.to.shard:
-            with writing(databases[of.to.shard]) as into:
-                lanes.activate(into, {of.slot: left.barrier_time_us}, of.to.generation)
-            with writing(databases[of.to.shard]) as into, snapshot(databases[source.shard]) as out:
+            left = lanes.read(out, (moved.slot,)).get(lane_of(moved.slot, source.generation))
+        if left and left.state == LaneState.LEFT and source.shard != moved.to.shard:
+            with writing(databases[moved.to.shard]) as into:
+                lanes.activate(into, {moved.slot: left.barrier_time_us}, moved.to.generation)
+            with writing(databases[moved.to.shard]) as into, snapshot(databases[source.shard]) as out:
                 from shardctl.rebalance.rows import rowcopy
 
                 rowcopy._check_nobody_writes = lambda *_: None
-                return copying.Copied(copy(out, into, of))
-        return whole(databases, of, source, copy)
+                return copying.Copied(copy(out, into, moved))
+        return whole(databases, moved, source, copy)
 
     run.hand_over = hand_over
 
@@ -96,12 +92,12 @@ def rows_not_copied() -> None:
     from shardctl.rebalance.rows import rowcopy
 
     whole = rowcopy._pairs
-    rowcopy._pairs = lambda *arguments: [each for each in whole(*arguments) if each.name.startswith("shardctl_")]
+    rowcopy._pairs = lambda *arguments: [pair for pair in whole(*arguments) if pair.name.startswith("shardctl_")]
 
 
 MISTAKES: dict[str, Callable[[], None]] = {
-    each.__name__: each
-    for each in (inbox_not_copied, rows_not_copied, no_hold, ack_while_due, left_acks_all, activate_before_copy)
+    plant.__name__: plant
+    for plant in (inbox_not_copied, rows_not_copied, no_hold, ack_while_due, left_acks_all, activate_before_copy)
 }
 
 

@@ -144,15 +144,15 @@ def swapped_upserts(world: World):
 
 def swapped_between_tables(world: World):
     """Each table by itself is in order."""
-    for one, two in pairwise(OPERATIONS):
-        if one.entity != two.entity or one.poison or two.poison or (one.type, two.type) != ("journal", "counter"):
+    for first, two in pairwise(OPERATIONS):
+        if first.entity != two.entity or first.poison or two.poison or (first.type, two.type) != ("journal", "counter"):
             continue
-        database = world.databases[LAYOUT.shard(LAYOUT.slot(one.entity))]
-        row = next(row for row in database.journal if (row.entity, row.number) == (one.entity, one.number))
+        database = world.databases[LAYOUT.shard(LAYOUT.slot(first.entity))]
+        row = next(row for row in database.journal if (row.entity, row.number) == (first.entity, first.number))
         line = next(line for line in database.log if (line.entity, line.number) == (two.entity, two.number))
         database.journal[database.journal.index(row)] = replace(row, position=line.position)
         database.log[database.log.index(line)] = replace(line, position=row.position)
-        return Anomaly.REORDERED, one.entity
+        return Anomaly.REORDERED, first.entity
     raise AssertionError("the stream holds no such pair")
 
 
@@ -174,7 +174,7 @@ def two_databases_write(world: World):
 
 def effect_that_vanished(world: World):
     """An upsert that later ones replaced: no row and no record shows it."""
-    line = next(line for line in world.a.log if [each.entity for each in world.a.log].count(line.entity) > 1)
+    line = next(line for line in world.a.log if [entry.entity for entry in world.a.log].count(line.entity) > 1)
     world.a.log.remove(line)
     return Anomaly.LOST, line.entity
 

@@ -165,14 +165,14 @@ class Scene:
             client = pubsub_v1.SubscriberClient()
         name = topology.dead_letter_subscription(self.local.spec)
         path = f"projects/{self.local.spec.project}/subscriptions/{name}"
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         while self.local.subscriptions()[name]["undelivered"]:
             pulled = client.pull(subscription=path, max_messages=PULL_MESSAGES, timeout=PULL_SECONDS).received_messages
             for received in pulled:
                 attributes = received.message.attributes
-                told = attributes.get("shardctl-reason"), attributes.get("shardctl-error")
-                found[attributes["idempotency_key"]] = ": ".join(filter(None, told)) or "by the broker"
+                reason = attributes.get("shardctl-reason"), attributes.get("shardctl-error")
+                reasons[attributes["idempotency_key"]] = ": ".join(filter(None, reason)) or "by the broker"
             if pulled:
                 client.acknowledge(subscription=path, ack_ids=[received.ack_id for received in pulled])
         client.close()
-        return found
+        return reasons

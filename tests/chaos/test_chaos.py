@@ -24,7 +24,7 @@ pytestmark = [
 
 def test_trouble_costs_time_and_never_a_write(tmp_path):
     schedule = nemesis.schedule(SEED, SECONDS, tuple(FAULTS), dict.fromkeys(("s0", "s1", "s2"), REPLICAS))
-    assert {each.fault for each in schedule} == set(FAULTS)
+    assert {action.fault for action in schedule} == set(FAULTS)
     report = _judged(Plan(SEED, SECONDS, tuple(FAULTS), tmp_path, writes_per_second=300))
     assert report.counts["writes"] == report.counts["acknowledged"] == 300 * SECONDS
     assert report.counts["delivered"] > report.counts["acked"], "nothing was ever redelivered: the test proves nothing"

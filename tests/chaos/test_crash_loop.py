@@ -72,21 +72,23 @@ class Crash:
         with grpc.insecure_channel(self.local.broker.host) as channel:
             read = protos.of("PullResponse").FromString
             call = channel.unary_unary("/google.pubsub.v1.Subscriber/Pull", type(request).SerializeToString, read)
-            return [json.loads(each.message.data)["number"] for each in call(request, timeout=20).received_messages]
+            return [
+                json.loads(received.message.data)["number"] for received in call(request, timeout=20).received_messages
+            ]
 
     def applied(self):
-        found = defaultdict(list)
+        numbers = defaultdict(list)
         with self.engine.connect() as connection:
             for key, number in connection.execute(text("SELECT key, number FROM applied ORDER BY at")):
-                found[key].append(number)
-        return dict(found)
+                numbers[key].append(number)
+        return dict(numbers)
 
     def expected(self):
-        found = defaultdict(list)
+        numbers = defaultdict(list)
         for write in self.writes:
             if not write.body["kills"]:
-                found[write.body["id"]].append(write.body["number"])
-        return dict(found)
+                numbers[write.body["id"]].append(write.body["number"])
+        return dict(numbers)
 
     def stop(self):
         self.local.stop()

@@ -54,7 +54,9 @@ def test_order_is_not_asked_of_those_who_did_not_keep_it():
         world.truth = replace(world.truth, unordered={*world.truth.unordered, entity})
     last = world.b.counter[0]
     before = next(line for line in world.b.log if line.entity == last.entity)
-    written = next(each for each in OPERATIONS if (each.entity, each.number) == (before.entity, before.number))
+    written = next(
+        operation for operation in OPERATIONS if (operation.entity, operation.number) == (before.entity, before.number)
+    )
     world.b.counter[0] = replace(last, number=written.number, value=written.value)
     world.truth = replace(world.truth, unordered={*world.truth.unordered, last.entity})
     assert world.findings() == []
@@ -97,7 +99,7 @@ def test_rows_are_read_from_every_database(tmp_path):
                 ("counter", "entity, number, value, slot, position", world.databases[shard].counter),
                 ("counter_log", "entity, number, position", world.databases[shard].log),
                 ("shardctl_inbox", "slot, identity, outcome", world.databases[shard].inbox),
-                ("witness", "entity, effects", [Witness(*each) for each in world.databases[shard].effects.items()]),
+                ("witness", "entity, effects", [Witness(*effect) for effect in world.databases[shard].effects.items()]),
             ):
                 connection.execute(text(f"CREATE TABLE {table} ({columns})"))
                 names = [name.strip() for name in columns.split(",")]

@@ -136,8 +136,8 @@ class Stage:
     def unready(self, why: str) -> None:
         """Every replica says that it can't work, and why."""
         for replica in self.replicas:
-            told = wait_until(lambda replica=replica: why in replica.why_not_ready, PATIENCE_SECONDS)
-            assert told, f"{replica.name} says {replica.why_not_ready!r}, not {why!r}"
+            matches = wait_until(lambda replica=replica: why in replica.why_not_ready, PATIENCE_SECONDS)
+            assert matches, f"{replica.name} says {replica.why_not_ready!r}, not {why!r}"
 
     def ready(self) -> None:
         assert wait_until(lambda: all(replica.ready for replica in self.replicas), PATIENCE_SECONDS), [
@@ -255,11 +255,11 @@ class Stage:
         """What lies on the dead-letter topic's subscription now; taken off it."""
         name = "projects/my-project/subscriptions/hurt-dead"
         request = protos.of("PullRequest")(subscription=name, max_messages=10)
-        found = self._call("Subscriber/Pull", request, "PullResponse").received_messages
-        if found:
-            acks = protos.of("AcknowledgeRequest")(subscription=name, ack_ids=[each.ack_id for each in found])
+        received = self._call("Subscriber/Pull", request, "PullResponse").received_messages
+        if received:
+            acks = protos.of("AcknowledgeRequest")(subscription=name, ack_ids=[message.ack_id for message in received])
             self._call("Subscriber/Acknowledge", acks, None)
-        return [each.message for each in found]
+        return [message.message for message in received]
 
     def _call(self, method: str, request: protos.Proto, answer: str | None) -> protos.Proto:
         unlimited = [("grpc.max_receive_message_length", -1)]
@@ -273,7 +273,7 @@ def client_ports(replica: ConsumerProcess) -> set[int]:
     """Local ports of its connections."""
     import psutil
 
-    return {each.laddr.port for each in psutil.Process(replica.pid).net_connections("tcp")}
+    return {connection.laddr.port for connection in psutil.Process(replica.pid).net_connections("tcp")}
 
 
 def rss_bytes(replica: ConsumerProcess) -> int:

@@ -111,12 +111,12 @@ def unacked(local):
 
 
 def test_every_run_has_its_effect_once_whatever_fails(moody, local):
-    wall, told = Wall(), []
+    wall, lines = Wall(), []
     clock = Clock(local.spec, local.broker.host, wall)
     for _ in range(MINUTES):
         wall.time += timedelta(minutes=1)
-        clock.look(told.append)
-    assert len(told) == RUNS
+        clock.look(lines.append)
+    assert len(lines) == RUNS
     assert unacked(local) == RUNS, "nothing has been acked before its call succeeded"
 
     (consumer,) = local.consumers
@@ -142,13 +142,13 @@ def test_every_run_has_its_effect_once_whatever_fails(moody, local):
 
 def test_a_late_clock_catches_up_on_one_run_alone_and_a_broker_that_is_away_loses_none(moody, local):
     moody.well.set()
-    wall, told = Wall(), []
+    wall, lines = Wall(), []
     clock = Clock(local.spec, local.broker.host, wall)
-    assert clock.look(told.append) == 0
+    assert clock.look(lines.append) == 0
     wall.time += timedelta(hours=5)
-    assert clock.look(told.append) == 3
-    assert clock.look(told.append) == 0
-    assert "late: it was due at 2026-03-01 12:00" in told[0]
+    assert clock.look(lines.append) == 3
+    assert clock.look(lines.append) == 0
+    assert "late: it was due at 2026-03-01 12:00" in lines[0]
     assert {job.schedule.name: due for job, due in clock.upcoming()}["a"] == wall.time + timedelta(seconds=30)
     local.wait_drained(20)
     assert len(moody.effects) == 3
@@ -157,6 +157,6 @@ def test_a_late_clock_catches_up_on_one_run_alone_and_a_broker_that_is_away_lose
     away = Clock(local.spec, "127.0.0.1:1", wall)
     wall.time += timedelta(minutes=1)
     for _ in range(2):
-        told.clear()
-        assert away.look(told.append) == 0
-        assert "is retried" in told[0]
+        lines.clear()
+        assert away.look(lines.append) == 0
+        assert "is retried" in lines[0]

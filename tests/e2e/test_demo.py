@@ -94,15 +94,15 @@ class Saboteur:
 def test_a_difference_is_reported_keeps_the_databases_and_is_a_refusal(tmp_path, sqlite_fleet, capsys, as_json):
     report = run(load_fleet(sqlite_fleet), Plan(tmp_path, writes=200, entities=50), Saboteur(tmp_path))
     assert tell_outcome(report, as_json=as_json) == EXIT_REFUSED
-    told = capsys.readouterr()
-    assert "customer-00000: name is 'Nobody', not " in told.out
+    streams = capsys.readouterr()
+    assert "customer-00000: name is 'Nobody', not " in streams.out
     assert report.differences == {"wrong value": 1}
-    assert report.kept_in in told.err
+    assert report.kept_in in streams.err
     assert (Path(report.kept_in) / "sqlite" / "people.db").exists()
     if as_json:
-        assert json.loads(told.out)["verified"] is False
+        assert json.loads(streams.out)["verified"] is False
     else:
-        assert "NOT VERIFIED: 1 wrong value" in told.out
+        assert "NOT VERIFIED: 1 wrong value" in streams.out
 
 
 def test_more_entities_than_writes_are_refused_before_anything_starts(tmp_path):

@@ -128,8 +128,8 @@ def has_no_slot_column(url):
 
 def rows(databases):
     """Each user's visits, over all databases; a user in two of them is counted twice."""
-    found = Counter()
+    visits = Counter()
     for url in databases.values():
         with psycopg.connect(url.replace("+psycopg", "")) as connection:
-            found.update(dict(connection.execute("SELECT user_id, visits FROM users").fetchall()))
-    return found
+            visits.update(dict(connection.execute("SELECT user_id, visits FROM users").fetchall()))
+    return visits

@@ -100,10 +100,10 @@ def secrets_of(local: LocalFleet) -> set[str]:
 
 
 def test_another_user_gets_nothing_out_of_a_running_fleet(local):
-    found = intrude(local)
-    lines = found.pop("command lines")
+    readable = intrude(local)
+    lines = readable.pop("command lines")
     assert [line for line in lines for secret in secrets_of(local) if secret in line] == []
-    assert found == {"files": []}
+    assert readable == {"files": []}
 
 
 def test_the_user_who_started_the_fleet_gets_in(local):

@@ -300,16 +300,18 @@ def test_memory_stays_flat_when_a_flood_meets_a_slow_database(stage):
         )
         for number in range(4_000)
     ]
-    peak, held = dict(before), 0.0
+    peak, outstanding = dict(before), 0.0
     with stage.trigger(SLOW, "slow"):
         stage.publish(flood)
         end = time.monotonic() + 2
         while time.monotonic() < end:
             peak = {replica: max(peak[replica], rss_bytes(replica)) for replica in stage.replicas}
-            held = max(held, *(each.metrics().get("shardctl_outstanding_bytes", 0) for each in stage.replicas))
+            outstanding = max(
+                outstanding, *(replica.metrics().get("shardctl_outstanding_bytes", 0) for replica in stage.replicas)
+            )
         waiting = sum(stage.local.backlog().values()) * 20_000
     assert waiting > 4 * HELD_BYTES, "the flood was over before it was looked at"
-    assert HELD_BYTES / 2 < held < 2 * HELD_BYTES
+    assert HELD_BYTES / 2 < outstanding < 2 * HELD_BYTES
     grown = max(peak[replica] - before[replica] for replica in stage.replicas)
     assert grown < 12 * HELD_BYTES < len(flood) * 20_000, f"{grown / MEBIBYTE:.0f} MiB more"
     stage.verify()

@@ -20,8 +20,8 @@ ELSEWHERE = ("pip install", "kubectl", "provision")
 
 
 def blocks() -> list[str]:
-    found = re.findall(r"^```(?:sh|bash)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in found if not any(word in block for word in ELSEWHERE)]
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if not any(word in block for word in ELSEWHERE)]
 
 
 class Terminals:

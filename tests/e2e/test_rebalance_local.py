@@ -103,9 +103,9 @@ class Terminals:
 
     def run(self, *command: str, code: int = 0) -> str:
         process = self.start(*command)
-        told, talk = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == code, f"{command}: {told}{talk}"
-        return told
+        out, talk = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == code, f"{command}: {out}{talk}"
+        return out
 
     def databases(self) -> dict[str, str]:
         prefix = "SHARDCTL_DATABASE_URL_"
@@ -149,8 +149,10 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
     killed = terminals.start("rebalance", "run", "--yes")
     assert wait_until(lambda: terminals.slots("due") > 0 or killed.poll() is not None, PATIENCE_SECONDS)
     killed.kill()
-    said = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, said  # not refused: the consumers of an applied file count as readers
+    output = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, (
+        output
+    )  # not refused: the consumers of an applied file count as readers
     assert terminals.slots("left") < 32, "it was killed too late to prove anything"
     report = json.loads(terminals.run("rebalance", "run", "--yes", "--json"))
     assert (report["complete"], report["slots"], report["failed"]) == (True, 32, [])
@@ -181,12 +183,12 @@ def test_one_command_beside_up_is_killed_on_the_way_and_comes_to_its_end(termina
         PATIENCE_SECONDS,
     )
     killed.kill()
-    said = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, said
+    output = killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, output
     assert load_fleet(file).rebalancing
 
-    held = terminals.run("rebalance", "go", "--yes", "--hold", "1h", "--no-wait", "--json", code=4)
-    assert "hold" in {json.loads(line)["step"] for line in held.splitlines()}
+    out = terminals.run("rebalance", "go", "--yes", "--hold", "1h", "--no-wait", "--json", code=4)
+    assert "hold" in {json.loads(line)["step"] for line in out.splitlines()}
     terminals.run("rebalance", "go", "--add", "s2", "--yes")
     assert up.says(r"(?s)is applied.*shards\.yaml changed and is applied: consumers of s0, s1\n"), up.log.read_text()
     feed.stop()

@@ -41,8 +41,8 @@ def writes():
 @pytest.mark.parametrize("replicas", [1])
 def test_a_local_run_is_as_predicted(local):
     predicted = {
-        each.shard: each
-        for each in simulate(local.spec, Load(RATE, KEYS, SKEW), Speed(SPEED, SPEED), OUTAGE_SECONDS).shards
+        shard.shard: shard
+        for shard in simulate(local.spec, Load(RATE, KEYS, SKEW), Speed(SPEED, SPEED), OUTAGE_SECONDS).shards
     }
     feed = Feed(local.spec, local.broker.host, writes(), writes_per_second=RATE, remember=False)
     feed.start()
@@ -71,8 +71,8 @@ def test_a_local_run_is_as_predicted(local):
 
 
 def backlogs(local):
-    found = local.subscriptions()
+    subscriptions = local.subscriptions()
     return {
-        shard.name: sum(found[name]["undelivered"] for name in local.subscription_ids(shard))
+        shard.name: sum(subscriptions[name]["undelivered"] for name in local.subscription_ids(shard))
         for shard in local.spec.shards
     }

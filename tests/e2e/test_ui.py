@@ -223,7 +223,7 @@ def test_another_token_is_refused_and_shows_nothing(browser, url):
     browser.open(url.partition("#")[0] + "#wrong")
     browser.until_text("#refusal", "the token is missing or wrong")
     assert browser.run("document.querySelectorAll('tbody tr').length") == 0
-    assert all("401" in told for told in browser.complaints())
+    assert all("401" in complaint for complaint in browser.complaints())
 
 
 def test_listening_for_others_is_warned_about(place):
@@ -241,13 +241,13 @@ def test_what_is_wrong_is_shown_on_the_page_and_by_the_command(page, place):
     (replica,) = place.local.replicas["s1"]
     replica.kill()
     page.until_text("#troubles", f"s1: replica {replica.name} doesn't answer")
-    told = place.status()
-    s0, s1 = told["shards"]
+    status = place.status()
+    s0, s1 = status["shards"]
     assert (s0["ready"], s0["replicas"], s0["lanes"]["active"], s0["troubles"]) == (1, 1, 512, [])
     assert s0["writes_per_second"] > 0
     assert (s1["ready"], s1["replicas"], s1["writes_per_second"]) == (0, 1, None)
     assert s1["troubles"][0] == f"replica {replica.name} doesn't answer"
-    assert told["unknown"] == {}
+    assert status["unknown"] == {}
     replica.start()
     assert until(lambda: "doesn't answer" not in page.text("#troubles"), PATIENCE_SECONDS)
 
@@ -257,8 +257,8 @@ def test_consumers_that_took_others_places_are_found(place):
     place.local.apply(
         fleet_from(yamlfile.parse(FLEET.replace("slots: 0-511", "slots: 0-511, consumer: {batch_max_age_ms: 10}"), "x"))
     )
-    assert [each.name for each in before.consumers] == ["seen-s0-0", "seen-s1-0"]
-    assert [each.name for each in localfile.read(place.told_in).consumers] == ["seen-s0-1", "seen-s1-0"]
+    assert [consumer.name for consumer in before.consumers] == ["seen-s0-0", "seen-s1-0"]
+    assert [consumer.name for consumer in localfile.read(place.told_in).consumers] == ["seen-s0-1", "seen-s1-0"]
 
 
 def test_watching_prints_a_line_a_look_and_ends_in_order(place):

@@ -29,7 +29,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, frozenset[str]]:
+def failed_checks(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, frozenset[str]]:
     """The failed checks of each case, and of the Dockerfile where there is one."""
     place = tmp_path_factory.mktemp("checkov")  # from elsewhere checkov doesn't read .checkov.yaml, so it skips nothing
     shutil.copytree(CASES, place / "cases")
@@ -61,13 +61,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, frozenset[st
     return {case: frozenset(checks) for case, checks in failed.items()}
 
 
-def test_nothing_is_found_but_what_is_listed_with_a_reason(found: Mapping[str, frozenset[str]]) -> None:
-    assert {case: checks - LISTED for case, checks in found.items() if checks - LISTED} == {}
+def test_nothing_is_found_but_what_is_listed_with_a_reason(failed_checks: Mapping[str, frozenset[str]]) -> None:
+    assert {case: checks - LISTED for case, checks in failed_checks.items() if checks - LISTED} == {}
 
 
-def test_what_is_listed_is_found(found: Mapping[str, frozenset[str]]) -> None:
-    assert frozenset().union(*found.values()) >= LISTED
+def test_what_is_listed_is_found(failed_checks: Mapping[str, frozenset[str]]) -> None:
+    assert frozenset().union(*failed_checks.values()) >= LISTED
 
 
-def test_a_fleet_with_every_lock_turned_leaves_one_finding(found: Mapping[str, frozenset[str]]) -> None:
-    assert found["locked-down"] == {"CKV_K8S_35"}
+def test_a_fleet_with_every_lock_turned_leaves_one_finding(failed_checks: Mapping[str, frozenset[str]]) -> None:
+    assert failed_checks["locked-down"] == {"CKV_K8S_35"}

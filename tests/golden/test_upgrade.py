@@ -47,7 +47,7 @@ def test_an_upgrade_changes_nothing_that_the_changelog_does_not_name(case: str) 
 def test_no_selector_ever_changes(case: str) -> None:
     """Kubernetes refuses another selector of a Deployment, and another of a Service leaves the old pods alone."""
     before, after = _released(case), _rendered(case)
-    selectors = {key: found for key, item in before.items() if (found := item.get("spec", {}).get("selector"))}
+    selectors = {key: selector for key, item in before.items() if (selector := item.get("spec", {}).get("selector"))}
     assert selectors
     assert {key: after[key]["spec"]["selector"] for key in selectors if key in after} == selectors
 
@@ -55,8 +55,8 @@ def test_no_selector_ever_changes(case: str) -> None:
 def _named_in_changelog() -> set[str]:
     unreleased = (HERE.parents[1] / "CHANGELOG.md").read_text().split("\n## ")[1]
     assert unreleased.startswith("Unreleased")
-    told = unreleased.partition("### Rendered\n")[2].partition("\n### ")[0]
-    return set(re.findall(r"^- (\w+):", told, re.MULTILINE))
+    section = unreleased.partition("### Rendered\n")[2].partition("\n### ")[0]
+    return set(re.findall(r"^- (\w+):", section, re.MULTILINE))
 
 
 def _released(case: str) -> dict[tuple[str, str], Any]:

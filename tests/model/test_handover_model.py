@@ -199,5 +199,5 @@ def test_a_mutant_is_found_out(tmp_path, model, mutant, settings):
 def test_every_mutant_of_the_model_is_tried_and_reported(files, mutants):
     model = "".join((FOLDER / name).read_text() for name in files)
     assert set(re.findall(r"\bMUTANT_([a-z_]+)", model)) == set(mutants)
-    told = (FOLDER.parent / "handover.md").read_text()
-    assert {mutant for mutant in mutants if f"`{mutant}`" not in told} == set()
+    page = (FOLDER.parent / "handover.md").read_text()
+    assert {mutant for mutant in mutants if f"`{mutant}`" not in page} == set()

@@ -88,10 +88,10 @@ def _sweep(seed: int) -> Iterator[Scenario]:
     return itertools.chain(every_await(seed, steps), two_awaits(seed, steps, 1_000))
 
 
-def _many(found: Iterator[Failure | None]) -> int:
+def _many(failures_found: Iterator[Failure | None]) -> int:
     began, done, failed = time.perf_counter(), 0, 0
     try:
-        for failure in found:
+        for failure in failures_found:
             done += 1
             if failure:
                 failed += 1

@@ -217,7 +217,9 @@ class Broker:
             lease = Lease(ack_id, lane, index, stream, now + stream.lease_seconds, stream.lease_seconds, now)
             lane.leases[index] = self._by_ack_id[ack_id] = lease
             lane.reader = stream
-            assert lane.licensed or all(each.stream is stream for each in lane.leases.values()), "the promise is broken"
+            assert lane.licensed or all(lease.stream is stream for lease in lane.leases.values()), (
+                "the promise is broken"
+            )
             stream.out += 1
             responses.setdefault(stream, []).append(lease)
             self._watcher.tell("broker", "gives", stream.process, lease.message, ack_id)
@@ -249,7 +251,7 @@ class Broker:
     def _count_failures(self, lease: Lease) -> None:
         """At its worst: whatever of the key is out fails with it, and after the last attempt is dead-lettered."""
         lane = lease.lane
-        for index in [each for each in lane.leases if each >= lease.index]:
+        for index in [index for index in lane.leases if index >= lease.index]:
             lane.failures[index] += 1
             if 0 < self.habits.max_attempts <= lane.failures[index]:
                 lane.acked.add(index)
@@ -263,9 +265,9 @@ class Broker:
 
     def _rewind(self, lane: Lane, index: int) -> None:
         """Message `index` comes again, and brings the later ones of its key; some of them although they were acked."""
-        for later in [each for each in lane.leases if each >= index]:
+        for later in [position for position in lane.leases if position >= index]:
             lane.leases.pop(later).stream.out -= 1
-        for later in sorted(each for each in lane.acked if index < each < lane.cursor):
+        for later in sorted(position for position in lane.acked if index < position < lane.cursor):
             if self._draw() < self.habits.forget_ack:
                 lane.acked.discard(later)
         lane.cursor = min(lane.cursor, index)
@@ -279,8 +281,8 @@ class Broker:
             lease = self._by_ack_id[ack_id]
             lane, lease.answered = lease.lane, True
             self._watcher.acked(process, lease.message)
-            held = lane.leases.get(lease.index) is lease
-            if self._draw() < self.habits.drop_ack or not (held or self._draw() < self.habits.count_late_ack):
+            is_current = lane.leases.get(lease.index) is lease
+            if self._draw() < self.habits.drop_ack or not (is_current or self._draw() < self.habits.count_late_ack):
                 self._watcher.tell("broker", "drops ack of", lease.message, ack_id)
                 continue
             self._watcher.tell("broker", "acked", lease.message, "by", process)

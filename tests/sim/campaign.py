@@ -65,12 +65,12 @@ def failures(scenarios: Iterable[Scenario], parts: Parts | None = None) -> Itera
 
 
 def played(
-    scenarios: Iterable[Any], play_one: Callable[[Any], Result], told: Callable[[Any], str]
+    scenarios: Iterable[Any], play_one: Callable[[Any], Result], command_of: Callable[[Any], str]
 ) -> Iterator[Failure | None]:
     with _no_garbage_collection():
         for number, scenario in enumerate(scenarios, 1):
             result = play_one(scenario)
-            yield Failure(scenario, result, told(scenario)) if result.violations else None
+            yield Failure(scenario, result, command_of(scenario)) if result.violations else None
             if number % COLLECT_EVERY == 0:
                 gc.collect()
 

@@ -205,7 +205,7 @@ class Database:
 
     def disconnect(self, process: Process) -> None:
         """The process died: its sessions end, sooner or later."""
-        for transaction in [each for each in self._open if each.process is process]:
+        for transaction in [transaction for transaction in self._open if transaction.process is process]:
             self._loop.after(self._draw() * 0.5 if self._draw() < 0.8 else 20.0, self.end, transaction)
 
     def _may_work(self, transaction: Transaction, answer: Answer) -> bool:
@@ -253,7 +253,7 @@ class SimStore:
         fresh: set[Identity] = await self._request(begin_and_record)
         (transaction,) = begun
         owned = [delivery for delivery in deliveries if delivery.slot not in transaction.arriving]
-        held = tuple(delivery for delivery in deliveries if delivery.slot in transaction.arriving)
+        waiting = tuple(delivery for delivery in deliveries if delivery.slot in transaction.arriving)
         new = [delivery for delivery in _first(owned) if identity_of(delivery) in fresh]
         unset = tuple(delivery for delivery in new if delivery.fault and not delivery.dead_lettered)
         unset = (*self._reused(transaction, owned), *unset)
@@ -270,20 +270,22 @@ class SimStore:
                 delivery.fault = PermanentError("constraint", "number must not be negative")
             return Outcome(poison=tuple(refused))
         await self._commit(transaction)
-        return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), held=held)
+        return Outcome(len(writes), len(owned) - len(new), len(new) - len(writes), held=waiting)
 
     def _reused(self, transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those whose identity is another write's, unless that was recorded before."""
-        known = self._database.fingerprints | {identity_of(each): each.fingerprint for each in transaction.recorded}
-        found = [
-            each
-            for each in deliveries
-            if known.get(identity_of(each), each.fingerprint) != each.fingerprint
-            and inbox.refusal_of(each) not in known
+        known = self._database.fingerprints | {
+            identity_of(delivery): delivery.fingerprint for delivery in transaction.recorded
+        }
+        reused = [
+            delivery
+            for delivery in deliveries
+            if known.get(identity_of(delivery), delivery.fingerprint) != delivery.fingerprint
+            and inbox.refusal_of(delivery) not in known
         ]
-        for each in found:
-            inbox.refuse(each)
-        return found
+        for delivery in reused:
+            inbox.refuse(delivery)
+        return reused
 
     def _record(self, transaction: Transaction, deliveries: Sequence[Delivery], answer: Answer) -> None:
         self._database.record(transaction, deliveries, answer)

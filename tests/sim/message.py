@@ -65,18 +65,18 @@ def message(
     *,
     poison: Poison | None = None,
     repeats: Message | None = None,
-    of: Message | None = None,
+    earlier: Message | None = None,
     twin: Twin | None = None,
 ) -> Message:
     """A write of `key`, or a repeat of one, as its producer would send it. Every other one has an idempotency key.
 
-    With `of` it has the key of that earlier write, and is refused for it unless it is a `twin`.
+    With `earlier` it has the key of that earlier write, and is refused for it unless it is a `twin`.
     """
     slot = slot_of(key, SLOT_BITS)
     lane = digits_of(slot, SLOT_BITS)
     given = repeats.given if repeats else f"w{number}" if number % 2 else ""
-    if of:
-        given = of.given or of.id
+    if earlier:
+        given = earlier.given or earlier.id
     which = repeats.number if repeats else number
     entry = {"id": f"{key}-{which}", "owner": key, "number": -1 if poison is Poison.REFUSED else which}
     kind = "twin" if twin is Twin.TYPE else "other" if poison is Poison.UNKNOWN_TYPE else "entry"
@@ -116,10 +116,10 @@ def key_of_slot(slot: int, which: int = 0) -> str:
 
 
 def _short_keys() -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {slot: [] for slot in range(1 << SLOT_BITS)}
+    keys: dict[int, list[str]] = {slot: [] for slot in range(1 << SLOT_BITS)}
     for number in range(400):
-        found[slot_of(f"k{number}", SLOT_BITS)].append(f"k{number}")
-    return found
+        keys[slot_of(f"k{number}", SLOT_BITS)].append(f"k{number}")
+    return keys
 
 
 _KEYS = _short_keys()

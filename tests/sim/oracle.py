@@ -70,8 +70,8 @@ class Oracle:
             if delivery.message_id not in self.dead_letters:
                 self.violate(f"{delivery.message_id} is recorded as dead and not on the dead-letter topic")
         if writes or dead:
-            said = [delivery.message_id + ("†" if delivery.fault else "") for delivery in (*writes, *dead)]
-            self.tell(process, "committed", *said)
+            ids = [delivery.message_id + ("†" if delivery.fault else "") for delivery in (*writes, *dead)]
+            self.tell(process, "committed", *ids)
 
     def _check_next(self, process: Process, write: Delivery) -> None:
         key, number = write.partition_key, number_of(write)

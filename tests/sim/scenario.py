@@ -113,7 +113,7 @@ def _publications(draw: random.Random, draw_key: random.Random, slots: list[int]
     reuse_rate = draw_key.choice((0.0, 0.0, 0.2))
     count = draw.choice((3, 6, 12, 12, 25))
     times = sorted(draw.choice((0.0, draw.random(), draw.random() * calm_at)) for _ in range(count))
-    found: list[Publication] = []
+    publications: list[Publication] = []
     sound: list[Message] = []
     twinned: set[str] = set()
     for number, at in enumerate(times):
@@ -123,26 +123,32 @@ def _publications(draw: random.Random, draw_key: random.Random, slots: list[int]
             if earlier.given or twin:
                 twinned |= {earlier.id} if twin else set()
                 poison = None if twin else Poison.KEY_REUSED
-                found.append(Publication(at, message(number, earlier.key, poison=poison, of=earlier, twin=twin)))
+                publications.append(
+                    Publication(at, message(number, earlier.key, poison=poison, earlier=earlier, twin=twin))
+                )
                 continue
-        if sound and draw.random() < repeat_rate and (keyed := [each for each in sound if each.given]):
+        if (
+            sound
+            and draw.random() < repeat_rate
+            and (keyed := [publication for publication in sound if publication.given])
+        ):
             earlier = draw.choice(keyed)
-            found.append(Publication(at, message(number, earlier.key, repeats=earlier)))
+            publications.append(Publication(at, message(number, earlier.key, repeats=earlier)))
             continue
         poison = draw.choice(_BY_THEMSELVES) if draw.random() < poison_rate else None
         new = message(number, draw.choice(keys), poison=poison)
-        found.append(Publication(at, new))
+        publications.append(Publication(at, new))
         if not poison:
             sound.append(new)
-    return found
+    return publications
 
 
 _BY_THEMSELVES = [poison for poison in Poison if poison not in (Poison.KEY_REUSED, Poison.DEADLY)]
 
 
-def _twin(draw: random.Random, of: Message) -> Twin | None:
+def _twin(draw: random.Random, earlier: Message) -> Twin | None:
     """How another write comes by the key of an earlier one; None: by an error of its producer's."""
-    return draw.choice((None, Twin.CALLER, Twin.TYPE)) if of.given else Twin.MESSAGE_ID
+    return draw.choice((None, Twin.CALLER, Twin.TYPE)) if earlier.given else Twin.MESSAGE_ID
 
 
 def _settings(draw: random.Random) -> dict[str, object]:
@@ -171,15 +177,15 @@ def _habits(draw: random.Random) -> Habits:
 
 
 def _faults(draw: random.Random, replicas: int, calm_at: float) -> list[Fault]:
-    found = []
+    faults = []
     for _ in range(draw.choice((0, 1, 2, 4, 6))):
         at, replica = draw.choice((draw.random(), draw.random() * calm_at)), draw.randrange(replicas)
         kind = draw.choice(_KINDS)
         if kind in {"kill", "stop", "freeze"}:
-            found.append(Fault(at, kind, draw.choice((0.5, 4.0, 14.0, 35.0)), replica))
+            faults.append(Fault(at, kind, draw.choice((0.5, 4.0, 14.0, 35.0)), replica))
         else:
-            found.append(Fault(at, kind, draw.choice((0.2, 2.0, 8.0))))
-    return sorted(found, key=lambda fault: fault.at)
+            faults.append(Fault(at, kind, draw.choice((0.2, 2.0, 8.0))))
+    return sorted(faults, key=lambda fault: fault.at)
 
 
 _KINDS = (
@@ -204,7 +210,7 @@ def small(seed: int, traps: tuple[Trap, ...] = (), *, in_flight_dies_with_sender
     ]
     return Scenario(
         seed,
-        [Publication(0.02 * (each.number // 3), each) for each in messages],
+        [Publication(0.02 * (message.number // 3), message) for message in messages],
         settings={
             "batch_max_rows": 3, "batch_max_age_ms": 5, "concurrency": 2, "max_outstanding_messages": 100,
             "lease": "10s", "lock_ttl": "1s", "redis_timeout_ms": 50, "statement_timeout": "5s", "drain_timeout": "5s",
@@ -235,8 +241,8 @@ def two_awaits(seed: int, steps: list[int], count: int) -> Iterator[Scenario]:
         first = draw.randrange(len(steps))
         second, life = draw.choice(((1 - first, 0), (first, 1), (first, 0)))
         traps = [
-            Trap(replica, draw.randint(1, max(steps)), what, FROZEN_SECONDS if what == "freeze" else 0.5, of)
-            for replica, of, what in (
+            Trap(replica, draw.randint(1, max(steps)), what, FROZEN_SECONDS if what == "freeze" else 0.5, which)
+            for replica, which, what in (
                 (first, 0, draw.choice(("kill", "stop"))),
                 (second, life, draw.choice(("kill", "kill", "freeze", "stop"))),
             )
@@ -251,7 +257,7 @@ def waiting(seed: int, locked_slots: int) -> Scenario:
     return Scenario(
         seed,
         [
-            Publication(0.4 * (each.number // 8), each) for each in messages
+            Publication(0.4 * (message.number // 8), message) for message in messages
         ],  # one of each slot at once: they share batches
         settings={
             "statement_timeout": f"{WAITING_STATEMENT_SECONDS}s",
@@ -277,7 +283,7 @@ def crashing(seed: int) -> Scenario:
     ]
     return Scenario(
         seed,
-        [Publication(0.0, each) for each in messages],
+        [Publication(0.0, message) for message in messages],
         settings={"lease": "10s", "lock_ttl": "1s", "drain_timeout": "5s", "batch_max_rows": 8},
         habits=Habits(forget_ack=0.0, max_attempts=5),
         slow_start=True,

@@ -54,11 +54,11 @@ class SqlDatabase:
     @property
     def log(self) -> dict[str, list[int]]:
         """By routing key, in the order in which the rows were inserted."""
-        found: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}
         with self.engine.connect() as connection:
             for row_id, number in connection.execute(text("SELECT id, number FROM entries ORDER BY rowid")):
-                found.setdefault(row_id.partition("-")[0], []).append(number)
-        return found
+                numbers.setdefault(row_id.partition("-")[0], []).append(number)
+        return numbers
 
     def activate(self) -> None:
         self._mark(self.arriving, LaneState.ACTIVE)
@@ -100,14 +100,16 @@ class SqlDatabase:
         answer(outcome)
 
     def _tell_what_is_new(self, process: Process, deliveries: Sequence[Delivery]) -> None:
-        by_row = {each.row[0]: each for each in reversed(deliveries) if each.row}
+        by_row = {delivery.row[0]: delivery for delivery in reversed(deliveries) if delivery.row}
         with self.engine.connect() as connection:
             rows = connection.execute(
                 text("SELECT rowid, id FROM entries WHERE rowid > :seen ORDER BY rowid"), {"seen": self._seen}
             ).all()
         self._seen = max([self._seen, *(number for number, _ in rows)])
-        dead = [each for each in deliveries if each.fault and self.recorded(identity_of(each)) == "dead"]
-        new = [each for each in dead if identity_of(each) not in self._dead]
+        dead = [
+            delivery for delivery in deliveries if delivery.fault and self.recorded(identity_of(delivery)) == "dead"
+        ]
+        new = [delivery for delivery in dead if identity_of(delivery) not in self._dead]
         self._dead.update(map(identity_of, new))
         self._watcher.committed(process, [by_row[row_id] for _, row_id in rows], new)
 

@@ -13,8 +13,8 @@ FEW, SEVERAL = 4, 120
 def check(seeds):
     for seed in seeds:
         result = play(seed)
-        told = "\n".join(result.history)
-        assert not result.violations, f"{told}\nseed {seed}: {result.violations[0]}"
+        history = "\n".join(result.history)
+        assert not result.violations, f"{history}\nseed {seed}: {result.violations[0]}"
         yield result
 
 

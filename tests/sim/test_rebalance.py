@@ -43,10 +43,10 @@ def test_uncut():
     result = play(small(0))
     assert not result.violations, Failure(small(0), result, command(small(0))).told()
     assert result.again == result.again_counted == 0
-    told = result.oracle.told()
-    assert told.count("copied to s1") > 1  # while its writes go on, and then what had changed
+    history = result.oracle.told()
+    assert history.count("copied to s1") > 1  # while its writes go on, and then what had changed
     for event in ("copied to s1", "dead-lettered", "drops", "left", "due", "arriving"):
-        assert event in told
+        assert event in history
 
 
 @pytest.mark.slow

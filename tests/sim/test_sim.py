@@ -33,13 +33,13 @@ def test_few_schedules():
 @pytest.mark.proof
 def test_several_schedules():
     """What never happens proves nothing: these few hundred already hold every kind of fault."""
-    told = set(EVENTS)
+    missing = set(EVENTS)
     for scenario in seeds(range(SEVERAL)):
         result = play(scenario)
         assert not result.violations, Failure(scenario, result, command(scenario)).told()
         history = result.oracle.told()
-        told -= {event for event in told if event in history}
-    assert not told
+        missing -= {event for event in missing if event in history}
+    assert not missing
 
 
 EVENTS = (
@@ -56,8 +56,12 @@ def late(scenario, parts=None):
     result = play(scenario, parts)
     assert not result.violations, Failure(scenario, result, "").told()
     committed = result.oracle.committed_at
-    free = [each for each in scenario.publications if each.message.key not in scenario.locked]
-    return [each.message for each in free if committed[each.message.id] - each.at > 3 * WAITING_STATEMENT_SECONDS]
+    free = [publication for publication in scenario.publications if publication.message.key not in scenario.locked]
+    return [
+        publication.message
+        for publication in free
+        if committed[publication.message.id] - publication.at > 3 * WAITING_STATEMENT_SECONDS
+    ]
 
 
 @pytest.mark.parametrize("locked_slots", [1, 4])

@@ -103,7 +103,9 @@ class World:
         seed = scenario.seed
         self._scenario, self._parts = scenario, parts
         self.loop = SimLoop(seed)
-        self.oracle = Oracle(self.loop.time, [each.message for each in scenario.publications], self.loop.halt)
+        self.oracle = Oracle(
+            self.loop.time, [publication.message for publication in scenario.publications], self.loop.halt
+        )
         self._network = Network(self.loop, seed, self.oracle.misfortune)
         self._network.weather = scenario.weather
         self._network.in_flight_dies_with_sender = scenario.in_flight_dies_with_sender
@@ -117,7 +119,11 @@ class World:
             self._database = Database(self.loop, self.oracle, seed, timeout)
             self._database.arriving = set(scenario.arriving)
         self._database.fail_commit = scenario.fail_commit
-        deadly = [each.message.number for each in scenario.publications if each.message.poison is Poison.DEADLY]
+        deadly = [
+            publication.message.number
+            for publication in scenario.publications
+            if publication.message.poison is Poison.DEADLY
+        ]
         self._database.deadly, self._database.kill = frozenset(deadly), self._die
         for key in scenario.locked:
             self._database.lock_row(key)
@@ -176,7 +182,7 @@ class World:
     def _start(self, index: int) -> None:
         if self._lives[index] is not None or self._closing:
             return
-        number = sum(each.index == index for each in self._ever)
+        number = sum(life.index == index for life in self._ever)
         life = Life(index, Process(f"r{index}.{number}"))
         for trap in self._scenario.traps:
             if (trap.replica, trap.life) == (index, number):
@@ -229,7 +235,7 @@ class World:
         self.loop.kill(life.process)
         self._database.disconnect(life.process)
         for broker in self._brokers.values():
-            for stream in [each for each in broker.streams if each.process is life.process]:
+            for stream in [stream_open for stream_open in broker.streams if stream_open.process is life.process]:
                 self.loop.after(self._draw() * 0.5, broker.close_stream, stream)
         self.loop.after(restart_after, self._start, life.index)
 

@@ -23,10 +23,10 @@ def parse(text):
         tokens.append((match.lastgroup, match[match.lastgroup]))
         at = match.end()
     tokens.append(("end", ""))
-    found, rest = expression(tokens)
+    test, rest = expression(tokens)
     if rest != [("end", "")]:
         raise BadFilterError(rest)
-    return found
+    return test
 
 
 def expression(tokens):
@@ -39,7 +39,7 @@ def expression(tokens):
         following, tokens = term(tokens[1:])
         terms.append(following)
     combine = any if operator == "OR" else all
-    return (lambda attributes: combine(each(attributes) for each in terms)), tokens
+    return (lambda attributes: combine(term(attributes) for term in terms)), tokens
 
 
 def term(tokens):

@@ -40,20 +40,20 @@ def transitional():
     return fleet(AFTER, slot_bits=BITS)
 
 
-def backlogs(of, **held):
-    """Nothing waits in any subscription of the fleet, but for `held`."""
+def backlogs(fleet, **given):
+    """Nothing waits in any subscription of the fleet, but for `given`."""
     from shardctl.status.report import subscription_ids
 
-    found = {name: Backlog(0, None, 1_000_000_000) for name in subscription_ids(of)}
-    return found | {name.replace("_", "-"): each for name, each in held.items()}
+    empty = {name: Backlog(0, None, 1_000_000_000) for name in subscription_ids(fleet)}
+    return empty | {name.replace("_", "-"): backlog for name, backlog in given.items()}
 
 
 @cache
 def _provisioned():
     """Made once: making them anew takes most of a test's time."""
-    folder, of = TemporaryDirectory(prefix="shardctl-test-"), settled()
-    for shard in of.shards:
-        provision_database(of, shard, f"sqlite:///{folder.name}/{shard.name}.db")
+    folder, fleet = TemporaryDirectory(prefix="shardctl-test-"), settled()
+    for shard in fleet.shards:
+        provision_database(fleet, shard, f"sqlite:///{folder.name}/{shard.name}.db")
     return folder
 
 
@@ -61,14 +61,14 @@ class Databases:
     """Each shard's, as provisioned for the settled fleet."""
 
     def __init__(self, folder) -> None:
-        of = settled()
-        self.fleet, self.urls = of, {shard.name: f"sqlite:///{folder / shard.name}.db" for shard in of.shards}
+        fleet = settled()
+        self.fleet, self.urls = fleet, {shard.name: f"sqlite:///{folder / shard.name}.db" for shard in fleet.shards}
         shutil.copytree(_provisioned().name, folder, dirs_exist_ok=True)
 
-    def add(self, name, of) -> None:
+    def add(self, name, fleet) -> None:
         folder = self.urls["s0"].removesuffix("s0.db")
         self.urls[name] = f"{folder}{name}.db"
-        provision_database(of, of.shard(name), self.urls[name])
+        provision_database(fleet, fleet.shard(name), self.urls[name])
 
     def execute(self, shard, *statements) -> None:
         engine = connect(self.urls[shard])
@@ -77,21 +77,21 @@ class Databases:
                 connection.execute(statement)
         engine.dispose()
 
-    def open_rebalance(self, of) -> None:
+    def open_rebalance(self, fleet) -> None:
         rebalance = None
-        for shard in of.shards:
+        for shard in fleet.shards:
             if shard.previous is not None:
                 engine = connect(self.urls[shard.name])
                 with writing(engine) as connection:
-                    rebalance = journal.begin(connection, of, shard.name, rebalance)
+                    rebalance = journal.begin(connection, fleet, shard.name, rebalance)
                 engine.dispose()
 
     def lane(self, shard, slot, state, generation=1) -> None:
         self.execute(shard, insert(schema.lanes).values(slot=slot, generation=generation, state=state))
 
     def leave(self, shard, *slots) -> None:
-        of = schema.lanes
-        change = update(of).where(of.c.slot.in_(slots)).values(state=LaneState.LEFT, barrier_time_us=1)
+        table = schema.lanes
+        change = update(table).where(table.c.slot.in_(slots)).values(state=LaneState.LEFT, barrier_time_us=1)
         self.execute(shard, change, update(schema.fence).values(version=schema.fence.c.version + 1))
 
     def present(self, shard, replica="r0", generations="1", **values) -> None:

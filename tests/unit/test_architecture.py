@@ -1,4 +1,4 @@
-"""The rules of the tree: what may import what, that no import runs in a circle, and how long a function may be.
+"""The rules of the tree: what may import what, that no import runs in a circle, how long a function may be, and names.
 
 Every import counts, wherever it stands: at the top, inside a function, or for the type checker alone.
 """
@@ -44,6 +44,10 @@ CONSUMER_LAYERS = (  # from the highest down
     ("errors",),
 )
 LONGEST_FUNCTION_LINES = 60
+NO_NOUNS = frozenset(
+    {"each", "found", "held", "it", "of", "one", "said", "that", "these", "this", "those", "told", "too"}
+)
+DECIDED_NAMES = {"consumer/store/transaction.py: held"}  # a count of Outcome, named as its metric is
 KNOWN = architecture.modules("shardctl", "consumer")
 GRAPH = architecture.graph(KNOWN)
 
@@ -137,3 +141,44 @@ def test_no_function_is_longer_than_a_screen():
 
 def test_the_pictures_are_of_todays_code():
     assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws them anew; look at them"
+
+
+def variables(source):
+    """The names that assignments, loops, comprehensions and parameters bind; what `as` names in `with` is one, too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "it = 1",
+        "a, (b, *it) = c",
+        "(it := 1)",
+        "it: int = 1",
+        "for it in a: pass",
+        "[b for it in a]",
+        "with a as it: pass",
+        "def f(it): pass",
+        "def f(*, it=1): pass",
+        "lambda it: 1",
+        "class A:\n    it: int",
+    ],
+)
+def test_every_form_of_a_variable_is_seen(source):
+    assert "it" in set(variables(source))
+
+
+@pytest.mark.slow
+def test_variables_are_nouns():
+    """A name says what a variable holds: message, row, slot. A pronoun or a participle alone says nothing."""
+    bad = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("shardctl", "consumer", "bench", "tests", "docs", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+        for name in NO_NOUNS.intersection(variables(path.read_bytes()))
+    }
+    assert sorted(bad) == sorted(DECIDED_NAMES)

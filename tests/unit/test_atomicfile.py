@@ -181,7 +181,7 @@ def failing(request, tmp_path, monkeypatch):
         yield disk, lambda: full(disk)
 
 
-@pytest.mark.parametrize("write", WRITERS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("write", WRITERS, ids=lambda writer: writer.__name__)
 def test_a_write_that_fails_leaves_the_old_content(failing, write, capsys):
     folder, failure = failing
     (folder / "shards.yaml").write_text(scaffold.text(3))
@@ -264,9 +264,9 @@ def test_reading_is_not_writing(source):
 
 def test_no_other_module_writes_files():
     modules = (ROOT / "shardctl").rglob("*.py")
-    found = {str(path.relative_to(ROOT)) for path in modules if list(writes(path.read_text()))}
-    assert found <= OTHERS
-    assert OTHERS - found == set(), "these no longer write: take them off the list"
+    writing = {str(path.relative_to(ROOT)) for path in modules if list(writes(path.read_text()))}
+    assert writing <= OTHERS
+    assert OTHERS - writing == set(), "these no longer write: take them off the list"
 
 
 def test_a_private_file_is_for_its_owner_alone_also_where_an_earlier_one_was_not(tmp_path):

@@ -42,7 +42,7 @@ def test_what_is_done_leaves_two_lines_here_and_in_the_log(folder, capsys, monke
         assert line["plan"] == {"rows": {"s0 users": 1, "s1 users": 1}}
     assert (begun["result"], begun["seconds"], done["result"]) == ("begun", 0, "done")
     assert begun["id"] == done["id"]
-    assert [json.loads(each) for each in (folder / "audit.jsonl").read_text().splitlines()] == [begun, done]
+    assert [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()] == [begun, done]
     assert main(["adopt", "--yes"]) == 0  # nothing is left to do
     assert lines(capsys.readouterr().err) == []
 
@@ -97,11 +97,11 @@ def test_a_line_is_json_whatever_the_plan(monkeypatch):
     monkeypatch.delenv("SHARDCTL_ACTOR", raising=False)
     began = datetime(2026, 1, 2, tzinfo=UTC)
     action = audit.Action("deadletter drop", "orders", {"key": 'ü"\n'}, began)
-    told = json.loads(action.line("interrupted", began + timedelta(seconds=1.5), "SIGTERM"))
-    assert (told["plan"], told["result"], told["seconds"], told["time"], told["error"]) == (
+    line = json.loads(action.line("interrupted", began + timedelta(seconds=1.5), "SIGTERM"))
+    assert (line["plan"], line["result"], line["seconds"], line["time"], line["error"]) == (
         {"key": 'ü"\n'}, "interrupted", 1.5, "2026-01-02T00:00:01.500Z", "SIGTERM",
     )  # fmt: skip
-    assert "@" in told["actor"]
+    assert "@" in line["actor"]
 
 
 def test_actions_end_once(capsys):

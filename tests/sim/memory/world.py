@@ -271,7 +271,9 @@ class World:
             return
         by_id = {dead.message.id: dead for dead in chosen}
         subscription = topology.dead_letter_subscription(FLEET)
-        found = in_order([Found(letters.read(FLEET, subscription, dead.message, stray=False)) for dead in chosen])
+        letters_read = in_order(
+            [Found(letters.read(FLEET, subscription, dead.message, stray=False)) for dead in chosen]
+        )
         desk_time = datetime.fromtimestamp(self._now + self._skews[1], UTC)
         desk = _Desk(self, by_id, killed=self._chance(0.3))
         report = Report()
@@ -279,7 +281,13 @@ class World:
         inboxes._engines = {"s0": database()}  # to make one for each look would take longer than the look
         try:
             replay(
-                FLEET, found, lambda item: by_id[item.letter.id].message, inboxes, desk, report, take_off=desk.take_off
+                FLEET,
+                letters_read,
+                lambda item: by_id[item.letter.id].message,
+                inboxes,
+                desk,
+                report,
+                take_off=desk.take_off,
             )
         except _KilledError:
             return

@@ -51,9 +51,9 @@ def _with_base(after: Callable[[Connection, HandOver], None]) -> Parts:
     """Something is done to the rows of a base, and nobody checks it."""
 
     class Mistaken(Trusting):
-        def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
-            rows = super()._copy(out, into, of)
-            after(into, of)
+        def _copy(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
+            rows = super()._copy(out, into, hand_over)
+            after(into, hand_over)
             return rows
 
     return _with_bases(Mistaken)
@@ -102,11 +102,11 @@ def _without(table: str) -> Callable[..., Log]:
 class DeletesFromTheLogFirst(Trusting):
     """A round's changes are deleted from the log before the round has committed, as if it were killed in between."""
 
-    def catch_up(self, of: HandOver, source: Place) -> Round | None:
+    def catch_up(self, hand_over: HandOver, source: Place) -> Round | None:
         with snapshot(self._databases[source.shard]) as out:
-            positions = bases.read_log(out, of.slot, 0, bases.CHANGES_AT_ONCE).positions
+            positions = bases.read_log(out, hand_over.slot, 0, bases.CHANGES_AT_ONCE).positions
         self._forget(source, positions)
-        return super().catch_up(of, source)
+        return super().catch_up(hand_over, source)
 
 
 class DeletesTheWholeLog(Trusting):
@@ -118,8 +118,8 @@ class DeletesTheWholeLog(Trusting):
 
 
 class SkipsTheLastRound(Trusting):
-    def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
-        return 0 if bases._is_valid(into, of, source, left) else None
+    def finish(self, out: Connection, into: Connection, hand_over: HandOver, source: Place, left: Lane) -> int | None:
+        return 0 if bases._is_valid(into, hand_over, source, left) else None
 
 
 class SlowToDiscard(Executor):
@@ -146,7 +146,7 @@ def _discards_blindly(_: Callable[..., None], engine: Engine, kinds: Any, slot: 
 
 
 class BeginsNoLogs(Trusting):
-    def logs_from_now_on(self, into: Connection, of: HandOver) -> bool:
+    def logs_from_now_on(self, into: Connection, hand_over: HandOver) -> bool:
         return False
 
 
@@ -170,8 +170,8 @@ class LogsLate(Executor):
                     connection.execute(schema.lanes.update().where(its).values(log=name))
 
 
-def _any_log_will_do(_: Callable[..., bool], into: Connection, of: HandOver, source_lane: Lane) -> bool:
-    return bool(lanes.left_here(into, of.slot))
+def _any_log_will_do(_: Callable[..., bool], into: Connection, hand_over: HandOver, source_lane: Lane) -> bool:
+    return bool(lanes.left_here(into, hand_over.slot))
 
 
 class FinishesUnmarked(Executor):
@@ -209,16 +209,16 @@ class CopiesNothingTwice(Executor):
     def row_copy(fleet: Any) -> copying.Copy:
         real = copying.row_copy(fleet)
 
-        def copy(source: Connection, destination: Connection, of: HandOver) -> int:
-            assert not lanes.left_here(destination, of.slot), "a second copy"
-            return real(source, destination, of)
+        def copy(source: Connection, destination: Connection, hand_over: HandOver) -> int:
+            assert not lanes.left_here(destination, hand_over.slot), "a second copy"
+            return real(source, destination, hand_over)
 
         return copy
 
     class bases(Trusting):  # noqa: N801 - as the executor calls it
-        def _copy(self, out: Connection, into: Connection, of: HandOver) -> int:
-            assert not lanes.left_here(into, of.slot), "a second copy"
-            return super()._copy(out, into, of)
+        def _copy(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
+            assert not lanes.left_here(into, hand_over.slot), "a second copy"
+            return super()._copy(out, into, hand_over)
 
 
 NO_SECOND_COPY = Parts(executor=CopiesNothingTwice)

@@ -182,7 +182,7 @@ class Executor(Hooks):
 
     async def abort(self) -> None:
         known = await self._call(lambda: _known(self._engines))
-        mine = [journal.entry_of(self._fleet, each.entries) for each in known.values()]
+        mine = [journal.entry_of(self._fleet, known_of_shard.entries) for known_of_shard in known.values()]
         if not any(mine):
             raise RefusedError("isn't open")
         if all(entry and entry.state != RebalanceState.OPEN for entry in mine):
@@ -306,13 +306,15 @@ def refusing(kind: type[Bases], refuses: Callable[[], bool]) -> type[Bases]:
     """Bases whose rounds fail now and then, as where unique values pass from row to row: their slots are copied in the pause."""
 
     class Refusing(kind):  # type: ignore[valid-type,misc]
-        def catch_up(self, of: HandOver, source: Place) -> Round | None:
+        def catch_up(self, hand_over: HandOver, source: Place) -> Round | None:
             if refuses():
                 raise BaseError("refused")
-            return super().catch_up(of, source)
+            return super().catch_up(hand_over, source)
 
-        def finish(self, out: Connection, into: Connection, of: HandOver, source: Place, left: Lane) -> int | None:
-            rows = super().finish(out, into, of, source, left)
+        def finish(
+            self, out: Connection, into: Connection, hand_over: HandOver, source: Place, left: Lane
+        ) -> int | None:
+            rows = super().finish(out, into, hand_over, source, left)
             if rows is not None and refuses():
                 raise BaseError("refused")
             return rows
@@ -336,9 +338,9 @@ def _lost(why: str) -> OperationalError:
 
 
 def _known(engines: dict[str, Engine]) -> dict[str, preflight.Known]:
-    found, told = preflight.look(engines)
-    _refuse(told)
-    return found
+    known, reasons = preflight.look(engines)
+    _refuse(reasons)
+    return known
 
 
 def _refuse(reasons: list[str]) -> None:

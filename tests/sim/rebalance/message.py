@@ -59,16 +59,16 @@ class Write:
 
     @property
     def attributes(self) -> dict[str, str]:
-        found = {
+        attributes = {
             "slot": digits_of(self.slot, SLOT_BITS),
             "partition_key": self.key,
             "message_type": self.kind,
             "operation": self.operation,
         }
         if self.caller:
-            found["caller"] = self.caller
+            attributes["caller"] = self.caller
         key = self.number if self.key_of is None else self.key_of
-        return {**found, "idempotency_key": f"w{key}"} if self.keyed else found
+        return {**attributes, "idempotency_key": f"w{key}"} if self.keyed else attributes
 
     @property
     def data(self) -> bytes:
@@ -112,10 +112,10 @@ def posted(number: int, write: Write | None, lane: str, time_us: int, data: byte
 
 
 def _short_keys() -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {slot: [] for slot in SLOTS}
+    keys: dict[int, list[str]] = {slot: [] for slot in SLOTS}
     for number in range(100):
-        found[slot_of(f"k{number}", SLOT_BITS)].append(f"k{number}")
-    return found
+        keys[slot_of(f"k{number}", SLOT_BITS)].append(f"k{number}")
+    return keys
 
 
 KEYS = _short_keys()  # by slot

@@ -101,8 +101,8 @@ class StaleMap(Fence):
 
 class AcksAllAfterLeft(Store):
     def _elsewhere(self, connection: Connection, deliveries: Sequence[Delivery], here: Lanes) -> Outcome:
-        found = super()._elsewhere(connection, deliveries, here)
-        return dataclasses.replace(found, passed_on=found.passed_on + len(found.again), again=())
+        elsewhere = super()._elsewhere(connection, deliveries, here)
+        return dataclasses.replace(elsewhere, passed_on=elsewhere.passed_on + len(elsewhere.again), again=())
 
 
 class PublishesAllAgain(Store):
@@ -119,10 +119,10 @@ class LetsGoTwice(Store):
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         passed = super().pass_barriers(barriers)
         with self._engine.begin() as connection:
-            for each in barriers:
+            for delivery in barriers:
                 connection.exec_driver_sql(
                     "UPDATE shardctl_lanes SET barrier_time_us = ? WHERE slot = ? AND generation = ? AND state = 'left'",
-                    (each.publish_time_us, each.slot, each.generation),
+                    (delivery.publish_time_us, delivery.slot, delivery.generation),
                 )
                 connection.exec_driver_sql("UPDATE shardctl_fence SET version = version + 1")
         return passed
@@ -133,11 +133,11 @@ class AwaitsWhateverComes(Store):
 
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         with self._writing() as connection:
-            for each in barriers:
-                entry = journal.read(connection).get(each.barrier.rebalance)
+            for delivery in barriers:
+                entry = journal.read(connection).get(delivery.barrier.rebalance)
                 if entry and entry.state == RebalanceState.OPEN:
-                    lanes.await_barriers(connection, [each.slot], each.generation, entry.id)
-                    _end_lane(connection, each)
+                    lanes.await_barriers(connection, [delivery.slot], delivery.generation, entry.id)
+                    _end_lane(connection, delivery)
         return Passed()
 
 
@@ -146,8 +146,8 @@ class AsksForNoToken(Store):
 
     def pass_barriers(self, barriers: Sequence[Delivery]) -> Passed:
         with self._writing() as connection:
-            for each in barriers:
-                _end_lane(connection, each)
+            for delivery in barriers:
+                _end_lane(connection, delivery)
         return Passed()
 
 
@@ -161,8 +161,8 @@ class PassesAnyBarrier(Handler):
     """Whatever shard and generation it is meant for."""
 
     async def _pass_barriers(self, mine: Sequence[Delivery], outcome: Outcome) -> list[Delivery]:
-        for each in mine:
-            each.ends_lane = each.barrier is not None
+        for delivery in mine:
+            delivery.ends_lane = delivery.barrier is not None
         return await super()._pass_barriers(mine, outcome)
 
 
@@ -186,11 +186,11 @@ class NewKeys(Handler):
 
     async def _write(self, mine: Sequence[Delivery], lock_seconds: float | None) -> tuple[Outcome, Any]:
         outcome, waits = await super()._write(mine, lock_seconds)
-        for each in outcome.again:
-            message = type(each.message)()
-            message.CopyFrom(each.message)
-            message.attributes["idempotency_key"] = f"{each.idempotency_key}-again"
-            each.message, each.keyless = message, False
+        for delivery in outcome.again:
+            message = type(delivery.message)()
+            message.CopyFrom(delivery.message)
+            message.attributes["idempotency_key"] = f"{delivery.idempotency_key}-again"
+            delivery.message, delivery.keyless = message, False
         return outcome, waits
 
 
@@ -205,9 +205,9 @@ def _with_copy(after: Callable[[Connection, HandOver], None]) -> Parts:
         def row_copy(fleet: Any) -> copying.Copy:
             real = copying.row_copy(fleet)
 
-            def copy(source: Connection, destination: Connection, of: HandOver) -> int:
-                rows = real(source, destination, of)
-                after(destination, of)
+            def copy(source: Connection, destination: Connection, hand_over: HandOver) -> int:
+                rows = real(source, destination, hand_over)
+                after(destination, hand_over)
                 return rows
 
             return copy
@@ -216,22 +216,22 @@ def _with_copy(after: Callable[[Connection, HandOver], None]) -> Parts:
 
 
 def _deleting(*tables: str) -> Callable[[Connection, HandOver], None]:
-    def delete(connection: Connection, of: HandOver) -> None:
+    def delete(connection: Connection, hand_over: HandOver) -> None:
         for table in tables:
-            connection.exec_driver_sql(f"DELETE FROM {table} WHERE slot = {of.slot}")
+            connection.exec_driver_sql(f"DELETE FROM {table} WHERE slot = {hand_over.slot}")
 
     return delete
 
 
-def _as_it_was_before(connection: Connection, of: HandOver) -> None:
+def _as_it_was_before(connection: Connection, hand_over: HandOver) -> None:
     """A row that its last write deleted is there again."""
-    write = Write(0, KEYS[of.slot][-1], of.slot, BALANCE)
+    write = Write(0, KEYS[hand_over.slot][-1], hand_over.slot, BALANCE)
     row = f"'{write.row}', '{write.key}', 0, {write.slot}"
     connection.exec_driver_sql(f"INSERT OR IGNORE INTO balances (id, owner, number, slot) VALUES ({row})")
 
 
-def _forgets_fingerprints(connection: Connection, of: HandOver) -> None:
-    connection.exec_driver_sql(f"UPDATE shardctl_inbox SET fingerprint = NULL WHERE slot = {of.slot}")
+def _forgets_fingerprints(connection: Connection, hand_over: HandOver) -> None:
+    connection.exec_driver_sql(f"UPDATE shardctl_inbox SET fingerprint = NULL WHERE slot = {hand_over.slot}")
 
 
 class KeepsLeftovers(Executor):
@@ -241,14 +241,14 @@ class KeepsLeftovers(Executor):
     def row_copy(fleet: Any) -> copying.Copy:
         real = copying.row_copy(fleet)
 
-        def copy(source: Connection, destination: Connection, of: HandOver) -> int:
+        def copy(source: Connection, destination: Connection, hand_over: HandOver) -> int:
             left = {
-                table: destination.exec_driver_sql(f"SELECT * FROM {table} WHERE slot = {of.slot}").all()
+                table: destination.exec_driver_sql(f"SELECT * FROM {table} WHERE slot = {hand_over.slot}").all()
                 for table in ("shardctl_parked_keys", "shardctl_parked")
             }
-            rows = real(source, destination, of)
-            for table, found in left.items():
-                for row in found:
+            rows = real(source, destination, hand_over)
+            for table, rows_of_table in left.items():
+                for row in rows_of_table:
                     marks = ", ".join("?" for _ in row)
                     destination.exec_driver_sql(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", tuple(row))
             return rows
@@ -266,37 +266,39 @@ def _with_run(kind: type[Run]) -> Parts:
 class BarrierBeforeDue(Run):
     """Slots become due a step after their barriers are awaited, and out."""
 
-    def _begin(self, of: list[Any]) -> None:
+    def _begin(self, pairs: list[Any]) -> None:
         self._early = getattr(self, "_early", set())
-        late = [each for each in of if each[0] in self._early]
-        for hand_over, standing in of:
+        late = [pair for pair in pairs if pair[0] in self._early]
+        for hand_over, standing in pairs:
             if hand_over not in self._early:
                 self._early.add(hand_over)
                 slot, source = hand_over.slot, standing.source
                 with writing(self._databases[source.shard]) as connection:
                     tokens = lanes.await_barriers(connection, [slot], source.generation, self.rebalance)
                 self._publish(InFlight(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
-        self._survey.put_back([each for each in of if each not in late])
+        self._survey.put_back([pair for pair in pairs if pair not in late])
         super()._begin(late)
 
 
 class ActivatesBeforeCopy(Run):
     def _copy_what_has_left(self, now: float) -> None:
-        for each in self._in_flight(Stage.LEFT):
-            source = each.standing.source
-            if each.work is None and source and source.shard != each.hand_over.to.shard:
-                each.work = Future()
+        for in_flight in self._in_flight(Stage.LEFT):
+            source = in_flight.standing.source
+            if in_flight.work is None and source and source.shard != in_flight.hand_over.to.shard:
+                in_flight.work = Future()
                 with snapshot(self._databases[source.shard]) as out:
                     left = [
-                        one
-                        for one in lanes.read(out, (each.hand_over.slot,)).values()
-                        if one.generation == source.generation
+                        lane
+                        for lane in lanes.read(out, (in_flight.hand_over.slot,)).values()
+                        if lane.generation == source.generation
                     ]
-                with writing(self._databases[each.hand_over.to.shard]) as into:
+                with writing(self._databases[in_flight.hand_over.to.shard]) as into:
                     lanes.activate(
-                        into, {each.hand_over.slot: left[0].barrier_time_us or 0}, each.hand_over.to.generation
+                        into,
+                        {in_flight.hand_over.slot: left[0].barrier_time_us or 0},
+                        in_flight.hand_over.to.generation,
                     )
-                each.work = None
+                in_flight.work = None
         super()._copy_what_has_left(now)
 
 
@@ -376,7 +378,7 @@ def _hostile_and_slow(seed: int) -> Scenario:
 def _sparse_and_slow(seed: int) -> Scenario:
     """Few transactions come between due and what was published since the barrier, and that comes while the slot is due."""
     made = small(seed)
-    sparse = [dataclasses.replace(each, at=each.at * 3) for each in made.publications]
+    sparse = [dataclasses.replace(publication, at=publication.at * 3) for publication in made.publications]
     return dataclasses.replace(made, publications=sparse, faults=[Fault(3.0, "freeze", 3.0, 0)], run_at=3.2)
 
 

@@ -64,10 +64,10 @@ class MovingOracle(Oracle):
     def _identity_of(message: Posted) -> bytes:
         attributes = message.body.attributes
         if key := attributes.get("idempotency_key"):
-            found = identity.of_key(attributes.get("caller", ""), attributes["message_type"], key)
+            base = identity.of_key(attributes.get("caller", ""), attributes["message_type"], key)
         else:
-            found = identity.of_message(attributes.get(identity.COPY_OF) or message.id)
-        return identity.in_slot(found, message.slot)
+            base = identity.of_message(attributes.get(identity.COPY_OF) or message.id)
+        return identity.in_slot(base, message.slot)
 
     def acked_on(self, subscription: str, process: Process, message: Posted) -> None:
         write = message.write
@@ -123,15 +123,15 @@ class MovingOracle(Oracle):
         if version == self._versions.get(shard.name):
             return
         self._versions[shard.name] = version
-        found = shard.lanes()
+        lanes = shard.lanes()
         before, now = self.active[shard.name], {}
-        for slot, generation in active(found):
+        for slot, generation in active(lanes):
             if slot in now:
                 self.violate(f"slot {slot} is active in {shard.name} g{now[slot]} and g{generation}")
             now[slot] = generation
         self.active[shard.name] = now
-        told = " ".join(f"{each.slot}/g{each.generation}:{each.state}" for each in found)
-        self.tell(shard.name, f"has after {who}:", told)
+        listing = " ".join(f"{lane.slot}/g{lane.generation}:{lane.state}" for lane in lanes)
+        self.tell(shard.name, f"has after {who}:", listing)
         for name, others in self.active.items():
             if twice := sorted(others.keys() & now.keys()) if name != shard.name else []:
                 self.violate(f"slots {twice} are active in {name} and in {shard.name}")
@@ -201,7 +201,7 @@ class MovingOracle(Oracle):
         owned = {shard.name: dict.fromkeys(shard.slots, shard.generation) for shard in fleet.shards}
         for name, shard in self._databases.items():
             here = owned.get(name, {})
-            lanes = [(each.slot, each.generation, str(each.state)) for each in shard.lanes()]
+            lanes = [(lane.slot, lane.generation, str(lane.state)) for lane in shard.lanes()]
             if sorted(lanes) != sorted((slot, generation, "active") for slot, generation in here.items()):
                 self.violate(f"lanes of {name}: {lanes}, wanted: {here}")
             if strays := shard.slots_with_rows() - here.keys():
@@ -218,9 +218,9 @@ class MovingOracle(Oracle):
         if backlog:
             self.violate(f"still not acked: {list(backlog)}")
         self._check_everything_written()
-        held = sorted(slot for slots in self.active.values() for slot in slots)
-        if held != sorted(self._orders):
-            self.violate(f"active are slots {held}")
+        active_slots = sorted(slot for slots in self.active.values() for slot in slots)
+        if active_slots != sorted(self._orders):
+            self.violate(f"active are slots {active_slots}")
 
     def _check_everything_written(self) -> None:
         for write in self._writes.values():

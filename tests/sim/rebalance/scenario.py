@@ -62,8 +62,8 @@ class Scenario:
 
     @property
     def writes(self) -> list[Write]:
-        found = {publication.write.number: publication.write for publication in self.publications}
-        return [found[number] for number in sorted(found)]
+        writes = {publication.write.number: publication.write for publication in self.publications}
+        return [writes[number] for number in sorted(writes)]
 
 
 @functools.cache
@@ -275,13 +275,13 @@ def _owners(draw: random.Random) -> tuple[tuple[str, ...], ...]:
     first = draw.choice(
         (("s0", "s0", "s1", "s1"), ("s0", "s1", "s1", "s1"), ("s0", "s0", "s0", "s0"), ("s0", "s1", "s0", "s1"))
     )
-    found = [first]
-    while len(found) < 3:
+    owners = [first]
+    while len(owners) < 3:
         names = draw.choice((("s0", "s1"), ("s0", "s1"), SHARDS, ("s0",), ("s1", "s2")))
-        after = tuple(draw.choice(names) if draw.random() < 0.6 else owner for owner in found[-1])
-        if after != found[-1]:
-            found.append(after)
-    return tuple(found)
+        after = tuple(draw.choice(names) if draw.random() < 0.6 else owner for owner in owners[-1])
+        if after != owners[-1]:
+            owners.append(after)
+    return tuple(owners)
 
 
 def _publications(
@@ -292,44 +292,44 @@ def _publications(
     repeat_rate = draw.choice((0.0, 0.1, 0.3))
     times = sorted(draw.random() * draw.choice((4.0, 8.0, calm_at)) for _ in range(draw.choice((8, 20, 20, 40))))
     reuse_rate = draw_key.choice((0.0, 0.1, 0.3))
-    found: list[Publication] = []
+    publications: list[Publication] = []
     keyed: list[Write] = []
     number = 0
     for at in times:
         if keyed and draw_key.random() < reuse_rate:
-            found.append(Publication(at, _reuse(draw_key, number, draw_key.choice(keyed), orders)))
+            publications.append(Publication(at, _reuse(draw_key, number, draw_key.choice(keyed), orders)))
             number += 1
             continue
         if keyed and draw.random() < repeat_rate:
-            found.append(Publication(at, draw.choice(keyed[-6:])))
+            publications.append(Publication(at, draw.choice(keyed[-6:])))
             continue
         poison = draw.choice((Poison.REFUSED, Poison.UNREADABLE)) if draw.random() < poison_rate else None
         key, kind = draw.choice(keys)
         write = Write(number, key, _slot_of(key), kind, poison, keyed=draw.random() < 0.7)
         number += 1
-        found.append(Publication(at, write))
+        publications.append(Publication(at, write))
         if write.keyed:
             keyed.append(write)
-    return found
+    return publications
 
 
-def _reuse(draw: random.Random, number: int, of: Write, orders: Mapping[int, Order]) -> Write:
+def _reuse(draw: random.Random, number: int, earlier: Write, orders: Mapping[int, Order]) -> Write:
     """Another caller's write under the key of an earlier one; or an error, where it is sure to come behind that one."""
-    if draw.random() < 0.5 and of.kind == ENTRY and orders[of.slot] is Order.KEPT:
-        return Write(number, of.key, of.slot, of.kind, Poison.KEY_REUSED, key_of=of.number)
-    return Write(number, of.key, of.slot, of.kind, key_of=of.number, caller=f"c{number}")
+    if draw.random() < 0.5 and earlier.kind == ENTRY and orders[earlier.slot] is Order.KEPT:
+        return Write(number, earlier.key, earlier.slot, earlier.kind, Poison.KEY_REUSED, key_of=earlier.number)
+    return Write(number, earlier.key, earlier.slot, earlier.kind, key_of=earlier.number, caller=f"c{number}")
 
 
 def _balances(draw: random.Random, orders: Mapping[int, Order], calm_at: float) -> list[Publication]:
     """Writes that change and delete the rows of a few keys, in slots where it is known which of them came last."""
     keys = [KEYS[slot][-1] for slot in SLOTS if draw.random() < 0.6 and orders[slot] is Order.KEPT]
     times = sorted(draw.random() * draw.choice((4.0, 8.0, calm_at)) for _ in range(draw.choice((0, 6, 12, 24))))
-    found = []
+    balances = []
     for number, at in enumerate(times if keys else []):
         key, operation = draw.choice(keys), draw.choice(("upsert", "upsert", "delete"))
         write = Write(number, key, _slot_of(key), BALANCE, keyed=draw.random() < 0.7, operation=operation)
-        found.append(Publication(at, write))
-    return found
+        balances.append(Publication(at, write))
+    return balances
 
 
 def _numbered(publications: list[Publication]) -> list[Publication]:
@@ -368,15 +368,15 @@ _KINDS = (
 
 
 def _faults(draw: random.Random, replicas: int, calm_at: float) -> list[Fault]:
-    found = []
+    faults = []
     for _ in range(draw.choice((0, 1, 2, 4, 6))):
         at, replica = draw.random() * draw.choice((5.0, calm_at)), draw.randrange(replicas * len(SHARDS))
         kind = draw.choice(_KINDS)
         if kind in {"kill", "stop", "freeze"}:
-            found.append(Fault(at, kind, draw.choice((0.5, 4.0, 14.0, 35.0)), replica))
+            faults.append(Fault(at, kind, draw.choice((0.5, 4.0, 14.0, 35.0)), replica))
         else:
-            found.append(Fault(at, kind, draw.choice((0.2, 2.0, 8.0))))
-    return sorted(found, key=lambda fault: fault.at)
+            faults.append(Fault(at, kind, draw.choice((0.2, 2.0, 8.0))))
+    return sorted(faults, key=lambda fault: fault.at)
 
 
 def _trap(draw: random.Random, replicas: int) -> Trap:

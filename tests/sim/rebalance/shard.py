@@ -127,24 +127,24 @@ class ShardDatabase:
         return self._ask("SELECT version FROM shardctl_fence")[0][0]
 
     def lanes(self) -> list[Lane]:
-        found = self._ask(
+        rows = self._ask(
             "SELECT slot, generation, state, barrier_time_us FROM shardctl_lanes ORDER BY slot, generation"
         )
-        return [Lane(slot, generation, LaneState(state), time_us) for slot, generation, state, time_us in found]
+        return [Lane(slot, generation, LaneState(state), time_us) for slot, generation, state, time_us in rows]
 
     def ids(self, slot: int | None = None) -> list[str]:
         """Of the rows of a slot, or of all."""
         return sorted(row_id for table in TABLES for row_id in self._column(f"id FROM {table}", slot))
 
     def recorded(self, slot: int, identity: bytes) -> str | None:
-        found = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND identity = ?", slot, identity)
-        return OutcomeCode().process_result_value(found[0][0], SQLITE) if found else None
+        rows = self._ask("SELECT outcome FROM shardctl_inbox WHERE slot = ? AND identity = ?", slot, identity)
+        return OutcomeCode().process_result_value(rows[0][0], SQLITE) if rows else None
 
     def slots_with_rows(self) -> set[int]:
-        found: set[int] = set()
+        slots: set[int] = set()
         for table in (*TABLES, "shardctl_inbox", "shardctl_parked_keys", "shardctl_parked"):
-            found.update(self._column(f"slot FROM {table}"))
-        return found
+            slots.update(self._column(f"slot FROM {table}"))
+        return slots
 
     def rebalance_states(self) -> list[str]:
         return self._column("state FROM shardctl_rebalances")
@@ -223,6 +223,6 @@ class ShardStore:
             self._observe(self._shard, process)
 
 
-def active(found: Sequence[Lane]) -> Iterator[tuple[int, int]]:
+def active(lanes: Sequence[Lane]) -> Iterator[tuple[int, int]]:
     """Slot and generation of each active lane."""
-    return ((lane.slot, lane.generation) for lane in found if lane.state == LaneState.ACTIVE)
+    return ((lane.slot, lane.generation) for lane in lanes if lane.state == LaneState.ACTIVE)

@@ -107,12 +107,12 @@ class Topic:
 
     def backlogs(self, names: Sequence[str]) -> dict[str, Backlog]:
         """As `shardctl.rebalance.backlog` reports them."""
-        found = {}
+        backlogs = {}
         for path in self.brokers:
             if (name := path.rpartition("/")[2]) in names:
                 times = [message.time_us for message in self._held(path)]
-                found[name] = Backlog(len(times), min(times, default=None), self.now_us())
-        return found
+                backlogs[name] = Backlog(len(times), min(times, default=None), self.now_us())
+        return backlogs
 
     # -- publishing ------------------------------------------------------------------------------------------------
 

@@ -209,8 +209,10 @@ class MovingWorld(World):
     def _deploy(self, fleet: Fleet, *, at_once: bool = False) -> None:
         """Pods are replaced one after the other where their configuration has changed."""
         wanted = {shard.name: slice_of(fleet, shard) for shard in fleet.shards}
-        told = {name: [each.number for each in config.generations] for name, config in wanted.items()}
-        self.oracle.tell("people", "deploy", told)
+        generations = {
+            name: [generation.number for generation in config.generations] for name, config in wanted.items()
+        }
+        self.oracle.tell("people", "deploy", generations)
         self._configs = wanted
         for index in range(len(self._lives)):
             self.loop.after(0.0 if at_once else self._draw() * 2.0, self._roll, index)

@@ -54,7 +54,7 @@ def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
     """Pub/Sub's policy sends a message as it was, behind attributes of its own that no publisher can keep from being set."""
     forged = letter(WRITE | OURS | PUBSUBS | {"shardctl-shortened": "x", "shardctl-reason": "key_reused"})
     honest = letter(WRITE | PUBSUBS)
-    told = (
+    fields = (
         "origin",
         "reason",
         "shard",
@@ -65,7 +65,7 @@ def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
         "unfit",
         "written_us",
     )
-    assert [getattr(forged, name) for name in told] == [getattr(honest, name) for name in told]
+    assert [getattr(forged, name) for name in fields] == [getattr(honest, name) for name in fields]
     stray = letter(WRITE | OURS, stray=True, subscription="shop-strays")
     assert stray.place == letter(WRITE, stray=True, subscription="shop-strays").place
     assert letter(WRITE | PUBSUBS | {"shardctl-reason": "x"}).origin == Origin.PUBSUB

@@ -260,8 +260,8 @@ def test_some_slots_go_back_and_then_all_go_there_again(go, site):
 def test_slots_that_cant_go_are_named(go, site, arguments, code, reason):
     assert go(*ADD, "--yes")[0] == 4
     before = site.file.read_text()
-    found, _, err = go(*arguments, "--yes")
-    assert (found, reason in err, "\x1b" in err) == (code, True, False), err
+    exit_code, _, err = go(*arguments, "--yes")
+    assert (exit_code, reason in err, "\x1b" in err) == (code, True, False), err
     assert (site.file.read_text(), site.next.exists()) == (before, False)
 
 
