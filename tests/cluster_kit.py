@@ -518,7 +518,7 @@ def cluster_for(fleet, **settings):
     return cluster
 
 
-class Told:
+class Recorder:
     """What a run reports. Its waits take no time, and end after `looks`."""
 
     def __init__(self, looks=3):
@@ -540,7 +540,7 @@ class Told:
 
 def apply(cluster, fleet, *, force=False, backlogs=None, recorder=None):
     """What `shardctl apply --yes` does, on a cluster in this process; the changes and the deletions that it made."""
-    recorder, api, rendered = recorder or Told(), Api(cluster.client()), manifests(fleet)
+    recorder, api, rendered = recorder or Recorder(), Api(cluster.client()), manifests(fleet)
     resources = served(api, rendered)
     changes = Preview(api, resources, force=force).of(rendered)
     assert [str(change) for change in changes if change.blocked] == []

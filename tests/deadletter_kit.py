@@ -130,10 +130,10 @@ class Town:
                         decode(type(message).pb(message), path, sub.generation, shard.config, 0.0)
                         for message in received
                     ],
-                    self._set_aside(shard, before_commit),
+                    self._dead_letter(shard, before_commit),
                 )
 
-    def _set_aside(self, shard, before_commit):
+    def _dead_letter(self, shard, before_commit):
         topic = DeadLetterTopic(self._client, shard.config)
 
         def publish(deliveries):
@@ -198,7 +198,7 @@ class _Shard(Database):
         self.run(f"DELETE FROM shardctl_lanes WHERE slot NOT IN ({keep})")
         self.run("UPDATE shardctl_fence SET version = version + 1")
 
-    def settle(self, deliveries, set_aside):
+    def settle(self, deliveries, dead_letter):
         for delivery in deliveries:
             known(delivery)
             if delivery.fault is None and delivery.barrier is None:
@@ -209,12 +209,12 @@ class _Shard(Database):
                     delivery.fault = fault
         lost = [delivery for delivery in deliveries if delivery.slot == NO_SLOT]
         if lost:
-            set_aside(lost)
+            dead_letter(lost)
         ordered = [delivery for delivery in deliveries if delivery.slot != NO_SLOT]
         while (outcome := self.store.apply(ordered)).poison:
             poison = [delivery for delivery in outcome.poison if not delivery.parks]
             if poison:
-                set_aside(poison)
+                dead_letter(poison)
             for delivery in poison:
                 delivery.dead_lettered = True
         return outcome

@@ -86,7 +86,7 @@ class Leadership:
 
     async def _try(self) -> None:
         election, asked_at = self._election, self._clock()
-        if election.expire(asked_at):  # the process stood still meanwhile
+        if election.expire(asked_at):  # the process was frozen meanwhile
             self._end("it could not renew its lease in time")
         try:
             async with asyncio.timeout(election.patience(asked_at)):

@@ -32,8 +32,8 @@ class Choice:
             and self.shard in (None, letter.shard)
             and self.reason in (None, letter.reason)
             and self.key in (None, letter.key)
-            and (self.since_us is None or letter.set_aside_us >= self.since_us)
-            and (self.until_us is None or letter.set_aside_us < self.until_us)
+            and (self.since_us is None or letter.dead_lettered_us >= self.since_us)
+            and (self.until_us is None or letter.dead_lettered_us < self.until_us)
         )
 
 

@@ -60,7 +60,7 @@ class Letter:
     subscription: str
     origin: Origin
     id: str
-    set_aside_us: int
+    dead_lettered_us: int
     reason: str
     detail: str
     shard: str
@@ -116,7 +116,7 @@ def read(fleet: Fleet, subscription: str, message: Message, *, stray: bool) -> L
         subscription=subscription,
         origin=origin,
         id=message.id,
-        set_aside_us=message.publish_time_us,
+        dead_lettered_us=message.publish_time_us,
         reason=reason,
         detail=detail[:KEPT_DETAIL],
         shard=_shard(fleet, origin, attributes, place),

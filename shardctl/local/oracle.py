@@ -37,7 +37,7 @@ class Difference(StrEnum):
     PHANTOM = "phantom"  # nobody wrote it
     REORDERED = "reordered"  # took effect after a later write of its row
     WRONG_VALUE = "wrong value"
-    SET_ASIDE = "set aside"  # dead-lettered although it can succeed
+    DEAD_LETTERED = "dead-lettered"  # although it can succeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ def _read_records(
         if outcome == APPLIED:
             applied += 1
         else:
-            findings.append(Finding(Difference.SET_ASIDE, shard, f"write {key}: recorded as {outcome}"))
+            findings.append(Finding(Difference.DEAD_LETTERED, shard, f"write {key}: recorded as {outcome}"))
     return applied
 
 

@@ -86,8 +86,8 @@ class _Api:
         return await _in_thread(partial(letters.listed, self._view.fleet(), strays=strays))
 
     async def letters_replay(self, request: Request) -> Any:
-        body = await _body(request, {"strays": bool, "id": str, "key": str, "set_aside_us": int})
-        confirmed = {"letter_id": body["id"], "key": body["key"], "set_aside_us": body["set_aside_us"]}
+        body = await _body(request, {"strays": bool, "id": str, "key": str, "dead_lettered_us": int})
+        confirmed = {"letter_id": body["id"], "key": body["key"], "dead_lettered_us": body["dead_lettered_us"]}
         work = partial(letters.replay, self._view.fleet(), self._view.urls(), strays=body["strays"], **confirmed)
         return await self._act("deadletter replay", {"strays": body["strays"], "ids": [body["id"]]}, work)
 

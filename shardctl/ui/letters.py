@@ -39,7 +39,7 @@ def listed(fleet: Fleet, *, strays: bool) -> dict[str, Any]:
 
 
 def replay(
-    fleet: Fleet, urls: Mapping[str, str | Unknown], *, strays: bool, letter_id: str, key: str, set_aside_us: int
+    fleet: Fleet, urls: Mapping[str, str | Unknown], *, strays: bool, letter_id: str, key: str, dead_lettered_us: int
 ) -> dict[str, Any]:
     """Publish one letter again, as `shardctl deadletter replay` does, if it is the one that the page showed.
 
@@ -56,7 +56,7 @@ def replay(
                 HTTPStatus.NOT_FOUND, "the letter isn't there, or another reader has leased it: look again in a minute"
             )
         letter = entry.letter
-        if (letter.id, letter.key, letter.set_aside_us) != (letter_id, key, set_aside_us):
+        if (letter.id, letter.key, letter.dead_lettered_us) != (letter_id, key, dead_lettered_us):
             raise Problem(HTTPStatus.CONFLICT, "that letter isn't the one that the page showed: look again")
         lacking = inboxes.lacking([letter] if letter.origin != Origin.STRAY else [])
         if lacking:
@@ -111,8 +111,8 @@ def _letter_json(letter: Letter, body: bytes) -> dict[str, Any]:
         "shard": letter.shard,
         "reason": letter.reason,
         "detail": letter.detail,
-        "set_aside": datetime.fromtimestamp(letter.set_aside_us / 1e6, UTC).isoformat(timespec="milliseconds"),
-        "set_aside_us": letter.set_aside_us,
+        "dead_lettered": datetime.fromtimestamp(letter.dead_lettered_us / 1e6, UTC).isoformat(timespec="milliseconds"),
+        "dead_lettered_us": letter.dead_lettered_us,
         "size": letter.size,
         "unfit": letter.unfit.why if letter.unfit else None,
         "body": body[:MAX_BODY_BYTES].decode(errors="replace") + ("…" if len(body) > MAX_BODY_BYTES else ""),

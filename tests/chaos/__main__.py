@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"faults: {', '.join(EVERY_FAULT)}",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of writes and faults; without it a new one, which is told"
+        "--seed", type=int, metavar="N", help="of writes and faults; without it a random one, which is printed"
     )
     parser.add_argument("--minutes", type=float, default=1.0, metavar="M", help="of faults (default %(default)s)")
     parser.add_argument("--faults", type=_faults, default=(), metavar="NAME,…", help="only these; -NAME: all but these")

@@ -31,7 +31,7 @@ DRAIN_SECONDS = 300.0
 FIRST_MOVE_SECONDS = 120.0  # beyond the time of the faults
 LOOK_SECONDS, ASK_SECONDS = 1.0, 4.0
 # At least: what a consumer did right before its end is not reported.
-TOLD = {
+METRICS = {
     "held": "shardctl_messages_held_total",
     "passed on": "shardctl_messages_passed_on_total",
     "published again": "shardctl_messages_published_again_total",
@@ -173,7 +173,7 @@ class Campaign:
         try:
             self._look_at_subscriptions()
         except ShardctlError:
-            return  # the broker stands still, which may be on purpose
+            return  # the broker doesn't answer: a fault may have frozen it
         if self._looked - self._asked >= ASK_SECONDS:
             self._asked = self._looked
             self._ask_consumers()
@@ -219,9 +219,9 @@ class Campaign:
             "consumer restarts": sum(consumer.restarts for consumer in self.local.consumers),
             **{
                 name: int(sum(metrics.get(metric, 0) for metrics in self._metrics.values()))
-                for name, metric in TOLD.items()
+                for name, metric in METRICS.items()
             },
-            **(self.mover.told() if self.mover else {}),
+            **(self.mover.counts() if self.mover else {}),
         }
 
     def _look_at_subscriptions(self) -> None:

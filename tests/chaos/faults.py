@@ -88,7 +88,7 @@ class ConsumerTerm(ConsumerFault):
 
 
 class BrokerPause(Fault):
-    """Stands still: leases end behind everybody's back."""
+    """Is frozen: leases end although their holder never let go of them."""
 
     kind = BROKER
     seconds = (2.0, 8.0)  # less than a call for its faults waits

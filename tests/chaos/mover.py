@@ -32,7 +32,7 @@ ROLLOUT_SECONDS = (0.2, 5.0)
 class Mover:
     """A thread. `error` is what it died of: then slots are wherever they are.
 
-    `tell` hears of everything it does.
+    It calls `tell` with everything it does.
     """
 
     def __init__(self, scene: Scene, seed: int, tell: Callable[[str], object], command: tuple[str, ...] = ()) -> None:
@@ -85,7 +85,7 @@ class Mover:
         gave_up = f"the rebalance was given up: {type(self.error).__name__}: {self.error}" if self.error else ""
         return [fault for fault in (gave_up, *self.commands.bugs, *self._leftovers) if fault]
 
-    def told(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """In figures."""
         return {**self.counts, **{f"commands {name}": count for name, count in self.commands.counts.items()}}
 

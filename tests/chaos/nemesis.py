@@ -99,7 +99,7 @@ class Event:
 
 
 class Nemesis:
-    """A thread for each fault, so that a slow one holds up no other. `tell` hears of each event, from any of them."""
+    """A thread for each fault, so that a slow one delays no other. Any of them calls `tell` with each of its events."""
 
     def __init__(self, scene: Scene, schedule: Sequence[Planned], tell: Callable[[Event], None]) -> None:
         self.history: list[Event] = []

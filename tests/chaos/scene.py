@@ -103,7 +103,7 @@ class Scene:
             yield
 
     def revive_crashed(self) -> list[ConsumerProcess]:
-        """Start again what ended without being told to, as Kubernetes would. One that a fault works on is the fault's."""
+        """Restart what ended unasked, as Kubernetes would. A process that a fault works on is left to the fault."""
         revived = []
         for shard, replicas in list(self.local.replicas.items()):
             for number, consumer in enumerate(replicas):

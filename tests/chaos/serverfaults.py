@@ -97,7 +97,7 @@ class PostgresKill(PostgresFault):
 
 
 class PostgresPause(PostgresFault):
-    """Every process stands still: connections stay open and nothing answers."""
+    """Every process is frozen: connections stay open and nothing answers."""
 
     seconds = (1.0, 8.0)
 

@@ -76,7 +76,7 @@ def test_sigterm_drains_within_the_grace_period(local, scene, fleet):
 
 
 @pytest.mark.proof
-def test_a_replica_that_stands_still_and_wakes_up_late_doubles_nothing(local, scene):
+def test_a_replica_that_freezes_and_resumes_late_applies_nothing_twice(local, scene):
     """Its leases end meanwhile, and its messages go elsewhere; then it goes on where it was."""
     # It must last until the sleeper has been sent messages that it doesn't handle.
     load = scene(6_000, writes_per_second=400)

@@ -172,7 +172,7 @@ def test_up_follows_a_rebalance_in_another_terminal_whose_executor_is_killed_on_
 
 
 @pytest.mark.proof
-def test_one_command_beside_up_is_killed_on_the_way_and_comes_to_its_end(terminals, tmp_path):
+def test_one_command_beside_up_is_killed_midway_and_completes_when_run_again(terminals, tmp_path):
     up, file = terminals.up, tmp_path / "shards.yaml"
     fleet = load_fleet(file)
     feed = Feed(fleet, terminals.environment()["PUBSUB_EMULATOR_HOST"], Stream(fleet, None, 300), writes_per_second=100)

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=1_000, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the seed of the first (%(default)s)")
     parser.add_argument("--seed", type=int, metavar="N", help="this schedule alone")
-    parser.add_argument("--trace", action="store_true", help="tell its events, the consumer's logs among them")
+    parser.add_argument("--trace", action="store_true", help="print its events, with the consumer's logs")
     parser.add_argument("--real-store", action="store_true", help="the real store on SQLite instead of its model")
     parser.add_argument(
         "--hand-over", action="store_true", help="a new stream with an old client id has what the old one had"
@@ -74,7 +74,7 @@ def _rebalance(given: argparse.Namespace) -> int:
 
 def _tell(given: argparse.Namespace, result: Result) -> int:
     if given.trace:
-        print(result.oracle.told())
+        print(result.oracle.text())
     else:
         print(f"history {result.oracle.digest()}")
     print(f"{result.seconds:.1f} s of virtual time, {sum(result.steps):,} steps", file=sys.stderr)
@@ -95,7 +95,7 @@ def _many(failures_found: Iterator[Failure | None]) -> int:
             done += 1
             if failure:
                 failed += 1
-                print(f"{failure.told()}\n")
+                print(f"{failure.report()}\n")
             if sys.stderr.isatty() and done % 20 == 0:
                 rate = done / (time.perf_counter() - began)
                 print(f"\r{done:,} schedules, {rate:.0f} a second, {failed} failed", end="", file=sys.stderr)

@@ -12,7 +12,7 @@ from tests.sim.scenario import Scenario, Trap, drawn
 from tests.sim.world import Parts, Result, play
 
 COLLECT_EVERY = 100
-TOLD_EVENTS = 60
+EVENTS_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Failure:
     result: Result
     command: str
 
-    def told(self) -> str:
+    def report(self) -> str:
         """What went wrong, the events before it, and how to see all of them."""
         traps = ", ".join(_shown(trap) for trap in self.scenario.traps)
-        lines = self.result.oracle.told().splitlines()
-        skipped = f"… {len(lines) - TOLD_EVENTS} events before\n" if len(lines) > TOLD_EVENTS else ""
+        lines = self.result.oracle.text().splitlines()
+        skipped = f"… {len(lines) - EVENTS_SHOWN} events before\n" if len(lines) > EVENTS_SHOWN else ""
         return (
-            f"{self.result.violations[0]}\n{skipped}" + "\n".join(lines[-TOLD_EVENTS:]) + f"\n"
+            f"{self.result.violations[0]}\n{skipped}" + "\n".join(lines[-EVENTS_SHOWN:]) + f"\n"
             f"seed {self.scenario.seed}{f', traps: {traps}' if traps else ''}\n"
             f"to see all of it: {self.command} --trace"
         )

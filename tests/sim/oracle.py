@@ -88,7 +88,7 @@ class Oracle:
     def _check_poison_told(self, message_id: str) -> None:
         for poison in self._poison_before[message_id]:
             if poison.id not in self.dead_letters:
-                self.violate(f"{message_id} was committed before {poison}, ahead of it, was set aside")
+                self.violate(f"{message_id} was committed before {poison}, ahead of it, was dead-lettered")
 
     def acked(self, process: Process, message: Message) -> None:
         if message.poison and message.id not in self.dead_letters:
@@ -136,5 +136,5 @@ class Oracle:
         """Of the history: equal where and only where everything happened in the same order at the same times."""
         return hashlib.sha256(repr(self.history).encode()).hexdigest()
 
-    def told(self) -> str:
+    def text(self) -> str:
         return "\n".join(f"{when:10.4f}  {who:<8} {what}" for when, who, what in self.history)

@@ -34,16 +34,16 @@ SWEPT, EFFECT_STRIDE, AWAIT_STRIDE = (
 
 def check(scenarios, parts=None):
     failure = next((failure for failure in failures(scenarios, parts) if failure), None)
-    assert failure is None, failure.told()
+    assert failure is None, failure.report()
 
 
 @pytest.mark.slow
 def test_uncut():
     """Slots move under load and nothing is published again; a deletion more or less would show in the number of effects."""
     result = play(small(0))
-    assert not result.violations, Failure(small(0), result, command(small(0))).told()
+    assert not result.violations, Failure(small(0), result, command(small(0))).report()
     assert result.again == result.again_counted == 0
-    history = result.oracle.told()
+    history = result.oracle.text()
     assert history.count("copied to s1") > 1  # while its writes go on, and then what had changed
     for event in ("copied to s1", "dead-lettered", "drops", "left", "due", "arriving"):
         assert event in history
@@ -67,7 +67,7 @@ def test_schedules_whose_producers_break_the_rules():
     for number in range(SCHEDULES // 2):
         scenario = drawn(number, broken_order=True)
         result = play(scenario)
-        assert not result.violations, Failure(scenario, result, command(scenario)).told()
+        assert not result.violations, Failure(scenario, result, command(scenario)).report()
         again += result.again
         assert bool(result.again) >= bool(result.again_counted)
     assert again
@@ -93,7 +93,7 @@ def test_somebody_publishes_barriers_of_their_own():
     """They know the journals and every token that was ever published; whatever they send changes nothing."""
     scenarios = [dataclasses.replace(small(seed), hostile=True) for seed in range(3)]
     check(scenarios)
-    assert play(scenarios[0]).oracle.told().count("hostile  publishes") > 10
+    assert play(scenarios[0]).oracle.text().count("hostile  publishes") > 10
 
 
 @pytest.mark.proof
@@ -138,8 +138,8 @@ def test_every_round_refused():
     scenario = copied_ahead(small)(0)
     scenario.manners.refuse_round = 1.0
     result = play(scenario)
-    assert not result.violations, Failure(scenario, result, command(scenario)).told()
-    assert "fell back: slot 1: refused" in result.oracle.told()
+    assert not result.violations, Failure(scenario, result, command(scenario)).report()
+    assert "fell back: slot 1: refused" in result.oracle.text()
 
 
 @pytest.mark.proof
@@ -148,7 +148,7 @@ def test_a_mistake_is_found(mutant):
     """By the harm that it does: a mutant that no longer fits what it changes, and dies of that, proves nothing."""
     failure = next(filter(None, failures(map(mutant.scenario, range(mutant.seeds)), mutant.parts)), None)
     assert failure is not None, f"{mutant.seeds} schedules, and nobody noticed"
-    assert " died of " not in failure.result.violations[0], failure.told()
+    assert " died of " not in failure.result.violations[0], failure.report()
 
 
 @pytest.mark.proof

@@ -23,7 +23,7 @@ PAIRS = 300
 
 def check(scenarios, parts=None):
     failure = first_failure(scenarios, parts)
-    assert failure is None, failure.told()
+    assert failure is None, failure.report()
 
 
 def test_few_schedules():
@@ -36,14 +36,14 @@ def test_several_schedules():
     missing = set(EVENTS)
     for scenario in seeds(range(SEVERAL)):
         result = play(scenario)
-        assert not result.violations, Failure(scenario, result, command(scenario)).told()
-        history = result.oracle.told()
+        assert not result.violations, Failure(scenario, result, command(scenario)).report()
+        history = result.oracle.text()
         missing -= {event for event in missing if event in history}
     assert not missing
 
 
 EVENTS = (
-    "is killed", "freezes", "thaws", "is told to stop", "handed back", "cuts a stream", "lease ends early", "copy of",
+    "is killed", "freezes", "thaws", "gets SIGTERM", "handed back", "cuts a stream", "lease ends early", "copy of",
     "lease of", "drops ack", "is flushed", "redis timeout", "redis down", "database timeout", "database answer lost",
     "deadletters answer lost", "deadletters down", "pubsub request lost", "pubsub timeout", "fails over",
     "waits in the inbox", "waits for the row", "refused", "unreadable", "no_slot", "unknown_type", "key_reused", "repeat",
@@ -54,7 +54,7 @@ EVENTS = (
 def late(scenario, parts=None):
     """Writes of slots that nobody holds that were committed later than three statement timeouts after they were published."""
     result = play(scenario, parts)
-    assert not result.violations, Failure(scenario, result, "").told()
+    assert not result.violations, Failure(scenario, result, "").report()
     committed = result.oracle.committed_at
     free = [publication for publication in scenario.publications if publication.message.key not in scenario.locked]
     return [
@@ -80,7 +80,7 @@ def test_what_kills_its_process_alone_becomes_a_dead_letter():
     for seed in range(10):
         scenario = crashing(seed)
         result = play(scenario)
-        assert not result.violations, Failure(scenario, result, "").told()
+        assert not result.violations, Failure(scenario, result, "").report()
 
 
 @pytest.mark.slow

@@ -273,7 +273,7 @@ class World:
 
     def _stop(self, life: Life, seconds: float = 0.0) -> None:
         if life.stopping_since is None:
-            self.oracle.misfortune(life.process, "is told to stop")
+            self.oracle.misfortune(life.process, "gets SIGTERM")
             life.stopping_since = self.loop.time()
             life.stop.set()
             self.loop.after(EXIT_SECONDS, self._check_exit, life)
@@ -283,7 +283,7 @@ class World:
         if life.process.frozen:
             self.loop.after(EXIT_SECONDS, self._check_exit, life)
         elif self._lives[life.index] is life:
-            self.oracle.violate(f"{life.process} is still there {EXIT_SECONDS:.0f} s after it was told to stop")
+            self.oracle.violate(f"{life.process} is still there {EXIT_SECONDS:.0f} s after its SIGTERM")
 
     def _cut_streams(self, seconds: float) -> None:
         for broker in self._brokers.values():

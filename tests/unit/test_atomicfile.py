@@ -69,7 +69,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     assert names(tmp_path / "real") == ["x"]
 
 
-def test_a_link_to_nothing_gets_its_target(tmp_path):
+def test_a_dangling_link_gets_its_target(tmp_path):
     (tmp_path / "link").symlink_to("x")
     atomicfile.write(tmp_path / "link", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
@@ -115,7 +115,7 @@ def test_a_new_file_replaces_nothing(tmp_path, there):
 
 
 @pytest.mark.parametrize("path", ["folder", "missing/x", "file/x"])
-def test_what_cannot_be_written_says_so_and_leaves_nothing(tmp_path, path):
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path, path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(FileError, match=rf"{path}: can't be written: .*\. What was there before is unchanged"):

@@ -67,7 +67,7 @@ def test_the_first_line_is_in_the_log_before_the_first_effect(folder, monkeypatc
     ],
     ids=["an error", "Ctrl-C", "a bug"],
 )
-def test_what_fails_says_so(folder, capsys, monkeypatch, ends_by, code, result, error):
+def test_a_failure_is_reported(folder, capsys, monkeypatch, ends_by, code, result, error):
     def fail(*_):
         raise ends_by
 

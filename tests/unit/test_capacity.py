@@ -197,7 +197,7 @@ def test_what_can_not_be_meant(capsys, options, message):  # on the shipped file
 
 
 @pytest.mark.slow
-def test_the_command_predicts_and_its_code_says_whether_it_fits(capsys):
+def test_the_exit_code_reports_whether_the_load_fits(capsys):
     assert main(["simulate", "--rate", "1000"]) == 0
     out, _ = capsys.readouterr()
     assert "Pub/Sub a month" in out

@@ -61,12 +61,12 @@ def test_every_package_has_a_hash_and_none_is_compiled() -> None:
         assert locked or "--no-deps --no-index dist/*.whl" in install
 
 
-def test_everything_that_is_copied_is_let_in() -> None:
-    let_in = {
+def test_everything_that_is_copied_is_in_the_build_context() -> None:
+    allowed = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
     copied = {word for line in arguments_of(BUILD, "COPY") for word in line.split()[:-1]}
-    assert copied == let_in
+    assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
 
 

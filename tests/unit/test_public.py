@@ -9,7 +9,7 @@ import shardctl
 
 
 @pytest.mark.parametrize("name", shardctl.__all__)
-def test_each_name_is_there(name):
+def test_each_public_name_can_be_imported(name):
     assert getattr(shardctl, name).__name__ == name
     assert name in dir(shardctl)
 

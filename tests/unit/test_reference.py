@@ -28,7 +28,7 @@ def test_the_pages_are_current(pages):
     )
 
 
-def test_every_setting_is_there(pages):
+def test_every_setting_is_documented(pages):
     """Held against the JSON Schema, which is made another way."""
 
     def settings(schema):

@@ -127,7 +127,7 @@ def _print(fleet: Any, letter: Any, message: Any, recorded: str) -> None:
     rows = [
         ("message id", letter.id),
         ("in", letter.subscription),
-        ("dead-lettered", f"{screen.moment(letter.set_aside_us)} ({screen.age(letter.set_aside_us)} ago)"),
+        ("dead-lettered", f"{screen.moment(letter.dead_lettered_us)} ({screen.age(letter.dead_lettered_us)} ago)"),
         ("reason", f"{letter.reason}: {letter.detail}"),
         ("written", screen.moment(letter.written_us)),
         ("was message", letter.original_id or "unknown"),

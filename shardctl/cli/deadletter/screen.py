@@ -52,7 +52,7 @@ def print_letters(letters: Sequence[Any], *, strays: bool) -> None:
     rows = [
         [
             clean(letter.id),
-            f"{age(letter.set_aside_us)} ago",
+            f"{age(letter.dead_lettered_us)} ago",
             clean(letter.reason),
             clean(letter.shard),
             clean(letter.type),
@@ -84,7 +84,7 @@ def letter_json(letter: Any) -> dict[str, Any]:
         "message_id": letter.id,
         "subscription": letter.subscription,
         "origin": letter.origin.value,
-        "set_aside_time": moment(letter.set_aside_us),
+        "dead_lettered_time": moment(letter.dead_lettered_us),
         "written_time": moment(letter.written_us),
         "original_message_id": letter.original_id or None,
         "reason": letter.reason,

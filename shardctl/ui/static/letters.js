@@ -11,7 +11,7 @@ export async function showLetters(strays) {
     const listing = await get("letters", { strays });
     const what = strays ? "strays" : "dead letters";
     const rows = listing.letters.map((letter) => row(LETTERS, [
-      letter.key || "?", letter.type || "?", letter.shard || "?", `${letter.reason}: ${letter.detail}`, `${since(letter.set_aside)} ago`,
+      letter.key || "?", letter.type || "?", letter.shard || "?", `${letter.reason}: ${letter.detail}`, `${since(letter.dead_lettered)} ago`,
       el("span", { class: "buttons" }, bodyOf(letter), letter.unfit ? letter.unfit : replayButton(letter, strays)),
     ]));
     say($("letters-text"), listing.letters.length ? `${count(listing.letters.length + listing.more)}${listing.whole ? "" : " or more"} found.` : `No ${what}.`);
@@ -27,8 +27,8 @@ const bodyOf = (letter) => el("details", {}, el("summary", { "aria-label": `Mess
 function replayButton(letter, strays) {
   const ask = () => confirmed({
     title: `Replay the write of ${letter.key}?`,
-    text: `It is published again with its own idempotency key (${letter.type}, dead-lettered ${since(letter.set_aside)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
-    work: () => post("letters/replay", { strays, id: letter.id, key: letter.key, set_aside_us: letter.set_aside_us }),
+    text: `It is published again with its own idempotency key (${letter.type}, dead-lettered ${since(letter.dead_lettered)} ago: ${letter.reason}). Had it taken effect, nothing happens twice.`,
+    work: () => post("letters/replay", { strays, id: letter.id, key: letter.key, dead_lettered_us: letter.dead_lettered_us }),
     after: () => showLetters(strays),
   });
   return el("button", { type: "button", onclick: ask, "aria-label": `Replay the write of ${letter.key}` }, "Replay …");

@@ -127,7 +127,7 @@ def test_what_cannot_be_answered_is_an_error(nobody, capsys, command, named):
     assert "sekret" not in err
 
 
-def test_a_comparison_as_json_says_what_is_unknown(nobody, capsys):
+def test_a_comparison_as_json_lists_what_is_unknown(nobody, capsys):
     assert main(["diff", "--no-kubernetes", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["kubernetes"] is None

@@ -223,7 +223,7 @@ def test_a_letter_whose_row_is_not_recorded_yet_waits(town, desk):
     assert things(town) == {A: "bad"}
 
 
-def test_a_later_write_is_not_overwritten_unless_one_says_so(town, desk):
+def test_a_later_write_is_overwritten_only_on_request(town, desk):
     refuse_bad(town)
     town.publish("thing", {"id": A, "note": "bad"}, A)
     town.consume()

@@ -40,7 +40,7 @@ def town(broker, tmp_path, monkeypatch):
     made.run(
         "CREATE TRIGGER no BEFORE INSERT ON entries WHEN (SELECT shut FROM gate) BEGIN SELECT RAISE(ABORT, 'shut'); END"
     )
-    made.run("CREATE TRIGGER told AFTER INSERT ON entries BEGIN INSERT INTO history (id) VALUES (NEW.id); END")
+    made.run("CREATE TRIGGER log_entry AFTER INSERT ON entries BEGIN INSERT INTO history (id) VALUES (NEW.id); END")
     yield made
     made.faults()
     made.close()

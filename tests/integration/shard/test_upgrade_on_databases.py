@@ -375,7 +375,7 @@ def test_an_empty_table_of_lanes_that_0_1_0_made_again_is_dropped_and_one_with_r
     read(engine)
 
 
-def test_who_meets_lanes_by_their_old_name_alone_says_what_to_do(engine, url):
+def test_a_command_that_finds_only_the_old_table_names_the_fix(engine, url):
     provision(url)
     with database.writing(engine) as connection:
         connection.execute(text("ALTER TABLE shardctl_lanes RENAME TO shardctl_slots"))

@@ -37,7 +37,7 @@ class Dead:
 
     write: int
     message: Message
-    set_aside: float
+    dead_lettered_at: float
     by_consumer: bool
     taken_off: bool = False
     replayed_at: float | None = None

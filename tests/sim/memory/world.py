@@ -260,7 +260,7 @@ class World:
             for dead in self._dead
             if not dead.taken_off
             and self._now > self._left_until[dead.write]
-            and self._now < dead.set_aside + LETTER_DAYS * DAY
+            and self._now < dead.dead_lettered_at + LETTER_DAYS * DAY
             and (dead.copy is None or dead.copy.met or self._now - (dead.replayed_at or 0.0) < RETRIED_WITHIN)
         ]
 

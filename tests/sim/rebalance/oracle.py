@@ -170,7 +170,7 @@ class MovingOracle(Oracle):
                 break
             ahead = poison.poison and poison.kind == ENTRY and poison.slot == write.slot
             if ahead and not self._is_dead_lettered(poison):
-                self.violate(f"{write} was written before {poison}, ahead of it, was set aside")
+                self.violate(f"{write} was written before {poison}, ahead of it, was dead-lettered")
 
     def _due(self, key: str) -> Write | None:
         """The first write of a key that is neither written nor out of the way."""

@@ -177,14 +177,14 @@ def _make_tables(name: str) -> None:
     schema.metadata.create_all(engine)
 
 
-Told = Callable[[ShardDatabase, object], None]
+Observer = Callable[[ShardDatabase, object], None]
 
 
 class ShardStore:
     """A replica's own store, with the network between it and the database. `observe` is called after each transaction."""
 
     def __init__(
-        self, loop: SimLoop, network: Network, shard: ShardDatabase, config: ShardConfig, observe: Told, fail: Any
+        self, loop: SimLoop, network: Network, shard: ShardDatabase, config: ShardConfig, observe: Observer, fail: Any
     ) -> None:
         self._loop, self._network, self._shard, self._observe, self._fail = loop, network, shard, observe, fail
         dialect = SQLite()

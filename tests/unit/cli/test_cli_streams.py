@@ -72,7 +72,7 @@ def test_a_reader_that_has_had_enough_leaves_the_command_its_result(fleet, strea
     assert "bug" not in err
 
 
-def test_an_encoding_that_lacks_a_character_gets_its_escape(fleet, monkeypatch, tmp_path):
+def test_an_encoding_without_a_character_gets_its_escape(fleet, monkeypatch, tmp_path):
     with (tmp_path / "out").open("w", encoding="latin-1") as file:
         monkeypatch.setattr(sys, "stdout", file)
         assert main(["route", "kü→", "--json"]) == 0

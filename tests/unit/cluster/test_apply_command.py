@@ -117,7 +117,7 @@ def test_a_rollout_that_takes_too_long_is_exit_1_and_the_next_run_finishes(file,
         (["--wait-at-most", "soon"], 2, "--wait-at-most"),
     ],
 )
-def test_what_cant_be_done_says_why(file, cluster, capsys, options, code, part):
+def test_what_cant_be_done_is_refused_with_a_reason(file, cluster, capsys, options, code, part):
     assert run(file, *options) == code
     assert part in capsys.readouterr().err
     assert cluster.writes == []

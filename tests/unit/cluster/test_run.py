@@ -1,7 +1,7 @@
 """What applying does to a cluster: its order, its waits, and that it may be killed anywhere."""
 
 import pytest
-from cluster_kit import Killed, Told, apply, cluster_for, fleet_of, preview
+from cluster_kit import Killed, Recorder, apply, cluster_for, fleet_of, preview
 
 from shardctl.cluster.api import Api, RefusedError, Resource
 from shardctl.cluster.kinds import KINDS, Stage
@@ -35,7 +35,7 @@ def test_a_schedule_comes_last_since_its_message_needs_its_subscription():
 
 
 def test_pods_wait_for_a_subscription_that_never_gets_ready():
-    fleet, recorder = fleet_of(), Told()
+    fleet, recorder = fleet_of(), Recorder()
     cluster = cluster_for(fleet)
     cluster.stuck.add("PubSubSubscription/orders-s1-g1")
     with pytest.raises(
@@ -53,7 +53,7 @@ def test_pods_wait_for_a_subscription_that_never_gets_ready():
 
 
 def test_a_rollout_that_never_ends_is_an_error_with_what_its_pods_report():
-    fleet, recorder = fleet_of(), Told()
+    fleet, recorder = fleet_of(), Recorder()
     cluster = cluster_for(fleet)
     cluster.stuck.add("Deployment/orders-s0")
     state = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
@@ -75,7 +75,7 @@ def test_a_second_run_changes_nothing():
     fleet = fleet_of()
     cluster = cluster_for(fleet)
     apply(cluster, fleet)
-    recorder = Told()
+    recorder = Recorder()
     changes, _ = apply(cluster, fleet, recorder=recorder)
     assert {change.action for change in changes} == {"identical"}
     assert recorder.done_lines == []
@@ -136,7 +136,7 @@ def test_a_person_who_scaled_by_hand_is_not_overruled_unasked():
     assert cluster.find("Deployment", "orders-s0")["spec"]["replicas"] == 3
 
 
-def test_an_object_that_came_anew_under_its_name_is_not_deleted():
+def test_an_object_created_again_under_its_name_is_not_deleted():
     fleet = fleet_of("provisioner: api")
     cluster = cluster_for(fleet)
     apply(cluster, fleet)

@@ -15,7 +15,7 @@ from shardctl.wire.identity import COPY_OF
 ROUTING = {"message_type": "customer", "partition_key": "1", "slot": "000000", "operation": "upsert", "timestamp": "t"}
 
 
-def set_aside(attributes):
+def dead_lettered(attributes):
     class Topic:
         async def publish(self, *, topic, messages, **_):
             check_publish(of("PublishRequest")(topic=topic, messages=messages))
@@ -30,20 +30,20 @@ def set_aside(attributes):
 
 
 def test_its_own_attributes_come_back_as_they_were():
-    letter = set_aside(ROUTING | {"color": "red"})
+    letter = dead_lettered(ROUTING | {"color": "red"})
     assert deadletters.by_consumer(letter)
     assert deadletters.original(letter) == ROUTING | {"color": "red", COPY_OF: letter[deadletters.MESSAGE_ID]}
 
 
 @pytest.mark.parametrize("others", [93, 95])
 def test_of_too_many_attributes_those_that_route_the_write_stay_and_the_letter_says_so(others):
-    letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(others)})
+    letter = dead_lettered(ROUTING | {f"a{number:02}": "v" for number in range(others)})
     assert len(letter) == 100
     assert letter.items() >= ROUTING.items()
     assert "attributes left out" in letter[deadletters.SHORTENED]
 
 
 def test_as_many_attributes_as_there_is_room_for_are_all_kept():
-    letter = set_aside(ROUTING | {f"a{number:02}": "v" for number in range(87)})
+    letter = dead_lettered(ROUTING | {f"a{number:02}": "v" for number in range(87)})
     assert len(letter) == 100
     assert deadletters.SHORTENED not in letter

@@ -50,7 +50,7 @@ def test_a_strangers():
     )
 
 
-def test_what_a_producer_wrote_in_a_consumers_name_says_nothing():
+def test_consumer_attributes_that_a_producer_forged_are_ignored():
     """Pub/Sub's policy sends a message as it was, behind attributes of its own that no publisher can keep from being set."""
     forged = letter(WRITE | OURS | PUBSUBS | {"shardctl-shortened": "x", "shardctl-reason": "key_reused"})
     honest = letter(WRITE | PUBSUBS)

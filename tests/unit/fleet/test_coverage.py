@@ -139,7 +139,7 @@ def test_plain_layouts_are_never_blind(shards):
     )
 
 
-def test_a_layout_without_room_says_what_it_is_blind_to():
+def test_a_layout_without_room_reports_what_its_filters_miss():
     fleet_read = fleet(["0-335", "336-687", "688-1023"])
     (stray,) = topology.strays(fleet_read)
     assert stray.blind

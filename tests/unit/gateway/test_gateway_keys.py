@@ -202,7 +202,7 @@ def read_again(api_keys, monkeypatch):
 
 
 @pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Basic YQ==", b"Bearer c", b"Bearer a b", b"Bearer \xff"])
-def test_who_has_no_key_is_not_let_in(tmp_path, header):
+def test_a_caller_without_a_key_is_refused(tmp_path, header):
     api_keys, _ = made(tmp_path, BOTH)
     with pytest.raises(Problem) as caught:
         asyncio.run(api_keys.caller(header, ""))

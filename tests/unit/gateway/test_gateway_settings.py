@@ -49,7 +49,7 @@ def test_what_makes_no_sense_is_refused(gateway, says):
         fleet(gateway)
 
 
-def test_a_gateway_says_who_may_write():
+def test_a_gateway_reports_who_may_write():
     with pytest.raises(UsageError, match=r"who may write.*auth: none"):
         fleet_from(yamlfile.parse(FLEET.rstrip() + " {}\n"))
 
@@ -63,7 +63,7 @@ def test_without_a_gateway_in_the_file_other_machines_are_not_served(host):
 @pytest.mark.parametrize(
     ("host", "warned"), [("0.0.0.0", True), ("::1", False), ("127.0.0.2", False), ("localhost", False)]
 )
-def test_an_open_gateway_says_so_where_other_machines_reach_it(host, warned, caplog):
+def test_an_open_gateway_warns_if_other_machines_reach_it(host, warned, caplog):
     server._warn_of_the_open_door(fleet(), server.Options(host))
     assert bool(caplog.records) == warned
 

@@ -37,7 +37,7 @@ def fleet(**changes):
         ({"shards": MOVING}, {"shards": SETTLED}),
         ({"shards": SETTLED}, {"shards": MOVING}),
     ],
-    ids=["settings", "types", "a rebalance begins", "it ends", "it is told after a fresh start"],
+    ids=["settings", "types", "a rebalance begins", "it ends", "it is reported after a fresh start"],
 )
 def test_what_can_be_applied(before, after):
     assert why_not(fleet(**before), fleet(**after)) == ()

@@ -39,7 +39,7 @@ class Scene:
         self.file = folder / "shards.yaml"
         self.save(FLEET)
         self.local = Recorder()
-        self.told = []
+        self.lines = []
         self.follower = Follower(self.local, self.file, load_fleet(self.file), folder / "manifests")
 
     def save(self, content, file=None):
@@ -47,9 +47,9 @@ class Scene:
         (file or self.file).write_text(text)
 
     def look(self):
-        before = len(self.told), len(self.local.did)
-        self.follower.look(self.told.append)
-        return self.told[before[0] :], self.local.did[before[1] :]
+        before = len(self.lines), len(self.local.did)
+        self.follower.look(self.lines.append)
+        return self.lines[before[0] :], self.local.did[before[1] :]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def scene(tmp_path):
     return Scene(tmp_path)
 
 
-def test_nothing_happens_while_the_file_says_the_same(scene):
+def test_nothing_happens_while_the_file_is_unchanged(scene):
     assert scene.look() == ([], [])
     scene.save(FLEET)
     assert scene.look() == ([], [])

@@ -252,8 +252,8 @@ def test_a_dead_lettered_write_is_named(world):
     _, owner = world.home(write)
     world.databases[owner].execute("UPDATE shardctl_inbox SET outcome = 1 WHERE identity = ?", (identity_of(write),))
     verdict = world.verify()
-    assert differences(verdict) == {(Difference.SET_ASIDE, owner)}
-    assert verdict.counts == {"set aside": 1}
+    assert differences(verdict) == {(Difference.DEAD_LETTERED, owner)}
+    assert verdict.counts == {"dead-lettered": 1}
 
 
 def test_a_write_without_a_key_can_not_be_judged(world):

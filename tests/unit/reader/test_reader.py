@@ -157,7 +157,7 @@ def test_an_alias_is_filtered_too(shop):
     ],
     ids=["order", "limit", "outer", "joinedload", "in", "subquery", "no-table", "insert"],
 )
-def test_a_statement_whose_rows_cannot_be_told_apart_is_refused(shop, statement, fault):
+def test_a_statement_without_distinguishable_rows_is_refused(shop, statement, fault):
     with pytest.raises(UsageError, match=fault):
         shop.reader.scatter(statement())
 

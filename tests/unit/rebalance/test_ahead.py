@@ -140,7 +140,7 @@ def test_what_was_copied_is_discarded_with_its_mark_alone(world):
 
 
 @pytest.mark.slow
-def test_a_base_that_is_there_is_not_copied_again(world):
+def test_an_existing_base_is_not_copied_again(world):
     hand_over, source = of_slot(world)
     assert bases_of(world).make(hand_over, source).rows > 0
     assert bases_of(world).make(hand_over, source) == Base(None)
@@ -184,7 +184,7 @@ def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world
     world.check()
 
 
-# -- mutants: each breaks one rule, and the world above tells -----------------------------------------------------------
+# -- mutants: each breaks one rule, and the tests above fail ------------------------------------------------------------
 
 
 class SnapshotBeforeLog(Bases):

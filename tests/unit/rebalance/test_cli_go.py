@@ -183,7 +183,7 @@ def test_a_plan_that_was_written_by_hand_of_plan_is_gone_through(site):
     assert slots(site) == {"s0": 6, "s1": 6, "s2": 4}
 
 
-def test_what_was_aborted_stays_so_until_a_person_says_otherwise(go, site):
+def test_an_aborted_rebalance_stays_aborted_until_an_operator_resumes_it(go, site):
     assert go(*ADD, "--yes")[0] == 4
     site.apply()
     assert site("abort", "--yes")[0] == 0

@@ -112,7 +112,7 @@ def _untouched(text):
 @pytest.mark.parametrize(
     "request_", REQUESTS, ids=lambda r: "-".join(map(str, r.add or r.remove)) or r.split or "weights"
 )
-def test_the_text_says_what_was_planned_and_keeps_the_rest(style, request_):
+def test_the_text_follows_the_plan_and_keeps_the_rest(style, request_):
     text = STYLES[style]
     after = plan(_fleet(text), request_).after
     there = edited(text, after)

@@ -102,7 +102,7 @@ def test_what_is_done_is_known_where_shards_came_or_went(name):
         assert match.done(settled, done(transitional), REQUESTS[other]) is None
 
 
-def test_a_split_whose_new_half_has_no_name_is_asked_for_anew():
+def test_a_split_without_a_name_for_its_new_half_is_never_done():
     transitional = after("split")
     assert match.done(transitional.settled(), done(transitional), replace(REQUESTS["split"], into="")) is None
 

@@ -86,7 +86,7 @@ def test_one_file_one_rebalance():
         plan(after, Request(remove=("s0",)))
 
 
-def test_nothing_to_move_is_said():
+def test_nothing_to_move_is_reported():
     with pytest.raises(NothingToMoveError, match="within 10% of its target"):
         plan(THREE, Request(tolerance=0.1))
 

@@ -76,7 +76,7 @@ def test_old_subscriptions_are_empty_or_not_or_nobody_knows():
     assert "1,234 in all" in sure[0]
     assert [reason.split()[1] for reason in unsure] == ["stale:", "none:"]
     assert "--drained" in unsure[0]
-    assert closing.not_drained(["none"], {}, at, "nobody can tell")[1][0].count("nobody can tell") == 1
+    assert closing.not_drained(["none"], {}, at, "no backlog known")[1][0].count("no backlog known") == 1
 
 
 def test_the_last_barrier_counts(world):
@@ -174,7 +174,7 @@ def test_what_is_left_behind(world):
     assert closing.left_behind(world.after.shards[2], known["s2"]) == SlotSet()
 
 
-def test_how_it_stands(world):
+def test_the_summary_of_a_rebalance(world):
     survey_result = survey(world.after, look(world), now_us=world.time_us + 10)
     assert (survey_result.total, survey_result.stages["arrived"], survey_result.moves, survey_result.seconds_left) == (
         16,

@@ -64,7 +64,7 @@ def test_shards_that_take_other_types_own_the_same_slots_apart():
     ],
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
 )
-def test_where_it_stands(lanes, stage, source):
+def test_the_stage_of_a_slot_follows_from_its_lanes(lanes, stage, source):
     standing = handover.standing(hand_over_of(), views(**lanes))
     assert (standing.stage, standing.source) == (stage, source)
     assert bool(standing.fault) == (stage == Stage.BROKEN)

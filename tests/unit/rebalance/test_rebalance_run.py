@@ -136,7 +136,7 @@ def test_two_that_copy_one_slot_copy_it_once(world):
 
 
 def test_what_another_run_has_done_is_seen_when_a_slot_begins(world):
-    """The fence told of it before, when nobody here had asked for that slot."""
+    """The fence changed before this run asked for the slot."""
     run = world.run(parallel=1)
     world.deaf = {6}
     for _ in range(10):
@@ -232,7 +232,7 @@ def test_a_slot_whose_copy_fails_stays_and_the_others_go_on(world):
     assert world.to_its_end(world.run())[0].complete
 
 
-def test_a_key_that_is_there_already_stops_its_slot_alone(world):
+def test_an_existing_key_stops_only_its_own_slot(world):
     with writing(world.own["s2"]) as connection:
         connection.exec_driver_sql(f"INSERT INTO a_rows (id, amount, slot) VALUES ('{KEYS[8][1]}', 0, 15)")
     (progress,) = world.to_its_end(world.run())

@@ -36,7 +36,7 @@ def test_a_wait_is_reported_at_once_and_when_its_reasons_change():
     assert waited(["a", "b"], ["a", "b"], ["b"], []) == (True, [(0.0, "a", "b"), (2.0, "b")])
 
 
-def test_a_wait_is_never_silent_for_long_nor_talkative_for_hours():
+def test_a_wait_reports_often_at_first_and_rarely_later():
     ended, reports = waited(*[["a"]] * 7200, [])
     assert ended
     moments = [seconds for seconds, _ in reports]
@@ -47,7 +47,7 @@ def test_a_wait_is_never_silent_for_long_nor_talkative_for_hours():
 
 
 @pytest.mark.parametrize("at_most", [0.0, 3.0])
-def test_a_wait_ends_in_time_and_says_what_was_lacking_to_the_end(at_most):
+def test_a_wait_ends_in_time_and_reports_the_last_unmet_condition(at_most):
     ended, reports = waited(*[["a"]] * 100, at_most=at_most)
     assert not ended
     assert reports[-1] == (at_most, "a")
@@ -71,6 +71,6 @@ def test_the_command_by_hand_can_be_pasted():
     assert command_by_hand(Path("my shards.yaml")) == "shardctl apply -f 'my shards.yaml' --yes"
 
 
-def test_a_command_that_fails_is_an_error_that_says_how_to_go_on():
+def test_a_command_that_fails_is_an_error_that_names_the_next_step():
     with pytest.raises(ApplyError, match=r"exit code 3.*`shardctl rebalance go` continues"):
         Rollout("exit 3").apply()

@@ -133,7 +133,7 @@ def test_parked_messages_in_another_order_are_found(sides, monkeypatch):
         copy(source, destination)
 
 
-def test_columns_that_the_file_does_not_name_come_over_and_generated_ones_are_made_anew(sides):
+def test_columns_outside_the_file_are_copied_and_generated_ones_are_computed_again(sides):
     source, destination = sides
     for side in sides:
         side.run("ALTER TABLE things ADD COLUMN extra BLOB")

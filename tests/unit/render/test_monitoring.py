@@ -255,7 +255,7 @@ CASES = [
     ),
     Case("ShardctlRedisDegraded", "for a moment", ((own("redis_degraded"), "0x22 1x8"),), None),
     Case("ShardctlSlotFailing", "long", ((own("slot_failing_seconds", shard="s1"), "0+60x30"),), {"shard": "s1"}),
-    Case("ShardctlSlotFailing", "mended", ((own("slot_failing_seconds"), "0 60 120 0x27"),), None),
+    Case("ShardctlSlotFailing", "recovered", ((own("slot_failing_seconds"), "0 60 120 0x27"),), None),
     Case("ShardctlSlotHeld", "long", ((own("slot_held_seconds"), "0+60x30"),), S0),
     Case("ShardctlSlotHeld", "as a move takes", ((own("slot_held_seconds"), "0+60x5 0x25"),), None),
     Case("ShardctlPublishedAgain", "goes on", ((own("messages_published_again_total"), "0+1x30"),), S0),

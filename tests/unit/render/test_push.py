@@ -43,7 +43,7 @@ def kubernetes(text):
 
 
 @pytest.mark.parametrize("unwrapped", [False, True])
-def test_every_format_says_the_same(unwrapped):
+def test_all_formats_agree(unwrapped):
     text = FLEET + (UNWRAPPED if unwrapped else PUSH)
     audience = "orders-fleet" if unwrapped else "https://push.example.com/orders"
     connector = rendered(kubernetes(text), "PubSubSubscription")["orders-s0-g1"]["spec"]["pushConfig"]
@@ -109,7 +109,7 @@ def test_a_service_leads_to_the_port_that_listens():
         ("{from_namespaces: [], push_from: {cidrs: [10.0.0.0/8]}}", ["10.0.0.0/8"]),
     ],
 )
-def test_the_network_policy_lets_what_stands_before_it_in(policy, sources):
+def test_the_network_policy_admits_what_is_in_front_of_the_consumer(policy, sources):
     policy_spec = rendered(kubernetes(f"{FLEET}{PUSH}network_policy: {policy}"), "NetworkPolicy")["orders-s0"]["spec"]
     [rule] = [rule for rule in policy_spec["ingress"] if rule["ports"][0]["port"] == "push"]
     if sources is None:

@@ -297,7 +297,7 @@ def _pod_identity(account: str) -> str:
     return f"serviceAccount:my-project.svc.id.goog[writers/{account}]"
 
 
-def test_without_a_project_number_the_service_agent_is_left_out_and_said_so() -> None:
+def test_without_a_project_number_the_service_agent_is_left_out_and_that_is_reported() -> None:
     fleet = fleet_of().model_copy(update={"project_number": None})
     assert AGENT not in "".join(document.text for document in documents(fleet))
     (warning,) = warnings(fleet)
@@ -783,7 +783,7 @@ def test_files_of_an_earlier_render_are_named_and_left(
     assert f"unknown {stale}: not part of this fleet, left as it is" in capsys.readouterr().err
     assert stale.read_text() == "old\n"
     assert render(file, out, shard=["s0"]) == 0
-    assert "unknown" not in capsys.readouterr().err, "a part of the fleet can't tell what is stale"
+    assert "unknown" not in capsys.readouterr().err, "a part of the fleet doesn't show which files are stale"
 
 
 def test_a_folder_that_cant_be_written_is_reported(file: Path, tmp_path: Path) -> None:
@@ -814,7 +814,7 @@ def test_the_bytes_are_the_same_under_every_hash_seed() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_hears_no_complaint(file: Path) -> None:
+def test_a_reader_that_closes_the_pipe_early_gets_no_error(file: Path) -> None:
     shards = "\n".join(f"  - {{name: s{n}, slots: {n}}}" for n in range(256))
     file.write_text(FLEET.partition("shards:")[0].replace("slot_bits: 4", "slot_bits: 8") + f"shards:\n{shards}\n")
     command = [sys.executable, "-c", "from shardctl.cli import main; raise SystemExit(main())", "render", "-f", file]

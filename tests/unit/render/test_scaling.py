@@ -154,7 +154,7 @@ def test_a_rate_limit_is_divided_among_the_most_replicas_there_can_be(kind: str,
         (KEDA, "autoscaling.keda.activation_backlog lets that many messages"),
     ],
 )
-def test_validate_says_what_few_replicas_cost(more: str, sentence: str) -> None:
+def test_validate_warns_of_few_replicas(more: str, sentence: str) -> None:
     (text,) = (text for text in advice(fleet_of(more)) if text.startswith(sentence))
     assert text.endswith("s0, s1.")
 

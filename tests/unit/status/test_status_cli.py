@@ -33,7 +33,7 @@ def report(**more):
     return assemble(fleet, NOW, {"s0": Unknown("gone"), "s1": Unknown("gone")}, backlog_of, {"s0": WORKING} | more)
 
 
-def test_a_line_says_what_is_wrong():
+def test_a_line_names_the_fault():
     troubled = Work(applied=99, writes_per_second=3.2, replicas=2, ready=1, troubles=("replica r isn't ready",))
     assert drawing.line(report(s1=troubled)) == (
         "s0 2/2 ready, backlog 1,234, applied 10 (2.0/s)   s1 1/2 ready, backlog 0, applied 99 (3.2/s)   "

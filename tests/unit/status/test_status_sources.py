@@ -113,7 +113,7 @@ shardctl_database_up 0.0
 """
 
 
-def test_a_consumer_s_own_page_says_what_is_wrong_with_it():
+def test_a_consumers_own_page_shows_its_faults():
     pages = {"/metrics": (200, PAGE), "/ready": (503, "not ready: the database doesn't answer\n")}
     with (
         http_server(lambda method, path, headers, form: pages[path]) as url,
@@ -269,7 +269,7 @@ def test_a_shard_that_is_not_there_is_refused():
         database_urls(settled(), {"s9": "x"}, {}, None)
 
 
-def test_without_anybody_to_ask_it_says_whom_to_name(monkeypatch):
+def test_without_a_source_the_error_names_the_option_to_give(monkeypatch):
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     unnamed = sources({}, None, {})
     assert not unnamed.local

@@ -25,7 +25,7 @@ def test_every_log_line_is_one_json_object(text):
 
 
 @pytest.mark.parametrize(("flags", "sampled"), [("00", False), ("01", True)])
-def test_a_line_about_a_traced_write_stands_beside_its_trace(flags, sampled):
+def test_a_log_line_about_a_traced_write_names_its_trace(flags, sampled):
     record = logging.LogRecord("consumer", logging.WARNING, "", 0, "dead-lettered", (), None)
     record.traceparent = f"00-{7:032x}-{8:016x}-{flags}"
     read = json.loads(JsonFormatter("my-project").format(record))

@@ -75,7 +75,7 @@ def test_another_kind_is_reported_and_the_first_that_returns_is_not(met, caplog)
     ]
 
 
-def test_trouble_that_ended_is_reported_when_it_begins_anew(met, caplog):
+def test_trouble_that_ended_is_reported_when_it_recurs(met, caplog):
     for _ in range(2):
         met.met(OSError("no answer"), "again")
         met.over()

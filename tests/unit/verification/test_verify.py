@@ -184,7 +184,7 @@ def test_a_database_that_is_not_there(fleet, run, monkeypatch, tmp_path):
     assert "unable to open database file" in err
 
 
-def test_a_lacking_url_is_reported(run, monkeypatch):
+def test_a_missing_url_is_reported(run, monkeypatch):
     monkeypatch.delenv("SHARDCTL_DATABASE_URL_S1")
     code, _, err = run()
     assert code == 1

@@ -32,7 +32,7 @@ def test_only_type_and_body_are_needed():
     ],
     ids=["cut", "list", "unknown", "no type", "body", "key", "time", "long"],
 )
-def test_what_is_no_write_says_why(line, says, field):
+def test_what_is_no_write_is_refused_with_a_reason(line, says, field):
     with pytest.raises(LineError, match=says) as caught:
         write_of(line)
     assert caught.value.field == field

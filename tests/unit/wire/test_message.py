@@ -134,6 +134,6 @@ def test_a_time_bucket_wants_a_time(at, type_of_at):
         pytest.param(Write("a", {"id": "k"}, timestamp=NOW.replace(tzinfo=None)), "no time zone", id="naive"),
     ],
 )
-def test_what_cant_be_sent_says_why(write, says):
+def test_what_cant_be_sent_is_refused_with_a_reason(write, says):
     with pytest.raises(InvalidWriteError, match=says):
         encode(FLEET, write, NOW)

@@ -186,7 +186,7 @@ def test_pushed_writes_land_once_in_order_though_the_consumer_is_killed_meanwhil
     assert "Bearer" not in second.log()
 
 
-def test_only_pubsub_is_let_in(bench):
+def test_only_pubsub_is_admitted(bench):
     broker = bench.pubsub()
     bench.start()
     now, signer = time.time(), broker.broker._signer

@@ -244,7 +244,7 @@ def test_a_port_without_a_listener_is_reported(api, tmp_path):
     play(api, tmp_path, scenario)
 
 
-def test_outside_of_a_cluster_it_says_so(tmp_path):
+def test_outside_of_a_cluster_it_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="KUBERNETES_SERVICE_HOST isn't set"):
         client_of({}, Account(tmp_path))
     with pytest.raises(UsageError, match=r"ca\.crt"):

@@ -96,7 +96,7 @@ def test_without_redis_it_goes_on(start, broker, shard):
     assert consumer.terminate() == 0
 
 
-def test_it_ends_in_time_while_the_database_stands_still(start, broker, shard, tmp_path):
+def test_it_ends_in_time_while_the_database_is_frozen(start, broker, shard, tmp_path):
     """A thread that waits for the database can't be interrupted; the process must end all the same."""
     with PostgresServer(tmp_path / "own", durable=False) as server:
         own = Shard(server.create_database("own"))

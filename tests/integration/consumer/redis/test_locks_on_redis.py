@@ -108,7 +108,7 @@ def own_place(tmp_path):
 
 TROUBLES = {
     "killed": (lambda server: server.kill(), lambda server: server.start()),
-    "stands still": (lambda server: server.pause(), lambda server: server.resume()),
+    "is frozen": (lambda server: server.pause(), lambda server: server.resume()),
 }
 
 

@@ -303,7 +303,7 @@ def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(place):
             assert chunks >= 11  # more where the machine is slow: the chunks are smaller then
             whose = await clients[0].get("{f:s}:purge")
             loser = other if whose.decode() == first._token else first
-            await loser.purge()  # its turn comes when this one is over
+            await loser.purge()  # it purges when the lock of this purge is released
             assert inbox.chunks == chunks
             await clients[0].delete("{f:s}:purge")
             await loser.purge()
@@ -313,7 +313,7 @@ def test_one_replica_purges_in_chunks_to_the_end_of_the_inbox(place):
 
 
 def test_a_replica_that_lost_its_turn_stops_purging(place):
-    """It was held up for longer than its turn, and another has it now."""
+    """It was delayed for longer than its lock lives, and another replica holds the lock now."""
 
     async def scenario(clients, gates, clock):
         loop = asyncio.get_running_loop()

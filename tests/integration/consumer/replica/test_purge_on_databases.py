@@ -202,7 +202,7 @@ def test_the_row_of_a_letter_stays_as_long_as_the_letter_may(either_way):
     assert kept == set(schema.OUTCOME_CODES.values())
 
 
-def test_a_walk_begins_somewhere_and_still_comes_by_everywhere(either_way, monkeypatch):
+def test_a_walk_begins_anywhere_and_still_visits_every_row(either_way, monkeypatch):
     fill(either_way, 2_000, ago=9 * DAY)
     monkeypatch.setattr(random, "randrange", lambda most: most // 2)
     first = sum(walk(either_way, at=None))
@@ -296,7 +296,7 @@ def test_rows_are_reckoned_by_the_pages_that_came_since_they_were_counted(databa
     assert size.rows == pytest.approx(6_000, rel=0.05)
 
 
-def test_the_oldest_applied_row_says_how_far_the_purge_is_behind(shard):
+def test_the_oldest_applied_row_shows_how_far_the_purge_is_behind(shard):
     fill(shard, 50, ago=3 * DAY)
     fill(shard, 50, ago=90 * DAY, outcome=InboxOutcome.PARKED)
     fill(shard, 50, ago=30 * DAY, outcome=InboxOutcome.DEAD)

@@ -264,7 +264,7 @@ def constrained(request):
     server.drop_database("poison_tests")
 
 
-def test_a_foreign_key_also_a_deferred_one_that_speaks_up_at_commit_is_pinned_on_its_message(constrained):
+def test_a_foreign_key_violation_is_attributed_to_its_message_even_if_deferred_to_the_commit(constrained):
     shard = constrained
     shard.clear()
     good = [customer(number, name="ok") for number in range(5)]

@@ -123,12 +123,12 @@ def test_what_an_operator_can_repair_is_tried_again(error):
     assert judge(DBAPIError("statement", {}, error)).reason is None
 
 
-def test_an_error_that_lost_the_connection_says_nothing_about_the_data():
+def test_an_error_that_lost_the_connection_is_no_fault_of_the_data():
     assert judge(DBAPIError("statement", {}, mysql(1062), connection_invalidated=True)).reason is None
 
 
 @pytest.mark.parametrize("table", [sqlstate.STATES, sqlstate.NUMBERS, sqlstate.SQLITE_CODES])
-def test_every_line_says_why(table):
+def test_every_line_has_a_reason(table):
     assert all(verdict.why for verdict in table.values())
 
 

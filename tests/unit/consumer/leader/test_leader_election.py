@@ -31,7 +31,7 @@ def test_a_leader_goes_on_for_the_renew_deadline_from_when_it_asked():
 
 
 def test_an_answer_that_came_too_late_is_none():
-    """The process stood still between asking and hearing: others may lead by now."""
+    """The process was frozen between its request and the answer: others may lead by now."""
     assert not leader(asked_at=0, now=10).leading
 
 

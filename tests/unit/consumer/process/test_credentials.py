@@ -21,7 +21,7 @@ def file(tmp_path):
     return path
 
 
-def test_each_call_reads_the_file_anew(file):
+def test_each_call_reads_the_file_again(file):
     login = Credentials("DATABASE_URL_FILE", file, _parsed_database)
     assert login() == ("u", "first")
     file.write_text(URL.format("other:second%2F"))

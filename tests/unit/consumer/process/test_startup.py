@@ -11,7 +11,7 @@ from consumer.process.startup import Startup
 
 
 @pytest.mark.slow
-def test_it_asks_until_the_database_answers_and_says_what_it_waits_for():
+def test_it_retries_until_the_database_answers_and_reports_what_it_waits_for():
     async def scenario():
         reasons, answers = [], iter([TransientError("refused"), TransientError("wrong password"), None])
 

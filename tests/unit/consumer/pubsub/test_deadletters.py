@@ -50,7 +50,7 @@ LARGEST = 10_000_000 - 200  # what a request can carry beside its topic and a fe
         pytest.param(LARGEST - 41_500, {f"a{number}": "x" * 1024 for number in range(40)}, id="many attributes"),
     ],
 )
-def test_a_message_that_the_reason_makes_too_large_is_shortened_and_says_so(bytes_of_data, attributes):
+def test_a_message_that_the_reason_makes_too_large_is_shortened_and_marked(bytes_of_data, attributes):
     data = bytes(range(256)) * (bytes_of_data // 256)
     [[letter]] = published(dead(data, "é" * 2_000, **attributes))
     assert data.startswith(letter.data)
@@ -59,7 +59,7 @@ def test_a_message_that_the_reason_makes_too_large_is_shortened_and_says_so(byte
     assert letter.attributes["shardctl-reason"] == "bad_json"
 
 
-def test_a_dead_letter_says_why_and_keeps_what_it_was():
+def test_a_dead_letter_carries_its_reason_and_the_original_message():
     [[letter]] = published(dead(b"data", color="red", idempotency_key="mine"))
     assert (letter.data, letter.ordering_key) == (b"data", "01")
     assert letter.attributes["color"] == "red"

@@ -62,7 +62,7 @@ class Seams:
         return Passed(0, tuple(barriers))
 
     async def publish(self, deliveries):
-        self._note("set aside", *[delivery.idempotency_key for delivery in deliveries])
+        self._note("dead-letter", *[delivery.idempotency_key for delivery in deliveries])
 
     async def ack(self, deliveries):
         self._note("ack", *[delivery.idempotency_key for delivery in deliveries])
@@ -136,7 +136,7 @@ def test_poison_is_dead_lettered_before_anything_behind_it_commits():
     seams = Seams(poison=[[batch[1]], [batch[2]]])
     handle(seams, batch)
     assert [what for what, *_ in seams.diary] == [
-        "lock", "commit", "set aside", "commit", "set aside", "commit", "ack", "release",
+        "lock", "commit", "dead-letter", "commit", "dead-letter", "commit", "ack", "release",
     ]  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def test_what_cant_be_published_again_isnt_acked():
 
 def test_poison_isnt_acked_where_it_couldnt_be_dead_lettered():
     batch = messages(1)
-    seams = Seams(poison=[batch], failures={"set aside"})
+    seams = Seams(poison=[batch], failures={"dead-letter"})
     with pytest.raises(TransientError):
         handle(seams, batch)
     assert "ack" not in [what for what, *_ in seams.diary]
@@ -219,7 +219,7 @@ def test_a_message_without_a_slot_is_dead_lettered_and_acked_without_locks_or_da
     message.fault = PermanentError("bad_slot", "…")
     seams = Seams()
     handle(seams, [message])
-    assert [what for what, *_ in seams.diary] == ["lock", "set aside", "ack", "release"]
+    assert [what for what, *_ in seams.diary] == ["lock", "dead-letter", "ack", "release"]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_message_tried_again_and_again_is_dead_lettered_once(trouble, times):
             handle(seams, [message], metrics=metrics)
         except TransientError:
             continue
-    assert seams.diary.count(("set aside", "1/0")) == times
+    assert seams.diary.count(("dead-letter", "1/0")) == times
     counted = metrics.registry.get_sample_value("shardctl_messages_dead_lettered_total", {"reason": "bad_json"})
     assert (counted or 0) == times
 

@@ -110,7 +110,7 @@ def test_a_push_that_is_handed_back_is_refused():
         pytest.param("bearer good", 204, id="good"),
     ],
 )
-def test_only_the_account_that_was_named_is_let_in(authorization, expected):
+def test_only_the_named_account_is_admitted(authorization, expected):
     async def scenario(bench):
         answer = await bench.ask(Authorization=authorization)
         assert answer.status_code == expected
