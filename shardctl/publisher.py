@@ -42,8 +42,6 @@ RESUME_ATTEMPTS = 50
 # The errors of writes that wait behind a failed one. Google's client raises them before it fails that one itself.
 _NOT_SENT = (RuntimeError, PublishToPausedOrderingKeyException)
 _ABOUT_THE_WRITE = (api.InvalidArgument, api.OutOfRange)
-# A RetryError is what the client raises once it has itself retried for as long as it may.
-_AGAIN = tuple(kind for kind in TRANSIENT if kind is not api.RetryError)
 
 
 class PublishError(ShardctlError):
@@ -264,7 +262,8 @@ class Publisher:
             if isinstance(cause, _ABOUT_THE_WRITE):
                 self.resume(sent.slot)
                 return True
-            if not isinstance(cause, _AGAIN) or left <= 0:
+            # A RetryError isn't among these: the client raises it once it has itself retried for as long as it may.
+            if not isinstance(cause, TRANSIENT) or left <= 0:
                 return False
             failures += 1
             pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())

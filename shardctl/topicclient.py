@@ -41,7 +41,6 @@ TRANSIENT = (
     api.DeadlineExceeded,
     api.InternalServerError,
     api.ResourceExhausted,
-    api.RetryError,
     api.ServiceUnavailable,
     api.Unknown,
 )
@@ -101,7 +100,7 @@ class TopicClient:
         self._publisher = publisher
         self._give_up_after_seconds = give_up_after_seconds
         self._retry = Retry(
-            if_exception_type(*TRANSIENT),
+            if_exception_type(*TRANSIENT, api.RetryError),
             initial=FIRST_PAUSE_SECONDS,
             maximum=MAX_PAUSE_SECONDS,
             timeout=give_up_after_seconds,

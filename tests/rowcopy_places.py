@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
+
 import pytest
+from products_kit import empty_database
 from rowcopy_kit import KINDS, Side
 
 PRODUCTS = ("postgresql", "mariadb", "sqlite")
@@ -16,33 +19,18 @@ POSTGRES = pytest.mark.parametrize("sides", [("postgresql", "postgresql")], ids=
 class Places:
     """Databases of one test, dropped when it ends."""
 
-    def __init__(self, request, folder):
-        self.request, self.folder, self.made, self.undo = request, folder, [], []
+    def __init__(self, request, stack):
+        self._request, self._stack = request, stack
 
     def side(self, product, kinds=KINDS):
-        name = f"rowcopy_{len(self.made)}"
-        if product == "sqlite":
-            url = f"sqlite:///{self.folder}/{name}.db"
-        else:
-            server = self.request.getfixturevalue("postgres_server" if product == "postgresql" else "mariadb_server")
-            server.drop_database(name)
-            url = server.create_database(name)
-            self.undo.append(lambda: server.drop_database(name))
-        self.made.append(Side(url, kinds))
-        return self.made[-1]
-
-    def close(self):
-        for side in self.made:
-            side.close()
-        for undo in self.undo:
-            undo()
+        url = self._stack.enter_context(empty_database(self._request, product))
+        return self._stack.enter_context(closing(Side(url, kinds)))
 
 
 @pytest.fixture
-def places(request, tmp_path):
-    made = Places(request, tmp_path)
-    yield made
-    made.close()
+def places(request):
+    with ExitStack() as stack:
+        yield Places(request, stack)
 
 
 @pytest.fixture

@@ -24,15 +24,11 @@ from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 SAID_ROWS = 50_000
 
-DatabaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--database",
-        metavar="SHARD=URL",
-        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
-        "of the process list.",
-    ),
-]
+DATABASE_HELP = (
+    "A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
+    "of the process list."
+)
+DatabaseOption = Annotated[list[str] | None, typer.Option("--database", metavar="SHARD=URL", help=DATABASE_HELP)]
 
 
 def provision(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,9 @@ from shardctl.cli.provision import DatabaseOption, given_urls
 from shardctl.cli.stdout import reader_left
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED
+
+if TYPE_CHECKING:
+    from shardctl.status.collector import Collector, FleetFile
 
 PrometheusOption = Annotated[
     str | None,
@@ -34,26 +39,30 @@ def status(
     as_json: JsonOption = False,
 ) -> int:
     """Show each shard's backlog, rates, batches, lock waits, dead letters, and what is wrong."""
-    from shardctl.status.collector import Collector, FleetFile, sources
-
-    of_file = FleetFile(file)
-    given = given_urls(database or ())
-    for name in given:
-        of_file.fleet().shard(name)
-    looker = Collector(sources(given, prometheus))
+    of_file, collector = collector_of(file, prometheus, database)
     try:
         if watch:
-            return _watch(looker, of_file, as_json=as_json)
-        report = looker.look(of_file.fleet()).report
-        if looker.sources.local and any(shard.work.replicas for shard in report.shards):
-            time.sleep(looker.sources.pace_seconds)  # a rate needs two looks
-            report = looker.look(of_file.fleet()).report
+            return _watch(collector, of_file, as_json=as_json)
+        report = collector.look(of_file.fleet()).report
+        if collector.sources.local and any(shard.work.replicas for shard in report.shards):
+            time.sleep(collector.sources.pace_seconds)  # a rate needs two looks
+            report = collector.look(of_file.fleet()).report
     finally:
-        looker.close()
+        collector.close()
     _show(report, as_json=as_json)
     if report.nothing:
         say("nothing is known: no source of this fleet can be reached from here.")
     return EXIT_REFUSED if report.nothing else EXIT_DONE
+
+
+def collector_of(file: Path, prometheus: str | None, database: Sequence[str] | None) -> tuple[FleetFile, Collector]:
+    """The file, and what collects its fleet's state. Raises UsageError where `--database` names a shard that the file lacks."""
+    from shardctl.status.collector import Collector, FleetFile, sources
+
+    of_file, given = FleetFile(file), given_urls(database or ())
+    for name in given:
+        of_file.fleet().shard(name)
+    return of_file, Collector(sources(given, prometheus))
 
 
 def _show(report: Any, *, as_json: bool) -> None:
@@ -72,7 +81,7 @@ def _show(report: Any, *, as_json: bool) -> None:
         out(text)
 
 
-def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
+def _watch(collector: Collector, of_file: FleetFile, *, as_json: bool) -> int:
     """Redrawn on a terminal; elsewhere one line for each look, with --json one object a line."""
     from rich.console import Console
     from rich.live import Live
@@ -83,18 +92,18 @@ def _watch(looker: Any, of_file: Any, *, as_json: bool) -> int:
     try:
         if as_json or not sys.stdout.isatty():
             while not reader_left():
-                report = looker.look(of_file.fleet()).report
+                report = collector.look(of_file.fleet()).report
                 out(
                     json.dumps(report_json(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}",
                     flush=True,
                 )
-                time.sleep(looker.sources.pace_seconds)
+                time.sleep(collector.sources.pace_seconds)
             return EXIT_DONE
         with Live(console=Console(highlight=False), auto_refresh=False) as live:
             while True:
-                report = looker.look(of_file.fleet()).report
+                report = collector.look(of_file.fleet()).report
                 foot = (f"{time.strftime('%H:%M:%S')}   Ctrl-C ends it", of_file.fault)
                 live.update(table(report, *filter(None, foot)), refresh=True)
-                time.sleep(looker.sources.pace_seconds)
+                time.sleep(collector.sources.pace_seconds)
     except KeyboardInterrupt:  # the intended end
         return EXIT_DONE

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shardctl.cli.provision import DatabaseOption, given_urls
-from shardctl.cli.status import PrometheusOption
+from shardctl.cli.provision import DatabaseOption
+from shardctl.cli.status import PrometheusOption, collector_of
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say
 from shardctl.errors import EXIT_DONE
 
@@ -34,15 +34,10 @@ def ui(
 ) -> int:
     """Serve a page that shows the fleet: shards, slots, a rebalance, dead letters and parked keys. Until Ctrl-C."""
     from shardctl.serving.sockets import is_loopback
-    from shardctl.status.collector import Collector, FleetFile, sources
     from shardctl.ui import server
     from shardctl.ui.view import View
 
-    of_file = FleetFile(file)
-    given = given_urls(database or ())
-    for name in given:
-        of_file.fleet().shard(name)
-    looker = Collector(sources(given, prometheus))
+    of_file, collector = collector_of(file, prometheus, database)
     listening = server.listen(host, port)
     token = secrets.token_urlsafe(TOKEN_BYTES)
 
@@ -56,8 +51,8 @@ def ui(
         say("Open that address: the part after # is the token, valid until Ctrl-C.")
 
     try:
-        server.serve(View(looker, of_file), token, host, listening, ready)
+        server.serve(View(collector, of_file), token, host, listening, ready)
     finally:
         listening.close()
-        looker.close()
+        collector.close()
     return EXIT_DONE

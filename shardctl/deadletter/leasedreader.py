@@ -27,8 +27,9 @@ from google.api_core.exceptions import GoogleAPICallError, InvalidArgument, NotF
 from google.pubsub_v1 import StreamingPullRequest
 
 from shardctl.deadletter.letter import Message
-from shardctl.deadletter.pubsub import AGAIN, TRANSIENT, PubsubError
+from shardctl.deadletter.pubsub import AGAIN, PubsubError
 from shardctl.errors import ShardctlError
+from shardctl.topicclient import TRANSIENT
 
 LEASE_SECONDS = 60  # of a desk that was killed, nobody sees the letters for so long
 RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing

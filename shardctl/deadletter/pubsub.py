@@ -19,17 +19,9 @@ from shardctl.deadletter.letter import Message
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
+from shardctl.topicclient import TRANSIENT
 from shardctl.wire.requests import in_requests
 
-TRANSIENT = (
-    api.Aborted,
-    api.Cancelled,
-    api.DeadlineExceeded,
-    api.InternalServerError,
-    api.ResourceExhausted,
-    api.ServiceUnavailable,
-    api.Unknown,
-)
 AGAIN = Retry(if_exception_type(*TRANSIENT), initial=0.1, maximum=5.0, timeout=60.0)
 TIMEOUT_SECONDS = 30.0
 SLOTS_AT_ONCE = 8

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardctl.cli.provision import given_urls
+from shardctl.cli.provision import DATABASE_HELP, given_urls
 from shardctl.cli.terminal import say, waiting
 from shardctl.errors import EXIT_REFUSED, ShardctlError
 
@@ -27,8 +27,7 @@ DatabaseOption = Annotated[
     typer.Option(
         "--database",
         metavar="SHARD=URL",
-        help="A shard's database; may be repeated. Else SHARDCTL_DATABASE_URL_<SHARD>, which keeps the password out "
-        "of the process list. Only shards that give or take slots need one.",
+        help=f"{DATABASE_HELP} Only shards that give or take slots need one.",
     ),
 ]
 MaxLagOption = Annotated[

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
 import pytest
 from deadletter_kit import BrokerThread, Town
+from products_kit import empty_database
 
 from shardctl.cli import main
 from shardctl.fleet.keyspace import slot_of
@@ -36,40 +38,34 @@ A, B, OTHER = in_shard("s0"), in_shard("s0", 1), in_shard("s1")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def urls(request, tmp_path):
-    if request.param == "sqlite":
-        yield {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("s0", "s1")}
-        return
-    server = request.getfixturevalue("postgres_server")
-    names = {name: f"desk_{next(_projects)}_{name}" for name in ("s0", "s1")}
-    yield {shard: server.create_database(name) for shard, name in names.items()}
-    for name in names.values():
-        server.drop_database(name)
+def urls(request):
+    with ExitStack() as databases:
+        yield {name: databases.enter_context(empty_database(request, request.param)) for name in ("s0", "s1")}
+
+
+@contextmanager
+def town_on(broker, folder, monkeypatch, urls=None):
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
+    made = Town(broker, folder, f"desk-test-{next(_projects)}", urls)
+    for name, url in made.urls.items():
+        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", url)
+    monkeypatch.chdir(folder)
+    yield made
+    made.faults()
+    made.close()
 
 
 @pytest.fixture
 def town(broker, tmp_path, urls, monkeypatch):
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
-    made = Town(broker, tmp_path, f"desk-test-{next(_projects)}", urls)
-    for name, url in urls.items():
-        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", url)
-    monkeypatch.chdir(tmp_path)
-    yield made
-    made.faults()
-    made.close()
+    with town_on(broker, tmp_path, monkeypatch, urls) as made:
+        yield made
 
 
 @pytest.fixture
 def sqlite_town(broker, tmp_path, monkeypatch):
     """Where the kind of database doesn't matter."""
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.host)
-    made = Town(broker, tmp_path, f"desk-test-{next(_projects)}")
-    for name, url in made.urls.items():
-        monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_{name.upper()}", url)
-    monkeypatch.chdir(tmp_path)
-    yield made
-    made.faults()
-    made.close()
+    with town_on(broker, tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from deadletter_kit import FLEET, TYPES
 from names_kit import keyed, name_of
 from patience import PATIENCE_SECONDS
+from products_kit import PRODUCTS, empty_database
 from sqlalchemy import insert, select, update
 
 from shardctl.deadletter.inboxes import Allowed, Inboxes
@@ -29,13 +30,10 @@ KEY = next(key for key in map("Key {}".format, range(99)) if slot_of(key, 6) < 3
 SLOT = slot_of(KEY, 6)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mariadb"])
-def url(request, tmp_path_factory):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('desk')}/s0.db"
-    return request.getfixturevalue(
-        {"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param]
-    ).create_database("desk_inbox")
+@pytest.fixture(scope="module", params=PRODUCTS)
+def url(request):
+    with empty_database(request, request.param) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

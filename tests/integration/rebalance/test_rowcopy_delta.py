@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from contextlib import ExitStack
 
 import pytest
 from delta_kit import Changing, base, catch_up, differences, sides
+from products_kit import empty_database
 
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
@@ -14,28 +15,18 @@ from shardctl.shard.database import DatabaseError
 
 pytestmark = pytest.mark.slow
 WAYS = [
-    ("postgres", "postgres"), ("mariadb", "mariadb"), ("postgres", "mariadb"), ("mariadb", "postgres"), ("sqlite", "postgres"),
-    ("postgres", "sqlite"),
+    ("postgresql", "postgresql"), ("mariadb", "mariadb"), ("postgresql", "mariadb"), ("mariadb", "postgresql"),
+    ("sqlite", "postgresql"), ("postgresql", "sqlite"),
 ]  # fmt: skip
-_numbers = itertools.count()
 
 
 @pytest.fixture(params=WAYS, ids="-".join)
-def pair(request, tmp_path):
-    urls, undo = [], []
-    for number, product in enumerate(request.param):
-        if product == "sqlite":
-            urls.append(f"sqlite:///{tmp_path}/{number}.db")
-            continue
-        server, name = request.getfixturevalue(f"{product}_server"), f"delta_{next(_numbers)}"
-        urls.append(server.create_database(name))
-        undo.append((server, name))
-    made = sides(*urls)
-    yield made
-    for side in made:
-        side.close()
-    for server, name in undo:
-        server.drop_database(name)
+def pair(request):
+    with ExitStack() as databases:
+        made = sides(*(databases.enter_context(empty_database(request, product)) for product in request.param))
+        yield made
+        for side in made:
+            side.close()
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.proof) for seed in (1, 2))])

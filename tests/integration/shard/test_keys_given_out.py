@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from consumer_kit import CONFIG, FLEET, Shard, write
+from products_kit import PRODUCTS, empty_database
 from rowcopy_kit import Side
 from sqlalchemy.engine import make_url
 
@@ -30,16 +31,11 @@ NUMBERED = {
 }
 
 
-@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
-def url(request, tmp_path):
+@pytest.fixture(params=PRODUCTS)
+def url(request):
     """Of an empty database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/shard.db"
-        return
-    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
-    server.drop_database("given_out")
-    yield server.create_database("given_out")
-    server.drop_database("given_out")
+    with empty_database(request, request.param) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from arrival_kit import Database
+from products_kit import PRODUCTS, empty_database
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -163,14 +164,10 @@ WANTED = dict(
 ) | {(4, identity.in_slot(identity.of_note(NOTE), 4)): ("replayed", 0)}
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/s0.db"
-        return
-    server = request.getfixturevalue(f"{request.param}_server")
-    yield server.create_database("upgrade_tests")
-    server.drop_database("upgrade_tests")
+@pytest.fixture(params=PRODUCTS)
+def url(request):
+    with empty_database(request, request.param) as url:
+        yield url
 
 
 @pytest.fixture

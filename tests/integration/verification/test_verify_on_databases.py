@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from names_kit import keyed
+from products_kit import SERVERS, empty_database
 from verify_kit import Fleet, key_in
 
 from shardctl.shard.schema import LaneState
@@ -11,18 +14,13 @@ from shardctl.shard.schema import LaneState
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["postgresql", "mariadb"])
+@pytest.fixture(params=SERVERS)
 def fleet(request, tmp_path):
-    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
-    names = [f"verify_{shard}" for shard in ("s0", "s1", "s2")]
-    for name in names:
-        server.drop_database(name)
-    made = Fleet(tmp_path, lambda shard: server.create_database(f"verify_{shard}"))
-    made.fill()
-    yield made
-    made.close()
-    for name in names:
-        server.drop_database(name)
+    with ExitStack() as databases:
+        made = Fleet(tmp_path, lambda _: databases.enter_context(empty_database(request, request.param)))
+        made.fill()
+        yield made
+        made.close()
 
 
 def test_a_clean_fleet_passes_and_its_checksums_stay(fleet):

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def world(request, tmp_path):
-    with on_databases(BusyWorld, request, tmp_path) as world:
+def world(request):
+    with on_databases(BusyWorld, request) as world:
         world.between = True
         yield world
 

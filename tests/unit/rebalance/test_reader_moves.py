@@ -156,8 +156,8 @@ def test_reads_follow_slots_between_servers(on_servers):
 
 
 @pytest.fixture
-def on_servers(request, tmp_path):
-    with on_databases(ReadWorld, request, tmp_path) as made:
+def on_servers(request):
+    with on_databases(ReadWorld, request) as made:
         made.every = 6
         made.between = True
         made.begin_reading()

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def world(request, tmp_path):
-    with on_databases(World, request, tmp_path) as world:
+def world(request):
+    with on_databases(World, request) as world:
         yield world
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from hashlib import md5
 
 import pytest
 from consumer_kit import Shard
+from products_kit import PRODUCTS, empty_database
 from redis.asyncio import Redis
 from sqlalchemy import insert, update
 
@@ -108,18 +110,10 @@ def test_a_chunk_over_the_statement_timeout_is_made_smaller_until_it_ends(slow_s
     play(slow_shard, redis_url, scenario)
 
 
-@pytest.fixture(params=["postgresql", "sqlite", "mariadb"])
-def shard(request, tmp_path):
-    if request.param == "sqlite":
-        shard = Shard(f"sqlite:///{tmp_path}/shard.db")
-    elif request.param == "postgresql":
-        shard = Shard(request.getfixturevalue("database_url"))
-    else:
-        shard = Shard(request.getfixturevalue("mariadb_server").create_database("purge_tests"))
-    yield shard
-    shard.close()
-    if request.param == "mariadb":
-        request.getfixturevalue("mariadb_server").drop_database("purge_tests")
+@pytest.fixture(params=PRODUCTS)
+def shard(request):
+    with empty_database(request, request.param) as url, closing(Shard(url)) as shard:
+        yield shard
 
 
 def test_replicas_that_have_been_silent_for_long_are_forgotten(shard):

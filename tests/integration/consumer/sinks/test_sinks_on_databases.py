@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from arrival_kit import Database
+from products_kit import SERVERS, empty_database
 from sqlalchemy import Column, Integer, MetaData, String, Table, exc, insert, select
 
 from consumer.errors import DataFaultError, PermanentError, TransientError
@@ -23,15 +25,12 @@ MOVEMENTS = """
 """
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
+@pytest.fixture(params=SERVERS)
 def shard(request):
-    server = request.getfixturevalue(f"{request.param}_server")
-    made = Database(server.create_database("sink_tests"), MOVEMENTS)
-    inventory.stock.create(made.engine)
-    accounts.accounts.create(made.engine)
-    yield made
-    made.close()
-    server.drop_database("sink_tests")
+    with empty_database(request, request.param) as url, closing(Database(url, MOVEMENTS)) as made:
+        inventory.stock.create(made.engine)
+        accounts.accounts.create(made.engine)
+        yield made
 
 
 def again(call):

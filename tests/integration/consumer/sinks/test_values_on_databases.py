@@ -10,6 +10,7 @@ import pytest
 from bodies_kit import CASES, TYPE, fleet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from products_kit import PRODUCTS, empty_database
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
@@ -66,18 +67,12 @@ class Table:
         return dict(zip(self.kind.columns, stored, strict=True))
 
 
-@pytest.fixture(scope="module", params=["postgresql", "mariadb", "sqlite"])
-def table(request, tmp_path_factory):
-    if request.param == "sqlite":
-        made = Table("sqlite", f"sqlite:///{tmp_path_factory.mktemp('values')}/values.db")
+@pytest.fixture(scope="module", params=PRODUCTS)
+def table(request):
+    with empty_database(request, request.param) as url:
+        made = Table(request.param, url)
         yield made
         made.engine.dispose()
-        return
-    server = request.getfixturevalue({"postgresql": "postgres_server", "mariadb": "mariadb_server"}[request.param])
-    made = Table(request.param, server.create_database("values_tests"))
-    yield made
-    made.engine.dispose()
-    server.drop_database("values_tests")
 
 
 def assert_stored(table: Table, body: bytes) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from arrival_kit import Database
+from products_kit import PRODUCTS, empty_database
 
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.shard import changes, database, lanes, schema
@@ -43,18 +45,10 @@ KEYS = {
 }
 
 
-@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
-def shard(request, tmp_path):
-    if request.param == "sqlite":
-        made = Database(f"sqlite:///{tmp_path}/shard.db", TYPES)
+@pytest.fixture(params=PRODUCTS)
+def shard(request):
+    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as made:
         yield made
-        made.close()
-        return
-    server = request.getfixturevalue(f"{request.param}_server")
-    made = Database(server.create_database("changes_logged"), TYPES)
-    yield made
-    made.close()
-    server.drop_database("changes_logged")
 
 
 def begin(shard):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from arrival_kit import Database
+from products_kit import PRODUCTS, empty_database
 from sqlalchemy import event
 
 from consumer.delivery import decode
@@ -39,15 +40,10 @@ TYPES = """
 """
 
 
-@pytest.fixture(scope="module", params=["postgres", "sqlite", "mariadb"])
-def shared_shard(request, tmp_path_factory):
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('identity')}/shard.db"
-    else:
-        url = request.getfixturevalue(f"{request.param}_server").create_database("identity_tests")
-    shard = Database(url, TYPES)
-    yield shard
-    shard.close()
+@pytest.fixture(scope="module", params=PRODUCTS)
+def shared_shard(request):
+    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as shard:
+        yield shard
 
 
 @pytest.fixture

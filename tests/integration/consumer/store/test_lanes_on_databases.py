@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 from consumer_kit import SLOT_BITS, Shard, write
+from products_kit import PRODUCTS, empty_database
 from sqlalchemy import insert, text
 
 from consumer.delivery import Delivery
@@ -24,18 +26,11 @@ PUBLISHED_US = 1_700_000_000_123_456  # when every message of consumer_kit was
 KEY = "mover"
 
 
-@pytest.fixture(params=["postgresql", "sqlite", "mariadb"])
-def shard(request, tmp_path):
-    if request.param == "sqlite":
-        made = Shard(f"sqlite:///{tmp_path}/shard.db")
+@pytest.fixture(params=PRODUCTS)
+def shard(request):
+    limits = {"statement_timeout": timedelta(seconds=5)}
+    with empty_database(request, request.param) as url, closing(Shard(url, **limits)) as made:
         yield made
-        made.close()
-        return
-    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
-    made = Shard(server.create_database("lane_tests"), statement_timeout=timedelta(seconds=5))
-    yield made
-    made.close()
-    server.drop_database("lane_tests")
 
 
 def customer(generation=1, **columns) -> Delivery:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 from consumer_kit import Shard, write
 from patience import PATIENCE_SECONDS
+from products_kit import PRODUCTS, empty_database
 
 from consumer.errors import TransientError
 from consumer.sinks.sql import SqlSink
@@ -20,18 +22,11 @@ from consumer.store.term import NotLeaderError, Term
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["postgresql", "sqlite", "mariadb"])
-def shard(request, tmp_path):
-    if request.param == "sqlite":
-        made = Shard(f"sqlite:///{tmp_path}/shard.db")
+@pytest.fixture(params=PRODUCTS)
+def shard(request):
+    limits = {"statement_timeout": timedelta(seconds=5), "concurrency": 4}
+    with empty_database(request, request.param) as url, closing(Shard(url, **limits)) as made:
         yield made
-        made.close()
-        return
-    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
-    made = Shard(server.create_database("term_tests"), statement_timeout=timedelta(seconds=5), concurrency=4)
-    yield made
-    made.close()
-    server.drop_database("term_tests")
 
 
 def replica(shard, name):

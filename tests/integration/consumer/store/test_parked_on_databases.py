@@ -6,11 +6,13 @@ import random
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 from arrival_kit import Database
 from names_kit import age
+from products_kit import PRODUCTS, SERVERS, empty_database
 from sqlalchemy import Column, Integer, MetaData, String, Table, text
 from sqlalchemy.exc import OperationalError
 
@@ -44,17 +46,10 @@ TYPES = """
 """
 
 
-def url_on(request, tmp_path_factory, name):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('parked')}/shard.db"
-    return request.getfixturevalue(f"{request.param}_server").create_database(name)
-
-
-@pytest.fixture(scope="module", params=["postgres", "sqlite", "mariadb"])
-def shared_shard(request, tmp_path_factory):
-    shard = Database(url_on(request, tmp_path_factory, "parked_tests"), TYPES)
-    yield shard
-    shard.close()
+@pytest.fixture(scope="module", params=PRODUCTS)
+def shared_shard(request):
+    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as shard:
+        yield shard
 
 
 @pytest.fixture
@@ -366,13 +361,10 @@ def test_a_person_drops_everything(shard):
 # --- races ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
-def server_shard(request, tmp_path_factory):
-    server = request.getfixturevalue(f"{request.param}_server")
-    shard = Database(server.create_database("parked_races"), TYPES)
-    yield shard
-    shard.close()
-    server.drop_database("parked_races")
+@pytest.fixture(params=SERVERS)
+def server_shard(request):
+    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as shard:
+        yield shard
 
 
 def test_a_release_waits_for_a_writer_and_applies_what_it_stored(server_shard):
@@ -456,14 +448,11 @@ LOG = Table(
 )
 
 
-@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
-def race_shard(request, tmp_path_factory):
-    shard = Database(url_on(request, tmp_path_factory, "parked_stress"), TYPES, Moody())
-    LOG.create(shard.engine)
-    yield shard
-    shard.close()
-    if request.param != "sqlite":
-        request.getfixturevalue(f"{request.param}_server").drop_database("parked_stress")
+@pytest.fixture(params=PRODUCTS)
+def race_shard(request):
+    with empty_database(request, request.param) as url, closing(Database(url, TYPES, Moody())) as shard:
+        LOG.create(shard.engine)
+        yield shard
 
 
 @pytest.mark.parametrize("seed", range(3))

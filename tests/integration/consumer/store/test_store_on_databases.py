@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,6 +15,7 @@ import pytest
 from consumer_kit import Shard, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products_kit import SERVERS, empty_database
 from sqlalchemy import text
 from sqlalchemy.exc import NotSupportedError
 
@@ -253,15 +255,12 @@ CONSTRAINTS = {
 }
 
 
-@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+@pytest.fixture(scope="module", params=SERVERS)
 def constrained(request):
-    server = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
-    shard = Shard(server.create_database("poison_tests"))
-    for statement in CONSTRAINTS[shard.url.get_backend_name()]:
-        shard.run(statement)
-    yield shard
-    shard.close()
-    server.drop_database("poison_tests")
+    with empty_database(request, request.param) as url, closing(Shard(url)) as shard:
+        for statement in CONSTRAINTS[shard.url.get_backend_name()]:
+            shard.run(statement)
+        yield shard
 
 
 def test_a_foreign_key_violation_is_attributed_to_its_message_even_if_deferred_to_the_commit(constrained):
