@@ -43,7 +43,7 @@ class LockedShard(Model):
         return message_type in self.types if self.types else message_type not in self.except_types
 
 
-class Lock(Model):
+class Lockfile(Model):
     """Everything that subscriptions and slots depend on. Only `shardctl provision` and `shardctl rebalance` change it."""
 
     fleet: str
@@ -54,8 +54,8 @@ class Lock(Model):
     shards: tuple[LockedShard, ...] = Field(strict=False)
 
 
-def lock_of(fleet: Fleet) -> Lock:
-    return Lock(
+def lock_of(fleet: Fleet) -> Lockfile:
+    return Lockfile(
         fleet=fleet.fleet,
         topic=fleet.topic.name,
         slot_bits=fleet.routing.slot_bits,
@@ -81,11 +81,11 @@ def path_of(file: Path) -> Path:
     return file.with_suffix(".lock")
 
 
-def read(file: Path) -> Lock | None:
+def read(file: Path) -> Lockfile | None:
     """The lock beside a file; None where there is none: nothing was deployed from here. Raises GuardError."""
     path = path_of(file)
     try:
-        return Lock.model_validate_json(path.read_bytes())
+        return Lockfile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -119,7 +119,7 @@ def check(file: Path, fleet: Fleet) -> None:
         )
 
 
-def contradictions(lock: Lock, fleet: Fleet) -> Iterator[str]:
+def contradictions(lock: Lockfile, fleet: Fleet) -> Iterator[str]:
     """Why the file can't follow what the lock records, each with the safe way. Pure."""
     new = lock_of(fleet)
     # A part of a message that the lock lacks was added by this version.
@@ -176,7 +176,7 @@ def _changed(before: LockedShard, shard: Shard) -> Iterator[str]:
             )
 
 
-def _taken(lock: Lock, fleet: Fleet, shard: Shard) -> Iterator[str]:
+def _taken(lock: Lockfile, fleet: Fleet, shard: Shard) -> Iterator[str]:
     """A new shard that isn't part of a rebalance would hold its slots active from the start."""
     for other in lock.shards:
         locked_slots = SlotSet.of_ranges(

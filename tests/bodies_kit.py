@@ -37,7 +37,9 @@ class Case(NamedTuple):
     refused: str | None = None
     where: str | None = None
     databases: tuple[str, ...] = ("postgresql", "mariadb")  # a body is refused where any of these is the fleet's
-    door: bool = False  # refused at the door alone: a database that takes it may be there, and else it says so itself
+    at_entry: bool = (
+        False  # refused by gateway and publishers alone: the fleet's database may take it, or refuses it itself
+    )
     beyond: tuple[str, ...] = ()  # databases of no fleet here whose consumer refuses it
     python: bool = True  # whether Python's values can say it
 
@@ -95,5 +97,5 @@ CASES = {
     "an offset of 16 hours": Case(key('"at":"2026-01-01T00:00:00+16:00"'), "bad_value", "at", ALL),
     "a time beyond the last": Case(key('"at":"9999-12-31T23:59:59.9999999Z"'), "bad_value", "at", ALL),
     "no key": Case('{"note":"x"}', "missing_key", "id", ALL),
-    "a key that ends in a blank": Case('{"id":"k "}', "bad_value", "id", ("mariadb",), door=True),
+    "a key that ends in a blank": Case('{"id":"k "}', "bad_value", "id", ("mariadb",), at_entry=True),
 }

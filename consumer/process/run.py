@@ -247,8 +247,8 @@ def _intakes(settings: Settings, metrics: Metrics, suspects: Suspects) -> Callab
         from consumer.intake.push.endpoint import endpoint_of
         from consumer.intake.push.intake import PushIntake
 
-        door = endpoint_of(config, settings.host, settings.push_port, settings.push_keys_url, metrics)
-        return lambda: PushIntake(config, door, time.monotonic, metrics)
+        endpoint = endpoint_of(config, settings.host, settings.push_port, settings.push_keys_url, metrics)
+        return lambda: PushIntake(config, endpoint, time.monotonic, metrics)
     subscriber = calls.subscriber(settings.pubsub_endpoint)
     return lambda: Intake(subscriber, config, time.monotonic, metrics, suspects=suspects)
 

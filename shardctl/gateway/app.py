@@ -25,9 +25,9 @@ from shardctl.gateway.writes import WRITES, SingleWrite
 log = logging.getLogger(__name__)
 
 
-def application(desk: GatewayContext) -> ASGIApp:
+def application(context: GatewayContext) -> ASGIApp:
     """The whole API. Single writes bypass Starlette: for them, its routing costs as much as everything else here."""
-    single, others = SingleWrite(desk), _others(desk)
+    single, others = SingleWrite(context), _others(context)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(WRITES):
@@ -44,26 +44,26 @@ def application(desk: GatewayContext) -> ASGIApp:
     return front
 
 
-def _others(desk: GatewayContext) -> Starlette:
-    described = orjson.dumps(document(desk.fleet))
+def _others(context: GatewayContext) -> Starlette:
+    described = orjson.dumps(document(context.fleet))
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def ready(_: Request) -> Response:
-        why_not = desk.why_not_ready()
+        why_not = context.why_not_ready()
         return PlainTextResponse("ready\n") if why_not is None else PlainTextResponse(f"not ready: {why_not}\n", 503)
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(desk.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(context.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def openapi(_: Request) -> Response:
         return Response(described, media_type="application/json")
 
     return Starlette(
         routes=[
-            Route("/v1/writes", Batches(desk), methods=["POST"]),
-            Route(WRITES + "{type:path}", SingleWrite(desk), methods=["POST"]),
+            Route("/v1/writes", Batches(context), methods=["POST"]),
+            Route(WRITES + "{type:path}", SingleWrite(context), methods=["POST"]),
             Route("/openapi.json", openapi),
             Route("/health", health),
             Route("/ready", ready),

@@ -68,7 +68,7 @@ class NoAuth:
     def __init__(self, settings: Gateway, buckets: Buckets) -> None:
         self._rate_limit, self._buckets = settings.rate_limit, buckets
 
-    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
+    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the protocol's form
         if self._rate_limit is None:
             return _ANYBODY
         return Caller(address, bucket=self._buckets.of(address, self._rate_limit))
@@ -98,7 +98,7 @@ class ApiKeyAuth:
         self._ring = keys.Keyring(self._file, settings.auth.grace_time.total_seconds(), clock)
         self._warn_of_others()
 
-    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
+    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the protocol's form
         # The time that looking up a digest takes reveals nothing of the key.
         try:
             name = self._ring.name_of(sha256(_bearer(authorization).encode()).digest())
@@ -167,7 +167,7 @@ class OidcAuth:
     def failing(self) -> bool:
         return self._verifier.keys_failing is not None
 
-    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the door's form
+    async def caller(self, authorization: bytes | None, address: str) -> Caller:  # noqa: ARG002 - the protocol's form
         try:
             claims = await self._verifier.claims(_bearer(authorization))
         except TokenError as error:
@@ -189,7 +189,7 @@ class OidcAuth:
         raise Problem(HTTPStatus.FORBIDDEN, "the token is good, but its subject may not write here")
 
 
-def door(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> NoAuth | ApiKeyAuth | OidcAuth:
+def authenticator_of(settings: Gateway, keys_file: Path | None, buckets: Buckets) -> NoAuth | ApiKeyAuth | OidcAuth:
     """Raises UsageError where the keys can't be had."""
     auth: Auth = settings.auth
     if auth.kind == "none":

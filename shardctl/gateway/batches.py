@@ -41,29 +41,29 @@ log = logging.getLogger(__name__)
 class Batches:
     """An ASGI application."""
 
-    def __init__(self, desk: GatewayContext) -> None:
-        self._desk = desk
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope)
         try:
-            caller = await self._desk.caller(scope, headers)
+            caller = await self._context.caller(scope, headers)
             headers.check_type(_NDJSON, MEDIA_TYPE)
             try:
                 query_of(scope, ())
             except FieldError as error:
                 raise Problem.of_field(error) from None
-            if not self._desk.outbox.has_room(0):
+            if not self._context.outbox.has_room(0):
                 raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
             if self._under_way >= MAX_BATCHES:
                 raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, f"{MAX_BATCHES} batches are under way already")
         except Problem as problem:
-            await answer(send, self._desk, headers, problem)
+            await answer(send, self._context, headers, problem)
             return
         self._under_way += 1
         try:
-            await _Batch(self._desk, caller, receive, send).run()
+            await _Batch(self._context, caller, receive, send).run()
         finally:
             self._under_way -= 1
 
@@ -71,8 +71,8 @@ class Batches:
 class _Batch:
     """One request under way. Results wait in `_results`, by number, until those before them are sent."""
 
-    def __init__(self, desk: GatewayContext, caller: Caller, receive: Receive, send: Send) -> None:
-        self._desk, self._caller = desk, caller
+    def __init__(self, context: GatewayContext, caller: Caller, receive: Receive, send: Send) -> None:
+        self._context, self._caller = context, caller
         self._receive, self._send = receive, send
         self._results: dict[int, bytes] = {}
         self._about: dict[int, tuple[int, MessageKind, Message]] = {}  # line, type and message of what is under way
@@ -91,17 +91,17 @@ class _Batch:
             self._ended = True
             self._news.set()
             if self._gone:
-                self._desk.metrics.abandoned.inc()
+                self._context.metrics.abandoned.inc()
             await answering
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def _take_all(self) -> None:
-        most = self._desk.settings.max_body_bytes + LINE_EXTRA_BYTES
+        most = self._context.settings.max_body_bytes + LINE_EXTRA_BYTES
         number = 0
         try:
-            async for lines in lines_of(self._receive, most, self._desk):
-                now = self._desk.now()
+            async for lines in lines_of(self._receive, most, self._context):
+                now = self._context.now()
                 for line in lines:
                     number += 1
                     if line is None:
@@ -117,7 +117,7 @@ class _Batch:
                 self._refuse(number + 1, cut.problem)
 
     async def _make_room(self, size: int) -> None:
-        outbox = self._desk.outbox
+        outbox = self._context.outbox
         if not outbox.has_room(size, STREAMS_SHARE):
             await outbox.room(size)
         bucket = self._caller.bucket
@@ -128,15 +128,15 @@ class _Batch:
             await self._fetched.wait()
 
     def _take(self, number: int, line: bytes, now: Any) -> None:
-        desk = self._desk
+        context = self._context
         try:
             data = fields_of(line)
-            kind = desk.kind(data["type"])
-            desk.check_leave(self._caller, kind)
+            kind = context.kind(data["type"])
+            context.check_leave(self._caller, kind)
             text = body_text(line, data)
-            message = desk.encoder.encode(kind, data["body"], text, now, data, LINE, self._caller.client)
+            message = context.encoder.encode(kind, data["body"], text, now, data, LINE, self._caller.client)
             if message.slot not in self._failed:
-                desk.check_claim(message.claim)
+                context.check_claim(message.claim)
         except LineError as error:
             where = {"pointer": pointer(error.field)} if error.field else {"pointer": "#"}
             self._refuse(number, Problem(HTTPStatus.BAD_REQUEST, str(error), errors=({"detail": str(error), **where},)))
@@ -149,11 +149,11 @@ class _Batch:
                 self._refuse(number, Problem.not_taken(NotTakenError.behind()))
                 return
             self._about[self._read] = (number, kind, message)
-            desk.outbox.put(message.slot, message.wire, self, self._read)
+            context.outbox.put(message.slot, message.wire, self, self._read)
             self._read += 1
 
     def _refuse(self, line: int, problem: Problem) -> None:
-        self._desk.metrics.refused(problem.status)
+        self._context.metrics.refused(problem.status)
         self._keep(self._read, _line({"line": line, **_problem_members(problem)}))
         self._read += 1
 
@@ -163,7 +163,7 @@ class _Batch:
         """The outbox reports the outcome of a write."""
         line, kind, message = self._about.pop(number)
         if message_id is not None:
-            self._desk.metrics.accepted[kind.name].inc()
+            self._context.metrics.accepted[kind.name].inc()
             self._keep(
                 number,
                 b'{"line":%d,"status":202,"id":%b,%b\n'
@@ -171,11 +171,11 @@ class _Batch:
             )
             return
         error = error or NotTakenError("Pub/Sub gave no id")
-        self._desk.not_taken(message.claim, error)
+        self._context.not_taken(message.claim, error)
         if not isinstance(error, PublishRefusedError):
             self._failed.add(message.slot)
         problem = Problem.not_taken(error)
-        self._desk.metrics.refused(problem.status)
+        self._context.metrics.refused(problem.status)
         self._keep(number, _line({"line": line, **_problem_members(problem)}))
 
     def _keep(self, number: int, result: bytes) -> None:
@@ -248,15 +248,15 @@ class _CutError(Exception):
         self.gone, self.problem = gone, problem
 
 
-async def lines_of(receive: Receive, most: int, desk: GatewayContext) -> AsyncIterator[list[bytes | None]]:
+async def lines_of(receive: Receive, most: int, context: GatewayContext) -> AsyncIterator[list[bytes | None]]:
     """The body's lines, many at a time; None stands for one of over `most` bytes, which is never kept. Raises _CutError.
 
     The line under way is kept apart from what comes, so that each byte is looked at once, in however small parts it comes.
     """
     begun, dropping = bytearray(), False
-    with desk.outbox.reading() as reading:
+    with context.outbox.reading() as reading:
         while True:
-            event = await _next(receive, desk)
+            event = await _next(receive, context)
             first, *others = event["body"].split(b"\n")
             dropping = dropping or len(begun) + len(first) > most
             begun += first
@@ -276,13 +276,13 @@ async def lines_of(receive: Receive, most: int, desk: GatewayContext) -> AsyncIt
             yield lines
 
 
-async def _next(receive: Receive, desk: GatewayContext) -> dict[str, Any]:
+async def _next(receive: Receive, context: GatewayContext) -> dict[str, Any]:
     try:
-        with desk.reading(BODY_SECONDS) as limit:
+        with context.reading(BODY_SECONDS) as limit:
             async with limit:
                 event = dict(await receive())
     except TimeoutError:
-        if desk.stopping.is_set():
+        if context.stopping.is_set():
             raise _CutError(problem=Problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{_CUT} the gateway stops")) from None
         detail = f"{_CUT} nothing came for {BODY_SECONDS:.0f} s"
         raise _CutError(problem=Problem(HTTPStatus.REQUEST_TIMEOUT, detail)) from None

@@ -45,12 +45,12 @@ class GatewayContext:
         self,
         fleet: Fleet,
         topics: Topics,
-        door: Authenticator,
+        authenticator: Authenticator,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.fleet, self.door, self.clock, self.now = fleet, door, clock, now
+        self.fleet, self.authenticator, self.clock, self.now = fleet, authenticator, clock, now
         self.settings = fleet.gateway or OPEN
         self.encoder = Encoder(fleet)
         self.claims = Claims()
@@ -70,13 +70,13 @@ class GatewayContext:
         self._unreachable: str | None = "Pub/Sub hasn't answered yet"
         self.metrics.in_flight.set_function(lambda: self.outbox.writes)
         self.metrics.in_flight_bytes.set_function(lambda: self.outbox.bytes)
-        self.metrics.keys_failing.set_function(lambda: float(self.door.failing))
+        self.metrics.keys_failing.set_function(lambda: float(self.authenticator.failing))
         self.metrics.ready.set_function(lambda: float(self.why_not_ready() is None))
 
     async def caller(self, scope: Scope, headers: Headers) -> Caller:
         """Raises Problem."""
         client = scope.get("client")
-        return await self.door.caller(headers.authorization, client[0] if client else "")
+        return await self.authenticator.caller(headers.authorization, client[0] if client else "")
 
     def kind(self, name: str) -> MessageKind:
         """Raises Problem."""

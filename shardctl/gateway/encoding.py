@@ -50,7 +50,7 @@ class MessageKind:
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.name, self.type = name, fleet.message_types[name]
-        self.rules = Rules(self.type, strictest(fleet.databases), at_the_door=True)
+        self.rules = Rules(self.type, strictest(fleet.databases), at_entry=True)
         self.routing_field = self.type.routing_field
         self.routing_place = ("pointer", pointer(self.routing_field))
         attributes = fleet.routing.attributes

@@ -58,7 +58,7 @@ def body_of(kind: MessageType, limits: Limits) -> Schema:
     required = [*kind.key]
     if kind.version_column and kind.version_column not in required:
         required.append(kind.version_column)
-    rules = Rules(kind, limits, at_the_door=True)
+    rules = Rules(kind, limits, at_entry=True)
     properties = {
         column: _column(column_type, rules.room(column), nullable=column not in required)
         for column, column_type in kind.types.items()

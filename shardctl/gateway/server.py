@@ -15,7 +15,7 @@ from shardctl.errors import UsageError
 from shardctl.fleet.settings.gateway import OPEN
 from shardctl.fleet.spec import Fleet
 from shardctl.gateway.app import application
-from shardctl.gateway.auth import ApiKeyAuth, Authenticator, door
+from shardctl.gateway.auth import ApiKeyAuth, Authenticator, authenticator_of
 from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.pubsub import connect
 from shardctl.gateway.ratelimit import Buckets
@@ -47,21 +47,21 @@ def run(fleet: Fleet, options: Options) -> None:
 
 
 async def _serve(fleet: Fleet, options: Options) -> None:
-    _refuse_the_open_door(fleet, options)
+    _refuse_if_open(fleet, options)
     topics = connect(fleet, os.environ.get("PUBSUB_EMULATOR_HOST"))
     try:
-        desk = GatewayContext(fleet, topics, _door(fleet, options))
+        context = GatewayContext(fleet, topics, _authenticator(fleet, options))
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
         at_terminal = sys.stderr.isatty()
-        logs.configure(desk.settings.log_level, logs.PlainFormatter() if at_terminal else log_formatter(fleet))
+        logs.configure(context.settings.log_level, logs.PlainFormatter() if at_terminal else log_formatter(fleet))
         async with Background(log) as beside:
-            beside.keep("the watch on Pub/Sub", desk.watch)
-            if isinstance(desk.door, ApiKeyAuth):
-                beside.keep("the watch on the clients' keys", desk.door.watch)
+            beside.keep("the watch on Pub/Sub", context.watch)
+            if isinstance(context.authenticator, ApiKeyAuth):
+                beside.keep("the watch on the clients' keys", context.authenticator.watch)
             _spare_the_collector()
-            _warn_of_the_open_door(fleet, options)
-            server = Server(application(desk), drain_seconds=int(desk.settings.drain_timeout.total_seconds()))
-            stop_on_signals(server, lambda: _stopping(desk))
+            _warn_if_open(fleet, options)
+            server = Server(application(context), drain_seconds=int(context.settings.drain_timeout.total_seconds()))
+            stop_on_signals(server, lambda: _stopping(context))
             listening.listen(BACKLOG)  # a client that connects now waits for an instant
             host, port = listening.getsockname()[:2]
             log.info("serving http://%s:%d", shown(host), port, extra={"action": "started"})
@@ -75,7 +75,7 @@ def log_formatter(fleet: Fleet) -> logs.JsonFormatter:
     return logs.JsonFormatter(fleet.project, f"{fleet.fleet}-gateway", fleet=fleet.fleet)
 
 
-def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
+def _refuse_if_open(fleet: Fleet, options: Options) -> None:
     """Raise UsageError where other machines could write without the file allowing it."""
     if fleet.gateway is None and not is_loopback(options.host):
         raise UsageError(
@@ -84,7 +84,7 @@ def _refuse_the_open_door(fleet: Fleet, options: Options) -> None:
         )
 
 
-def _warn_of_the_open_door(fleet: Fleet, options: Options) -> None:
+def _warn_if_open(fleet: Fleet, options: Options) -> None:
     if fleet.gateway is not None and fleet.gateway.auth.kind == "none" and not is_loopback(options.host):
         log.warning(
             "gateway.auth is none: everybody who reaches %s can write",
@@ -93,9 +93,9 @@ def _warn_of_the_open_door(fleet: Fleet, options: Options) -> None:
         )
 
 
-def _stopping(desk: GatewayContext) -> None:
+def _stopping(context: GatewayContext) -> None:
     log.info("stopping: requests in progress are finished", extra={"action": "stopping"})
-    desk.stop()
+    context.stop()
 
 
 def _spare_the_collector() -> None:
@@ -105,5 +105,5 @@ def _spare_the_collector() -> None:
     gc.set_threshold(GC_AFTER_OBJECTS, 10, 50)
 
 
-def _door(fleet: Fleet, options: Options) -> Authenticator:
-    return door(fleet.gateway or OPEN, options.keys_file, Buckets(time.monotonic))
+def _authenticator(fleet: Fleet, options: Options) -> Authenticator:
+    return authenticator_of(fleet.gateway or OPEN, options.keys_file, Buckets(time.monotonic))

@@ -28,53 +28,55 @@ _CONTENT_TYPE = (b"content-type", b"application/json")
 class SingleWrite:
     """An ASGI application for the paths below WRITES."""
 
-    def __init__(self, desk: GatewayContext) -> None:
-        self._desk = desk
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        desk, begun = self._desk, self._desk.clock()
+        context, begun = self._context, self._context.clock()
         headers = Headers(scope)
         try:
             kind, message = await self._read(scope, headers, receive)
             claim = message.claim
-            desk.check_claim(claim)
+            context.check_claim(claim)
             receipt = Awaited()
-            desk.outbox.put(message.slot, message.wire, receipt)
+            context.outbox.put(message.slot, message.wire, receipt)
             message_id = await receipt.message_id
         except ClientGoneError:
-            desk.metrics.abandoned.inc()
+            context.metrics.abandoned.inc()
             return
         except NotTakenError as error:
-            desk.not_taken(claim, error)
-            await answer(send, desk, headers, Problem.not_taken(error))
+            context.not_taken(claim, error)
+            await answer(send, context, headers, Problem.not_taken(error))
             return
         except Problem as problem:
-            await answer(send, desk, headers, problem)
+            await answer(send, context, headers, problem)
             return
-        desk.metrics.accepted[kind.name].inc()
-        desk.metrics.write_seconds.observe(desk.clock() - begun)
+        context.metrics.accepted[kind.name].inc()
+        context.metrics.write_seconds.observe(context.clock() - begun)
         body = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.placement(message.slot))
         pairs = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
         if not await respond(send, 202, pairs, body):
-            desk.metrics.abandoned.inc()
+            context.metrics.abandoned.inc()
 
     async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[MessageKind, Message]:
         """Raises Problem and ClientGoneError. The cheapest checks come first."""
-        desk = self._desk
-        caller = await desk.caller(scope, headers)
-        kind = desk.kind(scope["path"].removeprefix(WRITES))
-        desk.check_leave(caller, kind)
+        context = self._context
+        caller = await context.caller(scope, headers)
+        kind = context.kind(scope["path"].removeprefix(WRITES))
+        context.check_leave(caller, kind)
         headers.check_type(_JSON, "application/json")
         if caller.bucket is not None and (wait := caller.bucket.take()):
             raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "this client writes faster than it may", wait)
-        if not desk.outbox.has_room(headers.content_length or 0):
+        if not context.outbox.has_room(headers.content_length or 0):
             raise Problem.later(HTTPStatus.TOO_MANY_REQUESTS, "too many writes wait for Pub/Sub already")
         try:
             parameters: dict[str, Any] = query_of(scope, PARAMETERS)
             parameters["idempotency_key"] = headers.key_given()
-            text = await body_of(receive, headers, desk.settings.max_body_bytes, desk.outbox)
+            text = await body_of(receive, headers, context.settings.max_body_bytes, context.outbox)
             body = JsonBody(text)
-            return kind, desk.encoder.encode(kind, body.data, body.text, desk.now(), parameters, client=caller.client)
+            return kind, context.encoder.encode(
+                kind, body.data, body.text, context.now(), parameters, client=caller.client
+            )
         except JsonError as error:
             raise Problem.of_field(FieldError.of_body(error)) from None
         except FieldError as error:
@@ -98,13 +100,13 @@ class Awaited:
             self.message_id.set_exception(error or NotTakenError("Pub/Sub gave no id"))
 
 
-async def answer(send: Send, desk: GatewayContext, headers: Headers, problem: Problem) -> None:
+async def answer(send: Send, context: GatewayContext, headers: Headers, problem: Problem) -> None:
     """Send a problem. Where a long body may still come, the connection closes behind it."""
-    desk.metrics.refused(problem.status)
+    context.metrics.refused(problem.status)
     body = problem.body()
     pairs = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
     pairs += ((name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items())
     if headers.content_length is None or headers.content_length > DISCARDED_BYTES:
         pairs.append((b"connection", b"close"))
     if not await respond(send, int(problem.status), pairs, body):
-        desk.metrics.abandoned.inc()
+        context.metrics.abandoned.inc()

@@ -30,17 +30,17 @@ class BodyError(ValueError):
 class Rules:
     """The rules for one message type's bodies.
 
-    With `at_the_door` (gateway and publishers), keys that only some tables can't distinguish or can't hold are refused too. For
+    With `at_entry` (gateway and publishers), keys that only some tables can't distinguish or can't hold are refused too. For
     messages that are already published, the database itself decides.
     """
 
-    def __init__(self, kind: MessageType, limits: Limits, *, at_the_door: bool = False) -> None:
+    def __init__(self, kind: MessageType, limits: Limits, *, at_entry: bool = False) -> None:
         self.kind, self._limits = kind, limits
         self._fits = {column: test_of(column_type, self.room(column)) for column, column_type in kind.types.items()}
         self.types = kind.types
         self.has_decimals = "decimal" in self.types.values()
         self._json = [column for column, column_type in kind.types.items() if column_type == "json"]
-        self._texts = [column for column in kind.key if kind.types[column] == "text"] if at_the_door else []
+        self._texts = [column for column in kind.key if kind.types[column] == "text"] if at_entry else []
 
     def check(self, body: Mapping[str, Any], text: bytes, operation: str) -> None:
         """Raise BodyError unless a row can be made of `body`, which is what `read_object` read from `text`."""

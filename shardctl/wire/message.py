@@ -151,7 +151,7 @@ def _rules_of(kind: MessageType, databases: tuple[DatabaseKind, ...]) -> Rules:
     if known is None:
         if len(_known_rules) >= _MAX_KNOWN_RULES:
             _known_rules.clear()
-        known = _known_rules[id(kind), databases] = (kind, Rules(kind, strictest(databases), at_the_door=True))
+        known = _known_rules[id(kind), databases] = (kind, Rules(kind, strictest(databases), at_entry=True))
     return known[1]
 
 

@@ -89,7 +89,7 @@ def test_the_consumer_imports_only_the_vocabulary():
 
 
 def test_the_vocabulary_stands_on_itself():
-    """What a consumer would otherwise import through it by the back door."""
+    """Otherwise a consumer would import the rest of `shardctl` through it."""
     assert not strangers(VOCABULARY, VOCABULARY)
 
 

@@ -34,7 +34,7 @@ class FullError(RefusedError):
     """As many messages or bytes are in flight as the bounds allow."""
 
 
-class Door(Protocol):
+class Endpoint(Protocol):
     """Where requests arrive. `serve` runs until `close`."""
 
     @property
@@ -46,8 +46,8 @@ class Door(Protocol):
 class PushIntake:
     """What `Intake` is for streaming pull. Each subscription has its own bounds, so that a held-up one never starves another."""
 
-    def __init__(self, config: ShardConfig, door: Door, clock: Callable[[], float], metrics: Metrics) -> None:
-        self._config, self._door, self._clock, self._metrics = config, door, clock, metrics
+    def __init__(self, config: ShardConfig, endpoint: Endpoint, clock: Callable[[], float], metrics: Metrics) -> None:
+        self._config, self._endpoint, self._clock, self._metrics = config, endpoint, clock, metrics
         self._patience_seconds = config.subscription.ack_deadline.total_seconds() * PATIENCE
         self.inlets = {
             subscription: Inlet(
@@ -69,9 +69,9 @@ class PushIntake:
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
     def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
-        """Open the door; each message goes to `deliver`. Before `close`, `tasks` end only by a bug."""
+        """Begin to serve; each message goes to `deliver`. Before `close`, `tasks` end only by a bug."""
         self._deliver, self._open = deliver, True
-        self._serving = asyncio.create_task(self._door.serve(self), name="push")
+        self._serving = asyncio.create_task(self._endpoint.serve(self), name="push")
         self.tasks = (self._serving,)
 
     def pause(self) -> None:
@@ -83,15 +83,15 @@ class PushIntake:
 
     @property
     def connected(self) -> bool:
-        return self._door.is_open and not self._closing
+        return self._endpoint.is_open and not self._closing
 
     async def stop_reading(self) -> None:
         """Refuse all further messages."""
         self._closing, self._open = True, False
 
     async def close(self, timeout_seconds: float) -> None:
-        """Let the answers in flight be sent, but wait no longer than this, and close the door."""
-        self._door.close()
+        """Let the answers in flight be sent, but wait no longer than this, and close the socket."""
+        self._endpoint.close()
         await asyncio.wait([self._serving], timeout=timeout_seconds)
         self._serving.cancel()
         await asyncio.gather(self._serving, return_exceptions=True)

@@ -259,11 +259,11 @@ def test_names_of_63_bytes_are_taken():
 
 
 def test_several_regions_are_a_risk_for_the_order():
-    one, several = (
+    single, several = (
         fleet(["0-1023"], more=f"topic: {{allowed_regions: [{regions}]}}\n")
         for regions in ("europe-west1", "europe-west1, europe-west4")
     )
-    assert warnings(one) == ()
+    assert warnings(single) == ()
     (warning,) = warnings(several)
     assert "only within one" in warning
 

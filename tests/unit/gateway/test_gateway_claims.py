@@ -13,7 +13,7 @@ from gateway_kit import fleet
 from google.pubsub_v1 import PublishRequest
 
 from shardctl.gateway.app import application
-from shardctl.gateway.auth import door
+from shardctl.gateway.auth import authenticator_of
 from shardctl.gateway.claims import Claim, Claims
 from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.pubsub import PublishRefusedError
@@ -49,7 +49,7 @@ class Gateway:
         self.topics = Topics()
         guarded = fleet.gateway is not None and fleet.gateway.auth.kind == "keys"
         self.desk = GatewayContext(
-            fleet, self.topics, door(fleet.gateway, keys if guarded else None, Buckets(time.monotonic))
+            fleet, self.topics, authenticator_of(fleet.gateway, keys if guarded else None, Buckets(time.monotonic))
         )
         transport = httpx.ASGITransport(application(self.desk))
         self._http = httpx.AsyncClient(transport=transport, base_url="http://gateway")

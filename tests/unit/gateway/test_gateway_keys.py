@@ -8,7 +8,7 @@ from gateway_kit import fleet
 
 from shardctl.errors import UsageError
 from shardctl.gateway import auth, keys
-from shardctl.gateway.auth import ApiKeyAuth, door
+from shardctl.gateway.auth import ApiKeyAuth, authenticator_of
 from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import Buckets
 
@@ -241,6 +241,6 @@ async def _until(true):
 def test_keys_need_a_file(tmp_path):
     settings = fleet(GATEWAY).gateway
     with pytest.raises(UsageError, match="--keys FILE"):
-        door(settings, None, Buckets(lambda: 0.0))
+        authenticator_of(settings, None, Buckets(lambda: 0.0))
     with pytest.raises(UsageError, match="can't be read"):
-        door(settings, tmp_path / "nobody", Buckets(lambda: 0.0))
+        authenticator_of(settings, tmp_path / "nobody", Buckets(lambda: 0.0))

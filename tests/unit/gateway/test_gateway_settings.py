@@ -64,7 +64,7 @@ def test_without_a_gateway_in_the_file_other_machines_are_not_served(host):
     ("host", "warned"), [("0.0.0.0", True), ("::1", False), ("127.0.0.2", False), ("localhost", False)]
 )
 def test_an_open_gateway_warns_if_other_machines_reach_it(host, warned, caplog):
-    server._warn_of_the_open_door(fleet(), server.Options(host))
+    server._warn_if_open(fleet(), server.Options(host))
     assert bool(caplog.records) == warned
 
 

@@ -188,8 +188,8 @@ def test_a_user_of_the_database_waits_for_its_account() -> None:
 
 
 def test_topics_are_encrypted_and_stored_as_provision_wants() -> None:
-    fleet, found = fleet_of(), resources(fleet_of())
-    topics = {fields["name"]: fields for fields in found["google_pubsub_topic"].values()}
+    fleet, resources_by_kind = fleet_of(), resources(fleet_of())
+    topics = {fields["name"]: fields for fields in resources_by_kind["google_pubsub_topic"].values()}
     for wanted in wanted_topics(fleet):
         fields, policy = topics.pop(wanted.name.rpartition("/")[2]), wanted.message_storage_policy
         assert fields["kms_key_name"] == wanted.kms_key_name
@@ -199,8 +199,10 @@ def test_topics_are_encrypted_and_stored_as_provision_wants() -> None:
         }
         (grant,) = fields["depends_on"]  # the key may be used before a topic is encrypted by it
         kind, _, address = grant.partition(".")
-        assert found[kind][address]["crypto_key_id"] == wanted.kms_key_name
-        assert found[kind][address]["member"].startswith("serviceAccount:service-123456789012@gcp-sa-pubsub.")
+        assert resources_by_kind[kind][address]["crypto_key_id"] == wanted.kms_key_name
+        assert resources_by_kind[kind][address]["member"].startswith(
+            "serviceAccount:service-123456789012@gcp-sa-pubsub."
+        )
     assert topics == {}
 
 

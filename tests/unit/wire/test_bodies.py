@@ -29,7 +29,7 @@ from shardctl.wire.values import LIMITS, strictest
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 FLEETS = {names: fleet(*names) for names in {case.databases for case in CASES.values()}}
-DOORS = {names: Encoder(fleet) for names, fleet in FLEETS.items()}
+ENCODERS = {names: Encoder(fleet) for names, fleet in FLEETS.items()}
 REFUSALS = (FieldError, JsonError, LineError, InvalidWriteError, PermanentError)
 RULES = {name: Rules(fleet(name).message_types[TYPE], limits) for name, limits in LIMITS.items()}
 
@@ -39,14 +39,16 @@ def through_the_gateway(case, body):
         read = JsonBody(body)
     except JsonError as error:
         raise FieldError.of_body(error) from None
-    return _published(DOORS[case.databases].encode(DOORS[case.databases].kinds[TYPE], read.data, read.text, NOW, {}))
+    return _published(
+        ENCODERS[case.databases].encode(ENCODERS[case.databases].kinds[TYPE], read.data, read.text, NOW, {})
+    )
 
 
 def as_a_line_of_the_gateway(case, body):
     line = b'{"type":"everything","body":%b}' % body
-    fields, door = fields_of(line), DOORS[case.databases]
+    fields, encoder = fields_of(line), ENCODERS[case.databases]
     text = body_text(line, fields)
-    return _published(door.encode(door.kinds[TYPE], fields["body"], text, NOW, fields, LINE))
+    return _published(encoder.encode(encoder.kinds[TYPE], fields["body"], text, NOW, fields, LINE))
 
 
 def by_shardctl_publish(case, body):
@@ -89,7 +91,7 @@ def test_a_body_travels_as_it_came(name, way):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_body_that_could_not_land_is_refused_at_every_door(name, way):
+def test_a_body_that_could_not_land_is_refused_at_every_entry(name, way):
     case = CASES[name]
     with pytest.raises(REFUSALS) as refused:
         way(case, case.body.encode())
@@ -104,7 +106,7 @@ def test_the_consumer_says_the_same(name):
     case = CASES[name]
     for database in case.databases:
         fault = fault_of(arrived(case.body.encode(), "k " if "k " in case.body else "k"), database)
-        assert fault == (None if case.door else case.refused)
+        assert fault == (None if case.at_entry else case.refused)
 
 
 def fault_of(delivery, database):
@@ -146,10 +148,10 @@ def test_a_body_with_blanks_keeps_its_text():
 )
 def test_the_routing_key_is_the_bodys(body, key, taken):
     case, data = CASES["plain"], body.encode()
-    door = DOORS[case.databases]
+    encoder = ENCODERS[case.databases]
     read = JsonBody(data)
     calls = {
-        "gateway": lambda: door.encode(door.kinds[TYPE], read.data, data, NOW, {"key": key}),
+        "gateway": lambda: encoder.encode(encoder.kinds[TYPE], read.data, data, NOW, {"key": key}),
         "publisher": lambda: encode(FLEETS[case.databases], Write(TYPE, orjson.loads(data), key), NOW),
         "consumer": lambda: values.read(arrived(data, key), RULES["postgresql"]),
     }
@@ -294,7 +296,7 @@ def test_what_a_door_takes_the_consumer_takes(body, databases):
     kind = fleet("postgresql").message_types[TYPE]
     try:
         read = JsonBody(body)
-        Rules(kind, limits, at_the_door=True).check(read.data, read.text, "upsert")
+        Rules(kind, limits, at_entry=True).check(read.data, read.text, "upsert")
     except ValueError:
         return
     for database in databases:

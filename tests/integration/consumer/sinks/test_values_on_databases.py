@@ -1,4 +1,4 @@
-"""What a door takes, the consumer's database stores as it was written: the table of bodies and whatever hypothesis finds."""
+"""What gateway and publishers take is stored as it was written: the table of bodies and whatever hypothesis finds."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def assert_stored(table: Table, body: bytes) -> None:
             assert stored == value, column
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.door])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.at_entry])
 def test_a_body_is_stored_as_it_came_or_refused(table, name):
     case = CASES[name]
     body = case.body.encode()
@@ -148,10 +148,10 @@ BODIES = st.tuples(
 
 @CHOSEN
 @given(BODIES)
-def test_what_the_door_takes_is_stored_as_it_was_written(table, body):
+def test_what_entry_takes_is_stored_as_it_was_written(table, body):
     try:
         read = JsonBody(body)
-        Rules(table.kind, LIMITS[table.name], at_the_door=True).check(read.data, read.text, "upsert")
+        Rules(table.kind, LIMITS[table.name], at_entry=True).check(read.data, read.text, "upsert")
     except ValueError:
         return
     assert_stored(table, read.text)

@@ -16,7 +16,7 @@ from consumer.observability.metrics import Metrics
 SUBSCRIPTION = "shop-s0-g1"
 
 
-class Door:
+class Endpoint:
     is_open = True
 
     def __init__(self):
@@ -34,7 +34,7 @@ class Bench:
         made = config(**consumer)
         made = made.model_copy(update={"subscription": made.subscription.model_copy(update={"ack_deadline": deadline})})
         self.metrics, self.got = Metrics(), []
-        self.intake = PushIntake(made, Door(), time.monotonic, self.metrics)
+        self.intake = PushIntake(made, Endpoint(), time.monotonic, self.metrics)
         self.inlet = self.intake.inlets[SUBSCRIPTION]
 
     def push(self, data=b"{}"):
