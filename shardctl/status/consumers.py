@@ -22,6 +22,7 @@ APPLIED, DUPLICATES = "shardctl_messages_applied_total", "shardctl_messages_dupl
 CONTENDED, DEAD = "shardctl_locks_contended_total", "shardctl_messages_dead_lettered_total"
 ROWS, BATCHES = "shardctl_batch_rows_sum", "shardctl_batch_rows_count"
 COUNTERS = (APPLIED, DUPLICATES, CONTENDED, DEAD, ROWS, BATCHES)
+INBOX_ROWS, INBOX_BYTES, INBOX_OVERDUE = "shardctl_inbox_rows", "shardctl_inbox_bytes", "shardctl_inbox_overdue_seconds"
 READY, REDIS_DEGRADED, DATABASE_UP = "shardctl_ready", "shardctl_redis_degraded", "shardctl_database_up"
 
 
@@ -110,7 +111,19 @@ class Rates:
             sum(sample.metrics.get(READY, 0.0) > 0 for sample in answered),
             frozenset(sample.consumer.name for sample in samples),
             tuple(trouble for sample in samples for trouble in _troubles(sample)),
+            whole(_largest(answered, INBOX_ROWS)),
+            whole(_largest(answered, INBOX_BYTES)),
+            _largest(answered, INBOX_OVERDUE),
         )
+
+
+def _largest(samples: Sequence[Sample], name: str) -> float | None:
+    """Of replicas that report the same database, some a while ago. One that doesn't know has no such metric."""
+    return max((sample.metrics[name] for sample in samples if name in sample.metrics), default=None)
+
+
+def whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _troubles(sample: Sample) -> list[str]:

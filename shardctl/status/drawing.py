@@ -19,10 +19,13 @@ from shardctl.status.report import Report, ShardStatus
 UNKNOWN = "?"
 HEADERS = (
     *("shard", "slots", "ready", "backlog", "oldest", "writes/s", "rows a batch"),
-    *("lock waits/s", "dups/s", "dead", "parked"),
+    *("lock waits/s", "dups/s", "dead", "parked", "inbox rows", "inbox size", "overdue"),
 )
 # Left out where the terminal is narrow, in this order. Shard, ready, backlog and dead letters stay.
-EXPENDABLE = ("dups/s", "lock waits/s", "rows a batch", "slots", "parked", "oldest", "writes/s")
+EXPENDABLE = (
+    *("inbox rows", "dups/s", "lock waits/s", "rows a batch", "overdue", "inbox size"),
+    *("slots", "parked", "oldest", "writes/s"),
+)
 ANY_WIDTH = 10_000
 
 
@@ -115,6 +118,9 @@ def _shard_json(shard: ShardStatus) -> dict[str, Any]:
         "dead_lettered": work.dead_lettered,
         "parked_keys": shard.parked_keys,
         "parked_messages": shard.parked_messages,
+        "inbox_rows": work.inbox_rows,
+        "inbox_bytes": work.inbox_bytes,
+        "inbox_overdue_seconds": work.inbox_overdue_seconds,
         "lanes": None if shard.lanes is None else dict(shard.lanes),
         "troubles": list(shard.troubles),
     }
@@ -152,6 +158,9 @@ def cells(shard: ShardStatus) -> tuple[str, ...]:
         _figure(work.duplicates_per_second),
         _count(work.dead_lettered),
         _count(shard.parked_keys),
+        _count(work.inbox_rows),
+        UNKNOWN if work.inbox_bytes is None else size(work.inbox_bytes),
+        UNKNOWN if work.inbox_overdue_seconds is None else duration(work.inbox_overdue_seconds),
     )
 
 
@@ -215,6 +224,14 @@ def _figure(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:.1f}" if 0 < value < 10 else f"{value:,.0f}"
+
+
+def size(count: int) -> str:
+    """`812 B`, `3.4 MB`, `120 GB`: in powers of 1,000."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if count >= 1_000**power:
+            return f"{_figure(count / 1_000**power)} {unit}"
+    return f"{count} B"
 
 
 def duration(seconds: float) -> str:

@@ -15,12 +15,14 @@ from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.backlog import SCOPE
 from shardctl.redaction import redacted_value
 from shardctl.render.series import Series
+from shardctl.status.consumers import whole
 from shardctl.status.report import Work
 
 GOOGLES_HOST = "monitoring.googleapis.com"
 WINDOW = "5m"  # as in the alerts: a rate needs a few scrapes
 TIMEOUT_SECONDS = 7.0
 AT_ONCE = 6
+INBOX = ("inbox_rows", "inbox_bytes", "inbox_overdue_seconds")  # every replica of a shard reports the same one
 MAX_ANSWER_CHARACTERS = 300
 _WANTED = (
     "--prometheus wants the URL of a server, such as http://prometheus.example.com:9090. In a user or password, write %2F for /, "
@@ -105,6 +107,7 @@ def queries(fleet: Fleet) -> dict[str, str]:
         "replicas": f"count by (shard) ({series.own('shardctl_ready')})",
         "ready": total("shardctl_ready"),
         "without_redis": total("shardctl_redis_degraded"),
+        **{name: f"max by (shard) ({series.own(f'shardctl_{name}')})" for name in INBOX},
         "without_database": f"count by (shard) ({series.own('shardctl_database_up')} == 0)",
     }
 
@@ -117,19 +120,19 @@ def _values(answer: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _work(figures: Mapping[str, float | None]) -> Work:
-    replicas, ready = _whole(figures["replicas"]), _whole(figures["ready"])
+    replicas, ready = whole(figures["replicas"]), whole(figures["ready"])
     troubles = []
     if replicas and ready is not None and ready < replicas:
         troubles.append(f"{replicas - ready} of {replicas} replicas aren't ready")
-    if degraded := _whole(figures["without_redis"]):
+    if degraded := whole(figures["without_redis"]):
         troubles.append(f"{degraded} of {replicas} replicas work without Redis: they may repeat each other's work")
-    if cut_off := _whole(figures["without_database"]):
+    if cut_off := whole(figures["without_database"]):
         troubles.append(f"{cut_off} of {replicas} replicas can't reach the database")
-    dead = _whole(figures["dead_lettered"])
-    applied = _whole(figures["applied"])
+    dead = whole(figures["dead_lettered"])
+    applied = whole(figures["applied"])
     return Work(
         applied,
-        _whole(figures["duplicates"]),
+        whole(figures["duplicates"]),
         # The counter is labelled by reason, so it doesn't exist before the first dead letter.
         0 if dead is None and applied is not None else dead,
         figures["writes_per_second"],
@@ -140,11 +143,10 @@ def _work(figures: Mapping[str, float | None]) -> Work:
         ready,
         None,
         tuple(troubles),
+        whole(figures["inbox_rows"]),
+        whole(figures["inbox_bytes"]),
+        figures["inbox_overdue_seconds"],
     )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
 
 
 def _google_token() -> Callable[[], str]:

@@ -43,7 +43,8 @@ class DatabaseFacts:
 class Work:
     """What a shard's consumers count: totals since they began, recent rates. `rows_a_batch` is a mean.
 
-    `names` are the expected replicas, where those are known; `troubles` says what is wrong with which.
+    `names` are the expected replicas, where those are known; `troubles` says what is wrong with which. The inbox is as the
+    database estimates it; `inbox_overdue_seconds`: for so long it should have forgotten the oldest row of a sample.
     """
 
     applied: int | None = None
@@ -57,6 +58,9 @@ class Work:
     ready: int | None = None
     names: frozenset[str] | None = None
     troubles: tuple[str, ...] = ()
+    inbox_rows: int | None = None
+    inbox_bytes: int | None = None
+    inbox_overdue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,12 @@ export function figure(value) {
   return value > 0 && value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString("en");
 }
 
+export function size(bytes) {
+  if (bytes === null || bytes === undefined) return "?";
+  for (const [power, unit] of [[4, "TB"], [3, "GB"], [2, "MB"], [1, "kB"]]) if (bytes >= 1000 ** power) return `${figure(bytes / 1000 ** power)} ${unit}`;
+  return `${bytes} B`;
+}
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "?";
   if (seconds < 10) return `${seconds.toFixed(1)} s`;

@@ -1,6 +1,6 @@
 // The table of shards, with the last minutes of each as a line.
 
-import { $, colour, count, duration, el, figure, say } from "./dom.js";
+import { $, colour, count, duration, el, figure, say, size } from "./dom.js";
 
 const KEPT = 90; // looks
 const SVG = "http://www.w3.org/2000/svg";
@@ -19,6 +19,9 @@ const COLUMNS = [
   ["Duplicates/s", (shard) => figure(shard.duplicates_per_second)],
   ["Dead letters", (shard) => count(shard.dead_lettered)],
   ["Parked keys", (shard) => count(shard.parked_keys)],
+  ["Inbox rows", (shard) => count(shard.inbox_rows)],
+  ["Inbox size", (shard) => size(shard.inbox_bytes)],
+  ["Overdue", (shard) => duration(shard.inbox_overdue_seconds)],
 ];
 
 export function showShards(status) {

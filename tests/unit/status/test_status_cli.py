@@ -45,13 +45,28 @@ def test_a_table_shows_what_is_not_known_as_such():
     cells = drawing.cells(report().shards[1])
     assert dict(zip(drawing.HEADERS, cells, strict=True)) == {
         "shard": "s1", "slots": "8", "ready": "?", "backlog": "0", "oldest": "0.0 s", "writes/s": "?", "rows a batch": "?",
-        "lock waits/s": "?", "dups/s": "?", "dead": "?", "parked": "?",
+        "lock waits/s": "?", "dups/s": "?", "dead": "?", "parked": "?", "inbox rows": "?", "inbox size": "?", "overdue": "?",
     }  # fmt: skip
     console = Console(width=100, record=True)
     console.print(drawing.table(report(), "the foot"))
     drawn = console.export_text()
     assert "not known: databases of s0, s1: gone" in drawn
     assert "the foot" in drawn
+
+
+def test_the_inbox_is_shown_as_far_as_it_is_known():
+    work = Work(replicas=2, ready=2, inbox_rows=1_234_567, inbox_bytes=119_700_000, inbox_overdue_seconds=0.0)
+    shown = report(s0=work)
+    cells = dict(zip(drawing.HEADERS, drawing.cells(shown.shards[0]), strict=True))
+    assert (cells["inbox rows"], cells["inbox size"], cells["overdue"]) == ("1,234,567", "120 MB", "0.0 s")
+    s0, s1 = drawing.as_json(shown)["shards"]
+    assert (s0["inbox_rows"], s0["inbox_bytes"], s0["inbox_overdue_seconds"]) == (1_234_567, 119_700_000, 0.0)
+    assert (s1["inbox_rows"], s1["inbox_bytes"], s1["inbox_overdue_seconds"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (8_192, "8.2 kB"), (3 * 10**12, "3.0 TB")])
+def test_sizes_are_shown_in_a_unit_that_fits(count, text):
+    assert drawing.size(count) == text
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 130])

@@ -11,6 +11,7 @@ from shardctl.status.prometheus import Prometheus, PrometheusError, _google_toke
 VALUES = {
     "applied": 100, "duplicates": 3, "writes_per_second": 2.5, "duplicates_per_second": 0, "locks_contended_per_second": 0.1,
     "rows_a_batch": "NaN", "replicas": 3, "ready": 2, "without_redis": 1,
+    "inbox_rows": 9.0, "inbox_bytes": "NaN",
 }  # fmt: skip
 
 
@@ -40,6 +41,7 @@ def test_each_figure_is_asked_for_by_shard():
     assert (work.applied, work.duplicates, work.dead_lettered, work.writes_per_second) == (100, 3, 0, 2.5)
     assert (work.rows_a_batch, work.locks_contended_per_second) == (None, 0.1)
     assert (work.replicas, work.ready, work.names) == (3, 2, None)
+    assert (work.inbox_rows, work.inbox_bytes, work.inbox_overdue_seconds) == (9, None, None)
     assert work.troubles == (
         "1 of 3 replicas aren't ready",
         "1 of 3 replicas work without Redis: they may repeat each other's work",

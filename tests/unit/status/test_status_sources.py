@@ -19,7 +19,7 @@ from shardctl.shard import schema
 from shardctl.shard.schema import LaneState
 from shardctl.status import localfile
 from shardctl.status.collector import Collector, FleetFile, LocalMetrics, Sources, database_urls, sources
-from shardctl.status.consumers import APPLIED, BATCHES, ROWS, Rates, Sample, samples
+from shardctl.status.consumers import APPLIED, BATCHES, INBOX_OVERDUE, INBOX_ROWS, ROWS, Rates, Sample, samples
 from shardctl.status.databases import heat
 from shardctl.status.localfile import LocalConsumer, LocalFile
 from shardctl.status.poller import Asker
@@ -101,6 +101,12 @@ def test_a_batch_s_mean_is_recent_where_there_were_batches():
         work_of = rates.work([Sample(S0, {ROWS: rows, BATCHES: batches})], float(second))
     assert work_of["s0"].rows_a_batch == 30
     assert rates.work([Sample(S0, {ROWS: 130, BATCHES: 11})], 9.0)["s0"].rows_a_batch == pytest.approx(130 / 11)
+
+
+def test_of_what_replicas_report_of_one_inbox_the_largest_counts():
+    pages = ({INBOX_ROWS: 5.0, INBOX_OVERDUE: 0.0}, {}, {INBOX_ROWS: 7.0, INBOX_OVERDUE: 0.0})
+    work = Rates().work([Sample(S0, metrics) for metrics in pages])["s0"]
+    assert (work.inbox_rows, work.inbox_bytes, work.inbox_overdue_seconds) == (7, None, 0.0)
 
 
 PAGE = """\
