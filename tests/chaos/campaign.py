@@ -221,7 +221,7 @@ class Campaign:
                 name: int(sum(metrics.get(metric, 0) for metrics in self._metrics.values()))
                 for name, metric in METRICS.items()
             },
-            **(self.mover.counts() if self.mover else {}),
+            **(self.mover.all_counts() if self.mover else {}),
         }
 
     def _look_at_subscriptions(self) -> None:

@@ -85,7 +85,7 @@ class Mover:
         gave_up = f"the rebalance was given up: {type(self.error).__name__}: {self.error}" if self.error else ""
         return [fault for fault in (gave_up, *self.commands.bugs, *self._leftovers) if fault]
 
-    def counts(self) -> dict[str, int]:
+    def all_counts(self) -> dict[str, int]:
         """In figures."""
         return {**self.counts, **{f"commands {name}": count for name, count in self.commands.counts.items()}}
 
