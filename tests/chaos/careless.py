@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from datetime import UTC, datetime
 
@@ -13,7 +12,7 @@ from shardctl.broker import protos
 from shardctl.fleet.topology import topic_of
 from shardctl.local.fleet import LocalFleet
 from shardctl.wire.message import Encoded, Write, encode
-from tests.chaos.producer import RETRY_SECONDS, TIMEOUT_SECONDS
+from tests.chaos.producer import RETRY_SECONDS, TIMEOUT_SECONDS, Producer
 from tests.chaos.writes import Operation, Stream
 
 AGAIN_RATE = 0.15  # the same at once, as after a timeout that was too short
@@ -21,30 +20,14 @@ AGAIN_RATE = 0.15  # the same at once, as after a timeout that was too short
 _PublishRequest, _PublishResponse = protos.of("PublishRequest"), protos.of("PublishResponse")
 
 
-class Careless:
-    """One thread, as `Producer`. Its entities have slots in common with those of others; their order is nobody's concern."""
+class Careless(Producer):
+    """Its entities have slots in common with those of others; their order is nobody's concern."""
+
+    NAME = "careless producer"
 
     def __init__(self, local: LocalFleet, stream: Stream, writes_per_second: float) -> None:
-        self.begun: dict[str, Operation] = {}
-        self.acked: set[str] = set()
-        self.published = 0
-        self.duplicates = 0
-        self.error: Exception | None = None
-        self._local, self._stream, self._seconds_a_write = local, stream, 1 / writes_per_second
+        super().__init__(local, stream, writes_per_second)
         self._draw = random.Random(f"{stream.seed}/careless/{stream.producer}")
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"careless producer {stream.producer}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -27,6 +27,8 @@ _PublishRequest, _PublishResponse = protos.of("PublishRequest"), protos.of("Publ
 class Producer:
     """One thread. `begun` are its operations in the order of first publication; those in `acked` the broker has for sure."""
 
+    NAME = "producer"
+
     def __init__(self, local: LocalFleet, stream: Stream, writes_per_second: float) -> None:
         self.begun: dict[str, Operation] = {}
         self.acked: set[str] = set()
@@ -35,7 +37,7 @@ class Producer:
         self.error: Exception | None = None
         self._local, self._stream, self._seconds_a_write = local, stream, 1 / writes_per_second
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"producer {stream.producer}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{self.NAME} {stream.producer}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
