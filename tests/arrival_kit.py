@@ -8,9 +8,9 @@ from collections import defaultdict
 from typing import Any
 
 import orjson
+from consumer_kit import Statements
 from google.pubsub_v1 import PubsubMessage, ReceivedMessage
 from names_kit import known, name_of
-from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from consumer.database import sessions
@@ -44,7 +44,7 @@ def config_of(types: str):
     return shardconfig.slice_of(fleet, fleet.shards[0])
 
 
-class Database:
+class Database(Statements):
     """A shard's database and stores on it."""
 
     def __init__(self, url: str, types: str, sink: Any = None) -> None:
@@ -117,14 +117,6 @@ class Database:
                     break
         return results
 
-    def run(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(statement))
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(query))]
-
     def parked_keys(self) -> dict[str, str]:
         """Reasons by key."""
         with self.engine.connect() as connection:
@@ -148,6 +140,3 @@ class Database:
         mapped = {kind.table for kind in self.config.message_types.values() if kind.table}
         for name in (*own, *mapped):
             self.run(f"DELETE FROM {name}")
-
-    def close(self) -> None:
-        self.engine.dispose()

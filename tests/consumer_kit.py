@@ -10,7 +10,7 @@ import orjson
 from google.pubsub_v1 import PubsubMessage
 from names_kit import keyed, keyless, known, name_of
 from sqlalchemy import select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import Engine, make_url
 
 from consumer.database import sessions
 from consumer.delivery import Delivery, check_slot
@@ -140,7 +140,24 @@ def write(
     return made
 
 
-class Shard:
+class Statements:
+    """What tests run on the database behind `engine`."""
+
+    engine: Engine
+
+    def run(self, statement: str) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(text(statement))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class Shard(Statements):
     """A shard's database with all its tables, and stores on it."""
 
     def __init__(self, url: str, *, create: bool = True, **consumer: Any) -> None:
@@ -165,14 +182,6 @@ class Shard:
                 delivery.dead_lettered = not delivery.parks
         return outcome
 
-    def run(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(statement))
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(query))]
-
     def table(self, kind: str) -> list[tuple[Any, ...]]:
         name = self.dialect.quote(CONFIG.message_types[kind].table)
         return sorted(self.rows(f"SELECT * FROM {name}"), key=repr)
@@ -190,9 +199,6 @@ class Shard:
                 "shardctl_inbox",
             ):
                 connection.execute(text(f"DELETE FROM {table}"))
-
-    def close(self) -> None:
-        self.engine.dispose()
 
 
 class FakeIntake:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,15 @@ def containers_of(pod: dict[str, Any]) -> list[dict[str, Any]]:
 def is_built_in(item: dict[str, Any]) -> bool:
     group = item["apiVersion"].rpartition("/")[0]
     return "." not in group or (group.endswith(".k8s.io") and not group.startswith("gateway."))
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every key and every text of an object, and of the shard's file in a ConfigMap."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *texts(json.loads(item) if key == "shard.json" else item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, str):
+        yield value

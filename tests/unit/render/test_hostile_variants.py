@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
 from fleets import throughout
-from manifests import LOADER, fleet_of
+from manifests import LOADER, fleet_of, texts
 
 from shardctl.fleet.settings.cluster import Placement, Reach, Storage, Toleration
 from shardctl.fleet.settings.secrets import SecretRef, SecretStore
@@ -52,17 +51,6 @@ def _with(fleet: Fleet, text: str) -> Iterator[tuple[str, Fleet]]:
     yield "project", fleet.model_copy(update={"project": text})
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from (key, *_texts(item))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
@@ -71,5 +59,5 @@ def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
         for document in documents(fleet):
             (item,) = yaml.load_all(document.text, LOADER)  # one document, still of its kind
             assert (item["kind"], item["metadata"]["name"]) == (document.kind, document.name)
-            seen.update(_texts(item))
+            seen.update(texts(item))
         assert any(text in shown for shown in seen), field

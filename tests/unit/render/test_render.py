@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from fleets import throughout
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateRuntimeError
+from manifests import texts
 
 from shardctl.cli.render import render
 from shardctl.errors import ShardctlError, UsageError
@@ -518,17 +518,6 @@ def _shape(value: Any, hostile: str) -> Any:
     return [_shape(item, hostile) for item in value] if isinstance(value, list) else type(value).__name__
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from (key, *_texts(json.loads(item) if key == "shard.json" else item))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
@@ -541,7 +530,7 @@ def test_no_text_breaks_out_of_its_scalar(text: str) -> None:
             if document.kind not in ("PubSubSubscription", "IAMPolicyMember"):  # these come in several shapes
                 assert _shape(item, text) == kinds[document.kind], (field, document.path)
             assert item["kind"] == document.kind
-            seen.update(_texts(item))
+            seen.update(texts(item))
         in_a_filter = text.replace("\\", "\\\\").replace('"', '\\"')
         assert any(text in value or in_a_filter in value for value in seen), field
 
