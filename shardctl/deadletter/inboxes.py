@@ -263,8 +263,8 @@ class Inboxes:
             return GO
         return Verdict(
             "forgotten",
-            f"it was written {age.days} days ago, and after {kept.days + 1} the inbox may have forgotten it: nobody can tell "
-            "whether it took effect since. --unremembered replays it",
+            f"it was written {age.days} days ago, and after {kept.days + 1} the inbox may have forgotten it: whether it took "
+            "effect is unknown. --unremembered replays it",
         )
 
     def _is_harmless(self, letter: Letter) -> bool:
