@@ -253,7 +253,7 @@ class Cluster:
             for body in bodies
             if wanted.items() <= body["metadata"].get("labels", {}).items()
         ]
-        return {"kind": "List", "metadata": {}, "items": items}
+        return {"kind": f"{self.served[key[0]][key[1]]}List", "apiVersion": key[0], "metadata": {}, "items": items}
 
     def _shown(self, body):
         """With what its controller reports, and who owns which field."""
