@@ -241,7 +241,7 @@ class Fleet(Model):
     provisioner: Annotated[
         Literal["config-connector", "terraform", "gcloud", "api"],
         Field(
-            description="What makes topics, subscriptions, service accounts, grants, schedules and instances of Cloud SQL: "
+            description="What makes topics, subscriptions, accounts, grants, schedules, alert policies and SQL instances: "
             "Config Connector's objects among the manifests; `render --format terraform`; `render --format gcloud`; or `shardctl "
             "provision`, which makes topics and subscriptions alone."
         ),

@@ -137,14 +137,14 @@ def test_from_zero_to_a_first_write_and_then_through_the_page_for_trouble(shell,
         outputs[block] = shell.run(block)
         if "shardctl init" in block:
             shell.start_fleet()
-    said = "\n".join(outputs.values())
-    assert "all is as the file says" in said
-    assert "create subscription orders-s0-g1" in said
+    text = "\n".join(outputs.values())
+    assert "all is as the file says" in text
+    assert "create subscription orders-s0-g1" in text
     assert {"Namespace", "Secret"} <= {body["kind"] for body in cluster.objects.values()}
     assert cluster.names("Deployment") == ["Deployment/orders-s0", "Deployment/orders-s1"]
     assert "Ada" in outputs[next(block for block in outputs if "psql" in block)].split()
     assert "\\n" not in outputs[next(block for block in outputs if "od -c" in block)]
-    assert re.search(r"^s0 +512 ", said, re.MULTILINE)
+    assert re.search(r"^s0 +512 ", text, re.MULTILINE)
 
     shell.run("unset SHARDCTL_DATABASE_URL_S0 SHARDCTL_DATABASE_URL_S1")
     trouble = "\n".join(shell.run(block) for block in blocks("troubleshooting.md"))
