@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCKS  := runtime local dev
 
-# An interpreter that may not keep its bytecode compiles all of the tests anew in each of their processes.
+# An interpreter that may not keep its bytecode compiles all of the tests again in each of their processes.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-loaded prove chaos check fmt lint types bench lock golden release-golden docs clean
@@ -44,13 +44,13 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: $(VENV)/.dev            ## write the golden manifests anew; read the diff before you commit it
+golden: $(VENV)/.dev            ## write the golden manifests again; read the diff before you commit it
 	$(BIN)/pytest tests/golden --update-golden
 
 release-golden: $(VENV)/.dev    ## take the golden manifests as those of the release made now
 	$(BIN)/pytest -q tests/golden --update-release
 
-docs: $(VENV)/.dev             ## write docs/reference/ and the picture in ARCHITECTURE.md anew, from the code
+docs: $(VENV)/.dev             ## write docs/reference/ and the picture in ARCHITECTURE.md again, from the code
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/architecture.py
 

@@ -1,4 +1,4 @@
-"""How long a plan takes for 1,000 shards and 65,536 slots, and how few slots it moves beside cutting anew.
+"""How long a plan takes for 1,000 shards and 65,536 slots, and how few slots it moves beside cutting from scratch.
 
     python -m bench.planner [--json] [--shards N] [--runs N]
 
@@ -96,7 +96,7 @@ def _rates():
 
 
 def _recut(fleet, shards):
-    """Slots that change shards where all are cut anew into even ranges, the last one for the new shard."""
+    """Slots that change shards where all are cut from scratch into even ranges, the last one for the new shard."""
     count = 1 << SLOT_BITS
     owner = {slot: number for number, shard in enumerate(fleet.shards) for slot in shard.slots}
     return sum(owner[slot] != slot * shards // count for slot in range(count))

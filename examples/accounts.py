@@ -5,8 +5,8 @@
         sink: examples.accounts:Accounts
         routing_key: account
 
-A booking is `{"account": "a-1", "amount": -5}`. Every change of an account raises its version. Whoever finds another version than
-the one that was read has been overtaken: nothing was written, and it is tried again from the start.
+A booking is `{"account": "a-1", "amount": -5}`. Every change of an account raises its version. A writer that finds
+another version than the one that was read has been overtaken: nothing was written, and it is tried again from the start.
 """
 
 from __future__ import annotations

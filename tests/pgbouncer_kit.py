@@ -18,7 +18,7 @@ PROGRAM = "pgbouncer"
 
 
 class PgBouncer:
-    """`pool_mode = transaction`. With `ignores`, start-up parameters that it would otherwise refuse are dropped in silence."""
+    """`pool_mode = transaction`. With `ignores`, start-up parameters that it would otherwise refuse are dropped silently."""
 
     def __init__(self, server: URL, *, sessions: int = 3, ignores: str = "") -> None:
         self._account = unprivileged()  # it refuses to run as root

@@ -18,7 +18,7 @@ Parsed = tuple[Login, object]  # and what else the URL says, to be compared
 class Credentials:
     """What a file of a mounted Secret says now. Kubernetes replaces it as a whole, some time after the Secret has changed.
 
-    Only the login is taken anew. A URL that leads to another server or database waits for the next start, since the process
+    Only the login is read again. A URL that leads to another server or database waits for the next start, since the process
     knows what the first one holds; until then, and while the file can't be read, the last login stays.
     """
 

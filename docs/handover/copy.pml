@@ -131,7 +131,7 @@ inline evaluate(key, version) {
 	skip /* a d_step may not end with a loop's exit */
 }
 
-/* No write is lost, doubled or out of order: whoever is to write next has the rows and the inbox that all writes so far make. */
+/* No write is lost, doubled or out of order: the next writer has the rows and the inbox that all writes so far make. */
 inline check(d) {
 	k = 0;
 	do

@@ -172,7 +172,7 @@ end:
 	:: d_step { pos[r] > acked[g] -> pos[r] = acked[g]; sort_replicas() }
 	:: d_step { !calm && pos[r] <= acked[g] && pos[r] > created[g] -> pos[r]--; sort_replicas() }
 #ifdef MUTANT_left_too_soon
-	:: d_step { /* the barrier overtakes what the replica has in hand */
+	:: d_step { /* the barrier overtakes what the replica has in flight */
 		reads[g] && pos[r] + 1 < published && topic[pos[r] + 1] >= BARRIER && PASSES(g, topic[pos[r] + 1] - BARRIER, false) ->
 			pass(g, topic[pos[r] + 1] - BARRIER, pos[r] + 1)
 	}

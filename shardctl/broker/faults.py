@@ -65,7 +65,7 @@ class Injector:
         self.set(faults)
 
     def set(self, faults: Faults) -> None:
-        """Replaces every fault and starts the draws anew from the seed."""
+        """Replaces every fault and starts the draws again from the seed."""
         self.faults = faults
         self._draws: dict[str, random.Random] = {}
 

@@ -63,7 +63,7 @@ class Pushers:
 
 
 class Pusher:
-    """One subscription's pushes. Its configuration is read anew for each request."""
+    """One subscription's pushes. Its configuration is read again for each request."""
 
     def __init__(self, subscription: RegisteredSubscription, waiters: Waiters, clock: Clock, signer: Signer) -> None:
         self._subscription, self._core, self._waiters = subscription, subscription.core, waiters

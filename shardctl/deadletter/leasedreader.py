@@ -286,7 +286,7 @@ class LeasedReader:
             stream_ack_deadline_seconds=self.lease_seconds,
             client_id=str(
                 uuid.uuid4()
-            ),  # new for each stream, so that the service begins anew with what a lost one had
+            ),  # new for each stream, so that the service starts again with what a lost one had
             max_outstanding_messages=2 * self._max_letters,  # all stay out until the end
         )
         while not self._read_enough.wait(HEARTBEAT_SECONDS):

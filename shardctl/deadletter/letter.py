@@ -273,7 +273,7 @@ def _number(text: str) -> int | None:
 def note_of(letter: Letter) -> bytes:
     """The identity under which a shard's database notes that this letter is being replayed.
 
-    A broker that begins anew may give an id twice, but not with the same write.
+    A broker that starts again may give an id twice, but not with the same write.
     """
     note = identity.of_note(f"{NOTE}{sha256(f'{letter.id} {letter.idempotency_key}'.encode()).hexdigest()}")
     return identity.in_slot(note, letter.place.slot) if letter.place else note

@@ -44,7 +44,7 @@ class Unfit:
 
 
 KEY_REUSED = (
-    "its idempotency key belongs to another write, so a copy would be refused again: have the write published anew under a key "
+    "its idempotency key belongs to another write, so a copy would be refused again: have the write published again under a key "
     "of its own, and drop this"
 )
 
@@ -69,13 +69,13 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
         if data or attributes.get(names.partition_key):
             raise _UnfitError(
                 "reserved_attribute",
-                f"a write may not have the attribute {barrier.REBALANCE}: publish it anew without, and drop this",
+                f"a write may not have the attribute {barrier.REBALANCE}: publish it again without, and drop this",
             )
         raise _UnfitError(
             "barrier", "it is a rebalance's marker, which `shardctl rebalance run` publishes again: drop it"
         )
     if missing := attributes.get(deadletters.SHORTENED):
-        raise _UnfitError("shortened", f"it isn't whole ({missing}): have the write published anew, and drop this")
+        raise _UnfitError("shortened", f"it isn't whole ({missing}): have the write published again, and drop this")
     if attributes.get(deadletters.REASON) == deadletters.KEY_REUSED:
         raise _UnfitError(deadletters.KEY_REUSED, KEY_REUSED)
     name = attributes.get(names.message_type, "")
@@ -89,7 +89,7 @@ def _place(fleet: Fleet, attributes: Mapping[str, str], data: bytes) -> Place:
     if not is_key(key):
         raise _UnfitError(
             "bad_key",
-            f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters: have the write published anew, and drop this",
+            f"the routing key must have 1 to {MAX_KEY_CHARACTERS} characters: have the write published again, and drop this",
         )
     operation = attributes.get(names.operation) or kind.operation
     if operation not in OPERATIONS:

@@ -78,7 +78,7 @@ _ANYBODY = Caller("anybody")
 
 
 class ApiKeyAuth:
-    """A key of each client's own, of which only the SHA-256 is known here. The file is read anew when it changes.
+    """A key of each client's own, of which only the SHA-256 is known here. The file is read again when it changes.
 
     `clock` is monotonic, in seconds.
     """

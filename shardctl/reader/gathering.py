@@ -6,7 +6,7 @@ Invariants:
   still unclaimed once all have been asked is looked for again;
 - each slot's rows are of one moment after the call began (with `max_staleness`, up to so much before): the rows of two slots
   may be of two moments;
-- a slot that was not read is in `failures`, never missing in silence.
+- a slot that was not read is in `failures`, never missing silently.
 """
 
 from __future__ import annotations

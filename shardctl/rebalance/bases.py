@@ -240,7 +240,7 @@ class Bases:
 
 
 def end(into: Connection, hand_over: HandOver) -> None:
-    """The slot has come, or is copied anew, in this transaction: there is no base of it any more."""
+    """The slot has come, or is copied again, in this transaction: there is no base of it any more."""
     into.execute(delete(bases).where(bases.c.slot == hand_over.slot, bases.c.generation == hand_over.to.generation))
 
 

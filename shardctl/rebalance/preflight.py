@@ -134,7 +134,7 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
 
 
 def past_return(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
-    """For what leads back, and what opens anew: `finish` has begun."""
+    """For what leads back, and what opens again: `finish` has begun."""
     for name, report in known.items():
         entry = journal.entry_of(fleet, report.entries)
         if entry is not None and entry.state == RebalanceState.OPEN and entry.finishing:
@@ -242,7 +242,7 @@ def lacking_subscriptions(fleet: Fleet, publisher: Any, subscriber: Any, *, ever
     for name in sorted(missing & old):
         yield (
             f"subscription {name} isn't there, though slots may be active behind it: what was published since it went is lost. "
-            "`shardctl provision` makes it anew; publish what is missing again."
+            "`shardctl provision` makes it again; publish what is missing again."
         )
     for name in sorted(missing - old) if every else ():
         yield f"subscription {name} isn't there. `shardctl rebalance start` makes it; it may run again."

@@ -104,7 +104,7 @@ class Tracker:
         self.arrived.add(hand_over)
 
     def doubt(self, hand_over: HandOver) -> None:
-        """Read its lanes anew, though it may not have changed since the last look."""
+        """Read its lanes again, though it may not have changed since the last look."""
         self._views.doubt((hand_over.to.shard,))
 
     def give_up(self, hand_over: HandOver, why: str) -> None:

@@ -38,7 +38,7 @@ class LaneViews:
         return any(changed)
 
     def doubt(self, names: Iterable[str]) -> None:
-        """Read these anew at the next look: what is seen there may lack slots that no look has read so far."""
+        """Read these again at the next look: what is seen there may lack slots that no look has read so far."""
         for name in names:
             self._versions.pop(name, None)
 

@@ -82,7 +82,7 @@ def read(connection: Connection, slots: Collection[int] | None = None) -> dict[i
 
 
 def take_fence_alone(connection: Connection) -> None:
-    """Until the transaction ends nobody else writes to the shard, and then everybody reads the lanes anew."""
+    """Until the transaction ends nobody else writes to the shard, and then everybody reads the lanes again."""
     if connection.dialect.name == "postgresql":
         # A row's sharers may come and go for ever without a gap; a table's lock keeps a queue, and serves it in order.
         connection.exec_driver_sql(f"LOCK TABLE {fence.name} IN EXCLUSIVE MODE")

@@ -386,7 +386,7 @@ def _fault_of_inbox(inspector: Inspector, *, beside_old_inbox: bool) -> str | No
     if not columns >= {column.name for column in inbox.columns}:
         return (
             f"its table {inbox.name} is of a version of shardctl that was never released, and can't be upgraded: make the "
-            "database anew, or go back to that version"
+            "database again, or go back to that version"
         )
     if not beside_old_inbox and inspector.has_table(inbox_0_1.NAME):
         return "rows of shardctl 0.1.0 are still on their way into its inbox: run `shardctl provision` and wait until it ends"

@@ -346,7 +346,7 @@ def _of_inbox(old: Values) -> list[Values]:
 
 
 def _of_parked(_: Connection, old: Values) -> list[Values]:
-    """In the order of their positions, which are counted anew."""
+    """In the order of their positions, which start again at one."""
     del old["position"]
     key = old["idempotency_key"] = _text(old["idempotency_key"])
     old["partition_key"] = _text(old["partition_key"])

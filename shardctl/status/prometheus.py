@@ -35,7 +35,7 @@ class PrometheusError(ShardctlError):
 
 
 class Prometheus:
-    """Asks `url`, the part before `/api/v1/query`. `authorization` gives the header's value, anew for each look."""
+    """Asks `url`, the part before `/api/v1/query`. `authorization` gives the header's value, read for each look."""
 
     def __init__(self, url: str, authorization: Callable[[], str] | None = None) -> None:
         try:

@@ -119,7 +119,7 @@ def _misrouted(
             shard,
             "rows whose routing key or time gives another slot than the one they have",
             "Find the producer that hashes differently or gives another key than the row's; see `shardctl route`. "
-            "Then write the rows anew.",
+            "Then write the rows again.",
             table.name,
             SlotSet.of(slots),
             sum(counted.wrong for counted in misrouted),

@@ -140,7 +140,7 @@ def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[s
     return key, body, data
 
 
-# By a type's identity: models aren't hashable, and building the rules anew would cost as much as the write. The entry keeps the
+# By a type's identity: models aren't hashable, and building the rules again would cost as much as the write. The entry keeps the
 # type alive, so no other one takes its place.
 _known_rules: dict[tuple[int, tuple[DatabaseKind, ...]], tuple[MessageType, Rules]] = {}
 _MAX_KNOWN_RULES = 1_000

@@ -225,7 +225,7 @@ class Campaign:
         }
 
     def _look_at_subscriptions(self) -> None:
-        """Those that a rebalance has deleted still count, as does one that was deleted and made anew."""
+        """Those that a rebalance has deleted still count, as does one that was deleted and made again."""
         self._subscriptions = self.local.subscriptions()
         counts = {
             name: Counter(subscription["counts"])

@@ -95,7 +95,7 @@ class Stage:
     # -- load --------------------------------------------------------------------------------------------------------
 
     def load(self, writes_per_second: float = 1_500) -> None:
-        """Go on with the story until `pause`. From here to `verify` no replica may be started anew, but by `started_anew`."""
+        """Go on with the story until `pause`. From here to `verify` no replica may be started again, but by `started_anew`."""
         self.started_anew()
         self._feed = Feed(self.local.spec, self.local.broker.host, self._story, writes_per_second=writes_per_second)
         self._feed.start()

@@ -110,6 +110,7 @@ def unacked(local):
     return count
 
 
+@pytest.mark.proof
 def test_every_run_has_its_effect_once_whatever_fails(moody, local):
     wall, lines = Wall(), []
     clock = Clock(local.spec, local.broker.host, wall)
@@ -140,6 +141,7 @@ def test_every_run_has_its_effect_once_whatever_fails(moody, local):
     assert consumer.metrics()["shardctl_messages_parked_total"] == 0
 
 
+@pytest.mark.proof
 def test_a_late_clock_catches_up_on_one_run_alone_and_a_broker_that_is_away_loses_none(moody, local):
     moody.well.set()
     wall, lines = Wall(), []

@@ -30,6 +30,7 @@ def demo(*options, file=ROOT / "shards.yaml", folder):
     )
 
 
+@pytest.mark.proof
 def test_the_full_demo_is_verified(tmp_path):
     done = demo("--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

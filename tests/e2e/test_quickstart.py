@@ -67,6 +67,7 @@ def terminals(tmp_path):
     made.close()
 
 
+@pytest.mark.proof
 def test_every_command_of_the_page_works(terminals):
     run = []
     for block in blocks():

@@ -43,6 +43,7 @@ def changed(shard=0, **settings):
     return fleet_from(yamlfile.parse(yaml.safe_dump(data), "shards.yaml"))
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("replicas", [1])
 def test_what_is_applied_replaces_consumers_one_by_one_and_only_where_they_changed(local, scene):
     load = scene(4_000, writes_per_second=1_000)
@@ -65,6 +66,7 @@ SMALL = FLEET + "routing: {slot_bits: 5}\nlocal: {replicas: 1}\n"
 SMALL = SMALL.replace("0-511", "0-15").replace("512-1023", "16-31")
 
 
+@pytest.mark.proof
 def test_a_shard_is_added_under_load_and_the_oracle_finds_nothing(tmp_path):
     """The demo of a rebalance, small."""
     (tmp_path / "shards.yaml").write_text(SMALL)

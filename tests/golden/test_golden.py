@@ -1,4 +1,4 @@
-"""One folder a case: `shards.yaml` in, the tree `out/` expected, byte for byte. `make golden` writes it anew.
+"""One folder a case: `shards.yaml` in, the tree `out/` expected, byte for byte. `make golden` writes it again.
 
 Where the fleet's provisioner has a format of its own, its file stands beside the manifests.
 """

@@ -61,7 +61,7 @@ CONFIGURATIONS = [  # together two minutes of one core
     case("copy, three logs", "RESTARTS NAMES=3", 370_000, slow=True, model=COPY),
     case("copy, a row that comes again", "WRITES=4 KEYS=16 DELETIONS=10 RESTARTS", 660_000, slow=True, model=COPY),
     case("copy, there and back, two executors", "LANES=3 RESTARTS", 1_638_000, slow=True, model=COPY),
-    case("copy, aborted, planned anew", "LANES=3 DBS=6 RESTARTS", 1_376_000, slow=True, model=COPY),
+    case("copy, aborted, planned again", "LANES=3 DBS=6 RESTARTS", 1_376_000, slow=True, model=COPY),
     case("copy, there, back and there", "LANES=4 EXECUTORS=1", 890_000, slow=True, model=COPY),
     case("copy, there, back twice", "LANES=4 EXECUTORS=1 DBS=2", 580_000, slow=True, model=COPY),
     case("copy, there, stays, back", "LANES=4 EXECUTORS=1 DBS=6", 697_000, slow=True, model=COPY),

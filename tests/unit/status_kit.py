@@ -50,7 +50,7 @@ def backlogs(fleet, **given):
 
 @cache
 def _provisioned():
-    """Made once: making them anew takes most of a test's time."""
+    """Made once: making them again takes most of a test's time."""
     folder, fleet = TemporaryDirectory(prefix="shardctl-test-"), settled()
     for shard in fleet.shards:
         provision_database(fleet, shard, f"sqlite:///{folder.name}/{shard.name}.db")

@@ -140,7 +140,7 @@ def test_no_function_is_longer_than_a_screen():
 
 
 def test_the_pictures_are_of_todays_code():
-    assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws them anew; look at them"
+    assert architecture.PAGE.read_text() == architecture.page(), "`make docs` draws them again; look at them"
 
 
 def variables(source):

@@ -24,7 +24,7 @@ def test_the_pages_are_current(pages):
     there = {path.name: path.read_text() for path in (DOCS / "reference").glob("*.md")}
     stale = [name for name in pages.keys() | there.keys() if pages.get(name) != there.get(name)]
     assert not stale, (
-        f"{', '.join(stale)}: the code says otherwise by now. `make docs` writes them anew; read the diff."
+        f"{', '.join(stale)}: the code says otherwise by now. `make docs` writes them again; read the diff."
     )
 
 

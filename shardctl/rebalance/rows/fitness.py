@@ -21,7 +21,7 @@ from shardctl.shard.keys import given_out
 def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType]) -> list[str]:
     """Why rows of these message types can't be moved, each reason with the way out. Empty where they can.
 
-    Looks at every table anew, which spares the first slot that; and at all rows of tables that refer to each other.
+    Looks at every table again, which spares the first slot that; and at all rows of tables that refer to each other.
     """
     try:
         wanted = named(kinds)

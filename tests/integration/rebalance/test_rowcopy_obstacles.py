@@ -394,7 +394,7 @@ def _plain(side):
 
 @MARIADB
 def test_a_destination_that_takes_smaller_requests_is_refused(sides, mariadb_server):
-    """A row near the source's limit would end the copy's session, at each try anew."""
+    """A row near the source's limit would end the copy's session, at each try again."""
     source, destination = sides
     with source.engine.connect() as connection:
         usual = connection.exec_driver_sql("SELECT @@GLOBAL.max_allowed_packet").scalar_one()

@@ -52,7 +52,7 @@ def shard(pooler, database_url):
 
 @pytest.fixture
 def bounded_shard(pooler, database_url):
-    """The same, where a transaction that stands still for a second is cut off."""
+    """The same, where a transaction that hangs for a second is cut off."""
     configure(database_url)
     made = Shard(pooler.url(database_url), statement_timeout=timedelta(seconds=1))
     yield made

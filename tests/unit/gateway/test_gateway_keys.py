@@ -1,4 +1,4 @@
-"""The file of clients' keys: read, refused in words without repeating it, read anew; and who may write by it."""
+"""The file of clients' keys: read, refused in words without repeating it, read again; and who may write by it."""
 
 import asyncio
 from hashlib import sha256
@@ -150,7 +150,7 @@ def test_a_key_that_cant_be_confirmed_is_refused_after_the_grace_period(tmp_path
     assert [record.action for record in caplog.records].count("keys_refused") == 1
     clock.now = 59.9
     assert named(api_keys, "b") == "erp"
-    read_again(api_keys, monkeypatch)  # which doesn't begin the grace anew
+    read_again(api_keys, monkeypatch)  # which doesn't begin the grace again
     clock.now = 60.0
     assert refusal(api_keys, "b") == 503
     assert refusal(api_keys, "never there") == 401

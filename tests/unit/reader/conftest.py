@@ -1,4 +1,4 @@
-"""A shop whose databases are made once: making them anew takes most of a test's time."""
+"""A shop whose databases are made once: making them again takes most of a test's time."""
 
 import shutil
 

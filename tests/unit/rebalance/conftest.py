@@ -1,4 +1,4 @@
-"""Databases of a rebalance, made once: making them anew takes most of a test's time."""
+"""Databases of a rebalance, made once: making them again takes most of a test's time."""
 
 import shutil
 

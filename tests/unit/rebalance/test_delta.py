@@ -51,7 +51,7 @@ def test_a_delta_that_comes_again_changes_nothing(pair):
 
 
 def test_a_position_is_given_out_once(pair):
-    """A reader of a change deletes it by its position, perhaps when the log has long been emptied and begun anew."""
+    """A reader of a change deletes it by its position, perhaps when the log has long been emptied and begun again."""
     source, _ = pair
     writes = Changing(source, 1)
     writes.many(10)

@@ -1,4 +1,4 @@
-"""Where MySQL and MariaDB would go their own way: in silence folded keys, cut values, overwritten rows."""
+"""Where MySQL and MariaDB would go their own way: silently folded keys, cut values, overwritten rows."""
 
 from __future__ import annotations
 

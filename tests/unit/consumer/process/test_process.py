@@ -1,4 +1,4 @@
-"""The process around the work: what ends it, and that it ends in silence."""
+"""The process around the work: what ends it, and that it ends silently."""
 
 from __future__ import annotations
 

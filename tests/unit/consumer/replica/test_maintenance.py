@@ -165,7 +165,7 @@ def test_a_chunk_that_fails_is_smaller_the_next_time():
     ("error", "level"), [(TransientError("gone"), logging.WARNING), (KeyError("a bug"), logging.ERROR)], ids=str
 )
 def test_trouble_is_reported_once_counted_and_outlasted(monkeypatch, caplog, error, level):
-    """Above all a bug: the loop must neither end in silence nor end the process."""
+    """Above all a bug: the loop must neither end silently nor end the process."""
     monkeypatch.setattr(maintenance, "PURGE_SECONDS", NO_TIME)
     monkeypatch.setattr(maintenance, "RELEASE_SECONDS", 1_000.0)
     caplog.set_level(logging.INFO)
