@@ -34,6 +34,7 @@ from consumer.pubsub.publishing import Again
 from consumer.redis.breaker import RedisBreaker
 from consumer.redis.client import connect
 from consumer.redis.discovery import directory_of
+from consumer.redis.iam import logins_of_this_process
 from consumer.redis.lock import SlotLocks
 from consumer.redis.ratelimit import RateLimit
 from consumer.redis.seenfilter import SeenFilter
@@ -172,7 +173,7 @@ def _shared(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> _S
         settings.redis_url,
         config.consumer.redis_timeout_ms / 1000,
         directory_of(config),
-        logins=settings.redis_logins,
+        logins=logins_of_this_process() if config.redis_iam else settings.redis_logins,
         sentinel_logins=settings.sentinel_logins,
     )
     closing.push_async_callback(redis.aclose)

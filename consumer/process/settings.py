@@ -52,10 +52,13 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     kind = kind_of(config)
     redis, redis_logins = _url(environment, "REDIS_URL", partial(_parsed_redis, kind))
     _, sentinel_logins = _url(environment, "REDIS_URL", partial(_parsed_sentinels, kind))
+    redis_url = parse(redis, kind)
+    if config.redis_iam and any(redis_url.login):
+        raise UsageError("REDIS_URL has a login, and consumers log in to this Redis by IAM: leave it out of the URL")
     return Settings(
         config,
         _database_url(database),
-        parse(redis, kind),
+        redis_url,
         _port(environment, "PORT", "8080"),
         environment.get("HOST") or EVERY_ADDRESS,
         environment.get("PUBSUB_EMULATOR_HOST") or None,

@@ -8,6 +8,7 @@ costs a handshake.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from consumer.redis.discovery import Directory, DiscoveredConnection, DiscoveredTlsConnection, Discovery, Node
 from consumer.redis.url import Login, RedisUrl
@@ -46,36 +48,52 @@ def connect(
         "driver_info": None,  # or each connection would send CLIENT SETINFO, which Redis 7.0 doesn't know and few users may run
         **url.options,
     }
-    login = logins or (lambda: url.login)
+    login = _Asking(logins, timeout_seconds) if logins else _Known(url.login)
     if directory is None:
-        return _client({**options, "credential_provider": _Asking(login)})
+        return _client({**options, "credential_provider": login})
     asked = {name: value for name, value in options.items() if name != "db"}
-    sentinel_login = sentinel_logins or (lambda: url.sentinel_login)
-    asked_as = sentinel_login if directory.beside else login
+    asked["credential_provider"] = login
+    if directory.beside:
+        known = _Known(url.sentinel_login)
+        asked["credential_provider"] = _Asking(sentinel_logins, timeout_seconds) if sentinel_logins else known
 
     def open_node(node: Node) -> Redis:
         host, port = node
-        return _client({**asked, "host": host, "port": port, "credential_provider": _Asking(asked_as)})
+        return _client({**asked, "host": host, "port": port})
 
     tls = options.pop("connection_class", None) is SSLConnection
     options["connection_class"] = DiscoveredTlsConnection if tls else DiscoveredConnection
     options["discovery"] = Discovery(directory, open_node, timeout_seconds)
-    return _client({**options, "credential_provider": _Asking(login)})
+    return _client({**options, "credential_provider": login})
 
 
 def _client(options: dict[str, Any]) -> Redis:
     return Redis.from_pool(ConnectionPool(**options))
 
 
-class _Asking(CredentialProvider):
-    def __init__(self, logins: Logins) -> None:
-        self._logins = logins
+class _Known(CredentialProvider):
+    def __init__(self, login: Login) -> None:
+        self._login = login
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        user, password = self._logins()
+        user, password = self._login
         if password is None:
             return cast("tuple[str]", ())  # then the client doesn't log in
         return (user, password) if user else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         return self.get_credentials()  # inherited, it would log a warning for each connection
+
+
+class _Asking(CredentialProvider):
+    """Asks in a thread: a file, or a server of Google's, may take its time, and nothing else waits for it."""
+
+    def __init__(self, logins: Logins, timeout_seconds: float) -> None:
+        self._logins, self._timeout_seconds = logins, timeout_seconds
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        try:
+            login = await asyncio.wait_for(asyncio.to_thread(self._logins), self._timeout_seconds)
+        except TimeoutError:
+            raise RedisTimeoutError(f"no login within {self._timeout_seconds:g} s") from None
+        return _Known(login).get_credentials()

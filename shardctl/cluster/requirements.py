@@ -20,6 +20,7 @@ _PROVIDERS: Mapping[str, str] = {
     "pubsub.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
     "iam.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform, gcloud or api",
     "redis.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
+    "memorystore.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "sql.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "cloudscheduler.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",
     "logging.cnrm.cloud.google.com": "install Config Connector, or set `provisioner` to terraform or gcloud",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from shardctl.fleet.settings.memorystore import Memorystore
 from shardctl.fleet.settings.secrets import SecretRef
 from shardctl.fleet.spec import Fleet
 
-PORT, TLS_PORT = 6379, 6378
+PORT, TLS_PORT = 6379, 6378  # Valkey listens on the first of them alone, with TLS or without
+VALKEY_PORTS = (PORT, "11000-13047")  # of its endpoints of Private Service Connect: all must be open
 
 
 def name_of(fleet: Fleet) -> str:
@@ -13,10 +15,16 @@ def name_of(fleet: Fleet) -> str:
     return own or f"{fleet.fleet}-redis"
 
 
-def port_of(fleet: Fleet) -> int:
-    """Where the fleet's Redis listens, as far as the file says."""
-    memorystore = fleet.redis.memorystore
-    return TLS_PORT if memorystore and memorystore.tls else PORT
+def ports_of(memorystore: Memorystore) -> tuple[int | str, ...]:
+    """What a NetworkPolicy must open."""
+    if memorystore.engine == "valkey":
+        return VALKEY_PORTS
+    return (TLS_PORT if memorystore.tls else PORT,)
+
+
+def only_instance(fleet: Fleet, memorystore: Memorystore) -> str:
+    """The condition, as IAM writes it, that keeps a grant on the project to this instance."""
+    return f"resource.name == 'projects/{fleet.project}/locations/{memorystore.region}/instances/{name_of(fleet)}'"
 
 
 def authority(fleet: Fleet) -> SecretRef | None:

@@ -49,6 +49,7 @@ class ShardConfig(Model):
     letter_retention: Duration
     redis_cluster: Annotated[Nodes | None, Field(strict=False)] = None
     redis_sentinel: Sentinel | None = None
+    redis_iam: bool = Field(False, description="Log in to Redis by IAM, as the pod's Google service account.")
     leader: Leader = Leader()
     tracing: Tracing | None = None
     delivery: Delivery = Delivery()
@@ -97,6 +98,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         letter_retention=topology.letter_retention(fleet, shard),
         redis_cluster=fleet.redis.cluster,
         redis_sentinel=fleet.redis.sentinel,
+        redis_iam=bool(fleet.redis.memorystore and fleet.redis.memorystore.iam),
         leader=shard.leader,
         tracing=fleet.tracing,
         delivery=fleet.delivery,

@@ -21,7 +21,7 @@ def on_this_machine(fleet: Fleet) -> Fleet:
     if in_schema and fleet.local.database == "sqlite":
         raise UsageError(f"table {in_schema[0]}: SQLite has no schemas. Set local: {{database: postgresql}}.")
     shards = tuple(shard.model_copy(update={"leader": _elected_here(shard.leader)}) for shard in fleet.shards)
-    redis = fleet.redis.model_copy(update={"cluster": None, "sentinel": None})
+    redis = fleet.redis.model_copy(update={"cluster": None, "sentinel": None, "memorystore": None})
     return fleet.model_copy(update={"leader": _elected_here(fleet.leader), "redis": redis, "shards": shards})
 
 

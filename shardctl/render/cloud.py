@@ -23,7 +23,7 @@ _ON: Mapping[str, On] = {
     "Project": "project",
     "KMSCryptoKey": "key",
 }
-_GRANTS = (messaging.grants, cloudsql.grants, gateway.grants)
+_GRANTS = (messaging.grants, cloudsql.grants, redisinstances.grants, gateway.grants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ class Cloud:
     subscriptions: tuple[Subscription, ...]
     accounts: tuple[Account, ...]
     redis_instances: tuple[redisinstances.RedisInstance, ...]
+    valkey_instances: tuple[redisinstances.ValkeyInstance, ...]
     sql_instances: tuple[sqlinstances.Instance, ...]
     sql_databases: tuple[sqlinstances.Database, ...]
     sql_users: tuple[sqlinstances.User, ...]
@@ -175,7 +176,8 @@ def cloud(fleet: Fleet) -> Cloud:
         topics=tuple(topics.values()),
         subscriptions=tuple(subscriptions.values()),
         accounts=tuple(accounts.values()),
-        redis_instances=tuple(fields["instance"] for _, fields in _read(redisinstances.instances, plan)),
+        redis_instances=tuple(fields["instance"] for _, fields in _read(redisinstances.redis_instances, plan)),
+        valkey_instances=tuple(fields["instance"] for _, fields in _read(redisinstances.valkey_instances, plan)),
         sql_instances=tuple(fields["instance"] for _, fields in _read(sqlinstances.instances, plan)),
         sql_databases=tuple(fields["database"] for _, fields in _read(sqlinstances.databases, plan)),
         sql_users=tuple(fields["user"] for _, fields in _read(sqlinstances.users, plan)),

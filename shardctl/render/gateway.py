@@ -15,7 +15,7 @@ from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.settings.cluster import Reach
 from shardctl.fleet.settings.gateway import OPEN, Gateway
 from shardctl.fleet.spec import Fleet
-from shardctl.render.limits import METADATA_SERVER, Rule
+from shardctl.render.limits import METADATA_SERVER, rule_of
 from shardctl.render.objects import Object, Plan, object_name, seconds, seconds_text
 from shardctl.render.templates import Lines
 
@@ -212,9 +212,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
         auth = gateway.settings.auth
         if auth.kind == "oidc":
             reached.append(Reach(ports=(urlsplit(auth.jwks_url).port or 443,)))
-        dns = tuple((protocol, port) for port in policy.dns.ports for protocol in ("UDP", "TCP"))
-        egress = [Rule(dns, policy.dns.cidrs)]
-        egress += (Rule(tuple(("TCP", port) for port in reach.ports), reach.cidrs) for reach in reached)
+        egress = [rule_of(policy.dns, "UDP", "TCP"), *(rule_of(reach, "TCP") for reach in reached)]
         chosen = gateway.settings.from_namespaces
         yield _object(
             plan,

@@ -13,7 +13,7 @@ from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Subscription, Topic, cloud
 from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
-from shardctl.render.redisinstances import RedisInstance
+from shardctl.render.redisinstances import RedisInstance, ValkeyInstance
 from shardctl.render.sqlinstances import Instance
 from shardctl.render.templates import built_in
 
@@ -33,10 +33,7 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
         yield "subscription", sub.id, _topic_path(fleet, sub.topic.id), sub.filter, labels, *_policies(fleet, sub)
     for account in resources.accounts:
         yield "account", account.email, account.id, account.display_name
-    for redis in resources.redis_instances:
-        yield "redis_instance", redis.name, redis.region, labels, *_redis_instance(redis)
-    for instance in resources.sql_instances:
-        yield "sql_instance", instance.project, instance.name, *_sql_instance(instance)
+    yield from _instances(resources, labels)
     for database in resources.sql_databases:
         yield "sql_database", database.project, database.instance, database.database
     for user in resources.sql_users:
@@ -49,6 +46,15 @@ def _calls(fleet: Fleet, resources: Cloud) -> Iterator[Sequence[str]]:
 def _topic(topic: Topic, labels: str) -> Sequence[str]:
     in_transit = "True" if topic.in_transit else ""
     return "topic", topic.id, labels, topic.kms_key or "", ",".join(sorted(topic.regions)), in_transit
+
+
+def _instances(resources: Cloud, labels: str) -> Iterator[Sequence[str]]:
+    for redis in resources.redis_instances:
+        yield "redis_instance", redis.name, redis.region, labels, *_redis_instance(redis)
+    for valkey in resources.valkey_instances:
+        yield "valkey_instance", valkey.name, valkey.region, labels, *_valkey_instance(valkey)
+    for instance in resources.sql_instances:
+        yield "sql_instance", instance.project, instance.name, *_sql_instance(instance)
 
 
 def _policies(fleet: Fleet, sub: Subscription) -> Iterator[str]:
@@ -102,6 +108,26 @@ def _redis_instance(instance: RedisInstance) -> Iterator[str]:
         yield "--enable-auth"
     if instance.network:
         yield f"--network={instance.network}"
+
+
+def _valkey_instance(instance: ValkeyInstance) -> Iterator[str]:
+    """What `describe` prints of an instance as the file has it, then the flags that make it."""
+    yield (
+        f"CLUSTER_DISABLED|1|{instance.replicas or ''}|{instance.node_type}|{instance.version}|{instance.encryption}|"
+        f"{instance.authorization}"
+    )
+    endpoint = {"network": instance.network, "projectId": instance.project}
+    yield from (
+        "--mode=cluster-disabled",
+        "--shard-count=1",
+        f"--replica-count={instance.replicas}",
+        f"--node-type={instance.node_type.lower().replace('_', '-')}",
+        f"--engine-version={instance.version}",
+        f"--transit-encryption-mode={instance.encryption.lower().replace('_', '-')}",
+        f"--authorization-mode={instance.authorization.lower().replace('_', '-')}",
+        "--deletion-protection-enabled",
+        f"--endpoints={json.dumps([{'connections': [{'pscAutoConnection': endpoint}]}])}",
+    )
 
 
 def _sql_instance(instance: Instance) -> Iterator[str]:

@@ -24,9 +24,9 @@ METADATA_SERVER = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Ports, each with its protocol, at these addresses; anywhere when there are none."""
+    """Ports, each with its protocol, and the last where it is a range, at these addresses; anywhere when there are none."""
 
-    ports: tuple[tuple[str, int], ...]
+    ports: tuple[tuple[str, int, int | None], ...]
     cidrs: tuple[str, ...]
 
 
@@ -63,30 +63,32 @@ def _database_ports(shard: Shard) -> tuple[int, ...]:
     return (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
 
 
-def _redis_ports(fleet: Fleet) -> tuple[int, ...]:
+def _redis_ports(fleet: Fleet) -> tuple[int | str, ...]:
     """As far as the file says: all nodes of a cluster listen where the named ones do, and servers behind Sentinels at 6379."""
     cluster, sentinel = fleet.redis.cluster, fleet.redis.sentinel
     if cluster:
         return tuple(sorted({host_and_port(node)[1] for node in cluster}))
     if sentinel:
         return tuple(sorted({memorystore.PORT, *(host_and_port(node)[1] for node in sentinel.nodes)}))
-    return (memorystore.port_of(fleet),)
+    return memorystore.ports_of(fleet.redis.memorystore) if fleet.redis.memorystore else (memorystore.PORT,)
 
 
 def _egress(
     policy: NetworkPolicy, *, redis: Reach, database: Reach, asks_kubernetes: bool, backend_ports: tuple[int, ...]
 ) -> Iterator[Rule]:
-    yield _rule(policy.dns, "UDP", "TCP")
+    yield rule_of(policy.dns, "UDP", "TCP")
     for reach in (*METADATA_SERVER, policy.google_apis, redis, database, *policy.also):
-        yield _rule(reach, "TCP")
+        yield rule_of(reach, "TCP")
     if asks_kubernetes:
-        yield _rule(policy.kubernetes_api, "TCP")
+        yield rule_of(policy.kubernetes_api, "TCP")
     if backend_ports:
-        yield _rule(policy.backends or Reach(ports=backend_ports), "TCP")
+        yield rule_of(policy.backends or Reach(ports=backend_ports), "TCP")
 
 
-def _rule(reach: Reach, *protocols: str) -> Rule:
-    return Rule(tuple((protocol, port) for port in reach.ports for protocol in protocols), reach.cidrs)
+def rule_of(reach: Reach, *protocols: str) -> Rule:
+    ends = [str(ports).partition("-")[::2] for ports in reach.ports]
+    ports = [(int(first), int(last) if last else None) for first, last in ends]
+    return Rule(tuple((protocol, *port) for port in ports for protocol in protocols), reach.cidrs)
 
 
 def external_secrets(plan: Plan) -> Iterator[Object]:

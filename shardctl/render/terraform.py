@@ -15,7 +15,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.render.cloud import Account, Cloud, External, Grant, Job, Key, Project, Subscription, Topic, cloud
 from shardctl.render.cloudmonitoring import dashboard_body, metric_body, policy_body
 from shardctl.render.objects import digest
-from shardctl.render.redisinstances import RedisInstance
+from shardctl.render.redisinstances import RedisInstance, ValkeyInstance
 from shardctl.render.sqlinstances import Backups, Database, Instance, User
 
 _RESOURCES = {
@@ -34,8 +34,8 @@ _KEPT = {"prevent_destroy": True}
 def text(fleet: Fleet) -> str:
     """One module, to be used as a folder of its own. Needs the whole fleet: Terraform would destroy what is left out."""
     made = cloud(fleet)
-    # 6.14 is the first that makes a policy on metrics which don't exist yet.
-    version = ">= 6.14" if made.alert_policies else ">= 5.0"
+    # 6.14 is the first that makes a policy on metrics which don't exist yet. Before 7.0 the endpoints of Valkey had another name.
+    version = ">= 7.0" if made.valkey_instances else ">= 6.14" if made.alert_policies else ">= 5.0"
     module = {
         "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
         "terraform": {
@@ -81,6 +81,10 @@ def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:
                 "lifecycle": _KEPT,
             }
             for instance in cloud.redis_instances
+        },
+        "google_memorystore_instance": {
+            address(instance.name): {**_valkey_instance(instance), "labels": labels, "lifecycle": _KEPT}
+            for instance in cloud.valkey_instances
         },
         "google_sql_database_instance": {
             address(instance.name): _sql_instance(instance, labels) for instance in cloud.sql_instances
@@ -163,6 +167,23 @@ def _redis_instance(instance: RedisInstance) -> dict[str, Any]:
         "connect_mode": instance.connect,
     }
     return {**fields, "authorized_network": instance.network} if instance.network else fields
+
+
+def _valkey_instance(instance: ValkeyInstance) -> dict[str, Any]:
+    return {
+        "project": instance.project,
+        "instance_id": instance.name,
+        "location": instance.region,
+        "mode": "CLUSTER_DISABLED",
+        "shard_count": 1,
+        "replica_count": instance.replicas,
+        "node_type": instance.node_type,
+        "engine_version": instance.version,
+        "transit_encryption_mode": instance.encryption,
+        "authorization_mode": instance.authorization,
+        "deletion_protection_enabled": True,
+        "desired_auto_created_endpoints": [{"network": instance.network, "project_id": instance.project}],
+    }
 
 
 def _sql_instance(instance: Instance, labels: dict[str, str]) -> dict[str, Any]:

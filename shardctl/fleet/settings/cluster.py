@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from ipaddress import ip_network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 
 from shardctl.fleet.model import Model, OrJust
-from shardctl.fleet.scalars import Between, Label, LabelValue, ObjectName, Port, Quantity, Text, as_tuple, shown
+from shardctl.fleet.scalars import Between, Label, LabelValue, ObjectName, Quantity, Text, as_tuple, shown
 
 NodeLabelKey = Annotated[
     str,
@@ -162,14 +163,37 @@ AutoscalingSetting = Annotated[Autoscaling, OrJust("kind", ("hpa", "keda", "none
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
+def _check_ports(value: object) -> int | str:
+    bounds = [value] if type(value) is int else []
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}-[0-9]{1,5}", value):
+        bounds = [int(bound) for bound in value.split("-")]
+    if not bounds or not 0 < bounds[0] <= bounds[-1] < 65_536:
+        raise ValueError(f"{shown(value)} isn't a port from 1 to 65535, or a range of ports such as 11000-13047")
+    return cast("int | str", value)
+
+
+Ports = Annotated[
+    int | str,
+    PlainValidator(_check_ports),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65_535},
+                {"type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$"},
+            ]
+        }
+    ),
+]
+
+
 class Reach(Model):
     """Ports that pods may connect to, at these addresses; anywhere when none are given."""
 
-    ports: Annotated[tuple[Port, ...], BeforeValidator(as_tuple)]
+    ports: Annotated[tuple[Ports, ...], BeforeValidator(as_tuple)]
     cidrs: Annotated[tuple[Cidr, ...], BeforeValidator(as_tuple)] = ()
 
 
-def _to(*ports: int) -> Reach:
+def _to(*ports: int | str) -> Reach:
     return Reach(ports=ports)
 
 
@@ -193,8 +217,8 @@ class NetworkPolicy(Model):
     redis: Annotated[
         Reach | None,
         Field(
-            description="By default, anywhere: port 6379, 6378 for Memorystore with TLS, the ports of a cluster's nodes, or "
-            "those of the Sentinels and 6379."
+            description="By default, anywhere: port 6379, the ports of Memorystore, those of a cluster's nodes, or those of the "
+            "Sentinels and 6379."
         ),
     ] = None
     google_apis: Reach = _to(443)

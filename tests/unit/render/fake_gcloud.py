@@ -49,6 +49,20 @@ KNOWN = {
         "--network",
         "--labels",
     },
+    "memorystore instances describe": {"--location", "--format"},
+    "memorystore instances create": {
+        "--location",
+        "--mode",
+        "--shard-count",
+        "--replica-count",
+        "--node-type",
+        "--engine-version",
+        "--transit-encryption-mode",
+        "--authorization-mode",
+        "--deletion-protection-enabled",
+        "--endpoints",
+        "--labels",
+    },
     "sql instances describe": {"--format"},
     "sql instances create": {
         "--database-version",
@@ -133,6 +147,12 @@ def described(command, there):
             upper = (flags[name].upper().replace("-", "_") for name in ("--redis-version", "--transit-encryption-mode"))
             connect = flags["--connect-mode"].upper().replace("-", "_")
             return "|".join((tier, flags["--size"], *upper, "True" if "--enable-auth" in flags else "", connect))
+        case "memorystore instances describe":
+            flags = there["flags"]
+            shown = lambda name: flags[name].upper().replace("-", "_")  # noqa: E731
+            replicas = "" if flags["--replica-count"] == "0" else flags["--replica-count"]
+            rest = ("--node-type", "--engine-version", "--transit-encryption-mode", "--authorization-mode")
+            return "|".join((shown("--mode"), flags["--shard-count"], replicas, *map(shown, rest)))
         case "sql instances describe":
             flags = there["flags"]
             return "|".join((

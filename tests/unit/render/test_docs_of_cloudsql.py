@@ -25,9 +25,9 @@ def test_what_the_page_shows_is_a_fleet_that_can_be_rendered(block: str) -> None
     assert all("initContainers" in item["spec"]["template"]["spec"] for item in workloads)
 
 
-def test_the_redis_that_the_page_shows_can_be_rendered() -> None:
-    (block,) = blocks("memorystore.md")
-    assert len(objects(fleet_of(block), "RedisInstance")) == 1
+@pytest.mark.parametrize(("number", "kind"), [(0, "RedisInstance"), (1, "MemorystoreInstance")])
+def test_each_instance_that_the_page_shows_can_be_rendered(number: int, kind: str) -> None:
+    assert len(objects(fleet_of(blocks("memorystore.md")[number]), kind)) == 1
 
 
 @pytest.mark.parametrize("block", blocks("redis.md"))

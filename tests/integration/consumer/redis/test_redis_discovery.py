@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 
 import pytest
 import redis_kit
@@ -16,6 +17,7 @@ from consumer.process.settings import _parsed_redis, _parsed_sentinels
 from consumer.redis.breaker import LAST_RETRY_SECONDS, RedisBreaker
 from consumer.redis.client import connect
 from consumer.redis.discovery import Directory, OwnerOf, PrimaryNamed
+from consumer.redis.iam import IamLogins
 from consumer.redis.lock import SlotLocks
 from consumer.redis.url import parse
 from shardctl.local.servers.process import HOST, free_port, wait_until
@@ -239,3 +241,46 @@ def test_a_rotated_password_is_taken_for_new_connections_to_nodes_and_servers(pl
     finally:
         change(f">{old}", f"<{new}")
         place.empty()  # of the refused logins
+
+
+class Tokens:
+    """Google's credentials: the first token is no longer valid, the second one is the server's password."""
+
+    def __init__(self, password):
+        self.token, self.valid, self._password = "ended", True, password
+
+    def refresh(self, _request):
+        self.token, self.valid = self._password, True
+
+
+@only("server")
+def test_a_token_of_iam_is_the_password_of_each_new_connection(made_place):
+    server = made_place.servers[0]
+    tokens = Tokens(server.password)
+
+    async def run():
+        url = parse(f"redis://{HOST}:{server.port}/0")
+        async with connect(url, PATIENCE_SECONDS, logins=IamLogins(tokens)) as client:
+            with pytest.raises(RedisError, match="invalid username-password pair"):
+                await client.get(KEY)
+            tokens.valid = False
+            assert await client.set(KEY, "1")
+
+    asyncio.run(run())
+
+
+@only("server")
+def test_a_login_that_never_comes_ends_in_time(made_place):
+    server = made_place.servers[0]
+    ending = threading.Event()
+
+    async def run():
+        url = parse(f"redis://{HOST}:{server.port}/0")
+        try:
+            async with connect(url, 0.2, logins=lambda: ending.wait() and (None, None)) as client:
+                with pytest.raises(RedisError, match=r"no login within 0\.2 s"):
+                    await client.get(KEY)
+        finally:
+            ending.set()
+
+    asyncio.run(run())

@@ -9,6 +9,7 @@ from consumer_kit import CONFIG
 
 from consumer.process.settings import load
 from shardctl.errors import UsageError
+from shardctl.fleet.settings.redis import Sentinel
 
 ENVIRONMENT = {"DATABASE_URL": "postgresql://u:secret@h/d", "REDIS_URL": "redis://:secret@h:6379/0"}
 
@@ -81,3 +82,31 @@ def test_a_file_that_is_no_configuration(tmp_path, content):
 def test_a_missing_file(tmp_path):
     with pytest.raises(UsageError, match="can't be read"):
         load(tmp_path / "nothing", ENVIRONMENT)
+
+
+def written(path, **settings):
+    path.write_text(CONFIG.model_copy(update=settings).model_dump_json())
+    return path
+
+
+SENTINEL_URL = "redis://u:secret@/0?sentinel_username=s&sentinel_password=secret2"
+
+
+def test_the_nodes_of_redis_are_in_the_file_and_the_logins_in_the_url(tmp_path):
+    file, url = written(tmp_path / "s.json", redis_sentinel=Sentinel(master="m", nodes=("a:1",))), tmp_path / "url"
+    url.write_text(SENTINEL_URL)
+    environment = {"DATABASE_URL": ENVIRONMENT["DATABASE_URL"], "REDIS_URL_FILE": str(url)}
+    settings = load(file, environment)
+    assert settings.redis_url.sentinel_login == ("s", "secret2")
+    url.write_text(SENTINEL_URL.replace("secret2", "rotated"))
+    assert (settings.redis_logins(), settings.sentinel_logins()) == (("u", "secret"), ("s", "rotated"))
+    with pytest.raises(UsageError, match=r"in `redis\.sentinel`\. Leave the host out"):
+        load(file, ENVIRONMENT)
+
+
+def test_a_login_in_the_url_is_refused_where_consumers_log_in_by_iam(tmp_path):
+    file = written(tmp_path / "s.json", redis_iam=True)
+    with pytest.raises(UsageError, match="leave it out of the URL") as refused:
+        load(file, ENVIRONMENT)
+    assert "secret" not in str(refused.value)
+    assert load(file, ENVIRONMENT | {"REDIS_URL": "redis://h:6379/0"}).config.redis_iam

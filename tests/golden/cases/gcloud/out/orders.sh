@@ -142,6 +142,26 @@ redis_instance() {
 }
 redis_fields='value[separator="|"](tier,memorySizeGb,redisVersion,transitEncryptionMode,authEnabled,connectMode)'
 
+# valkey_instance NAME REGION LABELS STATE FLAG...
+# As redis_instance.
+valkey_instance() {
+  instance=$1 region=$2 labels=$3 state=$4
+  shift 4
+  if live=$(gcloud memorystore instances describe "$instance" --location="$region" --project="$project" --format="$valkey_fields" 2>/dev/null); then
+    if [ "$live" = "$state" ]; then
+      done_with identical instance "$instance"
+      return
+    fi
+    done_with different instance "$instance"
+    printf 'warning: instance %s is %s, the file wants %s; this script changes no instance: gcloud memorystore instances update %s\n' \
+      "$instance" "$live" "$state" "$instance" >&2
+    return
+  fi
+  gcloud memorystore instances create "$instance" --location="$region" --project="$project" --labels="$labels" "$@" >/dev/null
+  done_with create instance "$instance"
+}
+valkey_fields='value[separator="|"](mode,shardCount,replicaCount,nodeType,engineVersion,transitEncryptionMode,authorizationMode)'
+
 # sql_instance PROJECT NAME STATE FLAG...
 # STATE is what `describe` prints of an instance as the file has it; FLAGs make one. An instance that differs is left as it is: most
 # changes restart it, some can't be made.
