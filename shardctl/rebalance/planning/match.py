@@ -126,11 +126,11 @@ def _left(shard: Mapping[str, Any]) -> tuple[int, str] | None:
 
 
 def _asked(entry: Entry, request: Request) -> bool:
-    shards, course = entry.plan["shards"], way_back.course_of_journal(entry.plan)
+    course = way_back.course_of_journal(entry.plan)
     if request.back or request.forward:
         return course.turned and leads_there(course, request)
-    new = {shard["name"] for shard in shards if not shard["previous"]}
-    gone = {shard["name"] for shard in shards if not shard["slots"]}
+    new = {name for name, states in course.states.items() if not states[0].ranges}
+    gone = {name for name, states in course.states.items() if not states[-1].ranges}
     if request.split:
         return new == {request.into}
     return bool(new or gone) and (new, gone) == (set(request.add), set(request.remove))

@@ -120,3 +120,5 @@ def test_a_way_back_that_is_done():
     again = plan(back, FORWARD).after
     assert match.done(again.settled(), done(again), FORWARD).id == "id"
     assert match.done(again.settled(), done(again), BACK) is None
+    assert match.done(again.settled(), done(again), REQUESTS["add"]).id == "id"
+    assert match.done(back.settled(), done(back), REQUESTS["add"]) is None
