@@ -161,7 +161,7 @@ def one_server(folder: Path, prefix: str) -> Iterator[Place]:
 
 
 @contextmanager
-def _own_folder() -> Iterator[Path]:
+def own_folder() -> Iterator[Path]:
     """One that the servers' account may write to."""
     folder = temporary_folder(unprivileged(), "shardctl-redis-")
     try:
@@ -177,7 +177,7 @@ def cluster(folder: Path, prefix: str, *, replica: bool = False, node_timeout_ms
     with ExitStack() as closing:
         servers = []
         for number in range(size):
-            own = closing.enter_context(_own_folder())
+            own = closing.enter_context(own_folder())
             settings = (
                 "cluster-enabled yes",
                 f"cluster-port {free_port()}",

@@ -1,4 +1,4 @@
-"""Databases and Redis over TLS, with an authority of the test's own: whom both planes trust, and whom they refuse."""
+"""Databases, Redis and a Redis Cluster over TLS, with an authority of the test's own: whom both planes trust and refuse."""
 
 import asyncio
 import contextlib
@@ -11,15 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis_kit
 import trustme
+from patience import PATIENCE_SECONDS
+from redis import Redis
 from redis.exceptions import RedisError
 
 from consumer.redis.client import connect
+from consumer.redis.discovery import Directory, OwnerOf
 from consumer.redis.url import parse
-from shardctl.local.servers import MariaDBServer, PostgresServer
+from shardctl.local.servers import MariaDBServer, PostgresServer, RedisServer
 from shardctl.local.servers.account import temporary_folder, unprivileged
 from shardctl.local.servers.install import BIN_VARIABLE, find_bin_dir
-from shardctl.local.servers.process import HOST
+from shardctl.local.servers.process import HOST, free_port, wait_until
 from shardctl.shard import database, databaseurl
 from shardctl.shard.engine import Limits, open_engine
 
@@ -290,3 +294,60 @@ def test_redis_is_trusted_by_the_right_authority_and_name(redis_server, certific
 def test_redis_is_refused(redis_server, certificates, given):
     with pytest.raises(RedisError):
         ping(redis_server, certificates, **given)
+
+
+# --- a Redis Cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(tmp_path):
+    """A cluster of one node."""
+    with redis_kit.own_folder() as own:
+        settings = ("cluster-enabled yes", f"cluster-port {free_port()}", f"dir {own}")
+        with RedisServer(tmp_path / "node", settings=settings) as server:
+            with Redis.from_url(server.admin_url, decode_responses=True) as administrator:
+                administrator.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+                complete = lambda: administrator.execute_command("CLUSTER INFO")["cluster_state"] == "ok"  # noqa: E731
+                assert wait_until(complete, timeout_seconds=PATIENCE_SECONDS)
+            yield server
+
+
+def ask_cluster(server, certificates, *, announced, ca="ca", client="client", more=""):
+    """A call to the server that the node names, both over TLS; the node says where it is by name or by address."""
+
+    async def run():
+        async with tls_before(server.port, certificates) as port:
+            with Redis.from_url(server.admin_url) as administrator:
+                administrator.config_set("cluster-announce-port", port)
+                administrator.config_set("cluster-announce-ip", HOST)
+                administrator.config_set("cluster-announce-hostname", NAMED)
+                administrator.config_set("cluster-preferred-endpoint-type", announced)
+            url = f"rediss://:{server.password}@/?ssl_ca_certs={getattr(certificates, ca)}{more}"
+            if client:
+                files = [getattr(certificates, name) for name in (client, f"{client}_key")]
+                url += f"&ssl_certfile={files[0]}&ssl_keyfile={files[1]}"
+            directory = Directory(((NAMED, port),), OwnerOf("f:s"), beside=False)
+            async with connect(parse(url, "cluster"), PATIENCE_SECONDS, directory) as redis:
+                return await redis.set("{f:s}:x", "1")
+
+    return asyncio.run(run())
+
+
+def test_a_cluster_is_trusted_by_the_names_that_its_nodes_announce(node, certificates):
+    assert ask_cluster(node, certificates, announced="hostname")
+    with pytest.raises(RedisError, match=r"certificate is not valid for '127\.0\.0\.1'"):
+        ask_cluster(node, certificates, announced="ip")
+    assert ask_cluster(node, certificates, announced="ip", more="&ssl_check_hostname=false")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"ca": "other"}, id="another authority"),
+        pytest.param({"client": None}, id="no certificate of the client"),
+        pytest.param({"client": "stranger"}, id="a stranger's certificate"),
+    ],
+)
+def test_a_cluster_is_refused(node, certificates, given):
+    with pytest.raises(RedisError):
+        ask_cluster(node, certificates, announced="hostname", **given)
