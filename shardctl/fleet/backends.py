@@ -46,8 +46,8 @@ def secrets(fleet: Fleet, shard: Shard) -> dict[str, tuple[str, ...]]:
 
 
 def ports(fleet: Fleet, shard: Shard) -> tuple[int, ...]:
-    """Where the shard's backends listen."""
-    return tuple(sorted({backend.port for backend in of_shard(fleet, shard).values()}))
+    """Where the shard's backends and their token endpoints listen."""
+    return tuple(sorted({port for backend in of_shard(fleet, shard).values() for port in backend.ports}))
 
 
 def faults(fleet: Fleet) -> Iterator[Fault]:

@@ -24,12 +24,17 @@ class Meaning(StrEnum):
 _MAY_PASS = frozenset((HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.UNAUTHORIZED))
 
 
-def meaning(status: int, *, unsure: bool = False) -> Meaning:
-    """`unsure`: an earlier call of the write may have reached the backend and still be at work there, which answers 409."""
+def meaning(status: int, *, unsure: bool = False, grants_may_lack: bool = False) -> Meaning:
+    """`unsure`: an earlier call of the write may have reached the backend and still be at work there, which answers 409.
+
+    `grants_may_lack`: 403 may mean that the caller's identity lacks a role, which is no fault of the write either.
+    """
     if 200 <= status < 300:
         return Meaning.OK
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Meaning.THROTTLED
+    if grants_may_lack and status == HTTPStatus.FORBIDDEN:
+        return Meaning.FAILED
     if status in _MAY_PASS or (unsure and status == HTTPStatus.CONFLICT) or not 400 <= status < 500:
         return Meaning.FAILED
     return Meaning.REFUSED

@@ -26,6 +26,7 @@ from consumer.sinks.http.breaker import Breaker, Permit
 from consumer.sinks.http.calls import Answer, Caller, CallError
 from consumer.sinks.http.credentials import CredentialsError
 from consumer.sinks.http.progress import Progress
+from consumer.sinks.http.tokens import TokenError
 from shardctl.fleet.settings.http import HttpBackend
 from shardctl.supervision.backoff import backoff
 
@@ -47,6 +48,7 @@ class Backend:
     ) -> None:
         self._type, self._settings, self._metrics, self._stopping = message_type, settings, metrics, stopping
         self._caller = Caller(settings, secrets)
+        self._grants_may_lack = settings.auth is not None and settings.auth.fetches_tokens
         self._breaker = Breaker(settings.breaker.failures, settings.breaker.open.total_seconds())
         self._free = asyncio.Semaphore(settings.concurrency)
         self._held_until = 0.0  # on the monotonic clock: what Retry-After asks for
@@ -120,7 +122,7 @@ class Backend:
             result: Answer | CallError = await self._caller.call(write.message.data, request.headers(write))
         except CallError as error:
             result = error
-        except CredentialsError as error:
+        except (CredentialsError, TokenError) as error:
             self.trouble = str(error)
             raise NotNowError from error
         except Exception as error:  # noqa: BLE001 - a bug must not stop the shard because of one write
@@ -137,7 +139,7 @@ class Backend:
             self._count(result.outcome)
             self._failed(write, progress, permit, str(result), 0.0)
             return
-        meaning = answers.meaning(result.status, unsure=progress.unsure)
+        meaning = answers.meaning(result.status, unsure=progress.unsure, grants_may_lack=self._grants_may_lack)
         self._count(meaning)
         text = f"answered {answers.phrase(result.status)}"
         wait = answers.retry_after(result.retry_after, datetime.now(UTC))

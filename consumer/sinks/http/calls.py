@@ -11,7 +11,11 @@ from pathlib import Path
 
 import httpx
 
+from consumer.sinks.http.causes import cause_text
+from consumer.sinks.http.clienttokens import ClientTokens
 from consumer.sinks.http.credentials import Authorization, Trust
+from consumer.sinks.http.googletokens import GoogleTokens
+from consumer.sinks.http.tokens import TokenError, Tokens
 from shardctl.fleet.settings.http import HttpBackend
 from shardctl.supervision.background import Background
 
@@ -46,33 +50,68 @@ class Caller:
         self._timeout = settings.timeout.total_seconds()
         self._concurrency = settings.concurrency
         self._trust = Trust(settings.ca_secret, secrets) if self._url.scheme == "https" else None
-        self._authorization = Authorization(settings.auth, secrets) if settings.auth else None
+        self._authorization = _authorization(settings, secrets)
         self._client: httpx.AsyncClient | None = None
         self._context: ssl.SSLContext | None = None
         self._closing = Background(log)
-        self.credentials()
+        self._verify_secrets()
 
     @property
     def place(self) -> str:
         """The backend as a log may name it: a path or a query may hold a secret."""
         return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
 
-    def credentials(self) -> tuple[ssl.SSLContext | None, Mapping[str, str]]:
-        """As the files say now. Raises CredentialsError."""
-        context = self._trust.context() if self._trust else None
-        return context, {"Authorization": self._authorization.header()} if self._authorization else {}
-
     async def call(self, data: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a write and read the answer. Raises CallError, and CredentialsError before anything is sent."""
-        context, credentials = self.credentials()
-        client = self._client_for(context)
+        """Send a write and read the answer; where it is 401, once again with a new token.
+
+        Raises CallError; and CredentialsError or TokenError, with which nothing was sent that the backend may have taken.
+        """
+        client = self._client_for(self._trust.context() if self._trust else None)
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        credentials = await self._credentials(deadline)
+        answer = await self._answer(client, data, {**headers, **credentials}, deadline)
+        if answer.status == httpx.codes.UNAUTHORIZED and self._refused(credentials):
+            credentials = await self._credentials(deadline)
+            answer = await self._answer(client, data, {**headers, **credentials}, deadline)
+        return answer
+
+    def _verify_secrets(self) -> None:
+        """Raises CredentialsError."""
+        if self._trust:
+            self._trust.context()
+        match self._authorization:
+            case Authorization():
+                self._authorization.header()
+            case Tokens():
+                self._authorization.check()
+
+    async def _credentials(self, deadline: float) -> Mapping[str, str]:
+        """As they are now. Raises CredentialsError or TokenError."""
+        match self._authorization:
+            case None:
+                return {}
+            case Authorization():
+                return {"Authorization": self._authorization.header()}
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._exchange(client, data, {**headers, **credentials})
+            async with asyncio.timeout_at(deadline):
+                return {"Authorization": await self._authorization.header()}
+        except TimeoutError:
+            raise TokenError(f"no token within {self._timeout:g} s") from None
+
+    def _refused(self, credentials: Mapping[str, str]) -> bool:
+        """Whether the backend may accept another token than the one that it refused."""
+        return isinstance(self._authorization, Tokens) and self._authorization.refused(credentials["Authorization"])
+
+    async def _answer(
+        self, client: httpx.AsyncClient, data: bytes, headers: Mapping[str, str], deadline: float
+    ) -> Answer:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._exchange(client, data, headers)
         except TimeoutError:
             raise CallError("timeout", f"no answer within {self._timeout:g} s", sent=True) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
-            raise CallError("unreachable", _cause(error), sent=not isinstance(error, httpx.ConnectError)) from None
+            raise CallError("unreachable", cause_text(error), sent=not isinstance(error, httpx.ConnectError)) from None
 
     async def _exchange(self, client: httpx.AsyncClient, data: bytes, headers: Mapping[str, str]) -> Answer:
         url = self._url
@@ -128,8 +167,22 @@ class Caller:
         self._closing.once("closing the client of old credentials", close())
 
     async def close(self) -> None:
+        if isinstance(self._authorization, Tokens):
+            await self._authorization.close()
         if self._client is not None:
             await self._client.aclose()
+
+
+def _authorization(settings: HttpBackend, secrets: Path) -> Authorization | Tokens | None:
+    match settings.auth:
+        case None:
+            return None
+        case auth if auth.kind == "google":
+            return Tokens(GoogleTokens(settings.token_audience))
+        case auth if auth.kind == "oauth2":
+            return Tokens(ClientTokens(auth, secrets))
+        case auth:
+            return Authorization(auth, secrets)
 
 
 async def _read(response: httpx.Response) -> None:
@@ -139,16 +192,3 @@ async def _read(response: httpx.Response) -> None:
         size += len(chunk)
         if size > MAX_ANSWER_BYTES:
             return
-
-
-def _cause(error: BaseException) -> str:
-    """The cause in words that hold nothing of the request: httpx's name for it, and the system's reason if there is one."""
-    text = type(error).__name__
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the certificate is refused: {cause.verify_message}"
-        if isinstance(cause, OSError) and cause.strerror:
-            text = f"{type(error).__name__}: {cause.strerror}"
-        cause = cause.__cause__ or cause.__context__
-    return text

@@ -7,7 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 
 from shardctl.errors import UsageError
-from shardctl.fleet.settings.http import AUTH_KEYS, CA_KEY, HttpAuth
+from shardctl.fleet.settings.httpauth import AUTH_KEYS, CA_KEY, HttpAuth
 
 MAX_BYTES = 1024**2  # of one file: as much as a Secret can hold
 
@@ -49,10 +49,10 @@ class SecretFiles:
 
 
 class Authorization:
-    """The Authorization header of a backend."""
+    """The Authorization header of a backend, for what a Secret holds: `basic` and `bearer`."""
 
     def __init__(self, auth: HttpAuth, secrets: Path) -> None:
-        self._kind, self._folder = auth.kind, secrets / auth.secret
+        self._kind, self._folder = auth.kind, secrets / (auth.secret or "")
         self._files = SecretFiles(self._folder, AUTH_KEYS[auth.kind])
         self._header = ""
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shardctl.fleet.model import Model, OrJust
 from shardctl.fleet.scalars import Text
-from shardctl.fleet.settings.http import Url
+from shardctl.fleet.settings.httpauth import LOOPBACK, Audience, Url
 
-_LOOPBACK = re.compile(r"http://(127\.0\.0\.1|localhost)[:/]")
 ServiceAccountEmail = Annotated[
     str, Text(r"[-a-z0-9]+@[-a-z0-9.]+", "a service account's address, name@project.iam.gserviceaccount.com", 254)
 ]
@@ -29,7 +27,7 @@ class Delivery(Model):
         ServiceAccountEmail | None, Field(description="push: who signs the requests; each must carry its token.")
     ] = None
     audience: Annotated[
-        Annotated[str, Text(r"[!-~]+", "a URL or a name, without blanks", 500)] | None,
+        Audience | None,
         Field(description="push: what the tokens are for; by default `url`."),
     ] = None
     wrapped: Annotated[bool, Field(description="push: false sends the body as it is, and attributes as headers.")] = (
@@ -42,7 +40,7 @@ class Delivery(Model):
             raise ValueError("push needs a url and a service_account")
         if self.url and ("?" in self.url or "#" in self.url):
             raise ValueError("url ends in a path, to which more is added: leave out '?' and '#'")
-        if self.url and self.url.startswith("http://") and not _LOOPBACK.match(self.url):
+        if self.url and self.url.startswith("http://") and not LOOPBACK.match(self.url):
             raise ValueError("the tokens would go over http:// in the clear; use https://")
         return self
 

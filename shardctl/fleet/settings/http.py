@@ -9,27 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from shardctl.fleet.model import Model
-from shardctl.fleet.scalars import Between, ObjectName, Text
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
-AUTH_KEYS: dict[str, tuple[str, ...]] = {"basic": ("username", "password"), "bearer": ("token",)}
-CA_KEY = "ca.crt"
-
-Url = Annotated[
-    str,
-    Text(
-        r"https?://[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?(/[!-~]*)?",
-        "a URL that begins with https:// or http://, without user, password and blanks",
-        2_000,
-    ),
-]
-
-
-class HttpAuth(Model):
-    """A Secret, mounted into the pods: `basic` reads its keys `username` and `password`, `bearer` its key `token`."""
-
-    kind: Literal["basic", "bearer"]
-    secret: ObjectName
+from shardctl.fleet.scalars import Between, ObjectName
+from shardctl.fleet.settings.httpauth import AUTH_KEYS, CA_KEY, HttpAuthSetting, Url, port_of
 
 
 class Breaker(Model):
@@ -44,7 +25,7 @@ class Breaker(Model):
 class HttpBackend(Model):
     url: Url
     method: Literal["POST", "PUT", "PATCH"] = "POST"
-    auth: HttpAuth | None = None
+    auth: Annotated[HttpAuthSetting | None, Field(description="`google` is short for `{kind: google}`.")] = None
     ca_secret: Annotated[
         ObjectName | None,
         Field(description="A Secret whose key `ca.crt` holds the authority that signs the backend's certificate."),
@@ -69,28 +50,34 @@ class HttpBackend(Model):
     breaker: Breaker = Breaker()
 
     @property
-    def port(self) -> int:
+    def ports(self) -> frozenset[int]:
+        """Where it listens, and where its token endpoint does."""
+        urls = (self.url, self.auth and self.auth.token_url)
+        return frozenset(port_of(url) for url in urls if url)
+
+    @property
+    def token_audience(self) -> str:
+        """What an ID token is for."""
         parts = urlsplit(self.url)
-        return parts.port or DEFAULT_PORTS[parts.scheme]
+        return (self.auth and self.auth.audience) or f"{parts.scheme}://{parts.netloc}"
 
     @property
     def secrets(self) -> dict[str, tuple[str, ...]]:
         """The Secrets it needs, each with the keys that it reads."""
         keys_by_secret: dict[str, tuple[str, ...]] = {}
-        if self.auth:
+        if self.auth and self.auth.secret:
             keys_by_secret[self.auth.secret] = AUTH_KEYS[self.auth.kind]
-        if self.ca_secret:
-            keys_by_secret[self.ca_secret] = (*keys_by_secret.get(self.ca_secret, ()), CA_KEY)
+        for authority in (self.ca_secret, self.auth.ca_secret if self.auth else None):
+            if authority and CA_KEY not in (keys := keys_by_secret.get(authority, ())):
+                keys_by_secret[authority] = (*keys, CA_KEY)
         return keys_by_secret
 
     @model_validator(mode="after")
     def _url_can_be_called(self) -> Self:
         try:
-            port = urlsplit(self.url).port
-        except ValueError:
-            port = 0
-        if port == 0:
-            raise ValueError("url: ports run from 1 to 65535")
+            port_of(self.url)
+        except ValueError as error:
+            raise ValueError("url: ports run from 1 to 65535") from error
         if "#" in self.url:
             raise ValueError("url: what follows a '#' is never sent; write %23 for the character itself")
         if self.ca_secret and self.url.startswith("http://"):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from shardctl.fleet.model import Model
-from shardctl.fleet.settings.http import Url
+from shardctl.fleet.settings.httpauth import Url
 
 
 class Tracing(Model):

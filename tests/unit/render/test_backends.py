@@ -110,6 +110,30 @@ def test_advice(given, says):
         ("{url: 'https://a:0/'}", "ports run from 1 to 65535"),
         ("{url: 'https://a/#x'}", "what follows a '#' is never sent"),
         ("{url: 'http://a', auth: {kind: bearer, secret: s}}", "in the clear"),
+        ("{url: 'http://a', auth: google}", "in the clear"),
+        ("{url: 'https://a', auth: gogle}", "mapping of fields is wanted|isn't one of"),
+        ("{url: 'https://a', auth: {kind: basic}}", "basic needs secret"),
+        ("{url: 'https://a', auth: {kind: oauth2, secret: s}}", "oauth2 needs secret and token_url"),
+        ("{url: 'https://a', auth: {kind: google, secret: s}}", "secret has no use with kind: google"),
+        ("{url: 'https://a', auth: {kind: bearer, secret: s, audience: x}}", "audience has no use with kind: bearer"),
+        (
+            "{url: 'https://a', auth: {kind: oauth2, secret: s, client_secret: hush}}",
+            "auth.client_secret: there is no such field",
+        ),
+        (
+            "{url: 'https://a', auth: {kind: oauth2, secret: s, token_url: 'http://b/t'}}",
+            "the client's secret would go over http://",
+        ),
+        (
+            "{url: 'https://a', auth: {kind: oauth2, secret: s, token_url: 'https://b:0/t'}}",
+            "token_url: ports run from 1",
+        ),
+        ("{url: 'https://a', auth: {kind: oauth2, secret: s, token_url: 'https://u:p@b/t'}}", "without user, password"),
+        (
+            "{url: 'https://a', auth: {kind: oauth2, secret: s, token_url: 'https://b/', scopes: [a b]}}",
+            "a scope: visible ASCII",
+        ),
+        ("{url: 'https://a', auth: {kind: google, audience: 'a b'}}", "a URL or a name, without blanks"),
         ("{url: 'http://a', ca_secret: s}", "ca_secret has no use over http://"),
         ("{url: 'https://a', attempts: 3}", r"breaker.failures \(5\) exceeds attempts \(3\)"),
         ("{url: 'https://a', retry_minimum: 20s}", "retry_minimum exceeds retry_maximum"),
@@ -125,5 +149,69 @@ message_types:
   a: {{http: {http}, routing_key: id}}
 shards: [{{name: all, slots: 0-1023}}]
 """
-    with pytest.raises(SpecError, match=says):
+    with pytest.raises(SpecError, match=says) as refused:
         fleet_from(yamlfile.parse(text, "shards.yaml"))
+    assert "hush" not in str(refused.value)
+
+
+TOKENS = """
+fleet: jobs
+project: my-project
+image: example.com/consumer:1
+routing: {slot_bits: 4}
+network_policy: {}
+secrets: external-secrets
+message_types:
+  run: {http: {url: "https://run.example.com:8443/x", auth: google}, routing_key: id}
+  crm:
+    http:
+      url: https://crm.example.com
+      auth: {kind: oauth2, secret: client, token_url: "https://login.example.com:9443/t", ca_secret: client}
+    routing_key: id
+shards:
+  - {name: google, slots: 0-15, types: [run]}
+  - {name: client, slots: 0-15, types: [crm]}
+"""
+
+
+def of_tokens(kind, shard):
+    items = objects(fleet_from(yamlfile.parse(TOKENS)), kind)
+    return [item for item in items if item["metadata"]["labels"].get("shard") == shard]
+
+
+def test_a_clients_secret_is_mounted_and_filled_and_stands_nowhere_else():
+    (volume,) = (volume for volume in pod_of(of_tokens("Deployment", "client")[0])["volumes"] if "secret" in volume)
+    assert volume["secret"]["secretName"] == "client"
+    assert [item["key"] for item in volume["secret"]["items"]] == ["ca.crt", "client_id", "client_secret"]
+    (filled,) = (item for item in of_tokens("ExternalSecret", "client") if item["metadata"]["name"] == "client")
+    assert {data["secretKey"]: data["remoteRef"]["key"] for data in filled["spec"]["data"]} == {
+        "client_id": "client-client_id",
+        "client_secret": "client-client_secret",
+        "ca.crt": "client-ca-crt",
+    }
+
+
+def test_google_needs_no_secret_but_the_annotation_that_gives_the_pods_their_identity():
+    assert not [volume for volume in pod_of(of_tokens("Deployment", "google")[0])["volumes"] if "secret" in volume]
+    (account,) = of_tokens("ServiceAccount", "google")
+    email = "jobs-google@my-project.iam.gserviceaccount.com"
+    assert account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"] == email
+
+
+def test_the_policy_lets_pods_reach_the_metadata_server_and_the_token_endpoint():
+    rules = {
+        shard: [
+            ([port["port"] for port in rule["ports"]], rule.get("to", []))
+            for rule in of_tokens("NetworkPolicy", shard)[0]["spec"]["egress"]
+        ]
+        for shard in ("google", "client")
+    }
+    assert ([443, 9443], []) in rules["client"]
+    assert ([8443], []) in rules["google"]
+    assert ([80, 8080], [{"ipBlock": {"cidr": "169.254.169.254/32"}}]) in rules["google"]
+
+
+def test_what_an_id_token_is_for():
+    run = fleet_from(yamlfile.parse(TOKENS)).message_types["run"].http
+    assert run.token_audience == "https://run.example.com:8443"
+    assert run.model_copy(update={"auth": run.auth.model_copy(update={"audience": "x"})}).token_audience == "x"

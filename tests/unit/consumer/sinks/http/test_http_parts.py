@@ -16,7 +16,7 @@ from consumer.sinks.http.answers import LONGEST_RETRY_AFTER_SECONDS, Meaning, me
 from consumer.sinks.http.credentials import Authorization, CredentialsError, SecretFiles, Trust
 from consumer.sinks.http.progress import Memory
 from consumer.sinks.http.request import content_type, encoded, headers
-from shardctl.fleet.settings.http import HttpAuth
+from shardctl.fleet.settings.httpauth import HttpAuth
 from shardctl.wire import identity
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -38,6 +38,11 @@ def test_what_a_status_means(statuses, means):
 def test_a_conflict_may_be_with_our_own_earlier_call():
     assert meaning(409, unsure=True) == Meaning.FAILED
     assert meaning(422, unsure=True) == Meaning.REFUSED
+
+
+def test_403_may_mean_that_an_identity_lacks_a_role():
+    assert meaning(403, grants_may_lack=True) == Meaning.FAILED
+    assert meaning(403) == meaning(404, grants_may_lack=True) == Meaning.REFUSED
 
 
 @pytest.mark.parametrize(
