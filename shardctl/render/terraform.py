@@ -34,17 +34,25 @@ _KEPT = {"prevent_destroy": True}
 def text(fleet: Fleet) -> str:
     """One module, to be used as a folder of its own. Needs the whole fleet: Terraform would destroy what is left out."""
     made = cloud(fleet)
-    # 6.14 is the first that makes a policy on metrics which don't exist yet. Before 7.0 the endpoints of Valkey had another name.
-    version = ">= 7.0" if made.valkey_instances else ">= 6.14" if made.alert_policies else ">= 5.0"
     module = {
         "//": f"Rendered by shardctl from shards.yaml of the fleet {fleet.fleet}. Edit that file instead.",
         "terraform": {
             "required_version": ">= 1.0",
-            "required_providers": {"google": {"source": "hashicorp/google", "version": version}},
+            "required_providers": {"google": {"source": "hashicorp/google", "version": _version(made)}},
         },
         "resource": {kind: resources for kind, resources in _resources(fleet, made).items() if resources},
     }
     return json.dumps(module, indent=2) + "\n"
+
+
+def _version(made: Cloud) -> str:
+    if made.valkey_instances:
+        return ">= 7.0"  # before, their endpoints had another name
+    if any(topic.in_transit for topic in made.topics):
+        return ">= 6.18"  # the first that knows enforce_in_transit
+    if made.alert_policies:
+        return ">= 6.14"  # the first that makes a policy on metrics which don't exist yet
+    return ">= 5.0"
 
 
 def _resources(fleet: Fleet, cloud: Cloud) -> dict[str, dict[str, Any]]:

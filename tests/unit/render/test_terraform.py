@@ -206,6 +206,16 @@ def test_topics_are_encrypted_and_stored_as_provision_wants() -> None:
     assert topics == {}
 
 
+def test_an_older_provider_does_unless_a_topic_needs_more() -> None:
+    plain = FLEET.replace("  enforce_in_transit: true\n", "")
+    versions = [
+        json.loads(terraform.text(fleet_of(text)))["terraform"]["required_providers"]["google"]["version"]
+        for text in (FLEET, plain)
+    ]
+    assert versions[0] == ">= 6.18"
+    assert versions[1] != versions[0]
+
+
 def test_its_grants_are_config_connectors() -> None:
     fleet = fleet_of()
     members = sum(len(members) for kind, members in resources(fleet).items() if kind.endswith("_iam_member"))
