@@ -258,15 +258,17 @@ key_grant() {
   done_with create grant "$1 $2 $3"
 }
 
-# project_grant PROJECT ROLE MEMBER TITLE EXPRESSION
+# project_grant PROJECT ROLE MEMBER [TITLE EXPRESSION]
 project_grant() {
+  condition=None
+  [ -z "${4-}" ] || condition="expression=$5,title=$4"
   policy=$(gcloud projects get-iam-policy "$1" --flatten='bindings[].members' --format="$bindings")
-  if granted "$policy" "$2" "$3" "$4"; then
-    done_with identical grant "$1 $2 $3 $4"
+  if granted "$policy" "$2" "$3" "${4-}"; then
+    done_with identical grant "$1 $2 $3 ${4-}"
     return
   fi
-  patiently gcloud projects add-iam-policy-binding "$1" --role="$2" --member="$3" --condition="expression=$5,title=$4"
-  done_with create grant "$1 $2 $3 $4"
+  patiently gcloud projects add-iam-policy-binding "$1" --role="$2" --member="$3" --condition="$condition"
+  done_with create grant "$1 $2 $3 ${4-}"
 }
 
 # job ID REGION CRON TIME_ZONE TOPIC BODY ATTRIBUTES DESCRIPTION

@@ -14,7 +14,7 @@ import json
 import os
 import socketserver
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,7 +41,8 @@ SERVED = {
         "configmaps": "ConfigMap",
         "services": "Service",
     }
-    | {"serviceaccounts": "ServiceAccount", "resourcequotas": "ResourceQuota"},
+    | {"serviceaccounts": "ServiceAccount", "resourcequotas": "ResourceQuota", "events": "Event"},
+    "batch/v1": {"jobs": "Job"},
     "external.metrics.k8s.io/v1beta1": {},
     "metrics.k8s.io/v1beta1": {"pods": "PodMetrics"},
     "authorization.k8s.io/v1": {"selfsubjectaccessreviews": "SelfSubjectAccessReview"},
@@ -81,14 +82,15 @@ class Cluster:
     """Set what it is like.
 
     `minor` of its version, `served` kinds, `denied` (verb, plural) pairs, `stuck` objects that never become ready, `pods` to
-    list, `down` for what a proxy says then; `left` is how many writes it takes before the caller is killed.
+    list, `down` for what a proxy says then; `left` is how many writes it takes before the caller is killed. `kubelet` hears of
+    objects that are applied and deleted, and has the pods' logs.
     """
 
     def __init__(self, *namespaces, minor=36):
         self.minor = minor
         self.served = copy.deepcopy(SERVED)
         self.denied, self.stuck, self.pods = set(), set(), []
-        self.down, self.left = "", None
+        self.down, self.left, self.kubelet = "", None, None
         self.objects, self.managers = {}, {}
         self.writes = []
         self._numbers, self._lock = itertools.count(1), threading.RLock()
@@ -198,12 +200,16 @@ class Cluster:
             return {"kind": "APIResourceList", "groupVersion": version, "resources": self._resources(version)}
         if steps[0] == "selfsubjectaccessreviews":
             asked = json.loads(content)["spec"]["resourceAttributes"]
-            return {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.denied}}
+            what = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+            return {"status": {"allowed": (asked["verb"], what) not in self.denied}}
         namespace, steps = (steps[1], steps[2:]) if steps[0] == "namespaces" and len(steps) > 2 else ("", steps)
         plural, name = steps[0], steps[1] if len(steps) > 1 else ""
         if plural not in self.served[version]:
             raise RefusalError(404, "NotFound", "the server could not find the requested resource")
         key = (version, plural, namespace, name)
+        if steps[2:] == ["log"]:
+            self._read(key, query)
+            return self.kubelet.log(name, query.get("sinceTime", ""))
         verb = {"GET": "get" if name else "list", "PATCH": "patch", "DELETE": "delete"}[method]
         if (verb, plural) in self.denied:
             group = version.rpartition("/")[0]
@@ -315,6 +321,8 @@ class Cluster:
             after["metadata"]["generation"] += 1
         if not dry:
             self.objects[key], self.managers[uid] = after, owners
+            if self.kubelet:
+                self.kubelet.applied(after)
         return self._shown(after)
 
     def _validate(self, key, live, after):
@@ -335,7 +343,15 @@ class Cluster:
         if uid not in {"", self.objects[key]["metadata"]["uid"]}:
             raise RefusalError(409, "Conflict", "Precondition failed: UID in precondition doesn't match")
         if not dry:
-            del self.objects[key]
+            gone = self.objects.pop(key)
+            for other, body in list(self.objects.items()):
+                owners = {owner["uid"] for owner in body["metadata"].get("ownerReferences", ())}
+                if (
+                    gone["metadata"]["uid"] in owners and other[1] != "pods"
+                ):  # which are there until their processes end
+                    del self.objects[other]
+            if self.kubelet:
+                self.kubelet.deleted(gone)
         return {"kind": "Status", "status": "Success"}
 
 
@@ -354,12 +370,27 @@ def serve(cluster, address=("127.0.0.1", 0)):
         def answer(self):
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             code, body = cluster.handle(self.command, self.path, content)
+            if not isinstance(body, (dict, str)):
+                self.stream(body)
+                return
             text = json.dumps(body).encode() if isinstance(body, dict) else body.encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json" if isinstance(body, dict) else "text/plain")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def stream(self, lines):
+            """A log, until it ends or the reader leaves."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            with suppress(OSError):
+                for line in lines:
+                    self.wfile.write(f"{line}\n".encode())
+                    self.wfile.flush()
 
         do_GET = do_PATCH = do_POST = do_DELETE = answer  # noqa: N815 - as the base class calls them
 

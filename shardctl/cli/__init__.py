@@ -25,6 +25,7 @@ from shardctl.cli.commandlist import CommandList
 from shardctl.cli.diff import diff
 from shardctl.cli.gateway import gateway
 from shardctl.cli.init import init
+from shardctl.cli.job import job
 from shardctl.cli.local import demo, up
 from shardctl.cli.provision import provision
 from shardctl.cli.publish import publish
@@ -58,12 +59,14 @@ app = typer.Typer(
 _STAGES = {
     "Describe": (init, validate, schema, route, render, simulate),
     "Run": (up, demo, broker, gateway, publish),
-    "Operate": (diff, apply, provision, status, ui, verify),
+    "Operate": (diff, apply, provision, job, status, ui, verify),
     "Move": (adopt,),
 }
+# What follows the command that a Job runs belongs to that command.
+_SETTINGS: dict[Any, dict[str, bool]] = {job: {"allow_interspersed_args": False}}
 for _stage, _verbs in _STAGES.items():
     for _verb in _verbs:
-        app.command(rich_help_panel=_stage)(_verb)
+        app.command(rich_help_panel=_stage, context_settings=_SETTINGS.get(_verb))(_verb)
 app.add_typer(deadletter.app, name="deadletter", rich_help_panel="Operate")
 app.add_typer(parked.app, name="parked", rich_help_panel="Operate")
 app.add_typer(rebalance.app, name="rebalance", rich_help_panel="Move")

@@ -59,16 +59,20 @@ def site(fleet: Fleet, context: str | None, namespace: str | None, templates: Pa
     from shardctl.cluster import kubectl, requirements
     from shardctl.cluster.manifests import manifests
 
-    if namespace is not None and namespace != fleet.namespace:
-        raise UsageError(
-            f"--namespace {namespace}: the file's objects lie in namespace {fleet.namespace}. Change `namespace` in "
-            "the file to move the fleet; two namespaces with one file would read the same subscriptions."
-        )
+    refuse_another_namespace(fleet, namespace)
     rendered = manifests(fleet, templates)
     with kubectl.connected(context, namespace) as api:
         with waiting(f"the cluster of context {context}" if context else "the cluster"):
             resources = requirements.served(api, rendered)
         yield Site(fleet, rendered, api, resources)
+
+
+def refuse_another_namespace(fleet: Fleet, namespace: str | None) -> None:
+    if namespace is not None and namespace != fleet.namespace:
+        raise UsageError(
+            f"--namespace {namespace}: the file's objects lie in namespace {fleet.namespace}. Change `namespace` in "
+            "the file to move the fleet; two namespaces with one file would read the same subscriptions."
+        )
 
 
 def messages_in(fleet: Fleet, names: Sequence[str]) -> tuple[dict[str, int | None], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from shardctl.errors import ShardctlError
 # same fields, whichever a fleet was applied with before.
 FIELD_MANAGER = "kubectl"
 PAGE_OBJECTS = 500
+LOG_TIMEOUT = httpx.Timeout(60.0, read=20.0)  # a quiet command looks like a connection that is gone
 MAX_SHOWN_CHARACTERS = 600
 CONFLICT, FORBIDDEN, NOT_FOUND = 409, 403, 404
 
@@ -107,11 +108,17 @@ class Api:
             parameters["continue"] = more
 
     def apply(
-        self, resource: Resource, manifest: Manifest, *, force: bool = False, dry_run: bool = False
+        self,
+        resource: Resource,
+        manifest: Manifest,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        manager: str = FIELD_MANAGER,
     ) -> dict[str, Any]:
         """Apply on the server's side; what the object is then. With `force` fields that others own are taken over."""
         # Strict, as kubectl does: else a field that the server doesn't know would be dropped without a word.
-        parameters = {"fieldManager": FIELD_MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
+        parameters = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
         body = json.dumps(manifest.body).encode()
         path = resource.path(manifest.id.namespace, manifest.id.name)
         headers = {"Content-Type": "application/apply-patch+yaml"}
@@ -126,9 +133,31 @@ class Api:
         answer = self._call("DELETE", path, _dry(dry_run), content=content, headers=headers, missing_is_none=True)
         return answer is not None
 
-    def allowed(self, verb: str, resource: Resource, namespace: str) -> bool:
+    def log(self, namespace: str, pod: str, container: str, since: str = "") -> Iterator[tuple[str, str]]:
+        """Each line of a container's log, with its time, from `since` on, until the container has ended.
+
+        Ends early where nothing comes for a while; the caller asks again. Raises as the other calls do.
+        """
+        parameters = {"container": container, "follow": "true", "timestamps": "true"}
+        parameters |= {"sinceTime": since} if since else {}
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        try:
+            with self._client.stream("GET", path, params=parameters, timeout=LOG_TIMEOUT) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _refusal(answer.status_code, answer.text, _body_of(answer))
+                for line in _lines(answer.iter_bytes()):
+                    time, _, text = line.partition(" ")
+                    yield time, text
+        except httpx.ReadTimeout:
+            return
+        except httpx.HTTPError as error:
+            raise UnreachableError(_no_answer(f"{type(error).__name__}: {error}")) from error
+
+    def allowed(self, verb: str, resource: Resource, namespace: str, subresource: str = "") -> bool:
         """Whether the caller may, as `kubectl auth can-i` asks."""
         attributes = {"verb": verb, "group": group_of(resource.api_version), "resource": resource.plural}
+        attributes |= {"subresource": subresource} if subresource else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -157,17 +186,35 @@ class Api:
             )
         except httpx.HTTPError as error:
             raise UnreachableError(_no_answer(f"{type(error).__name__}: {error}")) from error
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
+        body = _body_of(answer)
         if answer.is_success and isinstance(body, dict):
             return body
         if answer.status_code == NOT_FOUND and missing_is_none:
             return None
-        if not isinstance(body, dict) or body.get("kind") != "Status":
-            raise UnreachableError(_no_answer(f"HTTP {answer.status_code}: {_short(answer.text)}"))
-        raise RefusedError(answer.status_code, _short(str(body.get("message", ""))), dict(_conflicts(body)))
+        raise _refusal(answer.status_code, answer.text, body)
+
+
+def _lines(parts: Iterable[bytes]) -> Iterator[str]:
+    """Whole lines, parted by line feeds alone."""
+    left = b""
+    for part in parts:
+        *whole, left = (left + part).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if left:
+        yield left.decode(errors="replace")
+
+
+def _body_of(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def _refusal(code: int, text: str, body: Any) -> ClusterError:
+    if not isinstance(body, dict) or body.get("kind") != "Status":
+        return UnreachableError(_no_answer(f"HTTP {code}: {_short(text)}"))
+    return RefusedError(code, _short(str(body.get("message", ""))), dict(_conflicts(body)))
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

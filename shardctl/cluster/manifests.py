@@ -43,11 +43,12 @@ class Manifest:
 
 def manifests(fleet: Fleet, templates: Path | None = None) -> tuple[Manifest, ...]:
     """Everything that the file renders, in the order to apply it. Raises UsageError as `documents` does, BadManifestError."""
-    rendered = [_manifest(document) for document in documents(fleet, templates=templates)]
+    rendered = [manifest_of(document) for document in documents(fleet, templates=templates)]
     return tuple(sorted(rendered, key=lambda manifest: place_of(manifest.id.kind)))
 
 
-def _manifest(document: Document) -> Manifest:
+def manifest_of(document: Document) -> Manifest:
+    """Raises BadManifestError."""
     try:
         body = yaml.load(document.text, _LOADER)  # noqa: S506 - one of the safe ones
         metadata = body["metadata"]

@@ -11,6 +11,7 @@ from shardctl.cluster.api import FORBIDDEN, Api, ClusterError, RefusedError, Res
 from shardctl.cluster.kinds import KINDS
 from shardctl.cluster.kubectl import AT_ONCE
 from shardctl.cluster.manifests import Manifest, Name
+from shardctl.fleet import operators
 from shardctl.fleet.spec import Fleet
 
 VERBS = ("get", "list", "create", "patch")
@@ -66,6 +67,25 @@ def check(api: Api, fleet: Fleet, manifests: Sequence[Manifest], resources: Mapp
         missing, unknown = _secrets(api, fleet, manifests)
     missing += _metrics(api, manifests)
     return Requirements(tuple(missing), tuple(unknown))
+
+
+def of_job(api: Api, fleet: Fleet, manifests: Sequence[Manifest]) -> list[str]:
+    """What a Job's pod would wait for in vain, as sentences. Secrets that the caller may not read aren't looked at."""
+    missing = [*_version(api.version(), manifests)]
+    if (there := _namespace(api, fleet, manifests)) is not None:
+        return [*missing, there]
+    account = operators.name_of(fleet)
+    resource = Resource("v1", "ServiceAccount", "serviceaccounts", namespaced=True)
+    try:
+        if api.get(resource, fleet.namespace, account) is None:
+            missing.append(
+                f"ServiceAccount {account} isn't in namespace {fleet.namespace}, and the Job runs as it: "
+                "`shardctl apply` makes it."
+            )
+    except RefusedError as error:
+        if error.code != FORBIDDEN:
+            raise
+    return [*missing, *_secrets(api, fleet, manifests)[0]]
 
 
 def _kinds(manifests: Sequence[Manifest], resources: Mapping[str, Resource]) -> Iterator[str]:

@@ -64,14 +64,27 @@ def only_instance(cloud_sql: CloudSql) -> str:
 
 def login(fleet: Fleet, shard: Shard, cloud_sql: CloudSql) -> str:
     """The shard's service account as Cloud SQL makes a user of it."""
-    email = serviceaccounts.email(fleet, topology.shard_id(fleet, shard))
+    return login_of(cloud_sql, serviceaccounts.email(fleet, topology.shard_id(fleet, shard)))
+
+
+def login_of(cloud_sql: CloudSql, email: str) -> str:
+    """A service account as Cloud SQL makes a user of it."""
     return email if cloud_sql.engine == "mysql" else email.removesuffix(serviceaccounts.DOMAIN)
 
 
 def user(fleet: Fleet, shard: Shard, cloud_sql: CloudSql) -> str:
-    """That user as the database names it: MySQL has no room for the whole address."""
-    name = login(fleet, shard, cloud_sql)
+    """The shard's user as the database names it."""
+    return user_of(cloud_sql, serviceaccounts.email(fleet, topology.shard_id(fleet, shard)))
+
+
+def user_of(cloud_sql: CloudSql, email: str) -> str:
+    """A service account's user as the database names it: MySQL has no room for the whole address."""
+    name = login_of(cloud_sql, email)
     return name.partition("@")[0] if cloud_sql.engine == "mysql" else name
+
+
+def longest_user(cloud_sql: CloudSql) -> int:
+    return LONGEST_POSTGRESQL_USER if cloud_sql.engine == "postgresql" else serviceaccounts.LONGEST_ID
 
 
 def flags(cloud_sql: CloudSql, creation: Creation) -> dict[str, str]:
@@ -85,8 +98,14 @@ def url(fleet: Fleet, shard: Shard) -> str | None:
     cloud_sql = instance_of(shard)
     if cloud_sql is None or not cloud_sql.iam:
         return None
-    engine, name = engine_of(cloud_sql), quote(user(fleet, shard, cloud_sql), safe="")
-    return f"{cloud_sql.engine}://{name}@127.0.0.1:{engine.port}/{cloud_sql.database}{engine.url_options}"
+    email = serviceaccounts.email(fleet, topology.shard_id(fleet, shard))
+    return url_of(cloud_sql, email, engine_of(cloud_sql).port)
+
+
+def url_of(cloud_sql: CloudSql, email: str, port: int) -> str:
+    """The URL of a service account that logs in by IAM, through a proxy at this port of its pod."""
+    engine, name = engine_of(cloud_sql), quote(user_of(cloud_sql, email), safe="")
+    return f"{cloud_sql.engine}://{name}@127.0.0.1:{port}/{cloud_sql.database}{engine.url_options}"
 
 
 def faults(fleet: Fleet) -> Iterator[Fault]:
@@ -111,7 +130,7 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
                 f"add {cloud_sql.engine} to `databases`.",
             )
         name = user(fleet, shard, cloud_sql)
-        if cloud_sql.iam and cloud_sql.engine == "postgresql" and len(name) > LONGEST_POSTGRESQL_USER:
+        if cloud_sql.iam and len(name) > longest_user(cloud_sql):
             yield Fault(
                 path,
                 f"the database user {name} has {len(name)} characters, and PostgreSQL allows {LONGEST_POSTGRESQL_USER}.",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shardctl.fleet import backends, cloudsql, credentials, monitoring, residency, schedules, tables
+from shardctl.fleet import backends, cloudsql, credentials, monitoring, operators, residency, schedules, tables
 from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -113,6 +113,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *cloudsql.faults(fleet),
         *monitoring.faults(fleet),
         *residency.faults(fleet),
+        *operators.faults(fleet),
     ]
     if not problems:
         problems += prove(fleet)[1]

@@ -7,14 +7,14 @@ from hashlib import sha256
 from shardctl.fleet.spec import Fleet
 
 DOMAIN = ".gserviceaccount.com"
-_SHORTEST_ID, _LONGEST_ID = 6, 30
+SHORTEST_ID, LONGEST_ID = 6, 30
 
 
 def account_id(name: str) -> str:
-    """The id of the account of a shard, or of the gateway: its own name wherever that has 6 to 30 characters."""
-    if len(name) < _SHORTEST_ID:
+    """The id of the account of a shard, of the gateway or of the operator: its own name wherever that has 6 to 30 characters."""
+    if len(name) < SHORTEST_ID:
         return f"{name}-writer"
-    if len(name) > _LONGEST_ID:
+    if len(name) > LONGEST_ID:
         return f"{name[:21].rstrip('-')}-{sha256(name.encode()).hexdigest()[:8]}"
     return name
 

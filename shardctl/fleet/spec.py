@@ -52,6 +52,7 @@ from shardctl.fleet.settings.gateway import Gateway
 from shardctl.fleet.settings.leader import Leader, LeaderSetting
 from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
+from shardctl.fleet.settings.operator import Operator
 from shardctl.fleet.settings.redis import Redis
 from shardctl.fleet.settings.routing import Routing
 from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
@@ -236,6 +237,10 @@ class Fleet(Model):
     gateway: Annotated[Gateway | None, Field(description="The HTTP API that accepts writes. Rendered when given.")] = (
         None
     )
+    operator: Annotated[
+        Operator | None,
+        Field(description="Who runs commands in the cluster, by `shardctl job`. Rendered when given, if only as `{}`."),
+    ] = None
     delivery: DeliverySetting = Delivery()
     leader: LeaderSetting = Leader()
     provisioner: Annotated[

@@ -26,6 +26,7 @@ from shardctl.render import (
     limits,
     messaging,
     monitoring,
+    operator,
     rbac,
     redisinstances,
     scaling,
@@ -44,6 +45,7 @@ __all__ = [
     "Document",
     "account_id",
     "config_text",
+    "document_of",
     "documents",
     "max_replicas",
     "object_name",
@@ -121,23 +123,33 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "Namespace": limits.namespaces,
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
-    "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan)),
+    "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan), operator.accounts(plan)),
     "RedisInstance": redisinstances.redis_instances,
     "MemorystoreInstance": redisinstances.valkey_instances,
     "SQLInstance": sqlinstances.instances,
     "SQLDatabase": sqlinstances.databases,
-    "SQLUser": sqlinstances.users,
+    "SQLUser": lambda plan: chain(sqlinstances.users(plan), operator.users(plan)),
     "IAMPolicyMember": lambda plan: chain(
-        messaging.grants(plan), cloudsql.grants(plan), redisinstances.grants(plan), gateway.grants(plan)
+        messaging.grants(plan),
+        cloudsql.grants(plan),
+        redisinstances.grants(plan),
+        gateway.grants(plan),
+        operator.grants(plan),
     ),
     "CloudSchedulerJob": messaging.scheduler_jobs,
-    "ServiceAccount": lambda plan: chain(workload.service_accounts(plan), gateway.service_accounts(plan)),
-    "Role": rbac.roles,
-    "RoleBinding": rbac.role_bindings,
-    "ConfigMap": lambda plan: chain(workload.config_maps(plan), gateway.config_maps(plan), monitoring.dashboards(plan)),
+    "ServiceAccount": lambda plan: chain(
+        workload.service_accounts(plan), gateway.service_accounts(plan), operator.service_accounts(plan)
+    ),
+    "Role": lambda plan: chain(rbac.roles(plan), operator.roles(plan)),
+    "RoleBinding": lambda plan: chain(rbac.role_bindings(plan), operator.role_bindings(plan)),
+    "ConfigMap": lambda plan: chain(
+        workload.config_maps(plan), gateway.config_maps(plan), monitoring.dashboards(plan), operator.config_maps(plan)
+    ),
     "ExternalSecret": limits.external_secrets,
     "ResourceQuota": limits.resource_quotas,
-    "NetworkPolicy": lambda plan: chain(limits.network_policies(plan), gateway.network_policies(plan)),
+    "NetworkPolicy": lambda plan: chain(
+        limits.network_policies(plan), gateway.network_policies(plan), operator.network_policies(plan)
+    ),
     "Service": lambda plan: chain(
         workload.headless_services(plan),
         workload.push_services(plan),
@@ -201,8 +213,12 @@ def _rendered(plan: Plan, kinds: Collection[str], templates: Environment) -> Ite
         if kind not in kinds:
             continue
         for item in build(plan):
-            shard = item.owner.shard.name if item.owner else None
-            yield Document(kind, item.name, shard, _path(plan.fleet, item), _text(item, templates))
+            yield document_of(plan.fleet, item, templates)
+
+
+def document_of(fleet: Fleet, item: Object, templates: Environment) -> Document:
+    shard = item.owner.shard.name if item.owner else None
+    return Document(item.kind, item.name, shard, _path(fleet, item), _text(item, templates))
 
 
 def _text(item: Object, templates: Environment) -> str:

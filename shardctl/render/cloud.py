@@ -8,11 +8,11 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
+from shardctl.fleet import operators
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudmonitoring, cloudsql, gateway, messaging, redisinstances, sqlinstances
+from shardctl.render import cloudmonitoring, cloudsql, gateway, messaging, operator, redisinstances, sqlinstances
 from shardctl.render.objects import Object, Plan
 
 On = Literal["topic", "subscription", "account", "project", "key"]
@@ -23,7 +23,7 @@ _ON: Mapping[str, On] = {
     "Project": "project",
     "KMSCryptoKey": "key",
 }
-_GRANTS = (messaging.grants, cloudsql.grants, redisinstances.grants, gateway.grants)
+_GRANTS = (messaging.grants, cloudsql.grants, redisinstances.grants, gateway.grants, operator.grants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,14 @@ def cloud(fleet: Fleet) -> Cloud:
     gateway.refuse_shared_name(fleet)
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
-    emails[gateway.name_of(fleet)] = gateway.email(plan)
+    emails |= {gateway.name_of(fleet): gateway.email(plan), operators.name_of(fleet): operators.email(fleet)}
     topics = {name: _topic(name, fields) for name, fields in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
     accounts = {
         name: Account(name, fields["account_id"], emails[name], fields["display_name"])
-        for name, fields in chain(_read(messaging.accounts, plan), _read(gateway.accounts, plan))
+        for build in (messaging.accounts, gateway.accounts, operator.accounts)
+        for name, fields in _read(build, plan)
     }
     made: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}
     grants = (_grant(name, fields, made) for build in _GRANTS for name, fields in _read(build, plan))
@@ -180,7 +181,9 @@ def cloud(fleet: Fleet) -> Cloud:
         valkey_instances=tuple(fields["instance"] for _, fields in _read(redisinstances.valkey_instances, plan)),
         sql_instances=tuple(fields["instance"] for _, fields in _read(sqlinstances.instances, plan)),
         sql_databases=tuple(fields["database"] for _, fields in _read(sqlinstances.databases, plan)),
-        sql_users=tuple(fields["user"] for _, fields in _read(sqlinstances.users, plan)),
+        sql_users=tuple(
+            fields["user"] for build in (sqlinstances.users, operator.users) for _, fields in _read(build, plan)
+        ),
         grants=tuple(grants),
         jobs=tuple(jobs),
         log_metrics=tuple(fields["metric"] for _, fields in _read(cloudmonitoring.log_metrics, plan)),

@@ -21,9 +21,14 @@ def proxy(fleet: Fleet, shard: Shard) -> Mapping[str, Any] | None:
     cloud_sql = cloudsql.instance_of(shard)
     if cloud_sql is None:
         return None
+    return sidecar(fleet, cloud_sql, tuple(_arguments(cloud_sql, seconds(shard.consumer.drain_timeout))))
+
+
+def sidecar(fleet: Fleet, cloud_sql: CloudSql, arguments: tuple[str, ...]) -> Mapping[str, Any]:
+    """The values of the proxy in the template of a pod."""
     return {
         "image": cloud_sql.proxy.image,
-        "arguments": tuple(_arguments(cloud_sql, seconds(shard.consumer.drain_timeout))),
+        "arguments": arguments,
         "health_port": HEALTH_PORT,
         "startup_period_seconds": STARTUP_PERIOD_SECONDS,
         "startup_failures": fleet.probes.startup_failures * fleet.probes.period_seconds // STARTUP_PERIOD_SECONDS,
@@ -34,12 +39,30 @@ def proxy(fleet: Fleet, shard: Shard) -> Mapping[str, Any] | None:
 def _arguments(cloud_sql: CloudSql, drain_seconds: int) -> Iterator[str]:
     yield "--structured-logs"
     yield f"--port={cloudsql.engine_of(cloud_sql).port}"
-    yield from ("--health-check", "--http-address=0.0.0.0", f"--http-port={HEALTH_PORT}")
-    yield from ("--exit-zero-on-sigterm", f"--max-sigterm-delay={drain_seconds}s")
+    yield from flags(drain_seconds)[1:]
     if cloud_sql.iam:
         yield "--auto-iam-authn"
     yield from _IP_FLAGS[cloud_sql.ip]
     yield cloud_sql.instance
+
+
+def flags(drain_seconds: int) -> tuple[str, ...]:
+    """Those of any proxy beside a container that may drain for so long."""
+    return (
+        "--structured-logs",
+        "--health-check",
+        "--http-address=0.0.0.0",
+        f"--http-port={HEALTH_PORT}",
+        "--exit-zero-on-sigterm",
+        f"--max-sigterm-delay={drain_seconds}s",
+    )
+
+
+def instance_argument(cloud_sql: CloudSql, port: int) -> str:
+    """An instance among several of one proxy, with what would otherwise be flags of the proxy."""
+    settings = [f"port={port}", *(["auto-iam-authn=true"] if cloud_sql.iam else [])]
+    settings += [f"{flag.removeprefix('--')}=true" for flag in _IP_FLAGS[cloud_sql.ip]]
+    return f"{cloud_sql.instance}?{'&'.join(settings)}"
 
 
 def resources(shard: Shard) -> tuple[Resources, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from shardctl.fleet import backends, cloudsql, memorystore, quantities
+from shardctl.fleet import backends, cloudsql, memorystore, operators, quantities
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
 from shardctl.fleet.settings.redis import host_and_port
@@ -51,7 +51,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
                     _egress(
                         policy,
                         redis=policy.redis or Reach(ports=_redis_ports(plan.fleet)),
-                        database=policy.database or Reach(ports=_database_ports(writer.shard)),
+                        database=database_reach(policy, writer.shard),
                         asks_kubernetes=asks_kubernetes(writer),
                         backend_ports=backends.ports(plan.fleet, writer.shard),
                     )
@@ -59,8 +59,10 @@ def network_policies(plan: Plan) -> Iterator[Object]:
             )
 
 
-def _database_ports(shard: Shard) -> tuple[int, ...]:
-    return (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
+def database_reach(policy: NetworkPolicy, shard: Shard) -> Reach:
+    """Where the shard's database is: as its policy says, or by the ports that it may have, anywhere."""
+    ports = (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
+    return policy.database or Reach(ports=ports)
 
 
 def _redis_ports(fleet: Fleet) -> tuple[int | str, ...]:
@@ -143,6 +145,9 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
             add("requests.storage", pods * quantities.read(workload.storage.size))
     if fleet.gateway:
         add_pods(fleet.gateway.autoscaling.most + 1, fleet.gateway.resources)
+    if fleet.operator:  # one Job at a time
+        proxies = [made.cloud_sql.proxy.resources for made in operators.instances(fleet)]
+        add_pods(1, fleet.operator.resources, *proxies[:1])
     headroom = 1 + Fraction(fleet.resource_quota.headroom_percent if fleet.resource_quota else 0, 100)
     return [(resource, _written(resource, total * headroom)) for resource, total in totals.items()]
 

@@ -30,6 +30,11 @@ class Lines(str):
     __slots__ = ()
 
 
+def lines(text: str) -> str:
+    """The text to be shown line by line where it can be, else as one quoted scalar."""
+    return Lines(text) if _LINES.fullmatch(text) else text
+
+
 # Plain scalars that every YAML version reads as text: letters first, and none of the words that mean something else.
 _PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z][A-Za-z0-9_./|-]*", re.IGNORECASE | re.ASCII)
 _SINGLE_QUOTABLE = re.compile(r"[ -&(-~]*")  # printable ASCII without the quote itself

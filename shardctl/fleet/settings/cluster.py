@@ -225,7 +225,7 @@ class NetworkPolicy(Model):
     kubernetes_api: Annotated[
         Reach,
         Field(
-            description="The cluster's own API, which only `leader: kubernetes` needs: its Service and its endpoints."
+            description="The cluster's own API, which `leader: kubernetes` and `operator` need: its Service and its endpoints."
         ),
     ] = _to(443, 6443)
     dns: Reach = _to(53)

@@ -141,6 +141,17 @@ def test_a_shard_may_connect_to_its_own_instance_alone(cloud: Cloud) -> None:
     )
 
 
+def test_a_grant_on_the_project_stands_beside_those_with_conditions(cloud: Cloud) -> None:
+    fleet = fleet_of(f"operator: {{}}\n{FLEET}")
+    assert "create user data-project orders orders-operator@my-project.iam" in cloud.done(fleet)
+    member = "serviceAccount:orders-operator@my-project.iam.gserviceaccount.com"
+    assert cloud.state["projects my-project"]["policy"] == [
+        f"roles/monitoring.viewer|{member}",
+        f"roles/pubsub.editor|{member}",
+    ]
+    assert cloud.done(fleet) == []
+
+
 def test_an_instance_comes_before_its_replica_its_database_and_its_user(cloud: Cloud) -> None:
     made = [call[1:4] for call in cloud.changes if call[0] == "sql"]
     assert made == [

@@ -1,0 +1,80 @@
+"""The fleet's files on the way to a Job and back: what its command changes in the cluster is changed here too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+from shardctl import atomicfile, lockfile
+from shardctl.cli.rebalance.proposal import next_of
+from shardctl.cli.rebalance.start import before_of
+from shardctl.cli.terminal import say
+from shardctl.cluster import incluster
+from shardctl.cluster.api import Api
+from shardctl.errors import UsageError
+from shardctl.fleet import operators
+from shardctl.fleet.spec import Fleet
+from shardctl.render.jobs import digest_of
+
+MAX_BYTES = 900_000  # a ConfigMap holds 1 MiB, names and labels included
+
+
+def read(file: Path) -> dict[str, str]:
+    """The texts that a command reads, by name, the fleet's own file first. Raises UsageError."""
+    paths = [path for path in _paths(file) if path.exists()]
+    try:
+        texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: can't be read: {error}.") from error
+    if (size := sum(len(text.encode()) for text in texts.values())) > MAX_BYTES:
+        raise UsageError(f"{', '.join(texts)}: {size:,} bytes, and a Job is given at most {MAX_BYTES:,}.")
+    return texts
+
+
+def take_over(api: Api, fleet: Fleet, file: Path) -> bool:
+    """Write here what the last Job changed; whether it changed anything. Safe to run again, after a kill anywhere.
+
+    Raises KeptError where the files here aren't those that the Job was given, so that one of the two would be lost.
+    """
+    name = operators.name_of(fleet)
+    kept = incluster.read_files(api, fleet.namespace, name)
+    if not kept.changed:
+        return False
+    theirs = {path.name: kept.files.get(path.name) for path in _paths(file)}
+    ours = {path.name: path.read_text(encoding="utf-8") if path.exists() else None for path in _paths(file)}
+    if strange := [
+        name for name in theirs if ours[name] not in (theirs[name], None) and not _is_sent(kept, name, ours)
+    ]:
+        raise incluster.KeptError(
+            f"a Job has changed the fleet's files, and {', '.join(strange)} beside {file} isn't what the Job was given. Look at "
+            f"the Job's: `kubectl get configmap {name} -n {fleet.namespace} -o yaml`. Put the files here as you want them, and "
+            f"drop the Job's: `kubectl annotate configmap {name} -n {fleet.namespace} --overwrite "
+            f"shardctl/sent={quote(digest_of(kept.files))}`."
+        )
+    # The fleet's own file last: a run that is killed before leaves it as the Job was given it.
+    for path in reversed(_paths(file)):
+        _put(path, ours[path.name], theirs[path.name])
+    incluster.write_files(api, fleet.namespace, name, kept.files, digest_of(kept.files))
+    return True
+
+
+def _paths(file: Path) -> tuple[Path, ...]:
+    return file, lockfile.path_of(file), next_of(file), before_of(file)
+
+
+def _is_sent(kept: incluster.Kept, name: str, ours: Mapping[str, str | None]) -> bool:
+    """Whether the file here is what the Job was given."""
+    text = ours[name]
+    sent = json.loads(kept.sent or "{}")
+    return text is not None and sent.get(name) == json.loads(digest_of({name: text}))[name]
+
+
+def _put(path: Path, ours: str | None, theirs: str | None) -> None:
+    if theirs is None and ours is not None:
+        path.unlink(missing_ok=True)
+        say(f"{path}: deleted, as the Job did")
+    elif theirs is not None and theirs != ours:
+        atomicfile.write(path, theirs.encode())
+        say(f"{path}: as the Job left it")
