@@ -24,12 +24,12 @@ import yaml
 from shardctl.cluster import surplus
 from shardctl.cluster.api import Api
 from shardctl.cluster.changes import Preview
-from shardctl.cluster.kinds import CLUSTER_SCOPED, KINDS
 from shardctl.cluster.manifests import manifests
 from shardctl.cluster.requirements import served, wanted_secrets
 from shardctl.cluster.run import Run
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
+from shardctl.render.kinds import CLUSTER_SCOPED, KINDS
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 CONFIG_CONNECTOR = ("PubSubTopic", "PubSubSubscription", "IAMServiceAccount", "IAMPolicyMember", "CloudSchedulerJob")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardctl.cli.cluster import TemplatesOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, print_diff, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
@@ -22,6 +23,19 @@ class Format(StrEnum):
     kubernetes = "kubernetes"
     terraform = "terraform"
     gcloud = "gcloud"
+
+
+class Kustomize(StrEnum):
+    kustomization = "kustomization"
+    component = "component"
+
+
+KustomizeOption = Annotated[
+    Kustomize | None,
+    typer.Option(
+        "--kustomize", help="With --output: also write kustomization.yaml, as a base or as a component of overlays."
+    ),
+]
 
 
 def render(
@@ -42,9 +56,8 @@ def render(
             help="Kubernetes manifests, or what lies in Google Cloud as a Terraform module or as a shell script.",
         ),
     ] = Format.kubernetes,
-    templates: Annotated[
-        Path | None, typer.Option("--templates", metavar="DIR", help="Templates that override the built-in ones.")
-    ] = None,
+    templates: TemplatesOption = None,
+    kustomize: KustomizeOption = None,
     check: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +75,10 @@ def render(
 
     if output and check:
         raise UsageError("--output writes and --check doesn't; give one of the two.")
+    if kustomize and (output is None or shard or kind or form is not Format.kubernetes):
+        raise UsageError(
+            "--kustomize lists all files of a folder: give --output, and leave out --shard, --kind, --format."
+        )
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
     if form is Format.kubernetes:
@@ -78,7 +95,7 @@ def render(
     if check is not None:
         return _check(rendered, check, everything=everything)
     if output is not None:
-        return _write(rendered, output, everything=everything)
+        return _write(rendered, output, kustomize, everything=everything)
     return _print(rendered, parted=form is Format.kubernetes)
 
 
@@ -116,20 +133,23 @@ def _print(rendered: Iterable[Document], *, parted: bool) -> int:
     return EXIT_DONE
 
 
-def _write(rendered: Iterable[Document], folder: Path, *, everything: bool) -> int:
+def _write(rendered: Iterable[Document], folder: Path, kustomize: Kustomize | None, *, everything: bool) -> int:
     """Write the files whose bytes differ, each whole. Deletes nothing: files of an earlier render are only reported.
 
     After an error, the files that were reported before it are written.
     """
+    from shardctl.render import kustomize as kustomizations
     from shardctl.render import manifests
     from shardctl.render.check import unknown
 
-    known = set()
+    known = []
     for document in rendered:
         path, change = manifests.write(document, folder)
-        known.add(path)
+        known.append(path)
         say(f"{change} {path}")
     if everything:
         for path in unknown(folder, known):
             say(f"unknown {path}: not part of this fleet, left as it is; delete it if an earlier render wrote it")
+    if kustomize is not None:
+        kustomizations.write(folder, known, "Component" if kustomize is Kustomize.component else "Kustomization")
     return EXIT_DONE

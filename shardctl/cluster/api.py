@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from shardctl.cluster.kinds import group_of
 from shardctl.cluster.manifests import Manifest, Name
 from shardctl.errors import ShardctlError
+from shardctl.render.kinds import group_of
 
 # kubectl's own for `apply --server-side`: so `shardctl render | kubectl apply --server-side -f -` and `shardctl apply` own the
 # same fields, whichever a fleet was applied with before.

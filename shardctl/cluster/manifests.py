@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from shardctl.cluster.kinds import group_of, place_of
 from shardctl.errors import UsageError
 from shardctl.fleet.spec import Fleet
 from shardctl.render import Document, documents
+from shardctl.render.kinds import group_of, place_of
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from shardctl.cluster.api import FIELD_MANAGER, Api, RefusedError, Resource
-from shardctl.cluster.kinds import WORKLOADS
 from shardctl.cluster.manifests import Manifest
+from shardctl.render.kinds import WORKLOADS
 
 REPLICAS = ".spec.replicas"
 # Kubernetes' own autoscaler, and KEDA, which scales from and to zero by itself.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardctl.cluster.kinds import WORKLOADS
+from shardctl.render.kinds import WORKLOADS
 
 CONTROLLED = frozenset({"PubSubTopic", "PubSubSubscription", "IAMServiceAccount", "IAMPolicyMember", "ExternalSecret"})
 AWAITED = CONTROLLED | WORKLOADS

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardctl.cluster.api import FORBIDDEN, Api, ClusterError, RefusedError, Resource
-from shardctl.cluster.kinds import KINDS
 from shardctl.cluster.kubectl import AT_ONCE
 from shardctl.cluster.manifests import Manifest, Name
 from shardctl.fleet import operators
 from shardctl.fleet.spec import Fleet
+from shardctl.render.kinds import KINDS
 
 VERBS = ("get", "list", "create", "patch")
 LISTED = 3  # names in one sentence

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from shardctl.cluster.api import Api, ClusterError, RefusedError, Resource, UnreachableError
 from shardctl.cluster.changes import Change, conflict_text
-from shardctl.cluster.kinds import WORKLOADS, Stage, stage_of
 from shardctl.cluster.kubectl import AT_ONCE
 from shardctl.cluster.manifests import Manifest
 from shardctl.cluster.ownership import applied
 from shardctl.cluster.readiness import AWAITED, Unready, pods_trouble, unready
 from shardctl.cluster.surplus import Deletions, Surplus, selector
 from shardctl.fleet.spec import Fleet
+from shardctl.render.kinds import WORKLOADS, Stage, stage_of
 
 SHOWN = 8  # reasons for one wait
 _AGAIN = "What was applied stays; fix it, and run the same again"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shardctl.cluster.api import FORBIDDEN, Api, RefusedError, Resource
-from shardctl.cluster.kinds import AUTOSCALERS, KEPT, KINDS
 from shardctl.cluster.manifests import Manifest, Name, in_order_of_deletion, name_of
 from shardctl.fleet.spec import Fleet
+from shardctl.render.kinds import AUTOSCALERS, KEPT, KINDS
 
 
 @dataclass(frozen=True, slots=True)

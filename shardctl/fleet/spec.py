@@ -198,6 +198,9 @@ class Fleet(Model):
             description="Render the namespace too, with the labels that enforce the restricted Pod Security Standard."
         ),
     ] = False
+    sync_waves: Annotated[
+        bool, Field(description="Annotate every object with Argo CD's sync wave, by the stages of `shardctl apply`.")
+    ] = False
     image: Image
     topic: TopicSetting = Topic()
     labels: Annotated[dict[LabelKey, LabelValue], Field(description="Put on every rendered object.")] = {}

@@ -32,6 +32,7 @@ from shardctl.render import (
     scaling,
     sqlinstances,
     traffic,
+    waves,
     workload,
 )
 from shardctl.render.config import config_text
@@ -218,15 +219,21 @@ def _rendered(plan: Plan, kinds: Collection[str], templates: Environment) -> Ite
 
 def document_of(fleet: Fleet, item: Object, templates: Environment) -> Document:
     shard = item.owner.shard.name if item.owner else None
-    return Document(item.kind, item.name, shard, _path(fleet, item), _text(item, templates))
+    return Document(
+        item.kind, item.name, shard, _path(fleet, item), _text(item, templates, sync_waves=fleet.sync_waves)
+    )
 
 
-def _text(item: Object, templates: Environment) -> str:
+def _text(item: Object, templates: Environment, *, sync_waves: bool) -> str:
     name = item.template_name
     try:
-        return templates.get_template(name).render(item.fields)
+        text = templates.get_template(name).render(item.fields)
     except TemplateError as error:
         raise BadTemplateError(f"{place_of(error) or name}: {error.message or type(error).__name__}") from error
+    try:
+        return waves.annotated(text, waves.of_kind(item.kind)) if sync_waves else text
+    except ValueError as error:
+        raise BadTemplateError(f"{name}: {error}, so it can't be given a sync wave") from error
 
 
 def _path(fleet: Fleet, item: Object) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from shardctl import atomicfile
 from shardctl.errors import ShardctlError
+from shardctl.fleet.spec import Fleet
 from shardctl.render import Document
 
 Change = Literal["create", "update", "identical"]
@@ -32,6 +35,19 @@ def write(document: Document, folder: Path) -> tuple[Path, Change]:
         raise atomicfile.FileError(path, error.strerror or str(error)) from error
     atomicfile.write(path, content)
     return path, "create" if before is None else "update"
+
+
+def is_of(fleet: Fleet, path: Path) -> bool:
+    """Whether a file holds one object that was rendered for this fleet, by its labels."""
+    try:
+        body: Any = yaml.safe_load(path.read_bytes())
+        labels = body["metadata"]["labels"]
+        return (labels["app.kubernetes.io/part-of"], labels["app.kubernetes.io/managed-by"]) == (
+            fleet.fleet,
+            "shardctl",
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return False
 
 
 def _inside(folder: Path, relative: str) -> Path:

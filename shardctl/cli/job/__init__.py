@@ -12,7 +12,7 @@ from shardctl.cli.cluster import ContextOption, NamespaceOption, TemplatesOption
 from shardctl.cli.duration import read_duration
 from shardctl.cli.rebalance.rollout import Patience
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, out, say, waiting
-from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from shardctl.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_WAITING, UsageError
 
 if TYPE_CHECKING:
     from shardctl.cli.job.following import Following
@@ -76,7 +76,18 @@ def job(
         code = following.to_its_end()
         if task.changes_files:
             files.take_over(api, fleet, file)
+    _merge(context, command, file, code)
     return code
+
+
+def _merge(context: typer.Context, command: list[str], file: Path, code: int) -> None:
+    """Where the command has --gitops: write here what is to be merged, by the files that the Job has left."""
+    from shardctl.cli.job.task import folder_of
+    from shardctl.cli.rebalance.gitops import say_merge_is_due, write_manifests
+
+    folder = folder_of(context.find_root(), command)
+    if folder is not None and code in {EXIT_DONE, EXIT_WAITING} and write_manifests(file, folder):
+        say_merge_is_due(file, folder)
 
 
 def _task(context: typer.Context, command: list[str], file: Path) -> tuple[Fleet, Task]:

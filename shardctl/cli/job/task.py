@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from shardctl import audit
@@ -16,6 +17,7 @@ COMMANDS: tuple[OperatorCommand, ...] = get_args(OperatorCommand)
 CHANGING_FILES = frozenset(
     {("provision",), *(("rebalance", verb) for verb in ("plan", "start", "finish", "go", "back"))}
 )
+GITOPS = "--gitops"
 ONCE = frozenset({("parked", "drop")})  # run again, it would drop the next message
 # Options that make no sense in a pod, by the name of their parameter, and what to do instead.
 _REFUSED: Mapping[str, str] = {
@@ -46,6 +48,7 @@ def task_of(root: Any, arguments: Sequence[str], fleet: Fleet, files: Mapping[st
     for name, why in _REFUSED.items():
         if _is_given(context, name):
             raise UsageError(f"{_option(context, name)} isn't for a Job: {why}.")
+    rest = _without_gitops(rest)
     if context.params.get("apply", "") not in {"", NONE}:
         raise UsageError(
             "--apply isn't for a Job, whose account may not change workloads. Without it, `rebalance go` ends with exit code 4 "
@@ -78,6 +81,20 @@ def _parsed(root: Any, arguments: Sequence[str]) -> tuple[tuple[str, ...], list[
         rest,
         command.make_context(words[-1], list(rest), parent=context) if words[0] in COMMANDS else context,
     )
+
+
+def folder_of(root: Any, arguments: Sequence[str]) -> Path | None:
+    """Where the manifests are written here, once the Job has ended at a merge that is due; None without --gitops."""
+    folder: Path | None = _parsed(root, arguments)[2].params.get("gitops")
+    return folder
+
+
+def _without_gitops(arguments: Sequence[str]) -> list[str]:
+    """A pod has no repository: without the option the command stops at the same places."""
+    kept = list(arguments)
+    while (at := next((number for number, word in enumerate(kept) if word.split("=")[0] == GITOPS), None)) is not None:
+        del kept[at : at + (1 if "=" in kept[at] else 2)]
+    return kept
 
 
 def _is_given(context: Any, name: str) -> bool:

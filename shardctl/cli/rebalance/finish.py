@@ -126,8 +126,8 @@ def reasons_to_keep(known: Mapping[str, Known], keep: timedelta) -> list[str]:
 
 def _say_left_in_cluster(file: Path, before: Fleet) -> None:
     """What the cluster still has of the rebalance: all that the file rendered until now and doesn't any more."""
-    from shardctl.cluster.kinds import KEPT
     from shardctl.cluster.manifests import delete_command, no_longer_rendered
+    from shardctl.render.kinds import KEPT
 
     for shard in before.shards:
         if not shard.slots.ranges:

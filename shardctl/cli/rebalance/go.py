@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from shlex import join
 from typing import Annotated
 
@@ -44,6 +45,15 @@ ApplyOption = Annotated[
         "it. `shardctl up` applies its file itself.",
     ),
 ]
+GitopsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--gitops",
+        metavar="DIR",
+        help="Write each stage's manifests into this folder, and stop with exit code 4 where a merge is due. Run again, go on "
+        "once consumers report that it was applied.",
+    ),
+]
 HoldOption = Annotated[
     str,
     typer.Option(
@@ -77,6 +87,7 @@ def go(
     tolerance: ToleranceOption = "5%",
     min_gain: MinGainOption = "2%",
     apply: ApplyOption = "",
+    gitops: GitopsOption = None,
     hold: HoldOption = "0s",
     wait_at_most: WaitAtMostOption = "",
     no_wait: NoWaitOption = False,
@@ -110,11 +121,11 @@ def go(
     _check(options, yes=yes, no_wait=no_wait, wait_at_most=wait_at_most)
     longest = read_duration("--wait-at-most", wait_at_most, "0s", LONGEST).total_seconds() if wait_at_most else None
     terms = Terms(read_duration("--hold", hold, "0s", LONGEST), parallel, max_lag, drained, yes)
-    patience = Patience(0.0 if no_wait else longest)
-    given, rollout, going = given_urls(database or ()), rollout_of(file, apply), Going(as_json=as_json)
-    code = Journey(file, options, given, rollout, patience, going, terms).to_its_end()
+    given, rollout, going = given_urls(database or ()), rollout_of(file, apply, gitops), Going(as_json=as_json)
+    code = Journey(file, options, given, rollout, Patience(0.0 if no_wait else longest), going, terms).to_its_end()
     if code in {EXIT_WAITING, EXIT_INTERRUPTED}:
         extra = [f"{name}={text}" for name, text in (("--apply", apply), ("--wait-at-most", wait_at_most)) if text]
+        extra += [f"--gitops={gitops}"] if gitops else []
         extra += [f"--hold={hold}"] if hold != "0s" else []
         extra += [name for name, given in (("--no-wait", no_wait), ("--drained", drained), ("--yes", yes)) if given]
         say(f"Then continue with `{join(['shardctl', 'rebalance', 'go', '-f', str(file), *extra])}`.")

@@ -17,6 +17,7 @@ import typer
 from shardctl import atomicfile, audit
 from shardctl.cli.rebalance import report
 from shardctl.cli.rebalance.finish import settle
+from shardctl.cli.rebalance.gitops import say_merge_is_due, write_manifests
 from shardctl.cli.rebalance.going import Going
 from shardctl.cli.rebalance.intent import Intent, intended
 from shardctl.cli.rebalance.proposal import Options, next_of
@@ -121,9 +122,11 @@ class Journey:
 
     def _roll_out(self, left: Remaining) -> int | None:
         """Consumers read both generations: reports who applies the file, and waits."""
-        if not left.missing_readers():
+        if not (missing := left.missing_readers()):
             return None
         self._going.begins("rollout", f"consumers of changed shards are to read both generations{self._who()}")
+        if self._rollout.folder is not None:
+            return self._merge("rollout", missing, self._rollout.folder)
         if self._rollout.by_hand:
             say(f"Apply the file: `{command_by_hand(self._file)}`.")
             if not at_a_terminal():
@@ -169,6 +172,8 @@ class Journey:
         if self._rollout.follows or not (self._has_finished or old_readers(self._file, self._urls())):
             return None
         self._going.begins("final rollout", "consumers are to read the new generations alone")
+        if self._rollout.folder is not None:
+            return self._merge("final rollout", old_readers(self._file, self._urls()), self._rollout.folder)
         if self._rollout.by_hand:
             say(f"Apply the file: `{command_by_hand(self._file)}`. The rebalance is finished; this alone is left.")
             return EXIT_WAITING
@@ -214,6 +219,13 @@ class Journey:
         if self._rollout.command:
             audit.begin("rebalance apply", load_fleet(self._file).fleet, command=self._rollout.command)
             self._rollout.apply()
+
+    def _merge(self, step: str, why: Sequence[str], folder: Path) -> int:
+        """Write what is to be merged, and stop: the merge is somebody else's, and may take days."""
+        write_manifests(self._file, folder)
+        self._going.waits(step, why, 0.0)
+        say_merge_is_due(self._file, folder)
+        return EXIT_WAITING
 
     def _wait_for_databases(self, left: Remaining) -> int | None:
         """Of a local fleet; elsewhere they are there, or refused before anything is done."""

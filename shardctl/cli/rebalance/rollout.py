@@ -26,7 +26,7 @@ class ApplyError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Who applies a file: `command` does, or somebody who `follows` it; with neither, a person.
+    """Who applies a file: `command` does, or somebody who `follows` it, or who applies what is merged of `folder`; else a person.
 
     `databases` are URLs by shard of the local fleet that follows the file.
     """
@@ -34,10 +34,11 @@ class Rollout:
     command: str = ""
     follows: str = ""
     fleet_file: Path | None = None
+    folder: Path | None = None
 
     @property
     def by_hand(self) -> bool:
-        return not (self.command or self.follows)
+        return not (self.command or self.follows or self.folder)
 
     @property
     def local(self) -> bool:
@@ -62,10 +63,14 @@ class Rollout:
             )
 
 
-def rollout_of(file: Path, apply: str) -> Rollout:
-    """By the option, or by the local fleet of this shell. Raises UsageError, LocalFileError."""
+def rollout_of(file: Path, apply: str, folder: Path | None = None) -> Rollout:
+    """By the options, or by the local fleet of this shell. Raises UsageError, LocalFileError."""
     from shardctl.status import localfile
 
+    if folder is not None:
+        if apply:
+            raise UsageError("--gitops and --apply exclude each other: what is merged is applied by Argo CD or Flux.")
+        return Rollout(folder=folder)
     where = os.environ.get(localfile.VARIABLE)
     fleet_file = Path(where) if where else None
     followed = localfile.read(fleet_file).follows if fleet_file else ""

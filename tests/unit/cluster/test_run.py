@@ -4,9 +4,9 @@ import pytest
 from cluster_kit import Killed, Recorder, apply, cluster_for, fleet_of, preview
 
 from shardctl.cluster.api import Api, RefusedError, Resource
-from shardctl.cluster.kinds import KINDS, Stage
 from shardctl.cluster.manifests import Name
 from shardctl.cluster.run import ApplyError
+from shardctl.render.kinds import KINDS, Stage
 
 pytestmark = pytest.mark.slow
 ONE = "shards:\n  - {name: s0, slots: 0-15}\n"

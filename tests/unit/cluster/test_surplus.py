@@ -4,11 +4,11 @@ import pytest
 from cluster_kit import apply, cluster_for, fleet_of
 
 from shardctl.cluster.api import Api
-from shardctl.cluster.kinds import CLUSTER_SCOPED, KINDS
 from shardctl.cluster.manifests import Name, delete_command, manifests, no_longer_rendered
 from shardctl.cluster.requirements import served
 from shardctl.cluster.surplus import Surplus, deletions, find
 from shardctl.render import KINDS as RENDERED
+from shardctl.render.kinds import CLUSTER_SCOPED, KINDS
 
 ONE = "shards:\n  - {name: s0, slots: 0-15}\n"
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from shardctl import audit, lockfile
+from shardctl.cli import main
 from shardctl.cli.rebalance.going import Going
 from shardctl.cli.rebalance.intent import intended
 from shardctl.cli.rebalance.journey import Journey, Terms
@@ -109,6 +110,42 @@ def test_a_command_applies_and_what_it_does_is_waited_for(go, site, capsys):
     assert "no consumer of shard s2 has been reading generation 1" in waiting[0]["reasons"][-1]
     assert "no consumer of shard s2 has been reading generation 1" in err
     assert '"action": "rebalance apply"' in err
+
+
+def test_with_gitops_it_stops_where_a_merge_is_due_and_goes_on_when_consumers_report_it(go, site):
+    folder = Path("deploy")
+    assert main(["render", "-o", str(folder), "--kustomize", "kustomization"]) == 0
+    (folder / "ours.yaml").write_text("kind: ConfigMap\nmetadata: {name: ours}\n")
+    code, _, err = go(*ADD, "--yes", "--gitops", str(folder))
+    assert code == 4
+    assert "no consumer of shard s0 has been reading generation 2" in err
+    assert "Commit and merge: `git add --all deploy shards.yaml shards.lock`" in err
+    assert "continue with `shardctl rebalance go -f shards.yaml --gitops=deploy --yes`" in err
+    assert main(["render", "--check", str(folder)]) == 1  # for ours.yaml alone
+    assert "shards/s2/deployment.yaml" in (folder / "kustomization.yaml").read_text()
+    old = folder / "shards/s0/pubsubsubscription-g1.yaml"
+    assert old.exists()
+
+    code, _, err = go("--yes", "--gitops", str(folder))
+    assert (code, "update" in err) == (4, False)
+
+    site.apply()
+    code, out, err = go(*ADD, "--yes", "--gitops", str(folder))
+    assert code == 4
+    assert "16 of 16 slots handed over" in out
+    assert f"delete {old}" in err
+    assert (old.exists(), (folder / "ours.yaml").exists()) == (False, True)
+    assert "s0/pubsubsubscription-g1.yaml" not in (folder / "kustomization.yaml").read_text()
+    assert is_finished(site)
+    assert go("--yes", "--gitops", str(folder))[0] == 4
+
+    site.apply()
+    assert go(*ADD, "--yes", "--gitops", str(folder))[0] == 0
+
+
+def test_gitops_and_apply_exclude_each_other(go):
+    code, _, err = go(*ADD, "--yes", "--gitops", "deploy", "--apply", "none")
+    assert (code, "exclude each other" in err) == (2, True)
 
 
 def test_a_wait_that_takes_too_long_is_not_a_failure(go, site):

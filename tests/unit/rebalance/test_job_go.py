@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from cluster_kit import Cluster, kubectl_of
@@ -52,9 +53,11 @@ def test_a_rebalance_goes_from_its_plan_to_its_end_in_jobs(site, cluster, capsys
 
     cluster.kubelet.seen = kill_once
     before = site.file.read_text()
-    assert go("--add", "s2", "--yes") == 4
+    assert go("--add", "s2", "--yes", "--gitops", "deploy") == 4
     out, err = capsys.readouterr()
     assert "no plan moves fewer" in out
+    assert "Commit and merge: `git add --all deploy shards.yaml shards.lock`" in err
+    assert "orders-s0-g1" in Path("deploy/shards/s0/configmap.yaml").read_text()
     assert "runs the command again" in err
     assert cluster.kubelet.codes == [137, 4]
     assert load_fleet(site.file).rebalancing
@@ -63,8 +66,9 @@ def test_a_rebalance_goes_from_its_plan_to_its_end_in_jobs(site, cluster, capsys
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
 
     site.apply()
-    assert go("--add", "s2", "--yes") == 4
+    assert go("--add", "s2", "--yes", "--gitops=deploy") == 4
     out, err = capsys.readouterr()
+    assert "orders-s0-g1" not in Path("deploy/shards/s0/configmap.yaml").read_text()
     assert "16 of 16 slots handed over" in out
     assert "this alone is left" in err
     settled = load_fleet(site.file)
