@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
@@ -28,6 +29,8 @@ def read(file: Path) -> dict[str, str]:
         texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: can't be read: {error}.") from error
+    if bad := [name for name in texts if not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", name)]:
+        raise UsageError(f"{bad[0]}: a Job's files have names of letters, digits, '-', '_' and '.'. Rename the file.")
     if (size := sum(len(text.encode()) for text in texts.values())) > MAX_BYTES:
         raise UsageError(f"{', '.join(texts)}: {size:,} bytes, and a Job is given at most {MAX_BYTES:,}.")
     return texts

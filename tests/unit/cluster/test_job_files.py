@@ -96,6 +96,12 @@ def test_applying_the_fleet_leaves_the_files(place):
     assert {manager for manager, _ in owners} == {"shardctl-job"}
 
 
+def test_a_name_that_no_config_map_has_is_refused(place):
+    odd = place.file.rename(place.file.with_name("my shards.yaml"))
+    with pytest.raises(UsageError, match=r"my shards\.yaml: a Job's files have names of letters"):
+        files.read(odd)
+
+
 def test_files_that_no_config_map_holds_are_refused(place):
     (place.file.parent / NEXT).write_text("x" * 1_000_000)
     with pytest.raises(UsageError, match="bytes, and a Job is given at most 900,000"):

@@ -1,5 +1,6 @@
 """With the real kubectl in between: its proxy, its kubeconfig, and its own server-side apply beside ours."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,11 +8,14 @@ import threading
 
 import pytest
 from cluster_kit import FLEET, SHARDS, cluster_for, fleet_of, serve
+from job_kit import database_secret, kubelet_of
 
 from shardctl.cli import main
 from shardctl.cluster.kubectl import connected
+from shardctl.fleet.load import load_fleet
 from shardctl.local.servers.family import alive, children
 from shardctl.local.servers.process import free_port
+from shardctl.provision import provision_database
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(KUBECTL is None, reason="kubectl isn't on the PATH")]
@@ -73,6 +77,24 @@ def test_nobody_at_the_other_end(file, kubeconfig, capsys):
     err = capsys.readouterr().err
     assert "error: the cluster doesn't answer: HTTP 500: dial tcp 127.0.0.1:" in err
     assert "connection refused" in err
+
+
+def test_a_jobs_log_comes_through_the_proxy_line_by_line(file, cluster, tmp_path, capsys):
+    file.write_text(file.read_text().replace("shards:", "operator: {}\nshards:"))
+    fleet = load_fleet(file)
+    for shard in fleet.shards:
+        url = f"sqlite:///{tmp_path}/{shard.name}.db"
+        provision_database(fleet, shard, url)
+        database_secret(cluster, fleet.namespace, f"orders-{shard.name}-db", url)
+    cluster.put("v1", "serviceaccounts", fleet.namespace, {"metadata": {"name": "orders-operator"}})
+    (tmp_path / "node").mkdir()
+    with kubelet_of(cluster, tmp_path / "node", "orders-operator"):
+        assert main(["job", "-f", str(file), "--follow", "--context", "here", "--", "parked", "list", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert "> " not in out
+        assert json.loads(out) is not None
+        assert "shardctl parked list --json" in err
+        assert cluster.kubelet.codes == [0]
 
 
 def test_the_proxy_ends_with_the_block(cluster):
