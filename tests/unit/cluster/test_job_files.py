@@ -5,7 +5,8 @@ from cluster_kit import FLEET, Cluster
 
 from shardctl.cli.job import files
 from shardctl.cluster.api import Api
-from shardctl.cluster.incluster import KeptError, write_files
+from shardctl.cluster.incluster import CONFIG_MAP, KeptError, write_files
+from shardctl.cluster.manifests import manifests
 from shardctl.errors import UsageError
 from shardctl.fleet.load import load_fleet
 from shardctl.render.jobs import digest_of
@@ -90,10 +91,16 @@ def test_only_the_fleets_own_files_are_written(place):
 
 
 def test_applying_the_fleet_leaves_the_files(place):
-    place.send()
-    kept = place.cluster.find("ConfigMap", "orders-operator")
-    owners = place.cluster.managers[kept["metadata"]["uid"]]
-    assert {manager for manager, _ in owners} == {"shardctl-job"}
+    (rendered,) = (
+        manifest
+        for manifest in manifests(place.fleet)
+        if (manifest.id.kind, manifest.id.name) == ("ConfigMap", "orders-operator")
+    )
+    for _ in range(2):
+        place.api.apply(CONFIG_MAP, rendered)
+        place.send()
+    place.api.apply(CONFIG_MAP, rendered)
+    assert place.cluster.find("ConfigMap", "orders-operator")["data"] == place.here()
 
 
 def test_a_name_that_no_config_map_has_is_refused(place):
