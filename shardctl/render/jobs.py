@@ -63,8 +63,8 @@ class Task:
 
 def name_of(fleet: Fleet, task: Task) -> str:
     """The same for the same command on the same files, so that two of them are one Job."""
-    told = json.dumps([task.command, dict(task.files), fleet.image], ensure_ascii=False)
-    digest = sha256(told.encode()).hexdigest()[:DIGEST_CHARACTERS]
+    content = json.dumps([task.command, dict(task.files), fleet.image], ensure_ascii=False)
+    digest = sha256(content.encode()).hexdigest()[:DIGEST_CHARACTERS]
     words = "-".join((fleet.fleet, *task.words))[: LONGEST_NAME - DIGEST_CHARACTERS - 1].rstrip("-")
     return f"{words}-{digest}"
 

@@ -182,7 +182,7 @@ def test_what_a_job_would_wait_for_in_vain_is_said_before_it_starts(file, cluste
 
 
 @pytest.mark.parametrize(
-    ("held", "text"),
+    ("state", "text"),
     [
         (
             {"unschedulable": "0/3 nodes are available: 3 Insufficient memory."},
@@ -195,8 +195,8 @@ def test_what_a_job_would_wait_for_in_vain_is_said_before_it_starts(file, cluste
     ],
     ids=["nodes", "image"],
 )
-def test_a_job_that_doesnt_start_is_deleted(file, cluster, capsys, held, text):
-    for name, value in held.items():
+def test_a_job_that_doesnt_start_is_deleted(file, cluster, capsys, state, text):
+    for name, value in state.items():
         setattr(cluster.kubelet, name, value)
     assert job(file, "--start-within", "1s", "--", "verify") == 1
     _, err = capsys.readouterr()

@@ -50,8 +50,8 @@ def test_a_template_without_metadata_of_its_own_is_refused(tmp_path: Path) -> No
 
 def test_annotations_join_those_that_are_there() -> None:
     text = "kind: A\nmetadata:\n  name: a\n  annotations:\n    b: c\nspec:\n  metadata:\n    name: d\n"
-    found = yaml.load(annotated(text, {"x": "1"}), LOADER)
-    assert found == {
+    document = yaml.load(annotated(text, {"x": "1"}), LOADER)
+    assert document == {
         "kind": "A", "metadata": {"name": "a", "annotations": {"x": "1", "b": "c"}}, "spec": {"metadata": {"name": "d"}}
     }  # fmt: skip
 
