@@ -2,6 +2,7 @@
 
 The rows are read from the source's snapshot, stored, and read back from where they are stored. Both readings are summed up in
 values that all databases share, in whichever order they come; so a row that was lost, doubled or changed on the way shows.
+Two PostgreSQL databases sum up their rows themselves.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shardctl.rebalance.rows.keys import Keys
 from shardctl.rebalance.rows.paired import Conversions, Paired
-from shardctl.rebalance.rows.shape import SlotTable
+from shardctl.rebalance.rows.shape import SlotTable, quoted
 from shardctl.rebalance.rows.values import MYSQL
 from shardctl.shard import database
 
@@ -64,7 +64,10 @@ def send(
 ) -> Digest:
     """Read a slot's rows at the source, or those with some keys, and store them. What was read."""
     if pair.verbatim:
-        return _send_verbatim(source, destination, pair, slot, go_on, keys)
+        digest = _summed_up(source, pair, pair.source, slot, keys)
+        if digest.rows:  # most slots have nothing parked
+            _send_verbatim(source, destination, pair, slot, go_on, keys)
+        return digest
     tally = _Tally(ordered=bool(pair.order))
     chunk: list[Row] = []
     begun_at = 0
@@ -104,12 +107,12 @@ def rows_there(source: Connection, pair: Paired, slot: int, keys: Keys) -> Gener
 def _digest(
     connection: Connection, pair: Paired, table: SlotTable, reading: str, slot: int, go_on: GoOn, keys: Keys | None
 ) -> Digest:
+    if pair.verbatim:
+        return _summed_up(connection, pair, table, slot, keys)
     tally = _Tally(ordered=bool(pair.order))
-    query = f"{reading}{_selection(table, slot, keys)}{pair.order}"
-    rows = _lines(connection, pair, table, slot, keys) if pair.verbatim else _rows(connection, query, table, keys)
-    with closing(rows):
+    with closing(_rows(connection, f"{reading}{_selection(table, slot, keys)}{pair.order}", table, keys)) as rows:
         for row in rows:
-            tally.add(row if pair.verbatim else _comparable(row, pair.comparing))
+            tally.add(_comparable(row, pair.comparing))
             if tally.rows % ROWS_AT_ONCE == 0:
                 go_on()
     return tally.digest()
@@ -123,38 +126,87 @@ def _selection(table: SlotTable, slot: int, keys: Keys | None) -> str:
 # --- between two PostgreSQL databases -----------------------------------------------------------------------------------
 
 
+def begins_alike(source: Connection, destination: Connection, pair: Paired, slot: int, keys: Keys) -> int | None:
+    """How many rows of one key the destination has, where the first and the last of them have the same places at the source.
+
+    Messages are parked behind others, and go from the first on. Nobody changes them. So these rows are the first of the source's.
+    """
+    table = pair.destination
+    query = f"SELECT count(*) FROM {table.sql} WHERE {table.slot_sql} = {_selection(table, slot, keys)}"  # noqa: S608
+    stored = int(destination.exec_driver_sql(query, keys.values(table)).scalar_one())
+    for place in {0, stored - 1} if stored else ():
+        part = f"{pair.order} OFFSET {place:d} LIMIT 1"
+        there = _summed_up(source, pair, pair.source, slot, keys, part)
+        if there.rows == 0 or there != _summed_up(destination, pair, table, slot, keys, part):
+            return None
+    return stored
+
+
+def send_rest(
+    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys, after: int
+) -> None:
+    """Store the source's rows of one key that follow the first `after`."""
+    _send_verbatim(source, destination, pair, slot, go_on, keys, f" OFFSET {after:d}")
+
+
+def rests(
+    source: Connection, destination: Connection, pair: Paired, slot: int, keys: Keys, after: int
+) -> tuple[Digest, Digest]:
+    """What these rows come to at the source, and what is stored."""
+    part = f"{pair.order} OFFSET {after:d}"
+    there = _summed_up(source, pair, pair.source, slot, keys, part)
+    return there, _summed_up(destination, pair, pair.destination, slot, keys, part)
+
+
 def _send_verbatim(
-    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None
-) -> Digest:
-    tally = _Tally(ordered=bool(pair.order))
+    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None, part: str = ""
+) -> None:
     # Closed before the source is rolled back, which would wait for this COPY for ever: it holds the session until it is closed.
-    with closing(_lines(source, pair, pair.source, slot, keys)) as lines:
-        first = next(lines, None)
-        if first is None:
-            return tally.digest()  # most slots have nothing parked, and asking costs least
-        with _translated(destination), _cursor(destination) as cursor, cursor.copy(_copy_in(pair)) as sink:
-            chunk = bytearray(first)
-            tally.add(first)
-            for line in lines:
-                tally.add(line)
-                chunk += line
-                if tally.rows % ROWS_AT_ONCE == 0:
-                    go_on()
-                if len(chunk) > 1 << 16:
-                    sink.write(chunk)
-                    chunk = bytearray()
-            sink.write(chunk)
-    return tally.digest()
+    with (
+        closing(_lines(source, pair, slot, keys, part)) as lines,
+        _translated(destination),
+        _cursor(destination) as cursor,
+        cursor.copy(_copy_in(pair)) as sink,
+    ):
+        chunk = bytearray()
+        for number, line in enumerate(lines, start=1):
+            chunk += line
+            if number % (ROWS_AT_ONCE // 2) == 0:  # `read_back` doesn't ask: the database reads
+                go_on()
+            if len(chunk) > 1 << 16:
+                sink.write(chunk)
+                chunk = bytearray()
+        sink.write(chunk)
 
 
-def _lines(connection: Connection, pair: Paired, table: SlotTable, slot: int, keys: Keys | None) -> Generator[Any]:
-    """Each row as PostgreSQL's COPY writes it: a line of text, one a message."""
-    condition = _selection(table, slot, keys)
-    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {condition}{pair.order}"  # noqa: S608
+def _lines(connection: Connection, pair: Paired, slot: int, keys: Keys | None, part: str) -> Generator[Any]:
+    """Each row of the source as PostgreSQL's COPY writes it: a line of text, one a message."""
+    table, condition = pair.source, _selection(pair.source, slot, keys)
+    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {condition}{pair.order}{part}"  # noqa: S608
     copy, values = f"COPY ({query}) TO STDOUT", keys.values(table) if keys else None
     copy = copy if values else _undoubled(copy)
     with _translated(connection), _cursor(connection) as cursor, cursor.copy(copy, values) as lines:
         yield from lines
+
+
+def _summed_up(
+    connection: Connection, pair: Paired, table: SlotTable, slot: int, keys: Keys | None, part: str = ""
+) -> Digest:
+    """What rows come to, by the database itself: no row travels for it. Rows in an order have places among those of their key.
+
+    `hashtextextended` is the function of hash partitions, so every version of PostgreSQL computes the same.
+    """
+    names = ", ".join(quoted("postgresql", name) for name in table.named.key)
+    place = f", row_number() OVER (PARTITION BY {names}{pair.order}) AS place" if pair.order else ""
+    hashed = "concat(place, ' ', line)" if pair.order else "line"
+    rows = f"SELECT * FROM {table.sql} WHERE {table.slot_sql} = {_selection(table, slot, keys)}{part}"  # noqa: S608
+    query = (
+        f'SELECT count(*), sum(octet_length(line)), sum(hashtextextended({hashed} COLLATE "C", 0)) '  # noqa: S608
+        f"FROM (SELECT CAST(ROW({pair.columns_sql}) AS text) AS line{place} FROM ({rows}) AS chosen) AS listed"
+    )
+    values = keys.values(table) if keys else None
+    count, size, total = connection.exec_driver_sql(query, values).one()
+    return Digest(count, int(size or 0), int(total or 0) % (1 << 128))
 
 
 # --- between any two ----------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from delta_kit import Changing, base, catch_up, differences, sides
+from delta_kit import SLOT, Changing, base, catch_up, differences, sides
 from products_kit import empty_database
+from sqlalchemy import delete, select
 
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
-from shardctl.shard import database
+from shardctl.shard import changes, database, schema
 from shardctl.shard.database import DatabaseError
 
 pytestmark = pytest.mark.slow
@@ -73,3 +74,45 @@ def test_what_the_log_may_miss_is_reported_on_postgresql(pair):
         "audit: its rule its changes what is written",
     ):
         assert reason in reasons
+
+
+@pytest.mark.parametrize("pair", [WAYS[0]], ids="-".join, indirect=True)
+def test_a_message_more_of_a_parked_key_rewrites_none_of_those_before_it(pair):
+    source, destination = pair
+    writes = Changing(source, 0)
+    park(writes, 4)
+    base(source, destination)
+    before = positions(destination)
+    park(writes, 2)
+    catch_up(source, destination)
+    assert positions(destination)[:4] == before
+    assert len(positions(destination)) == 6
+    assert not differences(source, destination)
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [3], [0, 1, 2, 3]], ids=str)
+@pytest.mark.parametrize("pair", [WAYS[0]], ids="-".join, indirect=True)
+def test_messages_of_a_parked_key_that_are_gone_are_gone_from_the_copy(pair, gone):
+    source, destination = pair
+    writes = Changing(source, 0)
+    park(writes, 4)
+    base(source, destination)
+    with database.writing(source.engine) as connection:
+        places = [positions(source)[place] for place in gone]
+        connection.execute(delete(schema.parked).where(schema.parked.c.position.in_(places)))
+    park(writes, 2)
+    catch_up(source, destination)
+    assert len(positions(destination)) == 6 - len(gone)
+    assert not differences(source, destination)
+
+
+def park(writes, count):
+    with database.writing(writes.side.engine) as connection:
+        for _ in range(count):
+            writes.number += 1
+            changes.record(connection, writes.park(connection, SLOT, "k"))
+
+
+def positions(side):
+    with database.snapshot(side.engine) as connection:
+        return list(connection.scalars(select(schema.parked.c.position).order_by(schema.parked.c.position)))
