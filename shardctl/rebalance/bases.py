@@ -45,6 +45,7 @@ from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, bases, changes
 
 FEW_ROWS = 4_000  # fewer are copied in the pause as soon as the rest of a last round would take
+ROUND_SECONDS, LONGEST_BETWEEN_ROUNDS_SECONDS, CHANGES_A_ROUND = 0.25, 1.0, 50
 CHANGES_AT_ONCE = 50_000  # a round; of each its key is in memory
 _DROPPED = ""  # in place of a log's name: the rows are there, and are no base
 
@@ -63,6 +64,11 @@ class Round:
 
     changes: int
     more: bool = False
+
+    @property
+    def seconds_to_next(self) -> float:
+        """Rounds that bring next to nothing over cost the databases more than they spare the pause."""
+        return min(ROUND_SECONDS * max(1.0, CHANGES_A_ROUND / (self.changes + 1)), LONGEST_BETWEEN_ROUNDS_SECONDS)
 
 
 class BaseError(ShardctlError):
@@ -101,6 +107,8 @@ class Bases:
         self._cancelled, self._few_rows = cancelled, few_rows
         self._under_way: dict[HandOver, int] = {}
         self._fit_for_logs: dict[str, bool] = {}  # by shard
+        self._small: set[HandOver] = set()
+        self._made: set[HandOver] = set()  # or found
 
     def make(self, hand_over: HandOver, source: Place) -> Base | None:
         """Begin the log and copy the slot, unless a base is there; None where it is to be copied in its pause: it is small, its
@@ -125,6 +133,7 @@ class Bases:
                 if _is_dropped(into, hand_over):
                     return None
                 if _is_valid(into, hand_over, source, source_lane):
+                    self._made.add(hand_over)
                     return Base(None)
                 is_here = _left_behind(into, hand_over, source_lane) and self._is_intact(out, into, hand_over)
                 rows = 0 if is_here else self._copy(out, into, hand_over)
@@ -134,6 +143,7 @@ class Bases:
             into.execute(insert(bases).values(**its, **place))
             lanes.share_fence(into)
             journal.check_going(into, self._rebalance)
+        self._made.add(hand_over)
         return Base(rows, left_behind=is_here)
 
     def _copy(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
@@ -157,6 +167,14 @@ class Bases:
             self._apply_log(out, into, hand_over)
             return has_same_rows(out, into, self._kinds(hand_over), hand_over.slot, self._cancelled)
 
+    def is_quick(self, hand_over: HandOver) -> bool:
+        """Whether little is left for the slot's pause, as far as is known: it is small, or it has a base."""
+        return hand_over in self._small or hand_over in self._made
+
+    def is_small(self, hand_over: HandOver) -> bool:
+        """Whether it was found to be, so that it is copied in its pause."""
+        return hand_over in self._small
+
     def rows_under_way(self) -> int:
         """About so many rows are copied of those slots that aren't done."""
         return sum(list(self._under_way.values()))
@@ -165,6 +183,8 @@ class Bases:
         with snapshot(self._databases[source.shard]) as out:
             tables = slot_tables(out, self._kinds(hand_over))
             few = row_count_up_to(out, tables, hand_over.slot, self._few_rows) < self._few_rows
+            if few:
+                self._small.add(hand_over)
             if few or next(untracked(out, tables), None) is not None:
                 return True
         with snapshot(self._databases[hand_over.to.shard]) as into:
@@ -230,6 +250,7 @@ class Bases:
 
     def drop(self, hand_over: HandOver) -> None:
         """It can't be brought up to date: the slot is copied in its pause. What was copied stays until then, and is known."""
+        self._made.discard(hand_over)
         its = (bases.c.slot == hand_over.slot) & (bases.c.generation == hand_over.to.generation)
         with writing(self._databases[hand_over.to.shard]) as into:
             lanes.hold(into, hand_over.slot, hand_over.to.generation)

@@ -1,4 +1,4 @@
-"""One slot from one database to another: its rows and the right to write to it, in one transaction."""
+"""Slots from one database to another: their rows and the right to write to them, in one transaction."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from shardctl.rebalance.bases import BaseError, Bases, trouble_of_base
 from shardctl.rebalance.handover import HandOver, Place, hand_overs, kinds_of
 from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
+from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState
 
 # Copies a slot's rows from a view of the source into the destination, checks them, and returns how many there are. What the
@@ -34,6 +35,10 @@ class Copied:
 
     rows: int | None
     fell_back: str = ""
+
+
+Moves = Mapping[HandOver, Place]
+Results = Mapping[HandOver, Copied | ShardctlError]
 
 
 class Pool(Protocol):
@@ -54,50 +59,78 @@ class Inline:
         return future
 
 
-def hand_over(
-    databases: Mapping[str, Engine], move: HandOver, source: Place, copy: Copy, based: Bases | None = None
-) -> Copied:
-    """Bring over what `source` has left behind and make the slot active. Raises DatabaseError, and what `copy` raises.
+def hand_over(databases: Mapping[str, Engine], moves: Moves, copy: Copy, based: Bases | None = None) -> Results:
+    """Bring over what each slot's source has left behind, and make the slots active, all in one transaction.
 
-    What there is a base of takes its last round; all else, and what that round can't bring about, is copied as a whole.
+    `moves` has the source of each; they have one destination in common. Slots that can't be handed over together are
+    handed over one by one. What there is a base of takes its last round; all else, and what that round can't bring about, is
+    copied as a whole. What stops a slot is its result.
     """
-    if based is None:
-        return _hand_over(databases, move, source, copy, None)
+    if len(moves) > 1:
+        with suppress(ShardctlError):  # the one that it is about meets it again, alone
+            return dict(_hand_over(databases, moves, copy, based))
+    return {move: _alone(databases, move, source, copy, based) for move, source in moves.items()}
+
+
+def _alone(
+    databases: Mapping[str, Engine], move: HandOver, source: Place, copy: Copy, based: Bases | None
+) -> Copied | ShardctlError:
     try:
-        return _hand_over(databases, move, source, copy, based)
-    except BaseError as error:
-        based.drop(move)
-        copied = _hand_over(databases, move, source, copy, None)
-        return Copied(copied.rows, str(error))
+        if based is not None:
+            try:
+                return _hand_over(databases, {move: source}, copy, based)[move]
+            except BaseError as error:
+                based.drop(move)
+                copied = _hand_over(databases, {move: source}, copy, None)[move]
+                return Copied(copied.rows, str(error))
+        return _hand_over(databases, {move: source}, copy, None)[move]
+    except ShardctlError as error:
+        return error
 
 
 def _hand_over(
-    databases: Mapping[str, Engine], move: HandOver, source: Place, copy: Copy, based: Bases | None
-) -> Copied:
-    """The lane is held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else its
-    deleting of leftovers would hit the rows that the new owner has written by then. The fence is taken at the very end, so
-    the destination's other slots are written to meanwhile.
+    databases: Mapping[str, Engine], moves: Moves, copy: Copy, based: Bases | None
+) -> dict[HandOver, Copied]:
+    """The lanes are held from the start: of two that copy one slot, the second waits, finds it active and touches nothing. Else
+    its deleting of leftovers would hit the rows that the new owner has written by then. Every view of a source begins after
+    that. The fence is taken at the very end, so the destination's other slots are written to meanwhile.
     """
-    with writing(databases[move.to.shard]) as into:
-        lane = lanes.hold(into, move.slot, move.to.generation)
-        if lane is None or lane.state != LaneState.DUE:
-            return Copied(None)
-        with snapshot(databases[source.shard]) as out:
-            left = lanes.read(out, (move.slot,)).get(lane_of(move.slot, source.generation))
-            if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
-                return Copied(None)  # not yet, as the next look will show
-            rows, logged = None, False
-            if source.shard == move.to.shard:
-                rows = 0
-            elif based is not None:
-                with trouble_of_base():
-                    rows = based.finish(out, into, move, source, left)
-                logged = rows is not None and based.logs_from_now_on(into, move)
-            if rows is None:
-                rows = copy(out, into, move)
-        bases.end(into, move)
-        lanes.activate(into, {move.slot: left.barrier_time_us}, move.to.generation, logged=logged)
-    return Copied(rows)
+    (to,) = {move.to for move in moves}
+    done = dict.fromkeys(moves, Copied(None))  # not to be handed over now, as the next look will show
+    times_us: dict[int, int] = {}
+    logged: list[int] = []
+    with writing(databases[to.shard]) as into:
+        destination_lanes = lanes.hold_all(into, [move.slot for move in moves], to.generation)
+        due = [move for move in moves if (lane := destination_lanes.get(move.slot)) and lane.state == LaneState.DUE]
+        for source in dict.fromkeys(moves[move] for move in due):
+            coming = [move for move in due if moves[move] == source]
+            with snapshot(databases[source.shard]) as out:
+                there = lanes.read(out, [move.slot for move in coming])
+                for move in coming:
+                    left = there.get(lane_of(move.slot, source.generation))
+                    if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
+                        continue
+                    rows, is_logged = _bring_over(out, into, move, source, left, copy, based)
+                    bases.end(into, move)
+                    done[move], times_us[move.slot] = Copied(rows), left.barrier_time_us
+                    logged += [move.slot] if is_logged else []
+        if times_us:
+            lanes.activate(into, times_us, to.generation, logged=logged)
+    return done
+
+
+def _bring_over(
+    out: Connection, into: Connection, move: HandOver, source: Place, left: Lane, copy: Copy, based: Bases | None
+) -> tuple[int, bool]:
+    """How many rows it took, and whether the slot's changes are to be logged from now on."""
+    if source.shard == move.to.shard:
+        return 0, False
+    if based is not None:
+        with trouble_of_base():
+            rows = based.finish(out, into, move, source, left)
+        if rows is not None:
+            return rows, based.logs_from_now_on(into, move)
+    return copy(out, into, move), False
 
 
 def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:

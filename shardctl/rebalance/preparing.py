@@ -21,7 +21,7 @@ from shardctl.rebalance.stats import Stats
 from shardctl.shard.database import DatabaseError, is_transient
 
 LITTLE = 500  # changes: fewer are brought over in a fraction of the time that a pause may take
-ROUND_SECONDS, RETRY_SECONDS = 0.25, 1.0
+RETRY_SECONDS = 1.0
 
 Waiting = tuple[HandOver, Standing]
 
@@ -120,4 +120,4 @@ class Preparing:
         else:
             self._tally.changes += result.changes
             slot.ready = result.changes < LITTLE
-            slot.not_before = now + ROUND_SECONDS if slot.ready else now
+            slot.not_before = now + (result.seconds_to_next if slot.ready else 0.0)

@@ -26,7 +26,7 @@ from shardctl.rebalance import journal
 from shardctl.rebalance.bases import BaseError, Bases
 from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over
 from shardctl.rebalance.handover import HandOver, Place, Stage, Standing
-from shardctl.rebalance.preparing import ROUND_SECONDS, Preparing
+from shardctl.rebalance.preparing import Preparing
 from shardctl.rebalance.stats import Stats
 from shardctl.rebalance.tracker import InFlight, Tracker, stays
 from shardctl.rebalance.window import AimdWindow
@@ -39,6 +39,7 @@ from shardctl.wire.message import Encoded
 SETTLE_SECONDS = 1.0  # between due and its barrier, so that no service's clock can put the barrier first
 AGAIN_SECONDS = 30.0  # a barrier that isn't met is published again
 RETRY_SECONDS = 1.0
+CLOSING_SECONDS = 1.0  # more than a slot is closed for, usually
 PARALLEL = 4  # more would share one interpreter, and each slot would be closed for longer
 # Nothing is copied for these: they go in large waves.
 STAYING_AT_FIRST, STAYING_AT_LEAST, STAYING_AT_MOST = 256, 16, 512
@@ -122,11 +123,19 @@ class Run:
         self._copy_what_has_left(now)
         self._collect_copies()
         self._catch_up(now)
-        self._await_barriers(now)
-        self._publish_barriers(now)
+        if not self._is_any_closing(now):
+            self._await_barriers(now)
+            self._begin_more(now)
+            self._publish_barriers(now)
         self._prepare(now)
-        self._begin_more(now)
         return self._progress()
+
+    def _is_any_closing(self, now: float) -> bool:
+        """Whether moving slots are closed, or will be in a moment: their writes wait, so nothing else waits for a database now.
+
+        What takes longer is waited for by no other slot.
+        """
+        return any(not slot.stays and _is_closing(slot, now) for slot in self._in_flight())
 
     def _look(self, now: float) -> None:
         for slot in self._survey.look(now, begin=self._onward):
@@ -138,33 +147,42 @@ class Run:
                 self.tally.arrived(now, stayed=slot.stays)
 
     def _copy_what_has_left(self, now: float) -> None:
+        """Those of one destination that take little share a transaction: its fence is taken once for all of them."""
+        together: dict[Place, list[InFlight]] = {}
         for slot in self._in_flight(Stage.LEFT):
             if slot.work is None and slot.round is None and now >= slot.not_before and slot.standing.source:
-                slot.work = self._pool.submit(
-                    hand_over, self._databases, slot.hand_over, slot.standing.source, self._copy_slot, self._bases
-                )
+                if self._bases and self._bases.is_quick(slot.hand_over):
+                    together.setdefault(slot.hand_over.to, []).append(slot)
+                else:
+                    self._hand_over([slot])
+        for group in together.values():
+            self._hand_over(group)
+
+    def _hand_over(self, group: list[InFlight]) -> None:
+        moves = {slot.hand_over: slot.standing.source for slot in group}
+        work = self._pool.submit(hand_over, self._databases, moves, self._copy_slot, self._bases)
+        for slot in group:
+            slot.work = work
 
     def _collect_copies(self) -> None:
         for slot in [slot for slot in self._in_flight(Stage.LEFT) if slot.work is not None and slot.work.done()]:
             work, slot.work, now = slot.work, None, self._clock()
-            error = work.exception() if work else None
-            if isinstance(error, DatabaseError) and is_transient(error):
-                self._trouble[slot.hand_over.to.shard] = str(error)
+            result = work.result()[slot.hand_over] if work else None
+            if isinstance(result, DatabaseError) and is_transient(result):
+                self._trouble[slot.hand_over.to.shard] = str(result)
                 slot.not_before = now + RETRY_SECONDS
-            elif isinstance(error, ShardctlError):
+            elif isinstance(result, ShardctlError):
                 way = f"{slot.standing.source} → {slot.hand_over.to}"
-                self._survey.give_up(slot.hand_over, f"slot {slot.hand_over.slot}, {way}: {error}")
-            elif error is not None:
-                raise error
-            elif work and (rows := work.result().rows) is None:
+                self._survey.give_up(slot.hand_over, f"slot {slot.hand_over.slot}, {way}: {result}")
+            elif result and result.rows is None:
                 self._survey.doubt(slot.hand_over)
-            elif work:
+            elif result:
                 self._trouble.pop(slot.hand_over.to.shard, None)
                 self._survey.done(slot.hand_over)
                 self.tally.arrived(now, stayed=False)
-                self.tally.rows += rows
-                if why := work.result().fell_back:
-                    self.tally.fell_back.append(f"slot {slot.hand_over.slot}: {why}")
+                self.tally.rows += result.rows or 0
+                if result.fell_back:
+                    self.tally.fell_back.append(f"slot {slot.hand_over.slot}: {result.fell_back}")
                 self.tally.pauses.append(now - (slot.left_since or now))
 
     def _catch_up(self, now: float) -> None:
@@ -186,10 +204,11 @@ class Run:
                     if not slot.based:
                         self._survey.doubt(slot.hand_over)  # there may be no base because the slot has come
                     self.tally.changes += done.result().changes if slot.based else 0
-                    slot.next_round = now + ROUND_SECONDS
+                    slot.next_round = now + (done.result().seconds_to_next if slot.based else 0.0)
         if self._bases:
             for slot in self._in_flight(Stage.DUE):
-                if slot.based and not slot.stays and slot.round is None and now >= slot.next_round:
+                may_have_base = slot.based and not slot.stays and not self._bases.is_small(slot.hand_over)
+                if may_have_base and slot.round is None and now >= slot.next_round and not _is_closing(slot, now):
                     slot.round = self._pool.submit(self._bases.catch_up, slot.hand_over, slot.standing.source)
 
     def _prepare(self, now: float) -> None:
@@ -347,6 +366,11 @@ class Run:
             ),
             ended=survey.complete and not in_flight and not (self._onward and waiting),
         )
+
+
+def _is_closing(slot: InFlight, now: float) -> bool:
+    """Whether its barrier went out a moment ago."""
+    return slot.published is not None and now < slot.published + CLOSING_SECONDS
 
 
 def _staying(waiting: list[tuple[HandOver, Standing]]) -> dict[Place, list[int]]:

@@ -108,10 +108,15 @@ _SHARED = {
 
 def hold(connection: Connection, slot: int, generation: int) -> Lane | None:
     """A lane that nobody else changes until the transaction ends. Writers don't notice."""
-    columns = lanes.c.state, lanes.c.barrier_time_us, lanes.c.log
-    query = select(*columns).where(lanes.c.slot == slot, lanes.c.generation == generation)
-    row = connection.execute(query.with_for_update()).first()
-    return row and Lane(slot, generation, LaneState(row.state), row.barrier_time_us, row.log)
+    return hold_all(connection, (slot,), generation).get(slot)
+
+
+def hold_all(connection: Connection, slots: Collection[int], generation: int) -> dict[int, Lane]:
+    """The same of several slots, by slot. They are held in the order of their slots: so two that hold some don't deadlock."""
+    columns = lanes.c.slot, lanes.c.state, lanes.c.barrier_time_us, lanes.c.log
+    query = select(*columns).where(lanes.c.generation == generation, lanes.c.slot.in_(list(slots)))
+    rows = connection.execute(query.order_by(lanes.c.slot).with_for_update())
+    return {slot: Lane(slot, generation, LaneState(state), time_us, log) for slot, state, time_us, log in rows}
 
 
 def announce(connection: Connection, slot_set: SlotSet, generation: int) -> None:
@@ -131,8 +136,7 @@ def make_due(connection: Connection, slots: Iterable[int], generation: int) -> N
     The lanes are held first: where another executor copies one of them, this waits without the fence, and holds no writer up.
     """
     distinct = dict.fromkeys(slots)
-    query = select(lanes.c.slot).where(lanes.c.generation == generation, lanes.c.slot.in_(list(distinct)))
-    connection.execute(query.order_by(lanes.c.slot).with_for_update()).all()
+    hold_all(connection, distinct, generation)
     take_fence_alone(connection)
     _move(connection, distinct, generation, LaneState.ARRIVING, LaneState.DUE)
 
@@ -201,16 +205,17 @@ def await_barriers(connection: Connection, slots: Collection[int], generation: i
 
 
 def activate(
-    connection: Connection, barrier_times_us: Mapping[int, int], generation: int, *, logged: bool = False
+    connection: Connection, barrier_times_us: Mapping[int, int], generation: int, *, logged: Collection[int] = ()
 ) -> None:
     """Slots whose rows and inbox are here, copied and verified in this transaction, become active. From due alone.
 
-    With `logged`, every change is logged from the same commit on: so what their last lanes left behind is a base for the way
-    back.
+    Of those `logged`, every change is logged from the same commit on: so what their last lanes left behind is a base for the
+    way back.
     """
     take_fence_alone(connection)
     _move(connection, barrier_times_us, generation, LaneState.DUE, LaneState.ACTIVE)
-    for slot, time_us in barrier_times_us.items() if logged else ():
+    for slot in logged:
+        time_us = barrier_times_us[slot]
         lane = and_(lanes.c.slot == slot, lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
         connection.execute(update(lanes).where(lane, lanes.c.barrier_time_us == time_us).values(log=log_since(time_us)))
 

@@ -19,8 +19,8 @@ def inbox_not_copied() -> None:
     """What came before a slot moved is written again when it comes again."""
     from shardctl.rebalance.rows import rowcopy
 
-    whole = rowcopy._pairs
-    rowcopy._pairs = lambda *arguments: [pair for pair in whole(*arguments) if pair.name != "shardctl_inbox"]
+    whole = rowcopy.pairs_of
+    rowcopy.pairs_of = lambda *arguments: [pair for pair in whole(*arguments) if pair.name != "shardctl_inbox"]
 
 
 def no_hold() -> None:
@@ -71,18 +71,21 @@ def activate_before_copy() -> None:
 
     whole = copying.hand_over
 
-    def hand_over(databases, moved, source, copy):
+    def hand_over(databases, moves, copy, based):
+        if len(moves) > 1:
+            return {move: hand_over(databases, {move: source}, copy, based)[move] for move, source in moves.items()}
+        ((move, source),) = moves.items()
         with snapshot(databases[source.shard]) as out:
-            left = lanes.read(out, (moved.slot,)).get(lane_of(moved.slot, source.generation))
-        if left and left.state == LaneState.LEFT and source.shard != moved.to.shard:
-            with writing(databases[moved.to.shard]) as into:
-                lanes.activate(into, {moved.slot: left.barrier_time_us}, moved.to.generation)
-            with writing(databases[moved.to.shard]) as into, snapshot(databases[source.shard]) as out:
+            left = lanes.read(out, (move.slot,)).get(lane_of(move.slot, source.generation))
+        if left and left.state == LaneState.LEFT and source.shard != move.to.shard:
+            with writing(databases[move.to.shard]) as into:
+                lanes.activate(into, {move.slot: left.barrier_time_us}, move.to.generation)
+            with writing(databases[move.to.shard]) as into, snapshot(databases[source.shard]) as out:
                 from shardctl.rebalance.rows import rowcopy
 
                 rowcopy._check_nobody_writes = lambda *_: None
-                return copying.Copied(copy(out, into, moved))
-        return whole(databases, moved, source, copy)
+                return {move: copying.Copied(copy(out, into, move))}
+        return whole(databases, moves, copy, based)
 
     run.hand_over = hand_over
 
@@ -91,8 +94,8 @@ def rows_not_copied() -> None:
     """The slot's new owner begins with nothing."""
     from shardctl.rebalance.rows import rowcopy
 
-    whole = rowcopy._pairs
-    rowcopy._pairs = lambda *arguments: [pair for pair in whole(*arguments) if pair.name.startswith("shardctl_")]
+    whole = rowcopy.pairs_of
+    rowcopy.pairs_of = lambda *arguments: [pair for pair in whole(*arguments) if pair.name.startswith("shardctl_")]
 
 
 MISTAKES: dict[str, Callable[[], None]] = {

@@ -184,6 +184,50 @@ def test_what_no_round_can_bring_about_is_copied_in_the_pause_and_reported(world
     world.check()
 
 
+def small_slots(*parts, few_rows):
+    """They are copied in their pauses."""
+    assert few_rows == 0
+    return Bases(*parts, few_rows=1_000)
+
+
+@pytest.mark.slow
+def test_slots_of_one_destination_that_take_little_share_a_transaction(world):
+    run, slots_of = world.run(bases=small_slots), {}
+    copy = run._copy_slot
+
+    def note(out, into, move):
+        slots_of.setdefault(into.get_transaction(), []).append(move.slot)
+        return copy(out, into, move)
+
+    run._copy_slot = note
+    (progress,) = world.to_its_end(run)
+    assert progress.complete
+    assert max(map(len, slots_of.values())) > 1
+    assert (run.tally.moved, run.tally.bases, len(run.tally.pauses)) == (4, 0, 4)
+    world.check()
+
+
+@pytest.mark.slow
+def test_a_slot_that_cannot_be_copied_holds_up_none_that_it_is_handed_over_with(world):
+    from shardctl.rebalance.rows.rowcopy import CopyError
+
+    run = world.run(bases=small_slots)
+    copy, tried = run._copy_slot, []
+
+    def refuse_one(out, into, move):
+        tried.append(move.slot)
+        if move.slot == 6:
+            raise CopyError("no room")
+        return copy(out, into, move)
+
+    run._copy_slot = refuse_one
+    (progress,) = world.to_its_end(run)
+    assert progress.arrived == progress.total - 1
+    assert [reason.partition(",")[0] for reason in progress.failed] == ["slot 6"]
+    assert tried.count(6) > 1, "it was tried together with others, and alone"
+    world.check()
+
+
 # -- mutants: each breaks one rule, and the tests above fail ------------------------------------------------------------
 
 
@@ -303,6 +347,6 @@ def test_the_hand_over_of_the_original_survives_what_finds_the_mutants(world):
     world.to_its_end(world.run())
     wake_up(world, Bases)
     world.check()
-    assert (
-        copying.hand_over(world.databases, *of_slot(world), copying.row_copy(world.after), bases_of(world)).rows is None
-    )
+    move, source = of_slot(world)
+    copy = copying.row_copy(world.after)
+    assert copying.hand_over(world.databases, {move: source}, copy, bases_of(world))[move].rows is None

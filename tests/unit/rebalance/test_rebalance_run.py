@@ -126,13 +126,12 @@ def test_two_that_copy_one_slot_copy_it_once(world):
         world.consume()
         world.now += 0.3
         run._look(world.now)
-    in_flight = left[0]
-    copy = copying.row_copy(world.after)
-    assert copying.hand_over(world.databases, in_flight.hand_over, in_flight.standing.source, copy).rows == ROWS
+    move, source, copy = left[0].hand_over, left[0].standing.source, copying.row_copy(world.after)
+    assert copying.hand_over(world.databases, {move: source}, copy)[move].rows == ROWS
     with writing(world.own["s2"]) as connection:
-        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {in_flight.hand_over.slot}")
-    assert copying.hand_over(world.databases, in_flight.hand_over, in_flight.standing.source, copy).rows is None
-    assert in_flight.hand_over.slot not in world.rows("s2")
+        connection.exec_driver_sql(f"DELETE FROM a_rows WHERE slot = {move.slot}")
+    assert copying.hand_over(world.databases, {move: source}, copy)[move].rows is None
+    assert move.slot not in world.rows("s2")
 
 
 def test_what_another_run_has_done_is_seen_when_a_slot_begins(world):
