@@ -18,15 +18,16 @@ from shardctl.rebalance.planning.plan import Move
 from shardctl.rebalance.rows.shape import SlotTableError
 from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
+from shardctl.rebalance.run import PARALLEL
 from shardctl.shard import lanes
 from shardctl.shard.database import connect, snapshot
 from shardctl.shard.schema import LaneState, changes, inbox, published
 
 SLOTS_PER_SECOND = 8  # that change databases: what the executor hands over, where rows are few
 STAYING_PER_SECOND = 256  # slots that only change generation
-# Read, stored and read back between PostgreSQL databases near by: 24 to 58 microseconds were measured. A run shows its own rate.
-SECONDS_A_ROW = 40e-6
-SECONDS_A_COMPARISON = 30e-6  # of a row that was left behind: read in both databases, in 20 to 40 microseconds
+# Of a row that is copied, and of one that is compared: between PostgreSQL databases near by, 7 to 15 and 1 to 4 microseconds were
+# measured. Between others, this program reads the rows. A run shows its own rate.
+POSTGRESQL_SECONDS, OTHERS_SECONDS = (12e-6, 4e-6), (40e-6, 30e-6)
 PAUSE_SECONDS = 0.2  # beside the rows: lanes, and the last changes
 
 
@@ -50,12 +51,14 @@ def measured(urls: Iterable[str], window: timedelta, now: datetime) -> dict[int,
 class RowsToCopy:
     """Rows of the slots that move; of slots that go back to rows they left behind, what has changed since.
 
-    `compared` are the rows of those. `in_pause`: why slots are copied inside their pauses, whatever their size.
+    `compared` are the rows of those. `in_pause`: why slots are copied inside their pauses, whatever their size. `seconds`: of a
+    row that is copied, and of one that is compared.
     """
 
     by_slot: Mapping[int, int]
     in_pause: tuple[str, ...] = ()
     compared: int = 0
+    seconds: tuple[float, float] = OTHERS_SECONDS
 
     @property
     def total(self) -> int:
@@ -71,7 +74,7 @@ def rows_to_copy(
         leaving[move.source] = leaving.get(move.source, SlotSet()) | move.slots
     by_slot: Counter[int] = Counter()
     in_pause: list[str] = []
-    compared = 0
+    compared, products = 0, set()
     for name, slots in leaving.items():
         engine = connect(urls[name])
         try:
@@ -82,7 +85,9 @@ def rows_to_copy(
         by_slot.update(here.by_slot)
         in_pause += here.in_pause
         compared += here.compared
-    return RowsToCopy(by_slot, tuple(dict.fromkeys(in_pause)), compared)
+        products.add(engine.dialect.name)
+    seconds = POSTGRESQL_SECONDS if products == {"postgresql"} else OTHERS_SECONDS
+    return RowsToCopy(by_slot, tuple(dict.fromkeys(in_pause)), compared, seconds)
 
 
 def _rows_here(connection: Connection, fleet: Fleet, shard: str, slots: SlotSet, few_rows: int) -> RowsToCopy:
@@ -120,11 +125,12 @@ def _rows(connection: Connection, fleet: Fleet, slots: SlotSet) -> Counter[int]:
 
 def expected_seconds(moved: int, staying: int, rows: RowsToCopy | None) -> float:
     """How long the hand-over takes, roughly; without `rows` only what the slots take by themselves."""
-    copying = rows.total * SECONDS_A_ROW + rows.compared * SECONDS_A_COMPARISON if rows else 0.0
+    copying = rows.total * rows.seconds[0] + rows.compared * rows.seconds[1] if rows else 0.0
     return moved / SLOTS_PER_SECOND + staying / STAYING_PER_SECOND + copying
 
 
 def longest_pause_seconds(rows: RowsToCopy) -> float:
-    """Of any slot, roughly. One that is copied ahead has little to do in its pause, whatever its size."""
-    inside = [count for count in rows.by_slot.values() if rows.in_pause or count < FEW_ROWS]
-    return PAUSE_SECONDS + max(inside, default=0) * SECONDS_A_ROW
+    """Of any slot, roughly. One that is copied ahead has little to do in its pause, whatever its size; small ones go together."""
+    small = sorted((count for count in rows.by_slot.values() if count < FEW_ROWS), reverse=True)
+    inside = max(sum(small[:PARALLEL]), max(rows.by_slot.values(), default=0) if rows.in_pause else 0)
+    return PAUSE_SECONDS + inside * rows.seconds[0]
