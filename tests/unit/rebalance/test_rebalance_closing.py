@@ -125,7 +125,7 @@ def test_lanes_that_never_came_to_it_are_deleted_too(announced):
         with writing(engine) as connection:
             journal.stop(connection, world.after)
             journal.close(connection, world.after, RebalanceState.ABORTED)
-    world.after = way_back.fleet_back(world.after)
+    world.after = way_back.fleet_led(world.after)
     world.announce()
     world.to_its_end(world.run())
     assert closing.delete_rows(world.after, world.databases, look(world), lambda *_: None) == 0

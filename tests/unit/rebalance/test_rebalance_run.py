@@ -309,7 +309,7 @@ def test_the_way_back_of_an_aborted_rebalance(world):
         with writing(engine) as connection:
             journal.stop(connection, world.after)
             journal.close(connection, world.after, RebalanceState.ABORTED)
-    world.after = way_back.fleet_back(world.after)
+    world.after = way_back.fleet_led(world.after)
     world.announce()
     (progress,) = world.to_its_end(world.run())
     assert progress.complete
