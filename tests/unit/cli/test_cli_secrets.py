@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from functools import partial
 
 import pytest
 import typer
@@ -204,7 +205,7 @@ def test_a_consumers_settings_are_not_repeated(url, tmp_path, monkeypatch):
         with pytest.raises(UsageError) as caught:
             {
                 "DATABASE_URL": consumer.process.settings._database_url,
-                "REDIS_URL": consumer.process.settings._parsed_redis,
+                "REDIS_URL": partial(consumer.process.settings._parsed_redis, "server"),
                 "PORT": lambda text: consumer.process.settings._port({"PORT": text}, "PORT", "1"),
             }[name](url if name == "PORT" else f"x{url}".replace("://", ":"))
         assert CANARY not in str(caught.value)
