@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shardctl.errors import ShardctlError
+from shardctl.errors import EXIT_USAGE, ShardctlError
 
 PRIVATE = 0o600  # the mode of a file that holds a secret
+_WRONG_KIND = (errno.ENOTDIR, errno.EISDIR)
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -20,11 +21,16 @@ _after_writes: list[Callable[[], None]] = []
 
 
 class FileError(ShardctlError):
-    """A file can't be written; `reason` says why. What was there before is unchanged."""
+    """A file can't be written; `reason` says why. What was there before is unchanged.
 
-    def __init__(self, path: Path, reason: str) -> None:
+    A path that names a folder as a file, or a file as a folder, is a mistake in the call: `exit_code` says so.
+    """
+
+    def __init__(self, path: Path, reason: str, code: int | None = None) -> None:
         super().__init__(f"{path}: can't be written: {reason}. What was there before is unchanged.")
         self.path, self.reason = path, reason
+        if code in _WRONG_KIND:
+            self.exit_code = EXIT_USAGE
 
 
 class FileThereError(FileError):
@@ -47,7 +53,7 @@ def write(path: Path, content: bytes, *, new: bool = False, private: bool = Fals
     except FileExistsError as error:
         raise FileThereError(path, "it is there already") from error
     except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from error
+        raise FileError(path, error.strerror or str(error), error.errno) from error
     try:
         sync_folder(target.parent)
     except OSError as error:

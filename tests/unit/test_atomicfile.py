@@ -13,6 +13,7 @@ from disk_kit import full, no_more_bytes, small_disk
 from shardctl import atomicfile, lockfile
 from shardctl.atomicfile import FileError, FileThereError
 from shardctl.cli import main
+from shardctl.errors import EXIT_REFUSED, EXIT_USAGE
 from shardctl.fleet import scaffold
 from shardctl.fleet.load import load_fleet
 from shardctl.status.localfile import LocalFile
@@ -114,12 +115,17 @@ def test_a_new_file_replaces_nothing(tmp_path, there):
     assert names(tmp_path) == ["x"]
 
 
-@pytest.mark.parametrize("path", ["folder", "missing/x", "file/x"])
-def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path, path):
+@pytest.mark.parametrize(
+    ("path", "code"), [("folder", EXIT_USAGE), ("missing/x", EXIT_REFUSED), ("file/x", EXIT_USAGE)]
+)
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path, path, code):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(FileError, match=rf"{path}: can't be written: .*\. What was there before is unchanged"):
+    with pytest.raises(
+        FileError, match=rf"{path}: can't be written: .*\. What was there before is unchanged"
+    ) as caught:
         atomicfile.write(tmp_path / path, b"new")
+    assert caught.value.exit_code == code
     assert names(tmp_path) == ["file", "folder"]
     assert names(tmp_path / "folder") == []
 

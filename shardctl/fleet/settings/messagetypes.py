@@ -35,8 +35,8 @@ _MEANT = {
     other: name
     for name, others in {
         "text": "text varchar char character nvarchar string str uuid citext enum bpchar tinytext mediumtext longtext",
-        "integer": "integer int int2 int4 smallint mediumint tinyint int32",
-        "bigint": "bigint int8 int64 long",
+        "integer": "integer int int2 int4 smallint mediumint tinyint int32 serial smallserial",
+        "bigint": "bigint int8 int64 long bigserial",
         "number": "number float float4 float8 double real",
         "decimal": "decimal money",
         "numeric(p,s)": "numeric",

@@ -156,6 +156,9 @@ SLOTS = 'slots: "0-1023"'
         pytest.param(
             with_replaced("id: text", "id: varchar(9)"), "message_types.a.columns.id", "write text", id="varchar"
         ),
+        pytest.param(
+            with_replaced("id: text", "id: bigserial"), "message_types.a.columns.id", "write bigint", id="bigserial"
+        ),
         pytest.param(with_replaced("id: text", "id: jsonb"), "message_types.a.columns.id", "write json", id="jsonb"),
         pytest.param(with_replaced("fleet: orders", "fleeet: orders"), "fleeet", "Did you mean fleet?", id="misspelt"),
         pytest.param(with_top("project_number: 1" + "2" * 900 + ".5"), "project_number", "2222… as", id="long-number"),
