@@ -28,6 +28,10 @@ KEY = "{f:s}:x"
 SEVERAL = pytest.mark.parametrize("made_place", ["cluster", "sentinel"], indirect=True)
 
 
+def only(kind):
+    return pytest.mark.parametrize("made_place", [kind], indirect=True)
+
+
 def client_of(place, *nodes, timeout_seconds=PATIENCE_SECONDS):
     """A consumer's, whose configuration names `nodes`."""
     directory = Directory(nodes, place.directory.question, place.directory.beside)
@@ -74,6 +78,30 @@ def test_a_node_that_stands_still_costs_its_time_out_once(place):
         asked[0].resume()
 
 
+class Stale:
+    """What the nodes answer where the first one, HOST, still names a server that is gone."""
+
+    def __init__(self, port):
+        self.gone, self.port = free_port(), port
+
+    async def __call__(self, client):
+        return HOST, self.gone if client.connection_pool.connection_kwargs["host"] == HOST else self.port
+
+
+@only("server")
+def test_a_node_whose_answer_led_nowhere_is_not_asked_again_first(place):
+    port = place.servers[0].port
+    directory = Directory(((HOST, port), ("localhost", port)), Stale(port), beside=False)
+
+    async def run():
+        async with connect(parse(place.url), PATIENCE_SECONDS, directory) as client:
+            with pytest.raises(RedisError):
+                await client.set(KEY, "1")
+            assert await client.set(KEY, "1")
+
+    asyncio.run(run())
+
+
 @SEVERAL
 def test_without_any_node_the_error_names_each(place):
     nodes = [(HOST, free_port()), (HOST, free_port())]
@@ -85,10 +113,6 @@ def test_without_any_node_the_error_names_each(place):
         assert all(f"{host}:{port}" in str(refused.value) for host, port in nodes)
 
     asyncio.run(run())
-
-
-def only(kind):
-    return pytest.mark.parametrize("made_place", [kind], indirect=True)
 
 
 @pytest.mark.parametrize(
