@@ -5,8 +5,8 @@ producers hash it, so a hot key is hot on the slot that it would really have. Ke
 they count as spread evenly, since they are many.
 
 A replica's CPU is what each batch costs, whatever is in it, and what each message costs. How many messages share a batch follows
-from the rate: the next batch leaves once `batch_max_age_ms` has passed since the last one, or, with all workers busy, once one of
-them is done. So twice the replicas make more batches of fewer messages, and take more CPU together.
+from the rate: the next batch leaves once `batch_max_age_ms` has passed since the last one, less after a single message, or, with
+all workers busy, once one of them is done. So twice the replicas make more batches of fewer messages, and take more CPU together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from shardctl.fleet import quantities, topology
-from shardctl.fleet.settings.consuming import Batching
+from shardctl.fleet.settings.consuming import LONE_SHARE, Batching
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.planning.plan import NoPlanError, NothingToMoveError, plan
 from shardctl.rebalance.planning.request import Request
@@ -232,10 +232,16 @@ def inbox_rows(fleet: Fleet, shard: Shard, writes_per_second: float) -> int:
 def batch_rows(rate: float, batching: Batching, cost: Cost) -> float:
     """How many messages share a batch, on average, of a replica that receives so many a second at random times.
 
-    What comes within the interval behind a batch is the next one; where nothing does, that is a lone message, later.
+    What comes within the interval behind a batch is the next one; where nothing does, that is a lone message, later. The interval
+    behind a lone message is shorter.
     """
-    interval = max(batching.batch_max_age_ms / 1_000, cost.batch_seconds / batching.concurrency)
-    return min(rate * interval + math.exp(-rate * interval), batching.batch_max_rows)
+    pause, least = batching.batch_max_age_ms / 1_000, cost.batch_seconds / batching.concurrency
+    # For each of both intervals: how many messages come within it, and how likely the next batch holds a single one.
+    after_lone, after_several = (rate * max(seconds, least) for seconds in (LONE_SHARE * pause, pause))
+    lone_again, lone_next = ((1 + arrivals) * math.exp(-arrivals) for arrivals in (after_lone, after_several))
+    lone = lone_next / (1 - lone_again + lone_next)  # the share of batches of a single message, in the long run
+    rows = [arrivals + math.exp(-arrivals) for arrivals in (after_lone, after_several)]
+    return min(lone * rows[0] + (1 - lone) * rows[1], batching.batch_max_rows)
 
 
 def cores_of(rate: float, batching: Batching, cost: Cost) -> float:

@@ -4,8 +4,9 @@ Invariant, the root of order: the messages of a lane leave in the order in which
 of its lane is still in flight. A batch that must be tried again goes back to the front. A barrier ends its lane's part of a
 batch.
 
-A batch leaves at once if none has left for `pause_seconds`. Otherwise it leaves when it is full, or that long after the one
-before: a lone write doesn't wait, and a steady trickle makes no more batches than its share of a CPU is worth.
+A batch leaves at once if none has left for `pause_seconds`, or for `LONE_SHARE` of that after a batch of a single message.
+Otherwise it leaves when it is full, or that long after the one before. So a lone write doesn't wait, writes that come now and
+then wait little, and steady traffic makes few batches: one costs as much CPU as twenty messages, however few it holds.
 
 A batch that is blocked is split: its lanes are suspects and are tried again in smaller parts, one part at a time, so that lanes
 that really wait end up alone and take one worker at most. Meanwhile no batch waits long for a lock.
@@ -24,6 +25,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from consumer.delivery import Delivery
+from shardctl.fleet.settings.consuming import LONE_SHARE
 from shardctl.supervision.backoff import WITHOUT_CHANCE, backoff
 
 SPLIT = 8  # into so many parts: a batch of a thousand lanes is down to single ones after four tries
@@ -104,7 +106,7 @@ class Batcher:
         return self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
 
     def _take_free(self, now: float) -> Batch:
-        self._free_next, self._next_at = False, now + self._pause
+        self._free_next = False
         cut = _Cut(self._max_rows, self._max_bytes)
         while self._free and cut.has_room:
             lane, queue = self._free.popitem(last=False)
@@ -112,6 +114,7 @@ class Batcher:
             self._free_rows -= len(queue.deliveries)
             self._free_bytes -= queue.bytes
             cut.take(queue)
+        self._next_at = now + self._pause * (LONE_SHARE if len(cut.deliveries) == 1 else 1)
         return Batch(cut.deliveries, tuple(cut.lanes), lock_seconds=FREE_LOCK_SECONDS if self._suspected else None)
 
     def _take_suspects(self) -> Batch:

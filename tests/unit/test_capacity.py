@@ -16,6 +16,7 @@ from shardctl import capacity
 from shardctl.capacity import Cost, Load, Speed, simulate, slot_rates
 from shardctl.cli import main
 from shardctl.fleet import topology
+from shardctl.fleet.settings.consuming import LONE_SHARE
 
 
 @cache
@@ -101,19 +102,24 @@ def test_the_cpu_target_is_a_part_of_what_a_pod_requests(cpu, cpu_percent, rate)
 
 
 @pytest.mark.parametrize("rate", [5, 40, 100, 1_000, 50_000])
-@pytest.mark.parametrize("age_ms", [0, 20])
+@pytest.mark.parametrize("age_ms", [0, 20, 50])
 def test_batches_are_as_large_as_those_of_a_consumer_played_through(rate, age_ms):
     batching = fleet().consumer.model_copy(update={"batch_max_age_ms": age_ms, "batch_max_rows": 100, "concurrency": 2})
     cost = Cost(0.0, 0.0, batch_seconds=0.01)
-    interval = max(age_ms / 1_000, cost.batch_seconds / batching.concurrency)
+    least, pause = cost.batch_seconds / batching.concurrency, age_ms / 1_000
     draw, now, next_at, waiting, batches, messages = random.Random(4), 0.0, 0.0, 0, 0, 20_000
+
+    def leave(moment):
+        share = LONE_SHARE if waiting == 1 else 1
+        return batches + 1, 0, moment + max(share * pause, least)
+
     for _ in range(messages):
         arrives = now + draw.expovariate(rate)
         if waiting and next_at <= arrives:  # what waited has left
-            batches, waiting, next_at = batches + 1, 0, next_at + interval
+            batches, waiting, next_at = leave(next_at)
         now, waiting = arrives, waiting + 1
         if now >= next_at or waiting >= batching.batch_max_rows:
-            batches, waiting, next_at = batches + 1, 0, now + interval
+            batches, waiting, next_at = leave(now)
     assert capacity.batch_rows(rate, batching, cost) == pytest.approx(messages / batches, rel=0.03)
 
 

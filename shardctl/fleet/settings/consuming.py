@@ -41,6 +41,9 @@ class Subscriptions(Model):
         return self
 
 
+LONE_SHARE = 0.4  # of `batch_max_age_ms`, after a batch of a single message
+
+
 class Batching(Model):
     """How the consumer works; a shard may override any of it."""
 
@@ -51,10 +54,10 @@ class Batching(Model):
         Field(
             ge=0,
             le=10_000,
-            description="How long a batch waits to fill after the previous one was sent. A message that arrives later than "
-            "that doesn't wait.",
+            description="How long a batch waits to fill after the previous one was sent; 0.4 of that if the previous one held a "
+            "single message. A message that arrives later doesn't wait. Shorter: less latency under a steady load, more CPU.",
         ),
-    ] = 20
+    ] = 50
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
     max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
