@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, NotFound
 
 from consumer.delivery import Delivery, decode
 from consumer.errors import PermanentError
+from consumer.intake.gathering import Gathering
 from consumer.intake.leases import Leases, retry_seconds
 from consumer.intake.slowstart import AGAIN, DEATHS, SUSPECT, Window, parts
 from consumer.intake.stream import Stream
@@ -87,8 +89,10 @@ class Intake:
         self._paused.set()  # set means open
         self._closing = asyncio.Event()
 
-    def start(self, deliver: Callable[[list[Delivery]], None]) -> None:
-        """Open the streams; each batch of messages goes to `deliver`. Before `close`, `tasks` end only by a bug."""
+    def start(self, deliver: Callable[[list[Delivery]], float]) -> None:
+        """Open the streams; each batch of messages goes to `deliver`, which returns for how many seconds no batch will leave
+        that isn't full. Before `close`, `tasks` end only by a bug.
+        """
         self._deliver = deliver
         self._reading = [
             asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams
@@ -157,7 +161,7 @@ class Intake:
             try:
                 responses = await self._client.streaming_pull(requests=self._requests(stream))
                 try:
-                    await self._until_left(stream, self._take_responses(stream, responses))
+                    await self._take_until_left(stream, responses)
                     failures = 0
                 finally:
                     responses.cancel()  # also while nothing is read: the service must stop sending
@@ -175,27 +179,31 @@ class Intake:
             else:
                 await asyncio.sleep(retry_seconds(failures))
 
-    async def _take_responses(self, stream: Stream, responses: Any) -> None:
+    async def _take_responses(self, stream: Stream, responses: Any, gathering: Gathering) -> None:
         async for response in responses:
             stream.connected = True
-            self._receive(stream, response.received_messages)
+            gathering.add(response.received_messages)
             if not stream.leave.is_set():
                 await stream.room.wait()
                 await self._paused.wait()
 
-    async def _until_left(self, stream: Stream, taking: Coroutine[Any, Any, None]) -> None:
-        """Read a stream's responses until it ends; a stream that is being left has a little time to end by itself."""
-        tasks = reading, _ = asyncio.create_task(taking), asyncio.create_task(stream.leave.wait())
+    async def _take_until_left(self, stream: Stream, responses: Any) -> None:
+        """Take a stream's responses until it ends; a stream that is being left has a little time to end by itself."""
+        gathering = Gathering(functools.partial(self._receive, stream))
+        taking = asyncio.create_task(self._take_responses(stream, responses, gathering))
+        tasks: tuple[asyncio.Future[Any], ...] = (taking, asyncio.create_task(stream.leave.wait()), gathering.failed)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                await asyncio.wait([reading], timeout=CLOSE_SECONDS)
-            if reading.done():
-                reading.result()
+            if not (taking.done() or gathering.failed.done()):
+                await asyncio.wait([taking], timeout=CLOSE_SECONDS)
+            for task in (taking, gathering.failed):
+                if task.done():
+                    task.result()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            gathering.read()
 
     def _leave_streams(self) -> None:
         """End every stream, after the messages on their way here."""
@@ -332,17 +340,19 @@ class Intake:
                 return  # which half-closes the stream: the service ends it after the messages that it has sent
             yield StreamingPullRequest()
 
-    def _receive(self, stream: Stream, received: Any) -> None:
+    def _receive(self, stream: Stream, received: Sequence[Any]) -> float:
+        """Deliver messages; for how many seconds no batch will leave that isn't full."""
         deliveries = self._held_of(stream, received)
         if self._slow_start and not stream.leave.is_set() and any(delivery.attempt >= AGAIN for delivery in deliveries):
             log.info(
                 "messages were redelivered that no process finished: reading slowly", extra={"action": "slow_start"}
             )
             self._leave_streams()
-        if deliveries:
-            self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
+        if not deliveries:
+            return 0.0
+        return self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
 
-    def _held_of(self, stream: Stream, received: Any) -> list[Delivery]:
+    def _held_of(self, stream: Stream, received: Sequence[Any]) -> list[Delivery]:
         """The received messages, decoded and under lease."""
         if not received:
             return []

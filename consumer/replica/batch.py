@@ -105,6 +105,10 @@ class Batcher:
     def _is_full(self) -> bool:
         return self._free_rows >= self._max_rows or self._free_bytes >= self._max_bytes
 
+    def pause_left(self, now: float) -> float:
+        """Seconds for which no batch of free lanes will leave, unless it gets full."""
+        return 0.0 if self._is_full else max(0.0, self._next_at - now)
+
     def _take_free(self, now: float) -> Batch:
         self._free_next = False
         cut = _Cut(self._max_rows, self._max_bytes)

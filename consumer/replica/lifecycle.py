@@ -50,7 +50,7 @@ class Reader(Protocol):
     def tasks(self) -> tuple[asyncio.Task[None], ...]: ...
     @property
     def connected(self) -> bool: ...
-    def start(self, deliver: Callable[[list[Delivery]], None]) -> None: ...
+    def start(self, deliver: Callable[[list[Delivery]], float]) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     async def stop_reading(self) -> None: ...
@@ -101,8 +101,8 @@ class Replica:
             return f"a batch failed and is tried again: {self.failing}"
         return None if self._intake.connected else "not connected to every subscription"
 
-    def _deliver(self, deliveries: list[Delivery]) -> None:
-        """Queue messages, each checked as far as possible without the database."""
+    def _deliver(self, deliveries: list[Delivery]) -> float:
+        """Queue messages, each checked as far as possible without the database; for how many seconds none of them will leave."""
         for delivery in deliveries:
             if delivery.fault is None and delivery.barrier is None:
                 try:
@@ -112,6 +112,7 @@ class Replica:
                     delivery.fault = fault
         self._batcher.add(deliveries)
         self._wake_when_due()
+        return self._batcher.pause_left(self._clock())
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then finish the batches in flight and hand back the rest, inside the drain timeout.

@@ -66,10 +66,10 @@ class Bench:
         for start in range(0, count, 500):
             await self.publisher.publish(topic=TOPIC, messages=messages[start : start + 500], timeout_seconds=10)
 
-    def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, *, slow_start=False, **consumer):
+    def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, *, slow_start=False, pause=0.0, **consumer):
         got = []
         made = Intake(self.subscriber, reading(subscriptions, **consumer), clock, self.metrics, slow_start=slow_start)
-        made.start(got.extend)
+        made.start(lambda deliveries: got.extend(deliveries) or pause)
         return made, got
 
     @property
@@ -121,6 +121,22 @@ def test_what_is_acked_is_gone_and_nothing_of_it_is_kept():
             assert made.metrics.registry.get_sample_value("shardctl_messages_acked_total") == 1_200
             assert made.metrics.registry.get_sample_value("shardctl_messages_outstanding") == 0
             await close(intake)
+
+    run(scenario)
+
+
+def test_an_error_in_a_read_that_was_put_off_ends_the_reader():
+    async def scenario():
+        async with bench() as made:
+            intake, got = made.intake(pause=10.0)
+            await made.publish(1)
+            await until(lambda: len(got) == 1)
+            intake._deliver = None
+            await made.publish(1)
+            await until(intake.tasks[0].done)
+            with pytest.raises(TypeError):
+                intake.tasks[0].result()
+            await intake.close(1)
 
     run(scenario)
 

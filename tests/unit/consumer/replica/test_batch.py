@@ -175,6 +175,9 @@ def test_a_batch_waits_longer_behind_one_of_several_messages(messages, pause):
     batcher.take(1.0)
     batcher.add([delivery(10, 10)])
     assert batcher.due_at(1.0) == 1.0 + pause
+    assert [batcher.pause_left(moment) for moment in (1.0, 1.0 + pause, 60.0)] == [pause, 0.0, 0.0]
+    batcher.add([delivery(number, number) for number in range(20, 30)])
+    assert batcher.pause_left(1.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""What a stream's reader does with responses, between fake responses and a fake replica."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from consumer_kit import CONFIG
+from google.pubsub_v1.types import PubsubMessage, ReceivedMessage
+from virtualtime import run
+
+from consumer.intake.pull import Intake
+from consumer.observability.metrics import Metrics
+
+
+async def responses(count):
+    """A message in each, and then the end of the stream, all at one moment."""
+    for number in range(count):
+        message = PubsubMessage(data=b"{}", message_id=str(number))
+        received = ReceivedMessage.pb(ReceivedMessage(ack_id=f"ack{number}", message=message))
+        yield SimpleNamespace(received_messages=[received])
+
+
+def test_what_waits_to_be_read_when_a_stream_ends_is_delivered_with_its_end():
+    """Else it would be neither written nor handed back at a drain."""
+
+    async def scenario():
+        parts = []
+        intake = Intake(None, CONFIG, asyncio.get_running_loop().time, Metrics())
+        intake._deliver = lambda deliveries: parts.append([delivery.message_id for delivery in deliveries]) or 10.0
+        await intake._take_until_left(intake._streams[0], responses(4))
+        assert parts == [["0"], ["1", "2", "3"]]
+        assert [*intake._leases.held] == ["ack0", "ack1", "ack2", "ack3"]
+
+    run(scenario())
