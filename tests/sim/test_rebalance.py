@@ -122,7 +122,9 @@ def test_there_back_and_there_again():
 
 @pytest.mark.proof
 @pytest.mark.parametrize(
-    ("made", "seed"), [(there_and_back(small), 1), (there_and_back(small), 2), (slot_by_slot(small), 2)]
+    ("made", "seed"),
+    [(there_and_back(small), 1), (there_and_back(small), 2), (slot_by_slot(small), 2)],
+    ids=["there again", "part of it", "slot by slot"],
 )
 def test_there_back_and_there_again_killed_at_every_effect(made, seed):
     effects = len(play(made(seed)).effects)

@@ -47,7 +47,7 @@ BackOption = Annotated[
 ForwardOption = Annotated[bool, typer.Option("--forward", help="After --back: plan to where that rebalance led again.")]
 SlotsOption = Annotated[
     str | None,
-    typer.Option("--slots", metavar="SLOTS", help="With --back or --forward: these alone, such as 0-99,105."),
+    typer.Option("--slots", metavar="SLOTS", help="On a way back or forward: these slots alone, such as 0-99,105."),
 ]
 ToleranceOption = Annotated[
     str, typer.Option("--tolerance", metavar="PERCENT", help="How far a shard may be from its share.")
