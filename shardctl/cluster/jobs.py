@@ -16,7 +16,7 @@ from shardctl.render.jobs import CONTAINER, digest_of
 JOB = Resource("batch/v1", "Job", "jobs", namespaced=True)
 POD = Resource("v1", "Pod", "pods", namespaced=True)
 EVENT = Resource("v1", "Event", "events", namespaced=True)
-# Waiting alone mends none of these: the image isn't there, or isn't to be had with the node's credentials.
+# Waiting alone fixes none of these: the image isn't there, or isn't to be had with the node's credentials.
 HOPELESS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError")
 KILLED_CODES = 128  # from here on, an exit code is a signal's
 
@@ -47,7 +47,7 @@ def lacking_rights(api: Api, namespace: str) -> list[str]:
 def start(api: Api, files: Manifest, job: Manifest, *, changes_files: bool) -> None:
     """The files first, since the pod mounts them. Safe to run again, after a kill anywhere.
 
-    Files that the command changes are kept for whoever takes them over; others go with the Job.
+    Files that the command changes are kept until a caller takes them over; others go with the Job.
     """
     if changes_files:
         texts = files.body["data"]
