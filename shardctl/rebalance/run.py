@@ -101,7 +101,7 @@ class Run:
         self._publish_message, self._copy_slot, self._clock = publish, copy, clock
         self._pool: Pool = pool or Inline()
         self._onward, self._hold = onward, hold
-        self._survey = Tracker(fleet, databases)
+        self._tracker = Tracker(fleet, databases)
         staying = AimdWindow(STAYING_AT_FIRST, STAYING_AT_MOST, STAYING_AT_LEAST)
         self._windows = {
             True: staying,
@@ -138,12 +138,12 @@ class Run:
         return any(not slot.stays and _is_closing(slot, now) for slot in self._in_flight())
 
     def _look(self, now: float) -> None:
-        for slot in self._survey.look(now, begin=self._onward):
+        for slot in self._tracker.look(now, begin=self._onward):
             if slot.published is not None and slot.left_since is None:
                 self._windows[slot.stays].met(slot.published, now)
                 self.tally.latencies.append(now - slot.published)
             slot.left_since = now if slot.left_since is None else slot.left_since
-            if slot.hand_over in self._survey.arrived:
+            if slot.hand_over in self._tracker.arrived:
                 self.tally.arrived(now, stayed=slot.stays)
 
     def _copy_what_has_left(self, now: float) -> None:
@@ -173,12 +173,12 @@ class Run:
                 slot.not_before = now + RETRY_SECONDS
             elif isinstance(result, ShardctlError):
                 way = f"{slot.standing.source} → {slot.hand_over.to}"
-                self._survey.give_up(slot.hand_over, f"slot {slot.hand_over.slot}, {way}: {result}")
+                self._tracker.give_up(slot.hand_over, f"slot {slot.hand_over.slot}, {way}: {result}")
             elif result and result.rows is None:
-                self._survey.doubt(slot.hand_over)
+                self._tracker.doubt(slot.hand_over)
             elif result:
                 self._trouble.pop(slot.hand_over.to.shard, None)
-                self._survey.done(slot.hand_over)
+                self._tracker.done(slot.hand_over)
                 self.tally.arrived(now, stayed=False)
                 self.tally.rows += result.rows or 0
                 if result.fell_back:
@@ -202,7 +202,7 @@ class Run:
                 else:
                     slot.based = done.result() is not None
                     if not slot.based:
-                        self._survey.doubt(slot.hand_over)  # there may be no base because the slot has come
+                        self._tracker.doubt(slot.hand_over)  # there may be no base because the slot has come
                     self.tally.changes += done.result().changes if slot.based else 0
                     slot.next_round = now + (done.result().seconds_to_next if slot.based else 0.0)
         if self._bases:
@@ -215,14 +215,14 @@ class Run:
         """Copy ahead, as many slots at once as may be; those that stay in their databases go first."""
         if self._preparing is None:
             return
-        waiting = self._survey.waiting
+        waiting = self._tracker.waiting
         if self._onward and not waiting[True] and not self._held_back():
             self._preparing.take(waiting[False], 2 * self._parallel)
         self._preparing.step(now)
         for move, why in self._preparing.failed.items():
-            self._survey.give_up(move, why)
+            self._tracker.give_up(move, why)
         self._preparing.failed.clear()
-        self._survey.preparing = self._preparing.slots
+        self._tracker.preparing = self._preparing.slots
 
     def _await_barriers(self, now: float) -> None:
         """Of slots that are due and whose source has yet to be asked, and again of those whose barriers aren't met."""
@@ -290,7 +290,7 @@ class Run:
         if not self._onward or now < self._begin_after or self._held_back():
             return
         for kind in (True, False):
-            waiting = self._survey.waiting[kind]
+            waiting = self._tracker.waiting[kind]
             settling = sum(slot.stays == kind and slot.settling for slot in self._in_flight())
             soon = int(self.tally.rate(now, stayed=kind) * 2 * SETTLE_SECONDS)  # as many as will begin by then
             ahead = min(AHEAD_AT_MOST, max(self._windows[kind].size, soon))
@@ -327,11 +327,11 @@ class Run:
                 if self._preparing is not None and not stays(*group[0]):
                     self._preparing.put_back(group)
                 else:
-                    self._survey.put_back(group)
+                    self._tracker.put_back(group)
                 self._not_now(place.shard, error)
             else:
                 self._trouble.pop(place.shard, None)
-                self._survey.take(group, self._clock(), tokens)
+                self._tracker.take(group, self._clock(), tokens)
 
     def _not_now(self, what: str, error: DatabaseError) -> None:
         """Leave it for a while, where trying again may help."""
@@ -341,30 +341,30 @@ class Run:
         self._begin_after = self._clock() + RETRY_SECONDS
 
     def _in_flight(self, stage: Stage | None = None) -> list[InFlight]:
-        return [slot for slot in self._survey.in_flight.values() if stage in (None, slot.standing.stage)]
+        return [slot for slot in self._tracker.in_flight.values() if stage in (None, slot.standing.stage)]
 
     def _progress(self) -> Progress:
-        survey, in_flight = self._survey, self._in_flight()
+        tracker, in_flight = self._tracker, self._in_flight()
         preparing = self._preparing
-        waiting = sum(map(len, survey.waiting.values())) + (len(preparing) if preparing else 0)
+        waiting = sum(map(len, tracker.waiting.values())) + (len(preparing) if preparing else 0)
         copying = sum(slot.standing.stage == Stage.LEFT for slot in in_flight)
         settling = sum(slot.settling for slot in in_flight)
         return Progress(
-            total=len(survey.all),
-            arrived=len(survey.arrived),
+            total=len(tracker.all),
+            arrived=len(tracker.arrived),
             waiting=waiting,
             settling=settling,
             barriers=len(in_flight) - copying - settling,
             copying=copying,
             preparing=preparing.copying if preparing else 0,
             catching_up=len(preparing) - preparing.copying if preparing else 0,
-            failed=(*survey.given_up.values(), *survey.broken.values()),
+            failed=(*tracker.given_up.values(), *tracker.broken.values()),
             trouble=(
                 *self._trouble.values(),
-                *survey.unreachable.values(),
+                *tracker.unreachable.values(),
                 *(preparing.trouble.values() if preparing else ()),
             ),
-            ended=survey.complete and not in_flight and not (self._onward and waiting),
+            ended=tracker.complete and not in_flight and not (self._onward and waiting),
         )
 
 

@@ -29,7 +29,7 @@ class Summary:
     seconds_left: float | None  # at the speed of the last minute; None where nothing was handed over in it
 
 
-def survey(fleet: Fleet, known: Mapping[str, Known], now_us: int = 0) -> Summary:
+def summarize(fleet: Fleet, known: Mapping[str, Known], now_us: int = 0) -> Summary:
     views = {name: report.lanes for name, report in known.items()}
     stages: Counter[str] = Counter(dict.fromkeys(Stage, 0))
     by_shard: dict[str, Counter[str]] = {shard.name: Counter() for shard in handover.participating(fleet)}

@@ -76,8 +76,8 @@ def line(report: Report) -> str:
         for shard in report.shards
     )
     parts = [*shards, _foot(report)]
-    if report.moving and report.moving.survey:
-        parts.append(_progress(report.moving.survey))
+    if report.moving and report.moving.summary:
+        parts.append(_progress(report.moving.summary))
     troubles = sum(len(shard.troubles) for shard in report.shards) + len(report.troubles)
     if troubles:
         parts.append(f"degraded: {troubles:,}")
@@ -127,20 +127,20 @@ def _shard_json(shard: ShardStatus) -> dict[str, Any]:
 
 
 def _moving_json(moving: Moving) -> dict[str, Any]:
-    survey = moving.survey
+    summary = moving.summary
     return {
         "id": moving.id,
         "states": dict(moving.states),
-        "slots": survey and survey.total,
-        "stages": survey and {str(stage): count for stage, count in survey.stages.items()},
-        "moves": survey
+        "slots": summary and summary.total,
+        "stages": summary and {str(stage): count for stage, count in summary.stages.items()},
+        "moves": summary
         and [
             {"from": source, "to": destination, "slots": str(slots), "slot_count": len(slots)}
-            for (source, destination), slots in survey.moves.items()
+            for (source, destination), slots in summary.moves.items()
         ],
-        "in_hand": survey and str(survey.in_flight),
-        "seconds_left": survey and survey.seconds_left,
-        "broken": survey and list(survey.broken),
+        "in_hand": summary and str(summary.in_flight),
+        "seconds_left": summary and summary.seconds_left,
+        "broken": summary and list(summary.broken),
     }
 
 
@@ -189,13 +189,13 @@ def _odd(shard: ShardStatus) -> bool:
 
 def _moving(moving: Moving) -> Iterator[str]:
     states = ", ".join(f"{name} {state}" for name, state in moving.states.items())
-    if moving.survey is None:
+    if moving.summary is None:
         yield f"rebalance {moving.id or 'not known'} ({states or 'nothing known'})"
         return
-    yield f"rebalance {moving.id or 'not opened'} ({states}): {_progress(moving.survey)}"
-    for (source, destination), slots in moving.survey.moves.items():
+    yield f"rebalance {moving.id or 'not opened'} ({states}): {_progress(moving.summary)}"
+    for (source, destination), slots in moving.summary.moves.items():
         yield f"  to move from {source} to {destination}: {len(slots):,} slots"
-    for fault in moving.survey.broken[:5]:
+    for fault in moving.summary.broken[:5]:
         yield f"  broken: {fault}"
 
 

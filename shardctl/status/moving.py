@@ -12,7 +12,7 @@ from shardctl.rebalance import handover, journal
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.planning.request import types_of
 from shardctl.rebalance.preflight import Known
-from shardctl.rebalance.summary import Summary, survey
+from shardctl.rebalance.summary import Summary, summarize
 from shardctl.shard.schema import LaneState, RebalanceState
 
 
@@ -20,12 +20,12 @@ from shardctl.shard.schema import LaneState, RebalanceState
 class Moving:
     """`id` is None where no database has opened it. `states` has the journal's state in each participating shard.
 
-    `survey` is None where a database doesn't answer.
+    `summary` is None where a database doesn't answer.
     """
 
     id: str | None
     states: Mapping[str, str]
-    survey: Summary | None
+    summary: Summary | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Movi
     silent = [name for name in taking_part if name not in known]
     if silent:
         return Moving(rebalance_id, states, None), f"the databases of {', '.join(silent)} don't answer"
-    return Moving(rebalance_id, states, survey(fleet, known, int(at.timestamp() * 1e6))), ""
+    return Moving(rebalance_id, states, summarize(fleet, known, int(at.timestamp() * 1e6))), ""
 
 
 def state_of(fleet: Fleet, known: Known) -> str:

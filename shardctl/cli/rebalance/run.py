@@ -248,9 +248,9 @@ def _asked_to_end() -> Iterator[Event]:
 
 def tell_moves(work: Work, known: Mapping[str, Known], tell: Callable[[str], None]) -> None:
     """How far a rebalance is, and what is left of it."""
-    from shardctl.rebalance.summary import survey
+    from shardctl.rebalance.summary import summarize
 
-    summary = survey(work.fleet, known)
+    summary = summarize(work.fleet, known)
     tell(
         f"rebalance {rebalance_of(work, known)}: {summary.total:,} slots, {summary.stages['arrived']:,} of them handed over"
     )

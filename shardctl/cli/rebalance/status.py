@@ -67,10 +67,10 @@ def _print(report: dict[str, Any]) -> None:
 
 def _report(work: Work, known: dict[str, Known]) -> dict[str, Any]:
     from shardctl.rebalance import preflight
-    from shardctl.rebalance.summary import survey
+    from shardctl.rebalance.summary import summarize
     from shardctl.status.moving import state_of
 
-    summary = survey(work.fleet, known, int(time.time() * 1e6))
+    summary = summarize(work.fleet, known, int(time.time() * 1e6))
     return {
         "rebalance": rebalance_of(work, known),
         "slots": summary.total,

@@ -276,7 +276,7 @@ class BarrierBeforeDue(Run):
                 with writing(self._databases[source.shard]) as connection:
                     tokens = lanes.await_barriers(connection, [slot], source.generation, self.rebalance)
                 self._publish(InFlight(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
-        self._survey.put_back([pair for pair in pairs if pair not in late])
+        self._tracker.put_back([pair for pair in pairs if pair not in late])
         super()._begin(late)
 
 

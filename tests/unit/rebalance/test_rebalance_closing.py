@@ -10,7 +10,7 @@ from shardctl.rebalance import closing, journal, preflight
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.preflight import Known
-from shardctl.rebalance.summary import survey
+from shardctl.rebalance.summary import summarize
 from shardctl.shard import lanes
 from shardctl.shard.database import writing
 from shardctl.shard.lanes import Lane
@@ -175,23 +175,23 @@ def test_what_is_left_behind(world):
 
 
 def test_the_summary_of_a_rebalance(world):
-    survey_result = survey(world.after, look(world), now_us=world.time_us + 10)
-    assert (survey_result.total, survey_result.stages["arrived"], survey_result.moves, survey_result.seconds_left) == (
+    summary = summarize(world.after, look(world), now_us=world.time_us + 10)
+    assert (summary.total, summary.stages["arrived"], summary.moves, summary.seconds_left) == (
         16,
         16,
         {},
         0.0,
     )
     do(world, "s2", "UPDATE shardctl_lanes SET state = 'due' WHERE slot = 6")
-    survey_result = survey(world.after, look(world), now_us=world.time_us + 10)
-    assert (survey_result.stages["left"], survey_result.moves, survey_result.in_flight) == (
+    summary = summarize(world.after, look(world), now_us=world.time_us + 10)
+    assert (summary.stages["left"], summary.moves, summary.in_flight) == (
         1,
         {("s0", "s2"): SlotSet.parse("6")},
         SlotSet.parse("6"),
     )
-    assert survey_result.seconds_left == pytest.approx(4.0)
-    assert survey_result.by_shard["s2"] == {"arrived": 3, "left": 1}
-    assert survey(after(), look(world)).seconds_left is None
+    assert summary.seconds_left == pytest.approx(4.0)
+    assert summary.by_shard["s2"] == {"arrived": 3, "left": 1}
+    assert summarize(after(), look(world)).seconds_left is None
     with writing(world.own["s2"]) as connection:
         assert lanes.version(connection)
 

@@ -120,7 +120,7 @@ def test_two_that_copy_one_slot_copy_it_once(world):
     """The second one finds the lane active and leaves the rows alone, which the new owner has written to by then."""
     run = world.run()
     while not (
-        left := [hand_over for hand_over in run._survey.in_flight.values() if hand_over.standing.stage == Stage.LEFT]
+        left := [hand_over for hand_over in run._tracker.in_flight.values() if hand_over.standing.stage == Stage.LEFT]
     ):
         run.step(world.now)
         world.consume()

@@ -139,7 +139,7 @@ def test_a_rebalance_is_shown_and_its_slots_are_where_they_are():
     facts = {name: DatabaseFacts(known_lanes) for name, known_lanes in databases.items()}
     moving = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet)).moving
     assert moving.states == {"s0": "open", "s2": "open"}
-    assert dict(moving.survey.stages) == {"waiting": 5, "due": 1, "left": 1, "arrived": 1, "broken": 0}
+    assert dict(moving.summary.stages) == {"waiting": 5, "due": 1, "left": 1, "arrived": 1, "broken": 0}
     (slot_map,) = slot_maps(fleet, databases)
     assert {name: str(slots) for name, slots in slot_map.holders.items()} == {"s0": "0-5", "s1": "8-15", "s2": "7"}
     assert {stage: str(slots) for stage, slots in slot_map.stages.items()} == {
@@ -156,7 +156,7 @@ def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
     databases = moving_databases(fleet)
     facts = {"s0": DatabaseFacts(databases["s0"]), "s1": DatabaseFacts(databases["s1"]), "s2": WHY}
     report = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet))
-    assert report.moving.survey is None
+    assert report.moving.summary is None
     assert report.unknown["rebalance"] == "the databases of s2 don't answer"
     (slot_map,) = slot_maps(fleet, {"s0": databases["s0"]})
     assert (slot_map.from_file, slot_map.stages) == (("s1", "s2"), {})

@@ -254,7 +254,7 @@ def test_a_rebalance_is_followed_through_the_file(databases, tmp_path):
     databases.add("s2", after)
     databases.open_rebalance(after)
     moving = looker(databases).look(after).report.moving
-    assert (moving.states, moving.survey.total) == ({"s0": "open", "s2": "open"}, 8)
+    assert (moving.states, moving.summary.total) == ({"s0": "open", "s2": "open"}, 8)
     assert moving.id
 
 
