@@ -32,9 +32,8 @@ from consumer.pubsub import calls
 from consumer.pubsub.deadletters import DeadLetterTopic
 from consumer.pubsub.publishing import Again
 from consumer.redis.breaker import RedisBreaker
-from consumer.redis.client import connect
+from consumer.redis.client import Logins, connect
 from consumer.redis.discovery import directory_of
-from consumer.redis.iam import logins_of_this_process
 from consumer.redis.lock import SlotLocks
 from consumer.redis.ratelimit import RateLimit
 from consumer.redis.seenfilter import SeenFilter
@@ -167,13 +166,21 @@ class _Shared:
     prefix: str  # of every key
 
 
+def _redis_logins(settings: Settings) -> Logins | None:
+    if not settings.config.redis_iam:
+        return settings.redis_logins
+    from consumer.redis.iam import logins_of_this_process  # Google's credentials take long to load
+
+    return logins_of_this_process()
+
+
 def _shared(settings: Settings, metrics: Metrics, closing: AsyncExitStack) -> _Shared:
     config = settings.config
     redis = connect(
         settings.redis_url,
         config.consumer.redis_timeout_ms / 1000,
         directory_of(config),
-        logins=logins_of_this_process() if config.redis_iam else settings.redis_logins,
+        logins=_redis_logins(settings),
         sentinel_logins=settings.sentinel_logins,
     )
     closing.push_async_callback(redis.aclose)

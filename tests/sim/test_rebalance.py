@@ -107,6 +107,7 @@ def test_two_people_abort():
     check(map(aborted_twice, range(10)), SLOW)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_there_back_and_there_again_without_a_second_copy():
     check(map(there_and_back(small), range(2)), NO_SECOND_COPY)

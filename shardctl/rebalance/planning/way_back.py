@@ -76,7 +76,9 @@ def fleet_led(fleet: Fleet, goal: Goal = Goal.BACK, slots: SlotSet | None = None
     rebalance is open, and where `previous` isn't as plans write it.
     """
     if not fleet.rebalancing:
-        raise UsageError("no rebalance is open in this file: no shard has `previous`, so nothing leads back or forward.")
+        raise UsageError(
+            "no rebalance is open in this file: no shard has `previous`, so nothing leads back or forward."
+        )
     course = course_of(fleet)
     if course.is_at(goal, slots):
         return None

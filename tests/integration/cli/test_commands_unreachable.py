@@ -36,6 +36,7 @@ ASKING = {
     "adopt": ("adopt --yes", "database"),
     "provision": ("provision", "Pub/Sub"),
     "apply": ("apply --context nobody", "kubectl"),
+    "job": ("job --context nobody -- status", "kubectl"),
     "diff": ("diff --no-kubernetes", "Pub/Sub"),
     "publish": ("publish writes.jsonl", "failed to connect"),
     "verify": ("verify --json", "database"),
@@ -91,7 +92,7 @@ def nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(leasedreader, "TROUBLE_SECONDS", 0.5)
     monkeypatch.setattr(publisher, "connect", partial(publisher.connect, 0.1))
     monkeypatch.setattr(publisher, "Publisher", partial(publisher.Publisher, give_up_after_seconds=0.1))
-    Path("shards.yaml").write_text(scaffold.text(2))
+    Path("shards.yaml").write_text(scaffold.text(2) + "\noperator: {}\n")
     Path("writes.jsonl").write_text('{"type": "customer", "body": {"customer_id": "a"}}\n')
     return tmp_path
 

@@ -337,6 +337,7 @@ def test_a_server_that_is_down_is_an_error_with_its_address(postgres):
         _ = postgres.pid
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs under another account")
 def test_root_runs_programs_and_data_that_the_account_cannot_reach(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)

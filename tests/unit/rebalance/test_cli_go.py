@@ -52,6 +52,7 @@ def is_finished(site):
     )
 
 
+@pytest.mark.proof
 def test_a_pipeline_applies_the_file_until_nothing_is_left(go, site):
     before = site.file.read_text()
     code, out, err = go(*ADD)
@@ -249,6 +250,7 @@ def test_the_way_back(go, site, moved):
     assert site.world.rows("s0").keys() == set(range(8))
 
 
+@pytest.mark.proof
 def test_some_slots_go_back_and_then_all_go_there_again(go, site):
     """Each is continued by the same command until it waits for the end of the hold, and only then can another begin."""
     hold = ("--yes", "--hold", "1h", "--no-wait")

@@ -44,6 +44,7 @@ def go(*arguments):
     return main(["job", "--follow", "--", "rebalance", "go", *arguments])
 
 
+@pytest.mark.proof
 def test_a_rebalance_goes_from_its_plan_to_its_end_in_jobs(site, cluster, capsys):
     """The loop of the documentation, with a pod that dies after the files have changed."""
 

@@ -279,6 +279,7 @@ def test_what_watches_the_fleet_is_made_once_and_updated_when_the_file_changes(c
     assert "update policy orders-consumer/ShardctlBacklog" not in notified
 
 
+@pytest.mark.proof
 def test_a_metric_and_a_dashboard_that_differ_are_updated(cloud: Cloud) -> None:
     cloud.done(watched())
     other = watched(text=WATCHED.replace("namespace: writers", "namespace: others"))
@@ -288,6 +289,7 @@ def test_a_metric_and_a_dashboard_that_differ_are_updated(cloud: Cloud) -> None:
     assert cloud.done(other) == []
 
 
+@pytest.mark.proof
 def test_two_policies_of_one_name_stop_it(cloud: Cloud) -> None:
     cloud.done(watched())
     state = cloud.state

@@ -119,6 +119,7 @@ def test_the_network_policy_admits_what_is_in_front_of_the_consumer(policy, sour
     assert named == sources
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_the_script_changes_a_subscription_to_and_fro(tmp_path):
     cloud = Cloud(tmp_path)

@@ -251,6 +251,7 @@ def test_messages_too_large_for_one_transaction(shard, monkeypatch):
     assert [release.applied for release in shard.release()] == [3, 3, 1]
 
 
+@pytest.mark.proof
 def test_many_keys(shard):
     """Hundreds of parked keys in one batch, then a batch for all of them and as many others, then all released."""
     taken(shard)
