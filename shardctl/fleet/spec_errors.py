@@ -55,14 +55,20 @@ def path_text(path: Sequence[str | int]) -> str:
 
 
 def explained(file: YamlFile, model: type[BaseModel], errors: Sequence[Any]) -> list[Fault]:
-    """Pydantic's errors in terms of the file. A field whose name is misspelt isn't also reported as missing."""
+    """Pydantic's errors in terms of the file.
+
+    A field whose name is misspelt isn't also reported as missing, nor a list as too short for what is wrong with its items.
+    """
     misspelt = set()
     for error in errors:
         if error["type"] == "extra_forbidden":
             path = error["loc"]
             misspelt.add((*path[:-1], nearest(str(path[-1]), _known_fields(model, path))))
     return [
-        explain(file, model, error) for error in errors if error["type"] != "missing" or error["loc"] not in misspelt
+        explain(file, model, error)
+        for error in errors
+        if not (error["type"] == "missing" and error["loc"] in misspelt)
+        and not (error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
     ]
 
 
@@ -89,6 +95,8 @@ def explain(file: YamlFile, model: type[BaseModel], error: Any) -> Fault:
             fault = Fault(path, f"a mapping of fields is wanted, not {_yaml_kind(given)}.")
         case "tuple_type":
             fault = Fault(path, f"a list is wanted, not {_yaml_kind(given)}.", "begin each item with `- `.")
+        case "too_short":
+            fault = Fault(path, f"needs at least {error['ctx']['min_length']} of these, and has {len(given)}.")
         case _:
             message = error["msg"].replace("Input should be", "must be")
             message = message.replace("Tuple", "The list").replace("Dictionary", "The mapping")

@@ -22,7 +22,7 @@ SENTINEL = "{master: m, nodes: [a:1]}"
 @pytest.mark.parametrize(
     ("redis", "says"),
     [
-        ("{cluster: []}", "redis.cluster: the list should have at least 1 item"),
+        ("{cluster: []}", "redis.cluster: needs at least 1 of these, and has 0"),
         ("{cluster: redis:6379}", "redis.cluster: a list is wanted, not text"),
         ("{cluster: [redis]}", r"redis.cluster\[0\]: 'redis' isn't host:port, such as redis-0"),
         ("{cluster: [redis:0]}", "the port of 'redis:0' isn't a number from 1 to 65535"),
@@ -42,6 +42,12 @@ def test_what_is_wrong_is_said(redis, says):
     with pytest.raises(SpecError, match=says) as refused:
         fleet_from(parse(f"{HEAD}redis: {redis}\n", "shards.yaml"))
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_list_is_not_also_too_short_for_its_wrong_items():
+    with pytest.raises(SpecError) as refused:
+        fleet_from(parse(f"{HEAD}redis: {{cluster: [redis]}}\n", "shards.yaml"))
+    assert "at least" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from shardctl.wire.values import strictest
         ("{auth: {kind: none, clients: {a: {}}}}", "kind: keys or kind: oidc"),
         ("{auth: {}}", r"gateway\.auth\.kind: is missing"),
         ("{auth: {kind: none, grace: 5s}}", "grace needs"),
-        ("{auth: {kind: keys, secret: {name: k}, clients: {}}}", "at least 1 item"),
+        ("{auth: {kind: keys, secret: {name: k}, clients: {}}}", "needs at least 1 of these, and has 0"),
         ("{auth: {kind: keys, secret: {name: k}, clients: {a: {types: []}}}}", "no type"),
         (
             "{auth: {kind: keys, secret: {name: k}, clients: {a: {types: [ordr]}}}}",
