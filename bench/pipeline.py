@@ -156,7 +156,7 @@ def _subscribe_naive(local):
     """In the place of the shard's own subscription."""
     path = f"projects/{local.spec.project}"
     name = f"{path}/subscriptions/naive"
-    topic = f"{path}/topics/{local.spec.topic}"
+    topic = f"{path}/topics/{local.spec.topic.name}"
     with local.as_emulator(), pubsub_v1.SubscriberClient() as subscriber:
         subscriber.create_subscription(request=Subscription(name=name, topic=topic, ack_deadline_seconds=600))
         subscriber.delete_subscription(subscription=f"{path}/subscriptions/{SUBSCRIPTION}")

@@ -275,7 +275,8 @@ class BarrierBeforeDue(Run):
                 slot, source = hand_over.slot, standing.source
                 with writing(self._databases[source.shard]) as connection:
                     tokens = lanes.await_barriers(connection, [slot], source.generation, self.rebalance)
-                self._publish(InFlight(hand_over, standing, self._clock(), token=tokens[slot]), self._clock())
+                if token := tokens.get(slot):  # else it has left: another executor was faster
+                    self._publish(InFlight(hand_over, standing, self._clock(), token=token), self._clock())
         self._tracker.put_back([pair for pair in pairs if pair not in late])
         super()._begin(late)
 
