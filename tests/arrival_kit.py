@@ -48,12 +48,13 @@ class Database(Statements):
     """A shard's database and stores on it."""
 
     def __init__(self, url: str, types: str, sink: Any = None) -> None:
+        super().__init__(url)
         self.url, self.config = make_url(url), config_of(types)
         self.dialect = sessions.dialect_of(self.url)
         self.engine = sessions.engine_of(self.url, self.config.consumer)
         kinds = self.config.message_types
         self.sink = sink or sink_of(SqlSink(self.dialect, kinds), kinds)
-        schema.create(self.engine, kinds, self.config.generations[0].slots, 1)
+        schema.create(self.operator, kinds, self.config.generations[0].slots, 1)
         self.read = functools.partial(read_anew, check=self.sink.check, config=self.config)
         self.store = self.new_store()
 
@@ -138,5 +139,4 @@ class Database(Statements):
     def clear(self) -> None:
         own = ("shardctl_inbox", "shardctl_parked", "shardctl_parked_keys")
         mapped = {kind.table for kind in self.config.message_types.values() if kind.table}
-        for name in (*own, *mapped):
-            self.run(f"DELETE FROM {name}")
+        self.run(*(f"DELETE FROM {name}" for name in (*own, *mapped)))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import orjson
+import pytest
 from google.pubsub_v1 import PubsubMessage
 from names_kit import keyed, keyless, known, name_of
 from sqlalchemy import select, text
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 
 from consumer.database import sessions
 from consumer.delivery import Delivery, check_slot
-from consumer.errors import PermanentError
+from consumer.errors import PermanentError, TransientError
 from consumer.sinks.sql import SqlSink
 from consumer.store.fence import Fence
 from consumer.store.transaction import Outcome, Store
@@ -23,7 +25,7 @@ from shardctl.fleet.keyspace import lane_of, slot_of
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.fleet.yamlfile import parse
-from shardctl.shard import schema
+from shardctl.shard import database, schema
 from shardctl.wire import identity
 
 SLOT_BITS = 6
@@ -141,19 +143,25 @@ def write(
 
 
 class Statements:
-    """What tests run on the database behind `engine`."""
+    """What tests run on a database, and read as a consumer."""
 
-    engine: Engine
+    engine: Engine  # a consumer's
 
-    def run(self, statement: str) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(statement))
+    def __init__(self, url: str | URL) -> None:
+        self.operator = database.connect(make_url(url).render_as_string(hide_password=False))
+
+    def run(self, *statements: str) -> None:
+        """As an operator: under the limits of `shardctl`, not those of a consumer's writes."""
+        with self.operator.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(query))]
 
     def close(self) -> None:
+        self.operator.dispose()
         self.engine.dispose()
 
 
@@ -161,12 +169,13 @@ class Shard(Statements):
     """A shard's database with all its tables, and stores on it."""
 
     def __init__(self, url: str, *, create: bool = True, **consumer: Any) -> None:
+        super().__init__(url)
         self.url = make_url(url)
         self.config = config(**consumer)
         self.dialect = sessions.dialect_of(self.url)
         self.engine = sessions.engine_of(self.url, self.config.consumer)
         if create:
-            schema.create(self.engine, self.config.message_types, self.config.generations[0].slots, 1)
+            schema.create(self.operator, self.config.message_types, self.config.generations[0].slots, 1)
         self.store = self.new_store()
 
     def new_store(self) -> Store:
@@ -193,12 +202,19 @@ class Shard(Statements):
             return sorted((name_of(its_identity), outcome) for its_identity, outcome in rows)
 
     def clear(self) -> None:
-        with self.engine.begin() as connection:
-            for table in (
-                *(self.dialect.quote(kind.table) for kind in CONFIG.message_types.values()),
-                "shardctl_inbox",
-            ):
-                connection.execute(text(f"DELETE FROM {table}"))
+        tables = (self.dialect.quote(kind.table) for kind in CONFIG.message_types.values())
+        self.run(*(f"DELETE FROM {table}" for table in (*tables, schema.inbox.name)))
+
+
+def again_and_then_fine(shard: Shard, trouble_ends: Callable[[], object]) -> None:
+    """Writes fail for now, which is no fault of theirs, and succeed once the trouble is over."""
+    batch = [write("customer", {"customer_id": str(number)}, "insert") for number in range(5)]
+    with pytest.raises(TransientError):
+        shard.store.apply(batch)
+    assert not any(delivery.fault for delivery in batch)
+    trouble_ends()
+    assert shard.store.apply(batch).applied == 5
+    assert len(shard.table("customer")) == 5
 
 
 class FakeIntake:

@@ -37,6 +37,7 @@ from shardctl.wire.message import Write
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 POLL_SECONDS = 0.1
+ANSWER_SECONDS, ANSWER_TRIES = 10.0, 6  # for the broker to report, while it runs
 SESSIONS_BESIDE_CONSUMERS = 60  # of PostgreSQL: the oracle's, a rebalance's, a person's
 SHARDS_TO_COME = 8  # PostgreSQL's sessions are counted once, at its start; each costs it some kilobytes
 
@@ -49,11 +50,13 @@ _environment = threading.Lock()
 
 
 class NotDrainedError(ShardctlError):
-    """Messages are left after the time to drain them."""
+    """Messages are left, and for some time none was settled."""
 
-    def __init__(self, backlog: Mapping[str, int], timeout_seconds: float, logs: Path) -> None:
+    def __init__(self, backlog: Mapping[str, int], quiet_seconds: float, logs: Path) -> None:
         left = ", ".join(f"{name} {count:,}" for name, count in backlog.items() if count)
-        super().__init__(f"after {timeout_seconds:g} s there is still a backlog: {left}. The consumers' logs: {logs}")
+        super().__init__(
+            f"no message was settled for {quiet_seconds:g} s, and there is a backlog: {left}. The consumers' logs: {logs}"
+        )
         self.backlog = dict(backlog)
 
 
@@ -291,11 +294,21 @@ class LocalFleet:
 
     def subscriptions(self) -> dict[str, dict[str, Any]]:
         """What the broker reports of each subscription, by id; see `shardctl.broker.stats`."""
-        try:
-            subscriptions = brokers.stats(self.broker.host)["subscriptions"]
-        except grpc.RpcError as error:
-            raise ShardctlError(f"the broker doesn't answer any more; its log: {self.broker.log_file}") from error
+        subscriptions = self._broker_stats()["subscriptions"]
         return {name.rpartition("/")[2]: standing for name, standing in subscriptions.items()}
+
+    def _broker_stats(self) -> dict[str, Any]:
+        """Asks again while the broker runs: on a busy machine it answers late."""
+        for tries_left in reversed(range(ANSWER_TRIES)):
+            try:
+                return brokers.stats(self.broker.host, timeout_seconds=ANSWER_SECONDS)
+            except grpc.RpcError as error:
+                if not self.broker.running:
+                    raise ShardctlError(f"the broker has ended; its log: {self.broker.log_file}") from error
+                if not tries_left:
+                    late = f"the broker has not answered for {ANSWER_TRIES * ANSWER_SECONDS:g} s"
+                    raise ShardctlError(f"{late}; its log: {self.broker.log_file}") from error
+        raise AssertionError("unreachable")
 
     def backlog(self) -> dict[str, int]:
         """Messages not yet acked, for each shard's subscriptions by id, of every generation; 0 where it is gone."""
@@ -306,12 +319,18 @@ class LocalFleet:
     def subscription_ids(self, shard: Shard) -> list[str]:
         return [subscription.id for subscription in topology.every_subscription(self.spec, shard)]
 
-    def wait_drained(self, timeout_seconds: float = 60.0, *, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Returns once no shard has a backlog; calls `meanwhile` repeatedly. Raises NotDrainedError."""
-        deadline = time.monotonic() + timeout_seconds
-        while any((backlog := self.backlog()).values()):
-            if time.monotonic() > deadline:
-                raise NotDrainedError(backlog, timeout_seconds, self.directory / "consumers")
+    def wait_drained(self, quiet_seconds: float = 60.0, *, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Returns once no shard has a backlog; calls `meanwhile` repeatedly.
+
+        Raises NotDrainedError once the backlog has not become smaller for `quiet_seconds`: a slow machine needs longer, a fleet
+        that is stuck never ends.
+        """
+        least, deadline = None, 0.0
+        while left := sum((backlog := self.backlog()).values()):
+            if least is None or left < least:
+                least, deadline = left, time.monotonic() + quiet_seconds
+            elif time.monotonic() > deadline:
+                raise NotDrainedError(backlog, quiet_seconds, self.directory / "consumers")
             meanwhile()
             time.sleep(POLL_SECONDS)
 

@@ -17,8 +17,8 @@ from tests.e2e.conftest import FLEET
 
 pytestmark = pytest.mark.slow
 
-RATE, OUTAGE_SECONDS, KEYS, SKEW = 400, 6.0, 2_000, 0.9
-SPEED = 400  # of a replica, since `rate_limit` says so
+RATE, OUTAGE_SECONDS, KEYS, SKEW = 200, 6.0, 2_000, 0.9
+SPEED = 200  # of a replica, since `rate_limit` says so
 FAST_FLEET = FLEET.replace(
     "consumer: {lease: 10s}", f"consumer: {{lease: 15s, rate_limit: {SPEED}}}\nautoscaling: {{kind: none, min: 1}}"
 )
@@ -40,18 +40,17 @@ def writes():
 @pytest.mark.proof
 @pytest.mark.parametrize("replicas", [1])
 def test_a_local_run_is_as_predicted(local):
-    predicted = {
-        shard.shard: shard
-        for shard in simulate(local.spec, Load(RATE, KEYS, SKEW), Speed(SPEED, SPEED), OUTAGE_SECONDS).shards
-    }
     feed = Feed(local.spec, local.broker.host, writes(), writes_per_second=RATE, remember=False)
     feed.start()
     assert wait_until(lambda: feed.published >= 2 * RATE, PATIENCE_SECONDS)
     for consumer in local.consumers:
         consumer.pause()
-    before = backlogs(local)
+    before, published, began = backlogs(local), feed.published, time.monotonic()
     time.sleep(OUTAGE_SECONDS)
-    left = backlogs(local)
+    left, outage_seconds = backlogs(local), time.monotonic() - began
+    rate = (feed.published - published) / outage_seconds  # a busy machine publishes less than was asked for
+    load = Load(rate, KEYS, SKEW)
+    predicted = {shard.shard: shard for shard in simulate(local.spec, load, Speed(SPEED, SPEED), outage_seconds).shards}
     resumed = time.monotonic()
     for consumer in local.consumers:
         consumer.resume()
@@ -67,7 +66,7 @@ def test_a_local_run_is_as_predicted(local):
         time.sleep(0.1)
     feed.stop()
     for shard, need in predicted.items():
-        assert 0.5 * need.drain_seconds < drained[shard] < 2 * need.drain_seconds, (shard, need, drained)
+        assert 0.5 * need.drain_seconds < drained[shard] < 2 * need.drain_seconds + 1, (shard, need, drained)
 
 
 def backlogs(local):

@@ -93,15 +93,18 @@ def page(folder):
         process.wait()
 
 
-# Each takes its server's time limits. The first of them shows in `make test` that the servers have their bounds at all.
+# Each takes its server's time limits. One of them shows in `make test` that there are bounds at all.
 ATTACKS = [
-    pytest.param(attack, id=attack.__name__, marks=[pytest.mark.proof] if attack is not attack_kit.ATTACKS[0] else [])
+    pytest.param(
+        server, attack, id=f"{server.__name__}-{attack.__name__}",
+        marks=[] if (server, attack) == (gateway, attack_kit.ATTACKS[0]) else [pytest.mark.proof],
+    )
+    for server in (gateway, push_endpoint, health_port, page)
     for attack in attack_kit.ATTACKS
-]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("server", [gateway, push_endpoint, health_port, page], ids=lambda server: server.__name__)
+@pytest.mark.parametrize(("server", "attack"), ATTACKS)
 def test_an_attack_neither_fills_the_memory_nor_keeps_others_from_their_answers(server, attack, tmp_path):
     with server(tmp_path) as target:
         cost = attack_kit.cost_of(target, attack)

@@ -39,7 +39,8 @@ class Site:
         provision_pubsub(self.settled, self.publisher, self.subscriber)
         self._ending = threading.Event()
         self._consumers = threading.Thread(target=self._consume)
-        self.deaf = False
+        self._deaf = False
+        self._receiving = threading.Lock()
         self._reading, self._reported_at = set(), time.monotonic()
 
     def text(self, shards):
@@ -77,10 +78,20 @@ class Site:
             for lane in LANES:
                 name = f"projects/{self.project}/subscriptions/orders-{lane}"
                 request = {"subscription": name, "max_messages": 100, "return_immediately": True}
-                with suppress(NotFound):  # before `start` has made it, or once `finish` has deleted it
-                    for received in self.subscriber.pull(request=request).received_messages if not self.deaf else ():
-                        self._meet(received.message)
+                with self._receiving, suppress(NotFound):  # before `start` has made it, or once `finish` has deleted it
+                    for received in self.subscriber.pull(request=request).received_messages if not self._deaf else ():
+                        self._meet(received.message, lane)
                         self.subscriber.acknowledge(subscription=name, ack_ids=[received.ack_id])
+
+    @property
+    def deaf(self):
+        """Whether the consumers receive nothing. What they had received when this became true is acked."""
+        return self._deaf
+
+    @deaf.setter
+    def deaf(self, deaf):
+        with self._receiving:
+            self._deaf = deaf
 
     def _stay_present(self):
         """As consumers do: a reader that is silent for a minute counts as gone."""
@@ -91,8 +102,11 @@ class Site:
             with writing(self.world.own[name]) as connection:
                 connection.execute(update(replicas).values(seen_time=func.now()))
 
-    def _meet(self, message):
+    def _meet(self, message, lane):
+        """A barrier ends the lane that it names where it is met on that lane: all copies that come elsewhere are only acked."""
         met = barrier.read(message.attributes)
+        if lane != f"{met.shard}-g{met.generation}":
+            return
         time_us = int(message.publish_time.timestamp() * 1e6)
         with writing(self.world.own[met.shard]) as connection:
             lanes.leave(connection, [Met(int(message.ordering_key, 2), met.token, time_us)], met.generation)

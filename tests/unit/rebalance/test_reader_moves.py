@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 import pytest
-from busy_kit import TABLE, BusyWorld
+from busy_kit import TABLE, BusyWorld, killed_at_every_effect
 from databases_kit import MIXES, on_databases
-from rebalance_kit import BITS, KEYS, CrashError
+from rebalance_kit import BITS, KEYS
 from sqlalchemy import create_engine, select
 
 from shardctl.reader.answer import PartialReadError
@@ -131,21 +131,11 @@ def test_no_read_is_older_than_what_was_committed_when_it_began(world):
 
 @pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.proof)])
 def test_reads_survive_every_crash_of_the_executor(world, when):
-    at, progress = 0, None
-    while progress is None:
-        at += 23
-        world.crashes.effects, world.crashes.at = 0, (at, when)
-        try:
-            (progress,) = world.to_its_end(world.run())
-        except CrashError:
-            world.crashes.at = None
-            world.consume()
-            world.read()
-            world.now += 0.1
-    assert progress.complete
+    killed_at_every_effect(world, when, stride=23)
     world.read()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("on_servers", MIXES[:2], indirect=True)
 def test_reads_follow_slots_between_servers(on_servers):
     (progress,) = on_servers.to_its_end(on_servers.run())

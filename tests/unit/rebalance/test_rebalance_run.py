@@ -7,7 +7,7 @@ import pytest
 from rebalance_kit import KEYS, ROWS, CrashError
 from sqlalchemy import delete, select, update
 
-from shardctl.rebalance import copying, journal
+from shardctl.rebalance import closing, copying, journal
 from shardctl.rebalance.handover import Stage
 from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.run import AGAIN_SECONDS, SETTLE_SECONDS
@@ -305,10 +305,8 @@ def test_the_way_back_of_an_aborted_rebalance(world):
         world.consume()
         world.now += 0.3
     world.to_its_end(world.run(onward=False))
-    for engine in world.own.values():
-        with writing(engine) as connection:
-            journal.stop(connection, world.after)
-            journal.close(connection, world.after, RebalanceState.ABORTED)
+    closing.stop(world.after, world.own)
+    closing.close(world.after, world.own, RebalanceState.ABORTED)
     world.after = way_back.fleet_led(world.after)
     world.announce()
     (progress,) = world.to_its_end(world.run())

@@ -123,7 +123,7 @@ def test_terraform_has_documented_arguments_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", ["standard", "basic"])
+@pytest.mark.parametrize("tier", ["standard", pytest.param("basic", marks=pytest.mark.proof)])
 def test_gcloud_makes_it_once_and_changes_it_never(tmp_path: Path, tier: str) -> None:
     cloud, valkey = Cloud(tmp_path), in_cloud(f", tier: {tier}")
     assert "create instance orders-redis" in cloud.done(valkey)

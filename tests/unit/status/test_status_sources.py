@@ -174,7 +174,7 @@ def databases(tmp_path):
     return Databases(tmp_path)
 
 
-def looker(databases, patience=5.0, metrics=lambda _: {}, backlog_of=None):
+def looker(databases, patience=PATIENCE_SECONDS, metrics=lambda _: {}, backlog_of=None):
     return Collector(
         Sources(lambda _: databases.urls, lambda fleet: lambda _: backlog_of or backlogs(fleet), metrics, local=True),
         patience,

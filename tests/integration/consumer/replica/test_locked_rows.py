@@ -139,7 +139,14 @@ class Scene(FakeIntake):
                 await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(("locked_rows", "concurrency"), [(1, 2), (1, 1), (20, 2)], ids=["one", "one worker", "many"])
+@pytest.mark.parametrize(
+    ("locked_rows", "concurrency"),
+    [
+        pytest.param(1, 2, id="one", marks=pytest.mark.proof),
+        pytest.param(1, 1, id="one worker", marks=pytest.mark.proof),
+        pytest.param(20, 2, id="many"),
+    ],
+)
 def test_every_slot_but_the_locked_ones_is_written_while_the_lock_is_held(url, locked_rows, concurrency):
     async def scenario():
         async with Scene(url, concurrency) as scene:

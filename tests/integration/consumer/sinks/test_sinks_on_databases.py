@@ -77,6 +77,7 @@ def test_the_stock_never_goes_below_nothing_and_each_movement_counts_once(shard,
     assert applied == len(stream) - len(refused)
 
 
+@pytest.mark.proof
 def test_items_that_several_replicas_move_at_once_lose_no_movement(shard):
     """Movements of their own on the same items, as when messages of one item come by different routing keys."""
     items = ["bolt", "nut"]

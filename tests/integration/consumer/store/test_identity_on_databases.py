@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
-from arrival_kit import Database
-from products_kit import PRODUCTS, empty_database
 from sqlalchemy import event
 
 from consumer.delivery import decode
@@ -38,18 +36,6 @@ TYPES = """
     on_poison: park
     columns: {id: text, owner: text, note: text}
 """
-
-
-@pytest.fixture(scope="module", params=PRODUCTS)
-def shared_shard(request):
-    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as shard:
-        yield shard
-
-
-@pytest.fixture
-def shard(shared_shard):
-    shared_shard.clear()
-    return shared_shard
 
 
 def arrive(shard, number, kind="entry", note="n", **more):
