@@ -39,6 +39,7 @@ from shardctl.fleet.spec import Fleet, Shard
 from shardctl.redaction import redacted_value
 
 TIMEOUT_SECONDS = 30.0
+DELETED_TOPIC = "_deleted-topic_"  # what Pub/Sub gives a subscription whose topic is gone
 # Reads come first. The library would retry some of them for ten minutes where nothing listens.
 _AGAIN = Retry(if_exception_type(Aborted, ServiceUnavailable, Unknown), timeout=60.0)
 
@@ -249,7 +250,18 @@ def _stored(topic: Topic) -> tuple[frozenset[str], bool]:
 
 
 def _unchangeable(wanted: Subscription, live: Subscription) -> Iterator[str]:
-    for field in ("topic", "filter", "enable_message_ordering"):
+    if live.topic == DELETED_TOPIC:
+        yield (
+            f"{wanted.name}: its topic was deleted, the file wants {wanted.topic!r}, and Pub/Sub can't attach it to another. Let "
+            "the consumers read what it still holds, then delete the subscription and run this again."
+        )
+    elif live.topic != wanted.topic:
+        yield (
+            f"{wanted.name}: its topic is {live.topic!r}, the file wants {wanted.topic!r}, and Pub/Sub can't change it. A "
+            "topic's name is fixed for a fleet's life, and no rebalance changes it: undo the edit of `topic`, or begin a new "
+            "fleet, under another `fleet`, on the new topic."
+        )
+    for field in ("filter", "enable_message_ordering"):
         if getattr(wanted, field) != getattr(live, field):
             yield (
                 f"{wanted.name}: its {field} is {getattr(live, field)!r}, the file wants {getattr(wanted, field)!r}, "
@@ -299,7 +311,7 @@ def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
         with engine.connect() as connection:
-            faults = given_out(connection, kinds)
+            faults = list(_of_another(connection, shard)) or given_out(connection, kinds)
         if faults:
             raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
         schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
@@ -307,6 +319,23 @@ def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
     if rewritten:
         return Step("update", "database", name, (*rewritten, *made))
     return Step("create" if made else "identical", "database", name, made)
+
+
+def _of_another(connection: Any, shard: Shard) -> Iterator[str]:
+    """Why a database isn't the shard's: consumers of the shard would take none of its writes there, or another shard's."""
+    from sqlalchemy import select
+
+    from shardctl.shard import schema
+
+    if not connection.dialect.has_table(connection, schema.lanes.name):
+        return
+    table = schema.lanes.c
+    query = select(table.slot, table.generation).where(table.state == schema.LaneState.ACTIVE)
+    for generation, slots in topology.unlisted(shard, connection.execute(query)).items():
+        yield (
+            f"it holds slots {slots} active in generation {generation}, where the file doesn't have them. If its URL names the "
+            "database of another shard, or of another fleet, fix it. Else take the file that the last `shardctl rebalance` wrote."
+        )
 
 
 def move_old_rows(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
@@ -342,11 +371,6 @@ def _database_of(shard: Shard, url: str) -> Iterator[Any]:
         engine.dispose()
 
 
-def database_url_variable(shard: Shard) -> str:
-    """The environment variable that holds a shard's database URL: `SHARDCTL_DATABASE_URL_EU_1` for shard `eu-1`."""
-    return f"SHARDCTL_DATABASE_URL_{shard.name.upper().replace('-', '_')}"
-
-
 def database_urls(
     fleet: Fleet,
     given: Mapping[str, str],
@@ -357,13 +381,14 @@ def database_urls(
     for name in given:
         fleet.shard(name)
     urls = {
-        shard.name: given.get(shard.name) or environment.get(database_url_variable(shard)) for shard in fleet.shards
+        shard.name: given.get(shard.name) or environment.get(topology.database_url_variable(shard))
+        for shard in fleet.shards
     }
     lacking = [shard for shard in fleet.shards if not urls[shard.name]]
     if lacking:
         raise ProvisionError(
             f"no database URL for {', '.join(shard.name for shard in lacking)}. Set "
-            f"{database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; {otherwise}."
+            f"{topology.database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; {otherwise}."
         )
     return {name: url for name, url in urls.items() if url}
 

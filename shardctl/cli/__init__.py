@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from functools import cache
 from io import StringIO
+from itertools import pairwise
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
@@ -38,7 +40,7 @@ from shardctl.cli.terminal import out, say
 from shardctl.cli.ui import ui
 from shardctl.cli.validate import validate
 from shardctl.cli.verify import verify
-from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
+from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError, UsageError
 from shardctl.redaction import redacted
 
 
@@ -119,6 +121,7 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
     """The exit code, and the error that ended the command, if one did."""
     try:
         try:
+            _refuse_empty(sys.argv[1:] if arguments is None else arguments)
             code = _command()(arguments, prog_name="shardctl", standalone_mode=False)
         except SystemExit as end:
             code = end.code
@@ -138,6 +141,19 @@ def _run(arguments: list[str] | None) -> tuple[int, str]:
         _report_bug(error)
         return EXIT_BUG, f"{type(error).__name__}: {error}"
     return code, ""
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise UsageError for an empty word: what a shell makes of a variable that isn't set, as in `--context "$CLUSTER"`.
+
+    Most options would take it for being left out, and mean the current cluster, every shard, or the rebalance that is open.
+    """
+    for before, word in pairwise(("", *words)):
+        name, _, value = (word or before).partition("=")
+        is_option = name.startswith("-") and name != "--"
+        if not word or (is_option and word.endswith("=") and not value):
+            where = name if is_option else "an argument"
+            raise UsageError(f"{where}: its value is empty. Was a variable not set? Give one, or leave it out.")
 
 
 # Click's base of all errors in a command line. Which package has it depends on typer's version.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shardctl.cli.pairs import read_pairs
 from shardctl.cli.terminal import (
     DEFAULT_FILE,
     NO_CREDENTIALS,
@@ -43,6 +44,8 @@ def provision(
     from shardctl.fleet.load import load_fleet
     from shardctl.provision import database_urls
 
+    if no_databases and database:
+        raise UsageError("--no-databases and --database exclude each other.")
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
     urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
@@ -138,10 +141,4 @@ def _lock(file: Any, fleet: Any) -> None:
 
 def given_urls(options: Any) -> dict[str, str]:
     """Database URLs by shard, from `--database` options."""
-    urls = {}
-    for option in options:
-        name, equals, url = option.partition("=")
-        if not equals or not url:
-            raise UsageError("--database wants SHARD=URL, such as s0=postgresql+psycopg://user@host:5432/name.")
-        urls[name] = url
-    return urls
+    return dict(read_pairs("--database", options, "SHARD=URL, such as s0=postgresql+psycopg://user@host:5432/name"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ import typer
 
 from shardctl.cli.cluster import TemplatesOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, print_diff, say
-from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
+from shardctl.errors import EXIT_DONE, EXIT_REFUSED, ShardctlError, UsageError
 
 if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
@@ -23,6 +23,12 @@ class Format(StrEnum):
     kubernetes = "kubernetes"
     terraform = "terraform"
     gcloud = "gcloud"
+
+
+class NothingRenderedError(ShardctlError):
+    """No object is of the kinds that were asked for."""
+
+    exit_code = EXIT_REFUSED
 
 
 class Kustomize(StrEnum):
@@ -92,11 +98,33 @@ def render(
     for warning in warnings(fleet):
         say(f"warning: {warning}")
     everything = form is Format.kubernetes and not (shard or kind)
+    rendered = _with_each(rendered, kind or (), shard or ())
     if check is not None:
         return _check(rendered, check, everything=everything)
     if output is not None:
         return _write(rendered, output, kustomize, everything=everything)
     return _print(rendered, parted=form is Format.kubernetes)
+
+
+def _with_each(rendered: Iterable[Document], kinds: Sequence[str], shards: Sequence[str]) -> Iterator[Document]:
+    """The documents; names the asked kinds that the fleet has none of. Raises NothingRenderedError after none at all.
+
+    What reads the output would take nothing for success, or fail without a reason.
+    """
+    from shardctl.fleet.names import listed
+
+    seen = set()
+    for document in rendered:
+        seen.add(document.kind.lower())
+        yield document
+    absent = list(dict.fromkeys(kind for kind in kinds if kind.lower() not in seen))
+    whose = f"of {listed(shards)} alone" if shards else "of the fleet"
+    if absent and not seen:
+        raise NothingRenderedError(
+            f"nothing is rendered: with the file as it is, no object {whose} has the kind {listed(absent)}."
+        )
+    if absent:
+        say(f"no object {whose} has the kind {listed(absent)}.")
 
 
 def _in_one_file(fleet: Fleet, form: Format) -> Document:

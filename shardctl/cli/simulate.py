@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from shardctl.cli.duration import read_duration
+from shardctl.cli.pairs import read_pairs
 from shardctl.cli.terminal import (
     DEFAULT_FILE,
     FileOption,
@@ -152,8 +154,7 @@ def _mix(fleet: Any, options: Any) -> dict[str, float] | None:
     from shardctl.fleet.suggestion import suggestion
 
     shares = {}
-    for option in options:
-        name, _, share = option.partition("=")
+    for name, share in read_pairs("--type", options, "TYPE=SHARE, such as order=0.7"):
         if name not in fleet.message_types:
             known = ", ".join(fleet.message_types)
             near = suggestion(name, fleet.message_types)
@@ -161,13 +162,15 @@ def _mix(fleet: Any, options: Any) -> dict[str, float] | None:
         try:
             shares[name] = float(share)
         except ValueError as error:
-            raise UsageError(f"--type wants TYPE=SHARE, such as {name}=0.7, and not {option!r}.") from error
+            raise UsageError(f"--type: {share!r} is no number. Give TYPE=SHARE, such as {name}=0.7.") from error
         if not 0 < shares[name] < float("inf"):
             raise UsageError(f"--type: the share of {name} must be more than 0.")
     return shares or None
 
 
 def _format(fleet: Any, text: str) -> str:
+    if re.search(r"\{[^}]*[0-9]{4}", text):  # it would fill the memory
+        raise UsageError(f"--key-format: {text[:40]!r} makes keys that are too long.")
     try:
         if text.format(1) != text.format(2):
             fleet.routing.rule.slot_of(text.format(1))

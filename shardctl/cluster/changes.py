@@ -104,7 +104,9 @@ def _refused(manifest: Manifest, error: RefusedError) -> Change:
             manifest, "unchangeable", problem=_DISKS.format(name=manifest.id.name, namespace=manifest.id.namespace)
         )
     if error.code in {INVALID, FORBIDDEN} and "immutable" in str(error):
-        return Change(manifest, "unchangeable", problem=f"{error} Delete the object, and apply the file again.")
+        return Change(
+            manifest, "unchangeable", problem=f"{str(error).rstrip('.')}. Delete the object, and apply the file again."
+        )
     if error.code == FORBIDDEN:
         return Change(
             manifest, "refused", problem=f"{error}. Ask for the right, or see who you are: `kubectl auth whoami`"

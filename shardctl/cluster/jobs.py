@@ -78,9 +78,13 @@ def why_failed(job: Mapping[str, Any]) -> str:
     return f"{failed[0].get('reason', 'Failed')}: {failed[0].get('message', '')}".rstrip(": ") if failed else ""
 
 
-def pods_of(api: Api, namespace: str, name: str) -> list[dict[str, Any]]:
-    """The Job's pods, the oldest first."""
-    pods = list(api.objects(POD, namespace, f"batch.kubernetes.io/job-name={name}"))
+def pods_of(api: Api, namespace: str, name: str, uid: str) -> list[dict[str, Any]]:
+    """The Job's pods, the oldest first. Those of an earlier Job of that name live on for a while after it was deleted."""
+    pods = [
+        pod
+        for pod in api.objects(POD, namespace, f"batch.kubernetes.io/job-name={name}")
+        if any(owner.get("uid") == uid for owner in pod["metadata"].get("ownerReferences") or ())
+    ]
     return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
 
 
@@ -110,7 +114,7 @@ def how_ended(pod: Mapping[str, Any]) -> str:
     return f"exit code {ended.get('exitCode', 'unknown')}" + (f", {reason}{hint}" if reason else "")
 
 
-def why_not_started(api: Api, namespace: str, name: str, pods: Sequence[Mapping[str, Any]]) -> str:
+def why_not_started(api: Api, namespace: str, name: str, uid: str, pods: Sequence[Mapping[str, Any]]) -> str:
     """What keeps the Job from starting, in one sentence, as far as the cluster says."""
     if trouble := pods_trouble(pods):
         return trouble
@@ -122,17 +126,20 @@ def why_not_started(api: Api, namespace: str, name: str, pods: Sequence[Mapping[
                     f"pod {pod['metadata']['name']}: {container['name']} isn't ready: `kubectl logs {pod['metadata']['name']} "
                     f"-c {container['name']} -n {namespace}`"
                 )
-        return f"pod {pod['metadata']['name']} is starting{_last_event(api, namespace, pod['metadata']['name'])}"
-    return f"Job {name} has no pod yet{_last_event(api, namespace, name)}"
+        return f"pod {pod['metadata']['name']} is starting{_last_event(api, namespace, pod['metadata']['uid'])}"
+    return f"Job {name} has no pod yet{_last_event(api, namespace, uid)}"
 
 
-def _last_event(api: Api, namespace: str, name: str) -> str:
-    """The last warning about an object; empty where there is none, or where the caller may not list events."""
+def _last_event(api: Api, namespace: str, uid: str) -> str:
+    """The last warning about an object; empty where there is none, or where the caller may not list events.
+
+    By its uid: events outlive their object, and a Job of the same name may have come before.
+    """
     try:
         events = [
             event
             for event in api.objects(EVENT, namespace, "")
-            if event.get("involvedObject", {}).get("name") == name and event.get("type") == "Warning"
+            if event.get("involvedObject", {}).get("uid") == uid and event.get("type") == "Warning"
         ]
     except RefusedError as error:
         if error.code != FORBIDDEN:

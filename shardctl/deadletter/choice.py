@@ -27,7 +27,7 @@ class Choice:
 
     def takes(self, letter: Letter) -> bool:
         return (
-            (not self.ids or letter.id in self.ids or letter.original_id in self.ids)
+            (not self.ids or not self.ids.isdisjoint({letter.id, letter.original_id or letter.id}))
             and self.type in (None, letter.type)
             and self.shard in (None, letter.shard)
             and self.reason in (None, letter.reason)

@@ -6,6 +6,7 @@ Every name is derived here and nowhere else.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -82,6 +83,11 @@ def shard_id(fleet: Fleet, shard: Shard) -> str:
     return f"{fleet.fleet}-{shard.name}"
 
 
+def database_url_variable(shard: Shard) -> str:
+    """The environment variable that holds a shard's database URL: `SHARDCTL_DATABASE_URL_EU_1` for shard `eu-1`."""
+    return f"SHARDCTL_DATABASE_URL_{shard.name.upper().replace('-', '_')}"
+
+
 def database_secret(fleet: Fleet, shard: Shard) -> SecretRef | None:
     """Where the shard's database URL is kept: as the file says, or in `orders-s0-db`. None where consumers log in by IAM."""
     cloud_sql = shard.database and shard.database.cloud_sql
@@ -98,6 +104,16 @@ def generations(shard: Shard) -> tuple[Shard, ...]:
         for earlier in shard.previous or ()
     )
     return tuple(version for version in (*before, shard) if version.slots.ranges)
+
+
+def unlisted(shard: Shard, active: Iterable[tuple[int, int]]) -> dict[int, SlotSet]:
+    """The slots that the file doesn't give the shard in their generation, by generation. `active`: slots with generations."""
+    listed = {version.generation: version.slots for version in generations(shard)}
+    slots_by_generation: dict[int, list[int]] = {}
+    for slot, generation in active:
+        if slot not in listed.get(generation, SlotSet()):
+            slots_by_generation.setdefault(generation, []).append(slot)
+    return {generation: SlotSet.of(slots) for generation, slots in sorted(slots_by_generation.items())}
 
 
 def every_subscription(fleet: Fleet, shard: Shard) -> tuple[Subscription, ...]:

@@ -21,6 +21,7 @@ from shardctl.broker.faults import NONE, Faults
 from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet, Shard
+from shardctl.fleet.topology import database_url_variable
 from shardctl.local import secrets
 from shardctl.local.changes import CantApplyError, why_not
 from shardctl.local.consumers import Consumers, at_once, settle_port
@@ -30,7 +31,7 @@ from shardctl.local.servers.account import unprivileged
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST
 from shardctl.local.standins import on_this_machine
-from shardctl.provision import database_url_variable, provision_database, provision_pubsub
+from shardctl.provision import provision_database, provision_pubsub
 from shardctl.publisher import Publisher
 from shardctl.status.localfile import VARIABLE, LocalConsumer, LocalFile
 from shardctl.wire.message import Write

@@ -179,7 +179,10 @@ def odd_slots(fleet: Fleet, known: Mapping[str, Known], *, announced: bool) -> I
         for place, slot in handover.unexpected(fleet, views)
     ]
     for fault in faults[:MAX_SHOWN]:
-        yield f"{fault}. Only the file that was last deployed, and its databases, tell who owns what: look for an edit by hand."
+        yield (
+            f"{fault}. Only the file that was last deployed, and its databases, tell who owns what: look for an edit by "
+            "hand, and for a URL that names another shard's database."
+        )
     if len(faults) > MAX_SHOWN:
         yield f"… and {len(faults) - MAX_SHOWN:,} slots more."
 
@@ -267,8 +270,7 @@ def absent_consumers(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
         for generation in sorted(wanted):
             if readers.get(generation, SEEN) >= SEEN:
                 yield (
-                    f"no consumer of shard {shard.name} has been reading generation {generation} for the last "
-                    f"{SEEN.seconds} s. Apply `shardctl render`, and wait until its pods are ready."
+                    f"no consumer of shard {shard.name} has been reading generation {generation} for the last {SEEN.seconds} s."
                 )
 
 

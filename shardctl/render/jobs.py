@@ -18,7 +18,7 @@ from shardctl.fleet import operators, topology
 from shardctl.fleet.backends import SECRETS_DIRECTORY
 from shardctl.fleet.settings.operator import Operator
 from shardctl.fleet.spec import Fleet
-from shardctl.provision import database_url_variable
+from shardctl.fleet.topology import database_url_variable
 from shardctl.render import Document, cloudsql, document_of, operator
 from shardctl.render.objects import Object, Plan
 from shardctl.render.templates import environment, lines

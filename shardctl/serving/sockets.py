@@ -19,6 +19,8 @@ def bind(host: str, port: int, what: str, fix: str) -> socket.socket:
     It doesn't listen yet: nobody can connect, but a port in use is already reported. `what` names its traffic, and `fix`
     what to do where it can't be bound. Raises UsageError.
     """
+    if not host:  # the socket library's name for every address
+        raise UsageError(f"the address to listen on for {what} is empty. Give one: 127.0.0.1 is this machine alone.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:

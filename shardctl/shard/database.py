@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -70,7 +71,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """One view of all that was committed when the block began; nothing that commits later is seen. It can't write."""
+    """One view of all that was committed when the block began; nothing that commits later is seen. It can't write.
+
+    Raises DatabaseError, also for a file of SQLite's that isn't there: connecting would make it.
+    """
+    check_file(engine)
     with _session(engine) as connection, connection.begin():
         for statement in SNAPSHOT[engine.dialect.name]:
             connection.exec_driver_sql(statement).close()
@@ -80,6 +85,13 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         finally:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only = OFF")
+
+
+def check_file(engine: Engine, maker: str = "`shardctl provision` makes it for a shard of the file") -> None:
+    """Raise DatabaseError for a file that isn't there: SQLite would make an empty one for a person who only reads."""
+    path = engine.url.database or ":memory:"
+    if engine.dialect.name == "sqlite" and not path.startswith(("file:", ":memory:")) and not Path(path).exists():
+        raise DatabaseError(f"database {Path(path).absolute()}: there is no such file; {maker}")
 
 
 _MYSQL_SNAPSHOT = (

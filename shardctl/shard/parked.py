@@ -53,14 +53,14 @@ class ParkedMessage:
 
 
 @contextmanager
-def opened(shard: str, url: str) -> Iterator[Connection]:
-    """One transaction on a shard's database. Raises ParkedError."""
+def opened(shard: str, url: str, *, reading: bool = False) -> Iterator[Connection]:
+    """One transaction on a shard's database; one that only reads delays no consumer. Raises ParkedError."""
     try:
         engine = database.connect(url)
     except database.DatabaseError as error:
         raise ParkedError(f"shard {shard}: {error}") from error
     try:
-        with database.writing(engine) as connection:
+        with (database.snapshot if reading else database.writing)(engine) as connection:
             yield connection
     except database.DatabaseError as error:
         raise ParkedError(f"shard {shard}: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 from shardctl.errors import ShardctlError
 from shardctl.fleet.load import load_fleet
 from shardctl.fleet.spec import Fleet
-from shardctl.provision import database_url_variable
+from shardctl.fleet.topology import database_url_variable
 from shardctl.rebalance import backlog
 from shardctl.rebalance.preflight import Known
 from shardctl.status import consumers, localfile

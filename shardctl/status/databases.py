@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from threading import Lock
 
 from sqlalchemy import Connection, Engine, and_, func, select
@@ -15,7 +14,7 @@ from shardctl.rebalance import journal
 from shardctl.rebalance.planning.rates import measured
 from shardctl.rebalance.preflight import Known
 from shardctl.shard import database, lanes, schema
-from shardctl.shard.database import DatabaseError, snapshot
+from shardctl.shard.database import snapshot
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas
 from shardctl.status.report import DatabaseFacts
@@ -52,7 +51,7 @@ class Databases:
     def _engine(self, url: str) -> Engine:
         with self._lock:
             if url not in self._engines:
-                self._engines[url] = _checked(database.connect(url))
+                self._engines[url] = database.connect(url)
             return self._engines[url]
 
     def _lanes_of(self, url: str, connection: Connection) -> Mapping[int, Lane]:
@@ -65,15 +64,7 @@ class Databases:
 
 def heat(url: str) -> dict[int, float]:
     """Writes a second of each slot over the last minutes, counted in the inbox: too expensive to query often."""
-    _checked(database.connect(url)).dispose()
     return measured([url], HEAT_WINDOW, datetime.now(UTC))
-
-
-def _checked(engine: Engine) -> Engine:
-    """Raise for a missing file, which SQLite would create."""
-    if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
-        raise DatabaseError(f"database {engine.url.database}: there is no such file. Has the fleet ended?")
-    return engine
 
 
 def _seen(connection: Connection) -> dict[str, tuple[timedelta, tuple[int, ...]]]:

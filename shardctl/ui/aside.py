@@ -30,13 +30,13 @@ def listed(urls: Urls, asker: Asker) -> dict[str, Any]:
 
 
 def _keys(shard: str, url: str) -> list[dict[str, Any]]:
-    with parked.opened(shard, url) as connection:
+    with parked.opened(shard, url, reading=True) as connection:
         return [parked.as_json(key) for key in parked.keys(connection, shard)]
 
 
 def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, Any]:
     """A key's messages in order. Raises Problem."""
-    with parked.opened(shard, _url(urls, shard)) as connection:
+    with parked.opened(shard, _url(urls, shard), reading=True) as connection:
         parked_key = _key_in(parked.keys(connection, shard, key), slot, kind)
         messages = parked.messages(connection, parked_key)
     members = parked.as_json(parked_key, messages[:MAX_MESSAGES])

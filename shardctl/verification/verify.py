@@ -152,17 +152,14 @@ def lane_faults(fleet: Fleet, lanes_by_shard: Mapping[str, Iterable[Lane]]) -> I
 
 def _unlisted(shard: Shard, shard_lanes: Iterable[Lane]) -> Iterator[Fault]:
     """Slots that are active in a generation that the file doesn't give them."""
-    listed = {version.generation: version.slots for version in topology.generations(shard)}
-    by_generation: dict[int, list[int]] = {}
-    for lane in shard_lanes:
-        if lane.state == LaneState.ACTIVE and lane.slot not in listed.get(lane.generation, SlotSet()):
-            by_generation.setdefault(lane.generation, []).append(lane.slot)
-    for generation, slots in sorted(by_generation.items()):
+    active = ((lane.slot, lane.generation) for lane in shard_lanes if lane.state == LaneState.ACTIVE)
+    for generation, slots in topology.unlisted(shard, active).items():
         yield Fault(
             shard.name,
             f"active in generation {generation}, where the file doesn't have them",
-            "Take the file that the last `shardctl rebalance` wrote, or undo the edit of its slots.",
-            slots=SlotSet.of(slots),
+            "If the URL names another shard's database, fix it. Else take the file that the last `shardctl rebalance` wrote, or "
+            "undo the edit of its slots.",
+            slots=slots,
         )
 
 

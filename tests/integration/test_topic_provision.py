@@ -17,7 +17,7 @@ from patience import PATIENCE_SECONDS
 from shardctl.broker import Broker
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
-from shardctl.provision import provision_pubsub
+from shardctl.provision import ProvisionError, provision_pubsub
 from shardctl.rebalance import preflight
 from shardctl.render.drift import pubsub_drift, step_text
 
@@ -112,6 +112,24 @@ def test_what_the_file_leaves_out_stays(clients):
     assert not pubsub_drift(PLAIN, *clients)
     assert changes(PLAIN, clients) == {}
     assert clients[0].get_topic(topic=TOPICS[0]).kms_key_name == KEY
+
+
+def test_another_name_is_refused_with_what_to_do_instead(clients):
+    provision_pubsub(PLAIN, *clients)
+    with pytest.raises(ProvisionError) as refused:
+        provision_pubsub(fleet_with("others"), *clients)
+    assert "its topic is 'projects/test-project/topics/writes-0'" in str(refused.value)
+    assert "undo the edit of `topic`, or begin a new fleet" in str(refused.value)
+    assert "give the shard a new generation" not in str(refused.value)
+
+
+def test_a_subscription_whose_topic_was_deleted_is_drained_first(clients):
+    provision_pubsub(PLAIN, *clients)
+    clients[0].delete_topic(topic=TOPICS[0])
+    with pytest.raises(
+        ProvisionError, match=r"its topic was deleted.* then delete the subscription and run this again"
+    ):
+        provision_pubsub(PLAIN, *clients)
 
 
 def test_a_key_that_differs_keeps_no_slot_from_moving(clients):

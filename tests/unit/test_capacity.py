@@ -187,7 +187,7 @@ def test_volume_counts_each_subscription():
     [
         (["--rate", "0"], "--rate"),
         (["--rate", "1", "--type", "nope=1"], "isn't among message_types"),
-        (["--rate", "1", "--type", "customer=x"], "--type wants TYPE=SHARE"),
+        (["--rate", "1", "--type", "customer=x"], "Give TYPE=SHARE"),
         (["--rate", "1", "--type", "customer=-1"], "must be more than 0"),
         (["--rate", "1", "--key-format", "same"], "--key-format wants {}"),
         (["--rate", "1", "--key-format", "{"], "makes no keys"),

@@ -154,7 +154,7 @@ class _Refusals:
 def _refuse_without_databases(fleet: Any, inboxes: Any, letters: Sequence[Any]) -> None:
     """Raise where a copy of a dead letter would count as a duplicate, since its inbox row can't be deleted."""
     from shardctl.deadletter.letter import Origin
-    from shardctl.provision import database_url_variable
+    from shardctl.fleet.topology import database_url_variable
 
     lacking = inboxes.lacking([letter for letter in letters if letter.origin != Origin.STRAY])
     if lacking:

@@ -89,7 +89,7 @@ def show_letter(
 
 def known_urls(fleet: Any, given: Mapping[str, str], names: Any) -> dict[str, str]:
     """The database URLs of these shards, where options or the environment have them."""
-    from shardctl.provision import database_url_variable
+    from shardctl.fleet.topology import database_url_variable
 
     for name in given:
         fleet.shard(name)

@@ -31,6 +31,7 @@ class Following:
     name: str
     patience: Patience
     sleep: Callable[[float], None] = time.sleep
+    _uid: str = field(default="", init=False)  # of the Job, as it was first seen
     _shown: dict[str, str] = field(default_factory=dict, init=False)  # the time of the last line of each pod's log
 
     def until_started(self) -> None:
@@ -44,10 +45,10 @@ class Following:
 
     def _reasons(self) -> list[str]:
         try:
-            pods = jobs.pods_of(self.api, self.namespace, self.name)
+            pods = self._pods()
             if any(map(jobs.has_started, pods)) or self._state() != "active":
                 return []
-            why = jobs.why_not_started(self.api, self.namespace, self.name, pods)
+            why = jobs.why_not_started(self.api, self.namespace, self.name, self._uid, pods)
         except UnreachableError as error:  # an API server that restarts is no reason to stop
             return [str(error)]
         if any(reason in why for reason in jobs.HOPELESS):
@@ -58,7 +59,7 @@ class Following:
         self.delete()
         raise jobs.JobError(
             f"Job {self.name} in namespace {self.namespace} didn't start, and was deleted: {why[0]}. Nothing was run. Fix it, "
-            "and run the same again."
+            "and run the same again; while it waits, its pod's log can be read."
         )
 
     def to_its_end(self) -> int:
@@ -76,14 +77,14 @@ class Following:
         while True:
             try:
                 job = self._job()
-                pods = jobs.pods_of(self.api, self.namespace, self.name)
+                pods = self._pods()
                 for pod in filter(jobs.has_started, pods):
                     self._show(pod)
                 if job is None:
                     say(f"error: Job {self.name} was deleted, so how its command ended is unknown.")
                     return EXIT_REFUSED
                 if jobs.state_of(job) != "active":
-                    return self._code(job, jobs.pods_of(self.api, self.namespace, self.name))
+                    return self._code(job, self._pods())
             except UnreachableError as error:
                 say(f"Job {self.name} goes on, and isn't seen from here: {error}")
             self.sleep(LOOK_SECONDS)
@@ -102,7 +103,7 @@ class Following:
         """What the command says while it ends."""
         deadline = time.monotonic() + GRACE_SECONDS + GONE_SECONDS
         while time.monotonic() < deadline:
-            pods = [pod for pod in jobs.pods_of(self.api, self.namespace, self.name) if jobs.has_started(pod)]
+            pods = [pod for pod in self._pods() if jobs.has_started(pod)]
             for pod in pods:
                 self._show(pod)
             if all(jobs.exit_code(pod) is not None for pod in pods):
@@ -125,6 +126,11 @@ class Following:
 
     def _job(self) -> Any:
         return self.api.get(jobs.JOB, self.namespace, self.name)
+
+    def _pods(self) -> list[dict[str, Any]]:
+        if not self._uid and (job := self._job()) is not None:
+            self._uid = job["metadata"]["uid"]
+        return jobs.pods_of(self.api, self.namespace, self.name, self._uid)
 
     def _state(self) -> str:
         job = self._job()

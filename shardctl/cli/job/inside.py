@@ -21,6 +21,7 @@ from typing import TextIO
 from shardctl import atomicfile
 from shardctl.cli import main
 from shardctl.cli.job.marks import STDOUT_MARK
+from shardctl.cli.rebalance.rollout import IN_JOB
 from shardctl.cli.terminal import say
 from shardctl.cluster import incluster
 from shardctl.cluster.api import UnreachableError
@@ -49,6 +50,7 @@ class MarkedStdout(io.TextIOBase):
 def run(arguments: list[str]) -> int:
     options = _options().parse_args(arguments)
     os.chdir(options.into)
+    os.environ[IN_JOB] = "1"
     try:
         if options.keep_in is None:
             _write(options.into, _read(options.files))

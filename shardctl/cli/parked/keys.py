@@ -177,7 +177,7 @@ def _parked_keys(urls: dict[str, str], key: str | None, of_type: str | None = No
 
     parked_keys: list[Any] = []
     for shard, url in urls.items():
-        with parked.opened(shard, url) as connection:
+        with parked.opened(shard, url, reading=True) as connection:
             parked_keys += parked.keys(connection, shard, key)
     return [parked_key for parked_key in parked_keys if of_type in (None, parked_key.message_type)]
 

@@ -11,7 +11,7 @@ import typer
 
 from shardctl.cli.duration import read_duration
 from shardctl.cli.provision import pubsub_clients
-from shardctl.cli.rebalance.rollout import command_by_hand
+from shardctl.cli.rebalance.rollout import command_by_hand, next_step
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     Work,
@@ -65,7 +65,7 @@ def finish(
     keep = read_duration("--keep-source", keep_source, "0s", LONGEST)
     code = settle(file, drained=drained, yes=yes, database=database, keep=keep)
     if code == EXIT_DONE:
-        say(f"Next: `{command_by_hand(file)}`.")
+        say(f"Next: consumers are to read the new generations alone. {next_step(file)}")
     return code
 
 

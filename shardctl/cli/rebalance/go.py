@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import join
 from typing import Annotated
@@ -29,7 +31,7 @@ from shardctl.cli.rebalance.proposal import (
     WeightsOption,
     WindowOption,
 )
-from shardctl.cli.rebalance.rollout import Patience, rollout_of
+from shardctl.cli.rebalance.rollout import IN_JOB, Patience, rollout_of
 from shardctl.cli.rebalance.run import ParallelOption
 from shardctl.cli.rebalance.work import DatabaseOption, MaxLagOption
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
@@ -128,8 +130,14 @@ def go(
         extra += [f"--gitops={gitops}"] if gitops else []
         extra += [f"--hold={hold}"] if hold != "0s" else []
         extra += [name for name, given in (("--no-wait", no_wait), ("--drained", drained), ("--yes", yes)) if given]
-        say(f"Then continue with `{join(['shardctl', 'rebalance', 'go', '-f', str(file), *extra])}`.")
+        say(f"Then continue with {_again(file, extra)}.")
     return code
+
+
+def _again(file: Path, extra: Sequence[str]) -> str:
+    if os.environ.get(IN_JOB):
+        return "the same Job"
+    return f"`{join(['shardctl', 'rebalance', 'go', '-f', str(file), *extra])}`"
 
 
 def _check(options: Options, *, yes: bool, no_wait: bool, wait_at_most: str) -> None:

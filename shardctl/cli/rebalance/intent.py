@@ -60,7 +60,7 @@ def intended(file: Path, options: Options, given: Mapping[str, str]) -> Intent:
 
 def urls_of(fleet: Fleet, given: Mapping[str, str]) -> dict[str, str]:
     """The URLs of the fleet's databases as far as they are known, by shard."""
-    from shardctl.provision import database_url_variable
+    from shardctl.fleet.topology import database_url_variable
 
     urls = {s.name: given.get(s.name) or os.environ.get(database_url_variable(s), "") for s in fleet.shards}
     return {name: url for name, url in urls.items() if url}

@@ -22,7 +22,7 @@ from shardctl.cli.rebalance.going import Going
 from shardctl.cli.rebalance.intent import Intent, intended
 from shardctl.cli.rebalance.proposal import Options, next_of
 from shardctl.cli.rebalance.remaining import Remaining, databases_of, old_readers
-from shardctl.cli.rebalance.rollout import Patience, Rollout, command_by_hand
+from shardctl.cli.rebalance.rollout import Patience, Rollout, to_apply
 from shardctl.cli.rebalance.run import close_half_done, hand_over_all, tell_moves
 from shardctl.cli.rebalance.start import open_planned, planned_fleet, tell_opening
 from shardctl.cli.rebalance.work import rebalance_of, work_on
@@ -128,7 +128,7 @@ class Journey:
         if self._rollout.folder is not None:
             return self._merge("rollout", missing, self._rollout.folder)
         if self._rollout.by_hand:
-            say(f"Apply the file: `{command_by_hand(self._file)}`.")
+            say(to_apply(self._file))
             if not at_a_terminal():
                 say("rollout: no terminal and no --apply, so this stops here. No slot has moved; writes continue.")
                 return EXIT_WAITING
@@ -175,7 +175,7 @@ class Journey:
         if self._rollout.folder is not None:
             return self._merge("final rollout", old_readers(self._file, self._urls()), self._rollout.folder)
         if self._rollout.by_hand:
-            say(f"Apply the file: `{command_by_hand(self._file)}`. The rebalance is finished; this alone is left.")
+            say(f"{to_apply(self._file)} The rebalance is finished; this alone is left.")
             return EXIT_WAITING
         if (end := self._approve(f"This runs `{self._rollout.command}`.")) is not None:
             return end

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardctl.cli.duration import read_duration
+from shardctl.cli.pairs import read_pairs
 from shardctl.cli.rebalance import report
 from shardctl.cli.terminal import say
 from shardctl.errors import UsageError
@@ -89,6 +90,9 @@ class Options:
         """`rates` are the measured ones, where load is what is levelled. Raises UsageError."""
         from shardctl.rebalance.planning.request import Request
 
+        left_out = Options()
+        if not self.by_load and (self.window, self.min_gain) != (left_out.window, left_out.min_gain):
+            raise UsageError("--window and --min-gain say how to level by load: give --by-load too.")
         return Request(
             add=tuple(self.add),
             remove=tuple(self.remove),
@@ -134,12 +138,11 @@ def next_of(file: Path) -> Path:
 
 def _weights(options: Sequence[str]) -> dict[str, float]:
     weights = {}
-    for option in options:
-        name, _, weight = option.partition("=")
+    for name, weight in read_pairs("--weights", options, "SHARD=WEIGHT, such as s0=2"):
         try:
             weights[name] = float(weight)
         except ValueError as error:
-            raise UsageError(f"--weights wants SHARD=WEIGHT, such as s0=2, and not {option!r}.") from error
+            raise UsageError(f"--weights: {weight!r} is no number. Give SHARD=WEIGHT, such as {name}=2.") from error
     return weights
 
 
@@ -173,7 +176,7 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
 
 def _rows(fleet: Fleet, rebalance_plan: Plan, given: dict[str, str]) -> RowsToCopy | None:
     """How many rows are to be copied; None where the databases can't be queried."""
-    from shardctl.provision import database_url_variable
+    from shardctl.fleet.topology import database_url_variable
     from shardctl.rebalance.planning.rates import rows_to_copy
     from shardctl.shard.database import DatabaseError
 

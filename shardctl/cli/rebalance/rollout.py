@@ -13,6 +13,7 @@ from shlex import quote
 from shardctl.cli.terminal import say
 from shardctl.errors import EXIT_REFUSED, ShardctlError, UsageError
 
+IN_JOB = "SHARDCTL_IN_JOB"  # set in a Job's pod, whose caller has the files, and knows who applies them
 NONE = "none"  # what `--apply` says where somebody else applies
 LOOK_SECONDS = 1.0
 SHOWN_SECONDS, SHOWN_LATER_SECONDS, LATER_SECONDS = 5.0, 60.0, 120.0
@@ -84,6 +85,27 @@ def rollout_of(file: Path, apply: str, folder: Path | None = None) -> Rollout:
     if apply == NONE:
         return Rollout(follows=f"somebody else applies {file}, as --apply {NONE} says")
     return Rollout(apply)
+
+
+def next_step(file: Path) -> str:
+    """A sentence: how what the file says gets to the consumers, for a command that doesn't wait for it."""
+    from shardctl.status import localfile
+
+    try:
+        where = os.environ.get(localfile.VARIABLE)
+        followed = localfile.read(Path(where)).follows if where else ""
+    except localfile.LocalFileError:
+        followed = ""
+    if followed and Path(followed) == file.resolve():
+        return f"`shardctl up` follows {file}, and needs some seconds."
+    return to_apply(file)
+
+
+def to_apply(file: Path) -> str:
+    """A sentence for a person who is to apply the file."""
+    if os.environ.get(IN_JOB):
+        return f"{file.name} is to be applied where this Job was started: by `shardctl apply`, or by a merge."
+    return f"Apply the file: `{command_by_hand(file)}`, which waits until its pods are ready."
 
 
 def command_by_hand(file: Path) -> str:

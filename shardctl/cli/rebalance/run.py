@@ -15,6 +15,7 @@ import typer
 from shardctl.cli import signals
 from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.progress import ProgressView
+from shardctl.cli.rebalance.rollout import next_step
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
@@ -100,7 +101,7 @@ def hand_over_all(
         reasons += preflight.unfit_tables(fleet, work.databases, known)
         with waiting(f"Pub/Sub, project {fleet.project}"):
             reasons += preflight.lacking_subscriptions(fleet, publisher, subscriber, every=True)
-        reasons += preflight.absent_consumers(fleet, known)
+        reasons += [f"{reason} {next_step(file)}" for reason in preflight.absent_consumers(fleet, known)]
         reasons += lag_reasons(fleet, max_lag)
         refuse(reasons)
         tell_moves(work, known, say if as_json else tell)
@@ -157,6 +158,7 @@ def close_half_done(
         if not any(entry and entry.state == RebalanceState.OPEN for entry in entries):
             refuse([f"the rebalance of {file} isn't open in any database, so there is nothing to abort."])
         refuse([*preflight.past_return(fleet, known), *preflight.lacking_tables(known)])
+        refuse(odd_slots(work, known, announced=False))  # those of a start that was killed
         tell = say if as_json else tell
         tell_moves(work, known, tell)
         tell("  slots that wait will not begin; those in flight will be completed")

@@ -10,7 +10,7 @@ import typer
 
 from shardctl.cli.provision import pubsub_clients
 from shardctl.cli.rebalance.proposal import next_of
-from shardctl.cli.rebalance.rollout import command_by_hand
+from shardctl.cli.rebalance.rollout import next_step
 from shardctl.cli.rebalance.work import (
     DatabaseOption,
     MaxLagOption,
@@ -43,10 +43,7 @@ def start(
     """Open a planned rebalance, and put the next file in the file's place. Safe to run again."""
     code = open_planned(file, following, max_lag=max_lag, yes=yes, database=database)
     if code == EXIT_DONE:
-        say(
-            f"Next: `{command_by_hand(file)}`, whose consumers read both generations; it waits until their pods are ready. Then "
-            f"`shardctl rebalance run -f {file}`."
-        )
+        say(f"Next: consumers are to read both generations. {next_step(file)} Then `shardctl rebalance run -f {file}`.")
     return code
 
 

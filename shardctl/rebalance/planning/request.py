@@ -17,6 +17,7 @@ from shardctl.rebalance.planning.quotas import Quota, bounds, drained, fair_part
 
 TOLERANCE = 0.05
 MIN_GAIN = 0.02
+MAX_WEIGHT = 1e6
 _NAME: TypeAdapter[str] = TypeAdapter(ShortName)
 
 Types = tuple[frozenset[str], frozenset[str]]
@@ -209,5 +210,8 @@ def _check_weights(shards: Sequence[Shard], request: Request) -> None:
     for name, weight in request.weights.items():
         if name not in names:
             raise UsageError(f"no shard {name!r} to weigh; shards: {', '.join(shard.name for shard in shards)}.")
-        if not (math.isfinite(weight) and weight > 0):
-            raise UsageError(f"the weight of {name} is {weight:g}. Weights are over 0; --remove takes a shard away.")
+        if not 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT:
+            raise UsageError(
+                f"the weight of {name} is {weight:g}. Weights are over 0, from {1 / MAX_WEIGHT:g} to {MAX_WEIGHT:g}; --remove "
+                "takes a shard away."
+            )

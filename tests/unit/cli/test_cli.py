@@ -65,6 +65,47 @@ def test_usage_faults_end_with_2(run, arguments):
     assert err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["deadletter", "drop", "", "--yes"], "an argument"),
+        (["parked", "release", "--shard", "", "--all"], "--shard"),
+        (["apply", "--context", "", "--yes"], "--context"),
+        (["apply", "--context=", "--yes"], "--context"),
+        (["rebalance", "go", "--split", "", "--yes"], "--split"),
+        (["rebalance", "go", "--gitops", "", "--yes"], "--gitops"),
+        (["job", "--", "rebalance", "go", "--split", ""], "--split"),
+        (["verify", "--database=s0=postgresql://u:sekret@h/d", ""], "--database"),
+    ],
+)
+def test_an_empty_word_is_not_taken_for_what_is_left_out(run, file, arguments, where):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert f"error: {where}: its value is empty." in err
+    assert "sekret" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("verify --database s0=sqlite:///a --database s0=sqlite:///b", "--database is given twice for s0"),
+        ("rebalance plan --weights s0=2 --weights s0=3", "--weights is given twice for s0"),
+        ("rebalance plan --weights s0=1e308", "Weights are over 0"),
+        ("rebalance plan --weights s0=nan", "Weights are over 0"),
+        ("rebalance plan --add s9 --window 1h", "give --by-load too"),
+        ("rebalance go --add s9 --min-gain 5% --apply none --yes", "give --by-load too"),
+        ("simulate --rate 1 --type order=1 --type order=2", "--type is given twice for order"),
+        ("simulate --rate 1 --key-format {:>999999999}", "too long"),
+        ("provision --no-databases --database s0=sqlite:///a", "exclude each other"),
+    ],
+)
+def test_options_that_contradict_each_other_or_mean_nothing_are_refused(run, file, arguments, says):
+    code, out, err = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert says in err
+    assert not Path("new.yaml").exists()
+
+
 def test_help_names_every_verb(run):
     code, out, _ = run("--help")
     assert code == 0
@@ -378,7 +419,7 @@ def test_route_by_time(run, file):
     assert run("route", "k", "--type", "b", "--at", "1970-01-06")[0] == 2
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb"], ids=["empty", "long", "newline"])
+@pytest.mark.parametrize("key", ["x" * 256, "a\nb"], ids=["long", "newline"])
 def test_route_refuses_keys_that_are_none(run, file, key):
     code, out, err = run("route", key)
     assert (code, out) == (2, "")

@@ -215,9 +215,13 @@ def test_the_same_command_is_one_job(file, cluster, capsys):
     assert "runs the same command already: --follow shows it" in capsys.readouterr().err
     gate.touch()
     assert job(file, "--follow", "--", "verify") == 0
-    assert f"Job {name} runs already" in capsys.readouterr().err or len(cluster.kubelet.commands) == 2
+    first, err = capsys.readouterr()
+    assert f"Job {name} runs already" in err or len(cluster.kubelet.commands) == 2
     assert job(file, "--follow", "--", "verify") == 0
-    assert f"Job {name} of an earlier run is deleted" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert f"Job {name} of an earlier run is deleted" in err
+    assert out == first
+    assert "The pod before was lost" not in err
     assert jobs_of(cluster) == [name]
 
 

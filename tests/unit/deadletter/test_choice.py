@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -29,6 +30,12 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 )
 def test_a_choice(choice, taken):
     assert choice.takes(LETTER) is taken
+
+
+def test_an_empty_id_takes_no_letter_whose_first_id_is_unknown():
+    by_pubsub = replace(LETTER, original_id="")
+    assert not Choice(ids=frozenset({""})).takes(by_pubsub)
+    assert Choice(ids=frozenset({by_pubsub.id})).takes(by_pubsub)
 
 
 @pytest.mark.parametrize(

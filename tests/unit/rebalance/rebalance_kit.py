@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 
 from fleets import fleet
 from sqlalchemy import event, insert, select
@@ -115,6 +116,9 @@ class World:
             engine.dispose()
 
     def provision(self):
+        for engine in self.own.values():
+            if engine.dialect.name == "sqlite":
+                Path(engine.url.database).touch()
         for shard in self.before.shards:
             provision_database(self.before, shard, self.url(shard.name))
             self.fill(shard.name, shard.slots)

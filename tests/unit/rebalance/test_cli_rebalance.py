@@ -42,7 +42,10 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
 
     code, _, err = site("run", "--yes")
     assert code == 1
-    assert "no consumer of shard s0 has been reading generation 1" in err
+    assert (
+        "no consumer of shard s0 has been reading generation 1 for the last 60 s. Apply the file: `shardctl apply"
+        in err
+    )
 
     site.consume()
     code, out, err = site("run")
@@ -81,7 +84,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert code == 0
     assert "12 rows deleted" in err
     assert " iampolicymember.iam.cnrm.cloud.google.com/orders-s0-g1-subscriber " in err
-    assert "Next: `shardctl apply -f shards.yaml --yes`." in err
+    assert "Apply the file: `shardctl apply -f shards.yaml --yes`" in err
     assert not {"orders-s0-g1", "orders-s1-g1"} & site.subscriptions()
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "done")
     assert site.world.rows("s0") == dict.fromkeys(range(6), 3)
@@ -151,6 +154,21 @@ def test_an_abort_and_the_way_on(site):
     assert site("start", "--yes")[0] == 0
     assert site("run", "--yes")[0] == 0
     assert site.world.active() == site.world.wanted()
+
+
+def test_no_command_changes_databases_that_are_exchanged(site, monkeypatch):
+    assert site("start", "--yes")[0] == 0
+    site.consume()
+    names = [f"SHARDCTL_DATABASE_URL_S{number}" for number in range(2)]
+    urls = [os.environ[name] for name in names]
+    lanes = site.world.lanes()
+    for name, url in zip(names, reversed(urls), strict=True):
+        monkeypatch.setenv(name, url)
+    for command in ("start", "run", "abort", "finish"):
+        code, _, err = site(command, "--yes")
+        assert (code, "which the file doesn't list" in err or "another shard's database" in err) == (1, True), command
+        assert site.world.lanes() == lanes, command
+    assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
 
 
 def test_a_next_file_that_does_not_follow(site):

@@ -60,6 +60,8 @@ def test_a_rebalance_goes_from_its_plan_to_its_end_in_jobs(site, cluster, capsys
     assert "Commit and merge: `git add --all deploy shards.yaml shards.lock`" in err
     assert "orders-s0-g1" in Path("deploy/shards/s0/configmap.yaml").read_text()
     assert "runs the command again" in err
+    assert "shards.yaml is to be applied where this Job was started" in err
+    assert "Then continue with the same Job." in err
     assert cluster.kubelet.codes == [137, 4]
     assert load_fleet(site.file).rebalancing
     assert (site.file.parent / "shards.before.yaml").read_text() == before

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shardctl.cli.rebalance.rollout import ApplyError, Patience, Rollout, command_by_hand, rollout_of
+from shardctl.cli.rebalance.rollout import ApplyError, Patience, Rollout, command_by_hand, next_step, rollout_of
+from shardctl.status.localfile import LocalFile
 
 
 class Time:
@@ -65,6 +66,16 @@ def test_what_has_come_at_the_last_look_has_come():
 def test_who_applies(monkeypatch, apply, by_hand):
     monkeypatch.delenv("SHARDCTL_LOCAL_FLEET", raising=False)
     assert rollout_of(Path("shards.yaml"), apply).by_hand == by_hand
+
+
+def test_the_next_step_is_nobodys_where_a_local_fleet_follows_the_file(monkeypatch, tmp_path):
+    file, fleet_file = tmp_path / "shards.yaml", tmp_path / "fleet.json"
+    LocalFile((), {}, str(file.resolve())).write(fleet_file)
+    monkeypatch.delenv("SHARDCTL_LOCAL_FLEET", raising=False)
+    assert f"`shardctl apply -f {file} --yes`" in next_step(file)
+    monkeypatch.setenv("SHARDCTL_LOCAL_FLEET", str(fleet_file))
+    assert next_step(file) == f"`shardctl up` follows {file}, and needs some seconds."
+    assert "shardctl apply" in next_step(tmp_path / "other.yaml")
 
 
 def test_the_command_by_hand_can_be_pasted():

@@ -105,6 +105,21 @@ def test_a_shards_name_is_no_path(file, capsys, name):
     assert "shards" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", [(), ("-o", "out"), ("--check", ".")], ids=["printed", "written", "checked"])
+def test_nothing_of_the_asked_kind_is_a_refusal(file, capsys, how):
+    assert main(["render", "--kind", "redisinstance", "--kind", "Namespace", *how]) == 1
+    printed, error = capsys.readouterr()
+    assert printed == ""
+    assert "no object of the fleet has the kind redisinstance, Namespace" in error
+
+
+def test_an_asked_kind_that_is_lacking_beside_others_is_named(file, capsys):
+    assert main(["render", "--kind", "RedisInstance", "--kind", "deployment", "--shard", "s0"]) == 0
+    printed, error = capsys.readouterr()
+    assert printed.count("kind: Deployment") == 1
+    assert "no object of s0 alone has the kind RedisInstance." in error
+
+
 def test_a_template_chooses_what_a_file_holds_and_not_where_it_lies(file, tmp_path):
     templates = tmp_path / "templates"
     templates.mkdir()

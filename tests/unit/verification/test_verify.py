@@ -181,7 +181,7 @@ def test_a_database_that_is_not_there(fleet, run, monkeypatch, tmp_path):
     monkeypatch.setenv("SHARDCTL_DATABASE_URL_S0", f"sqlite:///{tmp_path}/nowhere/x.db")
     code, out, err = run()
     assert (code, out) == (1, "")
-    assert "unable to open database file" in err
+    assert "nowhere/x.db: there is no such file" in err
 
 
 def test_a_missing_url_is_reported(run, monkeypatch):

@@ -81,9 +81,12 @@ subscription() {
   for _ in 1 2 3; do rest=${rest#*"|"}; done
   live_unwrapped=${rest%%"|"*}
   rest=${rest#*"|"} # the filter comes last: it may hold a '|' itself
-  [ "$live_topic" = "$topic" ] || unchangeable topic "$live_topic" "$topic"
-  [ "$rest" = "$filter" ] || unchangeable filter "$rest" "$filter"
-  case $live_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on ;; esac
+  [ "$live_topic" != _deleted-topic_ ] || refuse "subscription $name: its topic was deleted, the file wants '$topic', and" \
+    "Pub/Sub can't attach it to another. Let the consumers read what it still holds, then delete the subscription and run this again."
+  [ "$live_topic" = "$topic" ] || unchangeable topic "$live_topic" "$topic" "A topic's name is fixed for a fleet's life, and no" \
+    'rebalance changes it: undo the edit of `topic`, or begin a new fleet, under another `fleet`, on the new topic.'
+  [ "$rest" = "$filter" ] || unchangeable filter "$rest" "$filter" "$new_generation"
+  case $live_ordering in [Tt]rue) ;; *) unchangeable 'message ordering' off on "$new_generation" ;; esac
   if [ "$live" = "$state|$filter" ]; then
     done_with identical subscription "$name"
     return
@@ -100,11 +103,13 @@ subscription_fields=$subscription_fields'deadLetterPolicy.deadLetterTopic,deadLe
 subscription_fields=$subscription_fields'pushConfig.pushEndpoint,pushConfig.oidcToken.serviceAccountEmail,'
 subscription_fields=$subscription_fields'pushConfig.oidcToken.audience,pushConfig.noWrapper.writeMetadata,filter)'
 
-# unchangeable WHAT LIVE WANTED
+# unchangeable WHAT LIVE WANTED FIX...
 unchangeable() {
-  refuse "subscription $name: its $1 is '$2', the file wants '$3', and Pub/Sub can't change it. Deleting it would lose its" \
-    'backlog: give the shard a new generation with `shardctl rebalance`, or undo the edit of the file.'
+  what=$1 was=$2 wanted=$3
+  shift 3
+  refuse "subscription $name: its $what is '$was', the file wants '$wanted', and Pub/Sub can't change it." "$@"
 }
+new_generation='Deleting it would lose its backlog: give the shard a new generation with `shardctl rebalance`, or undo the edit.'
 
 # account EMAIL ID DISPLAY_NAME
 account() {
