@@ -223,7 +223,7 @@ class FakeIntake:
     def __init__(self):
         self.tasks, self.open, self.handed_back, self.closed, self.connected = (), True, [], False, True
 
-    def start(self, deliver):
+    def start(self, deliver, pause_left):
         self.deliver = deliver
 
     def pause(self):

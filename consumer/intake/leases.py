@@ -22,6 +22,10 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.1, 5.0
 RENEW_AT = 1 / 3  # of the lease, so that one lost renewal costs nothing: the next still comes in time
 MAX_IDS = 2_500  # ack ids a request, well inside its 512 KiB
 ACK_TRIES = 4
+# Between two requests of acks, as in Google's clients: what is settled meanwhile shares one. If the process is killed before it,
+# these messages are redelivered, and the inbox knows them.
+ACK_SECONDS = 0.1
+MOST_UNSENT = 500  # ack ids that wait for it
 
 
 class Leases:
@@ -32,6 +36,8 @@ class Leases:
         self.held: dict[str, Delivery] = {}
         self._acks = Background(log)
         self._acking: set[asyncio.Task[None]] = set()
+        self._unsent: list[tuple[str, str]] = []  # subscription and ack id of what is settled and not acked yet
+        self._next_acks: asyncio.TimerHandle | None = None  # while a request of acks has just been sent
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Hold messages that were leased just now."""
@@ -66,12 +72,11 @@ class Leases:
                 log.info("the leases of %s messages weren't extended (%s): they may be redelivered", len(ids), error)
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Hold messages no longer, and acknowledge them in the background."""
+        """Hold messages no longer, and acknowledge them in the background: at once, or `ACK_SECONDS` after the acks before."""
         self._drop(deliveries)
-        for path, ids in _ids_by_subscription(deliveries):
-            task = self._acks.once("acks", self._send_ack(path, ids))
-            self._acking.add(task)
-            task.add_done_callback(self._acking.discard)
+        self._unsent += ((delivery.subscription, delivery.ack_id) for delivery in deliveries)
+        if self._next_acks is None or len(self._unsent) >= MOST_UNSENT:
+            self._send_acks()
 
     async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Hold messages no longer, and let other replicas have them at once."""
@@ -85,13 +90,15 @@ class Leases:
                 log.info("messages couldn't be handed back (%s): they will be redelivered when their lease ends", error)
 
     async def acks_sent(self, timeout_seconds: float) -> None:
-        """Wait for the acks in flight, but no longer than this."""
+        """Send all acks, and wait for those in flight, but no longer than this."""
+        self._send_acks()
         if self._acking:
             await asyncio.wait(set(self._acking), timeout=timeout_seconds)
 
     async def close(self, timeout_seconds: float) -> None:
-        """Wait for the acks in flight, but no longer than this, and cancel the others."""
+        """Send all acks, wait for those in flight, but no longer than this, and cancel the others."""
         await self.acks_sent(timeout_seconds)
+        self._rest()
         unsent = set(self._acking)
         for task in unsent:
             task.cancel()
@@ -100,6 +107,23 @@ class Leases:
     def _drop(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             self.held.pop(delivery.ack_id, None)
+
+    def _send_acks(self) -> None:
+        self._rest()
+        if not self._unsent:
+            return
+        unsent, self._unsent = self._unsent, []
+        for path, ids in _by_subscription(unsent):
+            task = self._acks.once("acks", self._send_ack(path, ids))
+            self._acking.add(task)
+            task.add_done_callback(self._acking.discard)
+        self._next_acks = asyncio.get_running_loop().call_later(ACK_SECONDS, self._send_acks)
+
+    def _rest(self) -> None:
+        """Send no acks until there are some."""
+        if self._next_acks:
+            self._next_acks.cancel()
+            self._next_acks = None
 
     async def _send_ack(self, path: str, ids: list[str]) -> None:
         for attempt in range(1, ACK_TRIES + 1):
@@ -126,9 +150,13 @@ def retry_seconds(failures: int) -> float:
 
 
 def _ids_by_subscription(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, list[str]]]:
+    return _by_subscription((delivery.subscription, delivery.ack_id) for delivery in deliveries)
+
+
+def _by_subscription(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, list[str]]]:
     by_path: dict[str, list[str]] = {}
-    for delivery in deliveries:
-        by_path.setdefault(delivery.subscription, []).append(delivery.ack_id)
+    for path, ack_id in pairs:
+        by_path.setdefault(path, []).append(ack_id)
     for path, ids in by_path.items():
         for start in range(0, len(ids), MAX_IDS):
             yield path, ids[start : start + MAX_IDS]

@@ -29,6 +29,7 @@ from consumer.observability.metrics import Metrics
 from consumer.pubsub.calls import Subscriber
 from consumer.pubsub.protos import StreamingPullRequest
 from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.wire import barrier
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,11 @@ class Intake:
         self._paused.set()  # set means open
         self._closing = asyncio.Event()
 
-    def start(self, deliver: Callable[[list[Delivery]], float]) -> None:
-        """Open the streams; each batch of messages goes to `deliver`, which returns for how many seconds no batch will leave
-        that isn't full. Before `close`, `tasks` end only by a bug.
+    def start(self, deliver: Callable[[list[Delivery]], None], pause_left: Callable[[], float]) -> None:
+        """Open the streams; each batch of messages goes to `deliver`. `pause_left` says for how many seconds no batch of the
+        replica's will leave that isn't full. Before `close`, `tasks` end only by a bug.
         """
-        self._deliver = deliver
+        self._deliver, self._pause_left = deliver, pause_left
         self._reading = [
             asyncio.create_task(self._read(stream), name=f"read {stream.path}") for stream in self._streams
         ]
@@ -189,7 +190,7 @@ class Intake:
 
     async def _take_until_left(self, stream: Stream, responses: Any) -> None:
         """Take a stream's responses until it ends; a stream that is being left has a little time to end by itself."""
-        gathering = Gathering(functools.partial(self._receive, stream))
+        gathering = Gathering(functools.partial(self._receive, stream), self._pause_left, _ends_lane)
         taking = asyncio.create_task(self._take_responses(stream, responses, gathering))
         tasks: tuple[asyncio.Future[Any], ...] = (taking, asyncio.create_task(stream.leave.wait()), gathering.failed)
         try:
@@ -340,17 +341,15 @@ class Intake:
                 return  # which half-closes the stream: the service ends it after the messages that it has sent
             yield StreamingPullRequest()
 
-    def _receive(self, stream: Stream, received: Sequence[Any]) -> float:
-        """Deliver messages; for how many seconds no batch will leave that isn't full."""
+    def _receive(self, stream: Stream, received: Sequence[Any]) -> None:
         deliveries = self._held_of(stream, received)
         if self._slow_start and not stream.leave.is_set() and any(delivery.attempt >= AGAIN for delivery in deliveries):
             log.info(
                 "messages were redelivered that no process finished: reading slowly", extra={"action": "slow_start"}
             )
             self._leave_streams()
-        if not deliveries:
-            return 0.0
-        return self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
+        if deliveries:
+            self._deliver(stream.without_apart(deliveries) if stream.leave.is_set() else deliveries)
 
     def _held_of(self, stream: Stream, received: Sequence[Any]) -> list[Delivery]:
         """The received messages, decoded and under lease."""
@@ -362,3 +361,8 @@ class Intake:
         stream.hold(deliveries)
         self._metrics.received.inc(len(deliveries))
         return deliveries
+
+
+def _ends_lane(received: Any) -> bool:
+    """Whether it looks like a barrier, behind which a slot's writes wait for its next owner."""
+    return barrier.REBALANCE in received.message.attributes

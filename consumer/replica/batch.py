@@ -6,7 +6,8 @@ batch.
 
 A batch leaves at once if none has left for `pause_seconds`, or for `LONE_SHARE` of that after a batch of a single message.
 Otherwise it leaves when it is full, or that long after the one before. So a lone write doesn't wait, writes that come now and
-then wait little, and steady traffic makes few batches: one costs as much CPU as twenty messages, however few it holds.
+then wait little, and steady traffic makes few batches: one costs as much CPU as a hundred messages, however few it holds.
+A barrier doesn't wait: until it is met, nobody may write to its slot.
 
 A batch that is blocked is split: its lanes are suspects and are tried again in smaller parts, one part at a time, so that lanes
 that really wait end up alone and take one worker at most. Meanwhile no batch waits long for a lock.
@@ -91,6 +92,8 @@ class Batcher:
             if lane in free:
                 self._free_rows += 1
                 self._free_bytes += delivery.size
+                if delivery.barrier is not None:
+                    self._next_at = float("-inf")
 
     def take(self, now: float) -> Batch | None:
         """The next batch, or None when there is nothing, or not yet enough and the last one left a moment ago."""

@@ -50,7 +50,7 @@ class Reader(Protocol):
     def tasks(self) -> tuple[asyncio.Task[None], ...]: ...
     @property
     def connected(self) -> bool: ...
-    def start(self, deliver: Callable[[list[Delivery]], float]) -> None: ...
+    def start(self, deliver: Callable[[list[Delivery]], None], pause_left: Callable[[], float]) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     async def stop_reading(self) -> None: ...
@@ -101,8 +101,8 @@ class Replica:
             return f"a batch failed and is tried again: {self.failing}"
         return None if self._intake.connected else "not connected to every subscription"
 
-    def _deliver(self, deliveries: list[Delivery]) -> float:
-        """Queue messages, each checked as far as possible without the database; for how many seconds none of them will leave."""
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        """Queue messages, each checked as far as possible without the database."""
         for delivery in deliveries:
             if delivery.fault is None and delivery.barrier is None:
                 try:
@@ -112,6 +112,8 @@ class Replica:
                     delivery.fault = fault
         self._batcher.add(deliveries)
         self._wake_when_due()
+
+    def _pause_left(self) -> float:
         return self._batcher.pause_left(self._clock())
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,7 +121,7 @@ class Replica:
 
         Raises NotDrainedError if batches are still in flight at its end.
         """
-        self._intake.start(self._deliver)
+        self._intake.start(self._deliver, self._pause_left)
         workers = [asyncio.create_task(self._work_off()) for _ in range(self._config.consumer.concurrency)]
         stopped = asyncio.create_task(stop.wait())
         try:

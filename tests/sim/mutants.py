@@ -204,9 +204,9 @@ class HandsBackFirst(Replica):
 
 
 class NeverRenews(Intake):
-    def start(self, deliver):
+    def start(self, deliver, pause_left):
         self._leases.keep = asyncio.Event().wait
-        super().start(deliver)
+        super().start(deliver, pause_left)
 
 
 class NeverResumes(Intake):

@@ -68,7 +68,7 @@ class PushIntake:
         self._open = self._closing = False
         self.tasks: tuple[asyncio.Task[None], ...] = ()
 
-    def start(self, deliver: Callable[[list[Delivery]], object]) -> None:
+    def start(self, deliver: Callable[[list[Delivery]], object], pause_left: Callable[[], float]) -> None:  # noqa: ARG002 - each is read as it comes
         """Begin to serve; each message goes to `deliver`. Before `close`, `tasks` end only by a bug."""
         self._deliver, self._open = deliver, True
         self._serving = asyncio.create_task(self._endpoint.serve(self), name="push")

@@ -69,7 +69,7 @@ class Bench:
     def intake(self, subscriptions=(SUBSCRIPTION,), clock=time.monotonic, *, slow_start=False, pause=0.0, **consumer):
         got = []
         made = Intake(self.subscriber, reading(subscriptions, **consumer), clock, self.metrics, slow_start=slow_start)
-        made.start(lambda deliveries: got.extend(deliveries) or pause)
+        made.start(got.extend, lambda: pause)
         return made, got
 
     @property

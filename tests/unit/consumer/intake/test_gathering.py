@@ -1,4 +1,4 @@
-"""Messages of a stream are read together where no batch leaves yet, in their order, and never later than the batch."""
+"""Messages of a stream are read together where no batch leaves yet, in their order, as soon as one may."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import asyncio
 import pytest
 from virtualtime import run
 
-from consumer.intake.gathering import AHEAD_SECONDS, MOST_MESSAGES, MOST_SECONDS, Gathering
+from consumer.intake.gathering import MOST_MESSAGES, MOST_SECONDS, Gathering
 
 
 class Bench:
-    """`reads` has the time and the messages of each read; after each, no batch leaves for `pause` seconds."""
+    """`reads` has the time and the messages of each read. No batch leaves until `next_at`; one leaves `pause` after each read."""
 
-    def __init__(self, pause):
-        self.pause, self.reads = pause, []
+    def __init__(self, pause, is_urgent=lambda _: False):
+        self.pause, self.reads, self.next_at = pause, [], 0.0
         self.time = asyncio.get_running_loop().time
-        self.gathering = Gathering(self._read)
+        self.gathering = Gathering(self._read, lambda: self.next_at - self.time(), is_urgent)
 
     def _read(self, messages):
         self.reads.append((self.time(), list(messages)))
-        return self.pause
+        self.next_at = self.time() + self.pause
 
 
-def test_what_comes_before_a_batch_may_leave_is_read_together_just_before_it_does():
+def test_what_comes_before_a_batch_may_leave_is_read_together_when_it_may():
     async def scenario():
         bench = Bench(pause=0.05)
         bench.gathering.add([1])
@@ -32,7 +32,7 @@ def test_what_comes_before_a_batch_may_leave_is_read_together_just_before_it_doe
             await asyncio.sleep(0.01)
         await asyncio.sleep(1)
         bench.gathering.add([5])
-        assert bench.reads == [(0.0, [1]), (pytest.approx(0.05 - AHEAD_SECONDS), [2, 3, 4]), (pytest.approx(1.03), [5])]
+        assert bench.reads == [(0.0, [1]), (0.05, [2, 3, 4]), (pytest.approx(1.03), [5])]
 
     run(scenario())
 
@@ -43,6 +43,16 @@ def test_without_a_pause_nothing_waits():
         for number in (1, 2, 3):
             bench.gathering.add([number])
         assert [messages for _, messages in bench.reads] == [[1], [2], [3]]
+
+    run(scenario())
+
+
+def test_what_is_urgent_is_read_at_once_behind_what_came_before():
+    async def scenario():
+        bench = Bench(pause=0.05, is_urgent=lambda message: message == 3)
+        for number in (1, 2, 3, 4):
+            bench.gathering.add([number])
+        assert [messages for _, messages in bench.reads] == [[1], [2, 3]]
 
     run(scenario())
 

@@ -322,6 +322,20 @@ def test_a_barrier_ends_its_lanes_part_of_a_batch():
     assert numbers(batcher.take(0.0)) == [3]
 
 
+def test_a_barrier_waits_for_no_pause():
+    """Until it is met, nobody may write to its slot."""
+    batcher = Batcher(10, 1000, 5.0)
+    batcher.add([delivery(1, 1), delivery(2, 2)])
+    batcher.take(0.0)
+    barrier = delivery(4, 3)
+    barrier.barrier = Barrier("r1", "s0", 1, "token")
+    batcher.add([delivery(3, 3)])
+    assert batcher.take(1.0) is None
+    batcher.add([barrier])
+    assert batcher.due_at(1.0) == 1.0
+    assert numbers(batcher.take(1.0)) == [3, 4]
+
+
 @pytest.mark.slow
 def test_no_call_looks_at_every_slot():
     """65,536 slots wait; a thousand looks at the clock touch none of them."""

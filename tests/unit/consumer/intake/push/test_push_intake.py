@@ -53,7 +53,7 @@ class Bench:
 def play(scenario, **settings):
     async def run():
         bench = Bench(**settings)
-        bench.intake.start(bench.got.extend)
+        bench.intake.start(bench.got.extend, lambda: 0.0)
         try:
             await scenario(bench)
         finally:
