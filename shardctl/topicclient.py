@@ -120,7 +120,7 @@ class TopicClient:
         future: Future[str] = Future()
         future.set_running_or_notify_cancel()  # a message in flight can't be cancelled
         if self._tracing:
-            _trace(topic, attributes, future)
+            _trace(topic, ordering_key, attributes, future)
         message = PubsubMessage.pb()(data=data, ordering_key=ordering_key, attributes=attributes)
         waiting = _Waiting(message, message.ByteSize() + _FRAME_BYTES, future)
         with self._changed:
@@ -238,19 +238,24 @@ def _take(waiting: deque[_Waiting]) -> list[_Waiting]:
     return taken
 
 
-def _trace(topic: str, attributes: dict[str, str], future: Future[str]) -> None:
-    """Begin a span that ends with the write's outcome, and put it into the attributes, named as Google's libraries do."""
+def _trace(topic: str, ordering_key: str, attributes: dict[str, str], future: Future[str]) -> None:
+    """Begin a span that ends with the write's outcome, and put it into the attributes, named as Google's libraries do.
+
+    The span is named as OpenTelemetry's conventions for messaging ask.
+    """
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     name = topic.rpartition("/")[2]
     span = trace.get_tracer("shardctl").start_span(
-        f"{name} create",
+        f"create {name}",
         kind=trace.SpanKind.PRODUCER,
         attributes={
             "messaging.system": "gcp_pubsub",
-            "messaging.operation": "create",
+            "messaging.operation.name": "create",
+            "messaging.operation.type": "create",
             "messaging.destination.name": name,
+            **({"gcp.pubsub.message.ordering_key": ordering_key} if ordering_key else {}),
         },
     )
     carrier: dict[str, str] = {}
@@ -263,6 +268,7 @@ def _trace(topic: str, attributes: dict[str, str], future: Future[str]) -> None:
             span.set_attribute("messaging.message.id", sent.result())
         else:
             span.record_exception(error)
+            span.set_attribute("error.type", type(error).__qualname__)
             span.set_status(trace.Status(trace.StatusCode.ERROR))
         span.end()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from consumer.redis.client import connect
-from consumer.redis.discovery import Directory, OwnerOf, PrimaryNamed
+from consumer.redis.discovery import Directory, Node, OwnerOf, PrimaryNamed
 from consumer.redis.url import parse
 from shardctl.fleet.settings.redis import Sentinel
 from shardctl.local.servers import RedisServer
@@ -196,19 +196,28 @@ def _form(clients, servers, hash_slot):
     bounds = [REDIS_CLUSTER_HASH_SLOTS * number // 3 for number in range(4)]
     for client, first, end in zip(clients, bounds, bounds[1:], strict=False):
         client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
-    for client in clients[1:]:
-        bus = clients[0].config_get("cluster-port")["cluster-port"]
-        client.execute_command("CLUSTER MEET", HOST, servers[0].port, bus)
+    _wait(lambda: _know_each_other(clients, servers), "the nodes know each other")
     if len(clients) > 3:
         owner = next(number for number in range(3) if bounds[number] <= hash_slot < bounds[number + 1])
         owner_id = clients[owner].execute_command("CLUSTER MYID")
-        _wait(
-            lambda: owner_id in {node["node_id"] for node in clients[3].execute_command("CLUSTER NODES").values()},
-            "the replica knows its primary",
-        )
         clients[3].execute_command("CLUSTER REPLICATE", owner_id)
         _wait(lambda: clients[3].info("replication")["master_link_status"] == "up", "the replica follows")
     _wait(lambda: all(_complete(client, len(clients)) for client in clients), "the cluster is complete")
+
+
+def _know_each_other(clients, servers):
+    """Else they are introduced, once more if need be: a handshake that takes longer than the node's time-out is forgotten."""
+    known = [{node["node_id"] for node in client.execute_command("CLUSTER NODES").values()} for client in clients]
+    missing = [
+        (client, other, server)
+        for client, its_known in zip(clients, known, strict=True)
+        for other, server in zip(clients, servers, strict=True)
+        if other.execute_command("CLUSTER MYID") not in its_known
+    ]
+    for client, other, server in missing:
+        bus = other.config_get("cluster-port")["cluster-port"]
+        client.execute_command("CLUSTER MEET", HOST, server.port, bus)
+    return not missing
 
 
 def _complete(client, size):
@@ -219,28 +228,42 @@ def _complete(client, size):
 
 
 @contextmanager
-def sentinels(folder: Path, prefix: str, *, down_after_ms: int = 30_000) -> Iterator[Place]:
-    """A primary, its replica, and three Sentinels, of which two agree on a fail-over."""
+def sentinels(
+    folder: Path,
+    prefix: str,
+    *,
+    down_after_ms: int = 30_000,
+    front: Callable[[int], AbstractContextManager[Node]] | None = None,
+) -> Iterator[Place]:
+    """A primary, its replica, and three Sentinels, of which two agree on a fail-over.
+
+    With `front`, all of them are reached at the places that it makes before their ports, and the servers announce these.
+    """
     logins, fleet = Logins(), prefix.partition(":")[0]
     with ExitStack() as closing:
-        primary = closing.enter_context(logins.server(folder / "primary", fleet))
-        replica = closing.enter_context(logins.server(folder / "replica", fleet, f"replicaof {HOST} {primary.port}"))
+
+        def started(server: RedisServer) -> RedisServer:
+            return closing.enter_context(server)
+
+        def place_of(server: Server) -> Node:
+            return closing.enter_context(front(server.port)) if front else (HOST, server.port)
+
+        servers = [started(logins.server(folder / name, fleet)) for name in ("primary", "replica")]
+        places = list(map(place_of, servers))
+        primary, replica = (closing.enter_context(administer(server, logins.administrator)) for server in servers)
+        for client, (host, port) in zip((primary, replica), places, strict=True):
+            client.config_set("replica-announce-ip", host, "replica-announce-port", port)
+        replica.replicaof(*places[0])
+        _wait(lambda: replica.info("replication")["master_link_status"] == "up", "the replica follows")
         watching = [
-            closing.enter_context(SentinelServer(folder / f"sentinel-{number}", logins, primary, down_after_ms))
+            started(SentinelServer(folder / f"sentinel-{number}", logins, places[0], down_after_ms))
             for number in range(3)
         ]
-        with administer(replica, logins.administrator) as client:
-            _wait(lambda: client.info("replication")["master_link_status"] == "up", "the replica follows")
         for sentinel in watching:
             with administer(sentinel, logins.administrator) as client:
                 _wait(lambda client=client: _sees_all(client), "the Sentinel knows the replica and the other Sentinels")
-        yield Place(
-            "sentinel",
-            logins,
-            [primary, replica],
-            Directory(_nodes(watching), PrimaryNamed(MASTER), beside=True),
-            watching,
-        )
+        directory = Directory(tuple(map(place_of, watching)), PrimaryNamed(MASTER), beside=True)
+        yield Place("sentinel", logins, servers, directory, watching)
 
 
 def _sees_all(client):
@@ -253,7 +276,7 @@ class SentinelServer(RedisServer):
 
     program = "redis-sentinel"
 
-    def __init__(self, data_dir: Path, logins: Logins, primary: RedisServer, down_after_ms: int) -> None:
+    def __init__(self, data_dir: Path, logins: Logins, primary: Node, down_after_ms: int) -> None:
         super().__init__(data_dir)
         self._logins, self._primary, self._down_after_ms = logins, primary, down_after_ms
         self._admin_password = logins.administrator
@@ -281,7 +304,9 @@ class SentinelServer(RedisServer):
             f"user {USER} on >{self._logins.consumer} {rights('sentinel', 'any')}",
             f"sentinel sentinel-user {ADMINISTRATOR}",
             f"sentinel sentinel-pass {self._logins.administrator}",
-            f"sentinel monitor {MASTER} {HOST} {self._primary.port} 2",
+            "sentinel resolve-hostnames yes",
+            "sentinel announce-hostnames yes",
+            "sentinel monitor {} {} {} 2".format(MASTER, *self._primary),
             f"sentinel auth-user {MASTER} {ADMINISTRATOR}",
             f"sentinel auth-pass {MASTER} {self._logins.administrator}",
             f"sentinel down-after-milliseconds {MASTER} {self._down_after_ms}",

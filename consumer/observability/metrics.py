@@ -127,6 +127,11 @@ class Metrics:
         self.http_breaker_open = self._gauge(
             "http_breaker_open", "1 while the type's HTTP backend isn't called because it is down.", ("type",)
         )
+        self.http_token_missing = self._gauge(
+            "http_token_missing",
+            "1 while the type's HTTP backend isn't called because no token for it can be had.",
+            ("type",),
+        )
 
     def _show_state(self) -> None:
         self.redis_degraded = self._gauge("redis_degraded", "1 while the consumer works without slot locks.")

@@ -45,8 +45,11 @@ class Traces:
         self._propagator = TraceContextTextMapPropagator()
 
     def settled(self, deliveries: Sequence[Delivery], began_ns: int, ended_ns: int) -> None:
-        """Record deliveries that were settled in one batch, between these times since 1970. Doesn't wait, doesn't raise."""
-        from opentelemetry.trace import SpanKind
+        """Record deliveries that were settled in one batch, between these times since 1970. Doesn't wait, doesn't raise.
+
+        A span's destination is the subscription, as in OpenTelemetry's conventions for Pub/Sub.
+        """
+        from opentelemetry.trace import SpanKind, Status, StatusCode
 
         for delivery in deliveries:
             parent = delivery.message.attributes.get(TRACEPARENT, "")
@@ -54,23 +57,28 @@ class Traces:
                 continue
             subscription = delivery.subscription.rpartition("/")[2]
             span = self._tracer.start_span(
-                f"{subscription} process",
+                f"process {subscription}",
                 context=self._propagator.extract({"traceparent": parent}),
                 kind=SpanKind.CONSUMER,
                 start_time=began_ns,
                 attributes={
                     "messaging.system": "gcp_pubsub",
+                    "messaging.operation.name": "process",
                     "messaging.operation.type": "process",
+                    "messaging.destination.name": subscription,
                     "messaging.destination.subscription.name": subscription,
                     "messaging.message.id": delivery.message_id,
-                    "messaging.gcp_pubsub.message.ordering_key": delivery.message.ordering_key,
-                    "messaging.batch.message_count": len(deliveries),
+                    "gcp.pubsub.message.ordering_key": delivery.message.ordering_key,
+                    "shardctl.batch_messages": len(deliveries),
                     "shardctl.slot": delivery.slot,
                     "shardctl.message_type": delivery.message_type,
                     "shardctl.outcome": delivery.fault.reason if delivery.fault else "committed",
                     "shardctl.publish_to_commit_ms": (ended_ns // 1_000 - delivery.publish_time_us) / 1_000,
                 },
             )
+            if delivery.fault:
+                span.set_attribute("error.type", delivery.fault.reason)
+                span.set_status(Status(StatusCode.ERROR))
             span.end(ended_ns)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from consumer.redis.certificates import Certificates, TlsConnection
 from consumer.redis.discovery import Directory, DiscoveredConnection, DiscoveredTlsConnection, Discovery, Node
 from consumer.redis.url import Login, RedisUrl
 
@@ -48,6 +49,8 @@ def connect(
         "driver_info": None,  # or each connection would send CLIENT SETINFO, which Redis 7.0 doesn't know and few users may run
         **url.options,
     }
+    if tls := options.get("connection_class") is SSLConnection:
+        options |= {"connection_class": TlsConnection, "certificates": Certificates(options)}
     login = _Asking(logins, timeout_seconds) if logins else _Known(url.login)
     if directory is None:
         return _client({**options, "credential_provider": login})
@@ -61,7 +64,6 @@ def connect(
         host, port = node
         return _client({**asked, "host": host, "port": port})
 
-    tls = options.pop("connection_class", None) is SSLConnection
     options["connection_class"] = DiscoveredTlsConnection if tls else DiscoveredConnection
     options["discovery"] = Discovery(directory, open_node, timeout_seconds)
     return _client({**options, "credential_provider": login})

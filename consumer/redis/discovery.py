@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from consumer.redis.certificates import TlsConnection
 from shardctl.fleet.settings.redis import host_and_port
 from shardctl.fleet.shardconfig import ShardConfig
 
@@ -155,7 +156,7 @@ class DiscoveredConnection(Connection):
         await super().disconnect(*arguments, **options)
 
 
-class DiscoveredTlsConnection(DiscoveredConnection, SSLConnection):
+class DiscoveredTlsConnection(DiscoveredConnection, TlsConnection):
     """The same over TLS."""
 
 

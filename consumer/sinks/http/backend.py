@@ -57,6 +57,8 @@ class Backend:
         self._of_row: dict[int, Progress] = {}
         self.trouble = ""  # why the last call that failed did
         metrics.http_breaker_open.labels(message_type).set_function(lambda: float(not self._breaker.closed))
+        if self._grants_may_lack:
+            metrics.http_token_missing.labels(message_type).set_function(lambda: float(self._caller.token_missing))
         for outcome in Meaning:
             metrics.http_calls.labels(
                 message_type, outcome

@@ -61,6 +61,11 @@ class Caller:
         """The backend as a log may name it: a path or a query may hold a secret."""
         return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
 
+    @property
+    def token_missing(self) -> bool:
+        """Whether no call is made because no token can be had."""
+        return isinstance(self._authorization, Tokens) and self._authorization.missing
+
     async def call(self, data: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a write and read the answer; where it is 401, once again with a new token.
 

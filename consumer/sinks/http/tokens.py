@@ -91,6 +91,11 @@ class Tokens:
             raise TokenError(self._why)
         return present.header
 
+    @property
+    def missing(self) -> bool:
+        """Whether the last try to get a token failed and none is left that can be sent."""
+        return bool(self._trouble.failures) and self._usable(self._clock()) is None
+
     def refused(self, header: str) -> bool:
         """The backend answered 401 to this header. Whether another token may do better: the next header is another one then."""
         now = self._clock()

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 from datetime import timedelta
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import redis_kit
-import trustme
 from patience import PATIENCE_SECONDS
 from redis import Redis
 from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
+from tls_kit import CLIENT, NAMED, Certificates, Front
 
 from consumer.redis.client import connect
 from consumer.redis.discovery import Directory, OwnerOf
@@ -29,29 +30,29 @@ from shardctl.shard.engine import Limits, open_engine
 
 pytestmark = pytest.mark.slow
 
-NAMED = "localhost"  # what the servers' certificates are for; the address HOST isn't in them
-USER, PASSWORD = "careful", "opensesame"  # whom the databases ask for a certificate
+USER, PASSWORD = CLIENT, "opensesame"  # whom the databases ask for a certificate
 
 
-class Certificates:
-    """Files: `ca` signs the server's and the client's, `other` is an authority that nobody asked."""
+class Mounted:
+    """A client's files where a pod has them, which are replaced as Kubernetes does it: all at once, behind a link."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, certificates: Certificates, folder: Path, client: str = "client") -> None:
         self.folder = folder
-        ours, other = trustme.CA(), trustme.CA()
-        self.ca, self.other = self._write("ca.crt", ours.cert_pem), self._write("other.crt", other.cert_pem)
-        self.server, self.server_key = self._pair("server", ours.issue_cert(NAMED))
-        self.client, self.client_key = self._pair("client", ours.issue_cert(common_name=USER))
-        self.stranger, self.stranger_key = self._pair("stranger", other.issue_cert(common_name=USER))
+        folder.mkdir(exist_ok=True)
+        self.ca, self.client, self.client_key = (folder / name for name in ("ca.crt", "tls.crt", "tls.key"))
+        for path in (self.ca, self.client, self.client_key):
+            path.symlink_to(f"..data/{path.name}")
+        self._versions = itertools.count()
+        self.renew(certificates, client)
 
-    def _pair(self, name, made):
-        return self._write(f"{name}.crt", made.cert_chain_pems[0]), self._write(f"{name}.key", made.private_key_pem)
-
-    def _write(self, name, pem):
-        path = self.folder / name
-        path.write_bytes(pem.bytes())
-        path.chmod(0o600)
-        return path
+    def renew(self, certificates: Certificates, client: str = "client") -> None:
+        version = self.folder / f"..version-{next(self._versions)}"
+        version.mkdir()
+        sources = (certificates.ca, getattr(certificates, client), getattr(certificates, f"{client}_key"))
+        for path, source in zip((self.ca, self.client, self.client_key), sources, strict=True):
+            shutil.copy(source, version / path.name)
+        (self.folder / "..next").symlink_to(version.name)
+        (self.folder / "..next").rename(self.folder / "..data")
 
 
 @pytest.fixture(scope="module")
@@ -232,44 +233,47 @@ def test_libpq_takes_a_key_as_kubernetes_mounts_it(place, certificates):
     assert (run.stdout, run.returncode) == ("True\n", 0), run.stderr
 
 
-# --- Redis ------------------------------------------------------------------------------------------------------------
+def test_renewed_certificates_are_used_by_new_connections(place, certificates, tmp_path):
+    """Of an engine that is there: first its files are of an authority that the server doesn't know."""
+    mounted = Mounted(certificates, tmp_path, client="stranger")
+    url = url_of(place, mounted, user=USER, more=client_of(place, mounted, "client"))
+    engines = [
+        database.connect(url),
+        open_engine(databaseurl.parse(url), Limits("consumer", *[timedelta(seconds=20)] * 4)),
+    ]
+
+    def refused(engine):
+        with pytest.raises(OperationalError), engine.connect():
+            pass
+
+    for engine in engines:
+        refused(engine)
+    mounted.renew(certificates)
+    for engine in engines:
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql(place.encrypted).scalar()
+        engine.dispose()
 
 
-async def _pipe(reader, writer):
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-    writer.close()
+# --- Redis: the wheel's is built without TLS, so that something that ends it stands before ----------------------------
 
 
-@contextlib.asynccontextmanager
-async def tls_before(port, certificates):
-    """The wheel's Valkey is built without TLS: something that ends it stands before. It wants a certificate of its clients."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.ca)
-    context.load_cert_chain(certificates.server, certificates.server_key)
-    context.verify_mode = ssl.CERT_REQUIRED
-
-    async def serve(reader, writer):
-        there, to = await asyncio.open_connection(HOST, port)
-        await asyncio.gather(_pipe(reader, to), _pipe(there, writer))
-
-    server = await asyncio.start_server(serve, HOST, 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+def words(certificates, *, ca="ca", client="client") -> str:
+    """The parameters of a URL."""
+    text = f"?ssl_ca_certs={getattr(certificates, ca)}"
+    if client:
+        text += "&ssl_certfile={}&ssl_keyfile={}".format(
+            *(getattr(certificates, name) for name in (client, f"{client}_key"))
+        )
+    return text
 
 
-def ping(server, certificates, *, host=NAMED, ca="ca", client="client", plain=False):
+def ping(server, certificates, *, host=NAMED, plain=False, **files):
     """Through the client that consumers have."""
 
     async def run():
-        async with tls_before(server.port, certificates) as port:
-            url = f"rediss://:{server.password}@{host}:{server.port if plain else port}/0"
-            url += f"?ssl_ca_certs={getattr(certificates, ca)}"
-            if client:
-                files = [getattr(certificates, name) for name in (client, f"{client}_key")]
-                url += f"&ssl_certfile={files[0]}&ssl_keyfile={files[1]}"
+        with Front(server.port, certificates) as front:
+            url = f"rediss://:{server.password}@{host}:{server.port if plain else front.port}/0{words(certificates, **files)}"
             # Who doesn't speak TLS says nothing to a greeting: that much time passes.
             async with connect(parse(url), 2.0 if plain else 20.0) as redis:
                 return await redis.ping()
@@ -296,6 +300,35 @@ def test_redis_is_refused(redis_server, certificates, given):
         ping(redis_server, certificates, **given)
 
 
+def test_renewed_certificates_are_used_by_new_connections_to_redis(redis_server, certificates, tmp_path, caplog):
+    """Authority, certificate and key change on both sides, and a client that has been connected goes on."""
+    renewed = Certificates(tmp_path)
+    mounted = Mounted(certificates, tmp_path / "mounted")
+
+    async def run():
+        with Front(redis_server.port, certificates) as front:
+            url = f"rediss://:{redis_server.password}@{NAMED}:{front.port}/0{words(mounted)}"
+            redis = connect(parse(url), PATIENCE_SECONDS)
+            assert await redis.ping()
+        with Front(redis_server.port, renewed, front.port):
+            with pytest.raises(RedisError):  # of the connection that was ended, or of a new one
+                await redis.ping()
+            with pytest.raises(RedisError, match="certificate verify failed"):
+                await redis.ping()
+            mounted.client_key.write_bytes(b"")
+            with pytest.raises(RedisError, match="certificate verify failed"):
+                await redis.ping()
+            mounted.renew(renewed)
+            assert await redis.ping()
+        await redis.aclose()
+
+    caplog.set_level("INFO")
+    asyncio.run(run())
+    assert [record.action for record in caplog.records if record.name.endswith("certificates")] == [
+        "certificates_unusable", "certificates_renewed", "recovered",
+    ]  # fmt: skip
+
+
 # --- a Redis Cluster --------------------------------------------------------------------------------------------------
 
 
@@ -312,21 +345,18 @@ def node(tmp_path):
             yield server
 
 
-def ask_cluster(server, certificates, *, announced, ca="ca", client="client", more=""):
+def ask_cluster(server, certificates, *, announced, more="", **files):
     """A call to the server that the node names, both over TLS; the node says where it is by name or by address."""
 
     async def run():
-        async with tls_before(server.port, certificates) as port:
+        with Front(server.port, certificates) as front:
             with Redis.from_url(server.admin_url) as administrator:
-                administrator.config_set("cluster-announce-port", port)
+                administrator.config_set("cluster-announce-port", front.port)
                 administrator.config_set("cluster-announce-ip", HOST)
                 administrator.config_set("cluster-announce-hostname", NAMED)
                 administrator.config_set("cluster-preferred-endpoint-type", announced)
-            url = f"rediss://:{server.password}@/?ssl_ca_certs={getattr(certificates, ca)}{more}"
-            if client:
-                files = [getattr(certificates, name) for name in (client, f"{client}_key")]
-                url += f"&ssl_certfile={files[0]}&ssl_keyfile={files[1]}"
-            directory = Directory(((NAMED, port),), OwnerOf("f:s"), beside=False)
+            url = f"rediss://:{server.password}@/{words(certificates, **files)}{more}"
+            directory = Directory(((NAMED, front.port),), OwnerOf("f:s"), beside=False)
             async with connect(parse(url, "cluster"), PATIENCE_SECONDS, directory) as redis:
                 return await redis.set("{f:s}:x", "1")
 
@@ -351,3 +381,63 @@ def test_a_cluster_is_trusted_by_the_names_that_its_nodes_announce(node, certifi
 def test_a_cluster_is_refused(node, certificates, given):
     with pytest.raises(RedisError):
         ask_cluster(node, certificates, announced="hostname", **given)
+
+
+# --- Sentinels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, certificates):
+    """A primary, its replica and three Sentinels, each over TLS and by name."""
+
+    @contextlib.contextmanager
+    def front(port):
+        with Front(port, certificates) as place:
+            yield NAMED, place.port
+
+    with redis_kit.sentinels(tmp_path_factory.mktemp("sentinels"), "f:s", front=front) as place:
+        yield place
+
+
+def through_sentinels(watched, certificates, **files):
+    login = f"&sentinel_username={redis_kit.USER}&sentinel_password={watched.logins.consumer}"
+    url = f"rediss://{redis_kit.USER}:{watched.logins.consumer}@/{words(certificates, **files)}{login}"
+    return connect(parse(url, "sentinel"), PATIENCE_SECONDS, watched.directory)
+
+
+def test_the_primary_behind_sentinels_is_trusted_by_its_name_and_so_is_the_next_one(watched, certificates):
+    old, password = watched.primary(), watched.logins.administrator
+    (new,) = (server for server in watched.servers if server is not old)
+
+    async def run(at_old, at_new):
+        async with through_sentinels(watched, certificates) as redis:
+            assert await redis.set("{f:s}:x", "1")
+            with redis_kit.administer(watched.sentinels[0], password) as sentinel:
+                sentinel.execute_command("SENTINEL FAILOVER", redis_kit.MASTER)
+            assert wait_until(lambda: at_new.execute_command("ROLE")[0] == "master", timeout_seconds=PATIENCE_SECONDS)
+            at_old.replicaof(NAMED, at_new.config_get("replica-announce-port")["replica-announce-port"])
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not at_new.exists("{f:s}:y"):
+                    with contextlib.suppress(RedisError):  # of the old connection, or a Sentinel is behind
+                        await redis.set("{f:s}:y", "1")
+                    await asyncio.sleep(0.01)
+
+    with redis_kit.administer(old, password) as at_old, redis_kit.administer(new, password) as at_new:
+        asyncio.run(run(at_old, at_new))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"ca": "other"}, id="another authority"),
+        pytest.param({"client": None}, id="no certificate of the client"),
+        pytest.param({"client": "stranger"}, id="a stranger's certificate"),
+    ],
+)
+def test_sentinels_are_refused(watched, certificates, given):
+    async def run():
+        async with through_sentinels(watched, certificates, **given) as redis:
+            await redis.set("{f:s}:x", "1")
+
+    with pytest.raises(RedisError):
+        asyncio.run(run())

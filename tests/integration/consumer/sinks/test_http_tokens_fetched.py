@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import ssl
@@ -155,8 +156,11 @@ def test_a_token_server_that_is_down_keeps_writes_and_the_backend_is_not_called(
         waits(p, p.call("a", "a"), match=r"the token endpoint http://127.0.0.1:\d+ can't be reached: ConnectError")
     assert backend.calls == []
     assert p.outcomes() == {}
+    missing = functools.partial(p.metrics.registry.get_sample_value, "shardctl_http_token_missing", {"type": "call"})
+    assert missing() == 1
     server.start()
     assert settle(p, p.call("a", "a")).applied == 1
+    assert missing() == 0
     assert "no call is made and writes are kept until it returns a token" in caplog.text
     assert f"the token endpoint {server.url} works again" in caplog.text
 
