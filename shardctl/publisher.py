@@ -109,7 +109,7 @@ class Publisher:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._fleet = fleet
-        self._client: Client = client or connect(give_up_after_seconds)
+        self._client: Client = client or connect(give_up_after_seconds, endpoint=fleet.topic.endpoint)
         self._give_up_after_seconds = give_up_after_seconds
         self._now, self._sleep = now, sleep
         self._closed = False

@@ -216,16 +216,23 @@ class TopicClient:
         self._threads.shutdown()
 
 
-def connect(give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS, *, tracing: bool = False) -> TopicClient:
+def connect(
+    give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS, *, endpoint: str | None = None, tracing: bool = False
+) -> TopicClient:
     """A client that keeps order, bounds what it holds, and gives up in time. Honours PUBSUB_EMULATOR_HOST.
+
+    `endpoint` is a fleet's `topic.endpoint`; by default Pub/Sub's global one.
 
     With `tracing` each write carries the trace that is current where it is published, by your own OpenTelemetry provider.
     Raises `google.auth.exceptions.DefaultCredentialsError` where there are no credentials.
     """
     host = os.environ.get("PUBSUB_EMULATOR_HOST")
     transport = PublisherGrpcTransport(channel=grpc.insecure_channel(host)) if host else None
+    options = {"api_endpoint": endpoint} if endpoint else {}
     return TopicClient(
-        PublisherClient(transport=transport), give_up_after_seconds=give_up_after_seconds, tracing=tracing
+        PublisherClient(transport=transport, client_options=options),
+        give_up_after_seconds=give_up_after_seconds,
+        tracing=tracing,
     )
 
 

@@ -257,12 +257,12 @@ def _intakes(settings: Settings, metrics: Metrics, suspects: Suspects) -> Callab
 
         endpoint = endpoint_of(config, settings.host, settings.push_port, settings.push_keys_url, metrics)
         return lambda: PushIntake(config, endpoint, time.monotonic, metrics)
-    subscriber = calls.subscriber(settings.pubsub_endpoint)
+    subscriber = calls.subscriber(settings.pubsub_emulator, config.pubsub_endpoint)
     return lambda: Intake(subscriber, config, time.monotonic, metrics, suspects=suspects)
 
 
 def _outlets(settings: Settings) -> tuple[DeadLetterTopic, Again]:
-    publisher = calls.publisher(settings.pubsub_endpoint)
+    publisher = calls.publisher(settings.pubsub_emulator, settings.config.pubsub_endpoint)
     return DeadLetterTopic(publisher, settings.config), Again(publisher, settings.config)
 
 

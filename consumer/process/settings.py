@@ -28,7 +28,7 @@ class Settings:
     redis_url: RedisUrl
     port: int  # of /health, /ready and /metrics
     host: str
-    pubsub_endpoint: str | None  # host:port of an emulator; None is the service itself
+    pubsub_emulator: str | None  # its host:port; None is the service itself
     replica: str  # this process's name in logs
     database_login: Callable[[], Login] | None = None  # for each new connection, instead of the URL's
     redis_logins: Callable[[], Login] | None = None

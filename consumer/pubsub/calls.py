@@ -103,25 +103,32 @@ class Publisher:
         )
 
 
-def subscriber(endpoint: str | None) -> Subscriber:
-    """`endpoint` is an emulator's address. Raises UsageError where there are no credentials."""
-    if endpoint is not None:
-        return Subscriber(grpc.aio.insecure_channel(endpoint, options=OPTIONS))
+def subscriber(emulator: str | None, endpoint: str | None = None) -> Subscriber:
+    """Of the emulator at that address, else of the service at `endpoint`, or at its global one.
+
+    Raises UsageError where there are no credentials.
+    """
+    if emulator is not None:
+        return Subscriber(grpc.aio.insecure_channel(emulator, options=OPTIONS))
     from google.pubsub_v1 import SubscriberAsyncClient
 
     # The package's own client opens the channel: it knows where credentials, client certificates and other universes come from.
     with _credentials():
-        return Subscriber(SubscriberAsyncClient().transport.grpc_channel)
+        return Subscriber(SubscriberAsyncClient(client_options=_client_options(endpoint)).transport.grpc_channel)
 
 
-def publisher(endpoint: str | None) -> Publisher:
-    """`endpoint` is an emulator's address. Raises UsageError where there are no credentials."""
-    if endpoint is not None:
-        return Publisher(grpc.aio.insecure_channel(endpoint, options=OPTIONS))
+def publisher(emulator: str | None, endpoint: str | None = None) -> Publisher:
+    """As `subscriber`."""
+    if emulator is not None:
+        return Publisher(grpc.aio.insecure_channel(emulator, options=OPTIONS))
     from google.pubsub_v1 import PublisherAsyncClient
 
     with _credentials():
-        return Publisher(PublisherAsyncClient().transport.grpc_channel)
+        return Publisher(PublisherAsyncClient(client_options=_client_options(endpoint)).transport.grpc_channel)
+
+
+def _client_options(endpoint: str | None) -> dict[str, str]:
+    return {"api_endpoint": endpoint} if endpoint else {}
 
 
 async def _answer(call: Any, request: Any, kind: str, path: str, timeout_seconds: float) -> Any:

@@ -85,7 +85,7 @@ def messages_in(fleet: Fleet, names: Sequence[str]) -> tuple[dict[str, int | Non
     if not names:
         return {}, ""
     try:
-        with pubsub_clients() as (_, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
+        with pubsub_clients(fleet) as (_, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
             existing = closing.there(subscriber, fleet, names)
             backlogs, unknown = backlogs_of(fleet, existing)
     except ShardctlError as error:
@@ -111,7 +111,7 @@ def missing_subscriptions(fleet: Fleet) -> tuple[list[str], str]:
     if fleet.provisioner == "config-connector":
         return [], ""
     try:
-        with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
+        with pubsub_clients(fleet) as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
             steps = pubsub_drift(fleet, publisher, subscriber).steps
     except ShardctlError as error:
         return [], str(error)

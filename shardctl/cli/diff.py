@@ -94,7 +94,7 @@ def _pubsub(fleet: Fleet) -> PubSubDrift | ShardctlError:
     from shardctl.render.drift import pubsub_drift
 
     try:
-        with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
+        with pubsub_clients(fleet) as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
             return pubsub_drift(fleet, publisher, subscriber)
     except ShardctlError as error:
         return error

@@ -75,13 +75,14 @@ def provision(
 
 
 @contextmanager
-def pubsub_clients() -> Iterator[tuple[Any, Any]]:
+def pubsub_clients(fleet: Any) -> Iterator[tuple[Any, Any]]:
     """A publisher and a subscriber, closed at the end. Raises ShardctlError where there are no credentials."""
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud import pubsub_v1
 
     try:
-        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        options = {"client_options": {"api_endpoint": fleet.topic.endpoint}} if fleet.topic.endpoint else {}
+        publisher, subscriber = pubsub_v1.PublisherClient(**options), pubsub_v1.SubscriberClient(**options)
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     with publisher, subscriber:
@@ -91,7 +92,7 @@ def pubsub_clients() -> Iterator[tuple[Any, Any]]:
 def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
     from shardctl.provision import provision_pubsub
 
-    with pubsub_clients() as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
+    with pubsub_clients(fleet) as (publisher, subscriber), waiting(f"Pub/Sub, project {fleet.project}"):
         provision_pubsub(fleet, publisher, subscriber, dry_run=dry_run, done=done)
     if not os.environ.get("PUBSUB_EMULATOR_HOST") and not dry_run:
         say(

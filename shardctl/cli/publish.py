@@ -101,7 +101,7 @@ def _published(
     from shardctl.wire.jsonlines import LineError, write_of
 
     try:
-        client = connect()
+        client = connect(endpoint=fleet.topic.endpoint)
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
     numbers: deque[int] = deque()  # of the writes in flight, in the order of their outcomes

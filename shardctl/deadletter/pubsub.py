@@ -34,8 +34,10 @@ class PubsubError(ShardctlError):
 
 
 @contextmanager
-def clients() -> Iterator[tuple[PublisherClient, SubscriberClient]]:
+def clients(endpoint: str | None = None) -> Iterator[tuple[PublisherClient, SubscriberClient]]:
     """The generated clients, closed at the end. Honours PUBSUB_EMULATOR_HOST.
+
+    `endpoint` is a fleet's `topic.endpoint`; by default Pub/Sub's global one.
 
     Raises `google.auth.exceptions.DefaultCredentialsError` where there are no credentials.
     """
@@ -44,7 +46,11 @@ def clients() -> Iterator[tuple[PublisherClient, SubscriberClient]]:
             publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
             yield publisher, SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
         return
-    with PublisherClient() as publisher, SubscriberClient() as subscriber:
+    client_options = {"api_endpoint": endpoint} if endpoint else {}
+    with (
+        PublisherClient(client_options=client_options) as publisher,
+        SubscriberClient(client_options=client_options) as subscriber,
+    ):
         yield publisher, subscriber
 
 

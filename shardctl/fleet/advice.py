@@ -27,7 +27,7 @@ def advice(fleet: Fleet) -> tuple[str, ...]:
 
 def warnings(fleet: Fleet) -> tuple[str, ...]:
     """Risks of a valid fleet that an operator must accept knowingly."""
-    return (*_on_the_open_gateway(fleet), *residency.warnings(fleet))
+    return (*_on_the_open_gateway(fleet), *residency.warnings(fleet), *cloudsql.warnings(fleet))
 
 
 def _on_the_open_gateway(fleet: Fleet) -> Iterator[str]:

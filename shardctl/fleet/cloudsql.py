@@ -202,6 +202,16 @@ def advice(fleet: Fleet) -> Iterator[str]:
         )
 
 
+def warnings(fleet: Fleet) -> Iterator[str]:
+    """A tag is whatever its owner makes of it, and the proxy sees every password and row that passes."""
+    images = {cloud_sql.proxy.image for shard in fleet.shards if (cloud_sql := instance_of(shard))}
+    for image in sorted(image for image in images if "@sha256:" not in image):
+        yield (
+            f"cloud_sql.proxy.image: {image} is a tag, which its owner can move. Pin what it is now, as {image}@sha256:…; "
+            f"`gcloud artifacts docker images describe {image} --format='value(image_summary.digest)'` prints the digest."
+        )
+
+
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - SHARDS_NAMED} more" if len(names) > SHARDS_NAMED else ""
     return ", ".join(names[:SHARDS_NAMED]) + more

@@ -36,6 +36,7 @@ class ShardConfig(Model):
     fleet: str
     shard: str
     project: str
+    pubsub_endpoint: str | None = Field(None, description="Where Pub/Sub is reached; by default its global endpoint.")
     slot_bits: int
     modulo: int = 0
     attributes: Attributes
@@ -78,6 +79,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         fleet=fleet.fleet,
         shard=shard.name,
         project=fleet.project,
+        pubsub_endpoint=fleet.topic.endpoint,
         slot_bits=fleet.routing.slot_bits,
         modulo=fleet.routing.modulo,
         attributes=fleet.routing.attributes,

@@ -19,7 +19,7 @@ from shardctl.gateway import wire
 
 PROBE_SECONDS = 3.0
 
-_SERVICE = "pubsub.googleapis.com:443"
+_GLOBAL = "pubsub.googleapis.com"
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
@@ -104,12 +104,14 @@ class Topics:
         await self._channel.close(None)
 
 
-def connect(fleet: Fleet, endpoint: str | None) -> Topics:
-    """`endpoint` is an emulator's address. Raises UsageError where there are no credentials. To be called in the event loop."""
-    if endpoint is not None:
-        return Topics(fleet, grpc.aio.insecure_channel(endpoint, options=_OPTIONS))
+def connect(fleet: Fleet, emulator: str | None) -> Topics:
+    """`emulator` is an emulator's address. Raises UsageError where there are no credentials. To be called in the event loop."""
+    if emulator is not None:
+        return Topics(fleet, grpc.aio.insecure_channel(emulator, options=_OPTIONS))
     try:
-        return Topics(fleet, PublisherGrpcAsyncIOTransport.create_channel(_SERVICE, options=_OPTIONS))
+        host = fleet.topic.endpoint or _GLOBAL
+        host = host if ":" in host else f"{host}:443"
+        return Topics(fleet, PublisherGrpcAsyncIOTransport.create_channel(host, options=_OPTIONS))
     except DefaultCredentialsError as error:
         raise UsageError(
             "no Google credentials. In a pod, bind its service account for Workload Identity; on this machine, run "

@@ -31,7 +31,7 @@ class BarrierPublisher:
         from shardctl.publisher import connect
 
         self._fleet = fleet
-        self._client = client or connect(GIVE_UP_AFTER_SECONDS)
+        self._client = client or connect(GIVE_UP_AFTER_SECONDS, endpoint=fleet.topic.endpoint)
 
     def __call__(self, message: Encoded) -> Future[Any]:
         path = f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, message.slot).id}"

@@ -72,7 +72,7 @@ def replay(
 def _opened(fleet: Fleet, *, strays: bool) -> Iterator[tuple[LeasedReader, pubsub.Outlet]]:
     """A desk on the fleet's subscriptions; all leases are released at the end."""
     try:
-        with pubsub.clients() as (publisher, subscriber):
+        with pubsub.clients(fleet.topic.endpoint) as (publisher, subscriber):
             names = pubsub.subscriptions(fleet, subscriber, strays=strays)
 
             def left() -> int | None:

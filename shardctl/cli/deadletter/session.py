@@ -30,7 +30,7 @@ def opened(fleet: Any, *, strays: bool, wait_seconds: float) -> Iterator[Session
     from shardctl.deadletter.leasedreader import LeasedReader
 
     try:
-        with pubsub.clients() as (publisher, subscriber):
+        with pubsub.clients(fleet.topic.endpoint) as (publisher, subscriber):
             with waiting(f"Pub/Sub, project {fleet.project}"):
                 names = pubsub.subscriptions(fleet, subscriber, strays=strays)
             counted = Count(fleet.project, names)
@@ -54,7 +54,7 @@ def outlet_alone(fleet: Any) -> Iterator[Any]:
     from shardctl.deadletter import pubsub
 
     try:
-        with pubsub.clients() as (publisher, _):
+        with pubsub.clients(fleet.topic.endpoint) as (publisher, _):
             yield pubsub.Outlet(publisher, fleet.project)
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error

@@ -88,7 +88,7 @@ def settle(
     fleet = load_fleet(file)
     before = file.read_bytes()
     text = settled(before.decode(), str(file)).encode()
-    with work_on(fleet, database) as work, pubsub_clients() as (publisher, subscriber):
+    with work_on(fleet, database) as work, pubsub_clients(fleet) as (publisher, subscriber):
         known = work.known()
         refuse(list(closing.not_handed_over(fleet, known)))
         if reasons := reasons_to_keep(known, keep):

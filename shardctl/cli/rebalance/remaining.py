@@ -67,7 +67,7 @@ class Remaining:
         """Why old subscriptions can't be deleted yet."""
 
         def look(_: Work, known: Mapping[str, Known]) -> list[str]:
-            with pubsub_clients() as (_, subscriber):
+            with pubsub_clients(self.fleet) as (_, subscriber):
                 return look_at_old(self.fleet, known, subscriber, drained=drained)[2]
 
         return self._reasons(look)

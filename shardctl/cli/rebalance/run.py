@@ -93,7 +93,7 @@ def hand_over_all(
     from shardctl.rebalance import preflight
 
     fleet = load_fleet(file)
-    with work_on(fleet, database) as work, pubsub_clients() as (publisher, subscriber):
+    with work_on(fleet, database) as work, pubsub_clients(fleet) as (publisher, subscriber):
         known = work.known()
         refuse([*preflight.not_started(fleet, known), *preflight.other_rebalances(fleet, known)])
         refuse(list(preflight.lacking_tables(known)))

@@ -63,7 +63,7 @@ def open_planned(
     before = file.read_bytes() if file.exists() else b""
     wanted, source = planned_fleet(file, following)
     planned = source.read_bytes() if source is not None else before
-    with work_on(wanted, database) as work, pubsub_clients() as (publisher, subscriber):
+    with work_on(wanted, database) as work, pubsub_clients(wanted) as (publisher, subscriber):
         known = work.known()
         reasons = [*preflight.other_rebalances(wanted, known), *preflight.past_return(wanted, known)]
         reasons += odd_slots(work, known, announced=False)

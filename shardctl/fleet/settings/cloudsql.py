@@ -70,8 +70,12 @@ class AuthProxy(Model):
     """The Cloud SQL Auth Proxy, a sidecar of each consumer."""
 
     image: Annotated[
-        Image, Field(description="Version 2 of the proxy. A digest pins it, as does a tag that never moves.")
-    ] = "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2.26.0"
+        Image,
+        Field(description="Version 2 of the proxy. A digest pins it, `IMAGE:TAG@sha256:…`; a tag may be moved."),
+    ] = (
+        "gcr.io/cloud-sql-connectors/cloud-sql-proxy:2.23.0"
+        "@sha256:54e23cad9aeeedbf88ab75f993146631b878035f702b31c51885a932e0c7286c"
+    )
     resources: ProxyResources = ProxyResources()
 
 

@@ -19,6 +19,15 @@ KmsKey = Annotated[
     ),
 ]
 
+Endpoint = Annotated[
+    str,
+    Text(
+        r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+(:[1-9][0-9]{0,4})?",
+        "a host of Pub/Sub, such as europe-west3-pubsub.googleapis.com, without https://",
+        260,
+    ),
+]
+
 
 class Topic(Model):
     """The settings of every topic that the fleet has: those that writes are published to, and the dead-letter topic."""
@@ -49,6 +58,13 @@ class Topic(Model):
         bool,
         Field(description="Pub/Sub also refuses to publish and to deliver in any region but `allowed_regions`."),
     ] = False
+    endpoint: Annotated[
+        Endpoint | None,
+        Field(
+            description="Where all that this file configures reaches Pub/Sub: a regional endpoint, such as "
+            "europe-west3-pubsub.googleapis.com. By default the global one, which leads to the nearest region."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _regions_make_sense(self) -> Self:

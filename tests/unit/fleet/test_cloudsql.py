@@ -6,7 +6,7 @@ import pytest
 from fleets import HEAD, TYPE
 
 from shardctl.fleet import cloudsql, yamlfile
-from shardctl.fleet.advice import advice
+from shardctl.fleet.advice import advice, warnings
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.spec_errors import SpecError
 from shardctl.fleet.topology import database_secret
@@ -29,6 +29,15 @@ def fleet(*databases, top="", head=HEAD):
 def on(instance=INSTANCE, database="orders", **more):
     settings = "".join(f", {name}: {value}" for name, value in more.items())
     return f"{{cloud_sql: {{instance: '{instance}', database: {database}{settings}}}}}"
+
+
+def test_a_proxy_by_tag_is_a_risk_and_one_by_digest_is_none():
+    tag = "example.com/proxy:2.26.0"
+    (warning,) = warnings(fleet(on(), top=f"cloud_sql: {{proxy: {{image: '{tag}'}}}}\n"))
+    assert f"Pin what it is now, as {tag}@sha256:…" in warning
+    assert warnings(fleet(on(), top=f"cloud_sql: {{proxy: {{image: '{tag}@sha256:{'0' * 64}'}}}}\n")) == ()
+    assert warnings(fleet(on())) == ()
+    assert warnings(fleet("{name: own}")) == ()
 
 
 def url_of(made):

@@ -268,6 +268,31 @@ def test_several_regions_are_a_risk_for_the_order():
     assert "only within one" in warning
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "warned"),
+    [
+        ("europe-west1-pubsub.googleapis.com", False),
+        ("pubsub.europe-west4.rep.googleapis.com:443", False),
+        ("us-east1-pubsub.googleapis.com", True),
+        ("pubsub.us-east1.rep.googleapis.com", True),
+        ("pubsub-acme.p.googleapis.com", False),
+    ],
+)
+def test_an_endpoint_of_one_region_keeps_the_order_where_that_region_is_allowed(endpoint, warned):
+    regional = fleet(
+        ["0-1023"], more=f"topic: {{allowed_regions: [europe-west1, europe-west4], endpoint: '{endpoint}'}}\n"
+    )
+    assert ["leads to us-east1" in warning for warning in warnings(regional)] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://europe-west3-pubsub.googleapis.com", "europe-west3", "a.b:0", "a..b", "A.b/c"]
+)
+def test_an_endpoint_is_a_host(endpoint):
+    with pytest.raises(SpecError, match=r"topic\.endpoint.*a host of Pub/Sub, such as europe-west3"):
+        fleet(["0-1023"], more=f"topic: {{endpoint: '{endpoint}'}}\n")
+
+
 def test_the_api_provisioner_grants_nothing_and_needs_no_project_number():
     key = "projects/my-project/locations/europe-west1/keyRings/ring/cryptoKeys/writes"
     assert fleet(["0-1023"], more=f"provisioner: api\ntopic: {{kms_key: {key}}}\n").topic.kms_key == key

@@ -25,7 +25,7 @@ def test_settings_are_read(config_file):
     settings = load(config_file, ENVIRONMENT | {"PORT": "9", "POD_NAME": "p"})
     assert settings.config == CONFIG
     assert settings.database_url.drivername == "postgresql+psycopg"
-    assert (settings.port, settings.replica, settings.pubsub_endpoint) == (9, "p", None)
+    assert (settings.port, settings.replica, settings.pubsub_emulator) == (9, "p", None)
     assert settings.host == ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     assert load(config_file, ENVIRONMENT | {"HOST": "127.0.0.1"}).host == "127.0.0.1"
 
