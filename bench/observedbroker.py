@@ -91,13 +91,13 @@ class ObservedService(Service):
         self.notes.acked(request.ack_ids)
         return super()._acknowledge(request)
 
-    async def _pull(self, request, context):
-        response = await super()._pull(request, context)
+    async def pull(self, request, seconds_left):
+        response = await super().pull(request, seconds_left)
         self.notes.sent(response)  # its messages have the same number as a stream's
         return response
 
-    async def _streaming_pull(self, requests, context):
-        await super()._streaming_pull(requests, Observed(context, self.notes))
+    async def stream(self, context):
+        await super().stream(Observed(context, self.notes))
 
 
 if __name__ == "__main__":

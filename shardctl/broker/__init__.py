@@ -6,8 +6,10 @@ A pure core (topics, subscriptions, lanes, leases; `now` is an argument) under a
 As the service documents it: filters, limits, immutability, leases, order with redelivery of later messages,
 retry back-off, dead letters, exactly-once ack ids, retention, seeks, snapshots, detaching, push with signed tokens.
 Different from the service:
-- BigQuery and Cloud Storage configurations are stored and nothing is written; schemas, IAM, message transforms and the
-  expiration of idle subscriptions are left out;
+- IAM, schemas of protocol buffers, message transforms, and subscriptions to BigQuery, Bigtable and Cloud Storage are
+  refused by name;
+- a schema's revision isn't compared with the one before;
+- idle subscriptions don't expire;
 - pushes go to any URL, http too, a fixed number at once; their tokens are signed with the broker's own key;
 - while any message of an ordering key is outstanding, its later ones go only to the reader that has it, and a closed
   stream's messages stay leased until their deadline; the service promises less and usually does this;

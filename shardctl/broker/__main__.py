@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m shardctl.broker", description="An in-memory Pub/Sub.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8085, help="0 takes any free port (default: %(default)s)")
+    parser.add_argument("--rest-port", type=int, help="where to serve the REST API (default: nowhere)")
     parser.add_argument("--keys-port", type=int, help="where to publish the key of pushes' tokens (default: nowhere)")
     for field in dataclasses.fields(Faults):
         option = "--" + field.name.replace("_", "-")
@@ -28,9 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
             parser.add_argument(option, type=type(field.default), default=field.default)
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-    address, port, keys_port = options.pop("host"), options.pop("port"), options.pop("keys_port")
+    address, port = options.pop("host"), options.pop("port")
+    ports = {name: options.pop(name) for name in ("rest_port", "keys_port")}
     try:
-        asyncio.run(serve(address, port, keys_port=keys_port, faults=Faults.from_mapping(options)))
+        asyncio.run(serve(address, port, **ports, faults=Faults.from_mapping(options)))
     except RefusedError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from shardctl.broker.faults import Faults
-from shardctl.broker.service import ADMIN
+from shardctl.broker.handlers import ADMIN
 
 TIMEOUT_SECONDS = 10.0
 

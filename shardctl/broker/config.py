@@ -18,6 +18,7 @@ DEFAULT_EXPIRATION_SECONDS = 31 * DAY_SECONDS
 MAX_BACKOFF_SECONDS = 600
 DELIVERY_ATTEMPTS = (5, 100)
 MAX_LABELS = 64
+_LABEL = re.compile(r"[\w-]{0,63}")
 
 TOPIC_MUTABLE = frozenset(
     {
@@ -31,7 +32,11 @@ TOPIC_MUTABLE = frozenset(
     }
 )
 # Without them a topic would publish messages that the service changes, refuses or gets from elsewhere.
-TOPIC_UNSUPPORTED = frozenset({"ingestion_data_source_settings", "message_transforms", "schema_settings"})
+TOPIC_UNSUPPORTED = frozenset({"ingestion_data_source_settings", "message_transforms", "tags"})
+# Without them a subscription would deliver messages that the service changes or writes elsewhere.
+SUBSCRIPTION_UNSUPPORTED = frozenset(
+    {"bigquery_config", "bigtable_config", "cloud_storage_config", "message_transforms", "tags"}
+)
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 SUBSCRIPTION_MUTABLE = frozenset(
     {
@@ -58,12 +63,10 @@ def check_topic(topic: Proto) -> None:
     A key and the regions are shown as they were set. Nothing is encrypted by the key: messages are in memory alone.
     """
     names.check("topics", topic.name)
-    _check_labels(topic)
+    check_labels(topic)
     if topic.HasField("message_retention_duration"):
         _check_range("message_retention_duration", to_seconds(topic.message_retention_duration), RETENTION_SECONDS)
-    for field, _ in topic.ListFields():
-        if field.name in TOPIC_UNSUPPORTED:
-            raise UnimplementedError(f"This broker can't do {field.name}: leave it out, or use Pub/Sub itself.")
+    _refuse_fields(topic, TOPIC_UNSUPPORTED)
     if topic.kms_key_name and not _KMS_KEY.fullmatch(topic.kms_key_name):
         raise InvalidArgumentError(
             f"Invalid kms_key_name: {topic.kms_key_name!r}; it must have the form "
@@ -74,11 +77,12 @@ def check_topic(topic: Proto) -> None:
 
 
 def complete_subscription(subscription: Proto) -> Settings:
-    """Fills in the service's defaults, in place, and returns what the core needs; raises InvalidArgumentError."""
+    """Fills in the service's defaults, in place, and returns what the core needs; raises as `check_topic` does."""
     names.check("subscriptions", subscription.name)
     if subscription.topic != names.DELETED_TOPIC:
         names.check("topics", subscription.topic)
-    _check_labels(subscription)
+    check_labels(subscription)
+    _refuse_fields(subscription, SUBSCRIPTION_UNSUPPORTED)
     subscription.ack_deadline_seconds = subscription.ack_deadline_seconds or DEFAULT_ACK_DEADLINE_SECONDS
     _check_range("ack_deadline_seconds", subscription.ack_deadline_seconds, ACK_DEADLINE_SECONDS)
     if not subscription.HasField("message_retention_duration"):
@@ -110,6 +114,11 @@ def check_push(push: Proto) -> None:
     endpoint = push.push_endpoint
     if endpoint and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", endpoint):
         raise InvalidArgumentError(f"Invalid push endpoint given (endpoint={endpoint}): it must be a URL.")
+    for name, value in push.attributes.items():
+        if (name, value) != ("x-goog-version", "v1"):
+            raise UnimplementedError(
+                f"This broker can't do the push attribute {name}={value}: it pushes by version v1 only."
+            )
     if push.HasField("oidc_token") and not push.oidc_token.service_account_email:
         raise InvalidArgumentError("Invalid push_config: oidc_token needs a service_account_email.")
 
@@ -140,9 +149,23 @@ def _check_range(what: str, value: float, limits: tuple[int, int]) -> None:
         raise InvalidArgumentError(f"Invalid {what}: {value:g}; it must lie between {low} and {high}.")
 
 
-def _check_labels(resource: Proto) -> None:
+def check_labels(resource: Proto) -> None:
+    """Raises InvalidArgumentError."""
     if len(resource.labels) > MAX_LABELS:
         raise InvalidArgumentError(f"At most {MAX_LABELS} labels are allowed.")
+    for key, value in resource.labels.items():
+        fits = all(_LABEL.fullmatch(text) and text == text.lower() for text in (key, value))
+        if not (fits and key[:1].isalpha()):
+            raise InvalidArgumentError(
+                f"Invalid label {key[:70]!r}: {value[:70]!r}. A label has up to 63 lower-case letters, digits, _ and -, "
+                "and its key begins with a letter."
+            )
+
+
+def _refuse_fields(resource: Proto, unsupported: Collection[str]) -> None:
+    for field, _ in resource.ListFields():
+        if field.name in unsupported:
+            raise UnimplementedError(f"This broker can't do {field.name}: leave it out, or use Pub/Sub itself.")
 
 
 def _complete_expiration(subscription: Proto) -> None:

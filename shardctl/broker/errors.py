@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo
 
 
 class RefusedError(Exception):
-    """A call the service would refuse; `code` is the name of a gRPC status."""
+    """A call the service would refuse: the name of a gRPC status, and the details that a google.rpc.Status carries."""
 
     code = "UNKNOWN"
+    details: Sequence[Any] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -48,4 +52,7 @@ class AckIdsError(InvalidArgumentError):
 
     def __init__(self, failures: Mapping[str, str]) -> None:
         super().__init__("Some acknowledgement ids in the request were invalid: they have expired or are malformed.")
-        self.failures = dict(failures)
+        info = ErrorInfo(reason="EXACTLY_ONCE_ACKID_FAILURE", domain="pubsub.googleapis.com", metadata=failures)
+        detail = Any()
+        detail.Pack(info)
+        self.details = (detail,)

@@ -38,9 +38,9 @@ def encode(deliveries: Iterable[tuple[str, Message, int]]) -> bytes:
     """
     parts: list[bytes] = []
     for ack_id, message, attempt in deliveries:
-        ack = ack_id.encode()
-        wire = message.wire
+        ack, wire = ack_id.encode(), message.wire
+        head = _ACK_ID + varint(len(ack)) + ack
         if attempt:
             wire += _ATTEMPT + varint(attempt)
-        parts += (_RECEIVED, varint(len(ack) + 2 + len(wire)), _ACK_ID, varint(len(ack)), ack, wire)
+        parts += (_RECEIVED, varint(len(head) + len(wire)), head, wire)
     return b"".join(parts)

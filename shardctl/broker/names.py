@@ -1,8 +1,9 @@
-"""Resource names: `projects/PROJECT/{topics,subscriptions,snapshots}/ID`."""
+"""Resource names: `projects/PROJECT/{topics,subscriptions,snapshots,schemas}/ID`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from shardctl.broker.errors import InvalidArgumentError
 
@@ -21,7 +22,10 @@ def check(kind: str, name: str) -> str:
     project, _, collection = head.rpartition("/")
     well_formed = collection == kind and _PROJECT.fullmatch(project) and _ID.fullmatch(identifier)
     if not well_formed or identifier.startswith("goog"):
-        raise InvalidArgumentError(f"Invalid [{kind}] name: (name={name})")
+        raise InvalidArgumentError(
+            f"Invalid [{kind}] name: (name={name}). It has the form projects/PROJECT/{kind}/ID; an ID has 3 to 255 letters, "
+            "digits and -_.~+%, and starts with a letter and not with goog."
+        )
     return name
 
 
@@ -29,6 +33,12 @@ def check_project(name: str) -> str:
     if not _PROJECT.fullmatch(name):
         raise InvalidArgumentError(f"Invalid [projects] name: (name={name})")
     return name
+
+
+def in_project(resources: Iterable[str], project: str) -> Sequence[str]:
+    """The names of resources that belong to `projects/P`."""
+    prefix = check_project(project) + "/"
+    return [name for name in resources if name.startswith(prefix)]
 
 
 def project_of(name: str) -> str:

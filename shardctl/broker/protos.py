@@ -6,8 +6,9 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import types as _types
+from google.pubsub_v1.types import Encoding, SchemaView
 
-__all__ = ["Empty", "Proto", "of", "to_seconds"]
+__all__ = ["Empty", "Encoding", "Proto", "SchemaView", "of", "to_seconds"]
 
 Proto = Any
 """A generated message; the generated classes carry no types that a checker could use."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,6 +16,7 @@ from shardctl.broker.config import (
     SUBSCRIPTION_MUTABLE,
     TOPIC_MUTABLE,
     apply_mask,
+    check_labels,
     check_push,
     check_topic,
     complete_subscription,
@@ -29,6 +31,7 @@ from shardctl.broker.faults import Injector
 from shardctl.broker.message import Message
 from shardctl.broker.protos import Proto, of, to_seconds
 from shardctl.broker.publishing import check_publish
+from shardctl.broker.schemas import DELETED_REVISION, DELETED_SCHEMA, Schemas
 from shardctl.broker.subscription import Subscription
 from shardctl.broker.topic import Topic
 
@@ -66,6 +69,7 @@ class Registry:
         self.topics: dict[str, Topic] = {}
         self.subscriptions: dict[str, RegisteredSubscription] = {}
         self.snapshots: dict[str, Snapshot] = {}
+        self.schemas = Schemas()
         self._orphans: list[Topic] = []
         self._message = 0
         self._subscription = 0
@@ -75,6 +79,8 @@ class Registry:
 
     def create_topic(self, config: Proto) -> Proto:
         check_topic(config)
+        if config.HasField("schema_settings"):
+            self.schemas.check_settings(config.schema_settings)
         if config.name in self.topics:
             raise AlreadyExistsError(f"Resource already exists in the project (resource={config.name}).")
         self.topics[config.name] = Topic(config)
@@ -87,6 +93,8 @@ class Registry:
         topic = self.topic(config.name)
         updated = apply_mask(topic.config, config, mask, TOPIC_MUTABLE)
         check_topic(updated)
+        if updated.HasField("schema_settings") and updated.schema_settings != topic.config.schema_settings:
+            self.schemas.check_settings(updated.schema_settings)
         topic.config = updated
         for name in topic.subscriptions:
             _show_topic_retention(self.subscriptions[name])
@@ -108,7 +116,19 @@ class Registry:
     def publish(self, request: Proto, now: float) -> list[str]:
         """All of the messages or, with InvalidArgumentError or NotFoundError, none."""
         topic = self.topic(request.topic)
-        return self._publish(topic, request, check_publish(request), now)
+        all_attributes = check_publish(request)
+        if topic.config.HasField("schema_settings"):
+            all_attributes = self._stamp(topic, request, all_attributes)
+        return self._publish(topic, request, all_attributes, now)
+
+    def _stamp(
+        self, topic: Topic, request: Proto, all_attributes: Sequence[Mapping[str, str]]
+    ) -> Sequence[Mapping[str, str]]:
+        """Adds to each message, in place, the attributes that name its schema, and returns all of its attributes."""
+        stamps = self.schemas.stamps(topic.config.schema_settings, request.messages)
+        for message, stamp in zip(request.messages, stamps, strict=True):
+            message.attributes.update(stamp)
+        return [{**attributes, **stamp} for attributes, stamp in zip(all_attributes, stamps, strict=True)]
 
     def _publish(
         self, topic: Topic, request: Proto, all_attributes: Iterable[Mapping[str, str]], now: float
@@ -159,6 +179,7 @@ class Registry:
         subscription = RegisteredSubscription(config, topic, Subscription(self._subscription, settings, self.injector))
         subscription.core.bury = lambda message, attempts, now: self._dead_letter(subscription, message, attempts, now)
         _show_topic_retention(subscription)
+        _settle_push(subscription)
         self.subscriptions[config.name] = subscription
         topic.subscriptions[config.name] = subscription.core
         return config
@@ -169,10 +190,8 @@ class Registry:
     def pullable(self, name: str) -> RegisteredSubscription:
         """A subscription whose messages clients fetch; FailedPreconditionError for a detached or a push one."""
         subscription = self.subscription(name)
-        if subscription.config.detached:
-            raise FailedPreconditionError(f"Subscription is detached (resource={name}).")
-        if subscription.config.push_config.push_endpoint:
-            raise FailedPreconditionError(f"This method isn't supported for a push subscription (resource={name}).")
+        if refusal := subscription.core.gone or subscription.core.pushes:
+            raise refusal
         return subscription
 
     def update_subscription(self, config: Proto, mask: Proto) -> Proto:
@@ -183,6 +202,7 @@ class Registry:
             self.topic(settings.dead_letter_topic)
         subscription.config = updated
         subscription.core.settings = settings
+        _settle_push(subscription)
         return updated
 
     def modify_push_config(self, name: str, push_config: Proto) -> None:
@@ -191,6 +211,7 @@ class Registry:
         if subscription.core.settings.exactly_once and push_config.push_endpoint:
             raise InvalidArgumentError("Exactly-once delivery works with pull subscriptions only.")
         subscription.config.push_config.CopyFrom(push_config)
+        _settle_push(subscription)
 
     def delete_subscription(self, name: str) -> Subscription:
         subscription = self.subscription(name)
@@ -257,10 +278,13 @@ class Registry:
         return known
 
     def create_snapshot(self, config: Proto, subscription_name: str, now: float) -> Proto:
+        """A snapshot without a name gets one."""
+        subscription = self._seekable(subscription_name)
+        config.name = config.name or f"projects/{names.project_of(subscription_name)}/snapshots/s-{uuid4().hex}"
         names.check("snapshots", config.name)
+        check_labels(config)
         if config.name in self.snapshots:
             raise AlreadyExistsError(f"Resource already exists in the project (resource={config.name}).")
-        subscription = self._seekable(subscription_name)
         unacked = tuple(subscription.core.unacked())
         oldest = subscription.core.oldest_unacked()
         config.topic = subscription.config.topic
@@ -274,13 +298,36 @@ class Registry:
 
     def update_snapshot(self, config: Proto, mask: Proto) -> Proto:
         snapshot = self.snapshot(config.name)
-        snapshot.config = apply_mask(snapshot.config, config, mask, SNAPSHOT_MUTABLE)
+        updated = apply_mask(snapshot.config, config, mask, SNAPSHOT_MUTABLE)
+        check_labels(updated)
+        snapshot.config = updated
         return snapshot.config
 
     def delete_snapshot(self, name: str) -> None:
         snapshot = self.snapshot(name)
         del self.snapshots[name]
         snapshot.topic.pins.pop(name, None)
+
+    # -- schemas ---------------------------------------------------------------------------------------------------
+
+    def delete_schema(self, name: str) -> None:
+        """Topics with it stay, and take no messages until their settings change."""
+        self.schemas.delete(name)
+        for settings in self._settings_with(name):
+            settings.schema = DELETED_SCHEMA
+
+    def delete_schema_revision(self, name: str) -> Proto:
+        """Topics whose range it bounds take no messages until their settings change."""
+        deleted = self.schemas.delete_revision(name)
+        for settings in self._settings_with(deleted.name):
+            for bound in ("first_revision_id", "last_revision_id"):
+                if getattr(settings, bound) == deleted.revision_id:
+                    setattr(settings, bound, DELETED_REVISION)
+        return deleted
+
+    def _settings_with(self, name: str) -> Sequence[Proto]:
+        settings = (topic.config.schema_settings for topic in self.topics.values())
+        return [some for some in settings if some.schema == name]
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -314,6 +361,13 @@ class Registry:
                 "counts": dict(subscription.core.counts),
             }
         return {"subscriptions": subscriptions, "topics": sorted(self.topics), "messages_published": self._message}
+
+
+def _settle_push(subscription: RegisteredSubscription) -> None:
+    """What a subscription pushes nobody can pull; its open streams end, too."""
+    name, push = subscription.config.name, subscription.config.push_config
+    refusal = FailedPreconditionError(f"This method isn't supported for a push subscription (resource={name}).")
+    subscription.core.pushes = refusal if push.push_endpoint else None
 
 
 def _show_topic_retention(subscription: RegisteredSubscription) -> None:

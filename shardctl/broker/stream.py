@@ -18,10 +18,16 @@ from shardctl.broker.message import encode
 from shardctl.broker.orderingqueue import Reader
 from shardctl.broker.protos import Proto, of
 from shardctl.broker.registry import RegisteredSubscription
-from shardctl.broker.subscription import Subscription
+from shardctl.broker.subscription import Delivery, Subscription
+
+MAX_ACK_REQUEST_BYTES = 512 * 1024
+MAX_UNSENT_BYTES = MAX_ACK_REQUEST_BYTES  # of a stream's confirmations
+_FIRST_REQUEST_ONLY = ("subscription", "max_outstanding_messages", "max_outstanding_bytes", "protocol_version")
 
 StreamingPullResponse = of("StreamingPullResponse")
 MAX_MODIFY_SECONDS = config.ACK_DEADLINE_SECONDS[1]
+RESPONSE_SECONDS = 0.005
+"""Between a stream's responses: what is published meanwhile shares one. Each costs both sides as much as many messages."""
 
 END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 
@@ -57,7 +63,7 @@ class Waiters:
         """Wakes all readers that could take something, starting with another each time, so that trickles are shared too."""
         waiting = self._waiting.get(core, ())
         for waiter in waiting:
-            if core.gone or core.has_work(waiter.reader):
+            if core.gone or core.pushes or core.has_work(waiter.reader):
                 waiter.event.set()
         if isinstance(waiting, deque):
             waiting.rotate(-1)
@@ -72,16 +78,26 @@ def check_modify_seconds(seconds: float) -> None:
         raise InvalidArgumentError(f"An ack deadline of {seconds} s: it must lie between 0 and {MAX_MODIFY_SECONDS}.")
 
 
+def check_ack_request(core: Subscription, request: Proto, ack_ids: Sequence[str]) -> None:
+    """Raises InvalidArgumentError, before any of the ids has an effect."""
+    if request.ByteSize() > MAX_ACK_REQUEST_BYTES:
+        raise InvalidArgumentError(f"Request payload size exceeds the limit: {MAX_ACK_REQUEST_BYTES} bytes.")
+    core.check(ack_ids)
+
+
+def check_stream_seconds(seconds: int) -> None:
+    low, high = config.ACK_DEADLINE_SECONDS
+    if not low <= seconds <= high:
+        raise InvalidArgumentError(f"stream_ack_deadline_seconds is {seconds}; it must lie from {low} to {high}.")
+
+
 class StreamingPull:
     """One open stream: a task reads acks and deadlines, `run` writes messages, both on the subscription's core."""
 
     def __init__(
         self, subscription: RegisteredSubscription, first: Proto, context: Any, waiters: Waiters, clock: Clock
     ) -> None:
-        seconds = first.stream_ack_deadline_seconds
-        low, high = config.ACK_DEADLINE_SECONDS
-        if not low <= seconds <= high:
-            raise InvalidArgumentError(f"stream_ack_deadline_seconds is {seconds}; it must lie from {low} to {high}.")
+        check_stream_seconds(first.stream_ack_deadline_seconds)
         self._subscription = subscription
         self._core = subscription.core
         self._context = context
@@ -89,18 +105,24 @@ class StreamingPull:
         self._clock = clock
         self._waiter = Waiter(
             Reader(
-                ack_deadline_seconds=seconds,
+                ack_deadline_seconds=first.stream_ack_deadline_seconds,
                 max_messages=first.max_outstanding_messages,
                 max_bytes=first.max_outstanding_bytes,
                 client_id=first.client_id,
             )
         )
-        self._confirmations: deque[bytes] = deque()
+        self._confirmations = bytearray()  # serialised, and not yet sent
+        self._drained = asyncio.Event()
+        self._answers_pings = first.protocol_version >= 1
+        self._pinged = False
         self._injector = subscription.core.injector
         self._apply(first)
 
     async def run(self) -> None:
-        """Until the client closes its side, the subscription goes or a fault cuts the stream."""
+        """Until the client closes its side, the subscription goes or a fault cuts the stream.
+
+        A client that has closed its side gets no further message, but the confirmations of what it had sent.
+        """
         core, reader, event = self._core, self._waiter.reader, self._waiter.event
         core.attach(reader)
         listening = asyncio.create_task(self._listen())
@@ -108,8 +130,8 @@ class StreamingPull:
         try:
             with self._waiters.waiting(core, self._waiter):
                 while not listening.done():
-                    if core.gone:
-                        raise core.gone
+                    if refusal := core.gone or core.pushes:
+                        raise refusal
                     response = self._next()
                     if not response:
                         event.clear()
@@ -120,7 +142,10 @@ class StreamingPull:
                     reader.busy = False
                     if self._injector.happens("cut_stream", self._injector.faults.cut_stream_rate):
                         raise UnavailableError("The stream was cut (injected fault).")
+                    await asyncio.sleep(RESPONSE_SECONDS)
                 await listening
+                if self._confirmations:
+                    await self._context.write(self._response(()))
         finally:
             listening.cancel()
             core.detach(reader)
@@ -128,11 +153,21 @@ class StreamingPull:
 
     def _next(self) -> bytes:
         """The next response, as serialised; empty when there is nothing to say."""
-        confirmations = b"".join(self._confirmations)
-        self._confirmations.clear()
         batch = self._core.take(self._waiter.reader, self._clock())
-        if not batch:
-            return confirmations
+        if not (batch or self._confirmations or self._pinged):
+            return b""
+        self._pinged = False
+        return self._response(batch)
+
+    def _response(self, batch: Sequence[Delivery]) -> bytes:
+        """These messages, and the confirmations that wait.
+
+        Each response has the subscription's properties. That is all that the answer to a ping holds: clients that say that they
+        speak version 1 of the protocol take a stream without such answers for dead.
+        """
+        confirmations = bytes(self._confirmations)
+        self._confirmations.clear()
+        self._drained.set()
         subscription = self._subscription.config
         properties = StreamingPullResponse.SubscriptionProperties(
             exactly_once_delivery_enabled=subscription.enable_exactly_once_delivery,
@@ -141,14 +176,25 @@ class StreamingPull:
         return confirmations + encode(batch) + _serialised(subscription_properties=properties)
 
     async def _listen(self) -> None:
+        """Reads requests, unless confirmations pile up because the client reads none: then it may send no more either."""
         while (request := await self._context.read()) is not END:
-            if request.subscription:
-                raise InvalidArgumentError("The subscription is named in a stream's first request only.")
+            for field in _FIRST_REQUEST_ONLY:
+                if getattr(request, field):
+                    raise InvalidArgumentError(f"A stream's first request alone may have {field}.")
             self._apply(request)
+            if self._answers_pings and not (request.ack_ids or request.modify_deadline_ack_ids):
+                self._pinged = True
+                self._waiter.event.set()
+            while len(self._confirmations) > MAX_UNSENT_BYTES:
+                self._drained.clear()
+                await self._drained.wait()
 
     def _apply(self, request: Proto) -> None:
         if request.stream_ack_deadline_seconds:
+            check_stream_seconds(request.stream_ack_deadline_seconds)
             self._waiter.reader.ack_deadline_seconds = request.stream_ack_deadline_seconds
+        if request.ack_ids or request.modify_deadline_ack_ids:
+            check_ack_request(self._core, request, [*request.ack_ids, *request.modify_deadline_ack_ids])
         if request.ack_ids:
             stale = self._core.ack(request.ack_ids, self._clock())
             self._confirm("acknowledge_confirmation", request.ack_ids, stale)
@@ -172,7 +218,7 @@ class StreamingPull:
             return
         refused = set(stale)
         taken = [ack_id for ack_id in ack_ids if ack_id not in refused]
-        self._confirmations.append(_serialised(**{field: {"ack_ids": taken, "invalid_ack_ids": list(stale)}}))
+        self._confirmations += _serialised(**{field: {"ack_ids": taken, "invalid_ack_ids": list(stale)}})
         self._waiter.event.set()
 
 
@@ -191,8 +237,8 @@ async def pull(core: Subscription, max_messages: int, wait_seconds: float, *, wa
     try:
         with waiters.waiting(core, waiter):
             while True:
-                if core.gone:
-                    raise core.gone
+                if refusal := core.gone or core.pushes:
+                    raise refusal
                 batch = core.take(reader, clock(), max_messages)
                 left = end - clock()
                 if batch or left <= 0:

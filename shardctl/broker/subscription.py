@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 from shardctl.broker.deadlines import Deadlines
-from shardctl.broker.errors import RefusedError
+from shardctl.broker.errors import InvalidArgumentError, RefusedError
 from shardctl.broker.faults import Injector
 from shardctl.broker.message import Message
 from shardctl.broker.orderingqueue import Entry, OrderingQueue, Reader, State
@@ -19,6 +20,8 @@ MAX_BATCH_BYTES = 1 << 20
 LANE_TURN_MESSAGES = 250
 RETENTION_CHECK_SECONDS = 10.0
 EARLY_EXPIRY_SECONDS = 0.5
+ACK_ID_CHARACTERS = 176  # as long as the service's, so that requests of many ids have the service's size
+_ACK_ID = re.compile(r"(\d+)-\d+-_+")
 
 Delivery = tuple[str, Message, int]
 DeadLetter = Callable[[Message, int, float], bool]
@@ -46,6 +49,7 @@ class Subscription:
         self.readers: list[Reader] = []
         self.counts: Counter[str] = Counter()
         self.gone: RefusedError | None = None
+        self.pushes: RefusedError | None = None  # why clients can't pull it
         self.bury = bury
         self._number = number
         self.injector = injector or Injector()
@@ -208,7 +212,7 @@ class Subscription:
 
     def _lease(self, entry: Entry, batch: _Batch) -> None:
         self._delivery += 1
-        entry.ack_id = f"{self._number}-{self._delivery}"
+        entry.ack_id = f"{self._number}-{self._delivery}-".ljust(ACK_ID_CHARACTERS, "_")
         entry.state = State.LEASED
         reader = entry.reader = batch.reader
         self._leases[entry.ack_id] = entry
@@ -228,6 +232,18 @@ class Subscription:
                 self._deadlines.add((entry,), now + early)
 
     # -- answers ---------------------------------------------------------------------------------------------------
+
+    def check(self, ack_ids: Iterable[str]) -> None:
+        """Raises InvalidArgumentError for an id that the broker can't have given out, or gave out for another subscription."""
+        for ack_id in ack_ids:
+            if ack_id not in self._leases:
+                parts = _ACK_ID.fullmatch(ack_id)
+                if parts is None:
+                    raise InvalidArgumentError(f"Invalid ack id (ack_id={ack_id[:ACK_ID_CHARACTERS]})")
+                if int(parts[1]) != self._number:
+                    raise InvalidArgumentError(
+                        "You have passed a subscription that does not belong to the given ack ID."
+                    )
 
     def ack(self, ack_ids: Iterable[str], now: float) -> Sequence[str]:
         """Releases the messages; returns the ids that weren't the latest of a lease, which had no effect."""

@@ -155,7 +155,7 @@ def _tell_how_to_use(local: Any, file: Path, settings: Path) -> None:
     given = "" if file == DEFAULT_FILE else f" -f {quote(str(file))}"
     say("")
     say(f"publish   . {quote(str(settings))} && echo {quote(example)} | shardctl publish{given}")
-    say(f"broker    {local.broker.host}")
+    say(f"broker    {local.broker.host}    (REST: {local.broker.rest_url})")
     say(f"redis     redis://{HOST}:{local.redis.port}/0")
     for shard, text in local.databases.items():
         url = make_url(text)

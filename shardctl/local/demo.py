@@ -130,7 +130,7 @@ def run(fleet: Fleet, plan: Plan, watch: Watch) -> Report:
 def _start(local: LocalFleet, watch: Watch) -> None:
     local.start_servers()
     database = "PostgreSQL" if local.postgres else "SQLite"
-    watch.done(f"broker, Redis and {database} up")
+    watch.done(f"broker (REST: {local.broker.rest_url}), Redis and {database} up")
     local.provision()
     watch.done(f"{len(local.subscriptions())} subscriptions and {len(local.databases)} databases provisioned")
     local.start_consumers()

@@ -122,7 +122,7 @@ def _start(local: LocalFleet, watch: Watch) -> None:
     local.provision()
     for shard in local.spec.shards:
         history.keep(local.spec, shard, local.database_url(shard.name))
-    watch.done(f"broker, Redis and {len(local.databases)} databases up")
+    watch.done(f"broker (REST: {local.broker.rest_url}), Redis and {len(local.databases)} databases up")
     local.start_consumers()
     watch.done(f"{len(local.consumers)} consumers ready, {len(local.consumers) // len(local.replicas)} for each shard")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,12 +28,18 @@ class BrokerProcess(Server):
 
     def __init__(self, data_dir: Path, port: int = 0, *, faults: Faults = NONE) -> None:
         super().__init__(data_dir, port)
+        self.rest_port = 0  # any; settled with its first start
         self._faults = faults
 
     @property
     def host(self) -> str:
         """What PUBSUB_EMULATOR_HOST is set to."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def rest_url(self) -> str:
+        """For gcloud and other clients of the REST API."""
+        return f"http://{HOST}:{self.rest_port}"
 
     def _prepare(self) -> None:
         """Nothing lies on disk but the log."""
@@ -45,11 +52,16 @@ class BrokerProcess(Server):
                 options.append(option)
             elif value is not False:
                 options += [option, str(value)]
-        return [sys.executable, "-m", "shardctl.broker", "--host", HOST, "--port", str(self.port), *options]
+        ports = ["--port", str(self.port), "--rest-port", str(self.rest_port)]
+        return [sys.executable, "-m", "shardctl.broker", "--host", HOST, *ports, *options]
 
     def _ping(self) -> bool:
         """Its own log distinguishes it from any other broker at that port."""
-        return f"broker ready: PUBSUB_EMULATOR_HOST={self.host}" in self.log_tail()
+        log = self.log_tail()
+        if f"broker ready: PUBSUB_EMULATOR_HOST={self.host}" not in log:
+            return False
+        self.rest_port = int(re.findall(r"REST API: \S+:(\d+)", log)[-1])
+        return True
 
 
 class ConsumerProcess(Server):

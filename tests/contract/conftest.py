@@ -13,8 +13,9 @@ from pubsub_harness import OFFICIAL, PROBES, PubSub, Server, find_official, free
 
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[Server]:
-    port = free_port()
-    server = Server([sys.executable, "-m", "shardctl.broker", "--port", str(port)], port)
+    port, rest_port = free_port(), free_port()
+    ports = ["--port", str(port), "--rest-port", str(rest_port)]
+    server = Server([sys.executable, "-m", "shardctl.broker", *ports], port, rest_port)
     yield server
     server.stop()
 
@@ -25,16 +26,22 @@ def official() -> Iterator[Server]:
     if command is None or shutil.which("java") is None:
         pytest.skip(f"no {OFFICIAL} here (gcloud components install pubsub-emulator, and Java)")
     port = free_port()
-    server = Server([command, "--host=127.0.0.1", f"--port={port}"], port)
+    server = Server([command, "--host=127.0.0.1", f"--port={port}"], port, port)
     yield server
     server.stop()
 
 
 @pytest.fixture(params=["embedded", "official"])
-def pubsub(request: pytest.FixtureRequest) -> Iterator[PubSub]:
-    server = PubSub(request.param, request.getfixturevalue(request.param).host)
-    yield server
-    server.close()
+def server(request: pytest.FixtureRequest) -> Server:
+    running: Server = request.getfixturevalue(request.param)
+    return running
+
+
+@pytest.fixture
+def pubsub(request: pytest.FixtureRequest, server: Server) -> Iterator[PubSub]:
+    clients = PubSub(request.node.callspec.params["server"], server.host)
+    yield clients
+    clients.close()
 
 
 _ABLE: dict[tuple[str, str], bool] = {}

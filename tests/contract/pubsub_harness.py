@@ -53,10 +53,10 @@ def find_official() -> str | None:
 
 
 class Server:
-    """A broker in a process group of its own; `host` is address:port."""
+    """A broker in a process group of its own; `host` and `rest_host` are address:port."""
 
-    def __init__(self, command: Sequence[str], port: int) -> None:
-        self.host = f"127.0.0.1:{port}"
+    def __init__(self, command: Sequence[str], port: int, rest_port: int) -> None:
+        self.host, self.rest_host = f"127.0.0.1:{port}", f"127.0.0.1:{rest_port}"
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -131,8 +131,8 @@ class PubSub:
         messages = [{"data": body.encode(), "ordering_key": key, "attributes": attributes} for body in bodies]
         return list(self.raw_publisher.publish(topic=topic, messages=messages).message_ids)
 
-    def pull(self, subscription: str, count: int, *, seconds: float = 5.0) -> list[Any]:
-        """Pulls until `count` messages are there or the time is up."""
+    def pull(self, subscription: str, count: int, *, seconds: float = PATIENCE_SECONDS) -> list[Any]:
+        """Pulls until `count` messages are there or the time is up: give `seconds` where fewer are expected."""
         messages: list[Any] = []
         end = time.monotonic() + seconds
         while len(messages) < count and time.monotonic() < end:

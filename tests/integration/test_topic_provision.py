@@ -142,7 +142,7 @@ def test_a_key_that_differs_keeps_no_slot_from_moving(clients):
     [
         ({"kms_key_name": "writes"}, InvalidArgument, "kms_key_name"),
         ({"message_storage_policy": MessageStoragePolicy()}, InvalidArgument, "message_storage_policy"),
-        ({"schema_settings": SchemaSettings(schema="projects/p/schemas/s")}, MethodNotImplemented, "schema_settings"),
+        ({"schema_settings": SchemaSettings(schema="projects/p/schemas/s")}, InvalidArgument, "schema_settings"),
         (
             {"message_transforms": [MessageTransform(javascript_udf=JavaScriptUDF(function_name="f", code="x"))]},
             MethodNotImplemented,

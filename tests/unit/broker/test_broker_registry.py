@@ -11,6 +11,7 @@ from shardctl.broker.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    UnimplementedError,
 )
 from shardctl.broker.message import encode
 from shardctl.broker.orderingqueue import Reader
@@ -70,7 +71,7 @@ def test_names(identifier, fine):
     if fine:
         assert names.check("topics", name) == name
     else:
-        with pytest.raises(InvalidArgumentError):
+        with pytest.raises(InvalidArgumentError, match="an ID has 3 to 255 letters"):
             names.check("topics", name)
 
 
@@ -167,6 +168,10 @@ def test_defaults_are_shown(registry):
         {"filter": "attributes"},
         {"filter": "attributes:" + "x" * 246},
         {"enable_exactly_once_delivery": True, "push_config": {"push_endpoint": "https://example.com"}},
+        *(
+            {"labels": label}
+            for label in ({"Team": "a"}, {"1": "a"}, {"": "a"}, {"a": "A"}, {"a": "x" * 64}, {"a b": ""})
+        ),
     ],
     ids=str,
 )
@@ -174,6 +179,45 @@ def test_subscriptions_out_of_range_are_refused(registry, options):
     with pytest.raises(InvalidArgumentError):
         subscribe(registry, **options)
     assert SUB not in registry.subscriptions
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bigquery_config", {"table": "p.d.t"}),
+        ("bigtable_config", {"table": "projects/p/instances/i/tables/t"}),
+        ("cloud_storage_config", {"bucket": "b"}),
+        ("message_transforms", [{"disabled": True}]),
+        ("tags", {"a": "b"}),
+        ("push_config", {"push_endpoint": "https://e.com", "attributes": {"x-goog-version": "v1beta1"}}),
+    ],
+)
+def test_what_would_be_ignored_is_refused_by_name(registry, field, value):
+    with pytest.raises(UnimplementedError, match="x-goog-version=v1beta1" if field == "push_config" else field):
+        subscribe(registry, **{field: value})
+    shown = subscribe(registry)
+    changed = Subscription(name=SUB, **{field: value})
+    with pytest.raises((UnimplementedError, InvalidArgumentError), match="x-goog" if field == "push_config" else field):
+        registry.update_subscription(changed, FieldMask(paths=[field]))
+    assert registry.subscription(SUB).config == shown
+
+
+def test_a_snapshot_without_a_name_gets_one(registry):
+    subscribe(registry)
+    names = {registry.create_snapshot(of("Snapshot")(), SUB, 0.0).name for _ in range(2)}
+    assert names == set(registry.snapshots)
+    assert all(name.startswith("projects/p/snapshots/s") for name in names)
+
+
+def test_an_ack_id_belongs_to_one_subscription(registry):
+    subscribe(registry)
+    other = subscribe(registry, "projects/p/subscriptions/other").name
+    publish(registry, "x")
+    [(ack_id, _)] = take(registry, 0.0)
+    assert 160 <= len(ack_id) <= 180
+    registry.subscription(SUB).core.check([ack_id])
+    with pytest.raises(InvalidArgumentError, match="does not belong"):
+        registry.subscription(other).core.check([ack_id])
 
 
 def test_a_dead_letter_topic_must_exist(registry):
@@ -339,12 +383,13 @@ def test_stats(registry):
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 70_000])
 @pytest.mark.parametrize("attempt", [0, 1, 300])
-def test_the_hand_written_wire_is_what_the_generated_classes_read(registry, size, attempt):
+@pytest.mark.parametrize("ack_id", ["1-1", "x" * 176])
+def test_the_hand_written_wire_is_what_the_generated_classes_read(registry, size, attempt, ack_id):
     subscribe(registry)
     publish(registry, "x" * size, attributes={"a": "b"})
     [message] = registry.subscription(SUB).core.unacked()
     for name in ("PullResponse", "StreamingPullResponse"):
-        [received] = of(name).FromString(encode([("1-1", message, attempt)])).received_messages
-        assert (received.ack_id, received.delivery_attempt) == ("1-1", attempt)
+        [received] = of(name).FromString(encode([(ack_id, message, attempt)])).received_messages
+        assert (received.ack_id, received.delivery_attempt) == (ack_id, attempt)
         assert received.message == PubsubMessage.FromString(message.body())
         assert len(received.message.data) == size
