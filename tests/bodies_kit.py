@@ -19,7 +19,7 @@ message_types:
     table: everything
     key: id
     columns: {id: text, whole: integer, long: bigint, real: number, exact: decimal, price: "numeric(10,2)", flag: boolean,
-              at: timestamp, doc: json, note: text}
+              at: timestamp, day: date, code: varchar(4), uid: uuid, raw: bytes, doc: json, note: text}
 shards:
   - {name: s0, slots: 0-63}
 """
@@ -72,6 +72,28 @@ CASES = {
     "the last moment": Case(key('"at":"9999-12-31T23:59:59.999999Z"')),
     "given twice": Case('{"id":"k","note":"a","note":"b"}', "bad_json", "note", ALL, python=False),
     "given twice inside": Case(key('"doc":{"a":1,"\\u0061":2}'), "bad_json", "a", ALL, python=False),
+    "a day": Case(key('"day":"2024-02-29"')),
+    "the first day": Case(key('"day":"0001-01-01"')),
+    "the last day": Case(key('"day":"9999-12-31"')),
+    "a UUID": Case(key('"uid":"6f1c6b0a-0000-4000-8000-00000000000a"')),
+    "bytes": Case(key('"raw":"AP8nXA=="')),
+    "no bytes": Case(key('"raw":""')),
+    "four characters": Case(key('"code":"\u00e9\u674e\U0001f600 "')),
+    "new types, null": Case(key('"day":null,"code":null,"uid":null,"raw":null')),
+    "a day that isn't": Case(key('"day":"2023-02-29"'), "bad_value", "day", ALL),
+    "a day with a time": Case(key('"day":"2023-02-28T00:00:00Z"'), "bad_value", "day", ALL),
+    "a day without hyphens": Case(key('"day":"20230228"'), "bad_value", "day", ALL),
+    "year 0": Case(key('"day":"0000-01-01"'), "bad_value", "day", ALL),
+    "a UUID in capitals": Case(key('"uid":"6F1C6B0A-0000-4000-8000-00000000000A"'), "bad_value", "uid", ALL),
+    "a UUID without hyphens": Case(key('"uid":"6f1c6b0a00004000800000000000000a"'), "bad_value", "uid", ALL),
+    "a UUID in braces": Case(key('"uid":"{6f1c6b0a-0000-4000-8000-00000000000a}"'), "bad_value", "uid", ALL),
+    "bytes without padding": Case(key('"raw":"AP8nXA"'), "bad_value", "raw", ALL),
+    "bytes with stray bits": Case(key('"raw":"AP8nXB=="'), "bad_value", "raw", ALL),
+    "bytes on two lines": Case(key('"raw":"AP8n\\nXA=="'), "bad_value", "raw", ALL),
+    "bytes for URLs": Case(key('"raw":"_-8="'), "bad_value", "raw", ALL),
+    "bytes as an array": Case(key('"raw":[0,255]'), "bad_value", "raw", ALL),
+    "a fifth character": Case(key('"code":"abcde"'), "bad_value", "code", ALL),
+    "a fifth character, a blank": Case(key('"code":"abcd "'), "bad_value", "code", ALL),
     "NaN": Case(key('"real":NaN'), "bad_json", None, ALL),
     "infinity inside": Case(key('"doc":[1,-Infinity]'), "bad_json", None, ALL),
     "beyond a double": Case(key('"exact":1e400'), "bad_json", None, ALL, python=False),

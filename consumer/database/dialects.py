@@ -6,15 +6,15 @@ written. Each database has its own table function for this; the statements aroun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import CursorResult
 
-from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, UNHEX
-from shardctl.shard.jsonrows import rows_of
+from shardctl.shard.jsonrows import Form, rows_of
 from shardctl.shard.lanes import sharing_fence
 from shardctl.wire.values import LIMITS, Limits, moment_of
 
@@ -81,15 +81,8 @@ class Dialect(Protocol):
     def check_deferred(self) -> str | None:
         """Checks deferred constraints now."""
 
-    @property
-    def column_places(self) -> str | None:
-        """Yields each column of a table, with how many places it rounds a decimal to; None where nothing is rounded.
-
-        Its parameter is the table's name, as `quote` writes it for PostgreSQL and as the file has it for MySQL.
-        """
-
-    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        """A FROM item named `r` that yields one row for each object in the JSON array, with these columns."""
+    def source(self, columns: Sequence[tuple[str, ColumnType]], forms: Mapping[str, Form] = {}) -> str:
+        """A FROM item named `r` that yields one row for each object in the JSON array, with these columns in their forms."""
 
     def identity_of(self, digits: str) -> str:
         """The identity, as the inbox holds it, that an expression gives as hexadecimal digits."""
@@ -143,19 +136,13 @@ class PostgreSQL(_Standard):
     reads_json_as_written: bool = True
     limits: Limits = LIMITS["postgresql"]
     has_on_conflict: bool = True
-    # A numeric's scale is in its type's modifier: eleven bits with a sign.
-    column_places: str | None = (
-        "SELECT attname, CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN 0 "
-        "WHEN atttypid = 'numeric'::regtype AND atttypmod >= 0 THEN (((atttypmod - 4) & 2047) # 1024) - 1024 END "
-        "FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
-    )
     # A deferred constraint would fail at the commit, when it is too late to find which message violates it.
     check_deferred: str | None = "SET CONSTRAINTS ALL IMMEDIATE"
     lock_limit: str | None = "SET LOCAL lock_timeout = '{seconds}s'"
     usual_lock_limit: str | None = None
 
-    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        return rows_of("postgresql", columns)
+    def source(self, columns: Sequence[tuple[str, ColumnType]], forms: Mapping[str, Form] = {}) -> str:
+        return rows_of("postgresql", columns, forms)
 
     def identity_of(self, digits: str) -> str:
         return f"CAST({digits} AS uuid)"
@@ -178,14 +165,13 @@ class SQLite(_Standard):
     begin: tuple[str, ...] = ("BEGIN IMMEDIATE",)
     reads_json_as_written: bool = False
     limits: Limits = LIMITS["sqlite"]
-    column_places: str | None = None  # a column's declared type rounds nothing
     has_on_conflict: bool = True
     check_deferred: str | None = None
     lock_limit: str | None = None
     usual_lock_limit: str | None = None
 
-    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        return rows_of("sqlite", columns)
+    def source(self, columns: Sequence[tuple[str, ColumnType]], forms: Mapping[str, Form] = {}) -> str:
+        return rows_of("sqlite", columns, forms)
 
     def identity_of(self, digits: str) -> str:
         return f"{UNHEX}({digits})"
@@ -207,11 +193,6 @@ class MySQL:
     begin: tuple[str, ...] = ()
     reads_json_as_written: bool = False
     limits: Limits = LIMITS["mariadb"]
-    column_places: str | None = (
-        "SELECT column_name, CASE WHEN data_type = 'decimal' OR data_type LIKE '%%int' THEN numeric_scale END "
-        "FROM information_schema.columns WHERE CONCAT(table_schema, '.', table_name) = "
-        "IF(LOCATE('.', %s), %s, CONCAT(DATABASE(), '.', %s))"
-    )
     # There is `ON DUPLICATE KEY UPDATE`, but it fires on any unique index, and so would overwrite another key's row.
     has_on_conflict: bool = False
     check_deferred: str | None = None
@@ -224,8 +205,8 @@ class MySQL:
         "SET SESSION innodb_lock_wait_timeout = @shardctl_row_limit, SESSION lock_wait_timeout = @shardctl_table_limit"
     )
 
-    def source(self, columns: Sequence[tuple[str, ColumnType]]) -> str:
-        return rows_of("mysql", columns)
+    def source(self, columns: Sequence[tuple[str, ColumnType]], forms: Mapping[str, Form] = {}) -> str:
+        return rows_of("mysql", columns, forms)
 
     def same(self, column: str, kind: ColumnType) -> str:
         if kind != "text":

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from consumer.delivery import Delivery
-from shardctl.fleet.settings.messagetypes import MessageType, Operation, type_of
+from shardctl.fleet.settings.columns import type_of
+from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.wire.values import moment_of
 
 # A write's statement depends on its type, its operation, and the columns it sets.
@@ -92,5 +93,7 @@ def _version(write: Delivery, kinds: dict[str, MessageType]) -> Any:
             return None if type(value) is float else Decimal(value)  # a float has lost what the body's text holds
         case "timestamp":
             return moment_of(value)
+        case "date":
+            return value  # years have four digits, so that days compare as their texts
         case _:
             return None  # a text's order is its collation's

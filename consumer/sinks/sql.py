@@ -11,12 +11,12 @@ from sqlalchemy.exc import DBAPIError
 
 from consumer.database import packet
 from consumer.database.dialects import Dialect
-from consumer.database.sqlstate import column_without_value
+from consumer.database.sqlstate import column_without_value, judge
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, TransientError
 from consumer.sinks import statements, values
-from consumer.sinks.grouping import Shape, group
-from consumer.sinks.places import Places
+from consumer.sinks.asbuilt import AsBuilt, Forms
+from consumer.sinks.grouping import Group, Shape, group
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard import changes
 from shardctl.shard.changes import Change
@@ -31,7 +31,7 @@ class SqlSink:
     def __init__(self, dialect: Dialect, kinds: dict[str, MessageType]) -> None:
         self._dialect, self._kinds = dialect, kinds
         self._rules = {name: Rules(kind, dialect.limits) for name, kind in kinds.items() if kind.table}
-        self._places = Places(dialect)
+        self._as_built = AsBuilt()
         self._writing = functools.lru_cache(MAX_SHAPES)(self._statements)
 
     def check(self, delivery: Delivery) -> None:
@@ -40,24 +40,28 @@ class SqlSink:
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         stale = 0
         for statement_group in group(writes, self._kinds):
-            kind = self._kinds[statement_group.shape[0]]
-            operation = statement_group.shape[1]
-            writing = self._writing(statement_group.shape)
-            rules = self._rules[statement_group.shape[0]]
-            self._places.check(connection, rules, statement_group.rows.values())
-            written = functools.partial(self._text, rules=rules)
-            for rows, text in packet.parts(connection, writing, [*statement_group.rows.values()], written):
-                missed = len(rows)
-                for statement in writing:
-                    missed -= _write(connection, statement, text, kind)
-                if missed and operation == "update":
-                    stale += self._explain_missed(connection, kind, text, len(rows), missed)
-                elif missed and operation == "upsert":
-                    if missed < 0:
-                        raise TransientError(
-                            f"{kind.table} has several rows of one key: make {kind.key} its primary key"
-                        )
-                    stale += missed
+            stale += self._apply_group(connection, statement_group)
+        return stale
+
+    def _apply_group(self, connection: Connection, statement_group: Group) -> int:
+        message_type, operation, _ = statement_group.shape
+        rules, stale = self._rules[message_type], 0
+        forms = self._as_built.forms(connection, rules)
+        writing = self._writing(statement_group.shape, forms)
+        self._as_built.check(connection, rules, statement_group.rows.values())
+        written = functools.partial(self._text, rules=rules)
+        for rows, text in packet.parts(connection, writing, [*statement_group.rows.values()], written):
+            missed = len(rows)
+            for statement in writing:
+                missed -= self._write(connection, statement, text, message_type)
+            if missed and operation == "update":
+                stale += self._explain_missed(connection, rules.kind, text, len(rows), missed, forms)
+            elif missed and operation == "upsert":
+                if missed < 0:
+                    table, key = rules.kind.table, rules.kind.key
+                    why = f"{table} has several rows of one key: make {key} its primary key"
+                    raise TransientError(why)
+                stale += missed
         return stale
 
     def changes(self, writes: Sequence[Delivery]) -> Iterator[Change]:
@@ -73,25 +77,37 @@ class SqlSink:
             return (b"[" + b",".join(_with_slot(write, rules.kind.slot_column) for write in writes) + b"]").decode()
         return orjson.dumps([values.plain(write, rules) for write in writes]).decode()
 
-    def _explain_missed(self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int) -> int:
+    def _explain_missed(
+        self, connection: Connection, kind: MessageType, text: str, rows: int, missed: int, forms: Forms
+    ) -> int:
         """How many of the updates that touched no row are stale: those whose row exists. Raises DataFaultError for the others.
 
         Also for two keys that we distinguish and the database doesn't, for instance with a collation that ignores case: one
         statement would apply either of them, and the search sends them one by one.
         """
-        keys = connection.exec_driver_sql(statements.finding(self._dialect, kind), (text,)).all()
+        keys = connection.exec_driver_sql(statements.finding(self._dialect, kind, dict(forms)), (text,)).all()
         if len(keys) < rows:
             raise DataFaultError("no_row", f"{rows - len(keys)} of the rows to update aren't in {kind.table}")
         if len(set(map(tuple, keys))) < len(keys):
             raise DataFaultError("no_row", f"two updates of one statement meet in one row of {kind.table}")
         return missed
 
-    def _statements(self, shape: Shape) -> tuple[str, ...]:
-        return statements.writing(self._dialect, self._kinds[shape[0]], shape)
+    def _statements(self, shape: Shape, forms: Forms) -> tuple[str, ...]:
+        return statements.writing(self._dialect, self._kinds[shape[0]], shape, dict(forms))
+
+    def _write(self, connection: Connection, statement: str, text: str, message_type: str) -> int:
+        """How many rows it touched. After an error that isn't the data's, the table is read again: it may have been altered."""
+        rules = self._rules[message_type]
+        try:
+            return _write(connection, statement, text, rules.kind)
+        except DBAPIError as error:
+            if judge(error).reason is None:
+                self._as_built.forget(rules)
+            raise
 
 
 def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:
-    """How many rows it touched. Raises TransientError for a column that no message can give a value: no message is at fault."""
+    """How many rows it touched. Raises TransientError for a column that no message can give a value."""
     try:
         return connection.exec_driver_sql(statement, (text,)).rowcount
     except DBAPIError as error:
@@ -100,7 +116,7 @@ def _write(connection: Connection, statement: str, text: str, kind: MessageType)
             raise
         raise TransientError(
             f"{kind.table}.{column} is NOT NULL, has no default, and isn't among the type's columns in shards.yaml: "
-            "give it a default, or add it there"
+            "give it a default, or add it there",
         ) from error
 
 

@@ -5,19 +5,26 @@ Identifiers come from the spec, which allows only letters, digits and underscore
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from consumer.database.dialects import Dialect
 from consumer.sinks.grouping import Shape
-from shardctl.fleet.settings.messagetypes import MessageType, type_of
+from shardctl.fleet.settings.columns import type_of
+from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.shard.jsonrows import Form
 
 
-def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...]:
-    """The statements of a shape's writes, in order. The rows that they touch add up to the writes that aren't stale."""
+def writing(dialect: Dialect, kind: MessageType, shape: Shape, forms: Mapping[str, Form] = {}) -> tuple[str, ...]:
+    """The statements of a shape's writes, in order, with values in the `forms` that their columns take.
+
+    The rows that they touch add up to the writes that aren't stale.
+    """
     quote, operation = dialect.quote, shape[1]
     table, version = quote(kind.table), kind.version_column
     given = [column for column in kind.columns if column in shape[2]]
     columns = [*((column, type_of(kind.columns[column])) for column in given), (kind.slot_column, "integer")]
     names = [quote(column) for column, _ in columns]
-    source = dialect.source(columns)
+    source = dialect.source(columns, forms)
     newer = (
         f"(t.{quote(version)} IS NULL OR t.{quote(version)} < {{}}.{quote(version)})"
         if version and version in given
@@ -45,11 +52,12 @@ def writing(dialect: Dialect, kind: MessageType, shape: Shape) -> tuple[str, ...
     return (f"INSERT INTO {table} AS t {rows} true ON CONFLICT ({keys}) DO UPDATE SET {assigned}{guard}",)
 
 
-def finding(dialect: Dialect, kind: MessageType) -> str:
+def finding(dialect: Dialect, kind: MessageType, forms: Mapping[str, Form] = {}) -> str:
     """Selects the keys, as the table holds them, of the rows that exist."""
     columns = [(column, type_of(kind.columns[column])) for column in kind.key]
     listed = ", ".join(f"t.{dialect.quote(column)}" for column in kind.key)
-    return f"SELECT {listed} FROM {dialect.quote(kind.table)} AS t, {dialect.source(columns)} WHERE {_same_row(dialect, kind)}"  # noqa: S608
+    tables = f"{dialect.quote(kind.table)} AS t, {dialect.source(columns, forms)}"
+    return f"SELECT {listed} FROM {tables} WHERE {_same_row(dialect, kind)}"  # noqa: S608
 
 
 def _same_row(dialect: Dialect, kind: MessageType) -> str:

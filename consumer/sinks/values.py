@@ -9,7 +9,7 @@ from consumer.database.dialects import utc_text
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError
 from consumer.sinks.base import json_object
-from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.wire.bodies import BodyError, Rules, check_key
 from shardctl.wire.jsontext import digits_of, exact, is_plain, text_of
 from shardctl.wire.values import moment_of
@@ -26,7 +26,7 @@ def read(delivery: Delivery, rules: Rules) -> None:
         raise PermanentError(error.reason, str(error)) from error
     delivery.body = body
     for column in kind.key:
-        if kind.columns[column] not in _AS_GIVEN:
+        if rules.types[column] not in _AS_GIVEN:
             delivery.row = tuple(_comparable(delivery, name, rules.types[name]) for name in kind.key)
             return
     delivery.row = tuple([body[column] for column in kind.key])
@@ -84,7 +84,7 @@ _BARE_SIGNS = ("", "-", "+")
 
 
 # Types of key columns whose values are equal exactly if the database's are.
-_AS_GIVEN: frozenset[str] = frozenset(("text", "integer", "bigint", "boolean"))
+_AS_GIVEN: frozenset[str] = frozenset(("text", "integer", "bigint", "boolean", "date", "uuid"))
 
 
 def _comparable(delivery: Delivery, column: str, kind: ColumnType) -> Any:

@@ -30,7 +30,7 @@ from consumer.database import packet
 from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import BlockedError, PermanentError
-from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.shard import inbox_0_1
 from shardctl.shard.schema import OUTCOME_CODES, InboxOutcome, inbox, parked_keys, published
 from shardctl.wire import identity

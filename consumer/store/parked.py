@@ -47,7 +47,7 @@ from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
 from consumer.errors import DataFaultError, PermanentError
 from shardctl.fleet.keyspace import SlotSet
-from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.shard import schema
 from shardctl.shard.schema import InboxOutcome, inbox, parked, parked_keys
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -11,11 +12,43 @@ from shardctl.cli.terminal import DEFAULT_FILE, FileOption, say
 from shardctl.errors import EXIT_DONE, ShardctlError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shardctl.fleet.scaffold import Names
+
+DEFAULT_SHARDS = 3
+DEFAULT_KEY, DEFAULT_TABLE = "user_id", "users"
+
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        metavar="N",
+        min=1,
+        max=256,
+        help="How many shards; by default 3, with --from-database 1.",
+        show_default=False,
+    ),
+]
+FromDatabase = Annotated[
+    str | None,
+    typer.Option(
+        "--from-database",
+        metavar="URL",
+        help="Draft the message types from the tables of a database, which is only read: its URL, or the name of an "
+        "environment variable that holds it.",
+    ),
+]
+Tables = Annotated[
+    str | None, typer.Option("--tables", metavar="A,B", help="With --from-database: these tables alone.")
+]
+Schema = Annotated[
+    str | None, typer.Option("--schema", metavar="NAME", help="With --from-database: the tables' schema.")
+]
 
 
 def init(
-    shards: Annotated[int, typer.Option("--shards", metavar="N", min=1, max=256, help="How many shards.")] = 3,
+    shards: Shards = None,
     file: FileOption = DEFAULT_FILE,
     modulo: Annotated[
         int | None,
@@ -23,10 +56,13 @@ def init(
     ] = None,
     key: Annotated[
         str, typer.Option("--key", metavar="COLUMN", help="With --from-modulo: the column of that key.")
-    ] = "user_id",
+    ] = DEFAULT_KEY,
     table: Annotated[
         str, typer.Option("--table", metavar="TABLE", help="With --from-modulo: a table it is in; add the others.")
-    ] = "users",
+    ] = DEFAULT_TABLE,
+    from_database: FromDatabase = None,
+    tables: Tables = None,
+    schema: Schema = None,
     fleet: Annotated[
         str | None, typer.Option("--fleet", metavar="NAME", help="The fleet's name; its Secrets begin with it.")
     ] = None,
@@ -38,24 +74,89 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
     """Write a commented shards.yaml to start from."""
-    from shardctl import atomicfile
+    if modulo is None and (key, table) != (DEFAULT_KEY, DEFAULT_TABLE):
+        raise UsageError("--key and --table belong to --from-modulo.")
+    if modulo is not None and shards not in {None, modulo}:
+        raise UsageError(f"--from-modulo {modulo} makes {modulo} shards, one for each database: leave out --shards.")
+    names = _names(fleet, project, namespace, image)
+    missing = [name for name, value in (("project", project), ("image", image)) if value is None]
+    if from_database is not None:
+        if modulo is not None:
+            raise UsageError("--from-modulo and --from-database exclude each other.")
+        if file.is_file() and not force:  # before the database is asked
+            raise _there(file)
+        start = _from_database(from_database, tables, schema, shards or 1, names)  # where the rows are
+    elif tables or schema:
+        raise UsageError("--tables and --schema belong to --from-database.")
+    else:
+        start = _from_modulo(modulo, key, table, names) if modulo else _plain(shards or DEFAULT_SHARDS, names)
+    _write(file, start.content, force=force)
+    fields = [*missing, *start.fields]
+    edit = f"edit {_listed(fields)}, then " if fields else ""
+    say(f"{file}: {start.what}. Next: {edit}`shardctl validate`.")
+    return EXIT_DONE
+
+
+class _Start(NamedTuple):
+    """The file's content, what it has, and what a person must edit besides project and image."""
+
+    content: str
+    what: str
+    fields: tuple[str, ...] = ()
+
+
+def _plain(shards: int, names: Names) -> _Start:
     from shardctl.fleet import scaffold
 
-    names = _names(fleet, project, namespace, image)
-    if modulo is None:
-        content = scaffold.text(shards, names)
-    else:
-        _check((("--key", key, "Identifier"), ("--table", table, "TableName")))
-        shards, content = modulo, scaffold.text_of_modulo(modulo, key, table, names)
+    return _Start(scaffold.text(shards, names), _counted(shards))
+
+
+def _from_modulo(modulo: int, key: str, table: str, names: Names) -> _Start:
+    from shardctl.fleet import scaffold
+
+    _check((("--key", key, "Identifier"), ("--table", table, "TableName")))
+    return _Start(scaffold.text_of_modulo(modulo, key, table, names), _counted(modulo), ("tables",))
+
+
+def _from_database(url: str, tables: str | None, schema: str | None, shards: int, names: Names) -> _Start:
+    from shardctl.drafting.catalog import existing_tables
+    from shardctl.drafting.draft import draft_of
+    from shardctl.fleet import scaffold
+    from shardctl.shard import database
+
+    chosen = [name for part in (tables or "").split(",") if (name := part.strip())]
+    if tables is not None and not chosen:
+        raise UsageError("--tables names no table. Name some, or leave it out to draft all of them.")
+    if "://" not in url:
+        if url not in os.environ:
+            raise UsageError("--from-database: neither a database URL nor an environment variable that is set.")
+        url = os.environ[url]
+    engine = database.connect(url)
+    try:
+        draft = draft_of(existing_tables(engine, schema, chosen))
+    finally:
+        engine.dispose()
+    for reason in draft.left_out:
+        say(f"left out: {reason}")
+    what = f"{_counted(shards)}, {draft.types} of {draft.types + len(draft.left_out)} tables"
+    return _Start(scaffold.text_of_tables(shards, draft.text, names), what, ("what the comments ask for",))
+
+
+def _counted(shards: int) -> str:
+    return f"{shards} shard{'s' if shards > 1 else ''}"
+
+
+def _write(file: Path, content: str, *, force: bool) -> None:
+    from shardctl import atomicfile
+
     try:
         atomicfile.write(file, content.encode(), new=not force)
     except atomicfile.FileThereError as error:
-        raise ShardctlError(f"{file} exists already. --force overwrites it; -f names another.") from error
-    missing = [name for name, value in (("project", project), ("image", image)) if value is None]
-    fields = [*missing, "tables"] if modulo else missing
-    edit = f"edit {_listed(fields)}, then " if fields else ""
-    say(f"{file}: {shards} shard{'s' if shards > 1 else ''}. Next: {edit}`shardctl validate`.")
-    return EXIT_DONE
+        raise _there(file) from error
+
+
+def _there(file: Path) -> ShardctlError:
+    return ShardctlError(f"{file} exists already. --force overwrites it; -f names another.")
 
 
 def _names(fleet: str | None, project: str | None, namespace: str | None, image: str | None) -> Names:

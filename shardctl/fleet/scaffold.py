@@ -82,6 +82,13 @@ def text_of_modulo(modulo: int, key: str, table: str, names: Names = Names()) ->
     return head + _MODULO_NOTE.format(**words) + _shards(ranges, names)
 
 
+def text_of_tables(shards: int, types: str, names: Names = Names()) -> str:
+    """A fleet of 1 to 256 shards with these lines under `message_types:`, which come from tables that exist."""
+    ranges = list(pairwise(_boundaries(shards)))
+    head = _fleet(names) + _ROUTING + _TYPES + _TABLES_NOTE + types + _settings(names)
+    return head + _NOTE + _shards(ranges, names)
+
+
 def _text(ranges: list[tuple[int, int]], names: Names) -> str:
     return _fleet(names) + _ROUTING + _TYPES + _TWO_TYPES + _settings(names) + _NOTE + _shards(ranges, names)
 
@@ -160,6 +167,10 @@ _MODULO_TYPE = """\
     columns:
       {key}: bigint
       # every other column that writes may set, with its type: text, bigint, decimal, boolean, timestamp, json, …
+"""
+
+_TABLES_NOTE = """\
+  # From tables that exist; read each comment. `shardctl adopt` gives their rows the slot column and its values.
 """
 
 _SETTINGS = """

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.fleet.settings.gateway import OPEN, Gateway
-from shardctl.fleet.settings.messagetypes import ColumnType, MessageType
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet
 from shardctl.wire.bodies import Rules
 from shardctl.wire.message import MAX_KEY_CHARACTERS, OPERATIONS
@@ -60,7 +61,7 @@ def body_of(kind: MessageType, limits: Limits) -> Schema:
         required.append(kind.version_column)
     rules = Rules(kind, limits, at_entry=True)
     properties = {
-        column: _column(column_type, rules.room(column), nullable=column not in required)
+        column: _column(column_type, rules.room(column), nullable=column not in required) | _length(kind, column)
         for column, column_type in kind.types.items()
     }
     if kind.time_bucket is not None:
@@ -75,7 +76,7 @@ def body_of(kind: MessageType, limits: Limits) -> Schema:
         properties[routed] = {
             "type": "string",
             "minLength": 1,
-            "maxLength": MAX_KEY_CHARACTERS,
+            "maxLength": min(kind.lengths.get(routed, MAX_KEY_CHARACTERS), MAX_KEY_CHARACTERS),
             "pattern": _PADDED_KEY_PATTERN if limits.pads_keys and routed in kind.key else _KEY_PATTERN,
         }
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
@@ -89,6 +90,10 @@ def _column(column_type: ColumnType, room: Room, *, nullable: bool) -> Schema:
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         schema["type"] = [*kinds, "null"]
     return schema
+
+
+def _length(kind: MessageType, column: str) -> Schema:
+    return {"maxLength": kind.lengths[column]} if column in kind.lengths else {}
 
 
 def _pattern_of(room: Room) -> str:
@@ -110,6 +115,13 @@ _COLUMNS: Mapping[ColumnType, Schema] = {
     "decimal": {"type": ["number", "string"]},
     "boolean": {"type": "boolean"},
     "timestamp": {"type": "string", "format": "date-time", "pattern": r"(Z|[-+](0[0-9]|1[0-5]):[0-5][0-9])$"},
+    "date": {"type": "string", "format": "date", "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"},
+    "uuid": {"type": "string", "format": "uuid", "pattern": r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"},
+    "bytes": {
+        "type": "string",
+        "contentEncoding": "base64",
+        "pattern": r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+    },
     "json": {},
 }
 _KEY_VALUE: Schema = {

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
 
-from shardctl.fleet.settings.messagetypes import ColumnType, MessageType, Operation, type_of
+from shardctl.fleet.settings.columns import ColumnType, type_of
+from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.fleet.spec import Fleet
 from shardctl.wire.message import Write
+from shardctl.wire.values import base64_of
 
 DUPLICATE_RATE = 0.02
 LATEST_DUPLICATE = 2_000  # publications after the first, at most
@@ -96,7 +99,8 @@ class Stream:
             entity.fixed[kind.routing_field] = entity.name
         for column in kind.columns:
             if column in kind.key:
-                entity.fixed[column] = _identity(entity, type_of(kind.columns[column]), number // len(types))
+                value = _identity(entity, kind.types[column], number // len(types))
+                entity.fixed[column] = value[-kind.lengths[column] :] if column in kind.lengths else value
             elif column in fixed:
                 friend = self._entity_with_key(column) if kind.columns[column] == "text" else None
                 entity.fixed[column] = friend or self._drawn(column, kind)
@@ -137,7 +141,8 @@ class Stream:
         if friend:
             return friend
         maker = _TELLING.get((column, column_type)) if column not in kind.precisions else None
-        return maker(self._draw) if maker else self._drawn(column, kind)
+        value = maker(self._draw) if maker else self._drawn(column, kind)
+        return value[: kind.lengths[column]] if column in kind.lengths else value
 
     def _drawn(self, column: str, kind: MessageType) -> Any:
         if column in kind.precisions:
@@ -150,7 +155,7 @@ class Stream:
     def _entity_with_key(self, column: str) -> str | None:
         """A column named like another type's key refers to one of its entities: an order to its customer."""
         for name, kind in self.fleet.message_types.items():
-            if kind.key == (column,) and kind.columns[column] == "text":
+            if kind.key == (column,) and kind.columns[column] == "text":  # a shorter one may be cut
                 most = max(1, self.entities // len(self.fleet.message_types))
                 return f"{name}-{self._draw.randrange(most):05d}"
         return None
@@ -170,6 +175,10 @@ def _identity(entity: _Entity, column_type: ColumnType, number: int) -> Any:
             return number
         case "boolean":
             return bool(number % 2)
+        case "date":
+            return str(FIRST_DAY.date() + timedelta(days=number))
+        case "uuid":
+            return str(uuid5(NAMESPACE_OID, entity.name))
         case "timestamp":
             return _timestamp(number * 3_600)  # hours apart, so that time buckets differ
         case _:
@@ -209,5 +218,8 @@ _PLAIN: dict[ColumnType, Draw] = {
     "decimal": lambda draw: f"{draw.randrange(100_000) / 100:.2f}",
     "boolean": lambda draw: draw.random() < 0.5,
     "timestamp": lambda draw: _timestamp(draw.randrange(200 * 86_400)),
+    "date": lambda draw: str(FIRST_DAY.date() + timedelta(days=draw.randrange(200))),
+    "uuid": lambda draw: str(UUID(int=draw.getrandbits(128), version=4)),
+    "bytes": lambda draw: base64_of(draw.randbytes(draw.randrange(12))),
     "json": lambda draw: {"tags": draw.sample(_GOODS, 2), "count": draw.randrange(10)},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -18,12 +18,14 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, select, text
 
-from shardctl.fleet.settings.messagetypes import MessageType, type_of
+from shardctl.fleet.settings.columns import type_of
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.local import history
 from shardctl.shard.schema import InboxOutcome, inbox
 from shardctl.wire import identity
 from shardctl.wire.message import Write
+from shardctl.wire.values import base64_of
 
 APPLIED = "applied"
 
@@ -331,15 +333,21 @@ def _plain(value: Any, column_type: str | None) -> Any:
     """A value in one form, whether it comes from a body or from any database: so that values can be compared."""
     if value is None:
         return None
-    match column_type:
-        case "decimal":
-            return Decimal(str(value))
-        case "number":
-            return float(value)
-        case "boolean":
-            return bool(value)
-        case "timestamp":
-            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        case _:
-            return value
+    convert = _PLAIN.get(column_type or "")
+    return convert(value) if convert else value
+
+
+def _moment(value: Any) -> datetime:
+    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "decimal": lambda value: Decimal(str(value)),
+    "number": float,
+    "boolean": bool,
+    "timestamp": _moment,
+    "date": str,
+    "uuid": str,
+    "bytes": lambda value: value if isinstance(value, str) else base64_of(value),
+}

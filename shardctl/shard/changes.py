@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, func, select
 
-from shardctl.fleet.settings.messagetypes import ColumnType
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.shard import database
 from shardctl.shard.jsonrows import rows_of
 from shardctl.shard.lanes import share_fence

@@ -9,6 +9,7 @@ each transaction verifies that they still hold: see `HOLDS_MYSQL_SETTINGS`.
 
 from __future__ import annotations
 
+import base64
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ MYSQL = ("mysql", "mariadb")
 MAX_PACKET = "max_allowed_packet"  # in `Connection.info`: the server's limit, in bytes, for what this session sends
 PING_AFTER_SECONDS = 1.0  # unused for so long, a connection is asked whether it lives before a transaction meets it
 UNHEX = "shardctl_unhex"  # a function of SQLite's sessions; it has one of its own from 3.41
+FROM_BASE64 = "shardctl_from_base64"  # likewise
 
 _READ_ONLY_TRANSACTION = "25006"
 _RETURNED_AT = "returned at"  # in a pooled connection's `info`
@@ -244,6 +246,9 @@ def _sqlite(url: URL, limits: Limits) -> Engine:
 
 def configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.create_function(UNHEX, 1, bytes.fromhex, deterministic=True)
+    connection.create_function(
+        FROM_BASE64, 1, lambda text: None if text is None else base64.b64decode(text), deterministic=True
+    )
     connection.isolation_level = None  # the driver would begin transactions behind our back
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")

@@ -43,7 +43,8 @@ from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.types import TypeEngine
 
 from shardctl.fleet.keyspace import SlotSet
-from shardctl.fleet.settings.messagetypes import MAX_PRECISION, MAX_SCALE, ColumnType, MessageType
+from shardctl.fleet.settings.columns import MAX_PRECISION, MAX_SCALE, ColumnType
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard import inbox_0_1
 from shardctl.wire import identity
 
@@ -342,6 +343,7 @@ parked = Table(
     **_MYSQL_OPTIONS,
 )
 
+_UUID_OF_MYSQL = mysql.CHAR(36, charset="ascii", collation="ascii_bin")
 _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
     "text": _LONG_TEXT,
     "integer": Integer(),
@@ -350,6 +352,9 @@ _COLUMN_TYPES: dict[ColumnType, TypeEngine[Any]] = {
     "decimal": Numeric().with_variant(mysql.DECIMAL(MAX_PRECISION, MAX_SCALE), *_MYSQL),  # the widest there is
     "boolean": Boolean(),
     "timestamp": _MOMENT,
+    "date": sa.Date(),
+    "uuid": String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql").with_variant(_UUID_OF_MYSQL, *_MYSQL),
+    "bytes": LargeBinary().with_variant(mysql.LONGBLOB(), *_MYSQL),
     "json": sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
 }
 # MySQL can't index a text without a length. This collation distinguishes all texts but those that differ in blanks at the end.
@@ -404,9 +409,16 @@ def missing_tables(connection: Connection) -> tuple[str, ...]:
     return tuple(name for name in metadata.tables if name not in present)
 
 
+def _varchar(length: int, *, exact: bool) -> TypeEngine[Any]:
+    collation = "utf8mb4_bin" if exact else None
+    return String(length).with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation=collation), *_MYSQL)
+
+
 def _column_type(kind: MessageType, column: str) -> TypeEngine[Any]:
     if column in kind.precisions:
         return Numeric(*kind.precisions[column])
+    if column in kind.lengths:
+        return _varchar(kind.lengths[column], exact=column in kind.key)
     column_type = kind.types[column]
     return _KEY_TEXT if column_type == "text" and column in kind.key else _COLUMN_TYPES[column_type]
 

@@ -146,11 +146,20 @@ def _primary_key(table: SlotTable) -> tuple[str, ...]:
 def finishing(engine: Engine, kind: MessageType) -> Iterator[str]:
     """Statements for an operator to run once no writer leaves rows without a slot any more."""
     product = engine.dialect.name
-    table, column = kind.table, kind.slot_column
+    table, column = quoted(product, kind.table), quoted(product, kind.slot_column)
     if product == "postgresql":
-        yield f"CREATE INDEX CONCURRENTLY ON {table} ({column});"
+        concurrently = "" if _is_partitioned(engine, table) else "CONCURRENTLY "
+        yield f"CREATE INDEX {concurrently}ON {table} ({column});"
         yield f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL;"
     elif product == "sqlite":
-        yield f"CREATE INDEX {table.replace('.', '_')}_{column} ON {table} ({column});"
+        name = quoted(product, f"{kind.table.replace('.', '_')}_{kind.slot_column}")
+        yield f"CREATE INDEX {name} ON {table} ({column});"
     else:
         yield f"ALTER TABLE {table} ADD INDEX ({column}), MODIFY {column} integer NOT NULL;"
+
+
+def _is_partitioned(engine: Engine, table: str) -> bool:
+    """Of PostgreSQL, which makes no index of such a table concurrently."""
+    with database.snapshot(engine) as connection:
+        query = "SELECT relkind = 'p' FROM pg_catalog.pg_class WHERE oid = to_regclass(%s)"
+        return bool(connection.exec_driver_sql(query, (table,)).scalar())

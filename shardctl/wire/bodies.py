@@ -36,9 +36,10 @@ class Rules:
 
     def __init__(self, kind: MessageType, limits: Limits, *, at_entry: bool = False) -> None:
         self.kind, self._limits = kind, limits
-        self._fits = {column: test_of(column_type, self.room(column)) for column, column_type in kind.types.items()}
-        self.types = kind.types
-        self.has_decimals = "decimal" in self.types.values()
+        self.types, self._lengths = kind.types, kind.lengths
+        self._fits = {
+            column: test_of(self.types[column], self.room(column), self._lengths.get(column)) for column in kind.columns
+        }
         self._json = [column for column, column_type in kind.types.items() if column_type == "json"]
         self._texts = [column for column in kind.key if kind.types[column] == "text"] if at_entry else []
 
@@ -89,6 +90,8 @@ class Rules:
         wanted = WANTED[self.kind.types[column]]
         if self.kind.types[column] == "decimal":
             wanted += f", with at most {self.room(column)}"
+        if column in self._lengths:
+            wanted += f", of at most {self._lengths[column]:,} characters"
         return BodyError("bad_value", f"{column!r} must be {wanted}, not {_shown(value)}", column)
 
     def _check_json(self, body: Mapping[str, Any], text: bytes) -> None:
@@ -125,7 +128,7 @@ class Rules:
                     f"the key {column!r} ends in a blank, and MariaDB takes two keys that differ in that alone for one",
                     column,
                 )
-            if limits.key_characters is not None and len(value) > limits.key_characters:
+            if limits.key_characters is not None and len(value) > self._lengths.get(column, limits.key_characters):
                 raise BodyError(
                     "bad_value",
                     f"the key {column!r} has {len(value):,} characters: over {limits.key_characters}",

@@ -14,7 +14,7 @@ from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.wire import bodies
 from shardctl.wire.bodies import BodyError, Rules, routing_key_in
 from shardctl.wire.jsontext import JsonBody, JsonError, read_object, written
-from shardctl.wire.values import strictest
+from shardctl.wire.values import base64_of, strictest
 
 if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet
@@ -124,7 +124,7 @@ def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[s
     """The write's routing key, and its body as a consumer reads it and as it travels. Raises InvalidWriteError."""
     operation = write.operation or kind.operation
     try:
-        data = written(write.body)
+        data = written(_with_base64(kind, write.body))
         if len(data) > MAX_BODY_BYTES:
             raise InvalidWriteError(f"the body takes {len(data):,} bytes, and {MAX_BODY_BYTES:,} are allowed")
         body = write.body.data if isinstance(write.body, JsonBody) else read_object(data)
@@ -138,6 +138,16 @@ def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[s
     except BodyError as error:
         raise InvalidWriteError(str(error)) from None
     return key, body, data
+
+
+def _with_base64(kind: MessageType, body: Any) -> Any:
+    """Python's bytes as their column has them in JSON, which has none of its own."""
+    if isinstance(body, JsonBody) or "bytes" not in kind.columns.values():
+        return body
+    return {
+        name: base64_of(value) if isinstance(value, bytes) and kind.columns.get(name) == "bytes" else value
+        for name, value in body.items()
+    }
 
 
 # By a type's identity: models aren't hashable, and building the rules again would cost as much as the write. The entry keeps the

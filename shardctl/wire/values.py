@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from shardctl.fleet.settings.columns import ColumnType
 from shardctl.fleet.settings.databases import DatabaseKind
-from shardctl.fleet.settings.messagetypes import ColumnType
 from shardctl.wire.jsontext import MAX_DEPTH, Digits
 
 _MAX_CHARACTERS = 160_000  # of a decimal: more than any database takes, so that no body is expensive to check
@@ -64,7 +65,7 @@ class Limits:
     decimal: Room
     json_depth: int = MAX_DEPTH  # arrays and objects within each other in a json column
     json_places: int | None = None  # of a number in a json column
-    key_characters: int | None = None  # of each text of a key, as `shardctl provision` makes the column
+    key_characters: int | None = None  # of a key's `text`, as `shardctl provision` makes the column
     key_bytes: int | None = None  # of all texts of a key
     pads_keys: bool = False  # treats texts as equal that differ only in trailing blanks
 
@@ -100,6 +101,10 @@ def _least(limits: Iterable[int | None]) -> int | None:
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ][0-2]\d:\d\d(?::\d\d(?P<fraction>\.\d{1,12})?)?(?:Z|[+-](?:0\d|1[0-5]):\d\d)?)?", re.ASCII
 )
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_UUID = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)  # in one form: two spellings of a key would be two keys
 _DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?", re.ASCII)
 _SHORT = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 MICROSECOND = timedelta(microseconds=1)
@@ -128,8 +133,31 @@ def moment_of(text: str) -> datetime | None:
         return None
 
 
-def test_of(column_type: ColumnType, room: Room) -> Test:
-    """What a value of a column must pass; `room` is a decimal's."""
+def date_of(text: str) -> date | None:
+    """The day that an RFC 3339 full-date names; None where it is none."""
+    try:
+        return date.fromisoformat(text) if _DATE.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def bytes_of(text: str) -> bytes | None:
+    """What base64 stands for, in its one form: the standard alphabet, padded, no line breaks, no stray bits. Else None."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return data if base64_of(data) == text else None
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_of(column_type: ColumnType, room: Room, characters: int | None) -> Test:
+    """What a value of a column must pass; `room` is a decimal's, `characters` how many a text may have."""
+    if characters is not None:
+        return lambda value: _is_text(value) and len(value) <= characters
     if column_type != "decimal":
         return _TESTS[column_type]
     is_ample = room.is_ample
@@ -164,6 +192,9 @@ _TESTS: Mapping[ColumnType, Test] = {
     "number": _is_number,
     "boolean": lambda value: type(value) is bool,
     "timestamp": lambda value: type(value) is str and moment_of(value) is not None,
+    "date": lambda value: type(value) is str and date_of(value) is not None,
+    "uuid": lambda value: type(value) is str and _UUID.fullmatch(value) is not None,
+    "bytes": lambda value: type(value) is str and bytes_of(value) is not None,
     "json": lambda _: True,
 }
 
@@ -175,5 +206,8 @@ WANTED: Mapping[ColumnType, str] = {
     "decimal": "a number, or text that is one",
     "boolean": "true or false",
     "timestamp": "an RFC 3339 time as text",
+    "date": "a day as text, such as 2026-12-31",
+    "uuid": "a UUID in lower-case hexadecimal digits with hyphens",
+    "bytes": "bytes in base64, padded and without line breaks",
     "json": "JSON",
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -17,85 +15,19 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
 
 from shardctl.fleet.keyspace import TimeUnit
 from shardctl.fleet.model import Model, OrJust
-from shardctl.fleet.scalars import Identifier, SinkPath, TableName, Text, one_or_many, shown
+from shardctl.fleet.scalars import Identifier, SinkPath, TableName, one_or_many
+from shardctl.fleet.settings.columns import Column, ColumnType, length_of, precision_of, type_of
 from shardctl.fleet.settings.http import HttpBackend
 
-ColumnType = Literal["text", "integer", "bigint", "number", "decimal", "boolean", "timestamp", "json"]
 Operation = Literal["insert", "upsert", "update", "delete"]
 
-MAX_PRECISION, MAX_SCALE = 65, 30  # MariaDB's and MySQL's, the smallest among the databases
-_NUMERIC = re.compile(r"numeric\(([0-9]{1,2})(?:, ?([0-9]{1,2}))?\)")
-
-# What databases and languages call the types. A UUID's column takes its text.
-_MEANT = {
-    other: name
-    for name, others in {
-        "text": "text varchar char character nvarchar string str uuid citext enum bpchar tinytext mediumtext longtext",
-        "integer": "integer int int2 int4 smallint mediumint tinyint int32 serial smallserial",
-        "bigint": "bigint int8 int64 long bigserial",
-        "number": "number float float4 float8 double real",
-        "decimal": "decimal money",
-        "numeric(p,s)": "numeric",
-        "boolean": "boolean bool bit",
-        "timestamp": "timestamp timestamptz datetime",
-        "json": "json jsonb",
-    }.items()
-    for other in others.split()
-}
-
-
-def _column(value: Any, handler: Callable[[Any], Any]) -> str:
-    match = _NUMERIC.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        meant = _MEANT.get(value.partition("(")[0].strip().lower()) if isinstance(value, str) else None
-        if meant is not None and meant != value:
-            raise ValueError(f"{shown(value)} isn't a type of this file; write {meant}")
-        return str(handler(value))
-    precision, scale = int(match[1]), int(match[2] or 0)
-    if not 1 <= precision <= MAX_PRECISION or scale > min(precision, MAX_SCALE):
-        raise ValueError(
-            f"{value} can't be: a precision is 1 to {MAX_PRECISION} digits, and a scale at most {MAX_SCALE} of them"
-        )
-    return f"numeric({precision},{scale})"
-
-
-def type_of(column: str) -> ColumnType:
-    """What a column of `columns` holds."""
-    return "decimal" if column.startswith("numeric(") else cast("ColumnType", column)
-
-
-class _ColumnText(Text):
-    """A ColumnType, or `numeric(p,s)`: a decimal whose digits the file states."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: object) -> CoreSchema:
-        known = core_schema.literal_schema(list(get_args(ColumnType)))
-        return core_schema.no_info_wrap_validator_function(
-            _column, known, serialization=core_schema.to_string_ser_schema()
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: object) -> dict[str, Any]:
-        return {
-            "anyOf": [
-                {"type": "string", "enum": list(get_args(ColumnType))},
-                {"type": "string", "pattern": rf"^{_NUMERIC.pattern}$"},
-            ]
-        }
-
-
-_NAMED = get_args(ColumnType)
-Column = Annotated[
-    str,
-    _ColumnText(
-        f"{'|'.join(_NAMED)}|{_NUMERIC.pattern}",
-        f"one of {', '.join(f'`{name}`' for name in _NAMED)}, or `numeric(p,s)`: p digits, s of them behind the point",
-        20,
-    ),
-]
-
+MAX_KEY_CHARACTERS = 650  # of four bytes each, in an index of PostgreSQL
+_NO_KEYS = frozenset(("json", "bytes"))
+_NO_VERSIONS = frozenset(("uuid", "bytes"))
 
 _NAME_SCHEMA = TypeAdapter(Identifier).json_schema()
 
@@ -217,15 +149,28 @@ class MessageType(Model):
         for column in named:
             if column not in self.columns:
                 raise ValueError(f"{column!r} isn't among columns")
+        if self.version_column and self.columns[self.version_column] in _NO_VERSIONS:
+            raise ValueError(
+                f"the version column {self.version_column!r} is {self.columns[self.version_column]}: no order of versions that "
+                "all databases share"
+            )
         if self.slot_column in self.columns:
             raise ValueError(
                 f"slot_column {self.slot_column!r} is also among columns; bodies don't set it, so name it otherwise"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _key_can_be_indexed(self) -> Self:
         if len(set(self.key)) != len(self.key):
             raise ValueError("the key names a column twice")
         for column in self.key:
-            if self.columns[column] == "json":
-                raise ValueError(f"the key column {column!r} is json, which databases can't index")
+            if self.columns[column] in _NO_KEYS:
+                raise ValueError(f"the key column {column!r} is {self.columns[column]}, which databases can't index")
+            if (self.lengths.get(column) or 0) > MAX_KEY_CHARACTERS:
+                raise ValueError(
+                    f"the key column {column!r} is {self.columns[column]}: databases index {MAX_KEY_CHARACTERS} characters"
+                )
         return self
 
     @model_serializer(mode="wrap")
@@ -236,14 +181,18 @@ class MessageType(Model):
 
     @property
     def types(self) -> dict[str, ColumnType]:
-        """What each column holds; `precisions` says with how many digits."""
+        """What each column holds; `precisions` and `lengths` say how much of it."""
         return {name: type_of(column) for name, column in self.columns.items()}
 
     @property
     def precisions(self) -> dict[str, tuple[int, int]]:
         """Precision and scale of each column whose digits are stated."""
-        matches = {name: _NUMERIC.fullmatch(column) for name, column in self.columns.items()}
-        return {name: (int(match[1]), int(match[2] or 0)) for name, match in matches.items() if match}
+        return {name: size for name, column in self.columns.items() if (size := precision_of(column))}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The most characters of each text column that states them."""
+        return {name: length for name, column in self.columns.items() if (length := length_of(column))}
 
     @property
     def routing_field(self) -> str:

@@ -56,13 +56,19 @@ def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotR
         return None
     if kind.time_bucket:
         return _slot_by_time(product, column, kind.time_bucket.unit, rule.bits)
-    if kind.columns[column.name] not in {"text", "integer", "bigint"}:
+    if kind.types[column.name] not in {"text", "integer", "bigint", "uuid"}:
         return None  # 1.5 and 1.50 are one number and two keys
     name = quoted(product, column.name)
+    if product in MYSQL and column.kind is Kind.BYTES and kind.types[column.name] == "uuid":
+        name = _text_of_uuid(name)
     if product == "sqlite":
         return f"shardctl_slot({name}, {rule.bits}, {rule.modulo})"
     if product in MYSQL:
-        text = name if column.kind is Kind.BYTES else f"CONVERT({name} USING utf8mb4)"
+        text = (
+            name
+            if column.kind is Kind.BYTES and kind.types[column.name] == "text"
+            else f"CONVERT({name} USING utf8mb4)"
+        )
         start = f"CAST(conv(left(sha2({text}, 256), 8), 16, 10) AS SIGNED)"
         number = f"CAST({text} AS SIGNED)"
         is_number = f"CAST({text} AS CHAR) REGEXP '^(0|[1-9][0-9]{{0,17}})$'"
@@ -75,6 +81,14 @@ def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotR
     if not rule.modulo:
         return f"({start} >> {_HASH_START_BITS - rule.bits})"
     return f"(CASE WHEN {is_number} THEN {_in_run(product, start, number, rule)} END)"
+
+
+def _text_of_uuid(name: str) -> str:
+    """Of 16 bytes."""
+    digits = f"lower(hex({name}))"
+    for place in (9, 14, 19, 24):
+        digits = f"insert({digits}, {place}, 0, '-')"
+    return digits
 
 
 def _in_run(product: str, start: str, number: str, rule: SlotRule) -> str:

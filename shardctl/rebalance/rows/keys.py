@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from shardctl.rebalance.rows.shape import Column, SlotTable, quoted
 from shardctl.rebalance.rows.values import MYSQL, Kind
@@ -66,6 +67,8 @@ class Keys:
     def _value(self, table: SlotTable, column: Column, value: Any) -> Any:
         if table.named.in_digits:
             return self._read_digits(column, value)
+        if column.kind is Kind.BYTES and column.name in table.named.uuids:
+            return UUID(value).bytes
         if self.product == "postgresql":
             return str(value)  # of a type that the server infers from the column
         if column.kind is Kind.DECIMAL:

@@ -33,6 +33,9 @@ class Named:
     key: tuple[str, ...] = ()
     logged_as: str = ""
     in_digits: bool = False  # the log has the key's bytes as hexadecimal digits
+    uuids: frozenset[str] = (
+        frozenset()
+    )  # those columns of the key that are UUIDs in shards.yaml: the log has their text
 
     @property
     def own(self) -> bool:

@@ -28,12 +28,25 @@ def named(kinds: Mapping[str, MessageType]) -> tuple[Named, ...]:
     for kind in kinds.values():
         listed = [
             Named(
-                name, table.slot, key=(table.routing_key,) if table.routing_key else (), logged_as=changes.ROUTING_KEY
+                name,
+                table.slot,
+                key=(table.routing_key,) if table.routing_key else (),
+                logged_as=changes.ROUTING_KEY,
+                uuids=frozenset(
+                    [table.routing_key] if table.routing_key and kind.types.get(kind.routing_field) == "uuid" else []
+                ),
             )
             for name, table in kind.slot_tables.items()
         ]
         if kind.table:
-            its_own = Named(kind.table, kind.slot_column, frozenset(kind.columns), key=kind.key, logged_as=kind.table)
+            its_own = Named(
+                kind.table,
+                kind.slot_column,
+                frozenset(kind.columns),
+                key=kind.key,
+                logged_as=kind.table,
+                uuids=frozenset(column for column in kind.key if kind.types[column] == "uuid"),
+            )
             listed.insert(0, its_own)
         for table in listed:
             before = tables.setdefault(table.name, table)

@@ -31,7 +31,7 @@ class Kind(StrEnum):
     BYTES = "bytes"
     MOMENT = "moment"  # date and time, in UTC where it has a time zone
     JSON = "json"
-    UUID = "uuid"  # PostgreSQL's, moved as its text; elsewhere 16 bytes, or text
+    UUID = "uuid"  # PostgreSQL's and MariaDB's, moved as its text; elsewhere 16 bytes, or text
     OTHER = "other"  # moved as its text: dates, arrays, …
     UNKNOWN = "unknown"
 
@@ -59,7 +59,7 @@ def kind_of(product: str, column_type: sa.TypeEngine[Any]) -> Kind:
         return Kind.OTHER  # an extension's type; every type of PostgreSQL has a text form
     if product == "postgresql" and isinstance(column_type, postgresql.ENUM):
         return Kind.OTHER
-    if product == "postgresql" and isinstance(column_type, sa.Uuid):
+    if product != "sqlite" and isinstance(column_type, sa.Uuid):
         return Kind.UUID
     return kind
 
@@ -84,7 +84,7 @@ def reading(product: str, quoted: str, column_type: sa.TypeEngine[Any]) -> str:
     if product in MYSQL:
         if kind is Kind.DOUBLE:
             return f"({quoted} + 0e0)"  # a FLOAT would show six digits
-        return f"CAST({quoted} AS CHAR)" if kind in {Kind.MOMENT, Kind.OTHER} else quoted
+        return f"CAST({quoted} AS CHAR)" if kind in {Kind.MOMENT, Kind.UUID, Kind.OTHER} else quoted
     return quoted
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from shardctl.fleet.keyspace import SlotRule, SlotSet
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
+from shardctl.rebalance.rows.shape import quoted
 from shardctl.shard import database
 from shardctl.verification import adopt
 
@@ -90,6 +91,26 @@ def test_rows_that_come_meanwhile_are_kept_and_found_by_the_next_run(engine):
     with database.snapshot(engine) as connection:
         changed = connection.exec_driver_sql("SELECT count(*) FROM users WHERE name = 'changed'").scalar()
     assert changed == min(len(came), ROWS)
+
+
+@pytest.mark.parametrize("partitions", ["", " PARTITION BY RANGE (user_id)"], ids=["whole", "partitioned"])
+def test_the_statements_that_remain_run_as_they_are_shown(engine, partitions):
+    """On a table with a word of SQL for its name, too."""
+    kind, product = KINDS["user"].model_copy(update={"table": "order"}), engine.dialect.name
+    if partitions and product != "postgresql":
+        pytest.skip("PostgreSQL alone makes no index of a partitioned table concurrently")
+    table = quoted(product, "order")
+    with database.writing(engine) as connection:
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+        connection.exec_driver_sql(f"CREATE TABLE {table} (user_id bigint PRIMARY KEY, name varchar(50)){partitions}")
+    adopt.add_column(engine, kind)
+    with database.writing(engine) as connection:
+        connection.exec_driver_sql("COMMIT")  # CREATE INDEX CONCURRENTLY takes no transaction
+        for statement in adopt.finishing(engine, kind):
+            connection.exec_driver_sql(statement.removesuffix(";"))
+    assert not adopt.survey(engine, "s0", kind, RULE, MINE).lacks_index
+    with database.writing(engine) as connection:
+        connection.exec_driver_sql(f"DROP TABLE {table}")
 
 
 def test_rows_that_do_not_belong_here_are_counted(engine):

@@ -88,6 +88,10 @@ def test_an_empty_word_is_not_taken_for_what_is_left_out(run, file, arguments, w
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ("init -f new.yaml --shards 5 --from-modulo 3", "leave out --shards"),
+        ("init -f new.yaml --key id", "belong to --from-modulo"),
+        ("init -f new.yaml --table t", "belong to --from-modulo"),
+        ("init -f new.yaml --from-database sqlite:///x --tables ,", "names no table"),
         ("verify --database s0=sqlite:///a --database s0=sqlite:///b", "--database is given twice for s0"),
         ("rebalance plan --weights s0=2 --weights s0=3", "--weights is given twice for s0"),
         ("rebalance plan --weights s0=1e308", "Weights are over 0"),

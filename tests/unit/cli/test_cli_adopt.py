@@ -80,7 +80,7 @@ def test_adopt_shows_first_and_does_it_once(run, databases, tmp_path):
     code, _, err = run("adopt", "--yes", *databases)
     assert code == 0
     assert "shard s2, table users: 10 rows received their slots" in err
-    assert "CREATE INDEX users_slot ON users (slot);" in err
+    assert 'CREATE INDEX "users_slot" ON "users" ("slot");' in err
     for remainder in range(3):
         assert slots(tmp_path / f"{remainder}.db") == {
             key: SlotRule(10, 3).slot_of(str(key)) for key in range(remainder, 30, 3)

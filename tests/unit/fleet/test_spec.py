@@ -152,12 +152,52 @@ SLOTS = 'slots: "0-1023"'
             with_replaced("id: text", "id: txt"), "message_types.a.columns.id", "mean text?", id="column-type"
         ),
         pytest.param(with_replaced("id: text", "id: int"), "message_types.a.columns.id", "write integer", id="int"),
-        pytest.param(with_replaced("id: text", "id: UUID"), "message_types.a.columns.id", "write text", id="uuid"),
+        pytest.param(with_replaced("id: text", "id: UUID"), "message_types.a.columns.id", "write uuid", id="uuid"),
         pytest.param(
-            with_replaced("id: text", "id: varchar(9)"), "message_types.a.columns.id", "write text", id="varchar"
+            with_replaced("id: text", "id: Char (9)"), "message_types.a.columns.id", "write varchar(9)", id="char"
+        ),
+        pytest.param(
+            with_replaced("id: text", "id: varchar(0)"),
+            "message_types.a.columns.id",
+            "1 to 16,383 characters",
+            id="varchar-0",
+        ),
+        pytest.param(with_replaced("id: text", "id: varchar(651)"), "message_types.a", "index 650", id="varchar-key"),
+        pytest.param(with_replaced("id: text", "id: bytes"), "message_types.a", "bytes, which", id="bytes-key"),
+        pytest.param(with_replaced("id: text", "id: blob"), "message_types.a.columns.id", "write bytes", id="blob"),
+        pytest.param(
+            with_replaced("id: text", "id: varbinary(16)"), "message_types.a.columns.id", "write bytes", id="varbinary"
+        ),
+        pytest.param(with_replaced("id: text", "id: Date"), "message_types.a.columns.id", "write date", id="date"),
+        pytest.param(
+            with_replaced("id: text", "id: datetime"), "message_types.a.columns.id", "write timestamp", id="datetime"
+        ),
+        pytest.param(
+            with_replaced("id: text", "id: double precision"),
+            "message_types.a.columns.id",
+            "write number",
+            id="two-words",
+        ),
+        pytest.param(
+            with_replaced("id: text", "id: time"),
+            "message_types.a.columns.id",
+            "times of day and intervals have none",
+            id="time",
         ),
         pytest.param(
             with_replaced("id: text", "id: bigserial"), "message_types.a.columns.id", "write bigint", id="bigserial"
+        ),
+        pytest.param(
+            with_replaced("id: text", 'id: "DECIMAL(9, 2)"'),
+            "message_types.a.columns.id",
+            "write numeric(9,2)",
+            id="digits",
+        ),
+        pytest.param(
+            with_replaced("id: text", "id: int(11) unsigned"),
+            "message_types.a.columns.id",
+            "write bigint",
+            id="unsigned",
         ),
         pytest.param(with_replaced("id: text", "id: jsonb"), "message_types.a.columns.id", "write json", id="jsonb"),
         pytest.param(with_replaced("fleet: orders", "fleeet: orders"), "fleeet", "Did you mean fleet?", id="misspelt"),

@@ -22,10 +22,10 @@ from shardctl.fleet.settings.consuming import Batching
 from shardctl.shard import schema
 from shardctl.wire.bodies import Rules
 from shardctl.wire.jsontext import JsonBody
-from shardctl.wire.values import LIMITS, moment_of
+from shardctl.wire.values import LIMITS, base64_of, moment_of
 
 pytestmark = pytest.mark.slow
-CHOSEN = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+CHOSEN = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 class Table:
@@ -93,6 +93,10 @@ def assert_stored(table: Table, body: bytes) -> None:
             if isinstance(stored, str):
                 stored = moment_of(stored)
             assert (stored if stored.tzinfo else stored.replace(tzinfo=moment.tzinfo)) == moment, column
+        elif kind_of_value in {"date", "uuid"}:
+            assert str(stored) == value, column
+        elif kind_of_value == "bytes":
+            assert base64_of(stored) == value, column
         elif kind_of_value == "json":
             assert json.loads(str(stored), parse_float=Decimal) == value, column
         else:
@@ -137,6 +141,9 @@ COLUMNS = {
     "whole": INTEGERS, "long": INTEGERS, "real": DIGITS | st.floats(allow_nan=False, allow_infinity=False).map(json.dumps),
     "exact": DIGITS | DIGITS.map(json.dumps), "price": DIGITS | st.decimals(-(10**9), 10**9, places=2).map(str),
     "flag": st.sampled_from(["true", "false"]), "at": MOMENTS, "doc": JSON, "note": TEXTS.map(json.dumps),
+    "day": st.dates().map(lambda day: json.dumps(str(day))), "uid": st.uuids().map(lambda uuid: json.dumps(str(uuid))),
+    "raw": st.binary(max_size=40).map(lambda data: json.dumps(base64_of(data))) | TEXTS.map(json.dumps),
+    "code": TEXTS.map(json.dumps),
 }  # fmt: skip
 BODIES = st.tuples(
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).map(json.dumps),

@@ -1,0 +1,112 @@
+"""`shardctl init --from-database` on each database: docs/existing-tables.md's commands, and what they promise."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from existing_kit import KINDS, Existing
+from products_kit import PRODUCTS, empty_database
+
+from shardctl.cli import main
+from shardctl.fleet.load import load_fleet
+
+pytestmark = pytest.mark.slow
+PAGE = Path(__file__).parents[3] / "docs/existing-tables.md"
+PASSWORD = "s3cr3t-w0rd"
+SHOP_URL = "SHOP_URL"
+
+
+@pytest.fixture(params=PRODUCTS)
+def existing(request):
+    with empty_database(request, request.param) as url:
+        table = Existing(request.param, url)
+        table.create()
+        yield table, url
+        table.engine.dispose()
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(url, *arguments):
+        for variable in (SHOP_URL, "SHARDCTL_DATABASE_URL_S0"):
+            monkeypatch.setenv(variable, url)
+        capsys.readouterr()
+        code = main([*arguments])
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def commands_of_the_page():
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [line.split()[1:] for block in blocks for line in block.splitlines() if line.startswith("shardctl ")]
+
+
+def test_the_page_takes_tables_over(existing, run, tmp_path):
+    table, url = existing
+    drafting, *others = commands_of_the_page()
+    table.run("ALTER TABLE sales DROP COLUMN slot")
+    done = run(url, *drafting)
+    assert done.code == 0, done.stderr
+    fleet = load_fleet(tmp_path / "shards.yaml")
+    kind = fleet.message_types["sales"]
+    assert (kind.key, kind.version_column) == (("id", "day"), "revision")
+    text = (tmp_path / "shards.yaml").read_text()
+    assert url not in text + done.stdout + done.stderr
+    expected_codes = {"validate": 0, "adopt": 1, "adopt --yes": 0}
+    for arguments in others:
+        words = " ".join(arguments)
+        done = run(url, *arguments)
+        assert done.code == expected_codes[words], done.stderr
+    table.run("SELECT slot FROM sales")
+    again = run(url, *drafting)
+    assert (again.code, (tmp_path / "shards.yaml").read_text()) == (1, text)
+
+
+def test_each_column_has_the_type_that_takes_its_values(existing, run, tmp_path):
+    table, url = existing
+    run(url, "init", "--from-database", url)
+    kind = load_fleet(tmp_path / "shards.yaml").message_types["sales"]
+    own = {"price": "numeric(8,1)", "name": "varchar(5)", "at": "date"}  # narrower than the file of the other tests
+    if table.product != "mariadb":
+        own["other"] = "varchar(36)"
+    if table.product == "postgresql":
+        own |= {"old": "varchar(255)", "name": "text"}  # reflection doesn't say how long a domain's texts may be
+    if table.product == "sqlite":
+        own["id"] = "varchar(36)"
+    assert dict(kind.columns) == {**KINDS["sale"].columns, **own, "slot": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([f"postgresql://u:{PASSWORD}@127.0.0.1:1/x"], 1, "connection"),
+        ([f"mysql://u:{PASSWORD}@127.0.0.1:1/x"], 1, "database mysql"),
+        ([f"oracle://u:{PASSWORD}@h/x"], 1, "no such driver"),
+        (["NO_SUCH_VARIABLE"], 2, "environment variable"),
+        (["sqlite:////nowhere/x.db"], 1, "/nowhere/x.db: there is no such file"),
+        (["sqlite://"], 1, "no tables"),
+        (["sqlite://", "--tables", " ,"], 2, "--tables names no table"),
+        (["sqlite://", "--from-modulo", "3"], 2, "exclude each other"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_drafted_is_said_without_a_secret(run, tmp_path, arguments, code, says):
+    done = run("", "init", "--from-database", *arguments)
+    assert (done.code, list(tmp_path.iterdir())) == (code, []), done.stderr
+    assert says in done.stderr
+    assert PASSWORD not in done.stderr
+    assert "Traceback" not in done.stderr
