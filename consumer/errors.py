@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from shardctl.redaction import redacted
+from shardctl.shard.schema import TABLE_NOT_READY
 
 
 class TransientError(Exception):
@@ -52,3 +53,15 @@ class DataFaultError(Exception):
         self.reason = reason
         self.detail = detail
         self.key_waits = key_waits
+
+
+class TableNotReadyError(DataFaultError):
+    """What a message type needs isn't there, such as a column of its table: no message is at fault.
+
+    If `message_types` are several, a search has to find which. The messages of the type are parked, whatever its `on_poison`, and
+    tried again until they succeed. Other types don't wait.
+    """
+
+    def __init__(self, message_types: Collection[str], detail: str) -> None:
+        super().__init__(TABLE_NOT_READY, detail)
+        self.message_types = frozenset(message_types)

@@ -62,7 +62,10 @@ class ProvisionError(ShardctlError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One resource that the fleet needs, and the action that provides it. `fields` names what differs."""
+    """One resource that the fleet needs, and the action that provides it. `fields` names what differs.
+
+    `lacks` says what a database's tables lack and isn't added here: a table that is there is changed by `shardctl migrate` alone.
+    """
 
     action: Action
     kind: Literal["topic", "subscription", "database"]
@@ -70,6 +73,7 @@ class Step:
     fields: tuple[str, ...] = ()
     wanted: Any = None
     live: Any = None
+    lacks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.action} {self.kind} {self.name}" + (f" ({', '.join(self.fields)})" if self.fields else "")
@@ -302,7 +306,7 @@ def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
     While slots move, a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
-    from shardctl.shard import schema, upgrade
+    from shardctl.shard import mapped, schema, upgrade
     from shardctl.shard.keys import given_out
 
     with _database_of(shard, url) as engine:
@@ -316,9 +320,13 @@ def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
             raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
         schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
         made = tuple(sorted(_tables(engine) - before))
+        with engine.connect() as connection:
+            if fault := schema.fault_of_version(connection, beside_old_inbox=True):
+                raise ProvisionError(f"database of shard {name}: {fault}")
+            lacks = tuple(map(str, mapped.lacking(connection, kinds)))
     if rewritten:
-        return Step("update", "database", name, (*rewritten, *made))
-    return Step("create" if made else "identical", "database", name, made)
+        return Step("update", "database", name, (*rewritten, *made), lacks=lacks)
+    return Step("create" if made else "identical", "database", name, made, lacks=lacks)
 
 
 def _of_another(connection: Any, shard: Shard) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from math import ceil
@@ -17,12 +17,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from consumer.database import packet
 from consumer.database.dialects import DIALECTS, Dialect
 from consumer.database.sqlstate import judge
-from consumer.errors import BlockedError, DataFaultError, TransientError
+from consumer.errors import BlockedError, DataFaultError, TableNotReadyError, TransientError
 from shardctl.errors import UsageError
 from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
 from shardctl.shard.keys import given_out
+from shardctl.shard.mapped import lacking
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def translated() -> Iterator[None]:
     except DBAPIError as error:
         # SQLAlchemy's frames refer to each other, and would keep the batch until garbage is collected.
         clear_frames(error.__traceback__)
-        first_line = str(error.orig).partition("\n")[0]
+        first_line = _first_line(error)
         verdict = judge(error)
         if verdict.reason:
             raise DataFaultError(verdict.reason, first_line) from error
@@ -73,6 +74,10 @@ def translated() -> Iterator[None]:
         raise again(f"database: {first_line}" + (f" ({verdict.why})" if verdict.why else "")) from error
     except (SQLAlchemyError, OSError) as error:
         raise TransientError(f"database: {error}") from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
 
 
 @contextmanager
@@ -83,6 +88,19 @@ def needed_by_all() -> Iterator[None]:
             yield
     except BlockedError as error:
         raise TransientError(str(error)) from error
+
+
+@contextmanager
+def needed_by(message_types: Collection[str]) -> Iterator[None]:
+    """What the writes of some message types need: raises TableNotReadyError where it isn't there."""
+    try:
+        yield
+    except DBAPIError as error:
+        verdict = judge(error)
+        if not verdict.of_type:
+            raise
+        clear_frames(error.__traceback__)
+        raise TableNotReadyError(message_types, f"{_first_line(error)} ({verdict.why})") from error
 
 
 @contextmanager
@@ -119,6 +137,13 @@ def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType
     with transaction(engine, dialect) as connection:
         if faults := given_out(connection, kinds):
             raise TransientError(" ".join(faults))
+
+
+def check_columns(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType]) -> None:
+    """Raises TransientError while a mapped table lacks a column: a rollout stops at its first replica, and the old ones go on."""
+    with transaction(engine, dialect) as connection:
+        if lacks := lacking(connection, kinds):
+            raise TransientError("; ".join(map(str, lacks)))
 
 
 def check_packets(engine: Engine, dialect: Dialect) -> None:

@@ -1,6 +1,7 @@
 """What a database's error means for the write that met it: permanent, or to be tried again.
 
-An error that is tried again is `alone` where the server works and other writes succeed: then these don't wait with it.
+An error that is tried again is `alone` where the server works and other writes succeed: then these don't wait with it. It is
+`of_type` where a statement of a sink meets what its message type needs and isn't there: then the type waits alone.
 
 The rule: a write is permanently at fault only where its own values are refused. Whatever an operator can repair without touching
 the message is tried again, in order, until it is repaired: dead-lettering would empty a topic for a fault that is not the data's.
@@ -20,12 +21,14 @@ from sqlalchemy.exc import DBAPIError
 class Verdict(NamedTuple):
     """`reason` is a stable word for what is wrong with the data; None where the write is tried again. `why` is for people.
 
-    `alone`: the server works, and only the writes that meet the error have to wait. Else it concerns them all.
+    `alone`: the server works, and only the writes that meet the error have to wait. Else it concerns them all; one that is
+    `of_type`, in a statement of a sink, all writes of the message type and no others.
     """
 
     reason: str | None
     why: str = ""
     alone: bool = False
+    of_type: bool = False
 
 
 def _value(why: str) -> Verdict:
@@ -44,7 +47,14 @@ def _alone(why: str) -> Verdict:
     return Verdict(None, why, alone=True)
 
 
+def _of_type(why: str) -> Verdict:
+    return Verdict(None, why, of_type=True)
+
+
 _UNKNOWN = _again("")
+_NO_TABLE = _of_type("`shardctl provision` makes a missing table of shards.yaml")
+_NO_COLUMN = _of_type("`shardctl migrate plan` drafts a missing column, `shardctl migrate apply` adds it")
+_NO_RIGHT = _of_type("a right is missing: grant it")
 
 # By SQLSTATE, or else by its class: PostgreSQL, and errors of MySQL whose number is not listed.
 STATES: Mapping[str, Verdict] = {
@@ -68,9 +78,12 @@ STATES: Mapping[str, Verdict] = {
     "2F": _alone("a function failed without refusing the row: repair it"),
     "20": _alone("a CASE in a trigger has no branch for the row: repair the trigger"),
     "0A": _alone("the table is a kind of object that can't be written to so"),
-    "42": _again("a missing table, column, function or right: deploy or grant it"),
+    "42": _of_type("the table isn't as shards.yaml has it, or a function or an index is missing: deploy it"),
+    "42P01": _NO_TABLE,
+    "42703": _NO_COLUMN,
+    "42501": _NO_RIGHT,
     "3D": _again("the database is missing"),
-    "3F": _again("the schema is missing"),
+    "3F": _of_type("the table's schema is missing: create it"),
     "28": _again("the user may not connect"),
     "25": _again("the server takes no writes now, or it ended the transaction"),
     "40": _alone("a deadlock or a conflict with another transaction"),
@@ -121,8 +134,11 @@ NUMBERS: Mapping[int, Verdict] = {
     **dict.fromkeys((1205, 1213, 3572, 1020), _alone("a lock that took too long, a deadlock or a conflict")),
     **dict.fromkeys((1317, 1969, 3024), _alone("an operator or a time limit ended it")),
     **dict.fromkeys((1290, 1792, 1836), _again("the server takes no writes now")),
-    **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1449), _again("a right is missing: grant it")),
-    **dict.fromkeys((1049, 1052, 1054, 1146, 1267, 1305, 1356), _again("the tables are not as shards.yaml has them")),
+    **dict.fromkeys((1044, 1045, 1227), _again("a right is missing: grant it")),
+    **dict.fromkeys((1142, 1143, 1370, 1449), _NO_RIGHT),
+    1146: _NO_TABLE,
+    1054: _NO_COLUMN,
+    **dict.fromkeys((1049, 1052, 1267, 1305, 1356), _of_type("the table isn't as shards.yaml has it")),
     **dict.fromkeys((1034, 1194, 1712), _again("a table or an index is damaged")),
     1153: _again("a request over max_allowed_packet, which `consumer.database.packet` should have kept from being sent"),
     **dict.fromkeys((2006, 2013, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1927), _again("the connection failed")),
@@ -144,8 +160,14 @@ SQLITE_CODES: Mapping[int, Verdict] = {
     sqlite3.SQLITE_CORRUPT: _again("the file is damaged"),
     sqlite3.SQLITE_NOTADB: _again("the file is no database"),
     sqlite3.SQLITE_SCHEMA: _again("the tables changed meanwhile"),
-    sqlite3.SQLITE_ERROR: _again("a missing table or column"),
 }  # fmt: skip
+# For which SQLite has one code, as for any other error of a statement.
+_SQLITE_LACKS: Mapping[str, Verdict] = {
+    "no such table": _NO_TABLE,
+    "no such column": _NO_COLUMN,
+    "has no column named": _NO_COLUMN,
+    "no such function": _of_type("a trigger's function is missing"),
+}
 
 
 def column_without_value(error: DBAPIError) -> str | None:
@@ -168,13 +190,20 @@ def judge(error: DBAPIError) -> Verdict:
     if error.connection_invalidated or error.orig is None:
         return _UNKNOWN
     if isinstance(error.orig, sqlite3.Error):
-        return SQLITE_CODES.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF, _UNKNOWN)
+        return _of_sqlite(error.orig)
     number = error.orig.args[0] if error.orig.args else None
     state = getattr(error.orig, "sqlstate", None) or ""
     if isinstance(number, int):
         users_own = STATES["45"] if state.startswith("45") else _UNKNOWN  # a SIGNAL with a number of its own
         return NUMBERS.get(number, users_own)
     return _of_postgresql(state, getattr(error.orig, "diag", None))
+
+
+def _of_sqlite(error: sqlite3.Error) -> Verdict:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_ERROR:
+        return next((verdict for text, verdict in _SQLITE_LACKS.items() if text in str(error)), _UNKNOWN)
+    return SQLITE_CODES.get(code, _UNKNOWN)
 
 
 def _of_postgresql(state: str, diagnostics: Any) -> Verdict:

@@ -53,6 +53,11 @@ class Metrics:
         self.parked = self._counter(
             "messages_parked", "Writes kept back because they, or one before them of their key, failed."
         )
+        self.table_not_ready = self._gauge(
+            "table_not_ready",
+            "1 while writes of the type are parked until its table is as shards.yaml has it.",
+            ("type",),
+        )
         self.released = self._counter("messages_released", "Parked writes that took effect.")
         self.acked = self._counter("messages_acked", "Messages acknowledged.")
         self.stale = self._counter("writes_stale", "Versioned writes older than the row they meet.")

@@ -17,6 +17,7 @@ from consumer.observability.metrics import Metrics
 from consumer.observability.tracing import TRACEPARENT
 from consumer.replica.batch import Batch
 from consumer.store.transaction import Outcome, Passed
+from shardctl.shard.schema import TABLE_NOT_READY
 from shardctl.wire import barrier
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,8 @@ class Handler:
             if count:  # few are more than 0 in a batch, and each call costs as much as another message
                 counter.inc(count)
         for delivery in outcome.newly_parked:
+            if delivery.fault and delivery.fault.reason == TABLE_NOT_READY:
+                continue  # there may be one for each key: the maintenance reports the type
             log.warning(
                 "parked its key: %s; later writes of the key wait behind it until a person releases it",
                 delivery.fault,

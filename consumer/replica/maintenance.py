@@ -26,6 +26,7 @@ from consumer.store.parked import Key
 from consumer.store.sweep import At, Retention, Swept
 from consumer.store.term import NotLeaderError
 from consumer.store.transaction import Released
+from shardctl.shard.schema import TABLE_NOT_READY
 from shardctl.supervision.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RELEASE_SECONDS = 1.0  # between two looks for a released key
+RETRY_SECONDS = 2.0  # between two tries of the writes that wait for their type's table
 PRESENCE_SECONDS = 3.0  # between two reports of this replica's presence
 PURGE_SECONDS = (
     60.0  # between two looks whether it is time for the next walk through the inbox; the shortest time of one
@@ -64,6 +66,8 @@ class NotEndedError(Exception):
 
 class ShardStore(Protocol):
     def released_keys(self) -> list[Key]: ...
+    def not_ready_types(self) -> list[str]: ...
+    def not_ready_keys(self, message_type: str) -> list[Key]: ...
     def release(self, key: Key, read: Callable[[Delivery], None]) -> Released | None: ...
     def purge(self, retention: Retention, at: At, pages: int) -> Swept: ...
     def measure(self, retention: Retention) -> InboxSize: ...
@@ -96,6 +100,7 @@ class Maintenance:
         self._take_turn = redis.register_script(TURN)
         self._walk_seconds = max(PURGE_SECONDS, retention.applied / WALKS_A_RETENTION)
         self._pace = Pace(self._walk_seconds)
+        self._not_ready: dict[str, Trouble] = {}  # by message type, while writes wait for its table
         self._at: At = None  # where the walk through the inbox goes on
         self._next_walk = 0.0  # not before that time, on the monotonic clock
         self._stop = asyncio.Event()
@@ -107,6 +112,7 @@ class Maintenance:
         await asyncio.gather(
             self._repeat("presence", lambda: self._in_thread(self._report_presence), PRESENCE_SECONDS),
             self._repeat("release", self._if_it_may(self.release), RELEASE_SECONDS),
+            self._repeat("retry", self._if_it_may(self.retry), RETRY_SECONDS),
             self._repeat("purge", self._if_it_may(self.purge), PURGE_SECONDS),
             self._repeat("measure", self.measure, MEASURE_SECONDS),
         )
@@ -128,8 +134,7 @@ class Maintenance:
         trouble: TransientError | None = None
         for key in keys:
             try:
-                while not self._stop.is_set() and await self._release(key):
-                    pass
+                await self._release_whole(key)
             except TransientError as error:
                 if trouble:
                     raise  # so it isn't the key
@@ -137,25 +142,53 @@ class Maintenance:
         if trouble:
             raise trouble
 
-    async def _release(self, key: Key) -> bool:
-        """True if more of the key's messages wait."""
+    async def retry(self) -> None:
+        """Apply the writes that wait for their type's table: of each type up to the first key that fails again."""
+        types = await self._in_thread(self._shard.not_ready_types)
+        for message_type in self._not_ready.keys() - types:
+            self._metrics.table_not_ready.labels(message_type).set(0)
+            self._not_ready.pop(message_type).over("is ready", "released")
+        for message_type in types:
+            self._metrics.table_not_ready.labels(message_type).set(1)
+            trouble = Trouble(f"the table of type {message_type!r}", log, "parked")
+            await self._retry(message_type, self._not_ready.setdefault(message_type, trouble))
+
+    async def _retry(self, message_type: str, trouble: Trouble) -> None:
+        while keys := await self._in_thread(lambda: self._shard.not_ready_keys(message_type)):
+            for key in keys:
+                released = await self._release_whole(key)
+                if self._stop.is_set():
+                    return
+                if released and released.fault and released.fault.reason == TABLE_NOT_READY:
+                    trouble.met(released.fault, "its writes are parked, in order, and tried again; other types go on")
+                    return
+
+    async def _release_whole(self, key: Key) -> Released | None:
+        """Apply all messages of a key, up to one that fails again; None if there are no more."""
+        while not self._stop.is_set():
+            released = await self._release(key)
+            if released is None or not released.more:
+                return released
+        return None
+
+    async def _release(self, key: Key) -> Released | None:
         released = await self._in_thread(lambda: self._shard.release(key, self._read))
         if released is None:
-            return False
+            return None
         self._metrics.released.inc(released.applied)
         about = {"slot": key[0], "message_type": key[1], "partition_key": key[2]}
-        if released.fault:
+        if released.fault and released.fault.reason != TABLE_NOT_READY:
             log.warning(
                 "released a parked key: %s writes applied, then one failed again and the key is parked: %s",
                 released.applied,
                 released.fault,
                 extra={"action": "parked", **about},
             )
-        else:
+        elif released.applied:
             log.info(
                 "released a parked key: %s writes applied", released.applied, extra={"action": "released", **about}
             )
-        return released.more
+        return released
 
     async def purge(self) -> None:
         """Delete dead replicas, ended logs and old inbox rows, if it is this replica's turn. Without Redis it is no replica's: a

@@ -5,23 +5,25 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import Connection
 from sqlalchemy import exc as sa
 from sqlalchemy.exc import DBAPIError
 
+from consumer.database import sessions
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, PermanentError, TransientError
+from consumer.errors import DataFaultError, PermanentError, TableNotReadyError, TransientError
 from consumer.sinks.base import Sink, check_key, json_object
 from shardctl.errors import UsageError
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard import changes
 from shardctl.shard.changes import Change
+from shardctl.shard.schema import REASON_LENGTH
 
 log = logging.getLogger(__name__)
 
 SINK_ERROR = "sink_error"  # the reason of a message on which a sink raised an error that it must not raise
-MAX_REASON_CHARACTERS = 64  # what the parked table holds
 
 # Failures around the sink: the store knows what the database's errors mean, and the others here are tried again. Any other error
 # of SQLAlchemy, such as a missing parameter or a missing row, is a bug.
@@ -62,16 +64,16 @@ class CustomSink:
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         transactions = [t for t in (connection.get_transaction(), connection.get_nested_transaction()) if t]
         try:
-            stale = self._sink.apply(connection, writes)
-        except _MAY_PASS:
+            types = {write.message_type for write in writes}
+            with sessions.needed_by(types), _translated_by_sqlalchemy(connection):
+                stale = self._sink.apply(connection, writes)
+        except (*_MAY_PASS, TableNotReadyError):
             raise
         except (DataFaultError, PermanentError) as fault:
             raise DataFaultError(*_storable(fault)) from fault
         except MemoryError as error:
             raise TransientError(f"the sink {self._path} ran out of memory") from error
         except Exception as error:
-            if isinstance(error, connection.dialect.loaded_dbapi.Error):  # of the driver, past SQLAlchemy
-                raise DBAPIError(None, None, error) from error
             if not all(transaction.is_active for transaction in transactions):
                 raise TransientError(self._ended_transaction) from error
             if len(writes) == 1:  # if there are more, the search calls it again
@@ -100,6 +102,15 @@ class CustomSink:
                 "message_type": delivery.message_type,
             },
         )
+
+
+@contextmanager
+def _translated_by_sqlalchemy(connection: Connection) -> Iterator[None]:
+    """For a sink that calls the driver past SQLAlchemy."""
+    try:
+        yield
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError(None, None, error) from error
 
 
 def load(message_type: str, path: str, kinds: dict[str, MessageType]) -> CustomSink:
@@ -136,7 +147,7 @@ def _bug(error: Exception) -> DataFaultError:
 
 def _storable(fault: PermanentError | DataFaultError) -> tuple[str, str]:
     """Reason and detail as attributes and text columns can hold them."""
-    return _clean(fault.reason)[:MAX_REASON_CHARACTERS], _clean(fault.detail)
+    return _clean(fault.reason)[:REASON_LENGTH], _clean(fault.detail)
 
 
 def _clean(text: object) -> str:

@@ -9,11 +9,11 @@ import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from consumer.database import packet
+from consumer.database import packet, sessions
 from consumer.database.dialects import Dialect
 from consumer.database.sqlstate import column_without_value, judge
 from consumer.delivery import Delivery
-from consumer.errors import DataFaultError, TransientError
+from consumer.errors import DataFaultError, TableNotReadyError
 from consumer.sinks import statements, values
 from consumer.sinks.asbuilt import AsBuilt, Forms
 from consumer.sinks.grouping import Group, Shape, group
@@ -40,7 +40,8 @@ class SqlSink:
     def apply(self, connection: Connection, writes: Sequence[Delivery]) -> int:
         stale = 0
         for statement_group in group(writes, self._kinds):
-            stale += self._apply_group(connection, statement_group)
+            with sessions.needed_by(statement_group.shape[:1]):
+                stale += self._apply_group(connection, statement_group)
         return stale
 
     def _apply_group(self, connection: Connection, statement_group: Group) -> int:
@@ -60,7 +61,7 @@ class SqlSink:
                 if missed < 0:
                     table, key = rules.kind.table, rules.kind.key
                     why = f"{table} has several rows of one key: make {key} its primary key"
-                    raise TransientError(why)
+                    raise TableNotReadyError([message_type], why)
                 stale += missed
         return stale
 
@@ -99,22 +100,23 @@ class SqlSink:
         """How many rows it touched. After an error that isn't the data's, the table is read again: it may have been altered."""
         rules = self._rules[message_type]
         try:
-            return _write(connection, statement, text, rules.kind)
+            return _write(connection, statement, text, message_type, rules.kind)
         except DBAPIError as error:
             if judge(error).reason is None:
                 self._as_built.forget(rules)
             raise
 
 
-def _write(connection: Connection, statement: str, text: str, kind: MessageType) -> int:
-    """How many rows it touched. Raises TransientError for a column that no message can give a value."""
+def _write(connection: Connection, statement: str, text: str, message_type: str, kind: MessageType) -> int:
+    """How many rows it touched. Raises TableNotReadyError for a column that no message can give a value."""
     try:
         return connection.exec_driver_sql(statement, (text,)).rowcount
     except DBAPIError as error:
         column = column_without_value(error)
         if column is None or column in kind.columns or column == kind.slot_column:
             raise
-        raise TransientError(
+        raise TableNotReadyError(
+            [message_type],
             f"{kind.table}.{column} is NOT NULL, has no default, and isn't among the type's columns in shards.yaml: "
             "give it a default, or add it there",
         ) from error

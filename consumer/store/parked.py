@@ -1,5 +1,7 @@
 """Keys whose order waits for a person: a failed message and, behind it, every later one of its type and routing key.
 
+A key whose reason is TABLE_NOT_READY waits for its type's table instead, and a release may try it at any time.
+
 A key is of one message type: the same routing key of another type is another key, so that a client that may write only one type
 can't hold up the others.
 
@@ -60,6 +62,7 @@ KEYS_LOOKED_AT = 1_000  # released keys a look
 _KEY: tuple[tuple[str, ColumnType], ...] = (
     ("slot", "integer"), ("message_type", "text"), ("partition_key", "text")
 )  # fmt: skip
+_NOT_READY = parked_keys.c.reason == schema.TABLE_NOT_READY
 _COLUMNS = (parked_keys.c.slot, parked_keys.c.message_type, parked_keys.c.partition_key)
 _ITS_ROW = update(inbox).where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
 _SET_OUTCOME = _ITS_ROW.values(outcome=bindparam("becomes"))
@@ -124,20 +127,24 @@ class Parked:
 
     def released(self, connection: Connection, active: Collection[int]) -> list[Key]:
         """Released keys whose slots are active here, those that were parked first at the beginning."""
-        here = [parked_keys.c.slot.between(first, last) for first, last in SlotSet.of(active).ranges]
-        if not here:
+        return _first_of(connection, active, parked_keys.c.released)
+
+    def not_ready_types(self, connection: Connection) -> list[str]:
+        if connection.exec_driver_sql(self._any).first() is None:
             return []
-        query = (
-            select(*_COLUMNS)
-            .where(parked_keys.c.released, or_(*here))
-            .order_by(parked_keys.c.parked_time)
-            .limit(KEYS_LOOKED_AT)
-        )
-        return [(slot, kind, key) for slot, kind, key in connection.execute(query)]
+        query = select(parked_keys.c.message_type).where(_NOT_READY).distinct()
+        return list(connection.scalars(query.order_by(parked_keys.c.message_type)))
+
+    def not_ready(self, connection: Connection, active: Collection[int], message_type: str) -> list[Key]:
+        """Keys of a type that wait for its table, of slots that are active here, the earliest parked first."""
+        return _first_of(connection, active, and_(_NOT_READY, parked_keys.c.message_type == message_type))
 
     def take(self, connection: Connection, key: Key) -> bool:
-        """Lock a released key exclusively until the transaction ends. Waits for those who write behind it or release it now."""
-        query = select(parked_keys.c.slot).where(_row_of(key), parked_keys.c.released).with_for_update()
+        """Lock a key that may be released exclusively until the transaction ends. Waits for those who write behind it or release
+        it now.
+        """
+        may_go_on = or_(parked_keys.c.released, _NOT_READY)
+        query = select(parked_keys.c.slot).where(_row_of(key), may_go_on).with_for_update()
         return connection.scalar(query) is not None
 
     def first(self, connection: Connection, key: Key) -> list[tuple[int, Delivery]]:
@@ -189,6 +196,14 @@ class Parked:
 
 def key_of(delivery: Delivery) -> Key:
     return delivery.slot, delivery.message_type, delivery.partition_key
+
+
+def _first_of(connection: Connection, active: Collection[int], condition: ColumnElement[bool]) -> list[Key]:
+    here = [parked_keys.c.slot.between(first, last) for first, last in SlotSet.of(active).ranges]
+    if not here:
+        return []
+    query = select(*_COLUMNS).where(condition, or_(*here)).order_by(parked_keys.c.parked_time).limit(KEYS_LOOKED_AT)
+    return [(slot, kind, key) for slot, kind, key in connection.execute(query)]
 
 
 def _row_of(key: Key) -> ColumnElement[bool]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from consumer.database import sessions
 from consumer.database.dialects import Dialect
 from consumer.delivery import Delivery
-from consumer.errors import BlockedError, DataFaultError, PermanentError, TransientError
+from consumer.errors import BlockedError, DataFaultError, PermanentError, TableNotReadyError, TransientError
 from consumer.sinks.base import LoggedSink
 from consumer.store import inboxsize, sweep
 from consumer.store.fence import Fence, Lanes
@@ -97,7 +97,8 @@ class Store:
     def apply(self, deliveries: Sequence[Delivery], lock_seconds: float | None = None) -> Outcome:
         """Apply what is new, in order, and record it, in one transaction. Messages with a fault are recorded as dead.
 
-        Messages at fault whose type parks are stored instead, and so is every later message of a parked key.
+        Messages at fault whose type parks are stored instead, and so is every later message of a parked key. So are all of a
+        type whose table isn't ready.
 
         If the database refuses the data of a message, finds that message by halving, commits nothing, and returns it as `poison`
         with its fault set. Messages at fault that are new here and not yet dead-lettered are returned the same way, and first.
@@ -109,8 +110,9 @@ class Store:
                 return self._write(connection, deliveries, self._sink.apply)
         except _PoisonFoundError as error:
             return Outcome(poison=error.poison)
-        except DataFaultError:
-            return self._search(deliveries, lock_seconds)
+        except DataFaultError as fault:
+            not_ready = _of_type_not_ready(deliveries, fault)
+            return Outcome(poison=not_ready) if not_ready else self._search(deliveries, lock_seconds)
 
     def _search(self, deliveries: Sequence[Delivery], lock_seconds: float | None) -> Outcome:
         poison: list[Delivery] = []
@@ -123,6 +125,8 @@ class Store:
             try:
                 return self._apply(connection, writes)
             except DataFaultError as fault:
+                if _type_not_ready(fault):
+                    raise
                 if len(writes) == 1:
                     writes[0].fault = PermanentError(fault.reason, fault.detail)
                     poison.append(writes[0])
@@ -140,6 +144,8 @@ class Store:
         except _PoisonFoundError as error:
             return Outcome(poison=error.poison)
         except DataFaultError as fault:
+            if not_ready := _of_type_not_ready(deliveries, fault):
+                return Outcome(poison=not_ready)
             # Each write succeeds alone, but not all of them together: smaller parts may succeed.
             raise BlockedError(f"database: no single message is to blame, yet: {fault}") from fault
 
@@ -196,8 +202,13 @@ class Store:
             changes.record(connection, logged)
 
     def _is_too_large_to_wait(self, connection: Connection, delivery: Delivery) -> bool:
-        """Whether the database can't even store it. If so, it is dead-lettered, also where its type parks."""
+        """Whether the database can't even store it. If so, it is dead-lettered, also where its type parks.
+
+        Raises TransientError if nothing is wrong with the message itself.
+        """
         fault = self._parked.too_large(connection, delivery)
+        if fault and delivery.fault and delivery.fault.reason == schema.TABLE_NOT_READY:
+            raise TransientError(f"{delivery.fault.detail}; a write can't be parked until then: {fault.detail}")
         if fault:
             delivery.parks, delivery.fault = False, PermanentError(fault.reason, fault.detail)
         return fault is not None
@@ -292,8 +303,21 @@ class Store:
         with self._writing() as connection:
             return self._parked.released(connection, self._fence.share(connection).active_slots)
 
+    def not_ready_types(self) -> list[str]:
+        """Message types with keys that wait for the type's table."""
+        with sessions.translated(), self._engine.connect() as connection:
+            return self._parked.not_ready_types(connection)
+
+    def not_ready_keys(self, message_type: str) -> list[Key]:
+        """Some of the type's keys that wait for its table, to be tried by `release` in this order."""
+        with self._writing() as connection:
+            active = self._fence.share(connection).active_slots
+            return self._parked.not_ready(connection, active, message_type)
+
     def release(self, key: Key, read: Read) -> Released | None:
-        """Apply the first messages of a released key, in order, up to one that fails again. None when there is no such key.
+        """Apply the first messages of a released key, or of one that waits for its table, in order, up to one that fails again.
+
+        None when there is no such key.
 
         `read` reads a message again, as on arrival: its fault may have been fixed since. Raises TransientError.
         """
@@ -410,6 +434,21 @@ def _needs_dead_letter(delivery: Delivery) -> bool:
 def _commit_only_without(poison: Sequence[Delivery]) -> None:
     if poison:
         raise _PoisonFoundError(poison)
+
+
+def _type_not_ready(fault: DataFaultError) -> str | None:
+    """The message type whose table isn't ready; None where the fault is another, or may be of several types."""
+    types = fault.message_types if isinstance(fault, TableNotReadyError) else ()
+    return next(iter(types)) if len(types) == 1 else None
+
+
+def _of_type_not_ready(deliveries: Sequence[Delivery], fault: DataFaultError) -> tuple[Delivery, ...]:
+    """All messages of the type whose table isn't ready, with the fault for which they are to be parked."""
+    message_type = _type_not_ready(fault)
+    waiting = tuple(d for d in deliveries if d.message_type == message_type and d.fault is None)
+    for delivery in waiting:
+        delivery.fault, delivery.parks = PermanentError(fault.reason, fault.detail), True
+    return waiting
 
 
 def _was_active(lane: int, here: Lanes) -> bool:

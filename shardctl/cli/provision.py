@@ -112,6 +112,8 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
         if inbox.name in step.fields and step.action == "update":
             behind.append(shard.name)
         done(step)
+        for lack in step.lacks:
+            say(f"warning: shard {shard.name}: {lack}; until then, consumers of this file wait.")
     if behind:
         say(f"{', '.join(behind)}: deploy consumers of this version now; rows of shardctl 0.1.0 are moved meanwhile.")
     for shard in fleet.shards:

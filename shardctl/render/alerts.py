@@ -115,18 +115,18 @@ def _unwritten(fleet: Fleet, series: Series) -> Iterator[Alert]:
         "takes: a producer is at fault, and these writes reach no database.",
         cloud=True,
     )
-    if any(kind.on_poison == "park" for kind in fleet.message_types.values()):
-        parked = series.own("shardctl_messages_parked_total")
-        yield Alert(
-            "ShardctlParked",
-            "warning",
-            f"sum by (shard) (increase({parked}[15m])) > 0",
-            timedelta(),
-            "Shard {{ $labels.shard }} parks writes",
-            "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they failed, or an earlier "
-            "write of their key did. The key's writes wait until an operator releases it.",
-            logged=f"{series.logged('parked', '15m')} > 0",
-        )
+    # Of any fleet: while a type's table isn't ready, its writes are parked, whatever its `on_poison`.
+    parked = series.own("shardctl_messages_parked_total")
+    yield Alert(
+        "ShardctlParked",
+        "warning",
+        f"sum by (shard) (increase({parked}[15m])) > 0",
+        timedelta(),
+        "Shard {{ $labels.shard }} parks writes",
+        "{{ $value | humanize }} writes of shard {{ $labels.shard }} were parked in 15 minutes: they failed, an earlier write of "
+        "their key did, or their type's table isn't ready. `shardctl parked list` says why, and what waits for an operator.",
+        logged=f"{series.logged('parked', '15m')} > 0",
+    )
 
 
 def _work(fleet: Fleet, series: Series) -> Iterator[Alert]:

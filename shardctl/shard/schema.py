@@ -69,6 +69,7 @@ class RebalanceState(StrEnum):
 KEY_LENGTH = (
     255  # the longest idempotency key, in characters; longer ones are refused by the publisher and the consumer
 )
+REASON_LENGTH = 64  # the longest word for why a write failed, in characters
 
 
 class InboxOutcome(StrEnum):
@@ -309,6 +310,9 @@ def inbox_called(name: str) -> Table:
     return table
 
 
+# The reason of a key that waits for its type's table, and not for a person: consumers try it again by themselves.
+TABLE_NOT_READY = "table_not_ready"
+
 # A routing key whose order waits for a person, in one message type: who may write one type must not hold up another. Writers
 # share its row; the command that releases it takes it alone.
 parked_keys = Table(
@@ -317,7 +321,7 @@ parked_keys = Table(
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("message_type", KeyText, primary_key=True),
     Column("partition_key", KeyText, primary_key=True),
-    Column("reason", String(64), nullable=False),  # of its first message
+    Column("reason", String(REASON_LENGTH), nullable=False),  # of its first message
     Column("detail", _LONG_TEXT, nullable=False),
     Column("released", Boolean, nullable=False, default=False),  # a consumer may apply its messages now
     Column("parked_time", DateTime(timezone=True), nullable=False, server_default=func.now()),

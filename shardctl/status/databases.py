@@ -17,7 +17,7 @@ from shardctl.shard import database, lanes, schema
 from shardctl.shard.database import snapshot
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas
-from shardctl.status.report import DatabaseFacts
+from shardctl.status.report import DatabaseFacts, NotReady
 
 HEAT_WINDOW = timedelta(minutes=2)
 
@@ -39,7 +39,10 @@ class Databases:
             seen = _seen(connection)
             known = Known(self._lanes_of(url, connection), journal.read(connection), _readers(seen))
             keys, messages = _parked(connection)
-        return DatabaseFacts(known, keys, messages, {name: ago.total_seconds() for name, (ago, _) in seen.items()})
+            not_ready = _not_ready(connection) if keys else ()
+        silent_seconds = {name: ago.total_seconds() for name, (ago, _) in seen.items()}
+        generations = {name: numbers for name, (_, numbers) in seen.items()}
+        return DatabaseFacts(known, keys, messages, silent_seconds, generations, not_ready)
 
     def close(self) -> None:
         with self._lock:
@@ -93,6 +96,18 @@ def _parked(connection: Connection) -> tuple[int, int]:
         active = and_(schema.lanes.c.slot == table.c.slot, schema.lanes.c.state == LaneState.ACTIVE)
         counts.append(connection.scalar(select(func.count()).select_from(table.join(schema.lanes, active))) or 0)
     return counts[0], counts[1]
+
+
+def _not_ready(connection: Connection) -> tuple[NotReady, ...]:
+    active = and_(schema.lanes.c.slot == parked_keys.c.slot, schema.lanes.c.state == LaneState.ACTIVE)
+    query = (
+        select(parked_keys.c.message_type, func.count(), func.max(parked_keys.c.detail))
+        .select_from(parked_keys.join(schema.lanes, active))
+        .where(parked_keys.c.reason == schema.TABLE_NOT_READY)
+        .group_by(parked_keys.c.message_type)
+        .order_by(parked_keys.c.message_type)
+    )
+    return tuple(NotReady(*row) for row in connection.execute(query))
 
 
 def _utc(moment: datetime) -> datetime:

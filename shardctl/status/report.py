@@ -30,13 +30,24 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class NotReady:
+    """A message type of which so many parked keys wait for its table, and what is wrong with that."""
+
+    message_type: str
+    keys: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What one shard's database reports. `silent_seconds`: since each replica's last heartbeat."""
+    """What one shard's database reports. By replica: seconds since its last heartbeat, and the generations that it reads."""
 
     known: Known
     parked_keys: int = 0
     parked_messages: int = 0
     silent_seconds: Mapping[str, float] | None = None
+    generations: Mapping[str, tuple[int, ...]] | None = None
+    not_ready: tuple[NotReady, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,9 @@ def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: 
     if facts.known.empty:
         yield "its database doesn't have shardctl's tables yet: `shardctl provision` creates them"
         return
+    for waiting in facts.not_ready:
+        keys = "1 key waits" if waiting.keys == 1 else f"{waiting.keys:,} keys wait"
+        yield f"the table of type {waiting.message_type!r} isn't ready, and the writes of {keys} for it: {waiting.why}"
     silent = facts.silent_seconds or {}
     for name, seconds in sorted(silent.items()):
         expected = names is None or name in names

@@ -443,9 +443,11 @@ def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
     assert "my:age{" in rules_by_name["ShardctlOldestMessage"]["expr"]
 
 
-def test_only_a_fleet_that_parks_has_alerts_on_parked_writes() -> None:
+def test_a_fleet_without_a_type_that_parks_has_the_alert_on_parked_writes() -> None:
+    """While a type's table isn't ready, its writes are parked, whatever its `on_poison`."""
     text = FLEET.replace(", on_poison: park", "").format(monitoring="prometheus-operator")
     assert "ShardctlParked" not in rules(fleet_from(parse(text)))
+    assert "ShardctlParked" in rules(fleet_from(parse(text)))
 
 
 @pytest.mark.parametrize(

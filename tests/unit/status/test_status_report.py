@@ -11,7 +11,7 @@ from shardctl.rebalance.preflight import Known
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.status.moving import slot_maps
-from shardctl.status.report import DatabaseFacts, Unknown, assemble
+from shardctl.status.report import DatabaseFacts, NotReady, Unknown, assemble
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 WHY = Unknown("nobody is there")
@@ -93,6 +93,10 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
             "for 40 s no consumer has read generation 1, which holds slots",
         ),
         (
+            DatabaseFacts(known(range(8)), 2, 3, not_ready=(NotReady("order", 2, "no such column: note"),)),
+            "the table of type 'order' isn't ready, and the writes of 2 keys wait for it: no such column: note",
+        ),
+        (
             DatabaseFacts(known(range(8)), 0, 0, {"r0": 1.0, "r1": 40.0}),
             "replica r1 sent its last heartbeat 40 s ago",
         ),
@@ -101,7 +105,14 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
             "its database holds slots in generation 3; the file says 1",
         ),
     ],
-    ids=["no tables", "never read", "read no more", "a silent replica", "another file's slots"],
+    ids=[
+        "no tables",
+        "never read",
+        "read no more",
+        "a table that is not ready",
+        "a silent replica",
+        "another file's slots",
+    ],
 )
 def test_what_a_database_reports_of_trouble(facts, trouble):
     fleet = settled()

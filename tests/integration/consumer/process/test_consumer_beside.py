@@ -82,6 +82,26 @@ def test_a_parked_key_waits_and_a_release_lets_it_go_on(start, broker, engine):
     assert '"action":"parked"' in consumer.log()
 
 
+def test_a_type_whose_table_is_gone_waits_beside_another_and_goes_on_by_itself(start, broker, engine):
+    consumer = start()
+    with engine.begin() as connection:
+        connection.execute(insert(inventory.stock), [{"sku": "1", "quantity": 0}])
+    run(engine, "ALTER TABLE customers RENAME TO gone")
+    for number in range(3):
+        broker.publish({"customer_id": "1", "name": str(number)}, operation="upsert")
+        broker.publish({"sku": "1", "quantity": 1}, "1", message_type="movement")
+    until(lambda: broker.backlog() == 0, what="an empty backlog")
+    assert rows(engine, "SELECT quantity FROM stock") == [(3,)]
+    until(lambda: consumer.metric('shardctl_table_not_ready{type="customer"}') == 1, what="the type shown")
+    assert consumer.metric("shardctl_ready") == 1
+    until(lambda: '"action":"parked"' in consumer.log(), what="the log line")
+    assert "`shardctl provision` makes a missing table" in consumer.log()
+    run(engine, "ALTER TABLE gone RENAME TO customers")
+    until(lambda: rows(engine, "SELECT * FROM shardctl_parked_keys") == [], what="the key free")
+    assert rows(engine, "SELECT name FROM customers") == [("2",)]
+    assert consumer.terminate() == 0
+
+
 def test_a_custom_sink(start, broker, engine):
     consumer = start()
     with engine.begin() as connection:

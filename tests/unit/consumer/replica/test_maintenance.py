@@ -19,6 +19,7 @@ from consumer.replica.maintenance import Maintenance
 from consumer.store.inboxsize import InboxSize
 from consumer.store.sweep import Retention, Swept
 from consumer.store.transaction import Released
+from shardctl.shard.schema import TABLE_NOT_READY
 
 NO_TIME = 0.0
 
@@ -57,6 +58,12 @@ class Shard:
         assert read is print
         self.released.append(key)
         return self._next(self.stories[key])
+
+    def not_ready_types(self):
+        return sorted({kind for (_, kind, _), story in self.stories.items() if story})
+
+    def not_ready_keys(self, message_type):
+        return [key for key, story in self.stories.items() if story and key[1] == message_type]
 
     def purge(self, *about):
         self.purged += 1
@@ -98,6 +105,36 @@ def test_every_released_key_is_applied_to_its_end_and_counted():
     asyncio.run(maintainer(shard, metrics=metrics).release())
     assert sorted(shard.released) == [(1, "order", "a"), (1, "order", "a"), (2, "order", "b")]
     assert metrics.registry.get_sample_value("shardctl_messages_released_total") == 7
+
+
+def test_a_type_whose_table_isnt_ready_is_tried_by_one_key_until_it_succeeds(caplog):
+    caplog.set_level("INFO")
+    waits = Released(0, PermanentError(TABLE_NOT_READY, "no such column: note"))
+    stories = {(slot, "order", "k"): [Released(1)] for slot in range(2, 5)}
+    shard = Shard({(1, "order", "k"): [waits, waits, Released(2, more=True), Released(1)], **stories})
+    metrics = Metrics()
+    maintenance = maintainer(shard, metrics=metrics)
+
+    def retry():
+        asyncio.run(maintenance.retry())
+        return metrics.registry.get_sample_value("shardctl_table_not_ready", {"type": "order"})
+
+    assert (retry(), retry()) == (1, 1)
+    assert shard.released == [(1, "order", "k")] * 2
+    [line] = [record.getMessage() for record in caplog.records if record.action == "parked"]  # of two tries
+    assert "the table of type 'order': table_not_ready: no such column: note" in line
+    assert retry() == 1  # as it was found
+    assert shard.released[2:] == [(1, "order", "k")] * 2 + list(stories)
+    assert retry() == 0
+    assert metrics.registry.get_sample_value("shardctl_messages_released_total") == 6
+    assert "the table of type 'order': is ready" in caplog.text
+
+
+def test_a_type_whose_table_isnt_ready_doesnt_hold_up_another():
+    waits = Released(0, PermanentError(TABLE_NOT_READY, "no such table: orders"))
+    shard = Shard({(1, "order", "k"): [waits], (1, "customer", "k"): [Released(1)]})
+    asyncio.run(maintainer(shard).retry())
+    assert sorted(shard.released) == [(1, "customer", "k"), (1, "order", "k")]
 
 
 def test_a_key_in_trouble_doesnt_hold_the_others_up():
