@@ -1,10 +1,14 @@
 """How long a plan takes for 1,000 shards and 65,536 slots, and how few slots it moves beside cutting from scratch.
 
     python -m bench.planner [--json] [--shards N] [--runs N]
+    python -m bench.planner --small [--json]
 
 The fleet's shards have 64 slots, some 128, at round boundaries as filters want them. Each figure is the median of the
 runs in a fresh state. The baseline cuts the slots into even ranges, in the order of the file, and so moves what lies
 beyond the shifted boundaries; most of its filters wouldn't fit.
+
+With `--small`: fleets of 2 to 12 shards as `shardctl init` makes them, of every type and of one, to which one or two shards
+are added and from which one is removed. How many plans move no more than the minimum, and how much more all of them move.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import time
 
 from bench.report import parser_of, show
 from shardctl.errors import ShardctlError
+from shardctl.fleet import scaffold
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -37,7 +42,11 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--shards", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
+    if options.small:
+        show(_small(), options.json, {"mean_s": "< 1"})
+        return
     fleet = _fleet(options.shards)
     rates = _rates()
     requests = {
@@ -57,6 +66,36 @@ def main() -> None:
     result["recut_moved"] = _recut(fleet, options.shards + 1)
     result["ratio"] = round(result["recut_moved"] / result["plan_moved"], 1)
     show(result, options.json, {"plan_s": "< 1"})
+
+
+def _small():
+    made, seconds, refused = [], [], 0
+    for fleet, request in _small_requests():
+        took, planned = _timed(fleet, request, 1)
+        seconds.append(took)
+        made += [planned] if planned else []
+        refused += planned is None
+    moved, minimum = sum(planned.moved for planned in made), sum(planned.minimum for planned in made)
+    return {
+        "plans": len(seconds),
+        "refused": refused,
+        "at_minimum": sum(planned.moved == planned.minimum for planned in made),
+        "moved_beyond_minimum_percent": round(100 * (moved / minimum - 1), 1),
+        "mean_s": round(statistics.mean(seconds), 3),
+        "slowest_s": round(max(seconds), 3),
+    }
+
+
+def _small_requests():
+    for count in range(2, 13):
+        fleet = fleet_from(parse(scaffold.text(count), "bench"))
+        types = tuple(fleet.message_types)[:1]
+        typed = tuple(shard.model_copy(update={"types": types}) for shard in fleet.shards)
+        for of_types in (fleet, fleet.model_copy(update={"shards": typed})):
+            yield of_types, Request(add=("x",))
+            yield of_types, Request(add=("x", "y"))
+            for gone in {f"s{count - 1}", f"s{count // 2}"} if count > 2 else ():
+                yield of_types, Request(remove=(gone,))
 
 
 def _timed(fleet, request, runs):

@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.rebalance.rows.delta import Log, apply_delta, read_log
-from shardctl.rebalance.rows.rowcopy import copy_slot, pairs_of
+from shardctl.rebalance.rows.rowcopy import copy_slots, pairs_of
 from shardctl.rebalance.rows.transfer import read_back, read_there
 from shardctl.shard import changes, database, schema
 from shardctl.shard.changes import Change
@@ -161,7 +161,7 @@ class Changing:
 
 def base(source: Side, destination: Side) -> None:
     with database.writing(destination.engine) as into, database.snapshot(source.engine) as out:
-        copy_slot(out, into, KINDS, SLOT, active=True)
+        copy_slots(out, into, KINDS, (SLOT,), active=True)
 
 
 def catch_up(source: Side, destination: Side, *, most: int = 10_000, forget: bool = True) -> Log:
@@ -182,7 +182,7 @@ def differences(source: Side, destination: Side) -> list[str]:
             if pair.name == schema.parked.name:
                 there, here = ([*connection.execute(_PARKED)] for connection in (out, into))
             else:
-                there, here = read_there(out, pair, SLOT, lambda: None), read_back(into, pair, SLOT, lambda: None)
+                there, here = read_there(out, pair, (SLOT,), lambda: None), read_back(into, pair, (SLOT,), lambda: None)
             if there != here:
                 differences_read.append(f"{pair.name}: {there} {here}")
     return differences_read

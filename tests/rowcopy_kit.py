@@ -14,7 +14,7 @@ from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.yamlfile import parse
-from shardctl.rebalance.rows.rowcopy import copy_slot
+from shardctl.rebalance.rows.rowcopy import copy_slots
 from shardctl.shard import database, schema
 from shardctl.shard.schema import InboxOutcome, LaneState
 
@@ -121,9 +121,10 @@ class Side:
         self.engine.dispose()
 
 
-def copy(source: Side, destination: Side, slot: int = 5, **more: Any) -> Any:
+def copy(source: Side, destination: Side, *slots: int, **more: Any) -> Any:
+    """Copy these slots together; slot 5 where none is given."""
     with database.writing(destination.engine) as into, database.snapshot(source.engine) as out:
-        return copy_slot(out, into, source.kinds, slot, **more)
+        return copy_slots(out, into, source.kinds, slots or (5,), **more)
 
 
 def _utc(value: Any) -> Any:

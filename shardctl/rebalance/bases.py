@@ -20,7 +20,7 @@ Invariants kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ from shardctl.rebalance import journal
 from shardctl.rebalance.handover import HandOver, Place, kinds_of
 from shardctl.rebalance.rows.delta import apply_delta, read_log
 from shardctl.rebalance.rows.removal import delete_leftovers
-from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slot, has_same_rows
+from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slots, has_same_rows
 from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
 from shardctl.rebalance.rows.tracking import shared_values, untracked
 from shardctl.rebalance.rows.transfer import ROWS_AT_ONCE
@@ -115,7 +115,7 @@ class Bases:
         log is incomplete, or its base was dropped.
 
         Nothing is done where the slot isn't arriving any more. Raises JournalError where no more slots may begin, DatabaseError,
-        BaseError, and what `copy_slot` raises.
+        BaseError, and what `copy_slots` raises.
         """
         if self._is_for_the_pause(hand_over, source):
             return None
@@ -137,7 +137,7 @@ class Bases:
                     return Base(None)
                 is_here = _left_behind(into, hand_over, source_lane) and self._is_intact(out, into, hand_over)
                 rows = 0 if is_here else self._copy(out, into, hand_over)
-            end(into, hand_over)
+            end(into, (hand_over.slot,), hand_over.to.generation)
             its = {"slot": hand_over.slot, "generation": hand_over.to.generation, "log": source_lane.log, "rows": rows}
             place = {"source_shard": source.shard, "source_generation": source.generation}
             into.execute(insert(bases).values(**its, **place))
@@ -154,7 +154,7 @@ class Bases:
             return self._cancelled()
 
         try:
-            return copy_slot(out, into, self._kinds(hand_over), hand_over.slot, counted, active=True).total_rows
+            return copy_slots(out, into, self._kinds(hand_over), (hand_over.slot,), counted, active=True).total_rows
         finally:
             self._under_way.pop(hand_over, None)
 
@@ -231,10 +231,13 @@ class Bases:
 
     def _apply_log(self, out: Connection, into: Connection, hand_over: HandOver) -> int:
         """Bring over all that is logged; how many rows were compared."""
-        rows, after = 0, 0
-        while (log := read_log(out, hand_over.slot, after, CHANGES_AT_ONCE)).positions:
-            rows += apply_delta(out, into, self._kinds(hand_over), hand_over.slot, log, self._cancelled)
-            after = log.positions[-1]
+        rows, after, more = 0, 0, True
+        while more:
+            log = read_log(out, hand_over.slot, after, CHANGES_AT_ONCE)
+            if log.positions:
+                rows += apply_delta(out, into, self._kinds(hand_over), hand_over.slot, log, self._cancelled)
+                after = log.positions[-1]
+            more = len(log.positions) == CHANGES_AT_ONCE
         return rows
 
     def logs_from_now_on(self, into: Connection, hand_over: HandOver) -> bool:
@@ -260,9 +263,9 @@ class Bases:
         return kinds_of(self._fleet, hand_over.to.shard)
 
 
-def end(into: Connection, hand_over: HandOver) -> None:
-    """The slot has come, or is copied again, in this transaction: there is no base of it any more."""
-    into.execute(delete(bases).where(bases.c.slot == hand_over.slot, bases.c.generation == hand_over.to.generation))
+def end(into: Connection, slots: Collection[int], generation: int) -> None:
+    """These slots have come, or are copied again, in this transaction: there is no base of them any more."""
+    into.execute(delete(bases).where(bases.c.slot.in_(slots), bases.c.generation == generation))
 
 
 def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generation: int) -> None:
@@ -276,7 +279,7 @@ def discard(engine: Engine, kinds: Mapping[str, MessageType], slot: int, generat
         lane = lanes.hold(into, slot, generation)
         marked = into.execute(delete(bases).where(its)).rowcount
         if marked and lane is not None and lane.state == LaneState.ARRIVING and not lanes.left_here(into, slot):
-            delete_leftovers(into, slot_tables(into, kinds), slot)
+            delete_leftovers(into, slot_tables(into, kinds), (slot,))
 
 
 def there(engine: Engine) -> list[tuple[int, int]]:

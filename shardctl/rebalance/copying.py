@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState
 
-# Copies a slot's rows from a view of the source into the destination, checks them, and returns how many there are. What the
-# destination holds of the slot is deleted first. Raises a ShardctlError where they can't be the same.
-Copy = Callable[[Connection, Connection, HandOver], int]
+# Copies the rows of slots from a view of their source into their destination, checks them, and returns how many there are. What
+# the destination holds of the slots is deleted first. Raises a ShardctlError where they can't be the same.
+Copy = Callable[[Connection, Connection, Sequence[HandOver]], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """`rows` is None where there was nothing left to do: another run has handed the slot over.
+    """`rows` is None where there was nothing left to do: another run has handed the slot over. Of slots that were copied
+    together, the first has the rows of all.
 
     `fell_back` says why a base could not be brought up to date, so that the slot was copied as a whole in its pause.
     """
@@ -105,40 +106,57 @@ def _hand_over(
         for source in dict.fromkeys(moves[move] for move in due):
             coming = [move for move in due if moves[move] == source]
             with snapshot(databases[source.shard]) as out:
-                there = lanes.read(out, [move.slot for move in coming])
-                for move in coming:
-                    left = there.get(lane_of(move.slot, source.generation))
-                    if left is None or left.state != LaneState.LEFT or left.barrier_time_us is None:
-                        continue
-                    rows, is_logged = _bring_over(out, into, move, source, left, copy, based)
-                    bases.end(into, move)
-                    done[move], times_us[move.slot] = Copied(rows), left.barrier_time_us
-                    logged += [move.slot] if is_logged else []
+                left = _left(out, coming, source)
+                rows, logged_now = _bring_over(out, into, left, source, copy, based)
+            bases.end(into, [move.slot for move in left], to.generation)
+            done |= {move: Copied(count) for move, count in rows.items()}
+            times_us |= {move.slot: lane.barrier_time_us or 0 for move, lane in left.items()}
+            logged += logged_now
         if times_us:
             lanes.activate(into, times_us, to.generation, logged=logged)
     return done
 
 
+def _left(out: Connection, moves: Sequence[HandOver], source: Place) -> dict[HandOver, Lane]:
+    """Those that have left the source, each with its lane there."""
+    seen = lanes.read(out, [move.slot for move in moves])
+    there = {move: seen.get(lane_of(move.slot, source.generation)) for move in moves}
+    return {
+        move: lane
+        for move, lane in there.items()
+        if lane and lane.state == LaneState.LEFT and lane.barrier_time_us is not None
+    }
+
+
 def _bring_over(
-    out: Connection, into: Connection, move: HandOver, source: Place, left: Lane, copy: Copy, based: Bases | None
-) -> tuple[int, bool]:
-    """How many rows it took, and whether the slot's changes are to be logged from now on."""
-    if source.shard == move.to.shard:
-        return 0, False
-    if based is not None:
+    out: Connection, into: Connection, left: Mapping[HandOver, Lane], source: Place, copy: Copy, based: Bases | None
+) -> tuple[dict[HandOver, int], list[int]]:
+    """How many rows each slot took, and the slots whose changes are to be logged from now on.
+
+    Those with a base take their last rounds. All others are copied together: most of a small copy's time goes into its
+    statements, however few rows they bring.
+    """
+    rows, logged, whole = dict.fromkeys(left, 0), [], []
+    for move in (move for move in left if move.to.shard != source.shard):
         with trouble_of_base():
-            rows = based.finish(out, into, move, source, left)
-        if rows is not None:
-            return rows, based.logs_from_now_on(into, move)
-    return copy(out, into, move), False
+            brought = based.finish(out, into, move, source, left[move]) if based else None
+        if based is None or brought is None:
+            whole.append(move)
+        else:
+            rows[move] = brought
+            logged += [move.slot] if based.logs_from_now_on(into, move) else []
+    if whole:
+        rows[whole[0]] = copy(out, into, whole)
+    return rows, logged
 
 
 def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:
     """The real copy: every table of the types that the slot's shard takes, and shardctl's own."""
-    from shardctl.rebalance.rows.rowcopy import copy_slot
+    from shardctl.rebalance.rows.rowcopy import copy_slots
 
-    def copy(source: Connection, destination: Connection, move: HandOver) -> int:
-        return copy_slot(source, destination, kinds_of(fleet, move.to.shard), move.slot, cancelled).total_rows
+    def copy(source: Connection, destination: Connection, moves: Sequence[HandOver]) -> int:
+        kinds, slots = kinds_of(fleet, moves[0].to.shard), tuple(move.slot for move in moves)
+        return copy_slots(source, destination, kinds, slots, cancelled).total_rows
 
     return copy
 

@@ -98,7 +98,7 @@ class Run:
         copies: Pool | None = None,
     ) -> None:
         self._fleet, self._databases = fleet, databases
-        self._publish_message, self._copy_slot, self._clock = publish, copy, clock
+        self._publish_message, self._copy_slots, self._clock = publish, copy, clock
         self._pool: Pool = pool or Inline()
         self._onward, self._hold = onward, hold
         self._tracker = Tracker(fleet, databases)
@@ -147,12 +147,12 @@ class Run:
                 self.tally.arrived(now, stayed=slot.stays)
 
     def _copy_what_has_left(self, now: float) -> None:
-        """Those of one destination that take little share a transaction: its fence is taken once for all of them."""
-        together: dict[Place, list[InFlight]] = {}
+        """Those of one source and one destination that take little share a transaction, and the statements of their copy."""
+        together: dict[tuple[Place, Place], list[InFlight]] = {}
         for slot in self._in_flight(Stage.LEFT):
             if slot.work is None and slot.round is None and now >= slot.not_before and slot.standing.source:
                 if self._bases and self._bases.is_quick(slot.hand_over):
-                    together.setdefault(slot.hand_over.to, []).append(slot)
+                    together.setdefault((slot.standing.source, slot.hand_over.to), []).append(slot)
                 else:
                     self._hand_over([slot])
         for group in together.values():
@@ -160,7 +160,7 @@ class Run:
 
     def _hand_over(self, group: list[InFlight]) -> None:
         moves = {slot.hand_over: slot.standing.source for slot in group}
-        work = self._pool.submit(hand_over, self._databases, moves, self._copy_slot, self._bases)
+        work = self._pool.submit(hand_over, self._databases, moves, self._copy_slots, self._bases)
         for slot in group:
             slot.work = work
 
@@ -252,7 +252,7 @@ class Run:
         }
         if all(slot.settling or slot.sent is not None for slot in self._in_flight(Stage.DUE)):
             self._trouble.pop("barriers", None)
-        for slot in self._in_flight(Stage.DUE):
+        for slot in _by_pair(self._in_flight(Stage.DUE)):
             if slot.token is None:
                 continue
             if slot.published is not None:
@@ -371,6 +371,16 @@ class Run:
 def _is_closing(slot: InFlight, now: float) -> bool:
     """Whether its barrier went out a moment ago."""
     return slot.published is not None and now < slot.published + CLOSING_SECONDS
+
+
+def _by_pair(slots: list[InFlight]) -> list[InFlight]:
+    """Those of one source and one destination one after another, the pair of the first slot first: so that slots are closed at
+    the same time that are handed over together.
+    """
+    pairs: dict[tuple[Place | None, Place], list[InFlight]] = {}
+    for slot in slots:
+        pairs.setdefault((slot.standing.source, slot.hand_over.to), []).append(slot)
+    return [slot for group in pairs.values() for slot in group]
 
 
 def _staying(waiting: list[tuple[HandOver, Standing]]) -> dict[Place, list[int]]:

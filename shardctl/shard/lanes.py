@@ -214,10 +214,12 @@ def activate(
     """
     take_fence_alone(connection)
     _move(connection, barrier_times_us, generation, LaneState.DUE, LaneState.ACTIVE)
-    for slot in logged:
-        time_us = barrier_times_us[slot]
-        lane = and_(lanes.c.slot == slot, lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
-        connection.execute(update(lanes).where(lane, lanes.c.barrier_time_us == time_us).values(log=log_since(time_us)))
+    if logged:
+        its = (lanes.c.slot == bindparam("of_slot")) & (lanes.c.barrier_time_us == bindparam("time_us"))
+        lane = and_(its, lanes.c.generation == generation, lanes.c.state == LaneState.ACTIVE)
+        times_us = {slot: barrier_times_us[slot] for slot in logged}
+        names = [{"of_slot": slot, "time_us": time, "name": log_since(time)} for slot, time in times_us.items()]
+        connection.execute(update(lanes).where(lane).values(log=bindparam("name")), names)
 
 
 def left_here(connection: Connection, slot: int) -> list[Lane]:

@@ -84,7 +84,7 @@ def activate_before_copy() -> None:
                 from shardctl.rebalance.rows import rowcopy
 
                 rowcopy._check_nobody_writes = lambda *_: None
-                return {move: copying.Copied(copy(out, into, move))}
+                return {move: copying.Copied(copy(out, into, (move,)))}
         return whole(databases, moves, copy, based)
 
     run.hand_over = hand_over

@@ -123,12 +123,14 @@ def propose(file: Path, fleet: Fleet, options: Options, given: dict[str, str]) -
     """Plan what is asked for; `given` are database URLs by shard. Raises UsageError, NothingToMoveError, NoPlanError."""
     from shardctl.rebalance.planning.edit import edited
     from shardctl.rebalance.planning.plan import plan
+    from shardctl.rebalance.planning.reasons import why_more
 
     window = read_duration("--window", options.window, "1m", "7d")
     request = options.request(_rates(fleet, given, window) if options.by_load else None)
     planned = plan(fleet, request)
     text = edited(file.read_bytes().decode(), planned.after, str(file))
-    return Proposal(planned.after, text, report.of_plan(planned, _rows(fleet, planned, given)), request)
+    why = why_more(fleet, request, planned.moved) if planned.moved > planned.minimum else ""
+    return Proposal(planned.after, text, report.of_plan(planned, _rows(fleet, planned, given), why), request)
 
 
 def next_of(file: Path) -> Path:

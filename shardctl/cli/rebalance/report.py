@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from shardctl.rebalance.planning.request import Request
 
 
-def of_plan(plan: Plan, rows: RowsToCopy | None) -> dict[str, Any]:
+def of_plan(plan: Plan, rows: RowsToCopy | None, why_more: str) -> dict[str, Any]:
+    """`why_more`: why more slots move than the minimum, where they do."""
     from shardctl.fleet import topology
     from shardctl.fleet.filters import MAX_FILTER_BYTES
     from shardctl.rebalance.planning.rates import expected_seconds, longest_pause_seconds
@@ -28,6 +29,7 @@ def of_plan(plan: Plan, rows: RowsToCopy | None) -> dict[str, Any]:
         "slots": 1 << plan.before.routing.slot_bits,
         "moved": plan.moved,
         "minimum": plan.minimum,
+        "why_more": why_more or None,
         "filter_limit_bytes": MAX_FILTER_BYTES,
         "shards": [
             {"name": s.shard, "share_before": s.before, "share_after": s.after, "share_wanted": s.wanted}
@@ -82,6 +84,8 @@ def show(report: dict[str, Any]) -> None:
     print_table(headers, rows, right=("before", "after", "wanted", "filter bytes"))
     out()
     out(f"{report['moved']:,} of {report['slots']:,} slots move; no plan moves fewer than {report['minimum']:,}.")
+    if report["why_more"]:
+        out(f"More move because {report['why_more']}.")
     counted = "rows not counted" if report["rows"] is None else f"{report['rows']:,} rows to copy"
     if report["rows_compared"]:
         counted += f", {report['rows_compared']:,} that were left behind to compare"

@@ -23,7 +23,7 @@ class State:
     to_take: int
     moved: int = 0
     growth: int = 0  # of the filters' cost
-    excess: int = 0  # bytes over what a filter may take
+    excess: float = 0  # bytes over what a filter may take
     key: int = 0  # the same for the same sets
 
     @property
@@ -44,7 +44,7 @@ class Step:
     to_take: int
     moved: int
     growth: int
-    excess: int
+    excess: float
     key: int
 
     @property
@@ -55,8 +55,10 @@ class Step:
 class Board:
     """Shards that take the same message types, by number, with a quota each. `room` measures their filters."""
 
-    def __init__(self, sets: Sequence[SlotSet], quotas: Sequence[Quota], room: FilterRoom) -> None:
-        self.sets, self.quotas, self.room = tuple(sets), tuple(quotas), room
+    def __init__(
+        self, sets: Sequence[SlotSet], quotas: Sequence[Quota], room: FilterRoom, limit: float = MAX_FILTER_BYTES
+    ) -> None:
+        self.sets, self.quotas, self.room, self.limit = tuple(sets), tuple(quotas), room, limit
         self.bounds = [(int(quota.low), int(quota.high)) for quota in quotas]
         self.bytes: Callable[[SlotSet], int] = room.padded  # what counts as a filter's length
         self._owners = {end: number for number, slots in enumerate(sets) for run in slots.ranges for end in run}
@@ -94,9 +96,9 @@ class Board:
             growth += self.room.cost(after) - self.room.cost(before)
             # What nothing has touched may be as long as it is, and what must still give may get shorter.
             if before is not self.sets[number] and state.owed[number] <= 0:
-                excess -= max(0, self.bytes(before) - MAX_FILTER_BYTES)
+                excess -= max(0, self.bytes(before) - self.limit)
             if owes(state.have[number] + change, *self.bounds[number]) <= 0:
-                excess += max(0, self.bytes(after) - MAX_FILTER_BYTES)
+                excess += max(0, self.bytes(after) - self.limit)
         to_give, to_take = self.owed_after(state, giver, taker, amount)
         return Step(state, giver, taker, given, taken, to_give, to_take, state.moved + amount, growth, excess, key)
 

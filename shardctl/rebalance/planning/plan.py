@@ -11,14 +11,11 @@ from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Previous, Shard
 from shardctl.rebalance.planning import byload, way_back
-from shardctl.rebalance.planning.board import Sets, least_moved
+from shardctl.rebalance.planning.board import least_moved
+from shardctl.rebalance.planning.reasons import why_not, why_nothing
 from shardctl.rebalance.planning.request import Asked, Group, Request, asked, types_of
 from shardctl.rebalance.planning.room import FilterRoom
-from shardctl.rebalance.planning.search import Search
-
-WIDER = (0.1, 0.2, 0.5)  # tolerances to offer where a closer one has no plan
-EFFORT = 20_000  # steps that a search may look at: seconds, for the largest fleets
-LESS_EFFORT = EFFORT // 10  # where the answer is only a hint
+from shardctl.rebalance.planning.solving import sets_after
 
 
 class NoPlanError(ShardctlError):
@@ -92,13 +89,13 @@ def plan(fleet: Fleet, request: Request) -> Plan:
             "bring it to its end; `shardctl rebalance abort` and then `plan --back` lead back."
         )
     wanted = asked(fleet, request)
-    sets = _sets(fleet, wanted, request)
+    sets = sets_after(fleet, wanted, request)
     if sets is None:
-        raise NoPlanError(_why_not(fleet, request))
+        raise NoPlanError(why_not(fleet, request))
     hot = tuple(slot for group in wanted.groups for slot in _hot_slots(wanted, group, request))
     moves = tuple(_moves(wanted.shards, sets))
     if not moves:
-        raise NothingToMoveError(_why_nothing(wanted, request, hot))
+        raise NothingToMoveError(why_nothing(wanted, request, hot))
     after = fleet.model_copy(update={"shards": tuple(_next(wanted, sets))})
     shares = tuple(share for group in wanted.groups for share in _shares(wanted, group, request, sets))
     minimum = sum(_minimum(wanted, group, request) for group in wanted.groups)
@@ -153,29 +150,6 @@ def _why_no_turn(fleet: Fleet, goal: way_back.Goal, slots: SlotSet | None) -> st
         if after is not None and _fits(after):
             return f"{what}. The nearest that fit: --slots {wider}."
     return f"{what}. Leave --slots out: then all go."
-
-
-def _sets(fleet: Fleet, wanted: Asked, request: Request, effort: int = EFFORT) -> dict[int, SlotSet] | None:
-    """Each shard's slots after the moves, by its number, for those in a group that changes; None where none fit."""
-    after: dict[int, SlotSet] = {}
-    for group in wanted.groups:
-        sets = _group_sets(fleet, wanted, group, request, effort)
-        if sets is None:
-            return None
-        after |= dict(zip(group.shards, sets, strict=True))
-    return after
-
-
-def _group_sets(fleet: Fleet, wanted: Asked, group: Group, request: Request, effort: int) -> Sets | None:
-    room = FilterRoom(fleet, wanted.shards[group.shards[0]])
-    sets = [wanted.shards[number].slots for number in group.shards]
-    if request.rates is None:
-        return Search(sets, group.quotas, room, effort).fewest()
-    return byload.lightest(sets, group.quotas, _rates(fleet, request.rates), room, request.min_gain, 2 * effort)
-
-
-def _rates(fleet: Fleet, rates: Mapping[int, float]) -> list[float]:
-    return [rates.get(slot, 0.0) for slot in range(1 << fleet.routing.slot_bits)]
 
 
 def _next(wanted: Asked, sets: Mapping[int, SlotSet]) -> Iterator[Shard]:
@@ -236,30 +210,3 @@ def _hot_slots(wanted: Asked, group: Group, request: Request) -> Sequence[int]:
     fair = sum(quota.have for quota in group.quotas) / sum(quota.fair > 0 for quota in group.quotas)
     owned = (slot for number in group.shards for slot in wanted.shards[number].slots)
     return [slot for slot in owned if request.rates.get(slot, 0.0) > fair]
-
-
-def _why_not(fleet: Fleet, request: Request) -> str:
-    what = f"no plan within {request.tolerance:.0%} of each target keeps every filter within {MAX_FILTER_BYTES} bytes"
-    for tolerance in WIDER:
-        if tolerance > request.tolerance:
-            wider = replace(request, tolerance=tolerance)
-            wanted = asked(fleet, wider)
-            sets = _sets(fleet, wanted, wider, LESS_EFFORT) or {}
-            if any(slots != wanted.shards[number].slots for number, slots in sets.items()):
-                return f"{what}. The nearest that does: --tolerance {tolerance:.0%}."
-    if request.add:
-        largest = max(fleet.shards, key=lambda shard: len(shard.slots)).name
-        return f"{what}, nor a wider one. The nearest way: --split {largest}."
-    if request.remove:
-        return f"{what}, nor a wider one. The nearest way: level the others first, `plan` without --remove."
-    return f"{what}, nor a wider one. The nearest way: fewer message types a shard, or weights nearer to each other."
-
-
-def _why_nothing(wanted: Asked, request: Request, hot_slots: Sequence[int]) -> str:
-    if not any(quota.must_give or quota.must_take for group in wanted.groups for quota in group.quotas):
-        within = f"{request.tolerance:.0%}"
-        return f"nothing to move: every shard is within {within} of its target. --tolerance asks for a closer one."
-    what = f"no move takes {request.min_gain:.0%} off a peak and fits the filters"
-    if hot_slots:
-        return f"{what}. Slot {hot_slots[0]} alone exceeds a shard's part: give it a shard of its own with --add."
-    return f"{what}. --min-gain 0% proposes smaller ones."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
@@ -36,10 +36,24 @@ def mysql_account(connection: Connection) -> str:
     return f"'{name}'@'{host}'"
 
 
-def column_names(connection: Connection, table: SlotTable) -> frozenset[str]:
-    """Every column that the table has now, those too that MySQL's `SELECT *` leaves out as INVISIBLE."""
+def columns_of_all(connection: Connection, tables: Sequence[SlotTable]) -> list[frozenset[str]]:
+    """Every column that each table has now, those too that MySQL's `SELECT *` leaves out as INVISIBLE.
+
+    In one statement where the database names them without its catalog: slots are closed for as long as it takes to ask.
+    """
     if connection.dialect.name in MYSQL:
         query = "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s"
-        return frozenset(row[0] for row in connection.exec_driver_sql(query, place_of(table)))
-    with connection.exec_driver_sql(f"SELECT * FROM {table.sql} WHERE 1 = 0") as result:  # noqa: S608
-        return frozenset(result.keys())
+        return [frozenset(row[0] for row in connection.exec_driver_sql(query, place_of(table))) for table in tables]
+    listed = ", ".join(f"t{place}.*, NULL AS {_NEXT_TABLE}" for place in range(len(tables)))
+    joined = ", ".join(f"{table.sql} AS t{place}" for place, table in enumerate(tables))
+    with connection.exec_driver_sql(f"SELECT {listed} FROM {joined} WHERE 1 = 0") as result:  # noqa: S608
+        names = [column[0] for column in result.cursor.description]
+    columns: list[frozenset[str]] = []
+    for _ in tables:
+        end = names.index(_NEXT_TABLE)
+        columns.append(frozenset(names[:end]))
+        del names[: end + 1]
+    return columns
+
+
+_NEXT_TABLE = "shardctl_next_table"

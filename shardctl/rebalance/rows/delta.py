@@ -22,7 +22,16 @@ from shardctl.rebalance.rows.keys import Keys
 from shardctl.rebalance.rows.paired import Paired
 from shardctl.rebalance.rows.rowcopy import CopyMismatchError, check_deferred, check_later, pairs_of, refusing, stopping
 from shardctl.rebalance.rows.shape import quoted
-from shardctl.rebalance.rows.transfer import begins_alike, read_back, read_there, rests, rows_there, send, send_rest
+from shardctl.rebalance.rows.transfer import (
+    Digest,
+    begins_alike,
+    read_back,
+    read_there,
+    rests,
+    rows_there,
+    send,
+    send_rest,
+)
 from shardctl.shard.schema import changes
 
 KEYS_BY_THEMSELVES = 20  # of rows in an order: with more, each by itself would take more statements than it saves
@@ -57,20 +66,20 @@ def apply_delta(
 ) -> int:
     """Make the destination's rows of a slot under the log's keys what `source` shows, and read them back; how many there are.
 
-    `source` is a `database.snapshot` that shows the log. In the caller's transactions, as `copy_slot` is; raises the same.
+    `source` is a `database.snapshot` that shows the log. In the caller's transactions, as `copy_slots` is; raises the same.
     """
     parts = [_Part(source, destination, pair, slot, log.keys.get(pair.source.named.logged_as, ())) for pair in
              pairs_of(source, destination, kinds)]  # fmt: skip
-    go_on = stopping(slot, cancelled)
+    go_on = stopping((slot,), cancelled)
     referred = {key.table for part in parts for key in part.pair.destination.foreign_keys}
     mark(destination)
     check_later(destination)
     for part in reversed(parts):
-        with refusing(part.pair, slot):
+        with refusing(part.pair, (slot,)):
             part.delete(kept=part.pair.destination.identity in referred)
         go_on()
     for part in parts:
-        with refusing(part.pair, slot):
+        with refusing(part.pair, (slot,)):
             part.insert(go_on, kept=part.pair.destination.identity in referred)
     check_deferred(destination)
     return sum(part.compare(go_on) for part in parts)
@@ -86,6 +95,7 @@ class _Part:
     slot: int
     keys: Sequence[str]
     stored: dict[Keys, int] = field(default_factory=dict)  # of keys whose first rows are there: how many
+    sent: dict[Keys, Digest] = field(default_factory=dict)  # what all rows of these keys come to
 
     def _parts(self) -> Iterator[Keys]:
         keys = Keys(self.destination.dialect.name, tuple(self.keys))
@@ -98,7 +108,7 @@ class _Part:
 
     def _has_first_rows(self, keys: Keys) -> bool:
         stored = (
-            begins_alike(self.source, self.destination, self.pair, self.slot, keys) if self._is_appended_to else None
+            begins_alike(self.source, self.destination, self.pair, (self.slot,), keys) if self._is_appended_to else None
         )
         if stored is not None:
             self.stored[keys] = stored
@@ -131,12 +141,12 @@ class _Part:
         for keys in self._parts():
             there = keys.of(self.source.dialect.name)
             if (after := self.stored.get(keys)) is not None:
-                send_rest(self.source, self.destination, self.pair, self.slot, go_on, there, after)
+                send_rest(self.source, self.destination, self.pair, (self.slot,), go_on, there, after)
                 continue
             if not kept:
-                send(self.source, self.destination, self.pair, self.slot, go_on, there)
+                self.sent[keys] = send(self.source, self.destination, self.pair, (self.slot,), go_on, there)
                 continue
-            for row in rows_there(self.source, self.pair, self.slot, there):
+            for row in rows_there(self.source, self.pair, (self.slot,), there):
                 self._put(row)
             go_on()
 
@@ -159,11 +169,12 @@ class _Part:
         rows = 0
         for keys in self._parts():
             if (after := self.stored.get(keys)) is not None:
-                sent, stored = rests(self.source, self.destination, self.pair, self.slot, keys, after)
+                sent, stored = rests(self.source, self.destination, self.pair, (self.slot,), keys, after)
             else:
-                sent = read_there(self.source, self.pair, self.slot, go_on, keys.of(self.source.dialect.name))
-                stored = read_back(self.destination, self.pair, self.slot, go_on, keys)
+                there = keys.of(self.source.dialect.name)
+                sent = self.sent.get(keys) or read_there(self.source, self.pair, (self.slot,), go_on, there)
+                stored = read_back(self.destination, self.pair, (self.slot,), go_on, keys)
             if sent != stored:
-                raise CopyMismatchError(self.pair.name, self.slot, sent, stored)
+                raise CopyMismatchError(self.pair.name, (self.slot,), sent, stored)
             rows += stored.rows
         return rows

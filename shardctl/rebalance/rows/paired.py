@@ -20,7 +20,7 @@ class Paired:
     name: str
     source: SlotTable
     destination: SlotTable
-    read_source: str  # SQL, to be ended by a slot's number and `order`
+    read_source: str  # SQL, to be ended by the slots and `order`
     read_destination: str
     order: str
     columns_sql: str  # of the destination
@@ -82,4 +82,4 @@ def _conversions(
 
 def _reading(table: SlotTable, columns: tuple[Column, ...]) -> str:
     listed = ", ".join(column.read for column in columns)
-    return f"SELECT {listed} FROM {table.sql} WHERE {table.slot_sql} = "  # noqa: S608
+    return f"SELECT {listed} FROM {table.sql} WHERE {table.slot_sql} IN "  # noqa: S608

@@ -1,8 +1,8 @@
-"""Rows of a slot on their way from one database into another, a few at a time, and what they come to."""
+"""Rows of slots on their way from one database into another, a few at a time, and what they come to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -25,6 +25,7 @@ BYTES_AT_ONCE = 1 << 20
 ROWS_FETCHED = 100  # a parked message may have ten megabytes
 
 GoOn = Callable[[], None]  # raises to stop
+Slots = tuple[int, ...]  # one or more
 Row = list[Any]
 
 
@@ -60,18 +61,26 @@ class _Tally:
 
 
 def send(
-    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None
+    source: Connection,
+    destination: Connection,
+    pair: Paired,
+    slots: Slots,
+    go_on: GoOn,
+    keys: Keys | None = None,
+    known: Digest | None = None,
 ) -> Digest:
-    """Read a slot's rows at the source, or those with some keys, and store them. What was read."""
+    """Read the rows of slots at the source, or those with some keys, and store them. What was read: of verbatim rows what is
+    `known` of them, by `sums_there`.
+    """
     if pair.verbatim:
-        digest = _summed_up(source, pair, pair.source, slot, keys)
+        digest = known or _summed_up(source, pair, pair.source, slots, keys)
         if digest.rows:  # most slots have nothing parked
-            _send_verbatim(source, destination, pair, slot, go_on, keys)
+            _send_verbatim(source, destination, pair, slots, go_on, keys)
         return digest
     tally = _Tally(ordered=bool(pair.order))
     chunk: list[Row] = []
     begun_at = 0
-    rows = _rows(source, f"{pair.read_source}{_selection(pair.source, slot, keys)}{pair.order}", pair.source, keys)
+    rows = _rows(source, f"{pair.read_source}{_selection(pair.source, slots, keys)}{pair.order}", pair.source, keys)
     with closing(rows), _storing(destination, pair) as store:
         for row in rows:
             tally.add(_comparable(row, pair.comparing))
@@ -85,32 +94,32 @@ def send(
     return tally.digest()
 
 
-def read_back(destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None) -> Digest:
-    """What is stored of a slot, or of those of its rows with some keys."""
-    return _digest(destination, pair, pair.destination, pair.read_destination, slot, go_on, keys)
+def read_back(destination: Connection, pair: Paired, slots: Slots, go_on: GoOn, keys: Keys | None = None) -> Digest:
+    """What is stored of slots, or of those of their rows with some keys."""
+    return _digest(destination, pair, pair.destination, pair.read_destination, slots, go_on, keys)
 
 
-def read_there(source: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None = None) -> Digest:
+def read_there(source: Connection, pair: Paired, slots: Slots, go_on: GoOn, keys: Keys | None = None) -> Digest:
     """What the source has of them."""
-    return _digest(source, pair, pair.source, pair.read_source, slot, go_on, keys)
+    return _digest(source, pair, pair.source, pair.read_source, slots, go_on, keys)
 
 
-def rows_there(source: Connection, pair: Paired, slot: int, keys: Keys) -> Generator[Row]:
+def rows_there(source: Connection, pair: Paired, slots: Slots, keys: Keys) -> Generator[Row]:
     """The source's rows with these keys, in the form in which the destination takes them."""
     with closing(
-        _rows(source, f"{pair.read_source}{_selection(pair.source, slot, keys)}{pair.order}", pair.source, keys)
+        _rows(source, f"{pair.read_source}{_selection(pair.source, slots, keys)}{pair.order}", pair.source, keys)
     ) as rows:
         for row in rows:
             yield _converted(row, pair.writing)
 
 
 def _digest(
-    connection: Connection, pair: Paired, table: SlotTable, reading: str, slot: int, go_on: GoOn, keys: Keys | None
+    connection: Connection, pair: Paired, table: SlotTable, reading: str, slots: Slots, go_on: GoOn, keys: Keys | None
 ) -> Digest:
     if pair.verbatim:
-        return _summed_up(connection, pair, table, slot, keys)
+        return _summed_up(connection, pair, table, slots, keys)
     tally = _Tally(ordered=bool(pair.order))
-    with closing(_rows(connection, f"{reading}{_selection(table, slot, keys)}{pair.order}", table, keys)) as rows:
+    with closing(_rows(connection, f"{reading}{_selection(table, slots, keys)}{pair.order}", table, keys)) as rows:
         for row in rows:
             tally.add(_comparable(row, pair.comparing))
             if tally.rows % ROWS_AT_ONCE == 0:
@@ -118,52 +127,81 @@ def _digest(
     return tally.digest()
 
 
-def _selection(table: SlotTable, slot: int, keys: Keys | None) -> str:
-    """What follows a table's slot column and `=`."""
-    return f"{slot:d}" if keys is None else f"{slot:d} AND {keys.condition(table)}"
+def _selection(table: SlotTable, slots: Slots, keys: Keys | None) -> str:
+    """What follows a table's slot column and `IN`."""
+    listed = f"({', '.join(f'{slot:d}' for slot in slots)})"
+    return listed if keys is None else f"{listed} AND {keys.condition(table)}"
 
 
 # --- between two PostgreSQL databases -----------------------------------------------------------------------------------
 
 
-def begins_alike(source: Connection, destination: Connection, pair: Paired, slot: int, keys: Keys) -> int | None:
+def sums_there(source: Connection, pairs: Iterable[Paired], slots: Slots) -> dict[str, Digest]:
+    """What the source has of each table whose rows are compared as PostgreSQL's text, in one statement: slots are closed for as
+    long as it takes to ask.
+    """
+    return _all_summed_up(source, [(pair, pair.source) for pair in pairs if pair.verbatim], slots)
+
+
+def sums_back(destination: Connection, pairs: Iterable[Paired], slots: Slots) -> dict[str, Digest]:
+    """What is stored of them, likewise."""
+    return _all_summed_up(destination, [(pair, pair.destination) for pair in pairs if pair.verbatim], slots)
+
+
+def _all_summed_up(
+    connection: Connection, sides: Sequence[tuple[Paired, SlotTable]], slots: Slots
+) -> dict[str, Digest]:
+    if not sides:
+        return {}
+    parts = (f"SELECT {place:d}, {_sums(pair, table, slots, None)}" for place, (pair, table) in enumerate(sides))
+    rows = connection.exec_driver_sql(" UNION ALL ".join(parts))
+    return {sides[place][0].name: _digest_of(*sums) for place, *sums in rows}
+
+
+def begins_alike(source: Connection, destination: Connection, pair: Paired, slots: Slots, keys: Keys) -> int | None:
     """How many rows of one key the destination has, where the first and the last of them have the same places at the source.
 
     Messages are parked behind others, and go from the first on. Nobody changes them. So these rows are the first of the source's.
     """
     table = pair.destination
-    query = f"SELECT count(*) FROM {table.sql} WHERE {table.slot_sql} = {_selection(table, slot, keys)}"  # noqa: S608
+    query = f"SELECT count(*) FROM {table.sql} WHERE {table.slot_sql} IN {_selection(table, slots, keys)}"  # noqa: S608
     stored = int(destination.exec_driver_sql(query, keys.values(table)).scalar_one())
     for place in {0, stored - 1} if stored else ():
         part = f"{pair.order} OFFSET {place:d} LIMIT 1"
-        there = _summed_up(source, pair, pair.source, slot, keys, part)
-        if there.rows == 0 or there != _summed_up(destination, pair, table, slot, keys, part):
+        there = _summed_up(source, pair, pair.source, slots, keys, part)
+        if there.rows == 0 or there != _summed_up(destination, pair, table, slots, keys, part):
             return None
     return stored
 
 
 def send_rest(
-    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys, after: int
+    source: Connection, destination: Connection, pair: Paired, slots: Slots, go_on: GoOn, keys: Keys, after: int
 ) -> None:
     """Store the source's rows of one key that follow the first `after`."""
-    _send_verbatim(source, destination, pair, slot, go_on, keys, f" OFFSET {after:d}")
+    _send_verbatim(source, destination, pair, slots, go_on, keys, f" OFFSET {after:d}")
 
 
 def rests(
-    source: Connection, destination: Connection, pair: Paired, slot: int, keys: Keys, after: int
+    source: Connection, destination: Connection, pair: Paired, slots: Slots, keys: Keys, after: int
 ) -> tuple[Digest, Digest]:
     """What these rows come to at the source, and what is stored."""
     part = f"{pair.order} OFFSET {after:d}"
-    there = _summed_up(source, pair, pair.source, slot, keys, part)
-    return there, _summed_up(destination, pair, pair.destination, slot, keys, part)
+    there = _summed_up(source, pair, pair.source, slots, keys, part)
+    return there, _summed_up(destination, pair, pair.destination, slots, keys, part)
 
 
 def _send_verbatim(
-    source: Connection, destination: Connection, pair: Paired, slot: int, go_on: GoOn, keys: Keys | None, part: str = ""
+    source: Connection,
+    destination: Connection,
+    pair: Paired,
+    slots: Slots,
+    go_on: GoOn,
+    keys: Keys | None,
+    part: str = "",
 ) -> None:
     # Closed before the source is rolled back, which would wait for this COPY for ever: it holds the session until it is closed.
     with (
-        closing(_lines(source, pair, slot, keys, part)) as lines,
+        closing(_lines(source, pair, slots, keys, part)) as lines,
         _translated(destination),
         _cursor(destination) as cursor,
         cursor.copy(_copy_in(pair)) as sink,
@@ -179,10 +217,10 @@ def _send_verbatim(
         sink.write(chunk)
 
 
-def _lines(connection: Connection, pair: Paired, slot: int, keys: Keys | None, part: str) -> Generator[Any]:
+def _lines(connection: Connection, pair: Paired, slots: Slots, keys: Keys | None, part: str) -> Generator[Any]:
     """Each row of the source as PostgreSQL's COPY writes it: a line of text, one a message."""
-    table, condition = pair.source, _selection(pair.source, slot, keys)
-    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} = {condition}{pair.order}{part}"  # noqa: S608
+    table, condition = pair.source, _selection(pair.source, slots, keys)
+    query = f"SELECT {pair.columns_sql} FROM {table.sql} WHERE {table.slot_sql} IN {condition}{pair.order}{part}"  # noqa: S608
     copy, values = f"COPY ({query}) TO STDOUT", keys.values(table) if keys else None
     copy = copy if values else _undoubled(copy)
     with _translated(connection), _cursor(connection) as cursor, cursor.copy(copy, values) as lines:
@@ -190,23 +228,30 @@ def _lines(connection: Connection, pair: Paired, slot: int, keys: Keys | None, p
 
 
 def _summed_up(
-    connection: Connection, pair: Paired, table: SlotTable, slot: int, keys: Keys | None, part: str = ""
+    connection: Connection, pair: Paired, table: SlotTable, slots: Slots, keys: Keys | None, part: str = ""
 ) -> Digest:
     """What rows come to, by the database itself: no row travels for it. Rows in an order have places among those of their key.
 
     `hashtextextended` is the function of hash partitions, so every version of PostgreSQL computes the same.
     """
+    values = keys.values(table) if keys else None
+    sums = connection.exec_driver_sql(f"SELECT {_sums(pair, table, slots, keys, part)}", values)
+    return _digest_of(*sums.one())
+
+
+def _sums(pair: Paired, table: SlotTable, slots: Slots, keys: Keys | None, part: str = "") -> str:
     names = ", ".join(quoted("postgresql", name) for name in table.named.key)
     place = f", row_number() OVER (PARTITION BY {names}{pair.order}) AS place" if pair.order else ""
     hashed = "concat(place, ' ', line)" if pair.order else "line"
-    rows = f"SELECT * FROM {table.sql} WHERE {table.slot_sql} = {_selection(table, slot, keys)}{part}"  # noqa: S608
-    query = (
-        f'SELECT count(*), sum(octet_length(line)), sum(hashtextextended({hashed} COLLATE "C", 0)) '  # noqa: S608
+    rows = f"SELECT * FROM {table.sql} WHERE {table.slot_sql} IN {_selection(table, slots, keys)}{part}"  # noqa: S608
+    return (
+        f'count(*), sum(octet_length(line)), sum(hashtextextended({hashed} COLLATE "C", 0)) '  # noqa: S608
         f"FROM (SELECT CAST(ROW({pair.columns_sql}) AS text) AS line{place} FROM ({rows}) AS chosen) AS listed"
     )
-    values = keys.values(table) if keys else None
-    count, size, total = connection.exec_driver_sql(query, values).one()
-    return Digest(count, int(size or 0), int(total or 0) % (1 << 128))
+
+
+def _digest_of(rows: int, size: int | None, total: int | None) -> Digest:
+    return Digest(rows, int(size or 0), int(total or 0) % (1 << 128))
 
 
 # --- between any two ----------------------------------------------------------------------------------------------------

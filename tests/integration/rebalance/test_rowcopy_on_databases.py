@@ -77,6 +77,30 @@ def test_every_value_comes_over_whole(sides):
     check()
 
 
+@pytest.mark.parametrize("sides", [(a, b) for a in PRODUCTS for b in PRODUCTS], ids=" to ".join, indirect=True)
+def test_several_slots_come_over_together_and_no_other(sides):
+    source, destination = sides
+    for slot in (5, 6, 7, 8):
+        source.thing(slot, id=f"a{slot}")
+        source.thing(slot, id=f"b{slot}", a_text=f"ü{slot}")
+        source.record(slot, f"k{slot}")
+        source.park(slot, f"p{slot}", b"1", b"2", b"3")
+    destination.thing(6, id="left behind")
+    destination.thing(7, id="of a slot that stays")
+    copied = copy(source, destination, 8, 5, 6)
+    assert copied.rows["things"] == 6
+    for slot in (5, 6, 8):
+        assert sorted(row["id"] for row in destination.rows(source.things, slot)) == [f"a{slot}", f"b{slot}"]
+        assert len(destination.rows(schema.inbox, slot)) == 1
+        parked = sorted(destination.rows(schema.parked, slot), key=lambda row: row["position"])
+        assert [row["body"] for row in parked] == [b"1", b"2", b"3"]
+    assert [row["id"] for row in destination.rows(source.things, 7)] == ["of a slot that stays"]
+    destination.run("DELETE FROM things WHERE slot = 6", "UPDATE things SET slot = 6 WHERE slot = 7")
+    source.run("DELETE FROM things WHERE slot = 5")
+    assert copy(source, destination, 5, 6).rows["things"] == 2, "done again, it replaces what is there"
+    assert destination.rows(source.things, 5) == []
+
+
 @POSTGRES
 def test_postgresqls_own_types_come_over(sides):
     source, destination = sides

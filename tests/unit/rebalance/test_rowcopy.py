@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rowcopy_kit import FLEET, Side, copy
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -55,6 +55,33 @@ def test_rows_inbox_and_parked_messages_come_over(sides):
     assert copied.bytes > 100
     for table in (source.things, schema.inbox, schema.parked_keys):
         assert destination.rows(table) == source.rows(table)
+
+
+def test_several_slots_take_as_many_statements_as_one(sides):
+    source, destination = sides
+    for slot in range(20):
+        source.thing(slot, id=f"a{slot}")
+        source.record(slot, "k")
+    copy(source, destination, 0)  # which also looks at the tables, once
+    statements = []
+    for side in sides:
+        event.listen(side.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    copy(source, destination, 1)
+    alone = len(statements)
+    copy(source, destination, *range(2, 20))
+    assert len(statements) == 2 * alone
+    assert [len(destination.rows(source.things, slot)) for slot in range(20)] == [1] * 20
+
+
+def test_of_several_slots_a_change_on_the_way_to_one_is_found(sides):
+    source, destination = sides
+    for slot in (5, 6):
+        source.thing(slot, id=f"a{slot}")
+    destination.run(
+        "CREATE TRIGGER planted AFTER INSERT ON things WHEN new.slot = 6 BEGIN DELETE FROM things WHERE id = new.id; END"
+    )
+    with pytest.raises(CopyMismatchError, match=r"table things, slots 5-6: 2 rows were read and 1 are stored"):
+        copy(source, destination, 5, 6)
 
 
 def test_other_slots_and_the_source_stay_as_they_are(sides):
@@ -120,7 +147,7 @@ def test_a_row_that_is_changed_dropped_or_added_on_the_way_is_found(sides, trigg
     destination.run(f"CREATE TRIGGER planted {trigger}")
     with pytest.raises(CopyMismatchError, match=f"table things, slot 5: .*{message}") as caught:
         copy(source, destination)
-    assert (caught.value.table, caught.value.slot, caught.value.sent.rows) == ("things", 5, 2)
+    assert (caught.value.table, caught.value.slots, caught.value.sent.rows) == ("things", (5,), 2)
     assert not destination.rows(destination.things)
 
 
