@@ -486,6 +486,25 @@ inline reopen(d) {
 #define MAY_LOG (OPEN(rebalance, DB(source[rebalance])) && ALONE(DB(source[rebalance])))
 #endif
 
+/* A slot that stays in its database goes on with the log of its lane before, under the name that this has. */
+#define STAYS_LOGGED                                                                                         \
+	(DB(source[rebalance]) == DB(TO(rebalance)) && logged[source[rebalance]] && !FOR_A_COPY(logged[source[rebalance]]))
+
+inline pass_log_on() {
+	logged[TO(rebalance)] = logged[source[rebalance]];
+	logged[source[rebalance]] = 0
+}
+
+#ifdef MUTANT_log_passed_on_late
+#define PASS_LOG_ON skip
+#else
+#define PASS_LOG_ON                                                                                          \
+	if                                                                                                   \
+	:: STAYS_LOGGED -> pass_log_on()                                                                     \
+	:: else                                                                                              \
+	fi
+#endif
+
 #ifdef MUTANT_discarded_blindly
 byte doomed; /* the lane that an abort has seen a base of, and is to delete */
 #endif
@@ -536,10 +555,15 @@ end:
 			if
 			:: DB(source[rebalance]) == DB(TO(rebalance)) ->
 				lane[TO(rebalance)] = ACTIVE;
-				barrier_time[TO(rebalance)] = rebalance + 1
+				barrier_time[TO(rebalance)] = rebalance + 1;
+				PASS_LOG_ON
 			:: else
 			fi
 	}
+
+#ifdef MUTANT_log_passed_on_late
+	:: d_step { lane[TO(rebalance)] == ACTIVE && STAYS_LOGGED -> pass_log_on() }
+#endif
 
 	/* finish: no way back from the first of these on */
 	:: d_step { MAY_DELETE(0) && OPEN(rebalance, 0) && LOGS(0) && ALONE(0) -> end_logs(0, true) }

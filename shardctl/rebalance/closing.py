@@ -40,11 +40,11 @@ def stop(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
 def begin_finish(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
     """From its return on nothing leads back. Comes before the first deletion. Raises JournalError where an abort came first.
 
-    An abort asks the databases in the same order, so of the two only one gets past the first.
+    An abort asks the databases in the same order, so of the two only one gets past the first, which decides.
     """
-    for shard in handover.participating(fleet):
+    for place, shard in enumerate(handover.participating(fleet)):
         with writing(databases[shard.name]) as connection:
-            journal.begin_finish(connection, fleet)
+            journal.begin_finish(connection, fleet, decided=place > 0)
 
 
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:

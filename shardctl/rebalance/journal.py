@@ -87,6 +87,14 @@ def describe(fleet: Fleet) -> dict[str, Any]:
     }
 
 
+def ended_with(entry: Entry) -> set[tuple[str, int]]:
+    """Shards and generations whose lanes are forgotten once the rebalance is done. A subscription of one, made again, would get
+    messages that its consumers hold for ever.
+    """
+    shards = entry.change["shards"]
+    return {(shard["name"], former["generation"]) for shard in shards for former in shard["previous"]}
+
+
 def entry_of(fleet: Fleet, entries: Mapping[str, Entry]) -> Entry | None:
     """The rebalance of a transitional file, among those that a database took part in."""
     mine = describe(fleet)
@@ -201,8 +209,11 @@ def stop(connection: Connection, fleet: Fleet) -> None:
         _change(connection, entry, RebalanceState.OPEN, stopping=True)
 
 
-def begin_finish(connection: Connection, fleet: Fleet) -> None:
+def begin_finish(connection: Connection, fleet: Fleet, *, decided: bool) -> None:
     """From the commit on it can't be aborted, so nothing leads back. Safe to run again. Raises JournalError.
+
+    `decided`: the database that an abort asks first has it, so no abort begins any more. What one that was killed has left here,
+    with a `start` that was killed behind it, doesn't count: refused, it would leave no command that may go on.
 
     An old subscription that was deleted and made again gets messages of lanes that are forgotten, and holds them for ever.
     """
@@ -210,12 +221,12 @@ def begin_finish(connection: Connection, fleet: Fleet) -> None:
     entry = entry_of(fleet, read(connection))
     if entry is None or entry.state == RebalanceState.DONE:
         return
-    if entry.state == RebalanceState.ABORTED or entry.stopping:
+    if not decided and (entry.state == RebalanceState.ABORTED or entry.stopping):
         raise JournalError(
             f"rebalance {entry.id} {'is being' if entry.stopping else 'was'} aborted, so it isn't finished. "
             "`shardctl rebalance start` opens it again, once the abort has ended."
         )
-    _change(connection, entry, RebalanceState.OPEN, finishing=True)
+    _change(connection, entry, RebalanceState.OPEN, finishing=True, stopping=False)
 
 
 def close(connection: Connection, fleet: Fleet, state: RebalanceState) -> None:

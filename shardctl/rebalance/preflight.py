@@ -116,6 +116,16 @@ def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
                     f"shard {name}: this rebalance is done. `shardctl rebalance finish` ends what is left of it and writes "
                     "the settled file."
                 )
+            elif entry.state == RebalanceState.DONE and (ended := journal.ended_with(entry) & _listed_before(fleet)):
+                shard, generation = min(ended)
+                yield (
+                    f"shard {name}: this file still has generation {generation} of shard {shard}, which ended with rebalance "
+                    f"{entry.id}. Go on from the settled file that `shardctl rebalance finish` wrote."
+                )
+
+
+def _listed_before(fleet: Fleet) -> set[tuple[str, int]]:
+    return {(shard.name, former.generation) for shard in fleet.shards for former in shard.previous or ()}
 
 
 def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
@@ -134,10 +144,12 @@ def not_started(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
 
 
 def past_return(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
-    """For what leads back, and what opens again: `finish` has begun."""
+    """For what leads back, and what opens again: `finish` has begun, or has done all but write the settled file."""
     for name, report in known.items():
         entry = journal.entry_of(fleet, report.entries)
-        if entry is not None and entry.state == RebalanceState.OPEN and entry.finishing:
+        if entry is not None and (
+            entry.state == RebalanceState.DONE or (entry.state == RebalanceState.OPEN and entry.finishing)
+        ):
             yield f"shard {name}: {journal.PointOfNoReturnError(entry.id)}"
             return
 
@@ -213,14 +225,15 @@ def doubtful_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mappin
 
 
 def _ways(fleet: Fleet, known: Mapping[str, Known]) -> list[tuple[str, str]]:
-    """The shards between whose databases slots move."""
-    views = {name: report.lanes for name, report in known.items()}
+    """The shards between whose databases slots move, or will once they are announced. An empty one has no tables to compare."""
+    views = {name: dict(report.lanes) for name, report in known.items()}
+    _announce(fleet, views)
     pairs = {
         (standing.source.shard, hand_over.to.shard)
         for hand_over in handover.hand_overs(fleet)
         if (standing := handover.standing(hand_over, views)).source and standing.source.shard != hand_over.to.shard
     }
-    return sorted(pairs)
+    return sorted(pair for pair in pairs if not any(known[name].empty for name in pair))
 
 
 def lacking_subscriptions(fleet: Fleet, publisher: Any, subscriber: Any, *, every: bool) -> Iterator[str]:

@@ -278,7 +278,9 @@ class Broker:
 
     def serve_ack(self, process: Process, ack_ids: Sequence[str], answer: Answer) -> None:
         for ack_id in ack_ids:
-            lease = self._by_ack_id[ack_id]
+            lease = self._by_ack_id.get(ack_id)
+            if lease is None:  # of a subscription that was deleted and made again: Pub/Sub ignores it
+                continue
             lane, lease.answered = lease.lane, True
             self._watcher.acked(process, lease.message)
             is_current = lane.leases.get(lease.index) is lease

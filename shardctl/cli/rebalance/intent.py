@@ -128,7 +128,10 @@ def _refuse_another(file: Path, current: Fleet, options: Options) -> None:
 def _leads_there(fleet: Fleet, options: Options) -> bool:
     from shardctl.rebalance.planning import match, way_back
 
-    return match.leads_there(way_back.course_of(fleet), options.request())
+    request = options.request()
+    if request.slots is not None:
+        way_back.check_slots(fleet, request.slots)
+    return match.leads_there(way_back.course_of(fleet), request)
 
 
 def _open_one(fleet: Fleet, known: Mapping[str, Known]) -> Fleet | None:

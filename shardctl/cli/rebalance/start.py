@@ -65,7 +65,7 @@ def open_planned(
     planned = source.read_bytes() if source is not None else before
     with work_on(wanted, database) as work, pubsub_clients(wanted) as (publisher, subscriber):
         known = work.known()
-        reasons = [*preflight.other_rebalances(wanted, known), *preflight.past_return(wanted, known)]
+        reasons = [*preflight.other_rebalances(wanted, known)] or [*preflight.past_return(wanted, known)]
         reasons += odd_slots(work, known, announced=False)
         reasons += preflight.unfit_tables(wanted, work.databases, known)
         with waiting(f"Pub/Sub, project {wanted.project}"):

@@ -67,7 +67,12 @@ def difference(fleet: Fleet, request: Request, *, by_load: bool) -> str:
 
 
 def leads_there(course: way_back.Course, request: Request) -> bool:
-    """Whether the slots of a request are where it wants them, `back` or `forward`. Where nothing has turned, none are back."""
+    """Whether the slots of a request are where it wants them, `back` or `forward`. Where nothing has turned, none are back.
+
+    Slots that never moved haven't been led anywhere.
+    """
+    if request.slots is not None and not (request.slots & course.moving).ranges:
+        return False
     goal = Goal.BACK if request.back else Goal.FORWARD
     return (course.turned or request.forward) and course.is_at(goal, request.slots)
 

@@ -109,8 +109,6 @@ def _plan_turn(fleet: Fleet, request: Request) -> Plan:
         raise UsageError(
             "--back leads to the slots as they were, --forward to where the rebalance leads: each goes with no other change."
         )
-    if request.slots is not None and (beyond := request.slots - SlotSet.all(fleet.routing.slot_bits)).ranges:
-        raise UsageError(f"--slots: there are no slots {beyond} in this fleet.")
     goal = way_back.Goal.BACK if request.back else way_back.Goal.FORWARD
     after = way_back.fleet_led(fleet, goal, request.slots)
     if after is None:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from shardctl.errors import UsageError
@@ -35,6 +37,12 @@ class Course:
     def turned(self) -> bool:
         """Whether a way back has been planned since it began."""
         return any(len(states) > 2 for states in self.states.values())
+
+    @property
+    def moving(self) -> SlotSet:
+        """The slots that change their shard between where the rebalance began and where it leads."""
+        sets = ((states[Goal.FORWARD], states[Goal.BACK]) for states in self.states.values())
+        return reduce(or_, (there - here for there, here in sets), SlotSet())
 
     def led(self, goal: Goal, slots: SlotSet | None = None) -> dict[str, SlotSet]:
         """Each shard's slots once these, or all, are where they are to be. The others stay."""
@@ -69,16 +77,31 @@ def course_of_journal(change: Mapping[str, Any]) -> Course:
     )
 
 
+def check_slots(fleet: Fleet, slots: SlotSet) -> None:
+    """Raise UsageError where a way back or forward of these slots of a transitional file means nothing.
+
+    Slots that never move are always where a way back leads. Asked for by themselves, they would be taken for a way back that has
+    arrived, and what comes after that is `finish`.
+    """
+    if (beyond := slots - SlotSet.all(fleet.routing.slot_bits)).ranges:
+        raise UsageError(f"--slots: there are no slots {beyond} in this fleet.")
+    moving = course_of(fleet).moving
+    if not (slots & moving).ranges:
+        raise UsageError(f"--slots: this rebalance doesn't move {slots}. It moves {moving}.")
+
+
 def fleet_led(fleet: Fleet, goal: Goal = Goal.BACK, slots: SlotSet | None = None) -> Fleet | None:
     """Each changed shard with the slots that it had at the goal, under a new generation; None where it has them already.
 
     The generations on the way stay in `previous`, since any of them may hold slots active. Raises UsageError where no
-    rebalance is open, and where `previous` isn't as plans write it.
+    rebalance is open, where these slots don't move in it, and where `previous` isn't as plans write it.
     """
     if not fleet.rebalancing:
         raise UsageError(
             "no rebalance is open in this file: no shard has `previous`, so nothing leads back or forward."
         )
+    if slots is not None:
+        check_slots(fleet, slots)
     course = course_of(fleet)
     if course.is_at(goal, slots):
         return None

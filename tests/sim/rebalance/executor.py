@@ -185,6 +185,8 @@ class Executor(Hooks):
         mine = [journal.entry_of(self._fleet, known_of_shard.entries) for known_of_shard in known.values()]
         if not any(mine):
             raise RefusedError("isn't open")
+        if done := next((entry for entry in mine if entry and entry.state == RebalanceState.DONE), None):
+            raise journal.PointOfNoReturnError(done.id)
         if all(entry and entry.state != RebalanceState.OPEN for entry in mine):
             return
         if self.beside:  # it may be another's rebalance, which is just being started

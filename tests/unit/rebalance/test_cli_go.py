@@ -264,13 +264,18 @@ def test_some_slots_go_back_and_then_all_go_there_again(go, site):
         return slots(site)
 
     there = led(*ADD)
-    first = next(iter(load_fleet(site.file).shard("s2").slots))
+    gone = load_fleet(site.file).shard("s2").slots
+    first, stay = min(gone), set(range(16)) - set(gone)
     assert led("--back", "--slots", str(first)) == {**there, "s0": there["s0"] + 1, "s2": there["s2"] - 1}
-    code, _, err = go("--back", "--slots", "7", *hold)
+    code, _, err = go("--back", "--slots", str(first), *hold)
     assert (code, "hold: waiting" in err) == (4, True)
     code, _, err = go(*ADD, "--yes")
     assert (code, "it leads some slots back" in err) == (2, True)
     assert led("--forward") == there
+    mistakes = {str(min(stay)): "doesn't move", "99999": "no slots 99999", f"{first},16": "no slots 16"}
+    for (command, *turn), mistake in itertools.product((("back",), ("go", "--back"), ("go", "--forward")), mistakes):
+        code, _, err = site(command, *turn, "--slots", mistake, "--yes")
+        assert (code, mistakes[mistake] in err, "finish" in err) == (2, True, False)
     assert site("plan", "--forward")[0] == 1
     code, out, _ = site("plan", "--back", "--json")
     assert (code, json.loads(out)["moved"]) == (0, there["s2"])
@@ -285,7 +290,7 @@ def test_some_slots_go_back_and_then_all_go_there_again(go, site):
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (("--back", "--slots", "7"), 1, "these slots are where the rebalance began already"),
+        (("--back", "--slots", "7"), 2, "this rebalance doesn't move 7. It moves "),
         (("--back", "--slots", "16"), 2, "there are no slots 16"),
         (("--back", "--slots", "3-1"), 2, "--slots: "),
         (("--back", "--slots", "\x1b[2J"), 2, "--slots: "),

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 from fleets import fleet
 
+from shardctl.errors import UsageError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import journal
 from shardctl.rebalance.journal import Entry
@@ -83,6 +84,19 @@ def test_a_way_back_of_some_slots_is_known_by_where_these_are():
     assert match.difference(there, replace(BACK, slots=others), by_load=False) == "it adds s3"
     assert match.done(back.settled(), done(back), replace(BACK, slots=some)).id == "id"
     assert match.done(back.settled(), done(back), BACK) is None
+
+
+@pytest.mark.parametrize("turn", [BACK, FORWARD])
+def test_slots_that_never_moved_have_not_been_led_back_or_forward(turn):
+    """They are where both lead; taken for a way that has arrived, the next step would be `finish`."""
+    again = plan(plan(after("add"), BACK).after, FORWARD).after
+    stay = SlotSet.all(again.routing.slot_bits) - again.shard("s3").slots
+    for slots in (stay, SlotSet(((90_000, 99_999),))):
+        request = replace(turn, slots=slots)
+        assert match.difference(again, request, by_load=False) == "it leads forward again"
+        assert match.done(again.settled(), done(again), request) is None
+        with pytest.raises(UsageError, match=r"--slots"):
+            plan(again, request)
 
 
 def done(transitional, state=RebalanceState.DONE):

@@ -121,10 +121,8 @@ def test_killed_while_it_deletes_and_run_again(world):
 def test_lanes_that_never_came_to_it_are_deleted_too(announced):
     """After an abort and the way back, the lanes that were announced first are still there."""
     world = announced
-    for engine in world.own.values():
-        with writing(engine) as connection:
-            journal.stop(connection, world.after)
-            journal.close(connection, world.after, RebalanceState.ABORTED)
+    closing.stop(world.after, world.own)
+    closing.close(world.after, world.own, RebalanceState.ABORTED)
     world.after = way_back.fleet_led(world.after)
     world.announce()
     world.to_its_end(world.run())
@@ -153,6 +151,17 @@ def test_an_abort_that_wakes_up_after_it_was_started_again_closes_nothing(announ
             journal.begin(connection, world.after, name)
     with pytest.raises(journal.JournalError, match="started again"):
         closing.close(world.after, world.databases, RebalanceState.ABORTED)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_finish_isnt_stopped_by_an_abort_and_a_start_that_were_both_killed(world, closed):
+    closing.stop(world.after, world.own)
+    if closed:
+        closing.close(world.after, world.own, RebalanceState.ABORTED)
+    with writing(world.own["s0"]) as connection:  # the first that each of them asks
+        journal.begin(connection, world.after, "s0")
+    closing.begin_finish(world.after, world.own)
+    closing.close(world.after, world.own, RebalanceState.DONE)
 
 
 def test_a_rebalance_is_closed_everywhere(world):

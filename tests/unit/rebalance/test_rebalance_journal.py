@@ -137,7 +137,7 @@ def test_one_that_is_done_does_not(connection):
 def test_one_whose_finish_has_begun_is_neither_aborted_nor_opened_again(connection):
     mine = journal.begin(connection, after(), "s0")
     for _ in range(2):
-        journal.begin_finish(connection, after())
+        journal.begin_finish(connection, after(), decided=False)
     for again in (lambda: journal.stop(connection, after()), lambda: journal.begin(connection, after(), "s0")):
         with pytest.raises(
             journal.PointOfNoReturnError, match="`shardctl rebalance finish` again brings it to its end"
@@ -145,7 +145,7 @@ def test_one_whose_finish_has_begun_is_neither_aborted_nor_opened_again(connecti
             again()
     assert journal.entry_of(after(), journal.read(connection)).id == mine
     journal.close(connection, after(), RebalanceState.DONE)
-    journal.begin_finish(connection, after())
+    journal.begin_finish(connection, after(), decided=False)
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -155,7 +155,7 @@ def test_one_whose_abort_has_begun_is_not_finished(connection, closed):
     if closed:
         journal.close(connection, after(), RebalanceState.ABORTED)
     with pytest.raises(journal.JournalError, match="was aborted" if closed else "is being aborted"):
-        journal.begin_finish(connection, after())
+        journal.begin_finish(connection, after(), decided=False)
 
 
 def test_one_that_was_never_opened(connection):

@@ -10,6 +10,7 @@ from shardctl.fleet.keyspace import SlotSet
 from shardctl.provision import provision_database
 from shardctl.rebalance import journal, preflight
 from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.planning.way_back import fleet_led
 from shardctl.shard.database import connect, writing
 from shardctl.shard.schema import RebalanceState, replicas
 
@@ -66,6 +67,19 @@ def test_this_one_is_done(announced):
     with writing(announced.own["s1"]) as connection:
         journal.close(connection, after(), RebalanceState.DONE)
     assert "`shardctl rebalance finish`" in only_reason(preflight.other_rebalances(after(), look(announced)))
+
+
+def test_a_file_that_still_has_what_ended_with_another_rebalance(announced):
+    """`finish` died before it wrote the settled file, and the way back was planned from the file that there is."""
+    for engine in announced.own.values():
+        with writing(engine) as connection:
+            journal.close(connection, after(), RebalanceState.DONE)
+    assert len(list(preflight.past_return(after(), look(announced)))) == 1
+    back = fleet_led(after())
+    reasons = list(preflight.other_rebalances(back, look(announced)))
+    assert len(reasons) == len(announced.own)
+    assert "ended with rebalance" in reasons[0]
+    assert "settled file" in reasons[0]
 
 
 def test_it_is_open(announced):
@@ -143,10 +157,15 @@ def test_slots_that_were_not_announced(fresh):
     assert "`shardctl rebalance start` announces it" in odd(fresh, announced=True)[0]
 
 
-def test_tables_that_can_not_be_moved(announced):
-    assert not list(preflight.unfit_tables(after(), announced.own, look(announced)))
-    do(announced, "s2", "ALTER TABLE a_rows DROP COLUMN amount")
-    reasons = list(preflight.unfit_tables(after(), announced.own, look(announced)))
+@pytest.mark.parametrize("stage", ["fresh", "announced"])
+def test_tables_that_can_not_be_moved(request, stage):
+    """`fresh`: as `start` finds them, once it has made the tables of a new shard."""
+    world = request.getfixturevalue(stage)
+    assert not list(preflight.unfit_tables(after(), world.own, look(world)))
+    provision_database(after(), after().shard("s2"), world.url("s2"))
+    assert not list(preflight.unfit_tables(after(), world.own, look(world)))
+    do(world, "s2", "ALTER TABLE a_rows DROP COLUMN amount")
+    reasons = list(preflight.unfit_tables(after(), world.own, look(world)))
     assert any(reason.startswith("from s0 to s2: ") and "amount" in reason for reason in reasons)
 
 

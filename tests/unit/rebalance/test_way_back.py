@@ -70,12 +70,14 @@ def test_some_slots_go_and_the_others_stay():
     assert slots_of(plan(back.after, BACK).after) == slots_of(THREE)
     assert slots_of(plan(back.after, FORWARD).after) == slots_of(there)
     assert plan(back.after, replace(FORWARD, slots=some)).after == plan(back.after, FORWARD).after
+    with pytest.raises(NothingToMoveError, match="these slots are where the rebalance began"):
+        plan(back.after, replace(BACK, slots=some))
 
 
 @pytest.mark.parametrize(
     ("request_", "error", "reason"),
     [
-        (Request(back=True, slots=SlotSet.of((0, 1))), NothingToMoveError, "these slots are where the rebalance began"),
+        (Request(back=True, slots=SlotSet.of((0, 1))), UsageError, "this rebalance doesn't move 0-1"),
         (Request(back=True, slots=SlotSet.of((1023, 1024))), UsageError, "there are no slots 1024"),
         (Request(back=True, slots=SlotSet.of((181, 190))), NoPlanError, r"nearest that fit: --slots 176-191\."),
         (Request(slots=SlotSet.of((181,))), UsageError, "give it with --back or --forward"),
