@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from shardctl.fleet.spec_errors import SpecError
     from shardctl.publisher import Outcome, Publisher, PublishError
     from shardctl.reader.answer import PartialReadError
+    from shardctl.reader.asyncreader import AsyncReader
     from shardctl.reader.errors import ReadError
     from shardctl.reader.reader import Reader
     from shardctl.wire.message import InvalidWriteError, Write
 
 __all__ = [
+    "AsyncReader",
     "Fleet",
     "InvalidWriteError",
     "Outcome",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncReader": "shardctl.reader.asyncreader",
     "Fleet": "shardctl.fleet.spec",
     "InvalidWriteError": "shardctl.wire.message",
     "Outcome": "shardctl.publisher",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet
@@ -27,6 +27,17 @@ def faults(fleet: Fleet) -> Iterator[Fault]:
         yield from _twin_columns((*at, "columns"), kind)
         other = tables.setdefault(kind.table.lower(), name)
         yield from _twin_tables((*at, "table"), kind, other, fleet.message_types[other])
+
+
+def slot_columns(kinds: Mapping[str, MessageType]) -> dict[str, str]:
+    """Each table whose rows belong to slots of these types, with its slot column."""
+    columns: dict[str, str] = {}
+    for kind in kinds.values():
+        if kind.table:
+            columns.setdefault(kind.table, kind.slot_column)
+        for name, table in kind.slot_tables.items():
+            columns.setdefault(name, table.slot)
+    return columns
 
 
 def _bad_name(at: tuple[str, ...], table: str) -> Iterator[Fault]:

@@ -96,11 +96,15 @@ class Gathering:
     def _failures(self) -> Iterator[Failure]:
         with self._lock:
             missing = set(self._missing)
+        is_incomplete = bool(missing)
         listed = {shard.name: set(shard.slots) for shard in self._routes.fleet.shards}
         for shard, reason in self._failed.items():
             slots = self._claimed.get(shard, set()) | (missing & listed.get(shard, set()))
             missing -= slots
-            yield Failure(shard, SlotSet.of(slots), reason)
+            if (
+                slots or is_incomplete
+            ):  # else each slot was read elsewhere: the shard is one to come, or one that has left
+                yield Failure(shard, SlotSet.of(slots), reason)
         if missing & self._due:
             yield Failure("", SlotSet.of(missing & self._due), "they are changing hands")
         if missing - self._due:

@@ -51,9 +51,11 @@ class Owners:
         self._resting: dict[Engine, float] = {}
         self._numbers = count()
         if missing := [name for name in routes.shards if name not in databases]:
-            raise UsageError(f"databases has no engine for {', '.join(missing)}.")
+            raise UsageError(f"databases has no engine for {', '.join(missing)}. Pass one for each shard of the file.")
         if unknown := [name for name in replicas if name not in databases]:
-            raise UsageError(f"replicas names {', '.join(unknown)}, which databases doesn't have.")
+            raise UsageError(
+                f"replicas names {', '.join(unknown)}, which databases doesn't have. Pass their primaries there."
+            )
 
     def open(
         self, slot: int, holders: tuple[str, ...], patience_seconds: float, max_staleness: timedelta | None = None
@@ -65,11 +67,11 @@ class Owners:
         known = self._last.get((holders, slot))
         if max_staleness is not None:
             first = known or next(self._routes.listed(holders, slot))
-            if view := self.replica(first, max_staleness, slot):
+            if view := self.replica(first, max_staleness, (slot,)):
                 return view
         if known is not None:  # nearly always
             try:
-                view = self.primary(known, slot)
+                view = self.primary(known, (slot,))
             except DatabaseError:
                 pass  # the slot may have moved away: the others are asked, and this one again
             else:
@@ -78,9 +80,9 @@ class Owners:
                 view.close()
         return self._look_everywhere(slot, holders, patience_seconds)
 
-    def primary(self, shard: str, slot: int | None = None, statement_seconds: float | None = None) -> View:
+    def primary(self, shard: str, slots: tuple[int, ...] = (), statement_seconds: float | None = None) -> View:
         """Raises DatabaseError, and ReadError where the engine leads to a standby, whose lanes may be old."""
-        view = View.open(self.databases[shard], slot, statement_seconds=statement_seconds)
+        view = View.open(self.databases[shard], slots, statement_seconds=statement_seconds)
         if view.is_standby:
             view.close()
             raise ReadError(
@@ -90,9 +92,13 @@ class Owners:
         return view
 
     def replica(
-        self, shard: str, max_staleness: timedelta, slot: int | None = None, statement_seconds: float | None = None
+        self,
+        shard: str,
+        max_staleness: timedelta,
+        slots: tuple[int, ...] = (),
+        statement_seconds: float | None = None,
     ) -> View | None:
-        """A replica's view that is new enough, and where a slot is given has it active; None where there is none."""
+        """A replica's view that is new enough, and has the given slots active; None where there is none."""
         engines = self._replicas.get(shard, ())
         first = next(self._numbers)
         for number in range(len(engines)):
@@ -100,12 +106,12 @@ class Owners:
             if self._resting.get(engine, 0.0) > self._clock():
                 continue
             try:
-                view = View.open(engine, slot, replica=True, statement_seconds=statement_seconds)
+                view = View.open(engine, slots, replica=True, statement_seconds=statement_seconds)
             except DatabaseError as error:
                 self._resting[engine] = self._clock() + RESTING_SECONDS
                 _log.warning("A replica of shard %s can't be read, and is left alone for a while: %s", shard, error)
                 continue
-            is_active = slot is None or LaneState.ACTIVE in view.lanes.get(slot, ())
+            is_active = all(LaneState.ACTIVE in view.lanes.get(slot, ()) for slot in slots)
             if is_active and view.age_seconds is not None and view.age_seconds <= max_staleness.total_seconds():
                 return view
             view.close()
@@ -118,7 +124,7 @@ class Owners:
             states: dict[str, frozenset[LaneState]] = {}
             for shard in self._routes.listed(holders, slot):
                 try:
-                    view = self.primary(shard, slot)
+                    view = self.primary(shard, (slot,))
                 except DatabaseError as error:
                     errors.append(error)
                     continue

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,10 +18,9 @@ from typing import Any
 from sqlalchemy import Engine, Select
 from sqlalchemy.orm import Session
 
-from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
 from shardctl.reader.answer import Rows
-from shardctl.reader.gathering import Gathering
+from shardctl.reader.callers import Callers, Threads
 from shardctl.reader.order import Order
 from shardctl.reader.places import PATIENCE, Places
 from shardctl.reader.routes import Key
@@ -50,10 +48,11 @@ class Reader:
         patience: timedelta = PATIENCE,
         concurrency: int = CONCURRENCY,
         sleep: Callable[[float], None] = time.sleep,
+        callers: Callers | None = None,
     ) -> None:
-        self._places = Places(fleet, databases, replicas or {}, patience, sleep)
-        self._concurrency, self._sleep, self._patience_seconds = concurrency, sleep, patience.total_seconds()
-        self._late: dict[str, Future[Any]] = {}  # by shard: reads that had no answer in time
+        self.places = Places(fleet, databases, replicas or {}, patience, sleep)
+        self._sleep, self._patience_seconds = sleep, patience.total_seconds()
+        self._callers = callers or Threads(concurrency)
 
     @contextmanager
     def session(
@@ -68,7 +67,7 @@ class Reader:
 
         Raises UsageError, DatabaseError, SlotMovingError and SlotUnknownError.
         """
-        view = self._places.open(key, type, at, max_staleness)
+        view = self.places.open(key, type, at, max_staleness)
         try:
             with view.session() as session:
                 yield session
@@ -89,7 +88,7 @@ class Reader:
 
         `identity` is a value, or one for each column of the primary key. `key` is the routing key, where it isn't among them.
         """
-        row = self._places.one(entity, identity, key, type)
+        row = self.places.one(entity, identity, key, type)
         with self.session(row.key, type=row.type, at=at, max_staleness=max_staleness) as session:
             return row.read(session)
 
@@ -110,34 +109,10 @@ class Reader:
         """
         began = time.monotonic()
         until = began + timeout.total_seconds()
-        gathering = self._places.gathering(statement, Order(order_by, limit), type, max_staleness)
+        gathering = self.places.gathering(statement, Order(order_by, limit), type, max_staleness)
         while (left := until - time.monotonic()) > 0 and (calls := gathering.calls(left)):
-            self._run(gathering, calls, until)
+            self._callers.run(gathering, calls, until)
             if time.monotonic() >= began + self._patience_seconds:
                 break
             self._sleep(gathering.pause_seconds)
         return gathering.result(take_partial=partial)
-
-    def _run(self, gathering: Gathering, calls: Mapping[str, Callable[[], Any]], until: float) -> None:
-        pool = ThreadPoolExecutor(min(self._concurrency, len(calls)), "shardctl-reader")
-        futures = {}
-        for shard, call in calls.items():
-            if (late := self._late.get(shard)) and not late.done():
-                gathering.failed(
-                    shard, "an earlier read still has no answer"
-                )  # else a dead host would take thread after thread
-            else:
-                self._late.pop(shard, None)
-                futures[shard] = pool.submit(call)
-        wait(futures.values(), max(0.0, until - time.monotonic()))
-        pool.shutdown(wait=False, cancel_futures=True)
-        for shard, future in futures.items():
-            if not future.done() or future.cancelled():
-                gathering.failed(shard, "no answer in time")
-                if not future.cancelled():
-                    self._late[shard] = future
-                continue
-            try:
-                gathering.done(shard, future.result())
-            except ShardctlError as error:
-                gathering.failed(shard, str(error))

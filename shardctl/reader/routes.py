@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 from shardctl.errors import UsageError
-from shardctl.fleet import topology
+from shardctl.fleet import tables, topology
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet
-from shardctl.rebalance.rows.tables import named
+from shardctl.wire.bodies import BodyError, check_spelling
 from shardctl.wire.message import InvalidWriteError, slot_for
 
 Key = str | int
@@ -29,11 +29,7 @@ class Routes:
                 f"the file has no shard {', '.join(self._newer)}, and its shards differ in their types: load the newer file."
             )
         self.shards = (*(shard.name for shard in fleet.shards), *self._newer)
-        self.slot_columns: Mapping[str, str] = {
-            table.name: table.slot_column
-            for table in named(fleet.message_types)
-            if not table.name.startswith("shardctl_")
-        }
+        self.slot_columns: Mapping[str, str] = tables.slot_columns(fleet.message_types)
         self.slots = 1 << fleet.routing.slot_bits
         self._rule = fleet.routing.rule
         self._timed = [name for name, kind in fleet.message_types.items() if kind.time_bucket]
@@ -53,8 +49,10 @@ class Routes:
                 raise UsageError(f"type {message_type!r} is routed by time: pass the row's time with at=.")
             body = {kind.time_bucket.field: at.isoformat()}
         try:
+            if kind is not None:
+                check_spelling(kind, str(key))
             return slot_for(kind, str(key), body, self._rule)
-        except (InvalidWriteError, UnicodeEncodeError) as error:
+        except (BodyError, InvalidWriteError, UnicodeEncodeError) as error:
             raise UsageError(str(error)) from error
 
     def kind(self, message_type: str) -> MessageType:

@@ -16,6 +16,8 @@ from shardctl.wire.values import ANY_DECIMAL, WANTED, Limits, Room, test_of
 Reason = Literal["bad_json", "unknown_column", "bad_value", "missing_key", "missing_version", "wrong_key"]
 
 _SHOWN_CHARACTERS = 60
+_WHOLE = frozenset(("integer", "bigint"))
+_SPELT_ONE_WAY = _WHOLE | {"uuid", "date"}
 _NUMBERS = frozenset((int, float))
 
 
@@ -169,6 +171,27 @@ def check_key(kind: MessageType, body: Mapping[str, Any], text: bytes, key: str)
     raise BodyError(
         "wrong_key", f"the body's {field!r} {what}, and the routing key is {_shown(key)}: they must be equal", field
     )
+
+
+def check_spelling(kind: MessageType, key: str) -> None:
+    """Raise BodyError for a routing key that no body gives, such as `007` or a UUID in capitals: another one may be meant, whose
+    slot is another.
+    """
+    field = kind.routing_field
+    column_type = kind.types.get(field)
+    if field not in kind.key or column_type not in _SPELT_ONE_WAY:
+        return
+    value = _whole(key) if column_type in _WHOLE else key
+    if value is None or not test_of(column_type, ANY_DECIMAL, None)(value):
+        raise BodyError("bad_value", f"no write has the key {_shown(key)}: {field!r} is {WANTED[column_type]}", field)
+
+
+def _whole(text: str) -> int | None:
+    try:
+        number = int(text)
+    except ValueError:
+        return None
+    return number if str(number) == text else None
 
 
 def routing_key_in(field: str, body: Mapping[str, Any], text: bytes) -> str | None:

@@ -1,14 +1,16 @@
 """A reader on PostgreSQL: what its check costs, and servers that it must not take for primaries."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import create_engine, event, insert, select
+from sqlalchemy import create_engine, event, insert, select, text
 from sqlalchemy.exc import InternalError
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from examples.reading import FILE, Order
-from shardctl import Reader, ReadError
+from shardctl import AsyncReader, PartialReadError, Reader, ReadError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.provision import provision_database
@@ -55,6 +57,78 @@ def test_the_check_sends_no_statement_of_its_own_through_the_driver(fleet, engin
     with Reader(fleet, {"s0": engine}).session(KEY) as session:
         session.scalar(select(Order.amount))
     assert len(statements) == 1
+
+
+def test_what_is_prepared_serves_the_next_session_too(fleet, engine):
+    reader = Reader(fleet, {"s0": engine})
+    for _ in range(7):  # psycopg prepares what it has sent five times
+        with reader.session(KEY) as session:
+            assert session.scalar(select(Order.amount)) == 1
+    assert len(_prepared(engine)) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "between"),
+    [("", "DEALLOCATE ALL"), ("PREPARE shardctl_lane AS SELECT 1", "SELECT 1")],
+    ids=["lost", "taken"],
+)
+def test_a_read_goes_on_where_a_pooler_mixes_up_what_was_prepared(fleet, engine, before, between):
+    reader = Reader(fleet, {"s0": engine})
+    for statement in filter(None, (before, "SELECT 1", between)):
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+        for _ in range(2):
+            assert reader.get(Order, KEY).amount == 1
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "off"
+
+
+def test_nothing_is_prepared_where_the_driver_may_not(fleet, engine):
+    careful = create_engine(engine.url, connect_args={"prepare_threshold": None})
+    for _ in range(7):
+        assert Reader(fleet, {"s0": careful}).get(Order, KEY).amount == 1
+    assert _prepared(careful) == []
+    careful.dispose()
+
+
+def _prepared(engine):
+    with engine.connect() as connection:
+        return connection.exec_driver_sql("SELECT name FROM pg_prepared_statements").scalars().all()
+
+
+def test_an_async_engine_gets_the_same_snapshot_in_as_few_statements(fleet, engine):
+    async def read():
+        async_engine, statements = create_async_engine(engine.url), []
+        event.listen(async_engine.sync_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+        reader = AsyncReader(fleet, {"s0": async_engine})
+        async with reader.session(KEY) as session:
+            assert await session.scalar(select(Order.amount)) == 1
+            assert len(statements) == 1
+            with engine.begin() as connection:
+                connection.execute(Order.__table__.update().values(amount=2))
+            assert await session.scalar(select(Order.amount)) == 1
+            with pytest.raises(InternalError, match="read-only"):
+                await session.execute(insert(Order).values(order_id="x", amount=1, slot=1))
+        with pytest.raises(PartialReadError, match="nowhere"):
+            await reader.scatter(select(text("nowhere")).select_from(Order))
+        async with async_engine.connect() as connection:
+            assert (await connection.exec_driver_sql("SHOW transaction_isolation")).scalar() == "read committed"
+        await async_engine.dispose()
+
+    asyncio.run(read())
+
+
+def test_an_async_scatter_ends_a_slow_statement_on_the_server(fleet, engine):
+    async def read():
+        async_engine = create_async_engine(engine.url)
+        with create_engine(engine.url).connect() as other:
+            other.exec_driver_sql("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+            reader = AsyncReader(fleet, {"s0": async_engine})
+            rows = await reader.scatter(select(Order), timeout=timedelta(seconds=0.2), partial=True)
+        assert [(failure.shard, len(failure.slots)) for failure in rows.failures] == [("s0", 1024)]
+        await async_engine.dispose()
+
+    asyncio.run(read())
 
 
 def test_a_connection_that_the_server_has_closed_is_replaced(fleet, engine):

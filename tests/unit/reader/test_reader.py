@@ -234,6 +234,15 @@ def test_a_database_that_cannot_be_reached_is_named(shop, tmp_path):
     assert (len(rows), [failure.shard for failure in rows.failures]) == (here, ["s1"])
 
 
+def test_a_shard_to_come_without_a_database_takes_nothing_from_a_read_of_every_slot(shop, tmp_path):
+    shop.engines["s2"] = create_engine(f"sqlite:///{tmp_path}/nowhere/s2.db")
+    reader = impatient(shop)
+    assert len(reader.scatter(select(Order))) == len(shop.keys)
+    shop.lane(shop.home("o-3"), shop.slot("o-3"), "left")
+    with pytest.raises(PartialReadError, match=r"shard s2: .*nowhere.* \(and 1 more\)"):
+        reader.scatter(select(Order))
+
+
 def test_every_shard_needs_an_engine(shop):
     del shop.engines["s1"]
     with pytest.raises(UsageError, match="no engine for s1"):
