@@ -41,6 +41,7 @@ SETTINGS = {"track_commit_timestamp": "on", "wal_keep_size": "1GB"}
 # `shardctl.wire.identity`.
 _PUBLISHED = "now() - interval '7 days' + n * (interval '7 days' / {rows})"
 _OLD_ROW = {
+    "reason": "NULL",
     "slot": "('x' || substr(md5('slot' || n), 1, 8))::bit(32)::bigint % 1024",
     "identity": "(lpad(to_hex((extract(epoch FROM " + _PUBLISHED + ") * 1000)::bigint), 12, '0') "
     "|| substr(md5('identity' || n), 1, 20))::uuid",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shardctl.fleet.load import load_fleet
     from shardctl.fleet.spec import Fleet
     from shardctl.fleet.spec_errors import SpecError
+    from shardctl.outcomes.effect import Effect
     from shardctl.publisher import Outcome, Publisher, PublishError
     from shardctl.reader.answer import PartialReadError
     from shardctl.reader.asyncreader import AsyncReader
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncReader",
+    "Effect",
     "Fleet",
     "InvalidWriteError",
     "Outcome",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncReader": "shardctl.reader.asyncreader",
+    "Effect": "shardctl.outcomes.effect",
     "Fleet": "shardctl.fleet.spec",
     "InvalidWriteError": "shardctl.wire.message",
     "Outcome": "shardctl.publisher",

@@ -9,20 +9,22 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from threading import Condition
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from google.api_core import exceptions as api
 from google.cloud.pubsub_v1.publisher.exceptions import PublishToPausedOrderingKeyException
 
-from shardctl.errors import ShardctlError
+from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet.keyspace import digits_of
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import topic_of
+from shardctl.outcomes.publication import Publication
 from shardctl.supervision.backoff import backoff
 from shardctl.topicclient import (
     FIRST_PAUSE_SECONDS,
@@ -34,6 +36,12 @@ from shardctl.topicclient import (
 )
 from shardctl.wire.identity import new_key
 from shardctl.wire.message import Encoded, InvalidWriteError, Write, encode
+
+if TYPE_CHECKING:  # a producer that doesn't wait loads no database's code
+    from sqlalchemy import Engine
+
+    from shardctl.outcomes.effect import Effect
+    from shardctl.outcomes.watch import Watch
 
 __all__ = ["Client", "Outcome", "PublishError", "Publisher", "SlotHeldError", "connect"]
 
@@ -97,6 +105,8 @@ class Publisher:
     No write can overtake an earlier one unseen. `publish_all` does all that by itself.
 
     A future's callbacks run inside the client: they must not publish.
+
+    `databases`, an engine to the primary of each shard, are for `publish(…).applied(timeout)` alone.
     """
 
     def __init__(
@@ -104,11 +114,13 @@ class Publisher:
         fleet: Fleet,
         client: Client | None = None,
         *,
+        databases: Mapping[str, Engine] | None = None,
         give_up_after_seconds: float = GIVE_UP_AFTER_SECONDS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._fleet = fleet
+        self._watch = _watch(fleet, databases) if databases is not None else None
         self._client: Client = client or connect(give_up_after_seconds, endpoint=fleet.topic.endpoint)
         self._give_up_after_seconds = give_up_after_seconds
         self._now, self._sleep = now, sleep
@@ -124,19 +136,28 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self, write: Write) -> Future[str]:
-        """The future message id. Raises InvalidWriteError; the future raises PublishError.
+    def publish(self, write: Write) -> Publication:
+        """The future message id, with `applied`, which waits for the write's effect.
 
-        Blocks while 10,000 writes or 64 MiB are on their way.
+        Raises InvalidWriteError; the future raises PublishError. Blocks while 10,000 writes or 64 MiB are on their way.
         """
         if write.idempotency_key is None:
             write = replace(write, idempotency_key=new_key())
         return self._send(encode(self._fleet, write, self._now()))
 
-    def _send(self, encoded: Encoded) -> Future[str]:
+    def _effect(self, encoded: Encoded, seconds: float) -> Effect:
+        if self._watch is None:
+            raise UsageError(
+                "to wait for a write, give the publisher the shards' engines: Publisher(fleet, databases={…})."
+            )
+        from shardctl.outcomes.effect import Sought
+
+        return self._watch.effect(Sought.of_message(encoded, self._fleet.routing.attributes), seconds)
+
+    def _send(self, encoded: Encoded) -> Publication:
         if self._closed:
             raise ShardctlError("the publisher is closed: make a new one.")
-        future: Future[str] = Future()
+        future = Publication(partial(self._effect, encoded))
         with self._changed:
             cause = self._held_slots.get(encoded.slot)
             if cause is None:
@@ -285,6 +306,12 @@ class Publisher:
 
     def _topic_path(self, slot: int) -> str:
         return f"projects/{self._fleet.project}/topics/{topic_of(self._fleet, slot).id}"
+
+
+def _watch(fleet: Fleet, databases: Mapping[str, Engine]) -> Watch:
+    from shardctl.outcomes.watch import Watch
+
+    return Watch(fleet, databases)
 
 
 def _cause(sent: _Sent) -> BaseException | None:

@@ -24,7 +24,7 @@ from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.render.gateway import config_text
 
-START_SECONDS = 30.0
+START_SECONDS = PATIENCE_SECONDS
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS, what: str = "it") -> Any:
@@ -107,11 +107,19 @@ class Broker(Process):
 class Gateway(Process):
     """Runs on the slice that a pod would have."""
 
-    def __init__(self, folder: Path, fleet: Fleet, broker: str, *more: str) -> None:
+    def __init__(self, folder: Path, fleet: Fleet, broker: str, *more: str, **environment: str) -> None:
         file = folder / "gateway.json"
         file.write_text(config_text(fleet))
         super().__init__(
-            folder / "gateway.log", "gateway", "-f", str(file), "--port", "0", *more, PUBSUB_EMULATOR_HOST=broker
+            folder / "gateway.log",
+            "gateway",
+            "-f",
+            str(file),
+            "--port",
+            "0",
+            *more,
+            PUBSUB_EMULATOR_HOST=broker,
+            **environment,
         )
         self.url = until(lambda: self.found("serving "), START_SECONDS, "the gateway")
         self.address = ("127.0.0.1", int(self.url.rpartition(":")[2]))
@@ -142,6 +150,6 @@ class Gateway(Process):
 
 
 @contextmanager
-def running(folder: Path, fleet: Fleet, *more: str) -> Iterator[tuple[Broker, Gateway]]:
-    with Broker(folder, fleet) as broker, Gateway(folder, fleet, broker.host, *more) as gateway:
+def running(folder: Path, fleet: Fleet, *more: str, **environment: str) -> Iterator[tuple[Broker, Gateway]]:
+    with Broker(folder, fleet) as broker, Gateway(folder, fleet, broker.host, *more, **environment) as gateway:
         yield broker, gateway

@@ -76,6 +76,7 @@ class Side:
 
     def record(self, slot: int, *keys: str) -> None:
         common = {"key_hash": 1 << 30, "fingerprint": -1, "published": -1, "outcome": InboxOutcome.DEAD, "slot": slot}
+        common["reason"] = "bad_json"
         rows = [common | {"identity": keyed("thing", key, slot)} for key in keys]
         self.put(schema.inbox, *rows)
 

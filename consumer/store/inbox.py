@@ -48,6 +48,12 @@ _OLD_KEY: tuple[tuple[str, ColumnType], ...] = (("slot", "integer"), ("idempoten
 _DEAD = OUTCOME_CODES[InboxOutcome.DEAD]
 _PARKED = OUTCOME_CODES[InboxOutcome.PARKED]
 
+_EXPLAIN = (
+    update(inbox)
+    .where(inbox.c.slot == bindparam("of_slot"), inbox.c.identity == bindparam("of_identity"))
+    .values(reason=bindparam("because"))
+)
+
 LATER_SECONDS = 3_600  # a duplicate that was published so much later than its row says is remembered from then on
 
 Place = tuple[int, bytes]  # slot and identity: a row's key
@@ -224,6 +230,15 @@ class Inbox:
         if rows:
             connection.execute(_REMEMBER_LONGER, rows)
         return in_order
+
+    def explain(self, connection: Connection, dead: Sequence[Delivery]) -> None:
+        """Give the rows of dead messages their reasons. A statement of its own, so that the insert of all others has none."""
+        rows = [
+            {"of_slot": delivery.slot, "of_identity": delivery.identity, "because": delivery.fault.reason}
+            for delivery in dead
+            if delivery.fault
+        ]
+        connection.execute(_EXPLAIN, rows)
 
     def known(
         self, connection: Connection, deliveries: Sequence[Delivery], *, beside_old: bool = False

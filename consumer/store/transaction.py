@@ -161,6 +161,8 @@ class Store:
         parked_keys = self._parked.keys_of(connection, fresh) if fresh and not added.none_parked else set()
         writes, dead, waiting = _sorted_out(fresh, parked_keys)
         _commit_only_without([delivery for delivery in waiting if self._is_too_large_to_wait(connection, delivery)])
+        if dead:
+            self._inbox.explain(connection, dead)
         stale = apply(connection, writes) if writes else 0
         newly_parked = tuple(self._parked.park(connection, waiting, parked_keys)) if waiting else ()
         if here.logged:

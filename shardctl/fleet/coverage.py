@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from shardctl.fleet import backends, cloudsql, credentials, monitoring, operators, residency, schedules, tables
+from shardctl.fleet import (
+    backends,
+    cloudsql,
+    credentials,
+    gateways,
+    monitoring,
+    operators,
+    residency,
+    schedules,
+    tables,
+)
 from shardctl.fleet.filters import MAX_FILTER_BYTES
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -114,6 +124,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *monitoring.faults(fleet),
         *residency.faults(fleet),
         *operators.faults(fleet),
+        *gateways.faults(fleet),
     ]
     if not problems:
         problems += prove(fleet)[1]

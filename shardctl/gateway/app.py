@@ -18,16 +18,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shardctl.gateway.batches import Batches
 from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.openapi import document
+from shardctl.gateway.paths import WRITES
 from shardctl.gateway.problems import MEDIA_TYPE, Problem
 from shardctl.gateway.requests import respond
-from shardctl.gateway.writes import WRITES, SingleWrite
+from shardctl.gateway.writes import SingleWrite
 
 log = logging.getLogger(__name__)
 
 
 def application(context: GatewayContext) -> ASGIApp:
     """The whole API. Single writes bypass Starlette: for them, its routing costs as much as everything else here."""
-    single, others = SingleWrite(context), _others(context)
+    single = SingleWrite(context)
+    others = _others(context, single)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(WRITES):
@@ -44,8 +46,9 @@ def application(context: GatewayContext) -> ASGIApp:
     return front
 
 
-def _others(context: GatewayContext) -> Starlette:
+def _others(context: GatewayContext, single: SingleWrite) -> Starlette:
     described = orjson.dumps(document(context.fleet))
+    lookup = _lookup(context)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -63,7 +66,7 @@ def _others(context: GatewayContext) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/writes", Batches(context), methods=["POST"]),
-            Route(WRITES + "{type:path}", SingleWrite(context), methods=["POST"]),
+            Route(WRITES + "{path:path}", _ByPath(single, lookup)),
             Route("/openapi.json", openapi),
             Route("/health", health),
             Route("/ready", ready),
@@ -71,6 +74,31 @@ def _others(context: GatewayContext) -> Starlette:
         ],
         exception_handlers={HTTPException: _refused, Exception: _broken},
     )
+
+
+def _lookup(context: GatewayContext) -> ASGIApp | None:
+    if context.outcomes is None:
+        return None
+    from shardctl.gateway.lookups import Lookup  # and with it, the databases' code
+
+    return Lookup(context, context.outcomes)
+
+
+class _ByPath:
+    """A path behind a type's own asks for a write, all others take one. A refusal names the methods of its path in Allow.
+
+    An object, since Starlette gives a function a request.
+    """
+
+    def __init__(self, post: ASGIApp, get: ASGIApp | None) -> None:
+        self._post, self._get = post, get
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        get = self._get if "/" in scope["path"].removeprefix(WRITES) else None
+        app, methods = (get, ("GET", "HEAD")) if get else (self._post, ("POST",))
+        if scope["method"] not in methods:
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(methods)})
+        await app(scope, receive, send)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

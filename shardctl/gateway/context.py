@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import Scope
 
@@ -25,6 +25,9 @@ from shardctl.gateway.publishing import Topics as Publishing
 from shardctl.gateway.pubsub import NotTakenError, PublishRefusedError
 from shardctl.gateway.requests import Headers
 from shardctl.supervision.trouble import Trouble
+
+if TYPE_CHECKING:
+    from shardctl.gateway.outcomes import Outcomes
 
 PROBE_PAUSE_SECONDS = 5.0
 REACHED_SECONDS = 15.0  # without an answer from Pub/Sub for so long, a gateway isn't ready
@@ -47,6 +50,7 @@ class GatewayContext:
         topics: Topics,
         authenticator: Authenticator,
         *,
+        database_urls: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -64,6 +68,7 @@ class GatewayContext:
             clock=clock,
         )
         self.stopping = asyncio.Event()
+        self.outcomes = _outcomes(self, database_urls or {})
         self._reads: set[asyncio.Timeout] = set()
         self._topics = topics
         self._reached: float | None = None
@@ -137,3 +142,13 @@ class GatewayContext:
                     self._unreachable = why_not
                     trouble.met(UnreachableError(why_not), "writes will be answered with 503")
             await asyncio.sleep(PROBE_PAUSE_SECONDS if self._reached is not None else 1)
+
+
+def _outcomes(context: GatewayContext, urls: Mapping[str, str]) -> Outcomes | None:
+    """None where the file doesn't ask for them: then no database's code is loaded."""
+    settings = context.settings.outcomes
+    if settings is None:
+        return None
+    from shardctl.gateway.outcomes import Outcomes
+
+    return Outcomes(context.fleet, settings, urls, context.metrics, context.stopping)

@@ -16,6 +16,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.gateway import wire
 from shardctl.gateway.claims import Claim
 from shardctl.gateway.fields import FieldError, pointer
+from shardctl.gateway.times import time_of
 from shardctl.wire import bodies, identity
 from shardctl.wire.bodies import BodyError, Rules, routing_key_in
 from shardctl.wire.message import OPERATIONS, InvalidWriteError, check_key, slot_for, time_text
@@ -23,11 +24,17 @@ from shardctl.wire.values import strictest
 
 
 class Message(NamedTuple):
-    """A write ready to go: `wire` is one message of a PublishRequest. `claim` is what its client's idempotency key stands for."""
+    """A write ready to go: `wire` is one message of a PublishRequest. `claim` is what its client's idempotency key stands for.
+
+    The other fields are what the message says, with what was left out of the request.
+    """
 
     slot: int
     wire: bytes
     claim: Claim | None
+    key: str
+    idempotency_key: str
+    operation: str
 
 
 class Places(NamedTuple):
@@ -116,19 +123,20 @@ class Encoder:
         except InvalidWriteError as error:
             by_time = kind.type.time_bucket
             raise _at(("pointer", pointer(by_time.field)) if by_time else place, str(error)) from error
+        idempotency_key = identity.new_key() if given_key is None else given_key
         described = b"%b%b%b%b%b%b" % (
             self._slots.get(slot) or self._of_slot(slot),
             shared,
             self._time(parameters.get("timestamp"), now, places),
             self._key(key),
-            self._idempotency_key(identity.new_key() if given_key is None else given_key),
+            self._idempotency_key(idempotency_key),
             self._caller(client) if client else b"",
         )
         claim = None
         if given_key is not None:
             fingerprint = identity.fingerprint(operation, key, data)
             claim = Claim(identity.of_key(client, kind.name, given_key), fingerprint, places.idempotency_key)
-        return Message(slot, wire.message(described, data), claim)
+        return Message(slot, wire.message(described, data), claim, key, idempotency_key, operation)
 
     def _routing_key(
         self, kind: MessageKind, body: Mapping[str, Any], data: bytes, given: str | None, places: Places
@@ -165,13 +173,9 @@ class Encoder:
                 self._now = now, self._timestamp(time_text(now))
             return self._now[1]
         try:
-            moment = datetime.fromisoformat(given)
-            text = time_text(moment)
-        except (ValueError, OverflowError) as error:
-            raise _at(places.timestamp, f"the timestamp {given!r:.40} isn't an RFC 3339 time") from error
-        if moment.tzinfo is None:
-            raise _at(places.timestamp, "the timestamp has no time zone: end it with Z for UTC")
-        return self._timestamp(text)
+            return self._timestamp(time_text(time_of(given)))
+        except ValueError as error:
+            raise _at(places.timestamp, f"the timestamp {error}") from error
 
 
 def _at(where: tuple[str, str], message: str) -> FieldError:

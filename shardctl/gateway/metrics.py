@@ -40,6 +40,7 @@ class Metrics:
         self.abandoned = counter("requests_abandoned", "Requests whose client went away before the answer.")
         self.in_flight = gauge("writes_in_flight", "Writes accepted and not yet confirmed by Pub/Sub.")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of the writes in flight.")
+        self._outcomes = counter("outcomes", "Answers about what became of a write.", ("outcome",))
         self.keys_failing = gauge(
             "keys_failing", "1 while the clients' keys can't all be read, or the issuer's keys can't be fetched."
         )
@@ -47,6 +48,9 @@ class Metrics:
 
     def refused(self, status: int) -> None:
         self._refused.labels(str(status)).inc()
+
+    def outcome(self, outcome: str) -> None:
+        self._outcomes.labels(outcome).inc()
 
     def published(self, writes: int, seconds: float) -> None:
         self._publish_seconds.observe(seconds)

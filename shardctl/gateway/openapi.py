@@ -10,6 +10,7 @@ from shardctl.fleet.settings.columns import ColumnType
 from shardctl.fleet.settings.gateway import OPEN, Gateway
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec import Fleet
+from shardctl.outcomes.effect import State
 from shardctl.wire.bodies import Rules
 from shardctl.wire.message import MAX_KEY_CHARACTERS, OPERATIONS
 from shardctl.wire.values import Limits, Room, strictest
@@ -37,11 +38,13 @@ def document(fleet: Fleet) -> Schema:
                 for name, kind in fleet.message_types.items()
             },
             "/v1/writes": {"post": _batch(settings)},
+            **(_lookups(fleet, settings) if settings.outcomes else {}),
         },
         "components": {
             "schemas": {
                 **{_component(name): body_of(kind, limits) for name, kind in fleet.message_types.items()},
-                "Accepted": _ACCEPTED,
+                "Accepted": _accepted(settings),
+                **({"Outcome": _OUTCOME} if settings.outcomes else {}),
                 "Problem": _PROBLEM,
                 "Line": _line(fleet),
                 "Result": _RESULT,
@@ -155,11 +158,54 @@ def _write(name: str, kind: MessageType, settings: Gateway) -> Schema:
             *([] if kind.routing_field in kind.key else [_key_parameter()]),  # there it can only repeat the body
             _parameter("operation", "query", {"type": "string", "enum": list(OPERATIONS)}),
             _parameter("timestamp", "query", _TIME),
+            *([_parameter("Prefer", "header", _PREFER)] if settings.outcomes else []),
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
-            "202": {"description": "Pub/Sub has it.", "content": _json("Accepted")},
+            **({"200": _applied()} if settings.outcomes else {}),
+            "202": {
+                "description": "Pub/Sub has it.",
+                "content": _json("Accepted"),
+                **({"headers": _PLACE} if settings.outcomes else {}),
+            },
             **_problems("400", "404", "408", "413", "415", "422", "429", "503"),
+            **_unless_open(settings),
+        },
+        **_security(settings),
+    }
+
+
+def _applied() -> Schema:
+    return {
+        "description": "It has taken effect. Only a request that would wait for that gets this answer.",
+        "content": _json("Accepted"),
+        "headers": _PLACE,
+    }
+
+
+def _lookups(fleet: Fleet, settings: Gateway) -> Schema:
+    return {
+        f"/v1/writes/{name}/{{key}}/{{idempotency_key}}": {"get": _lookup(name, kind, settings)}
+        for name, kind in fleet.message_types.items()
+    }
+
+
+def _lookup(name: str, kind: MessageType, settings: Gateway) -> Schema:
+    of_path = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": _KEY_PATTERN}
+    at: Schema = {"name": "at", "in": "query", "required": True, "description": _AT, "schema": _TIME}
+    return {
+        "operationId": f"outcome_{_component(name)}",
+        "summary": f"What became of a write of type {name} that this client has sent",
+        "parameters": [
+            {**_parameter("key", "path", of_path), "required": True, "description": "The routing key."},
+            {**_parameter("idempotency_key", "path", of_path), "required": True},
+            *([at] if kind.time_bucket else []),
+            _parameter("Prefer", "header", _PREFER),
+        ],
+        "responses": {
+            "200": {"description": "What the database that owns the key's slot says.", "content": _json("Outcome")},
+            **_problems("400", "404", "429"),
+            "503": {**_problem("503")[1], "description": "No database that may have the slot could be asked."},
             **_unless_open(settings),
         },
         **_security(settings),
@@ -209,7 +255,15 @@ def _component(name: str) -> str:
     return name.replace("_", "__").replace("/", "_.")
 
 
+_AT = "The time of the write, as its body has it: this type is routed by time."
+_PREFER: Schema = {"type": "string", "examples": ["wait=2"]}
+_PLACE: Schema = {
+    "Location": {"description": "Where to ask later what became of the write.", "schema": {"type": "string"}},
+    "Preference-Applied": {"description": "How long the request would wait, at most.", "schema": {"type": "string"}},
+}
 _MEANS = {
+    "Prefer": "`wait=SECONDS` waits until the write is settled (RFC 7240); a longer wait than the gateway allows is shortened.",
+    "idempotency_key": "The idempotency key that the write was sent with.",
     "Idempotency-Key": "The write's own id: sent again with the same one, it takes effect once.",
     "key": "The routing key; by default the body's field that the type names.",
     "operation": "By default as the type says.",
@@ -236,7 +290,7 @@ _WHY = {
     "400": "Something in the request is at fault; `errors` names it.",
     "401": "No key or token, or one that isn't good.",
     "403": "This client may not write this type.",
-    "404": "There is no such message type.",
+    "404": "There is no such message type, or no write of it can have this key: 007 for a whole number, or a UUID in capitals.",
     "408": "The body didn't come in time.",
     "413": "The write is too large.",
     "415": "The body is of another kind.",
@@ -259,6 +313,30 @@ def _security_schemes(settings: Gateway) -> Schema:
         return {}
     kind: Schema = {"type": "http", "scheme": "bearer"}
     return {"securitySchemes": {"bearer": {**kind, "bearerFormat": "JWT"} if settings.auth.kind == "oidc" else kind}}
+
+
+_STATES: Schema = {
+    "outcome": {
+        "type": "string",
+        "enum": [str(state) for state in State],
+        "description": "applied: its effect is committed. parked: it waits, in order, for a person. dead: it is a dead letter. "
+        "not_seen: not handled yet, or so long ago that the database has forgotten it. unknown: no database could be asked.",
+    },
+    "reason": {"type": "string", "description": "Of a parked or dead write, where it is known; of an unknown one."},
+}
+_OUTCOME: Schema = {
+    "type": "object",
+    "properties": {
+        **_STATES,
+        "slot": {"type": "integer", "minimum": 0},
+        "shard": {"type": "string", "description": "Whose slot it is."},
+    },
+    "required": ["outcome", "slot", "shard"],
+}
+
+
+def _accepted(settings: Gateway) -> Schema:
+    return {**_ACCEPTED, "properties": {**_ACCEPTED["properties"], **(_STATES if settings.outcomes else {})}}
 
 
 _ACCEPTED: Schema = {

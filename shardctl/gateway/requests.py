@@ -24,7 +24,15 @@ class ClientGoneError(Exception):
 class Headers:
     """Those that the gateway reads."""
 
-    __slots__ = ("authorization", "content_encoding", "content_length", "content_type", "idempotency_key", "keys_given")
+    __slots__ = (
+        "authorization",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "idempotency_key",
+        "keys_given",
+        "prefer",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.authorization: bytes | None = None
@@ -32,6 +40,7 @@ class Headers:
         self.content_length: int | None = None
         self.idempotency_key: bytes | None = None
         self.keys_given = 0
+        self.prefer = b""
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value
@@ -44,6 +53,8 @@ class Headers:
                 self.authorization = value
             elif name == b"content-encoding":
                 self.content_encoding = value
+            elif name == b"prefer":
+                self.prefer = b"%b, %b" % (self.prefer, value) if self.prefer else value
 
     def check_type(self, wanted: Collection[bytes], name: str) -> None:
         """Raise a Problem unless the body is what it should be, in UTF-8 and not compressed."""

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ async def _serve(fleet: Fleet, options: Options) -> None:
     _refuse_if_open(fleet, options)
     topics = connect(fleet, os.environ.get("PUBSUB_EMULATOR_HOST"))
     try:
-        context = GatewayContext(fleet, topics, _authenticator(fleet, options))
+        context = GatewayContext(fleet, topics, _authenticator(fleet, options), database_urls=_database_urls(fleet))
         listening = bind(options.host, options.port, "writes", "Free the port, or take another with --port.")
         at_terminal = sys.stderr.isatty()
         logs.configure(context.settings.log_level, logs.PlainFormatter() if at_terminal else log_formatter(fleet))
@@ -67,8 +68,24 @@ async def _serve(fleet: Fleet, options: Options) -> None:
             log.info("serving http://%s:%d", shown(host), port, extra={"action": "started"})
             await server.serve_on(listening)
             log.info("stopped", extra={"action": "stopped"})
+            if context.outcomes is not None:
+                context.outcomes.close()
     finally:
         await topics.close()
+
+
+def _database_urls(fleet: Fleet) -> Mapping[str, str]:
+    """Of each shard, where clients may ask what became of their writes. Raises UsageError naming what lacks."""
+    if fleet.gateway is None or fleet.gateway.outcomes is None:
+        return {}
+    from shardctl.fleet.topology import database_url_variable
+
+    variables = {shard.name: database_url_variable(shard) for shard in fleet.shards}
+    if missing := [variable for variable in variables.values() if not os.environ.get(variable)]:
+        raise UsageError(
+            f"gateway.outcomes needs each shard's database URL: set {', '.join(missing)}, or leave outcomes out of the file."
+        )
+    return {name: os.environ[variable] for name, variable in variables.items()}
 
 
 def log_formatter(fleet: Fleet) -> logs.JsonFormatter:

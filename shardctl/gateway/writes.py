@@ -1,10 +1,11 @@
-"""`POST /v1/writes/{type}`: one write, answered once Pub/Sub has it."""
+"""`POST /v1/writes/{type}`: one write, answered once Pub/Sub has it, or once it has taken effect."""
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -12,12 +13,16 @@ from starlette.types import Receive, Scope, Send
 from shardctl.gateway.context import GatewayContext
 from shardctl.gateway.encoding import Message, MessageKind
 from shardctl.gateway.fields import FieldError
+from shardctl.gateway.paths import WRITES, WritePath
+from shardctl.gateway.preferences import wait_of
 from shardctl.gateway.problems import MEDIA_TYPE, Problem
 from shardctl.gateway.pubsub import NotTakenError
 from shardctl.gateway.requests import ClientGoneError, Headers, body_of, query_of, respond
+from shardctl.outcomes.effect import TOO_MANY_WAIT, Sought, members
+from shardctl.wire import identity
 from shardctl.wire.jsontext import JsonBody, JsonError
+from shardctl.wire.message import moment_in, time_text
 
-WRITES = "/v1/writes/"
 PARAMETERS = ("key", "operation", "timestamp")
 DISCARDED_BYTES = 64 * 1024  # of an unread body, which is skipped so that the connection stays usable
 
@@ -35,7 +40,8 @@ class SingleWrite:
         context, begun = self._context, self._context.clock()
         headers = Headers(scope)
         try:
-            kind, message = await self._read(scope, headers, receive)
+            write = await self._read(scope, headers, receive)
+            kind, message = write.kind, write.message
             claim = message.claim
             context.check_claim(claim)
             receipt = Awaited()
@@ -53,12 +59,22 @@ class SingleWrite:
             return
         context.metrics.accepted[kind.name].inc()
         context.metrics.write_seconds.observe(context.clock() - begun)
-        body = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.placement(message.slot))
-        pairs = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
-        if not await respond(send, 202, pairs, body):
+        placement = b'{"id":%b,%b' % (orjson.dumps(message_id), kind.placement(message.slot))
+        status, body, pairs = HTTPStatus.ACCEPTED, placement, [_CONTENT_TYPE]
+        if context.outcomes is not None:
+            pairs.append((b"location", write.path.encode()))
+            if (wait := wait_of(headers.prefer)) is not None:
+                seconds = context.outcomes.bounded(wait)
+                effect = await context.outcomes.effect(write.sought, seconds)
+                status = HTTPStatus.OK if effect else HTTPStatus.ACCEPTED
+                body = b"%b,%b" % (placement[:-1], orjson.dumps(members(effect))[1:])
+                if effect is not TOO_MANY_WAIT:
+                    pairs.append((b"preference-applied", b"wait=%d" % seconds))
+        pairs.append((b"content-length", b"%d" % len(body)))
+        if not await respond(send, status, pairs, body):
             context.metrics.abandoned.inc()
 
-    async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[MessageKind, Message]:
+    async def _read(self, scope: Scope, headers: Headers, receive: Receive) -> _Write:
         """Raises Problem and ClientGoneError. The cheapest checks come first."""
         context = self._context
         caller = await context.caller(scope, headers)
@@ -74,13 +90,36 @@ class SingleWrite:
             parameters["idempotency_key"] = headers.key_given()
             text = await body_of(receive, headers, context.settings.max_body_bytes, context.outbox)
             body = JsonBody(text)
-            return kind, context.encoder.encode(
+            message = context.encoder.encode(
                 kind, body.data, body.text, context.now(), parameters, client=caller.client
             )
+            return _Write(kind, message, body, caller.client)
         except JsonError as error:
             raise Problem.of_field(FieldError.of_body(error)) from None
         except FieldError as error:
             raise Problem.of_field(error) from None
+
+
+class _Write(NamedTuple):
+    kind: MessageKind
+    message: Message
+    body: JsonBody
+    client: str
+
+    @property
+    def path(self) -> str:
+        """Where this gateway says what became of it."""
+        message, by_time = self.message, self.kind.type.time_bucket
+        path = WritePath(self.kind.name, message.key, message.idempotency_key).text
+        return f"{path}?{urlencode({'at': time_text(moment_in(self.body.data, by_time.field))})}" if by_time else path
+
+    @property
+    def sought(self) -> Sought:
+        message, kind = self.message, self.kind.name
+        fingerprint = identity.fingerprint(message.operation, message.key, self.body.text)
+        return Sought.of_key(
+            self.client, kind, message.key, message.idempotency_key, message.slot, fingerprint=fingerprint
+        )
 
 
 class Awaited:

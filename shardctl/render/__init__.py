@@ -20,6 +20,7 @@ from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.suggestion import suggestion
 from shardctl.render import (
+    apps,
     cloudmonitoring,
     cloudsql,
     gateway,
@@ -81,7 +82,7 @@ def documents(
     before the first document, for a shard, kind or folder that doesn't exist; BadTemplateError for a template at fault.
     """
     _refuse_shared_accounts(fleet)
-    gateway.refuse_shared_name(fleet)
+    apps.refuse_shared_names(fleet)
     chosen_kinds = _chosen_kinds(fleet, kinds)
     chosen_shards = tuple(fleet.shard(name) for name in dict.fromkeys(shards)) or fleet.shards
     plan = Plan(fleet, chosen_shards, whole=not shards)
@@ -129,7 +130,7 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "MemorystoreInstance": redisinstances.valkey_instances,
     "SQLInstance": sqlinstances.instances,
     "SQLDatabase": sqlinstances.databases,
-    "SQLUser": lambda plan: chain(sqlinstances.users(plan), operator.users(plan)),
+    "SQLUser": lambda plan: chain(sqlinstances.users(plan), gateway.users(plan), operator.users(plan)),
     "IAMPolicyMember": lambda plan: chain(
         messaging.grants(plan),
         cloudsql.grants(plan),

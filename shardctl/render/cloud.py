@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 from shardctl.fleet import operators
 from shardctl.fleet.spec import Fleet
-from shardctl.render import cloudmonitoring, cloudsql, gateway, messaging, operator, redisinstances, sqlinstances
+from shardctl.render import (
+    apps,
+    cloudmonitoring,
+    cloudsql,
+    gateway,
+    messaging,
+    operator,
+    redisinstances,
+    sqlinstances,
+)
 from shardctl.render.objects import Object, Plan
 
 On = Literal["topic", "subscription", "account", "project", "key"]
@@ -147,10 +156,11 @@ class Cloud:
 
 
 def cloud(fleet: Fleet) -> Cloud:
-    gateway.refuse_shared_name(fleet)
+    apps.refuse_shared_names(fleet)
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
-    emails |= {gateway.name_of(fleet): gateway.email(plan), operators.name_of(fleet): operators.email(fleet)}
+    emails |= {apps.name_of(fleet, part): apps.email(fleet, part) for part in (gateway.COMPONENT,)}
+    emails[operators.name_of(fleet)] = operators.email(fleet)
     topics = {name: _topic(name, fields) for name, fields in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
@@ -182,7 +192,9 @@ def cloud(fleet: Fleet) -> Cloud:
         sql_instances=tuple(fields["instance"] for _, fields in _read(sqlinstances.instances, plan)),
         sql_databases=tuple(fields["database"] for _, fields in _read(sqlinstances.databases, plan)),
         sql_users=tuple(
-            fields["user"] for build in (sqlinstances.users, operator.users) for _, fields in _read(build, plan)
+            fields["user"]
+            for build in (sqlinstances.users, gateway.users, operator.users)
+            for _, fields in _read(build, plan)
         ),
         grants=tuple(grants),
         jobs=tuple(jobs),

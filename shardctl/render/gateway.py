@@ -2,193 +2,117 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from shardctl.errors import UsageError
-from shardctl.fleet import serviceaccounts, topology
-from shardctl.fleet.serviceaccounts import account_id
+from shardctl.fleet import gateways, sqlproxies, topology
 from shardctl.fleet.settings.cluster import Reach
 from shardctl.fleet.settings.gateway import OPEN, Gateway
 from shardctl.fleet.spec import Fleet
-from shardctl.render.limits import METADATA_SERVER, rule_of
-from shardctl.render.objects import Object, Plan, object_name, seconds, seconds_text
-from shardctl.render.templates import Lines
+from shardctl.fleet.topology import database_url_variable
+from shardctl.render import apps, cloudsql
+from shardctl.render.apps import App
+from shardctl.render.limits import METADATA_SERVER, certificates, database_reach, rule_of
+from shardctl.render.objects import Object, Plan, seconds
 
 GRACE_MARGIN_SECONDS = 10  # between the gateway's own drain and the kill
-SERVICE_PORT, POD_PORT = 80, 8080
-CONFIG_FILE = "gateway.json"
+COMPONENT, SERVICE_PORT = "gateway", 80
 
-# The settings of the fleet that the gateway uses: a change of any other doesn't roll its pods.
-_SLICE: Any = {
-    **dict.fromkeys(("fleet", "project", "image", "topic", "routing", "message_types", "databases"), True),
-    "shards": {"__all__": {"name", "slots", "types", "except_types", "generation", "previous"}},
-}
 _OF_THE_CLUSTER = {"autoscaling", "resources", "pre_stop", "from_namespaces"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Gateway:
-    """The gateway, with the values that several of its objects share."""
-
-    name: str
-    settings: Gateway
-    labels: tuple[tuple[str, str], ...]
-
-    @property
-    def app(self) -> str:
-        return self.name
-
-
-def name_of(fleet: Fleet) -> str:
-    return f"{fleet.fleet}-gateway"
-
-
-def refuse_shared_name(fleet: Fleet) -> None:
-    """Raise UsageError where a shard's objects would have the gateway's names."""
-    if fleet.gateway is None:
-        return
-    for shard in fleet.shards:
-        if account_id(topology.shard_id(fleet, shard)) == account_id(name_of(fleet)):
-            raise UsageError(
-                f"shard {shard.name!r} and the gateway would share the name {name_of(fleet)}. Rename the shard."
-            )
-
-
 def config_text(fleet: Fleet) -> str:
-    """The fleet's slice as the gateway's ConfigMap holds it: a `shards.yaml` in JSON, defaults left out, keys sorted."""
-    settings = fleet.model_dump(mode="json", include=_SLICE, exclude_defaults=True)
+    """What the gateway's ConfigMap holds."""
     gateway = fleet.gateway or OPEN
-    settings["gateway"] = gateway.model_dump(mode="json", exclude=_OF_THE_CLUSTER, exclude_defaults=True)
-    return json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    return apps.slice_text(
+        fleet, gateway=gateway.model_dump(mode="json", exclude=_OF_THE_CLUSTER, exclude_defaults=True)
+    )
 
 
-def _gateways(plan: Plan) -> Iterator[_Gateway]:
+def _gateways(plan: Plan) -> Iterator[tuple[App, Gateway]]:
     settings = plan.fleet.gateway
-    if not plan.whole or settings is None:
-        return
-    name = name_of(plan.fleet)
-    own = {
-        "app": name,
-        "app.kubernetes.io/name": "shardctl-gateway",
-        "app.kubernetes.io/instance": name,
-        "app.kubernetes.io/component": "gateway",
-    }
-    yield _Gateway(name, settings, tuple(sorted({**dict(plan.labels), **own}.items())))
+    if plan.whole and settings is not None:
+        yield apps.app_of(plan, COMPONENT), settings
 
 
 # --- in Google Cloud --------------------------------------------------------------------------------------------------
 
 
 def accounts(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        yield _object(
-            plan,
-            gateway,
-            "IAMServiceAccount",
-            project=plan.fleet.project,
-            account_id=account_id(gateway.name),
-            display_name=f"HTTP gateway of fleet {plan.fleet.fleet}",
-        )
+    for app, _ in _gateways(plan):
+        yield apps.account(plan, app, f"HTTP gateway of fleet {plan.fleet.fleet}")
 
 
 def grants(plan: Plan) -> Iterator[Object]:
-    """It may publish into the fleet's own topics, and nothing else."""
-    fleet = plan.fleet
-    for gateway in _gateways(plan):
-        yield _grant(
-            plan,
-            gateway,
-            f"{gateway.name}-workload-identity",
-            role="roles/iam.workloadIdentityUser",
-            resource_kind="IAMServiceAccount",
-            resource_name=gateway.name,
-            member=f"serviceAccount:{fleet.project}.svc.id.goog[{fleet.namespace}/{gateway.name}]",
-            member_account=None,
-        )
-        for topic in topology.topics(fleet):
-            yield _grant(
-                plan,
-                gateway,
-                f"{gateway.name}-{object_name(topic.id)}-publisher",
-                role="roles/pubsub.publisher",
-                resource_kind="PubSubTopic",
-                resource_name=object_name(topic.id),
-                member=None,
-                member_account=gateway.name,
-            )
+    for app, _ in _gateways(plan):
+        yield from apps.grants(plan, app)
+        for name, fields in cloudsql.shared_grants(gateways.instances(plan.fleet), app.name):
+            yield plan.object("IAMPolicyMember", name, None, labels=app.labels, **fields)
 
 
-def email(plan: Plan) -> str:
-    return serviceaccounts.email(plan.fleet, name_of(plan.fleet))
+def users(plan: Plan) -> Iterator[Object]:
+    """Its user on each instance of Cloud SQL that the file makes."""
+    for app, _ in _gateways(plan):
+        for user in cloudsql.shared_users(gateways.instances(plan.fleet), app.name, gateways.email(plan.fleet)):
+            yield plan.object("SQLUser", user.name, None, labels=app.labels, user=user)
 
 
 # --- on the cluster ---------------------------------------------------------------------------------------------------
 
 
 def service_accounts(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        yield _object(plan, gateway, "ServiceAccount", account_email=email(plan))
+    for app, _ in _gateways(plan):
+        yield apps.service_account(plan, app)
 
 
 def config_maps(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        config = Lines(config_text(plan.fleet))
-        yield _object(plan, gateway, "ConfigMap", template="gatewayconfigmap", file=CONFIG_FILE, config=config)
+    for app, _ in _gateways(plan):
+        yield apps.config_map(plan, app, config_text(plan.fleet))
 
 
 def deployments(plan: Plan) -> Iterator[Object]:
     fleet = plan.fleet
-    for gateway in _gateways(plan):
-        settings = gateway.settings
+    for app, settings in _gateways(plan):
         pre_stop = seconds(settings.pre_stop)
-        yield _object(
+        yield apps.deployment(
             plan,
-            gateway,
-            "Deployment",
-            template="gatewaydeployment",
-            app=gateway.app,
+            app,
+            config_text(fleet),
             replicas=settings.autoscaling.min if settings.autoscaling.kind == "none" else None,
-            image=fleet.image,
-            config_checksum=sha256(config_text(fleet).encode()).hexdigest(),
-            config_file=CONFIG_FILE,
             grace_seconds=seconds(settings.drain_timeout) + GRACE_MARGIN_SECONDS + pre_stop,
             pre_stop_seconds=pre_stop,
-            probes=fleet.probes,
             resources=settings.resources,
-            placement=fleet.placement,
             keys=settings.auth.secret if settings.auth.kind == "keys" else None,
-            port=POD_PORT,
+            urls=tuple(_urls(fleet, settings)),
+            proxy=cloudsql.shared_proxy(fleet, gateways.instances(fleet), seconds(settings.drain_timeout)),
+            mounted=tuple(certificates(fleet)) if settings.outcomes else (),
         )
 
 
 def services(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        yield _object(
+    for app, _ in _gateways(plan):
+        yield apps.make(
             plan,
-            gateway,
+            app,
             "Service",
             template="service-http",
-            app=gateway.app,
+            app=app.name,
             shard=None,
             upstream_policy=None,
             affinity_seconds=None,
             port=SERVICE_PORT,
-            target_port=POD_PORT,
+            target_port=apps.POD_PORT,
         )
 
 
 def autoscalers(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        scaling = gateway.settings.autoscaling
+    for app, settings in _gateways(plan):
+        scaling = settings.autoscaling
         if scaling.kind == "hpa":
-            yield _object(
+            yield apps.make(
                 plan,
-                gateway,
+                app,
                 "HorizontalPodAutoscaler",
                 target_kind="Deployment",
                 min_replicas=scaling.min,
@@ -199,52 +123,46 @@ def autoscalers(plan: Plan) -> Iterator[Object]:
 
 
 def disruption_budgets(plan: Plan) -> Iterator[Object]:
-    for gateway in _gateways(plan):
-        yield _object(plan, gateway, "PodDisruptionBudget", template="gatewaypoddisruptionbudget", app=gateway.app)
+    for app, _ in _gateways(plan):
+        yield apps.disruption_budget(plan, app)
 
 
 def network_policies(plan: Plan) -> Iterator[Object]:
     policy = plan.fleet.network_policy
-    for gateway in _gateways(plan):
+    for app, settings in _gateways(plan):
         if policy is None:
             continue
         reached = [*METADATA_SERVER, policy.google_apis]
-        auth = gateway.settings.auth
-        if auth.kind == "oidc":
-            reached.append(Reach(ports=(urlsplit(auth.jwks_url).port or 443,)))
+        if settings.auth.kind == "oidc":
+            reached.append(Reach(ports=(urlsplit(settings.auth.jwks_url).port or 443,)))
+        if settings.outcomes:
+            reached += [database_reach(shard.network_policy or policy, shard) for shard in plan.fleet.shards]
         egress = [rule_of(policy.dns, "UDP", "TCP"), *(rule_of(reach, "TCP") for reach in reached)]
-        chosen = gateway.settings.from_namespaces
-        yield _object(
+        chosen = settings.from_namespaces
+        yield apps.make(
             plan,
-            gateway,
+            app,
             "NetworkPolicy",
             template="gatewaynetworkpolicy",
-            app=gateway.app,
+            app=app.name,
             from_namespaces=tuple(dict.fromkeys([*chosen, *policy.from_namespaces])) if chosen else (),
             egress=tuple(dict.fromkeys(egress)),
         )
 
 
+def _urls(fleet: Fleet, settings: Gateway) -> Iterator[Mapping[str, Any]]:
+    """Each shard's variable, with its URL or the Secret that holds it, where clients may ask what became of their writes."""
+    by_iam = sqlproxies.urls(fleet, gateways.email(fleet))
+    for shard in fleet.shards if settings.outcomes else ():
+        secret = topology.database_secret(fleet, shard)
+        yield {"variable": database_url_variable(shard), "url": by_iam.get(shard.name), "secret": secret}
+
+
 def pod_monitorings(plan: Plan) -> Iterator[Object]:
-    yield from _scraping(plan, "managed-prometheus", "PodMonitoring")
+    for app, _ in _gateways(plan):
+        yield from apps.scraping(plan, app, "managed-prometheus", "PodMonitoring")
 
 
 def pod_monitors(plan: Plan) -> Iterator[Object]:
-    yield from _scraping(plan, "prometheus-operator", "PodMonitor")
-
-
-def _scraping(plan: Plan, stack: str, kind: str) -> Iterator[Object]:
-    watching = plan.fleet.monitoring
-    for gateway in _gateways(plan):
-        if watching.collector == stack:
-            labels = tuple(sorted({**watching.labels, **dict(gateway.labels)}.items()))
-            interval = seconds_text(watching.scrape_interval)
-            yield plan.object(kind, gateway.name, None, labels=labels, app=gateway.app, interval=interval)
-
-
-def _object(plan: Plan, gateway: _Gateway, kind: str, *, template: str | None = None, **fields: object) -> Object:
-    return plan.object(kind, gateway.name, None, template=template, labels=gateway.labels, **fields)
-
-
-def _grant(plan: Plan, gateway: _Gateway, name: str, **fields: object) -> Object:
-    return plan.object("IAMPolicyMember", name, None, template=None, labels=gateway.labels, **fields)
+    for app, _ in _gateways(plan):
+        yield from apps.scraping(plan, app, "prometheus-operator", "PodMonitor")

@@ -14,12 +14,12 @@ from shlex import join
 from typing import Any
 
 from shardctl.errors import EXIT_BUG, EXIT_REFUSED, EXIT_USAGE, EXIT_WAITING
-from shardctl.fleet import operators, topology
-from shardctl.fleet.backends import SECRETS_DIRECTORY
+from shardctl.fleet import operators, sqlproxies, topology
 from shardctl.fleet.settings.operator import Operator
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import database_url_variable
 from shardctl.render import Document, cloudsql, document_of, operator
+from shardctl.render.limits import certificates
 from shardctl.render.objects import Object, Plan
 from shardctl.render.templates import environment, lines
 
@@ -126,7 +126,7 @@ def _job(plan: Plan, task: Task) -> Object:
         probes=fleet.probes,
         resources=settings.resources,
         placement=fleet.placement,
-        mounted=tuple(_certificates(fleet)),
+        mounted=tuple(certificates(fleet)),
         asks_kubernetes=task.changes_files,
     )
 
@@ -140,7 +140,7 @@ def _labels(plan: Plan, task: Task) -> tuple[tuple[str, str], ...]:
 
 def _urls(fleet: Fleet, task: Task) -> Iterator[Mapping[str, Any]]:
     """Each shard's variable, with its URL or the Secret that holds it."""
-    by_iam = operators.urls(fleet)
+    by_iam = sqlproxies.urls(fleet, operators.email(fleet))
     new = [fleet.new_shard(name, fleet.shards[0]) for name in task.new_shards]
     known = {shard.name for shard in fleet.shards}
     for shard in (*fleet.shards, *(shard for shard in new if shard.name not in known)):
@@ -149,16 +149,4 @@ def _urls(fleet: Fleet, task: Task) -> Iterator[Mapping[str, Any]]:
 
 
 def _proxy(fleet: Fleet) -> Mapping[str, Any] | None:
-    """One proxy that leads to every instance, each at a port of its own."""
-    instances = operators.instances(fleet)
-    if not instances:
-        return None
-    arguments = tuple(cloudsql.instance_argument(made.cloud_sql, made.port) for made in instances)
-    return cloudsql.sidecar(fleet, instances[0].cloud_sql, (*cloudsql.flags(GRACE_SECONDS), *arguments))
-
-
-def _certificates(fleet: Fleet) -> Iterator[Mapping[str, Any]]:
-    """Where the fleet's URLs name them."""
-    for number, (secret, keys) in enumerate(sorted(fleet.certificates.items())):
-        path = f"{SECRETS_DIRECTORY}/{secret}"
-        yield {"volume": f"secret-{number}", "secret": secret, "files": sorted(keys), "path": path}
+    return cloudsql.shared_proxy(fleet, sqlproxies.instances(fleet), GRACE_SECONDS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from shardctl.fleet import backends, cloudsql, memorystore, operators, quantities
+from shardctl.fleet import backends, cloudsql, gateways, memorystore, quantities, sqlproxies
 from shardctl.fleet.credentials import credentials
 from shardctl.fleet.settings.cluster import NetworkPolicy, Reach, Resources, Workload
 from shardctl.fleet.settings.redis import host_and_port
@@ -20,6 +21,7 @@ METADATA_SERVER = (
     Reach(ports=(80, 8080), cidrs=("169.254.169.254/32",)),  # as pods name it, and as Dataplane V2 sees it
     Reach(ports=(987, 988), cidrs=("169.254.169.252/32",)),  # where GKE redirects it without Dataplane V2
 )
+SQL_PORTS = Reach(ports=(5432, 3306))  # of a database of which nothing more is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,7 @@ def network_policies(plan: Plan) -> Iterator[Object]:
 
 def database_reach(policy: NetworkPolicy, shard: Shard) -> Reach:
     """Where the shard's database is: as its policy says, or by the ports that it may have, anywhere."""
-    ports = (cloudsql.INSTANCE_PORT,) if cloudsql.instance_of(shard) else (5432, 3306)
-    return policy.database or Reach(ports=ports)
+    return policy.database or (Reach(ports=(cloudsql.INSTANCE_PORT,)) if cloudsql.instance_of(shard) else SQL_PORTS)
 
 
 def _redis_ports(fleet: Fleet) -> tuple[int | str, ...]:
@@ -91,6 +92,13 @@ def rule_of(reach: Reach, *protocols: str) -> Rule:
     ends = [str(ports).partition("-")[::2] for ports in reach.ports]
     ports = [(int(first), int(last) if last else None) for first, last in ends]
     return Rule(tuple((protocol, *port) for port in ports for protocol in protocols), reach.cidrs)
+
+
+def certificates(fleet: Fleet) -> Iterator[Mapping[str, Any]]:
+    """The fleet's own as a pod mounts them: where the fleet's URLs name them."""
+    for number, (secret, keys) in enumerate(sorted(fleet.certificates.items())):
+        path = f"{backends.SECRETS_DIRECTORY}/{secret}"
+        yield {"volume": f"secret-{number}", "secret": secret, "files": sorted(keys), "path": path}
 
 
 def external_secrets(plan: Plan) -> Iterator[Object]:
@@ -144,9 +152,10 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
             add("persistentvolumeclaims", Fraction(pods))
             add("requests.storage", pods * quantities.read(workload.storage.size))
     if fleet.gateway:
-        add_pods(fleet.gateway.autoscaling.most + 1, fleet.gateway.resources)
+        proxies = [made.cloud_sql.proxy.resources for made in gateways.instances(fleet)]
+        add_pods(fleet.gateway.autoscaling.most + 1, fleet.gateway.resources, *proxies[:1])
     if fleet.operator:  # one Job at a time
-        proxies = [made.cloud_sql.proxy.resources for made in operators.instances(fleet)]
+        proxies = [made.cloud_sql.proxy.resources for made in sqlproxies.instances(fleet)]
         add_pods(1, fleet.operator.resources, *proxies[:1])
     headroom = 1 + Fraction(fleet.resource_quota.headroom_percent if fleet.resource_quota else 0, 100)
     return [(resource, _written(resource, total * headroom)) for resource, total in totals.items()]

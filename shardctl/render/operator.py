@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardctl.fleet import cloudsql, operators, topology
+from shardctl.fleet import operators, sqlproxies, topology
 from shardctl.fleet.serviceaccounts import account_id
 from shardctl.fleet.settings.cluster import Reach
 from shardctl.fleet.spec import Fleet
+from shardctl.render import cloudsql
 from shardctl.render.limits import METADATA_SERVER, database_reach, rule_of
 from shardctl.render.objects import Object, Plan, object_name
-from shardctl.render.sqlinstances import User
 
 
 def _is_wanted(plan: Plan) -> bool:
@@ -73,7 +73,8 @@ def grants(plan: Plan) -> Iterator[Object]:
                 member_account=name,
                 **outside,
             )
-    yield from _cloud_sql_grants(plan)
+    for grant, fields in cloudsql.shared_grants(sqlproxies.instances(fleet), name):
+        yield _object(plan, "IAMPolicyMember", grant, **fields)
 
 
 def _places(fleet: Fleet, on: operators.On) -> Iterator[tuple[str, str]]:
@@ -88,48 +89,11 @@ def _places(fleet: Fleet, on: operators.On) -> Iterator[tuple[str, str]]:
                 yield "PubSubSubscription", subscription
 
 
-def _cloud_sql_grants(plan: Plan) -> Iterator[Object]:
-    name = operators.name_of(plan.fleet)
-    instances = operators.instances(plan.fleet)
-    logins = {made.cloud_sql.instance for made in instances if made.cloud_sql.iam}
-    for cloud_sql in {made.cloud_sql.instance: made.cloud_sql for made in instances}.values():
-        project, instance = cloudsql.project_of(cloud_sql), cloudsql.name_of(cloud_sql)
-        roles = {"client": "roles/cloudsql.client"} | (
-            {"user": "roles/cloudsql.instanceUser"} if cloud_sql.instance in logins else {}
-        )
-        for what, role in roles.items():
-            yield _object(
-                plan,
-                "IAMPolicyMember",
-                f"{name}-{instance}-cloud-sql-{what}",
-                role=role,
-                resource_kind="Project",
-                resource_name=project,
-                resource_external=f"projects/{project}",
-                member=None,
-                member_account=name,
-                condition={"title": instance, "expression": cloudsql.only_instance(cloud_sql)},
-            )
-
-
 def users(plan: Plan) -> Iterator[Object]:
-    """The operator's user on each instance that the file makes, where it logs in by IAM."""
-    if not _is_wanted(plan):
-        return
-    for made in operators.instances(plan.fleet):
-        cloud_sql = made.cloud_sql
-        if cloud_sql.create and cloud_sql.iam:
-            account, email = operators.name_of(plan.fleet), operators.email(plan.fleet)
-            name = f"{account}-{cloudsql.name_of(cloud_sql)}"
-            user = User(
-                name,
-                cloudsql.project_of(cloud_sql),
-                cloudsql.name_of(cloud_sql),
-                cloudsql.login_of(cloud_sql, email),
-                cloudsql.user_of(cloud_sql, email),
-                account,
-            )
-            yield _object(plan, "SQLUser", name, user=user)
+    if _is_wanted(plan):
+        account, email = operators.name_of(plan.fleet), operators.email(plan.fleet)
+        for user in cloudsql.shared_users(sqlproxies.instances(plan.fleet), account, email):
+            yield _object(plan, "SQLUser", user.name, user=user)
 
 
 # --- on the cluster ---------------------------------------------------------------------------------------------------

@@ -37,8 +37,10 @@ class DatabaseError(ShardctlError):
     """A shard's database can't be reached, or refused a statement. Its cause is SQLAlchemy's error."""
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, limits: Limits = LIMITS, connections: int | None = None) -> Engine:
     """An engine whose sessions are in UTC and don't wait for ever. Connects when first used; `dispose()` it when done.
+
+    With `connections`, it never has more of them.
 
     Raises DatabaseError where the URL can't be used. Its sessions do so inside `writing` and `snapshot`.
     """
@@ -49,7 +51,7 @@ def connect(url: str) -> Engine:
     backend = parsed.get_backend_name()
     if backend not in PRODUCTS:
         raise DatabaseError(f"no support for {backend!r} databases; there is: {', '.join(PRODUCTS)}")
-    engine = open_engine(parsed, LIMITS)
+    engine = open_engine(parsed, limits, connections)
     event.listen(engine, "handle_error", _remember_engine)
     return engine
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, select, update
 
 from shardctl.errors import ShardctlError
 from shardctl.shard import changes, database, schema
 from shardctl.shard.lanes import share_fence
 from shardctl.shard.schema import InboxOutcome, LaneState, inbox, lanes, parked, parked_keys
+from shardctl.wire.deadletters import BEHIND_PARKED
 
 
 class ParkedError(ShardctlError):
@@ -130,7 +131,7 @@ def replay(connection: Connection, parked_key: ParkedKey) -> bool:
 def drop(connection: Connection, parked_key: ParkedKey, *, every: bool = False) -> int:
     """Delete the key's first message, or every one, and let a consumer go on with the rest. How many were deleted.
 
-    They stay known as dead, so that a redelivery doesn't bring them back.
+    They stay known as dead, for the reason that they were parked for, so that a redelivery doesn't bring them back.
     """
     if not _take(connection, parked_key):
         return 0
@@ -142,7 +143,8 @@ def drop(connection: Connection, parked_key: ParkedKey, *, every: bool = False) 
         is_one = inbox.c.identity.in_([row.identity for row in some])
         # From now on it is forgotten by its time; a copy may have been published while it waited.
         dead = {"outcome": InboxOutcome.DEAD, "published": schema.published_now(connection)}
-        connection.execute(update(inbox).where(inbox.c.slot == parked_key.slot, is_one).values(dead))
+        reason = case((inbox.c.identity == doomed[0].identity, parked_key.reason), else_=BEHIND_PARKED)
+        connection.execute(update(inbox).where(inbox.c.slot == parked_key.slot, is_one).values(**dead, reason=reason))
         connection.execute(delete(parked).where(parked.c.position.in_([row.position for row in some])))
     if connection.scalar(select(parked.c.position).where(_its_messages(parked_key)).limit(1)) is None:
         connection.execute(delete(parked_keys).where(_its_row(parked_key)))

@@ -247,8 +247,9 @@ replicas = Table(
     **_MYSQL_OPTIONS,
 )
 
-# A row a write. On PostgreSQL its columns take 32 bytes and no padding, and its keys are chosen for few bytes as well: see
-# `_key_for_postgresql`. Elsewhere rows lie in the order of their key: those of a slot together, without a second index.
+# A row a write. On PostgreSQL its columns take 32 bytes and no padding, but for the reason of a dead write, and its keys are
+# chosen for few bytes as well: see `_key_for_postgresql`. Elsewhere rows lie in the order of their key: those of a slot together,
+# without a second index.
 inbox = Table(
     "shardctl_inbox",
     metadata,
@@ -258,6 +259,9 @@ inbox = Table(
     Column("fingerprint", Integer),  # NULL in rows that 0.1.0 wrote: they equal every write of their identity
     Column("published", Integer, nullable=False),  # when the message was, in seconds since `PUBLISHED_FROM`; see there
     Column("outcome", OutcomeCode),
+    Column(
+        "reason", String(REASON_LENGTH)
+    ),  # of a dead row, the word that its letter has; else NULL, which takes no space
     PrimaryKeyConstraint("slot", "identity"),
     **_MYSQL_OPTIONS,
 )
@@ -381,7 +385,7 @@ def fault_of_version(connection: Connection, *, beside_old_inbox: bool = False) 
         return (
             f"its table {LANES_OF_0_1} is of shardctl 0.1.0: run `shardctl provision`, which renames it to {lanes.name}"
         )
-    if inspector.has_table(lanes.name) and lacks_log(connection):
+    if inspector.has_table(lanes.name) and lacks(connection, lanes.c.log):
         return f"its table {lanes.name} has no column {lanes.c.log.name}: run `shardctl provision`, which adds it"
     return None
 
@@ -392,19 +396,17 @@ def _fault_of_inbox(inspector: Inspector, *, beside_old_inbox: bool) -> str | No
     columns = {column["name"] for column in inspector.get_columns(inbox.name)}
     if inbox_0_1.KEY in columns:
         return "its inbox is of shardctl 0.1.0: run `shardctl provision`, which upgrades it"
-    if not columns >= {column.name for column in inbox.columns}:
-        return (
-            f"its table {inbox.name} is of a version of shardctl that was never released, and can't be upgraded: make the "
-            "database again, or go back to that version"
-        )
+    if columns == {column.name for column in inbox.columns} - {inbox.c.reason.name}:
+        return f"its table {inbox.name} has no column {inbox.c.reason.name}: run `shardctl provision`, which adds it"
     if not beside_old_inbox and inspector.has_table(inbox_0_1.NAME):
         return "rows of shardctl 0.1.0 are still on their way into its inbox: run `shardctl provision` and wait until it ends"
     return None
 
 
-def lacks_log(connection: Connection) -> bool:
-    """Whether the lanes' table is as 0.1.0 made it."""
-    return not any(column["name"] == lanes.c.log.name for column in inspect(connection).get_columns(lanes.name))
+def lacks(connection: Connection, column: Column[Any]) -> bool:
+    """Whether a table that is there was made before the column."""
+    name = column.table.name
+    return not any(present["name"] == column.name for present in inspect(connection).get_columns(name))
 
 
 def missing_tables(connection: Connection) -> tuple[str, ...]:

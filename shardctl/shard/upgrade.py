@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, and_, delete, func, insert, inspect, select, tuple_
+from sqlalchemy import Column, Connection, Engine, MetaData, Table, and_, delete, func, insert, inspect, select, tuple_
 
 from shardctl.errors import ShardctlError
 from shardctl.shard import database, inbox_0_1, schema
@@ -67,11 +67,14 @@ def begin(engine: Engine) -> tuple[str, ...]:
     due = _due(engine)
     if due:
         _refuse_beside_consumers(engine)
+    elif _lacks(engine, schema.inbox.c.reason):  # consumers that don't know the column write beside it
+        _add(engine, schema.inbox.c.reason)
+        return (schema.inbox.name,)
     for table in due:
         if table is schema.lanes:
             if inspect(engine).has_table(schema.LANES_OF_0_1):
                 _rename_lanes(engine)
-            _add_log(engine)
+            _add(engine, schema.lanes.c.log)
         elif table is schema.inbox:
             _put_inbox_beside(engine)
         else:
@@ -105,7 +108,7 @@ def finish(engine: Engine, progress: Progress = lambda _, __: None) -> bool:
 def _due(engine: Engine) -> list[Table]:
     """What `begin` has to do, in this order. The inbox last: from then on consumers may run."""
     inspector = inspect(engine)
-    lanes = [schema.lanes] if inspector.has_table(schema.LANES_OF_0_1) or _lacks_log(engine) else []
+    lanes = [schema.lanes] if inspector.has_table(schema.LANES_OF_0_1) or _lacks(engine, schema.lanes.c.log) else []
     rewritten = [table for table in _MADE_OF if inspector.has_table(table.name + OLD) or _is_old(engine, table)]
     return lanes + rewritten + ([schema.inbox] if _is_old(engine, schema.inbox) else [])
 
@@ -149,17 +152,18 @@ def _rename_lanes(engine: Engine) -> None:
             _give_names(connection, new, old)
 
 
-def _lacks_log(engine: Engine) -> bool:
+def _lacks(engine: Engine, column: Column[Any]) -> bool:
+    """Whether the column's table is there without it."""
     with engine.connect() as connection:
-        return inspect(connection).has_table(schema.lanes.name) and schema.lacks_log(connection)
+        return inspect(connection).has_table(column.table.name) and schema.lacks(connection, column)
 
 
-def _add_log(engine: Engine) -> None:
-    column = schema.lanes.c.log
+def _add(engine: Engine, column: Column[Any]) -> None:
+    """Without writing to a row: it is NULL in all of them."""
     with database.writing(engine) as connection:
-        if schema.lacks_log(connection):
+        if schema.lacks(connection, column):
             kind = column.type.compile(engine.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {schema.lanes.name} ADD COLUMN {column.name} {kind}")
+            connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}")
 
 
 def _drop_empty(engine: Engine, old: str, new: str) -> None:

@@ -15,6 +15,7 @@ SUBSCRIPTION = "shardctl-subscription"
 SHORTENED = "shardctl-shortened"  # what is missing: this letter can be read, but not be replayed
 OURS = frozenset((REASON, ERROR, SHARD, SLOT, MESSAGE_ID, PUBLISH_TIME_US, SUBSCRIPTION, SHORTENED))
 
+BEHIND_PARKED = "behind_parked"  # the reason of a write that is parked behind another one of its key
 KEY_REUSED = "key_reused"  # the reason of a write whose idempotency key its producer had used for another one
 
 # Set by Pub/Sub, which sends the rest of the message as it was.

@@ -65,10 +65,11 @@ def slot_for(kind: MessageType | None, routing_key: str, body: Mapping[str, Any]
             raise  # half a surrogate pair, which the caller has refused or reports itself
         except ValueError as error:
             raise InvalidWriteError(str(error)) from error
-    return slot_of_time(_moment(body, kind.time_bucket.field), kind.time_bucket.unit, rule.bits)
+    return slot_of_time(moment_in(body, kind.time_bucket.field), kind.time_bucket.unit, rule.bits)
 
 
-def _moment(body: Mapping[str, Any], name: str) -> datetime:
+def moment_in(body: Mapping[str, Any], name: str) -> datetime:
+    """The time in a field by which a type is routed, in UTC. Raises InvalidWriteError."""
     value = body.get(name)
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):

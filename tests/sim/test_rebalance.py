@@ -12,6 +12,7 @@ from tests.sim.rebalance.delta_mutants import MUTANTS as DELTA_MUTANTS
 from tests.sim.rebalance.delta_mutants import NO_SECOND_COPY, SLOW, aborted_twice
 from tests.sim.rebalance.executor import Crash
 from tests.sim.rebalance.mutants import MUTANTS, TWICE
+from tests.sim.rebalance.reads import MISTAKEN, Application
 from tests.sim.rebalance.scenario import (
     copied_ahead,
     drawn,
@@ -22,7 +23,7 @@ from tests.sim.rebalance.scenario import (
     small,
     there_and_back,
 )
-from tests.sim.rebalance.world import play
+from tests.sim.rebalance.world import Parts, play
 
 FEW, SCHEDULES = 2, 35
 SWEPT, EFFECT_STRIDE, AWAIT_STRIDE = (
@@ -88,7 +89,7 @@ def test_replicas_cut_short_between_awaits(seed):
     check(every_await(seed, play(small(seed)).lives, AWAIT_STRIDE))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_somebody_publishes_barriers_of_their_own():
     """They know the journals and every token that was ever published; whatever they send changes nothing."""
     scenarios = [dataclasses.replace(small(seed), hostile=True) for seed in range(3)]
@@ -133,6 +134,29 @@ def test_there_back_and_there_again_killed_at_every_effect(made, seed):
         Crash(number, when) for number in range(1, effects + 1, 2 * EFFECT_STRIDE) for when in ("before", "after")
     )
     check(dataclasses.replace(made(seed), crashes=(crash,)) for crash in crashes)
+
+
+@pytest.mark.slow
+def test_an_application_reads_nothing_older_than_promised():
+    """By key and over all shards, while slots move there and back, and the executor dies."""
+    crashes = [Crash(number, "after") for number in range(6, 24, 8)]
+    scenarios = [*(small(0, crashes=(crash,)) for crash in crashes), there_and_back(small)(0)]
+    check(scenarios, Parts(application=Application))
+    assert play(scenarios[0], Parts(application=Application)).reads > 20
+
+
+@pytest.mark.proof
+def test_an_application_reads_nothing_older_than_promised_whatever_fails():
+    check(map(drawn, range(SCHEDULES)), Parts(application=Application))
+    check(every_effect(0, len(play(small(0)).effects), EFFECT_STRIDE), Parts(application=Application))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("application", MISTAKEN, ids=lambda kind: kind.__name__)
+def test_a_mistaken_reader_is_found(application):
+    failure = next(filter(None, failures(map(small, range(30)), Parts(application=application))), None)
+    assert failure is not None
+    assert failure.result.violations[0].startswith("reader saw")
 
 
 @pytest.mark.slow

@@ -109,6 +109,20 @@ class Auth(Model):
 AuthSetting = Annotated[Auth, OrJust("kind", ("none",))]
 
 
+class Outcomes(Model):
+    max_wait: Annotated[
+        timedelta,
+        Between("1s", "60s"),
+        Field(
+            description="The longest that a request waits for its write; a longer `Prefer: wait` is shortened to it."
+        ),
+    ] = timedelta(seconds=10)
+    max_waiting: Annotated[
+        int,
+        Field(ge=1, le=100_000, description="Requests that wait at once, at one replica; more of them don't wait."),
+    ] = 1_000
+
+
 class Gateway(Model):
     autoscaling: AutoscalingSetting = Autoscaling()
     resources: Resources = Resources()
@@ -138,6 +152,13 @@ class Gateway(Model):
         Between("0s", "300s"),
         Field(description="How long a pod runs on before SIGTERM: time for the Service to stop sending it requests."),
     ] = timedelta(seconds=5)
+    outcomes: Annotated[
+        Outcomes | None,
+        Field(
+            description="Tell clients what became of their writes: GET /v1/writes/{type}/{key}/{idempotency_key}, and "
+            "`Prefer: wait`. The gateway then reads the shards' databases. Off when left out."
+        ),
+    ] = None
     from_namespaces: Annotated[
         tuple[Label, ...],
         BeforeValidator(as_tuple),

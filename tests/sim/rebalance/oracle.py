@@ -46,6 +46,7 @@ class MovingOracle(Oracle):
         self._dropped: set[int] = set()
         self._versions: dict[str, int | None] = {}
         self.active: dict[str, dict[int, int]] = {name: {} for name in databases}  # slot → generation
+        self.watchers: list[Callable[[], None]] = []  # called after each transaction that has written
 
     # -- called by the topic -------------------------------------------------------------------------------------------
 
@@ -117,6 +118,8 @@ class MovingOracle(Oracle):
                 self._check_write(shard, who, self._writes[number])
             for slot in {self._writes[number].slot for number in changed}:
                 self._check_rows(shard, slot)  # so those of one transaction were written in order
+            for watcher in self.watchers:
+                watcher()
 
     def _look_at_lanes(self, shard: ShardDatabase, who: object) -> None:
         version = shard.version()
@@ -153,6 +156,17 @@ class MovingOracle(Oracle):
             elif write.slot == slot:
                 yield write.row
         yield from (write.row for write in balances.values() if write.operation != "delete")
+
+    @property
+    def writes(self) -> list[Write]:
+        return list(self._writes.values())
+
+    def is_applied(self, write: Write) -> bool:
+        return write.number in self._applied
+
+    def rows_of(self, slot: int, kind: str) -> Iterator[str]:
+        """The ids of a slot's rows in one table, as the writes so far have made them."""
+        return (row for row in self._rows_of(slot) if self._writes[int(row.rpartition("-")[2])].kind == kind)
 
     def _check_write(self, shard: ShardDatabase, who: object, write: Write) -> None:
         due = self._due(write.key)

@@ -37,6 +37,7 @@ from tests.sim.network import Network
 from tests.sim.rebalance.executor import DiedError, Effects, Executor, RefusedError
 from tests.sim.rebalance.message import SLOTS, Write
 from tests.sim.rebalance.oracle import MovingOracle
+from tests.sim.rebalance.reads import Application
 from tests.sim.rebalance.scenario import SHARDS, Scenario, fleet_of, led_to, next_file
 from tests.sim.rebalance.shard import ShardDatabase, ShardStore
 from tests.sim.rebalance.topic import Publisher, Topic
@@ -60,6 +61,7 @@ class Parts:
     store: type[ShardStore] = ShardStore
     executor: type[Executor] = Executor
     patch: Callable[[Replica], None] = lambda _: None
+    application: type[Application] | None = None  # one that reads
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class MovingResult(Result):
     lives: dict[tuple[int, int], int] = field(default_factory=dict)  # steps of each replica's each process
     again: int = 0  # messages that consumers have published once more
     again_counted: int = 0  # by their metrics
+    reads: int = 0  # of the application that had an answer
 
 
 def play(scenario: Scenario, parts: Parts | None = None, *, logs: bool = False) -> MovingResult:
@@ -125,6 +128,8 @@ class MovingWorld(World):
         self._executor_count = 0
         self.effects = Effects({crash.effect: crash.when for crash in scenario.crashes})
         self._writes = {write.number: write for write in scenario.writes}
+        made = parts.application
+        self.application = made and made(self.loop, self.network, self.oracle, self.fleet, seed)
 
     def play(self) -> MovingResult:
         scenario, loop = self._scenario, self.loop
@@ -141,6 +146,8 @@ class MovingWorld(World):
             loop.after(publication.at, self._publish, publication.write)
         for fault in scenario.faults:
             loop.after(fault.at, self._strike, fault)
+        if self.application is not None:
+            loop.spawn(self.application.process, self.application.run())
         loop.after(0.3, self._start_executor)
         loop.after(scenario.person_seconds, self._look_at_parked)
         if scenario.hostile:
@@ -157,6 +164,9 @@ class MovingWorld(World):
         for process, executor in self._executors.items():
             process.alive = False
             executor.kill()
+        if self.application is not None:
+            self.application.process.alive = False
+            self.application.kill()
         for life in filter(None, self._lives):
             life.process.alive = False
         loop.clear_away()
@@ -171,6 +181,7 @@ class MovingWorld(World):
             {tuple(map(int, life.process.name[1:].split("."))): life.process.steps for life in self._ever},
             self.topic.again,
             int(METRICS.published_again._value.get() - counted),
+            self.application.reads if self.application else 0,
         )
 
     def observe(self, shard: ShardDatabase, who: object) -> None:

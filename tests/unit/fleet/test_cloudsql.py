@@ -5,7 +5,7 @@ import re
 import pytest
 from fleets import HEAD, TYPE
 
-from shardctl.fleet import cloudsql, yamlfile
+from shardctl.fleet import cloudsql, gateways, yamlfile
 from shardctl.fleet.advice import advice, warnings
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.spec_errors import SpecError
@@ -66,6 +66,14 @@ def test_a_login_with_a_password_keeps_its_secret():
     )
     assert [database_secret(made, shard).name for shard in made.shards] == ["orders-s0-db", "own"]
     assert url_of(made) is None
+
+
+def test_a_gateway_reaches_each_instance_at_a_port_of_its_own_or_not_at_all():
+    outcomes, other = "gateway: {auth: none, outcomes: {}}", "my-project:europe-west1:other"
+    assert [made.port for made in gateways.instances(fleet(on(), on(other), top=outcomes))] == [6432, 6433]
+    assert gateways.instances(fleet(on(), on(other), top="gateway: {auth: none}")) == ()
+    with pytest.raises(SpecError, match=r"a gateway's pod would reach .* at the same port 5432"):
+        fleet(on(iam="false"), on(other, iam="false"), top=outcomes)
 
 
 def test_a_login_by_iam_has_no_secret():

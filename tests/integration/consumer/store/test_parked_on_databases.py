@@ -46,18 +46,6 @@ TYPES = """
 """
 
 
-@pytest.fixture(scope="module", params=PRODUCTS)
-def shared_shard(request):
-    with empty_database(request, request.param) as url, closing(Database(url, TYPES)) as shard:
-        yield shard
-
-
-@pytest.fixture
-def shard(shared_shard):
-    shared_shard.clear()
-    return shared_shard
-
-
 def step(shard, entity, number, *, ident=None, bad=False, **more):
     """A bad one has an id that is there already, so it can be applied once that is gone."""
     ident = ident or f"{entity}/{number}"
@@ -342,6 +330,7 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
         "k/2": "applied",
         "k/3": "applied",
     }
+    assert shard.rows("SELECT reason FROM shardctl_inbox WHERE outcome = 1") == [("constraint",)]
     with people.opened("s0", url) as connection:
         assert people.keys(connection, "s0") == ()
         assert people.drop(connection, key) == 0
@@ -356,6 +345,10 @@ def test_a_person_drops_everything(shard):
         assert people.drop(connection, key, every=True) == 1_100
         assert people.keys(connection, "s0") == ()
     assert (shard.parked(), shard.store.released_keys()) == ({}, [])
+    reasons = shard.rows(
+        "SELECT reason, count(*) FROM shardctl_inbox WHERE outcome = 1 GROUP BY reason ORDER BY reason"
+    )
+    assert reasons == [("behind_parked", 1_099), ("constraint", 1)]
     assert shard.settle(step(shard, "k", 5_000)).applied == 1
 
 

@@ -28,3 +28,7 @@ def test_what_cant_be_read_is_recorded_only_once_its_letter_is_out(shard):
     outcome = shard.store.apply([unreadable, good])
     assert (outcome.poison, outcome.dead, outcome.applied) == ((), 1, 1)
     assert shard.inbox() == [("bad", InboxOutcome.DEAD), ("good", InboxOutcome.APPLIED)]
+    with shard.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT outcome, reason FROM shardctl_inbox ORDER BY outcome").all() == [
+            (None, None), (1, "bad_json")
+        ]  # fmt: skip
