@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shardctl.fleet.load import load_fleet
     from shardctl.fleet.spec import Fleet
     from shardctl.fleet.spec_errors import SpecError
+    from shardctl.outbox.outbox import Outbox, emit
     from shardctl.outcomes.effect import Effect
     from shardctl.publisher import Outcome, Publisher, PublishError
     from shardctl.reader.answer import PartialReadError
@@ -26,6 +27,7 @@ __all__ = [
     "Effect",
     "Fleet",
     "InvalidWriteError",
+    "Outbox",
     "Outcome",
     "PartialReadError",
     "PublishError",
@@ -34,6 +36,7 @@ __all__ = [
     "Reader",
     "SpecError",
     "Write",
+    "emit",
     "load_fleet",
 ]
 
@@ -42,6 +45,7 @@ _HOMES = {
     "Effect": "shardctl.outcomes.effect",
     "Fleet": "shardctl.fleet.spec",
     "InvalidWriteError": "shardctl.wire.message",
+    "Outbox": "shardctl.outbox.outbox",
     "Outcome": "shardctl.publisher",
     "PartialReadError": "shardctl.reader.answer",
     "PublishError": "shardctl.publisher",
@@ -50,6 +54,7 @@ _HOMES = {
     "Reader": "shardctl.reader.reader",
     "SpecError": "shardctl.fleet.spec_errors",
     "Write": "shardctl.wire.message",
+    "emit": "shardctl.outbox.outbox",
     "load_fleet": "shardctl.fleet.load",
 }
 

@@ -37,6 +37,7 @@ _MARK = re.compile(r":/{1,3}")  # a normalised path has one slash where a URL ha
 _AUTHORITY_END = re.compile(r"[/?#\s]")
 _PORT = re.compile(r"\d{1,5}(?:[/?#\s,;.)\]}'\"`]|$)")
 _HAS_USERS_ALONE = re.compile(r"(?:postgres|postgresql|mysql|mariadb)(?:\+\w+)?", re.IGNORECASE)
+_PARAMETER = re.compile(r"[^&;]+")  # of a URL's query
 _SCHEME = re.compile(r"[A-Za-z0-9+.-]{1,40}\Z")
 
 # `password=…` of a connection string, `"token": "…"` of JSON. Lengths are bounded, so that time grows with the text alone.
@@ -124,12 +125,12 @@ def _url(before: str, run: str) -> str:
         shown, rest = "", run
     rest, fragment, _ = rest.partition("#")
     path, mark, query = rest.partition("?")
-    parts = (_parameter(part) for part in re.split("[&;]", query)) if mark else ()
-    return shown + path + mark + "&".join(parts) + (f"#{HIDDEN}" if fragment else "")
+    return shown + path + mark + _PARAMETER.sub(_parameter, query) + (f"#{HIDDEN}" if fragment else "")
 
 
-def _parameter(text: str) -> str:
+def _parameter(match: re.Match[str]) -> str:
+    text = match[0]
     name, equals, _ = text.partition("=")
     if not equals:
-        return HIDDEN if text else ""
+        return HIDDEN
     return text if unquote(name).lower() in SHOWN_PARAMETERS else f"{name}={HIDDEN}"

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl import audit
-from shardctl.cli import deadletter, parked, rebalance, signals, stdout
+from shardctl.cli import deadletter, outbox, parked, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
 from shardctl.cli.apply import apply
 from shardctl.cli.broker import broker
@@ -31,6 +31,7 @@ from shardctl.cli.job import job
 from shardctl.cli.local import demo, up
 from shardctl.cli.provision import provision
 from shardctl.cli.publish import publish
+from shardctl.cli.relay import relay
 from shardctl.cli.render import render
 from shardctl.cli.route import route
 from shardctl.cli.schema import schema
@@ -58,9 +59,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     result_callback=_exit,
 )
-_STAGES = {
+_STAGES: dict[str, tuple[Any, ...]] = {
     "Describe": (init, validate, schema, route, render, simulate),
-    "Run": (up, demo, broker, gateway, publish),
+    "Run": (up, demo, broker, gateway, relay, publish),
     "Operate": (diff, apply, provision, job, status, ui, verify),
     "Move": (adopt,),
 }
@@ -70,6 +71,7 @@ for _stage, _verbs in _STAGES.items():
     for _verb in _verbs:
         app.command(rich_help_panel=_stage, context_settings=_SETTINGS.get(_verb))(_verb)
 app.add_typer(deadletter.app, name="deadletter", rich_help_panel="Operate")
+app.add_typer(outbox.app, name="outbox", rich_help_panel="Operate")
 app.add_typer(parked.app, name="parked", rich_help_panel="Operate")
 app.add_typer(rebalance.app, name="rebalance", rich_help_panel="Move")
 

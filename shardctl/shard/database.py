@@ -115,7 +115,7 @@ def _verify_session(connection: Connection) -> None:
         return
     if not connection.exec_driver_sql(f"SELECT {HOLDS_MYSQL_SETTINGS}").scalar():
         connection.invalidate()
-        raise DatabaseError(f"database {_where(connection.engine)}: {SETTINGS_ARE_LOST}")
+        raise DatabaseError(f"database {where(connection.engine)}: {SETTINGS_ARE_LOST}")
 
 
 def error_of(engine: Engine, error: BaseException) -> DatabaseError:
@@ -127,7 +127,7 @@ def error_of(engine: Engine, error: BaseException) -> DatabaseError:
         fix = f". {SEE_EVERY_ROW}"
     elif _is_missing_table(cause) and "shardctl_" in message:
         fix = ". Its tables aren't those of this version of shardctl: run `shardctl provision`"
-    return DatabaseError(f"database {_where(engine)}: {message}{fix}")
+    return DatabaseError(f"database {where(engine)}: {message}{fix}")
 
 
 def _is_missing_table(cause: BaseException | None) -> bool:
@@ -136,7 +136,8 @@ def _is_missing_table(cause: BaseException | None) -> bool:
     return state == "42P01" or first == 1146 or str(first).startswith("no such table: ")
 
 
-def _where(engine: Engine) -> str:
+def where(engine: Engine) -> str:
+    """The database's URL, without secrets."""
     hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
     return redacted_value(engine.url.set(query=hosts).render_as_string(hide_password=True))
 

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, Protocol, get_args
 
 from shardctl.fleet.keyspace import SlotRule, digits_of, slot_of_time
 from shardctl.fleet.settings.databases import DatabaseKind
 from shardctl.fleet.settings.messagetypes import MessageType, Operation
+from shardctl.fleet.settings.routing import Routing
 from shardctl.wire import bodies
 from shardctl.wire.bodies import BodyError, Rules, routing_key_in
 from shardctl.wire.jsontext import JsonBody, JsonError, read_object, written
 from shardctl.wire.values import base64_of, strictest
-
-if TYPE_CHECKING:
-    from shardctl.fleet.spec import Fleet
 
 MAX_KEY_CHARACTERS = 255  # what every database can index; in UTF-8 never over the 1,024 bytes of an attribute
 OPERATIONS = get_args(Operation)
@@ -29,6 +27,17 @@ MAX_MESSAGE_BYTES = 9_999_000  # what the topic's name leaves of the 10 MB
 
 class InvalidWriteError(ValueError):
     """The write is invalid and can't be sent; the message says what is wrong with it."""
+
+
+class Routes(Protocol):
+    """What is needed of a fleet to encode its writes."""
+
+    @property
+    def message_types(self) -> Mapping[str, MessageType]: ...
+    @property
+    def databases(self) -> tuple[DatabaseKind, ...]: ...
+    @property
+    def routing(self) -> Routing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ def moment_in(body: Mapping[str, Any], name: str) -> datetime:
     raise InvalidWriteError(f"{name}: a time is wanted (RFC 3339 text or seconds since 1970), not {value!r}")
 
 
-def encode(fleet: Fleet, write: Write, now: datetime) -> Encoded:
+def encode(fleet: Routes, write: Write, now: datetime) -> Encoded:
     """Encode a write with the fleet's attributes. Raises InvalidWriteError where no consumer could apply it."""
     kind = fleet.message_types.get(write.type)
     if kind is None:
@@ -121,9 +130,11 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()[: -len("+00:00")] + "Z"
 
 
-def _read(fleet: Fleet, kind: MessageType, write: Write) -> tuple[str, Mapping[str, Any], bytes]:
+def _read(fleet: Routes, kind: MessageType, write: Write) -> tuple[str, Mapping[str, Any], bytes]:
     """The write's routing key, and its body as a consumer reads it and as it travels. Raises InvalidWriteError."""
     operation = write.operation or kind.operation
+    if not isinstance(write.body, dict | JsonBody | Mapping):
+        raise InvalidWriteError(f"the body must be an object, not {type(write.body).__name__}")
     try:
         data = written(_with_base64(kind, write.body))
         if len(data) > MAX_BODY_BYTES:

@@ -57,3 +57,11 @@ def test_the_inbox_alone():
     rates = {"writes_per_s", "full_writes_per_s", "full_ratio", "swept_writes_per_s", "swept_ratio"}
     assert figures.keys() == a_write | rates | {"forgotten", "forgotten_per_s", "old_rows"}
     assert figures["old_rows"] == 500
+
+
+def test_the_outbox():
+    figures = bench("outbox", "--writes", "500", "--rate", "20", "--seconds", "1")
+    latencies = {f"{name}_p{percent}_ms" for name in ("relay", "direct") for percent in (50, 99)}
+    assert figures.keys() == latencies | {
+        *("enqueue_us", "naive_writes_per_s", "writes_per_s", "ratio", "latency_ratio"),
+    }

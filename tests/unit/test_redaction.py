@@ -53,6 +53,7 @@ def test_the_rest_is_shown(text, shown):
         "serviceAccount:shop@my-project.iam.gserviceaccount.com",
         "eu.gcr.io/a/b:1.0@sha256:0123",
         "postgresql://shop@h:5432/orders?host=a&port=1,2&sslmode=verify-full",
+        "relaying postgresql://shop@h:5432/orders?target_session_attrs=any; probes on http://127.0.0.1:9090",
     ],
 )
 def test_what_holds_no_secret_stays_as_it_is(text):

@@ -30,7 +30,7 @@ OFFLINE = {
     "rebalance plan": "rebalance plan --add s2 -o next.yaml",
 }
 # These run until they are ended, and are services themselves: tests of their own take services away from them.
-SERVING = {"up", "demo", "broker", "gateway", "ui"}
+SERVING = {"up", "demo", "broker", "gateway", "relay", "ui"}
 # These ask Pub/Sub or databases, and can't do anything without an answer.
 ASKING = {
     "adopt": ("adopt --yes", "database"),
@@ -48,6 +48,10 @@ ASKING = {
     "parked show": ("parked show k --json", "database"),
     "parked release": ("parked release --all --json", "database"),
     "parked drop": ("parked drop k --yes --json", "database"),
+    "outbox create": ("outbox create", "database"),
+    "outbox list": ("outbox list --json", "database"),
+    "outbox retry": ("outbox retry --all", "database"),
+    "outbox drop": ("outbox drop --all --yes", "database"),
     "rebalance go": ("rebalance go --yes --json", "database"),
     "rebalance back": ("rebalance back --yes --json", "database"),
     "rebalance start": ("rebalance start --next next.yaml", "database"),
@@ -59,6 +63,7 @@ ASKING = {
 # The same commands asked otherwise.
 ALSO = [
     ("provision --dry-run --json", "Pub/Sub"),
+    ("relay --once --patience 0", "database"),
     ("deadletter list --strays --wait 0.2", "Pub/Sub"),
     ("deadletter list --parked --json", "database"),
     ("deadletter show k --parked --json", "database"),
@@ -87,6 +92,7 @@ def nobody(tmp_path, monkeypatch):
     for number in range(3):
         url = f"postgresql+psycopg://u:sekret@127.0.0.1:{free_port()}/d{number}"
         monkeypatch.setenv(f"SHARDCTL_DATABASE_URL_S{number}", url)
+    monkeypatch.setenv("SHARDCTL_OUTBOX_DATABASE_URL", f"postgresql://u:sekret@127.0.0.1:{free_port()}/a")
     for module, name in ((provision, "_AGAIN"), (pubsub, "AGAIN"), (leasedreader, "AGAIN")):
         monkeypatch.setattr(module, name, getattr(module, name).with_timeout(0.5))
     monkeypatch.setattr(leasedreader, "TROUBLE_SECONDS", 0.5)
@@ -126,6 +132,25 @@ def test_what_cannot_be_answered_is_an_error(nobody, capsys, command, named):
     assert not re.search(r"\b(0|no) (dead letters|strays|parked|rows|slots|faults)|Nothing matches|[Vv]erified", err)
     assert "bug" not in err
     assert "sekret" not in err
+
+
+MAKING = {"outbox create"}  # and `provision`, which asks Pub/Sub first
+OF_DATABASES = [
+    command for command, named in (*ASKING.values(), *ALSO) if named == "database" and command not in MAKING
+]
+
+
+@pytest.mark.parametrize("command", [*OF_DATABASES, *sorted(LOOKING)])
+def test_a_sqlite_file_that_is_missing_is_named_and_not_made(nobody, capsys, monkeypatch, command):
+    for variable in ("SHARDCTL_OUTBOX_DATABASE_URL", *(f"SHARDCTL_DATABASE_URL_S{number}" for number in range(3))):
+        monkeypatch.setenv(variable, f"sqlite:///{nobody}/missing.db")
+    if command.startswith("rebalance") and "plan" not in command:
+        begin_a_rebalance()
+        if "start" not in command:
+            Path("next.yaml").replace("shards.yaml")
+    assert main(command.split()) == 1
+    assert "missing.db: there is no such file" in "".join(capsys.readouterr())
+    assert not list(nobody.glob("missing*"))
 
 
 def test_a_comparison_as_json_lists_what_is_unknown(nobody, capsys):

@@ -1,0 +1,1 @@
+"""`shardctl relay`: a process that publishes an application's outbox."""
