@@ -47,13 +47,17 @@ def engine_of(url: URL, settings: Batching, login: Callable[[], tuple[str | None
     connections = settings.concurrency + 1  # one for maintenance
     engine = open_engine(url, limits, connections, begins_with_statement=True)
     if login is not None:
-
-        @event.listens_for(engine, "do_connect")
-        def _(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
-            given = dict(zip(("user", "password"), login(), strict=True))
-            options.update({name: value for name, value in given.items() if value is not None})
-
+        log_in_by(engine, login)
     return engine
+
+
+def log_in_by(engine: Engine, login: Callable[[], tuple[str | None, str | None]]) -> None:
+    """Ask `login` for user and password of each new connection."""
+
+    @event.listens_for(engine, "do_connect")
+    def _(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        given = dict(zip(("user", "password"), login(), strict=True))
+        options.update({name: value for name, value in given.items() if value is not None})
 
 
 @contextmanager

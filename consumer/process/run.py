@@ -57,6 +57,7 @@ from shardctl.supervision.signals import on_end_signals
 
 if TYPE_CHECKING:
     from consumer.intake.push.intake import PushIntake
+    from shardctl.outbox.relay import Relay
 
 
 log = logging.getLogger("consumer")
@@ -122,7 +123,7 @@ async def serve(settings: Settings) -> None:
         on_end_signals(stop.set)
         collector.release()
         log.info("serving %s on port %s", _subscriptions(config), health.port, extra={"action": "started"})
-        await _live(stop, startup, life, maintenance, health)
+        await _live(stop, startup, life, maintenance, health, shard.relay)
     log.info("stopped", extra={"action": "stopped"})
 
 
@@ -133,6 +134,7 @@ class _Shard:
     store: Store
     sink: Sink
     term: Term | None  # where one replica leads
+    relay: Relay | None  # of what the sinks emit
     identity: str  # of this process among those that may lead
     checks: tuple[Callable[[], None], ...]  # of the tables and the server, before the first message
 
@@ -155,7 +157,12 @@ def _shard(settings: Settings, metrics: Metrics, stop: asyncio.Event, closing: A
         functools.partial(sessions.check_keys, engine, dialect, config.message_types),
         functools.partial(sessions.check_columns, engine, dialect, config.message_types),
     )
-    return _Shard(store, sink, term, identity, checks)
+    relay = None
+    if config.emitted_types:
+        from consumer.process.events import relay_of
+
+        relay = relay_of(settings, engine, metrics, closing)
+    return _Shard(store, sink, term, relay, identity, checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +244,24 @@ def _life(
 
 
 async def _live(
-    stop: asyncio.Event, startup: Startup, life: AlwaysActive | LeaderLoop, maintenance: Maintenance, health: Health
+    stop: asyncio.Event,
+    startup: Startup,
+    life: AlwaysActive | LeaderLoop,
+    maintenance: Maintenance,
+    health: Health,
+    relay: Relay | None = None,
 ) -> None:
     async with Background(log, stop) as beside:
         beside.need("heartbeat", _beat(health))
         beside.need("collector", collector.sweep())
-        maintaining = beside.need("maintenance", maintenance.run(stop))
+        ending = [beside.need("maintenance", maintenance.run(stop))]
         await startup.wait(stop)
+        if relay:
+            ending.append(beside.need("the relay of the outbox", relay.run(lambda: life.writing)))
         await life.run(stop)
-        if not (await asyncio.wait([maintaining], timeout=LEAST_SECONDS))[0]:
+        if relay:
+            relay.stop()  # after the last batch, which may have emitted
+        if (await asyncio.wait(ending, timeout=LEAST_SECONDS))[1]:
             raise NotEndedError
 
 

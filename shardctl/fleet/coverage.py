@@ -114,6 +114,7 @@ def faults(fleet: Fleet) -> tuple[Fault, ...]:
         *_bad_slots(fleet),
         *tables.faults(fleet),
         *_bad_settings(fleet),
+        *_bad_emits(fleet),
         *_bad_delivery(fleet),
         *_bad_clients(fleet),
         *_bad_redis(fleet),
@@ -190,6 +191,17 @@ def _bad_settings(fleet: Fleet) -> Iterator[Fault]:
                 yield Fault(
                     ("shards", number, "types" if shard.types else "except_types"),
                     f"{name!r} isn't among message_types.{suggestion(name, fleet.message_types)}",
+                    f"declare it, or use one of: {', '.join(fleet.message_types)}.",
+                )
+
+
+def _bad_emits(fleet: Fleet) -> Iterator[Fault]:
+    for name, kind in fleet.message_types.items():
+        for emitted in kind.emits:
+            if emitted not in fleet.message_types:
+                yield Fault(
+                    ("message_types", name, "emits"),
+                    f"{emitted!r} isn't among message_types.{suggestion(emitted, fleet.message_types)}",
                     f"declare it, or use one of: {', '.join(fleet.message_types)}.",
                 )
 

@@ -74,6 +74,8 @@ def _references(fleet: Fleet) -> Iterator[tuple[Path, SecretRef, Shard | None]]:
     yield ("redis", "secret"), redis_secret(fleet), None
     if fleet.gateway and fleet.gateway.auth.secret:
         yield ("gateway", "auth", "secret"), fleet.gateway.auth.secret, None
+    if fleet.relay:
+        yield ("relay", "database"), fleet.relay.database, None
     for number, shard in enumerate(fleet.shards):
         if database := topology.database_secret(fleet, shard):
             yield ("shards", number, "database"), database, shard

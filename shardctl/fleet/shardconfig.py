@@ -11,6 +11,7 @@ from shardctl.fleet.keyspace import SlotRule
 from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import Duration, Slots
 from shardctl.fleet.settings.consuming import Batching, Subscriptions
+from shardctl.fleet.settings.databases import DEFAULT_KINDS, DatabaseKinds
 from shardctl.fleet.settings.delivery import Delivery
 from shardctl.fleet.settings.leader import Leader
 from shardctl.fleet.settings.messagetypes import MessageType
@@ -41,6 +42,8 @@ class ShardConfig(Model):
     modulo: int = 0
     attributes: Attributes
     message_types: dict[str, MessageType]
+    emitted_types: dict[str, MessageType] = {}
+    databases: DatabaseKinds = Field(DEFAULT_KINDS, description="What emitted writes must fit.")
     generations: tuple[Generation, ...] = Field(strict=False)
     dead_letter_topic: str
     topics: tuple[str, ...] = Field(strict=False, description="The fleet's, in the order of their slots.")
@@ -75,6 +78,7 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
     from shardctl.fleet import topology  # describes the whole fleet; a consumer that reads its slice doesn't need it
 
     takes = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
+    emitted = fleet.emitted_by(shard)
     return ShardConfig(
         fleet=fleet.fleet,
         shard=shard.name,
@@ -84,6 +88,8 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         modulo=fleet.routing.modulo,
         attributes=fleet.routing.attributes,
         message_types=takes,
+        emitted_types=emitted,
+        databases=fleet.databases if emitted else DEFAULT_KINDS,  # a change of this file rolls the pods
         generations=tuple(
             Generation(
                 number=version.generation,
@@ -104,6 +110,6 @@ def slice_of(fleet: Fleet, shard: Shard) -> ShardConfig:
         leader=shard.leader,
         tracing=fleet.tracing,
         delivery=fleet.delivery,
-        # Only where it matters: a change of this file rolls the pods.
+        # Only where it matters, as above.
         replicas=_writers(shard) if shard.consumer.rate_limit else 1,
     )

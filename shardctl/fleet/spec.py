@@ -54,6 +54,7 @@ from shardctl.fleet.settings.messagetypes import MessageType, Operation
 from shardctl.fleet.settings.monitoring import Monitoring, MonitoringSetting
 from shardctl.fleet.settings.operator import Operator
 from shardctl.fleet.settings.redis import Redis
+from shardctl.fleet.settings.relay import Relay
 from shardctl.fleet.settings.routing import Routing
 from shardctl.fleet.settings.secrets import Secrets, SecretsSetting
 from shardctl.fleet.settings.topic import Topic, TopicSetting
@@ -240,6 +241,9 @@ class Fleet(Model):
     gateway: Annotated[Gateway | None, Field(description="The HTTP API that accepts writes. Rendered when given.")] = (
         None
     )
+    relay: Annotated[
+        Relay | None, Field(description="What publishes an application's outbox. Rendered when given.")
+    ] = None
     operator: Annotated[
         Operator | None,
         Field(description="Who runs commands in the cluster, by `shardctl job`. Rendered when given, if only as `{}`."),
@@ -319,6 +323,11 @@ class Fleet(Model):
             shard.model_copy(update={name: value for name, value in settings.items() if getattr(shard, name) is None})
             for shard in shards
         )
+
+    def emitted_by(self, shard: Shard) -> dict[str, MessageType]:
+        """The types that the shard's sinks emit. Its consumers relay them."""
+        kinds = [kind for name, kind in self.message_types.items() if shard.takes(name)]
+        return {name: self.message_types[name] for kind in kinds for name in kind.emits}
 
     def new_shard(self, name: str, like: Shard) -> Shard:
         """A shard without slots that takes another's message types; its other settings are the fleet's."""

@@ -339,7 +339,7 @@ class LocalFleet:
 
     def _sessions_of(self, spec: Fleet, more_shards: int = 0) -> int:
         """What PostgreSQL must have room for; a rollout has one replica more of each shard."""
-        sessions = [shard.consumer.concurrency + 1 for shard in spec.shards]
+        sessions = [shard.consumer.concurrency + 1 + bool(spec.emitted_by(shard)) for shard in spec.shards]
         return (sum(sessions) + more_shards * max(sessions)) * (self._replicas + 1) + SESSIONS_BESIDE_CONSUMERS
 
     def _provision_pubsub(self, spec: Fleet) -> None:

@@ -90,7 +90,7 @@ class Moving:
             reasons += closing.not_deletable(after, engines, known)
             if reasons:
                 raise ShardctlError("; ".join(reasons))
-            self._wait_drained(old, closing.last_barrier_us(known))
+            self._wait_drained(old, closing.last_barrier_us(known), engines)
             closing.delete_subscriptions(
                 subscriber, after, [*old, *closing.old_strays(after, publisher)], lambda _: None
             )
@@ -106,15 +106,16 @@ class Moving:
         """Every write published since then, in seconds since 1970; to be read before `finish` as well."""
         return pauses.commits(self.databases, published_at, since)
 
-    def _wait_drained(self, subscriptions: list[str], barrier_time_us: int) -> None:
+    def _wait_drained(self, subscriptions: list[str], barrier_time_us: int, engines: Mapping[str, Engine]) -> None:
         deadline = time.monotonic() + DRAIN_SECONDS
         while True:
             backlogs = backlog.of_broker(self._local.broker.host, self.plan.after.project, subscriptions)
             sure, unsure = closing.not_drained(subscriptions, backlogs, barrier_time_us, "")
-            if not (sure or unsure):
+            reasons = [*sure, *unsure, *closing.not_published(self.plan.after, engines)]
+            if not reasons:
                 return
             if time.monotonic() > deadline:
-                raise ShardctlError("; ".join((*sure, *unsure)))
+                raise ShardctlError("; ".join(reasons))
             time.sleep(POLL_SECONDS)
 
     @contextmanager

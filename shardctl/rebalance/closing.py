@@ -15,6 +15,7 @@ from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
+from shardctl.outbox import queue
 from shardctl.provision import TIMEOUT_SECONDS
 from shardctl.rebalance import bases, handover, journal, preflight
 from shardctl.rebalance.backlog import UNKNOWN, Backlog
@@ -22,7 +23,7 @@ from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows import removal
 from shardctl.shard import changes, lanes
-from shardctl.shard.database import writing
+from shardctl.shard.database import snapshot, writing
 from shardctl.shard.schema import LaneState, RebalanceState
 
 
@@ -173,6 +174,21 @@ def not_deletable(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[
         if left_behind(shard, known[shard.name]).ranges:
             for reason in removal.not_deletable(databases[shard.name], kinds_of(fleet, shard.name)):
                 yield f"shard {shard.name}: {reason}"
+
+
+def not_published(fleet: Fleet, databases: Mapping[str, Engine]) -> Iterator[str]:
+    """Why a shard that has no slots any more can't go: what its sinks have emitted lies in its database alone."""
+    for shard in handover.participating(fleet):
+        if shard.slots.ranges:
+            continue  # its consumers go on publishing
+        with snapshot(databases[shard.name]) as connection:
+            if reason := queue.why_kept(connection):
+                yield f"shard {shard.name}: {reason}. Without it, what it has emitted would be lost with the database."
+            elif queue.last(connection):
+                yield (
+                    f"shard {shard.name}: its outbox still holds events, which its consumers publish. They have to be up: wait "
+                    "until it is empty, and look at their logs for `outbox` if it doesn't become so."
+                )
 
 
 def delete_rows(

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import lane_of
 from shardctl.fleet.spec import Fleet
+from shardctl.outbox import queue
+from shardctl.outbox.queue import NotDrainedError
 from shardctl.rebalance import bases
 from shardctl.rebalance.bases import BaseError, Bases, trouble_of_base
 from shardctl.rebalance.handover import HandOver, Place, hand_overs, kinds_of
@@ -20,6 +22,8 @@ from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState
+
+EVENTS_SECONDS = 1.0  # for what a moving slot's writes have emitted to leave; usually it takes some hundredths
 
 # Copies the rows of slots from a view of their source into their destination, checks them, and returns how many there are. What
 # the destination holds of the slots is deleted first. Raises a ShardctlError where they can't be the same.
@@ -68,8 +72,12 @@ def hand_over(databases: Mapping[str, Engine], moves: Moves, copy: Copy, based: 
     copied as a whole. What stops a slot is its result.
     """
     if len(moves) > 1:
-        with suppress(ShardctlError):  # the one that it is about meets it again, alone
+        try:
             return dict(_hand_over(databases, moves, copy, based))
+        except NotDrainedError as error:
+            return dict.fromkeys(moves, error)
+        except ShardctlError:
+            pass  # the one that it is about meets it again, alone
     return {move: _alone(databases, move, source, copy, based) for move, source in moves.items()}
 
 
@@ -106,6 +114,11 @@ def _hand_over(
         for source in dict.fromkeys(moves[move] for move in due):
             coming = [move for move in due if moves[move] == source]
             with snapshot(databases[source.shard]) as out:
+                if source.shard != to.shard:
+                    # Invariant: a slot becomes active in another database only when all that its writes have emitted where it
+                    # was is published. So what they emit here comes after it. All of it is in this view, since the lanes have
+                    # left; rows of other slots that are no newer are waited for as well.
+                    queue.wait_drained(databases[source.shard], queue.last(out), EVENTS_SECONDS)
                 left = _left(out, coming, source)
                 rows, logged_now = _bring_over(out, into, left, source, copy, based)
             bases.end(into, [move.slot for move in left], to.generation)

@@ -15,6 +15,7 @@ from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.fleet.spec import Fleet, Shard
+from shardctl.outbox import queue
 from shardctl.rebalance import handover, journal
 from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.handover import Stage, kinds_of
@@ -23,6 +24,7 @@ from shardctl.rebalance.rows.fitness import doubts, unfit
 from shardctl.shard.database import DatabaseError, snapshot
 from shardctl.shard.lanes import Lane
 from shardctl.shard.lanes import read as read_lanes
+from shardctl.shard.outboxtables import outbox
 from shardctl.shard.schema import LaneState, RebalanceState, fault_of_version, missing_tables, rebalances, replicas
 
 MAX_LAG = 10_000
@@ -152,6 +154,14 @@ def past_return(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
         ):
             yield f"shard {name}: {journal.PointOfNoReturnError(entry.id)}"
             return
+
+
+def kept_events(databases: Mapping[str, Engine]) -> Iterator[str]:
+    """For `start`: slots would wait for what their shard's sinks have emitted and Pub/Sub refuses."""
+    for name, engine in databases.items():
+        with snapshot(engine) as connection:
+            if engine.dialect.has_table(connection, outbox.name) and (reason := queue.why_kept(connection)):
+                yield f"shard {name}: {reason}. No slot leaves this shard before."
 
 
 def no_tables(known: Mapping[str, Known]) -> Iterator[str]:

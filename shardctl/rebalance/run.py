@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
+from shardctl.outbox.queue import NotDrainedError
 from shardctl.rebalance import journal
 from shardctl.rebalance.bases import BaseError, Bases
 from shardctl.rebalance.copying import Copy, Inline, Pool, hand_over
@@ -168,7 +169,8 @@ class Run:
         for slot in [slot for slot in self._in_flight(Stage.LEFT) if slot.work is not None and slot.work.done()]:
             work, slot.work, now = slot.work, None, self._clock()
             result = work.result()[slot.hand_over] if work else None
-            if isinstance(result, DatabaseError) and is_transient(result):
+            again = isinstance(result, NotDrainedError) or (isinstance(result, DatabaseError) and is_transient(result))
+            if again:
                 self._trouble[slot.hand_over.to.shard] = str(result)
                 slot.not_before = now + RETRY_SECONDS
             elif isinstance(result, ShardctlError):

@@ -30,6 +30,7 @@ from shardctl.render import (
     operator,
     rbac,
     redisinstances,
+    relay,
     scaling,
     sqlinstances,
     traffic,
@@ -125,7 +126,9 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
     "Namespace": limits.namespaces,
     "PubSubTopic": messaging.topics,
     "PubSubSubscription": messaging.subscriptions,
-    "IAMServiceAccount": lambda plan: chain(messaging.accounts(plan), gateway.accounts(plan), operator.accounts(plan)),
+    "IAMServiceAccount": lambda plan: chain(
+        messaging.accounts(plan), gateway.accounts(plan), relay.accounts(plan), operator.accounts(plan)
+    ),
     "RedisInstance": redisinstances.redis_instances,
     "MemorystoreInstance": redisinstances.valkey_instances,
     "SQLInstance": sqlinstances.instances,
@@ -136,21 +139,32 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
         cloudsql.grants(plan),
         redisinstances.grants(plan),
         gateway.grants(plan),
+        relay.grants(plan),
         operator.grants(plan),
     ),
     "CloudSchedulerJob": messaging.scheduler_jobs,
     "ServiceAccount": lambda plan: chain(
-        workload.service_accounts(plan), gateway.service_accounts(plan), operator.service_accounts(plan)
+        workload.service_accounts(plan),
+        gateway.service_accounts(plan),
+        relay.service_accounts(plan),
+        operator.service_accounts(plan),
     ),
     "Role": lambda plan: chain(rbac.roles(plan), operator.roles(plan)),
     "RoleBinding": lambda plan: chain(rbac.role_bindings(plan), operator.role_bindings(plan)),
     "ConfigMap": lambda plan: chain(
-        workload.config_maps(plan), gateway.config_maps(plan), monitoring.dashboards(plan), operator.config_maps(plan)
+        workload.config_maps(plan),
+        gateway.config_maps(plan),
+        relay.config_maps(plan),
+        monitoring.dashboards(plan),
+        operator.config_maps(plan),
     ),
     "ExternalSecret": limits.external_secrets,
     "ResourceQuota": limits.resource_quotas,
     "NetworkPolicy": lambda plan: chain(
-        limits.network_policies(plan), gateway.network_policies(plan), operator.network_policies(plan)
+        limits.network_policies(plan),
+        gateway.network_policies(plan),
+        relay.network_policies(plan),
+        operator.network_policies(plan),
     ),
     "Service": lambda plan: chain(
         workload.headless_services(plan),
@@ -158,19 +172,25 @@ _BUILDERS: Mapping[str, Callable[[Plan], Iterator[Object]]] = {
         traffic.services(plan),
         gateway.services(plan),
     ),
-    "Deployment": lambda plan: chain(workload.deployments(plan), gateway.deployments(plan)),
+    "Deployment": lambda plan: chain(workload.deployments(plan), gateway.deployments(plan), relay.deployments(plan)),
     "StatefulSet": workload.stateful_sets,
     "HorizontalPodAutoscaler": lambda plan: chain(scaling.autoscalers(plan), gateway.autoscalers(plan)),
     "TriggerAuthentication": scaling.trigger_authentications,
     "ScaledObject": scaling.scaled_objects,
-    "PodDisruptionBudget": lambda plan: chain(workload.disruption_budgets(plan), gateway.disruption_budgets(plan)),
+    "PodDisruptionBudget": lambda plan: chain(
+        workload.disruption_budgets(plan), gateway.disruption_budgets(plan), relay.disruption_budgets(plan)
+    ),
     "DestinationRule": traffic.destination_rules,
     "VirtualService": traffic.virtual_services,
     "KongUpstreamPolicy": traffic.upstream_policies,
     "Ingress": traffic.ingresses,
     "HTTPRoute": traffic.http_routes,
-    "PodMonitoring": lambda plan: chain(monitoring.pod_monitorings(plan), gateway.pod_monitorings(plan)),
-    "PodMonitor": lambda plan: chain(monitoring.pod_monitors(plan), gateway.pod_monitors(plan)),
+    "PodMonitoring": lambda plan: chain(
+        monitoring.pod_monitorings(plan), gateway.pod_monitorings(plan), relay.pod_monitorings(plan)
+    ),
+    "PodMonitor": lambda plan: chain(
+        monitoring.pod_monitors(plan), gateway.pod_monitors(plan), relay.pod_monitors(plan)
+    ),
     "Rules": monitoring.namespace_rules,
     "GlobalRules": monitoring.global_rules,
     "PrometheusRule": monitoring.prometheus_rules,

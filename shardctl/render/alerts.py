@@ -67,6 +67,7 @@ def _table(fleet: Fleet) -> Iterator[Alert]:
     yield from _inboxes(fleet, series)
     yield from _pods(fleet, series)
     yield from _gateway(fleet, series)
+    yield from _outboxes(fleet, series)
 
 
 def _backlogs(fleet: Fleet, series: Series) -> Iterator[Alert]:
@@ -305,7 +306,7 @@ def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
         2 * MINUTE,
         f"The gateway of {fleet.fleet} accepts no writes",
         f"No replica of {fleet.fleet}-gateway is ready: none runs, none is scraped, or Pub/Sub doesn't answer them.",
-        logged=f"(sum({series.available_gateways}) or vector(0)) < 1",
+        logged=f"(sum({series.available('gateway')}) or vector(0)) < 1",
         logged_description=f"No pod of {fleet.fleet}-gateway is available: none runs, or Pub/Sub doesn't answer them.",
     )
     if fleet.gateway.auth.kind == "none":
@@ -319,6 +320,51 @@ def _gateway(fleet: Fleet, series: Series) -> Iterator[Alert]:
         f"A replica of {fleet.fleet}-gateway can't read its whole file of keys, or can't reach the tokens' issuer. Keys that it "
         f"can't confirm are refused {seconds(fleet.gateway.auth.grace_time)} s after that began, and their clients can't write.",
         logged=f"max({_since(series, 'gateway-keys-failing', 'gateway-keys-back', REMINDED, 'pod_name')}) > 0",
+    )
+
+
+def _outboxes(fleet: Fleet, series: Series) -> Iterator[Alert]:
+    if fleet.relay is not None:
+        yield Alert(
+            "ShardctlRelayDown",
+            "critical",
+            f"(sum({series.relays('shardctl_outbox_database_up')}) or vector(0)) < 1",
+            2 * MINUTE,
+            f"The relay of {fleet.fleet} publishes nothing",
+            f"No replica of {fleet.fleet}-relay reaches the database with the outbox: none runs, none is scraped, or the "
+            "database doesn't answer them. Nothing is lost: writes wait there.",
+            logged=f"(sum({series.available('relay')}) or vector(0)) < 1",
+            logged_description=f"No pod of {fleet.fleet}-relay is available: none runs, or the database with the outbox doesn't "
+            "answer them. Nothing is lost: writes wait there.",
+        )
+    if fleet.relay is None and not any(kind.emits for kind in fleet.message_types.values()):
+        return
+    wanted = fleet.monitoring.thresholds
+    yield Alert(
+        "ShardctlOutboxOldest",
+        "critical",
+        f"max by (app, shard) ({series.outboxes('shardctl_outbox_oldest_seconds')}) > {seconds(wanted.outbox_age)}",
+        2 * MINUTE,
+        "Writes wait in the outbox of {{ $labels.app }} {{ $labels.shard }}",
+        "The oldest write in the outbox of {{ $labels.app }} {{ $labels.shard }} has waited for "
+        "{{ $value | humanizeDuration }}: its relay is down or behind, Pub/Sub doesn't take it, or an earlier write of its key "
+        "was refused.",
+        logged="max by (shard, container_name) "
+        f"({_since(series, 'outbox-waits', 'outbox-works', REMINDED, 'shard, container_name, pod_name')}) > 0",
+        logged_description="A relay in a container {{ $labels.container_name }} {{ $labels.shard }} can't publish: Pub/Sub "
+        "doesn't take its writes. Nothing is lost: they wait in order.",
+    )
+    yield Alert(
+        "ShardctlOutboxRefused",
+        "warning",
+        f"max by (app, shard) ({series.outboxes('shardctl_outbox_refused_rows')}) > 0",
+        timedelta(),
+        "Pub/Sub refused writes in the outbox of {{ $labels.app }} {{ $labels.shard }}",
+        "{{ $value }} writes in the outbox of {{ $labels.app }} {{ $labels.shard }} can't be published. Later writes of their "
+        "keys wait until you retry or drop them.",
+        logged=f"{series.logged('outbox-refused', '15m', 'shard, container_name')} > 0",
+        logged_description="{{ $value | humanize }} writes in an outbox of a container {{ $labels.container_name }} "
+        "{{ $labels.shard }} were refused in 15 minutes. Later writes of their keys wait until you retry or drop them.",
     )
 
 

@@ -49,7 +49,7 @@ def app_of(plan: Plan, component: str) -> App:
 
 def refuse_shared_names(fleet: Fleet) -> None:
     """Raise UsageError where a shard's objects would have the names of the gateway or the relay."""
-    for component, setting in (("gateway", fleet.gateway),):
+    for component, setting in (("gateway", fleet.gateway), ("relay", fleet.relay)):
         name = name_of(fleet, component)
         for shard in fleet.shards if setting is not None else ():
             if account_id(topology.shard_id(fleet, shard)) == account_id(name):

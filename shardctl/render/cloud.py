@@ -20,6 +20,7 @@ from shardctl.render import (
     messaging,
     operator,
     redisinstances,
+    relay,
     sqlinstances,
 )
 from shardctl.render.objects import Object, Plan
@@ -32,7 +33,7 @@ _ON: Mapping[str, On] = {
     "Project": "project",
     "KMSCryptoKey": "key",
 }
-_GRANTS = (messaging.grants, cloudsql.grants, redisinstances.grants, gateway.grants, operator.grants)
+_GRANTS = (messaging.grants, cloudsql.grants, redisinstances.grants, gateway.grants, relay.grants, operator.grants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +160,14 @@ def cloud(fleet: Fleet) -> Cloud:
     apps.refuse_shared_names(fleet)
     plan = Plan(fleet, fleet.shards, whole=True)
     emails = {writer.id: plan.account_email(writer) for writer in plan.writers}
-    emails |= {apps.name_of(fleet, part): apps.email(fleet, part) for part in (gateway.COMPONENT,)}
+    emails |= {apps.name_of(fleet, part): apps.email(fleet, part) for part in (gateway.COMPONENT, relay.COMPONENT)}
     emails[operators.name_of(fleet)] = operators.email(fleet)
     topics = {name: _topic(name, fields) for name, fields in _read(messaging.topics, plan)}
     objects = sorted(messaging.subscriptions(plan), key=lambda item: item.owner is not None)
     subscriptions = {item.name: _subscription(item, topics) for item in objects}
     accounts = {
         name: Account(name, fields["account_id"], emails[name], fields["display_name"])
-        for build in (messaging.accounts, gateway.accounts, operator.accounts)
+        for build in (messaging.accounts, gateway.accounts, relay.accounts, operator.accounts)
         for name, fields in _read(build, plan)
     }
     made: Mapping[On, Mapping[str, Any]] = {"topic": topics, "subscription": subscriptions, "account": accounts}

@@ -64,7 +64,7 @@ def _laid_out(series: Series) -> Iterator[dict[str, Any]]:
 
 
 Panel = tuple[str, str, list[tuple[str, str]]]  # title, unit, and its queries by legend
-SHARD = "{{shard}}"
+SHARD, OUTBOX = "{{shard}}", "{{app}} {{shard}}"
 
 
 def rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
@@ -78,6 +78,8 @@ def rows(series: Series) -> Iterator[tuple[str, list[Panel]]]:
     yield "Failures", _failures(series)
     yield "Slots", _slots(series)
     yield "Inboxes", _inboxes(series)
+    if series.fleet.relay or any(kind.emits for kind in series.fleet.message_types.values()):
+        yield "Outboxes", _outboxes(series)
     yield "Pods", _pods(series)
 
 
@@ -137,6 +139,20 @@ def _inboxes(series: Series) -> list[Panel]:
         ("Inbox with indexes", "bytes", _highest(series, "inbox_bytes")),
         ("Inbox rows deleted", "ops", _rate(series, "inbox_rows_purged")),
         ("Oldest row past its retention", "s", _highest(series, "inbox_overdue_seconds")),
+    ]
+
+
+def _outboxes(series: Series) -> list[Panel]:
+    published = f"sum by (app, shard) (rate({series.outboxes('shardctl_outbox_published_total')}[5m]))"
+
+    def highest(name: str) -> list[tuple[str, str]]:
+        return [(OUTBOX, f"max by (app, shard) ({series.outboxes(f'shardctl_outbox_{name}')})")]
+
+    return [
+        ("Writes that wait", "short", highest("rows")),
+        ("Oldest write that waits", "s", highest("oldest_seconds")),
+        ("Writes published", "ops", [(OUTBOX, published)]),
+        ("Writes refused and kept", "short", highest("refused_rows")),
     ]
 
 

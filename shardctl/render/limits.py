@@ -154,6 +154,8 @@ def _most(fleet: Fleet) -> Iterable[tuple[str, str]]:
     if fleet.gateway:
         proxies = [made.cloud_sql.proxy.resources for made in gateways.instances(fleet)]
         add_pods(fleet.gateway.autoscaling.most + 1, fleet.gateway.resources, *proxies[:1])
+    if fleet.relay:
+        add_pods(fleet.relay.replicas + 1, fleet.relay.resources)
     if fleet.operator:  # one Job at a time
         proxies = [made.cloud_sql.proxy.resources for made in sqlproxies.instances(fleet)]
         add_pods(1, fleet.operator.resources, *proxies[:1])

@@ -16,7 +16,7 @@ class LogMetric:
     name: str
     actions: tuple[str, ...]
     description: str
-    container: Literal["consumer", "gateway"] = "consumer"
+    containers: tuple[Literal["consumer", "gateway", "relay"], ...] = ("consumer",)
     fields: tuple[tuple[str, str], ...] = (("shard", "shard"),)
 
 
@@ -38,10 +38,22 @@ _KEYS = (
         "gateway-keys-failing",
         ("keys_refused", "keys_unavailable"),
         "Gateways that can't confirm their clients' keys: at once, then every ten minutes.",
-        "gateway",
+        ("gateway",),
         (),
     ),
-    LogMetric("gateway-keys-back", ("keys_accepted", "recovered"), "Gateways that work again.", "gateway", ()),
+    LogMetric("gateway-keys-back", ("keys_accepted", "recovered"), "Gateways that work again.", ("gateway",), ()),
+)
+_OUTBOXES = (
+    LogMetric(
+        "outbox-waits",
+        ("outbox_waits",),
+        "Relays whose writes Pub/Sub doesn't take: at once, then every ten minutes.",
+        ("consumer", "relay"),
+    ),
+    LogMetric("outbox-works", ("outbox_works",), "Relays that publish again.", ("consumer", "relay")),
+    LogMetric(
+        "outbox-refused", ("outbox_refused",), "Writes of an outbox that Pub/Sub refuses.", ("consumer", "relay")
+    ),
 )
 
 
@@ -51,6 +63,8 @@ def log_metrics(fleet: Fleet) -> Iterator[LogMetric]:
         yield from _BACKENDS
     if fleet.gateway and fleet.gateway.auth.kind != "none":
         yield from _KEYS
+    if fleet.relay or any(kind.emits for kind in fleet.message_types.values()):
+        yield from _OUTBOXES
 
 
 def metric_id(fleet: Fleet, name: str) -> str:
@@ -60,11 +74,13 @@ def metric_id(fleet: Fleet, name: str) -> str:
 def filter_text(fleet: Fleet, metric: LogMetric) -> str:
     """As Cloud Logging's query language has it."""
     actions = " OR ".join(f'"{action}"' for action in metric.actions)
+    containers = " OR ".join(f'"{container}"' for container in metric.containers)
+    containers = f"({containers})" if len(metric.containers) > 1 else containers
     return " AND ".join(
         (
             'resource.type="k8s_container"',
             f'resource.labels.namespace_name="{fleet.namespace}"',
-            f'resource.labels.container_name="{metric.container}"',
+            f"resource.labels.container_name={containers}",
             f'jsonPayload.fleet="{fleet.fleet}"',
             f"jsonPayload.action=({actions})",
         )

@@ -134,7 +134,8 @@ def grants(plan: Plan) -> Iterator[Object]:
             if agent:
                 yield grant(writer, f"{sub.id}-agent", subscriber, own, member=agent)
         yield grant(writer, f"{writer.id}-dead-letter-publisher", publisher, dead_letters, member_account=writer.id)
-        if writer.shard.previous:  # a slot's former owner republishes what it hasn't applied
+        # A slot's former owner republishes what it hasn't applied, and consumers relay what their sinks emit.
+        if writer.shard.previous or fleet.emitted_by(writer.shard):
             for topic in topology.topics(fleet):
                 on = ("PubSubTopic", object_name(topic.id))
                 yield grant(writer, f"{writer.id}-{topic.id}-publisher", publisher, on, member_account=writer.id)

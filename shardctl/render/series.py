@@ -36,6 +36,14 @@ class Series:
         """A metric of the gateway: `shardctl_gateway_…`."""
         return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-gateway"}}'
 
+    def outboxes(self, name: str) -> str:
+        """A metric of the relays, those that consumers hold and the one of its own: `shardctl_outbox_…`."""
+        return f'{name}{{namespace="{self.fleet.namespace}",app=~"{self.fleet.fleet}-(consumer|relay)"}}'
+
+    def relays(self, name: str) -> str:
+        """The same of the relay of its own alone."""
+        return f'{name}{{namespace="{self.fleet.namespace}",app="{self.fleet.fleet}-relay"}}'
+
     def rate(self, name: str, window: str = "5m", by: str = "shard") -> str:
         return f"sum by ({by}) (rate({self.own(name)}[{window}]))"
 
@@ -88,9 +96,9 @@ class Series:
             f'container_name="consumer",{more}pod_name=~"{pods}"'
         )
 
-    @cached_property
-    def available_gateways(self) -> str:
-        chosen = f'namespace="{self.fleet.namespace}",deployment="{self.fleet.fleet}-gateway"'
+    def available(self, component: str) -> str:
+        """Pods of the gateway or of the relay that are available, from kube-state-metrics."""
+        chosen = f'namespace="{self.fleet.namespace}",deployment="{self.fleet.fleet}-{component}"'
         return f"kube_deployment_status_replicas_available{{{chosen}}}"
 
     @cached_property

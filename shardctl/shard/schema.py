@@ -45,7 +45,7 @@ from sqlalchemy.types import TypeEngine
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.settings.columns import MAX_PRECISION, MAX_SCALE, ColumnType
 from shardctl.fleet.settings.messagetypes import MessageType
-from shardctl.shard import inbox_0_1
+from shardctl.shard import inbox_0_1, outboxtables
 from shardctl.wire import identity
 
 
@@ -148,6 +148,8 @@ _LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), *_MYSQL)
 _MOMENT = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *_MYSQL)
 
 metadata = MetaData()
+for _table in outboxtables.metadata.tables.values():
+    _table.to_metadata(metadata)
 
 # One row. Writers take it FOR SHARE; a transaction that changes slots takes it FOR UPDATE and adds one to its version.
 fence = Table(
@@ -387,6 +389,11 @@ def fault_of_version(connection: Connection, *, beside_old_inbox: bool = False) 
         )
     if inspector.has_table(lanes.name) and lacks(connection, lanes.c.log):
         return f"its table {lanes.name} has no column {lanes.c.log.name}: run `shardctl provision`, which adds it"
+    if lacking := outboxtables.lacking_columns(connection, metadata):
+        return (
+            f"there is no column {', '.join(lacking)}: its tables are of a version of shardctl that was never released, and "
+            "can't be upgraded: make the database again, or go back to that version"
+        )
     return None
 
 
@@ -458,6 +465,7 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
             if kind.table:
                 table_of(kind, mapped)
         mapped.create_all(connection)
+        outboxtables.fill(connection)
         if connection.scalar(select(leader.c.term)) is None:
             connection.execute(insert(leader).values(id=1, term=0, holder=""))
         if connection.scalar(select(fence.c.version)) is None:

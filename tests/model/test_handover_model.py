@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "docs" / "handover"
-HANDOVER, COPY, JOURNAL = (FOLDER / f"{name}.pml" for name in ("handover", "copy", "journal"))
+HANDOVER, COPY, JOURNAL, EVENTS = (FOLDER / f"{name}.pml" for name in ("handover", "copy", "journal", "events"))
 
 
 def case(name, settings, states, *, slow=False, model=HANDOVER):
@@ -69,6 +69,8 @@ CONFIGURATIONS = [  # together two minutes of one core
     case("journal", "", 1_500, model=JOURNAL),
     case("journal, moves to the first database", "TO=0", 1_500, model=JOURNAL),
     case("journal, each twice", "EACH=2", 14_000, model=JOURNAL),
+    case("events, there and back", "", 100_000, model=EVENTS),
+    case("events, there, back and there", "RELAYS=1 MOVES=3", 3_400, model=EVENTS),
 ]
 
 ENDINGS = [
@@ -136,10 +138,12 @@ MUTANTS_OF_COPY = {
     "two_snapshots": "",
 }
 MUTANTS_OF_JOURNAL = {"deleted_before_recorded": "", "finish_not_recorded": "", "refused_half_way": ""}
+MUTANTS_OF_EVENTS = {"events_not_waited_for": "RELAYS=1", "view_before_left": "RELAYS=1"}
 MUTANTS_OF = {
     HANDOVER: MUTANTS_OF_HANDOVER,
     COPY: MUTANTS_OF_COPY,
     JOURNAL: MUTANTS_OF_JOURNAL,
+    EVENTS: MUTANTS_OF_EVENTS,
 }
 MUTANTS = [
     pytest.param(model, mutant, settings.split(), id=mutant)

@@ -96,7 +96,7 @@ def settle(
                 f"Nothing was done: {reasons[0]}. Run it again then. Until it runs, `shardctl rebalance back` leads back."
             )
             return EXIT_WAITING
-        refuse(list(closing.not_deletable(fleet, work.databases, known)))
+        refuse([*closing.not_deletable(fleet, work.databases, known), *closing.not_published(fleet, work.databases)])
         _verify(work)
         with waiting(f"Pub/Sub, project {fleet.project}"):
             old, strays = _subscriptions(fleet, known, publisher, subscriber, drained=drained)

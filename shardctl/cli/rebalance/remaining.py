@@ -64,11 +64,13 @@ class Remaining:
         return self._reasons(look)
 
     def undrained(self, *, drained: bool) -> list[str]:
-        """Why old subscriptions can't be deleted yet."""
+        """Why old subscriptions, and shards without slots, can't go yet."""
+        from shardctl.rebalance import closing
 
-        def look(_: Work, known: Mapping[str, Known]) -> list[str]:
+        def look(work: Work, known: Mapping[str, Known]) -> list[str]:
             with pubsub_clients(self.fleet) as (_, subscriber):
-                return look_at_old(self.fleet, known, subscriber, drained=drained)[2]
+                reasons = look_at_old(self.fleet, known, subscriber, drained=drained)[2]
+            return [*reasons, *closing.not_published(self.fleet, work.databases)]
 
         return self._reasons(look)
 

@@ -67,6 +67,7 @@ def open_planned(
         known = work.known()
         reasons = [*preflight.other_rebalances(wanted, known)] or [*preflight.past_return(wanted, known)]
         reasons += odd_slots(work, known, announced=False)
+        reasons += preflight.kept_events(work.databases)
         reasons += preflight.unfit_tables(wanted, work.databases, known)
         with waiting(f"Pub/Sub, project {wanted.project}"):
             reasons += preflight.lacking_subscriptions(wanted, publisher, subscriber, every=False)

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema
 
 from shardctl.fleet.keyspace import TimeUnit
 from shardctl.fleet.model import Model, OrJust
-from shardctl.fleet.scalars import Identifier, SinkPath, TableName, one_or_many
+from shardctl.fleet.scalars import Identifier, SinkPath, TableName, TypeName, one_or_many
 from shardctl.fleet.settings.columns import Column, ColumnType, length_of, precision_of, type_of
 from shardctl.fleet.settings.http import HttpBackend
 
@@ -93,6 +93,11 @@ class MessageType(Model):
         SinkPath | None,
         Field(description="Your own sink instead of a table: `package.module:factory` on the consumer's Python path."),
     ] = None
+    emits: Annotated[
+        tuple[TypeName, ...],
+        BeforeValidator(one_or_many),
+        Field(description="Types of the writes that your own sink emits by `shardctl.emit`: the consumers relay them."),
+    ] = ()
     http: Annotated[
         HttpBackend | None, Field(description="A backend of yours instead of a table: each write is posted to it.")
     ] = None
@@ -135,6 +140,8 @@ class MessageType(Model):
             raise ValueError("sink and http exclude each other")
         if places and (self.table or self.key or self.columns):
             raise ValueError(f"{places[0]} takes the place of table, key and columns")
+        if self.emits and self.sink is None:
+            raise ValueError("emits is for a type with a sink: only your own code emits writes")
         if places and self.routing_key is None:
             raise ValueError(f"a type with {'a sink' if self.sink else 'an http backend'} needs a routing_key")
         return self

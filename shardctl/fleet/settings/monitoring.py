@@ -58,6 +58,9 @@ class Thresholds(Model):
     redis_degraded: Annotated[timedelta, Between("0s", "1d")] = timedelta(minutes=5)
     slot_failing: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=2)
     slot_held: Annotated[timedelta, Between("10s", "1d")] = timedelta(minutes=5)
+    outbox_age: Annotated[
+        timedelta, Between("10s", "1d"), Field(description="Of the oldest write that waits in an outbox.")
+    ] = timedelta(minutes=1)
     published_again: Annotated[
         int, Field(ge=0, description="Messages of a shard in 10 minutes that arrived after their slot's barrier.")
     ] = 0

@@ -396,6 +396,35 @@ def test_a_command_that_finds_only_the_old_table_names_the_fix(engine, url):
     read(engine)
 
 
+def test_an_inbox_without_reasons_gets_the_column_beside_consumers(engine, url):
+    provision(url)
+    with database.writing(engine) as connection:
+        # First a row: for DROP COLUMN, SQLite doesn't notice that another session has changed the tables since.
+        connection.execute(insert(schema.replicas).values(replica="pod-a", generations="1"))
+        connection.execute(text("ALTER TABLE shardctl_inbox DROP COLUMN reason"))
+    with engine.connect() as connection:
+        assert "no column reason: run `shardctl provision`" in schema.fault_of_version(
+            connection, beside_old_inbox=True
+        )
+    provision(url)
+    with engine.connect() as connection:
+        assert schema.fault_of_version(connection) is None
+
+
+@pytest.mark.parametrize("column", ["shardctl_inbox.key_hash", "shardctl_outbox.behind", "shardctl_parked_keys.detail"])
+def test_tables_that_were_never_released_are_refused(url, column):
+    table, _, name = column.partition(".")
+    provision(url)
+    engine = database.connect(url)
+    with database.writing(engine) as connection:
+        connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {name}"))
+    engine.dispose()
+    with pytest.raises(
+        ProvisionError, match=f"^database of shard s0 at .*: there is no column {column}: .* make the database again"
+    ):
+        provision(url)
+
+
 def test_a_consumer_does_not_work_with_old_tables_and_says_what_to_do(engine, url):
     parsed = make_url(url)
     reading, dialect = consumers.engine_of(parsed, Batching()), consumers.dialect_of(parsed)

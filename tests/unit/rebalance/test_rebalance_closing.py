@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rebalance_kit import CrashError, after
+from sqlalchemy import insert
 
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance import closing, journal, preflight
@@ -14,6 +15,7 @@ from shardctl.rebalance.summary import summarize
 from shardctl.shard import lanes
 from shardctl.shard.database import writing
 from shardctl.shard.lanes import Lane
+from shardctl.shard.outboxtables import outbox
 from shardctl.shard.schema import LaneState, RebalanceState
 
 
@@ -77,6 +79,32 @@ def test_old_subscriptions_are_empty_or_not_or_nobody_knows():
     assert [reason.split()[1] for reason in unsure] == ["stale:", "none:"]
     assert "--drained" in unsure[0]
     assert closing.not_drained(["none"], {}, at, "no backlog known")[1][0].count("no backlog known") == 1
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (None, "shard s0: its outbox still holds events, which its consumers publish"),
+        (
+            "it is too large",
+            "shard s0: write 1 of its outbox can't be published: it is too large. See `shardctl outbox list`",
+        ),
+    ],
+)
+def test_a_shard_without_slots_stays_while_its_events_arent_published(world, refused, message):
+    row = {"slot": 1, "attributes": "{}", "body": b"{}", "refused": refused}
+    for name in ("s0", "s2"):
+        with writing(world.own[name]) as connection:
+            connection.execute(insert(outbox), row)
+    assert not list(closing.not_published(world.after, world.own))  # the shards stay, and go on publishing
+    shards = [
+        shard.model_copy(update={"slots": SlotSet()}) if shard.name == "s0" else shard for shard in world.after.shards
+    ]
+    (reason,) = closing.not_published(world.after.model_copy(update={"shards": tuple(shards)}), world.own)
+    assert message in reason
+    assert [text.split(":")[0] for text in preflight.kept_events(world.own)] == (
+        ["shard s0", "shard s2"] if refused else []
+    )
 
 
 def test_the_last_barrier_counts(world):

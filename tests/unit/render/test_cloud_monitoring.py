@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_monitoring import FLEET, KEYS, judge, replicas, rule_file, run
+from test_monitoring import FLEET, KEYS, RELAY, judge, replicas, rule_file, run
 
 from shardctl.errors import UsageError
 from shardctl.fleet.load import fleet_from
@@ -27,8 +27,10 @@ COLLECTED = "{stack: cloud-monitoring, managed_collection: true}"
 
 
 def fleet_of(monitoring: str = "cloud-monitoring", more: str = "") -> Fleet:
-    """With a gateway that asks for keys, so that every alert is there."""
-    return fleet_from(parse(FLEET.format(monitoring=monitoring) + more)).model_copy(update={"gateway": KEYS})
+    """With a gateway that asks for keys and a relay, so that every alert is there."""
+    return fleet_from(parse(FLEET.format(monitoring=monitoring) + more)).model_copy(
+        update={"gateway": KEYS, "relay": RELAY}
+    )
 
 
 def rendered(fleet: Fleet, kind: str) -> dict[str, dict[str, Any]]:
@@ -123,13 +125,14 @@ def test_every_action_that_is_counted_is_logged() -> None:
     code = {
         container: "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
         for container, folders in {
-            "consumer": ("consumer",),
+            "consumer": ("consumer", "shardctl/outbox"),
+            "relay": ("shardctl/outbox",),
             "gateway": ("shardctl/gateway", "shardctl/supervision"),
         }.items()
     }
     for metric in logmetrics.log_metrics(fleet_of()):
         for action in metric.actions:
-            assert f'"{action}"' in code[metric.container], action
+            assert all(f'"{action}"' in code[container] for container in metric.containers), action
 
 
 def test_every_log_based_metric_is_asked_for_and_every_one_that_is_asked_for_is_there() -> None:
@@ -168,8 +171,8 @@ def running(pod: str) -> dict[str, str]:
     return {"series": f"kubernetes_io:container_uptime{{{labels}}}", "values": "60+60x30"}
 
 
-def gateways(available: int) -> dict[str, str]:
-    labels = 'namespace="writers",deployment="orders-gateway"'
+def pods_of(component: str, available: int) -> dict[str, str]:
+    labels = f'namespace="writers",deployment="orders-{component}"'
     return {"series": f"kube_deployment_status_replicas_available{{{labels}}}", "values": f"{available}x30"}
 
 
@@ -179,6 +182,7 @@ def pods(*series: Any) -> list[dict[str, str]]:
 
 KEY = 'pod_name="g"'
 TYPED = 'shard="s0",pod_name="p",type="b"'
+OF_RELAY, IN_RELAY = 'container_name="relay",pod_name="r"', {"container_name": "relay"}
 CASES: list[tuple[str, str, list[dict[str, str]], dict[str, str] | None]] = [
     ("ShardctlParked", "one", [logged("parked", "0x20 1x10")], S0),
     ("ShardctlParked", "long ago", [logged("parked", "0 1x30")], None),
@@ -223,9 +227,20 @@ CASES: list[tuple[str, str, list[dict[str, str]], dict[str, str] | None]] = [
         "container_name": "consumer",
     }),
     ("ShardctlSilent", "one container", [running("orders-s1-0")], None),
-    ("ShardctlGatewayDown", "none available", [gateways(0)], {}),
+    ("ShardctlGatewayDown", "none available", [pods_of("gateway", 0)], {}),
     ("ShardctlGatewayDown", "none there", [], {}),
-    ("ShardctlGatewayDown", "one available", [gateways(1)], None),
+    ("ShardctlGatewayDown", "one available", [pods_of("gateway", 1)], None),
+    ("ShardctlRelayDown", "none available", [pods_of("relay", 0)], {}),
+    ("ShardctlRelayDown", "one available", [pods_of("relay", 1)], None),
+    ("ShardctlOutboxOldest", "for ten minutes", [logged("outbox_waits", "0x14 1x15", OF_RELAY)], IN_RELAY),
+    (
+        "ShardctlOutboxOldest",
+        "works again",
+        [logged("outbox_waits", "0x14 1x15", OF_RELAY), logged("outbox_works", "0x20 1x9", OF_RELAY)],
+        None,
+    ),
+    ("ShardctlOutboxRefused", "one", [logged("outbox_refused", "0x20 1x10", OF_RELAY)], IN_RELAY),
+    ("ShardctlOutboxRefused", "long ago", [logged("outbox_refused", "0 1x30", OF_RELAY)], None),
     ("ShardctlGatewayKeys", "a bad line", [logged("gateway_keys_failing", "0x20 1x9", KEY)], {}),
     (
         "ShardctlGatewayKeys",
@@ -281,7 +296,7 @@ def test_prometheus_takes_every_query(monitoring: str, promtool: str, tmp_path: 
 
 def test_only_collected_consumers_are_scraped_and_grafana_gets_nothing() -> None:
     assert rendered(fleet_of(), "PodMonitoring") == {}
-    assert set(rendered(fleet_of(COLLECTED), "PodMonitoring")) == {"orders-consumer", "orders-gateway"}
+    assert set(rendered(fleet_of(COLLECTED), "PodMonitoring")) == {"orders-consumer", "orders-gateway", "orders-relay"}
     assert not [name for name in rendered(fleet_of(COLLECTED), "ConfigMap") if name.endswith("dashboard")]
     assert rendered(fleet_of("{stack: cloud-monitoring, dashboard: false}"), "MonitoringDashboard") == {}
 

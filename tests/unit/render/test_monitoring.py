@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from consumer.observability.metrics import Metrics
 from shardctl.errors import UsageError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.settings.gateway import OPEN, Auth, Gateway, KeysSecret
+from shardctl.fleet.settings.relay import Relay
+from shardctl.fleet.settings.secrets import SecretRef
 from shardctl.fleet.spec import Fleet
 from shardctl.fleet.yamlfile import parse
 from shardctl.gateway.metrics import Metrics as GatewayMetrics
+from shardctl.outbox.metrics import OutboxMetrics
 from shardctl.render import documents
 from shardctl.render.alerts import alerts
 
@@ -51,13 +55,14 @@ def rendered(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 KEYS = Gateway(auth=Auth(kind="keys", secret=KeysSecret(name="keys")))
+RELAY = Relay(database=SecretRef(name="outbox"))
 
 
 def rules(fleet: Fleet) -> dict[str, dict[str, Any]]:
-    """By name; of the fleet with a gateway that asks for keys, so that every alert is there."""
+    """By name; of the fleet with a gateway that asks for keys and a relay, so that every alert is there."""
     groups = [
         group
-        for item in rendered(fleet.model_copy(update={"gateway": KEYS}))
+        for item in rendered(fleet.model_copy(update={"gateway": KEYS, "relay": RELAY}))
         for group in item.get("spec", {}).get("groups", ())
     ]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
@@ -82,6 +87,10 @@ def own(name: str, *, shard: str = "s0", pod: str = "p", labels: str = "") -> tu
 
 def gateway(name: str) -> tuple[str, str]:
     return f"shardctl_gateway_{name}", 'namespace="writers",app="orders-gateway",pod="p"'
+
+
+def relay(name: str, pod: str = "p") -> tuple[str, str]:
+    return f"shardctl_outbox_{name}", f'namespace="writers",app="orders-relay",pod="{pod}"'
 
 
 def kube(name: str, labels: str) -> tuple[str, str]:
@@ -313,6 +322,21 @@ CASES = [
     Case("ShardctlGatewayDown", "one is ready", ((gateway("ready"), "1x30"),), None),
     Case("ShardctlGatewayKeys", "a bad line", ((gateway("keys_failing"), "0x20 1x10"),), {}),
     Case("ShardctlGatewayKeys", "confirmed", ((gateway("keys_failing"), "0x30"),), None),
+    Case("ShardctlRelayDown", "none is there", (), {}),
+    Case("ShardctlRelayDown", "its database is away", ((relay("database_up"), "0x30"),), {}),
+    Case(
+        "ShardctlRelayDown", "one of two", ((relay("database_up"), "0x30"), (relay("database_up", "q"), "1x30")), None
+    ),
+    Case("ShardctlOutboxOldest", "a relay's", ((relay("oldest_seconds"), "0+60x30"),), {"app": "orders-relay"}),
+    Case(
+        "ShardctlOutboxOldest",
+        "of a shard's sinks",
+        ((own("outbox_oldest_seconds"), "0+60x30"),),
+        S0 | {"app": "orders-consumer"},
+    ),
+    Case("ShardctlOutboxOldest", "published", ((relay("oldest_seconds"), "0 60 120 0x27"),), None),
+    Case("ShardctlOutboxRefused", "one", ((relay("refused_rows"), "0x20 1x10"),), {"app": "orders-relay"}),
+    Case("ShardctlOutboxRefused", "retried", ((relay("refused_rows"), "1x10 0x20"),), None),
     *(
         Case("ShardctlMemory", name, memory_of(pod, percent, stack, container), labels, stacks=(stack,))
         for stack in STACKS
@@ -446,8 +470,20 @@ def test_metrics_of_pubsub_can_be_named_otherwise() -> None:
 def test_a_fleet_without_a_type_that_parks_has_the_alert_on_parked_writes() -> None:
     """While a type's table isn't ready, its writes are parked, whatever its `on_poison`."""
     text = FLEET.replace(", on_poison: park", "").format(monitoring="prometheus-operator")
-    assert "ShardctlParked" not in rules(fleet_from(parse(text)))
     assert "ShardctlParked" in rules(fleet_from(parse(text)))
+
+
+def test_only_a_fleet_with_outboxes_is_watched_for_them() -> None:
+    fleet = fleet_of("managed-prometheus")
+    emitting = fleet.message_types["b"].model_copy(update={"emits": ("a",)})
+
+    def watched(fleet: Fleet) -> set[str]:
+        return {alert.name for alert in alerts(fleet) if "Outbox" in alert.name or "Relay" in alert.name}
+
+    assert not watched(fleet)
+    of_sinks = {"ShardctlOutboxOldest", "ShardctlOutboxRefused"}
+    assert watched(fleet.model_copy(update={"message_types": {"b": emitting}})) == of_sinks
+    assert watched(fleet.model_copy(update={"relay": RELAY})) == of_sinks | {"ShardctlRelayDown"}
 
 
 @pytest.mark.parametrize(
@@ -518,9 +554,10 @@ KUBE_STATE = {
 
 
 def exported() -> set[str]:
-    """The names of all samples that a consumer or a gateway can export, those of labels that nobody set yet among them."""
-    names = set()
-    for family in (*Metrics().registry.collect(), *GatewayMetrics(()).registry.collect()):
+    """The names of all samples that a pod of the fleet can export, those of labels that nobody set yet among them."""
+    names, outbox = set(), CollectorRegistry()
+    OutboxMetrics(outbox)
+    for family in (*Metrics().registry.collect(), *GatewayMetrics(()).registry.collect(), *outbox.collect()):
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}[family.type]
         names |= {family.name + suffix for suffix in suffixes}
     return names

@@ -10,6 +10,7 @@ import pytest
 from manifests import CASES, WORKLOADS, containers_of, fleet_of, objects, only, pod_of
 
 from shardctl.fleet.load import load_fleet
+from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.fleet.spec_errors import SpecError
 
 cases = pytest.mark.parametrize("path", CASES, ids=lambda path: path.parent.name)
@@ -66,9 +67,11 @@ def test_pods_have_no_more_than_they_need(path: Path) -> None:
 # --- grants -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_consumer_publishes_data_only_while_slots_leave_it() -> None:
-    def publishers(shards: str) -> set[str]:
-        members = objects(fleet_of("", shards), "IAMPolicyMember")
+def test_a_consumer_publishes_data_only_while_slots_leave_it_or_where_its_sinks_emit() -> None:
+    def publishers(shards: str, **types: MessageType) -> set[str]:
+        fleet = fleet_of("", shards)
+        fleet = fleet.model_copy(update={"message_types": {**fleet.message_types, **types}})
+        members = objects(fleet, "IAMPolicyMember")
         data = [item["spec"] for item in members if item["spec"]["resourceRef"]["name"] == "data-writes"]
         return {body["memberFrom"]["serviceAccountRef"]["name"] for body in data}
 
@@ -80,6 +83,9 @@ def test_a_consumer_publishes_data_only_while_slots_leave_it() -> None:
     )
     assert publishers(moving) == {"orders-s0"}
     assert publishers("shards:\n  - {name: s0, slots: 0-15}\n") == set()
+    emitting = MessageType(sink="a:b", routing_key="id", emits=("order",))
+    shards = "shards:\n  - {name: s0, slots: 0-7}\n  - {name: s1, slots: 8-15}\n"
+    assert publishers(shards, b=emitting) == {"orders-s0", "orders-s1"}
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

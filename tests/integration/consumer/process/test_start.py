@@ -40,7 +40,7 @@ UNUSED = {
     "typer": "the command line",
     "yaml": "shards.yaml",
 }
-MOST_MODULES = 820  # 1,163 before any was left out
+MOST_MODULES = 830  # 1,163 before any was left out
 
 
 @pytest.fixture
