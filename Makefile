@@ -61,11 +61,11 @@ bench: $(VENV)/.dev            ## what a consumer does and costs, on a backlog a
 # The locks hold versions and hashes and name no host, so they work with any package index.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql --extra tracing pyproject.toml -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql --extra migrate --extra tracing pyproject.toml -o requirements/runtime.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 	echo checkov | $(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) - -o requirements/checkov.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group build pyproject.toml -o requirements/local.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --extra tracing --group dev pyproject.toml -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --extra migrate --extra tracing --extra async --group dev pyproject.toml -o requirements/dev.txt
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
               --no-emit-index-url --no-emit-find-links
 

@@ -75,6 +75,12 @@ class Step:
     live: Any = None
     lacks: tuple[str, ...] = ()
 
+    @property
+    def is_new_database(self) -> bool:
+        from shardctl.shard import schema
+
+        return self.kind == "database" and self.action == "create" and schema.fence.name in self.fields
+
     def __str__(self) -> str:
         return f"{self.action} {self.kind} {self.name}" + (f" ({', '.join(self.fields)})" if self.fields else "")
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl import audit
-from shardctl.cli import deadletter, outbox, parked, rebalance, signals, stdout
+from shardctl.cli import deadletter, migrate, outbox, parked, rebalance, signals, stdout
 from shardctl.cli.adopt import adopt
 from shardctl.cli.apply import apply
 from shardctl.cli.broker import broker
@@ -73,6 +73,7 @@ for _stage, _verbs in _STAGES.items():
 app.add_typer(deadletter.app, name="deadletter", rich_help_panel="Operate")
 app.add_typer(outbox.app, name="outbox", rich_help_panel="Operate")
 app.add_typer(parked.app, name="parked", rich_help_panel="Operate")
+app.add_typer(migrate.app, name="migrate", rich_help_panel="Operate")
 app.add_typer(rebalance.app, name="rebalance", rich_help_panel="Move")
 
 

@@ -90,7 +90,7 @@ def up(
     fleet = load_fleet(file)
     rendered = manifests.write(fleet, directory / "manifests")
     say(f"{rendered} objects rendered into {directory / 'manifests'} and checked")
-    local = LocalFleet(fleet, new_folder(directory), keep=keep)
+    local = LocalFleet(fleet, new_folder(directory), keep=keep, file=file)
     follower = Follower(local, file, fleet, directory / "manifests")
     if fleet.rebalancing:
         say(

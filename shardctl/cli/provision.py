@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -64,7 +65,7 @@ def provision(
     elif dry_run:
         say("databases: not checked in a dry run; missing tables are created.")
     else:
-        _databases(fleet, urls, done)
+        _databases(file, fleet, urls, done)
     if not dry_run:
         _lock(file, fleet)
     if as_json:
@@ -101,8 +102,9 @@ def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
         )
 
 
-def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
+def _databases(file: Path, fleet: Any, urls: dict[str, str], done: Any) -> None:
     """First all that consumers wait for, in every shard; then what takes as long as there are rows of 0.1.0."""
+    from shardctl.migrate import newshard
     from shardctl.provision import make_tables, move_old_rows
     from shardctl.shard.schema import inbox
 
@@ -112,6 +114,8 @@ def _databases(fleet: Any, urls: dict[str, str], done: Any) -> None:
         if inbox.name in step.fields and step.action == "update":
             behind.append(shard.name)
         done(step)
+        if step.is_new_database:
+            newshard.bring_up(file, fleet, {shard.name: urls[shard.name]})
         for lack in step.lacks:
             say(f"warning: shard {shard.name}: {lack}; until then, consumers of this file wait.")
     if behind:

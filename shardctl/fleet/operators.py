@@ -33,6 +33,7 @@ RIGHTS: Mapping[OperatorCommand, tuple[Right, ...]] = {
     "provision": (Right("project", _EDITOR),),
     "adopt": (),
     "rebalance": (Right("project", _EDITOR), Right("project", _BACKLOGS)),
+    "migrate": (),
     "deadletter": (
         Right("letters", _SUBSCRIBER),
         Right("letters", _VIEWER),

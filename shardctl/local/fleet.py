@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
@@ -31,6 +31,8 @@ from shardctl.local.servers.account import unprivileged
 from shardctl.local.servers.install import SUPERUSER
 from shardctl.local.servers.process import HOST
 from shardctl.local.standins import on_this_machine
+from shardctl.migrate import newshard
+from shardctl.migrate.errors import RebalanceOpenError
 from shardctl.provision import provision_database, provision_pubsub
 from shardctl.publisher import Publisher
 from shardctl.status.localfile import VARIABLE, LocalConsumer, LocalFile
@@ -78,17 +80,28 @@ class LocalFleet:
     databases too with `keep`. `replicas` replaces `local.replicas` of the spec. Tests may use its parts one by one:
     `local.replicas["s0"][0].kill()`, `local.redis.stop()`, `local.broker.pause()`.
 
+    The revisions beside `file` are applied to each database before consumers write to it; while a rebalance is open there, they
+    wait for the file that finishes it.
+
     A file with a rebalance in it starts as if that were finished: in new databases there is nothing to move.
     """
 
     def __init__(
-        self, spec: Fleet, directory: Path, *, replicas: int | None = None, faults: Faults = NONE, keep: bool = False
+        self,
+        spec: Fleet,
+        directory: Path,
+        *,
+        replicas: int | None = None,
+        faults: Faults = NONE,
+        keep: bool = False,
+        file: Path | None = None,
     ) -> None:
         spec = on_this_machine(spec)
         self.spec = spec.settled() if spec.rebalancing else spec
         secrets.environment(self.spec, os.environ)  # missing ones are reported before anything starts
         self.directory = directory.absolute()
         self.keep = keep
+        self._file = file
         self.broker = BrokerProcess(self.directory / "broker", faults=faults)
         self.redis = RedisServer(self.directory / "redis")
         self._replicas = replicas or spec.local.replicas
@@ -355,7 +368,12 @@ class LocalFleet:
 
     def _provision_database(self, spec: Fleet, shard: Shard) -> None:
         self._make_database(spec, shard)
-        provision_database(spec, shard, self.database_url(shard.name))
+        url = self.database_url(shard.name)
+        provision_database(spec, shard, url)
+        if self._file is not None:
+            # Revisions wait for the end of an open rebalance, whose own file may be the one that is applied here.
+            with suppress(RebalanceOpenError):
+                newshard.bring_up(self._file, spec, {shard.name: url})
 
     def _database_name(self, shard: Shard) -> str:
         return topology.shard_id(self.spec, shard).replace("-", "_")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
 from shardctl.rebalance.handover import participating
-from shardctl.shard import lanes
+from shardctl.shard import lanes, revisions
 from shardctl.shard.database import snapshot
 from shardctl.shard.schema import RebalanceState, rebalances
 
@@ -133,12 +133,24 @@ def read(connection: Connection) -> dict[str, Entry]:
     }
 
 
+def open_ones(connection: Connection) -> Iterator[str]:
+    """Each rebalance that is open here, with the way out. Under the fence, shared or alone, it holds until the commit."""
+    for entry in read(connection).values():
+        if entry.state == RebalanceState.OPEN:
+            yield f"{summary_of(entry)}. {WAY_OUT}"
+
+
 def begin(connection: Connection, fleet: Fleet, shard: str, rebalance: str | None = None) -> str:
     """Open the rebalance in `shard`'s database, or go on with an aborted one; its id. Raises JournalError.
 
     `rebalance` is the id that it has in another database: the first that is asked makes one.
     """
     lanes.take_fence_alone(connection)
+    if changing := revisions.under_way(revisions.read(connection)):
+        raise JournalError(
+            f"shard {shard}: its schema is being changed to revision {changing[0]}, and rows move between equal tables alone. "
+            "`shardctl migrate apply` brings it to its end."
+        )
     entries = read(connection)
     entry_here = entry_of(fleet, entries)
     for entry in entries.values():

@@ -14,10 +14,16 @@ from shardctl.shard import lanes
 from shardctl.shard.database import writing
 
 
-def make_tables(fleet: Fleet, urls: Mapping[str, str]) -> None:
-    """What is missing of them: all of a new shard's, or those that a newer version of this program wants. Holds no slot."""
-    for shard in handover.participating(fleet):
-        provision.provision_database(fleet, shard, urls[shard.name])
+def make_tables(fleet: Fleet, urls: Mapping[str, str]) -> tuple[str, ...]:
+    """What is missing of them: all of a new shard's, or those that a newer version of this program wants. Holds no slot.
+
+    The shards whose databases had none.
+    """
+    steps = {
+        shard.name: provision.provision_database(fleet, shard, urls[shard.name])
+        for shard in handover.participating(fleet)
+    }
+    return tuple(name for name, step in steps.items() if step.is_new_database)
 
 
 def open_rebalance(

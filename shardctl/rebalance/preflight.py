@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
+from shardctl.shard import revisions
 from shardctl.shard.database import DatabaseError, snapshot
 from shardctl.shard.lanes import Lane
 from shardctl.shard.lanes import read as read_lanes
@@ -53,6 +54,7 @@ class Known:
     empty: bool = False  # there are no tables of ours
     lacks: tuple[str, ...] = ()  # tables of ours that an older version didn't make
     now: datetime | None = None
+    revisions: Mapping[str, revisions.Entry] = field(default_factory=dict)
 
 
 def look(databases: Mapping[str, Engine]) -> tuple[dict[str, Known], list[str]]:
@@ -79,7 +81,14 @@ def _known(engine: Engine) -> Known:
             ago = _utc(now) - _utc(row.seen_time)
             for generation in map(int, filter(None, row.generations.split(","))):
                 readers[generation] = min(ago, readers.get(generation, ago))
-        return Known(read_lanes(connection), journal.read(connection), readers, lacks=lacks, now=_utc(now))
+        return Known(
+            read_lanes(connection),
+            journal.read(connection),
+            readers,
+            lacks=lacks,
+            now=_utc(now),
+            revisions=revisions.read(connection),
+        )
 
 
 def _utc(moment: Any) -> datetime:
@@ -215,6 +224,19 @@ def _announce(fleet: Fleet, views: dict[str, dict[int, Lane]]) -> None:
         for slot in shard.slots:
             arriving = Lane(slot, shard.generation, LaneState.ARRIVING)
             views[shard.name].setdefault(lane_of(slot, shard.generation), arriving)
+
+
+def unequal_revisions(known: Mapping[str, Known]) -> Iterator[str]:
+    """Shards whose schema is being changed, or that lack what others have. A database that has no tables yet lacks nothing."""
+    present = {name: report.revisions for name, report in known.items() if not report.empty}
+    everything = sorted({revision for entries in present.values() for revision in revisions.done(entries)})
+    for name, entries in present.items():
+        lacking = [revision for revision in everything if revision not in revisions.done(entries)]
+        for revision in dict.fromkeys((*revisions.under_way(entries), *lacking)):
+            yield (
+                f"shard {name}: it doesn't have schema revision {revision}, and slots move between equal tables alone. "
+                "`shardctl migrate apply` gives it to every shard."
+            )
 
 
 def unfit_tables(fleet: Fleet, databases: Mapping[str, Engine], known: Mapping[str, Known]) -> Iterator[str]:

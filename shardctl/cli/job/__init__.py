@@ -43,8 +43,8 @@ def job(
 ) -> int:
     """Run a command in the cluster, with the fleet's Secrets and the identity of its operator: shardctl job -- rebalance run.
 
-    Commands: status, verify, provision, adopt, rebalance, deadletter, parked. The same command on the same files is one Job:
-    while it runs, --follow joins it.
+    Commands: status, verify, provision, adopt, rebalance, migrate, deadletter, parked. The same command on the same files is one
+    Job: while it runs, --follow joins it.
     """
     from shardctl.cli.job import files
     from shardctl.cli.job.following import Following

@@ -23,9 +23,10 @@ from shardctl.cli import main
 from shardctl.cli.job.marks import STDOUT_MARK
 from shardctl.cli.rebalance.rollout import IN_JOB
 from shardctl.cli.terminal import say
-from shardctl.cluster import incluster
+from shardctl.cluster import incluster, revisionfiles
 from shardctl.cluster.api import UnreachableError
 from shardctl.errors import EXIT_REFUSED, ShardctlError
+from shardctl.migrate.history import FOLDER
 
 TRIES, PAUSE_SECONDS = 6, 5.0  # an API server that restarts is no reason to stop
 
@@ -91,12 +92,18 @@ def _command(arguments: list[str]) -> int:
 def _read(folder: Path) -> dict[str, str]:
     """The files of a folder; a ConfigMap's mount has links and folders of its own beside them."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return {path.name: path.read_text(encoding="utf-8") for path in files}
+    revisions = sorted((folder / FOLDER).glob("*.py"))
+    return {
+        revisionfiles.key_of(path, folder / path.name): path.read_text(encoding="utf-8")
+        for path in (*files, *revisions)
+    }
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
-        atomicfile.write(folder / name, text.encode())
+        path = revisionfiles.path_of(name, folder)
+        path.parent.mkdir(exist_ok=True)
+        atomicfile.write(path, text.encode())
 
 
 def _patiently(call: Callable[[], None]) -> None:

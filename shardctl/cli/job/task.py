@@ -15,7 +15,7 @@ from shardctl.render.jobs import Task
 
 COMMANDS: tuple[OperatorCommand, ...] = get_args(OperatorCommand)
 CHANGING_FILES = frozenset(
-    {("provision",), *(("rebalance", verb) for verb in ("plan", "start", "finish", "go", "back"))}
+    {("provision",), ("migrate", "plan"), *(("rebalance", verb) for verb in ("plan", "start", "finish", "go", "back"))}
 )
 GITOPS = "--gitops"
 ONCE = frozenset({("parked", "drop")})  # run again, it would drop the next message

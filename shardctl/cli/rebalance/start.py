@@ -58,6 +58,7 @@ def open_planned(
 ) -> int:
     """What `start` does; `tell` receives its plan and each of its effects. Safe to run again, after a kill anywhere."""
     from shardctl import atomicfile, lockfile
+    from shardctl.migrate import newshard
     from shardctl.rebalance import opening, preflight
 
     before = file.read_bytes() if file.exists() else b""
@@ -67,6 +68,7 @@ def open_planned(
         known = work.known()
         reasons = [*preflight.other_rebalances(wanted, known)] or [*preflight.past_return(wanted, known)]
         reasons += odd_slots(work, known, announced=False)
+        reasons += preflight.unequal_revisions(known)
         reasons += preflight.kept_events(work.databases)
         reasons += preflight.unfit_tables(wanted, work.databases, known)
         with waiting(f"Pub/Sub, project {wanted.project}"):
@@ -76,9 +78,11 @@ def open_planned(
         tell_opening(work, rebalance_of(work, known), file, source, tell)
         if (end := unless_yes(yes, "shardctl rebalance start", work, known)) is not None:
             return end
-        opening.make_tables(wanted, work.urls)
-        refuse(list(preflight.unfit_tables(wanted, work.databases, work.known())))
-        for doubt in preflight.doubtful_tables(wanted, work.databases, work.known()):
+        new = opening.make_tables(wanted, work.urls)
+        newshard.bring_up(file, wanted, {name: work.urls[name] for name in new})
+        known = work.known()
+        refuse([*preflight.unequal_revisions(known), *preflight.unfit_tables(wanted, work.databases, known)])
+        for doubt in preflight.doubtful_tables(wanted, work.databases, known):
             say(f"warning: {doubt}")
         opening.open_rebalance(wanted, work.databases, publisher, subscriber, done=tell)
     if source is not None:

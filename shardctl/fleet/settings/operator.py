@@ -10,13 +10,14 @@ from shardctl.fleet.model import Model
 from shardctl.fleet.scalars import as_tuple
 from shardctl.fleet.settings.cluster import Resources
 
-OperatorCommand = Literal["status", "verify", "provision", "adopt", "rebalance", "deadletter", "parked"]
+OperatorCommand = Literal["status", "verify", "provision", "adopt", "rebalance", "migrate", "deadletter", "parked"]
 EVERY_COMMAND: tuple[OperatorCommand, ...] = (
     "status",
     "verify",
     "provision",
     "adopt",
     "rebalance",
+    "migrate",
     "deadletter",
     "parked",
 )

@@ -32,7 +32,7 @@ def unfit(source: Engine, destination: Engine, kinds: Mapping[str, MessageType])
         here, there = _look(old_side, wanted, "source", reasons), _look(new_side, wanted, "destination", reasons)
         for name, table in here.items():
             if name in there:
-                reasons += _differences(old_side.dialect.name, table, new_side.dialect.name, there[name])
+                reasons += differences(old_side.dialect.name, table, new_side.dialect.name, there[name])
         reasons += _smaller_packets(old_side, new_side)
         for connection, tables in ((old_side, here), (new_side, there)):
             reasons += given_out(connection, kinds)
@@ -90,7 +90,8 @@ def _look(connection: Connection, wanted: Iterable[Named], side: str, reasons: l
     return tables
 
 
-def _differences(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
+def differences(source: str, table: SlotTable, destination: str, other: SlotTable) -> Iterator[str]:
+    """Why the rows of one table can't all lie in the other, each with the way out. `source` and `destination` are products."""
     here = {column.name: column for column in table.columns}
     there = {column.name: column for column in other.columns}
     for name in sorted(here.keys() ^ there.keys()):

@@ -44,6 +44,9 @@ ASKING = {
     "deadletter show": ("deadletter show 1 --json --wait 0.2", "can't be read"),
     "deadletter replay": ("deadletter replay --all --json --wait 0.2", "can't be read"),
     "deadletter drop": ("deadletter drop --all --json --wait 0.2", "can't be read"),
+    "migrate plan": ("migrate plan --json", "database"),
+    "migrate apply": ("migrate apply --yes --json", "database"),
+    "migrate verify": ("migrate verify --json", "database"),
     "parked list": ("parked list --json", "database"),
     "parked show": ("parked show k --json", "database"),
     "parked release": ("parked release --all --json", "database"),
@@ -72,7 +75,7 @@ ALSO = [
     ("rebalance go --by-load --yes", "database"),
     ("rebalance plan --by-load -o next.yaml", "database"),
 ]
-LOOKING = {"status"}
+LOOKING = {"status", "migrate status"}
 
 
 def commands(command, path=()):
@@ -172,3 +175,9 @@ def test_a_look_shows_what_is_unknown_and_why(nobody, capsys):
     for shard in document["shards"]:
         assert {name for name, value in shard.items() if value == 0} == set()
         assert shard["backlog"] is None
+
+
+def test_the_state_of_a_schema_is_unknown_where_its_database_is(nobody, capsys):
+    assert main(["migrate", "status", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [(row["state"], row["revision"], row["pending"]) for row in document["shards"]] == [(None, None, None)] * 2

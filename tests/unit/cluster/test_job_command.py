@@ -9,9 +9,13 @@ import time
 import pytest
 from cluster_kit import FLEET, Cluster, kubectl_of
 from job_kit import database_secret, kubelet_of
+from migrate_kit import revision_text
 from patience import PATIENCE_SECONDS
+from sqlalchemy import inspect
 
 from shardctl.cli import main
+from shardctl.cluster import jobs
+from shardctl.cluster.api import Api
 from shardctl.cluster.manifests import manifests
 from shardctl.fleet.load import fleet_from, load_fleet
 from shardctl.fleet.yamlfile import parse
@@ -119,6 +123,31 @@ def test_what_was_killed_is_run_again(file, cluster, capsys):
     assert len(cluster.kubelet.commands) == 2
 
 
+@pytest.mark.proof
+def test_a_schema_change_has_its_revisions_with_it_and_continues_after_a_kill(file, urls, cluster, capsys):
+    folder = _folder(file.parent / "migrations")
+    adding = "op.add_column('orders', sa.Column('{}', sa.Text()))"
+    (folder / "r1.py").write_text(revision_text("r1", None, adding.format("note")))
+    (folder / "r2.py").write_text(revision_text("r2", "r1", adding.format("memo")))
+
+    def kill_the_first(process, line):
+        if len(cluster.kubelet.commands) == 1 and "r1 (Change) done" in line:
+            process.kill()
+
+    cluster.kubelet.seen = kill_the_first
+    assert job(file, "--follow", "--", "migrate", "apply", "--yes") == 0
+    _, err = capsys.readouterr()
+    assert "every shard has revision r2" in err
+    assert len(cluster.kubelet.commands) == 2
+    for url in urls.values():
+        engine = connect(url)
+        assert {"note", "memo"} < {column["name"] for column in inspect(engine).get_columns("orders")}
+        engine.dispose()
+    (folder / "r2.py").unlink()
+    assert job(file, "--follow", "--", "migrate", "status") == 1
+    assert "has revision r2, which no file in migrations is" in capsys.readouterr().err
+
+
 def test_what_must_not_run_twice_isnt(file, cluster, capsys):
     cluster.kubelet.before = lambda process: process.kill()
     assert job(file, "--follow", "--", "parked", "drop", "k", "--yes") == 1
@@ -223,6 +252,27 @@ def test_the_same_command_is_one_job(file, cluster, capsys):
     assert out == first
     assert "The pod before was lost" not in err
     assert jobs_of(cluster) == [name]
+
+
+def test_the_pods_of_an_earlier_job_of_that_name_are_not_its_own(file, cluster, capsys):
+    """They live on for a while: the next Job hasn't started because they have."""
+    assert job(file, "--follow", "--", "verify") == 0
+    cluster.kubelet.unschedulable = "0/3 nodes are available"
+    assert job(file, "--start-within", "1s", "--", "verify") == 1
+    assert "didn't start, and was deleted" in capsys.readouterr().err
+
+
+def test_a_job_without_a_pod_names_its_own_event_alone():
+    """Events outlive the Job of an earlier run, which had the same name."""
+    cluster = Cluster("writers")
+    for uid, message in (("new", "exceeded quota"), ("old", "Container shardctl failed with exit code 4")):
+        event = {"involvedObject": {"kind": "Job", "name": "orders-verify", "uid": uid}, "type": "Warning"}
+        event |= {"metadata": {"name": f"orders-verify.{uid}"}, "reason": "FailedCreate", "message": message}
+        cluster.put("v1", "events", "writers", event)
+    api = Api(cluster.client())
+    why = jobs.why_not_started(api, "writers", "orders-verify", "new", [])
+    assert why == "Job orders-verify has no pod yet: FailedCreate: exceeded quota"
+    assert jobs.why_not_started(api, "writers", "orders-verify", "newer", []) == "Job orders-verify has no pod yet"
 
 
 def _until(reached):

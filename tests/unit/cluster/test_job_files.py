@@ -3,7 +3,7 @@
 import pytest
 from cluster_kit import FLEET, Cluster
 
-from shardctl.cli.job import files
+from shardctl.cli.job import files, inside
 from shardctl.cluster.api import Api
 from shardctl.cluster.incluster import CONFIG_MAP, KeptError, write_files
 from shardctl.cluster.manifests import manifests
@@ -113,3 +113,19 @@ def test_files_that_no_config_map_holds_are_refused(place):
     (place.file.parent / NEXT).write_text("x" * 1_000_000)
     with pytest.raises(UsageError, match="bytes, and a Job is given at most 900,000"):
         files.read(place.file)
+
+
+def test_revisions_go_to_a_job_and_a_draft_comes_back(place, tmp_path):
+    folder = place.file.parent / "migrations"
+    folder.mkdir()
+    (folder / "a.py").write_text("first\n")
+    place.send()
+    pod = tmp_path / "pod"
+    pod.mkdir()
+    inside._write(pod, place.here())
+    assert (pod / "migrations/a.py").read_text() == "first\n"
+    assert inside._read(pod) == place.here()
+    place.change(migrations__b_py="draft\n")
+    assert place.take_over()
+    assert (folder / "b.py").read_text() == "draft\n"
+    assert not place.take_over()

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from migrate_kit import revision_text
 from rebalance_kit import AFTER
 
 from shardctl import lockfile
 from shardctl.cli import main
 from shardctl.fleet.load import load_fleet
+from shardctl.migrate import newshard
 from shardctl.rebalance import closing, driver, opening
 from shardctl.shard.database import writing
 from shardctl.shard.schema import LaneState, RebalanceState
@@ -299,6 +301,7 @@ def test_a_settled_file_has_nothing_to_do(site):
 
 def test_the_status_of_databases_without_tables_is_unknown_and_not_broken(site, tmp_path, monkeypatch):
     site.next.replace(site.file)
+    (tmp_path / "another.db").touch()
     monkeypatch.setenv("SHARDCTL_DATABASE_URL_S1", f"sqlite:///{tmp_path / 'another.db'}")
     for arguments in ("status",), ("status", "--json"):
         code, out, err = site(*arguments)
@@ -336,3 +339,21 @@ def test_a_file_edited_meanwhile_is_left_as_it_is(site, monkeypatch):
         if command == "start":
             site.consume()
             assert site("run", "--yes")[0] == 0
+
+
+def test_slots_wait_for_a_schema_change_and_a_new_shard_gets_what_the_others_have(site, monkeypatch):
+    table = next(kind.table for kind in load_fleet(site.file).message_types.values())
+    Path("migrations").mkdir()
+    operation = f"op.create_index('by_slot', {table!r}, ['slot'])"
+    Path("migrations/r1.py").write_text(revision_text("r1", None, operation))
+    newshard.bring_up(site.file, load_fleet(site.file), {"s0": os.environ["SHARDCTL_DATABASE_URL_S0"]})
+    code, _, err = site("start", "--yes")
+    assert code == 1
+    assert "shard s1: it doesn't have schema revision r1" in err
+    assert site.journal() == {}
+    assert main(["migrate", "apply", "--yes"]) == 0
+    assert site("start", "--yes")[0] == 0
+    assert main(["migrate", "status"]) == 0
+    assert main(["migrate", "verify"]) == 0
+    Path("migrations/r2.py").write_text(revision_text("r2", "r1"))
+    assert main(["migrate", "apply", "--yes"]) == 1
