@@ -16,7 +16,47 @@ from patience import PATIENCE_SECONDS
 from shardctl.local.servers.process import free_port
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the standard
-ENTER, TAB, ESCAPE, UP = "\ue007", "\ue004", "\ue00c", "\ue013"
+ENTER, TAB, ESCAPE, UP, HOME = "\ue007", "\ue004", "\ue00c", "\ue013", "\ue011"
+NAMED_ROLES = {
+    *(
+        "button",
+        "checkbox",
+        "combobox",
+        "dialog",
+        "form",
+        "image",
+        "img",
+        "progressbar",
+        "region",
+        "search",
+        "searchbox",
+    ),
+    *("slider", "spinbutton", "textbox"),
+}
+# Each visible text's contrast with the nearest background that isn't transparent; large texts need less.
+FAINT = """(() => {
+  const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+  const linear = (part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor;
+      if (rgb(colour)[3] !== 0) return rgb(colour);
+    }
+    return [255, 255, 255];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), faint = [];
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    const style = getComputedStyle(element);
+    if (!text || !element.checkVisibility()) continue;
+    const [above, below] = [light(rgb(style.color)), light(behind(element))].sort((a, b) => b - a);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    const contrast = (above + 0.05) / (below + 0.05);
+    if (contrast < (large ? 3 : 4.5)) faint.push(`${text}: ${contrast.toFixed(2)}`);
+  }
+  return faint;
+})()"""
 
 
 class Browser:
@@ -115,6 +155,16 @@ class Browser:
         return [
             entry["message"] for entry in entries if entry["source"] != "rendering"
         ]  # which gives advice to a test's own code
+
+    def nameless(self) -> list[str]:
+        """The roles of what a person can act on or look at, and that has no name for a screen reader."""
+        nodes = self._devtools("Accessibility.getFullAXTree")["nodes"]
+        named = [(node["role"]["value"], node.get("name", {}).get("value")) for node in nodes if not node["ignored"]]
+        return [role for role, name in named if role in NAMED_ROLES and not name]
+
+    def faint(self) -> list[str]:
+        """The texts whose colour has too little contrast with what is behind them, by WCAG 2.2 AA."""
+        return self.run(FAINT)
 
     # -- how it looks ------------------------------------------------------------------------------------------------
 

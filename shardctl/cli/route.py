@@ -20,49 +20,18 @@ def route(
     as_json: JsonOption = False,
 ) -> int:
     """Show a key's slot, topic, shard, subscriptions and database."""
-    from shardctl.fleet import topology
-    from shardctl.fleet.keyspace import digits_of
     from shardctl.fleet.load import load_fleet
+    from shardctl.wire.placement import placement
 
     fleet = load_fleet(file)
     if message_type is not None and message_type not in fleet.message_types:
         return _unknown_type(fleet, message_type)
-    slot = _slot(fleet, key, message_type, at)
-    owners = [
-        shard for shard in fleet.shards if slot in shard.slots and (message_type is None or shard.takes(message_type))
-    ]
-    topic = topology.topic_of(fleet, slot)
-    placement = {
-        "key": key,
-        "type": message_type,
-        "slot": slot,
-        "digits": digits_of(slot, fleet.routing.slot_bits),
-        "topic": topic.id,
-        "shards": [
-            {
-                "name": shard.name,
-                "types": [name for name in fleet.message_types if shard.takes(name)],
-                "subscription": next(s.id for s in topology.subscriptions(fleet, shard) if s.topic == topic),
-                **_database(fleet, shard),
-            }
-            for shard in owners
-        ],
-    }
+    place = placement(fleet, key, message_type, _slot(fleet, key, message_type, at))
     if as_json:
-        print_json(placement)
+        print_json(place)
     else:
-        _print(placement)
+        _print(place)
     return EXIT_DONE
-
-
-def _database(fleet: Any, shard: Any) -> dict[str, Any]:
-    from shardctl.fleet import cloudsql, topology
-
-    secret, cloud_sql = topology.database_secret(fleet, shard), cloudsql.instance_of(shard)
-    return {
-        "database_secret": secret.model_dump(include={"name", "key"}) if secret else None,
-        "cloud_sql": cloud_sql.model_dump(include={"instance", "database"}) if cloud_sql else None,
-    }
 
 
 def _slot(fleet: Any, key: str, message_type: str | None, at: str | None) -> int:
@@ -97,19 +66,14 @@ def _unknown_type(fleet: Any, message_type: str) -> int:
     return EXIT_REFUSED
 
 
-def _print(placement: dict[str, Any]) -> None:
-    rows = [("slot", f"{placement['slot']} ({placement['digits']})"), ("topic", placement["topic"])]
-    for shard in placement["shards"]:
+def _print(place: dict[str, Any]) -> None:
+    from shardctl.wire.placement import database_text
+
+    rows = [("slot", f"{place['slot']} ({place['digits']})"), ("topic", place["topic"])]
+    for shard in place["shards"]:
         rows += [
             ("shard", f"{shard['name']} (types: {', '.join(shard['types'])})"),
             ("subscription", shard["subscription"]),
-            ("database", _database_text(shard["database_secret"], shard["cloud_sql"])),
+            ("database", database_text(shard)),
         ]
-    print_table(("key", placement["key"]), rows)
-
-
-def _database_text(secret: dict[str, str] | None, cloud_sql: dict[str, str] | None) -> str:
-    parts = [f"database {cloud_sql['database']} of Cloud SQL instance {cloud_sql['instance']}"] if cloud_sql else []
-    if secret:
-        parts.append(f"secret {secret['name']}, key {secret['key']}")
-    return "; ".join(parts)
+    print_table(("key", place["key"]), rows)

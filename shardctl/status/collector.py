@@ -18,7 +18,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import database_url_variable
 from shardctl.rebalance import backlog
 from shardctl.rebalance.preflight import Known
-from shardctl.status import consumers, localfile
+from shardctl.status import consumers, history, localfile
 from shardctl.status.databases import Databases
 from shardctl.status.moving import SlotMap, slot_maps
 from shardctl.status.poller import Asker
@@ -39,12 +39,16 @@ Metrics = Callable[[Fleet], Mapping[str, Work]]  # by shard; raises ShardctlErro
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """`urls` has each shard's database URL or why there is none; `local`: all of it is on this machine."""
+    """`urls` has each shard's database URL or why there is none; `local`: all of it is on this machine.
+
+    `history` gives the last hour, where a server has kept it. Raises ShardctlError.
+    """
 
     urls: Callable[[Fleet], Mapping[str, str | Unknown]]
     backlogs: Callable[[Fleet], backlog.Source]
     metrics: Metrics
     local: bool = False
+    history: Callable[[Fleet], history.History] | None = None
 
     @property
     def pace_seconds(self) -> float:
@@ -54,12 +58,17 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found. `known` has the databases that answered, `urls` those that could be asked."""
+    """What one look found: the report, and what it was made of, by shard and by subscription."""
 
     fleet: Fleet
     report: Report
-    known: Mapping[str, Known]
-    urls: Mapping[str, str]
+    facts: Mapping[str, DatabaseFacts | Unknown]
+    backlogs: Mapping[str, backlog.Backlog] | Unknown
+
+    @property
+    def known(self) -> dict[str, Known]:
+        """The databases that answered."""
+        return {name: facts.known for name, facts in self.facts.items() if isinstance(facts, DatabaseFacts)}
 
     def slot_maps(self) -> tuple[SlotMap, ...]:
         return slot_maps(self.fleet, self.known)
@@ -88,8 +97,7 @@ class Collector:
             name: url if isinstance(url, Unknown) else answers[f"database of {name}"] for name, url in urls.items()
         }
         report = assemble(fleet, datetime.now(UTC), facts, answers["backlog"], answers["metrics"])
-        known = {name: database.known for name, database in facts.items() if isinstance(database, DatabaseFacts)}
-        return Look(fleet, report, known, reachable)
+        return Look(fleet, report, facts, answers["backlog"])
 
     def close(self) -> None:
         self._databases.close()
@@ -143,6 +151,7 @@ def sources(given: Mapping[str, str], prometheus: str | None, environment: Mappi
         partial(_backlog_source, host=environment.get(EMULATOR)),
         metrics,
         local=EMULATOR in environment and not server,
+        history=partial(history.ask, server) if server else None,
     )
 
 

@@ -29,17 +29,19 @@ _WANTED = (
     "%40 for @, %23 for # and %3F for ?."
 )
 
+Range = Mapping[str, tuple[float | None, ...]]  # by shard; None where there is no value
+
 
 class PrometheusError(ShardctlError):
     """The server can't be asked, or refused to answer. Never shows a password or a token."""
 
 
 class Prometheus:
-    """Asks `url`, the part before `/api/v1/query`. `authorization` gives the header's value, read for each look."""
+    """Asks `url`, the part before `/api/v1`. `authorization` gives the header's value, read for each look."""
 
     def __init__(self, url: str, authorization: Callable[[], str] | None = None) -> None:
         try:
-            parts, self._url = urlsplit(url), httpx.URL(url.rstrip("/") + "/api/v1/query")
+            parts, self._url = urlsplit(url), httpx.URL(url.rstrip("/") + "/api/v1/")
         except (httpx.InvalidURL, ValueError):
             raise UsageError(_WANTED) from None  # the error would repeat what may be a password
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -62,30 +64,46 @@ class Prometheus:
 
     def work(self, fleet: Fleet) -> dict[str, Work]:
         """By shard, of those whose consumers the server scrapes. Raises PrometheusError, also where there are none."""
-        headers = {"Authorization": self._authorization()} if self._authorization else {}
-        asked = queries(fleet)
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prometheus") as threads:
-            answers = dict(
-                zip(asked, threads.map(lambda query: self._ask(query, headers), asked.values()), strict=True)
-            )
+        answers = {name: dict(_values(result)) for name, result in self._ask_all("query", queries(fleet), {}).items()}
         if not any(answers.values()):
             chosen = f"namespace {fleet.namespace}, app {fleet.fleet}-consumer"
             raise PrometheusError(f"{self._shown} has no metrics of consumers ({chosen}). Does it scrape them?")
         names = {name for by_shard in answers.values() for name in by_shard}
         return {name: _work({what: by_shard.get(name) for what, by_shard in answers.items()}) for name in names}
 
-    def _ask(self, query: str, headers: Mapping[str, str]) -> dict[str, float]:
+    def ranges(self, asked: Mapping[str, str], began: float, step_seconds: int, points: int) -> dict[str, Range]:
+        """Each query at `points` moments from `began` on, seconds since 1970. Raises PrometheusError."""
+        last = began + step_seconds * (points - 1)
+        span = {"start": f"{began:.0f}", "end": f"{last:.0f}", "step": str(step_seconds)}
+        return {
+            name: {series: _at_moments(pairs, began, step_seconds, points) for series, pairs in _series(result)}
+            for name, result in self._ask_all("query_range", asked, span).items()
+        }
+
+    def _ask_all(self, path: str, asked: Mapping[str, str], more: Mapping[str, str]) -> dict[str, list[Any]]:
+        """The result of each query. Raises PrometheusError."""
+        headers = {"Authorization": self._authorization()} if self._authorization else {}
+
+        def ask(query: str) -> list[Any]:
+            return self._ask(path, {"query": query, **more}, headers)
+
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="prometheus") as threads:
+            return dict(zip(asked, threads.map(ask, asked.values()), strict=True))
+
+    def _ask(self, path: str, form: Mapping[str, str], headers: Mapping[str, str]) -> list[Any]:
         try:
-            answer = self._client.post(self._url, data={"query": query}, headers=headers)
+            answer = self._client.post(self._url.join(path), data=dict(form), headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PrometheusError(f"{self._shown} can't be asked: {error or type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
             text = answer.text[:MAX_ANSWER_CHARACTERS].strip()
             raise PrometheusError(f"{self._shown} refused the query ({answer.status_code}): {text}")
         try:
-            return dict(_values(answer.json()))
+            result = answer.json()["data"]["result"]
+            list(_series(result))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PrometheusError(f"{self._shown} doesn't answer as Prometheus does. Is it the right URL?") from error
+        return list(result)
 
 
 def queries(fleet: Fleet) -> dict[str, str]:
@@ -112,11 +130,27 @@ def queries(fleet: Fleet) -> dict[str, str]:
     }
 
 
-def _values(answer: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for series in answer["data"]["result"]:
-        value = float(series["value"][1])
-        if math.isfinite(value):  # 0 rows in 0 batches is no number
-            yield str(series["metric"].get("shard", "")), value
+def _series(result: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The shard of each series, "" where it has none, and its finite values by time: 0 rows in 0 batches is no number."""
+    for series in result:
+        pairs = series["values"] if "values" in series else [series["value"]]
+        values = [(float(at), float(value)) for at, value in pairs]
+        yield str(series["metric"].get("shard", "")), [(at, value) for at, value in values if math.isfinite(value)]
+
+
+def _values(result: Any) -> Iterator[tuple[str, float]]:
+    for name, pairs in _series(result):
+        for _, value in pairs:
+            yield name, value
+
+
+def _at_moments(pairs: list[tuple[float, float]], began: float, step: int, points: int) -> tuple[float | None, ...]:
+    values: list[float | None] = [None] * points
+    for at, value in pairs:
+        place = round((at - began) / step)
+        if 0 <= place < points:
+            values[place] = value
+    return tuple(values)
 
 
 def _work(figures: Mapping[str, float | None]) -> Work:

@@ -134,15 +134,15 @@ def assemble(
         _shard(fleet, shard, facts.get(shard.name), known_backlogs, counted.get(shard.name)) for shard in fleet.shards
     )
     if not isinstance(backlogs, Unknown):
-        lacking = [name for name in subscription_ids(fleet) if _messages(backlogs, [name]) is None]
+        lacking = [name for name in subscription_ids(fleet) if messages(backlogs, [name]) is None]
         if lacking:
             unknown["backlog"] = f"there is no figure for {_some(lacking)}: not there, or too new"
     return Report(
         fleet.fleet,
         at,
         shards,
-        _messages(known_backlogs, [topology.dead_letter_subscription(fleet)]),
-        _messages(known_backlogs, [stray.id for stray in topology.strays(fleet)]),
+        messages(known_backlogs, [topology.dead_letter_subscription(fleet)]),
+        messages(known_backlogs, [stray.id for stray in topology.strays(fleet)]),
         moves,
         tuple(other_rebalances(fleet, {name: database.known for name, database in facts.items()})),
         unknown,
@@ -169,8 +169,8 @@ def _shard(
     return ShardStatus(
         shard.name,
         len(shard.slots),
-        _messages(backlogs, names),
-        _oldest_seconds(backlogs, names),
+        messages(backlogs, names),
+        oldest_seconds(backlogs, names),
         counts,
         facts.parked_keys if facts and has_tables else None,
         facts.parked_messages if facts and has_tables else None,
@@ -208,16 +208,16 @@ def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: 
         yield f"its database holds slots in generation {others}; the file says {shard.generation}"
 
 
-def _messages(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
+def messages(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> int | None:
     """The messages of all, or None where one isn't known: a part of a backlog would look like the whole."""
     counts = [backlogs[name].messages if name in backlogs else None for name in names]
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def _oldest_seconds(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> float | None:
+def oldest_seconds(backlogs: Mapping[str, Backlog], names: Sequence[str]) -> float | None:
     """The age of the oldest message; 0 where there is none."""
-    if _messages(backlogs, names) is None:
+    if messages(backlogs, names) is None:
         return None
     waiting = [backlogs[name] for name in names if backlogs[name].messages]
     ages = [None if backlog.oldest_us is None else (backlog.at_us - backlog.oldest_us) / 1e6 for backlog in waiting]

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from shardctl import audit
 from shardctl.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED, ShardctlError
 from shardctl.status.poller import Asker
-from shardctl.ui import aside, letters
+from shardctl.ui import aside, keys, letters, shards
 from shardctl.ui.access import Guard
 from shardctl.ui.problems import Problem
 from shardctl.ui.view import View
@@ -44,6 +44,9 @@ def application(view: View, token: str, host: str) -> ASGIApp:
         Route("/api/status", _answer(lambda _: view.status())),
         Route("/api/slots", _answer(lambda _: view.slots())),
         Route("/api/heat", _answer(lambda _: view.heat())),
+        Route("/api/history", _answer(lambda _: view.history())),
+        Route("/api/shard", _answer(api.shard)),
+        Route("/api/key", _answer(api.key)),
         Route("/api/parked", _answer(api.parked_keys)),
         Route("/api/parked/messages", _answer(api.parked_messages)),
         Route("/api/parked/replay", _answer(api.parked_replay), methods=["POST"]),
@@ -56,11 +59,21 @@ def application(view: View, token: str, host: str) -> ASGIApp:
 
 
 class _Api:
-    """What the page reads of parked keys and dead letters, and what it does with them: one action at a time."""
+    """What the page reads of shards, keys and dead letters, and what it does with them: one action at a time."""
 
     def __init__(self, view: View) -> None:
         self._view, self._asker = view, Asker(PATIENCE_SECONDS)
+        self._keys, self._shards = Asker(PATIENCE_SECONDS), Asker(PATIENCE_SECONDS)
         self._acting = asyncio.Lock()
+
+    async def shard(self, request: Request) -> Any:
+        look, urls = await self._view.look(), self._view.urls()
+        return await _in_thread(shards.shown, look, urls, self._shards, request.query_params.get("name", ""))
+
+    async def key(self, request: Request) -> Any:
+        key, kind, at = (request.query_params.get(name, "") for name in ("key", "type", "time"))
+        look, urls = await self._view.look(), self._view.urls()
+        return await _in_thread(keys.looked_up, look, urls, self._keys, key, kind, at)
 
     async def parked_keys(self, _: Request) -> Any:
         return await _in_thread(aside.listed, self._view.urls(), self._asker)
@@ -82,8 +95,8 @@ class _Api:
         )
 
     async def dead_letters(self, request: Request) -> Any:
-        strays = request.query_params.get("strays") == "true"
-        return await _in_thread(partial(letters.listed, self._view.fleet(), strays=strays))
+        strays, shard = request.query_params.get("strays") == "true", request.query_params.get("shard")
+        return await _in_thread(partial(letters.listed, self._view.fleet(), strays=strays, shard=shard))
 
     async def letters_replay(self, request: Request) -> Any:
         body = await _body(request, {"strays": bool, "id": str, "key": str, "dead_lettered_us": int})

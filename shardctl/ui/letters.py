@@ -30,10 +30,10 @@ MAX_BODY_BYTES = 2_000
 SILENCE_SECONDS = 5.0
 
 
-def listed(fleet: Fleet, *, strays: bool) -> dict[str, Any]:
-    """The first letters that come, and how many more came."""
+def listed(fleet: Fleet, *, strays: bool, shard: str | None = None) -> dict[str, Any]:
+    """The first letters that come, of one shard or of all, and how many more came."""
     with _opened(fleet, strays=strays) as (desk, _):
-        entries = list(reading.off_desk(fleet, desk, Choice(), strays=strays))
+        entries = list(reading.off_desk(fleet, desk, Choice(shard=shard), strays=strays))
     letters = [_letter_json(letter, message.data) for letter, _, message in entries[:MAX_SHOWN]]
     return {"letters": letters, "more": len(entries) - len(letters), "whole": desk.whole}
 

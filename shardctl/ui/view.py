@@ -10,14 +10,17 @@ from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.status import databases, drawing
 from shardctl.status.collector import Collector, FleetFile, Look
 from shardctl.status.moving import SlotMap
 from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
+from shardctl.ui.seen import Seen
 
 HEAT_SECONDS = 20.0  # between two counts of the inboxes
+HISTORY_SECONDS = 10.0
 HEAT_PATIENCE_SECONDS = 15.0
 KEPT_TIMES = 3
 
@@ -52,17 +55,33 @@ class View:
         self._looker, self._file = looker, of_file
         self._asker = Asker(HEAT_PATIENCE_SECONDS)
         # A little less than the page's pace, or every second call would get the previous one.
-        self._look = Shared(lambda: looker.look(of_file.fleet()), looker.sources.pace_seconds * 0.8)
+        self._look = Shared(self._looked, looker.sources.pace_seconds * 0.8)
+        self._seen = Seen()
         self._heat = Shared(self._count, HEAT_SECONDS)
+        self._history = Shared(self._past, HISTORY_SECONDS)
         self._mapped: tuple[Look | None, tuple[SlotMap, ...]] = None, ()
 
     async def look(self) -> Look:
         return await self._look.get()
 
     async def status(self) -> dict[str, Any]:
-        """As `shardctl status --json`, with the page's pace, and why the newest file isn't followed."""
-        report = drawing.as_json((await self.look()).report)
-        return {**report, "pace_seconds": self._looker.sources.pace_seconds, "file_fault": self._file.fault or None}
+        """As `shardctl status --json`, with what else the page needs to know.
+
+        That is its pace, why the newest file isn't followed, whether no source answered, and the message types.
+        """
+        look = await self.look()
+        types = look.fleet.message_types.items()
+        return {
+            **drawing.as_json(look.report),
+            "pace_seconds": self._looker.sources.pace_seconds,
+            "file_fault": self._file.fault or None,
+            "nothing": look.report.nothing,
+            "types": [{"name": name, "by_time": kind.time_bucket is not None} for name, kind in types],
+        }
+
+    async def history(self) -> dict[str, Any]:
+        """The last hour from Prometheus, where there is one and it answers; else what this server has seen itself."""
+        return await self._history.get()
 
     async def slots(self) -> dict[str, Any]:
         look = await self.look()
@@ -82,6 +101,20 @@ class View:
 
     def fleet(self) -> Any:
         return self._file.fleet()
+
+    def _looked(self) -> Look:
+        look = self._looker.look(self._file.fleet())
+        self._seen.add(look.report)
+        return look
+
+    def _past(self) -> dict[str, Any]:
+        source, why = self._looker.sources.history, ""
+        if source is not None:
+            try:
+                return {"source": "prometheus", "why": "", **source(self._file.fleet()).as_json()}
+            except ShardctlError as error:
+                why = str(error)
+        return {"source": "page", "why": why, **self._seen.history().as_json()}
 
     def _count(self) -> dict[str, Any]:
         urls = self.urls()

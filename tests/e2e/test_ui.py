@@ -6,20 +6,29 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import fleets
 import pytest
-from browser_kit import ENTER, ESCAPE, TAB, UP, Browser, until
+from browser_kit import ENTER, ESCAPE, HOME, TAB, UP, Browser, until
 from patience import PATIENCE_SECONDS
+from prometheus_kit import PrometheusServer
+from sqlalchemy import insert, update
+from status_kit import AFTER, BITS, Databases, transitional
 
 from shardctl.fleet import yamlfile
-from shardctl.fleet.load import fleet_from
+from shardctl.fleet.load import fleet_from, load_fleet
 from shardctl.local.feed import Feed
 from shardctl.local.fleet import LocalFleet
 from shardctl.local.load import Stream
 from shardctl.local.servers import BinaryMissingError
 from shardctl.publisher import Publisher
-from shardctl.status import localfile
+from shardctl.shard import schema
+from shardctl.shard.schema import LaneState
+from shardctl.status import history, localfile
+from shardctl.status.prometheus import Prometheus, PrometheusError
 from shardctl.wire.message import Write
 
 pytestmark = pytest.mark.slow
@@ -39,10 +48,11 @@ shards:
 SHARDCTL = (sys.executable, "-c", "import sys; from shardctl.cli import main; sys.exit(main())")
 # A producer whose file is of another day lets through what today's columns can't hold.
 OLDER = FLEET.replace("amount: decimal", "amount: text").replace("credit: bigint", "credit: text")
+BROKE = "<img src=x onerror=document.title='owned'>"
 POISON = (
     Write("order", {"order_id": "<b>bold</b>", "amount": "not a number"}),
     Write("order", {"order_id": "<b>bold</b>", "amount": "5"}),
-    Write("customer", {"customer_id": "broke", "credit": "much"}),
+    Write("customer", {"customer_id": BROKE, "credit": "<script>document.title = 'owned'</script>"}),
 )
 
 
@@ -55,16 +65,8 @@ class Place:
         self.told_in = Path(self.environment[localfile.VARIABLE])
 
     def shardctl(self, *arguments, **more):
-        command = [*SHARDCTL, *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **more,
-        )
+        settings = {"cwd": self.folder, "env": self.environment, "text": True} | more
+        return subprocess.Popen([*SHARDCTL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
 
     def status(self):
         process = self.shardctl("status", "--json")
@@ -123,11 +125,9 @@ def cell(page, shard, column):
 
 def test_the_page_shows_the_fleet_as_it_goes(page, url):
     assert "seen" in page.text("h1")
-    assert until(lambda: re.fullmatch("[1-9].*", cell(page, "s0", 6)), PATIENCE_SECONDS), "no writes a second"
-    assert [cell(page, shard, 3) for shard in ("s0", "s1")] == ["1 of 1", "1 of 1"]
-    assert until(
-        lambda: page.run("document.querySelector('polyline').getAttribute('points').split(' ').length > 2"), 20
-    )
+    assert until(lambda: re.fullmatch("[1-9].*", cell(page, "s0", 5)), PATIENCE_SECONDS), "no writes a second"
+    assert [cell(page, shard, 2) for shard in ("s0", "s1")] == ["1 of 1", "1 of 1"]
+    page.until_text("#history-text", "seen itself since")
     page.until_text("#troubles", "Dead letters wait for an operator")
     token = url.partition("#")[2]
     assert len(token) >= 32
@@ -137,7 +137,7 @@ def test_the_page_shows_the_fleet_as_it_goes(page, url):
 
 
 def test_slots_are_drawn_by_shard_and_listed_as_a_table(page):
-    page.until_text(".legend", "s1 512")
+    page.until_text("#maps .legend", "s1 512")
     assert (
         page.run("document.querySelector('canvas').getAttribute('aria-label')")
         == "Map of 1,024 slots: s0 holds 512, s1 holds 512"
@@ -164,7 +164,7 @@ def test_the_keyboard_is_enough(page):
     assert page.run("document.activeElement.className") == "skip"
     page.press(ENTER)
     assert page.run("document.activeElement.id") == "shards"
-    page.run("document.querySelector('#slot').select()")
+    page.press("s")
     page.type("#slot", "510" + UP)
     page.until_text("#slot-text", "s0")
     page.press(UP)
@@ -183,46 +183,181 @@ def test_the_keyboard_is_enough(page):
     page.until_text("#confirm", "its 2 waiting messages")
     assert page.run("document.activeElement.id") == "confirm-no"
     page.press(ESCAPE)
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS)
-    assert page.run("document.activeElement.textContent") == "Replay …"
+    closed(page, "confirm")
+    assert page.run("document.activeElement.textContent") == "Release …"
     page.press(ENTER)
     page.run("document.querySelector('#confirm-yes').focus()")
     page.press(ENTER)
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS), page.text(
-        "#confirm"
+    closed(page, "confirm")
+
+
+def closed(page, dialog):
+    assert until(lambda: not page.run(f"document.querySelector('#{dialog}').open"), PATIENCE_SECONDS), page.text(
+        "dialog"
     )
+
+
+def test_keys_are_listed_and_can_be_switched_off(page):
+    page.press("?")
+    page.until_text("#help", "look up a routing key")
+    page.click("#help-on")
+    page.press(ESCAPE)
+    closed(page, "help")
+    page.press("1")
+    assert not page.run("document.querySelector('#overview').hidden")
+    page.click("#help-open")
+    page.click("#help-on")
+    page.click("#help-close")
+    page.press("1")
+    page.until_text("#shard-title", "Shard s0")
+
+
+def test_a_key_is_looked_up(page):
+    page.press("/")
+    page.type("#find-key", BROKE + ENTER)
+    answer = page.until_text("#key-answer", "Parked")
+    assert re.search("Subscription\nseen-s[01]-g1", answer)
+    assert "active in generation 1" in answer
+    assert page.text("#key-title") == f"Key {BROKE}"
+    page.click("#find-key")
+    page.type("#find-key", "x" * 600 + ENTER)
+    page.until_text("#key-answer", "the key must have 1 to")
+    assert all("400" in complaint for complaint in page.complaints())
+    page.press(ESCAPE)
+    assert page.run("document.querySelector('#key').hidden")
+
+
+def test_a_shard_is_opened_and_closed(page):
+    page.click("tr[data-shard=s1] button")
+    page.until_text("#shard-lanes", "512-1023")
+    page.until_text("#shard-replicas", "seen-s1-0")
+    page.until_text("#shard-subscriptions", "seen-s1-g1")
+    page.until_text("#shard-errors", "No key is parked")
+    assert page.run("document.activeElement.id") == "shard-title"
+    page.run("location.reload()")
+    page.until_text("#shard-title", "Shard s1")
+    page.press(ESCAPE)
+    assert until(lambda: not page.run("document.querySelector('#overview').hidden"), PATIENCE_SECONDS)
+    page.run("history.back()")
+    page.until_text("#shard-title", "Shard s1")
+    page.run("history.pushState(null, '', '?shard=' + encodeURIComponent(" + json.dumps(BROKE) + "))")
+    page.run("location.reload()")
+    page.until_text("#shard-text", "no such shard")
+    assert page.text("#shard-title") == f"Shard {BROKE}"
 
 
 def test_a_dead_letter_is_looked_at_and_replayed(page):
     page.click("#letters-look")
     page.until_text("#letters-text", "1 found")
-    assert "broke" in page.text("#letters tbody")
+    assert BROKE in page.text("#letters tbody")
+    assert page.run("document.querySelectorAll('main img, main script').length") == 0
+    assert page.run("document.title") == "seen · shardctl"
     page.click("#letters button")
     page.click("#confirm-yes")
-    assert until(lambda: not page.run("document.querySelector('#confirm').open"), PATIENCE_SECONDS), page.text(
-        "#confirm"
-    )
+    closed(page, "confirm")
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_it_fits_and_follows_the_person_s_colours(page, width, tmp_path):
+def test_it_fits_and_can_be_read_in_light_and_dark(page, width):
     papers = set()
-    for dark in (False, True):
-        page.look(dark=dark, width=width)
-        page.until_text(".legend", "s1")
-        page.screenshot(tmp_path / f"{dark}.png")
-        assert page.run("document.documentElement.scrollWidth") <= width
-        papers.add(page.run("getComputedStyle(document.body).backgroundColor"))
+    page.type("#find-key", BROKE + ENTER)
+    page.until_text("#key-answer", "Parked")
+    for shown in ("#overview", "#shard"):
+        for dark in (False, True):
+            page.look(dark=dark, width=width)
+            page.until_text(shown, "s1")
+            assert page.run("document.documentElement.scrollWidth") <= width
+            assert page.faint() == []
+            papers.add(page.run("getComputedStyle(document.body).backgroundColor"))
+        assert page.nameless() == []
+        if shown == "#overview":
+            assert page.run("document.querySelector('tr[data-shard=s1]').offsetHeight") < 130, "a shard takes few lines"
+            page.click("tr[data-shard=s1] button")
+            page.until_text("#shard-lanes", "512-1023")
     assert len(papers) == 2
-    shots = [(tmp_path / f"{dark}.png").read_bytes() for dark in (False, True)]
-    assert shots[0] != shots[1]
+
+
+@contextmanager
+def opened(browser, place, *arguments, **changes):
+    """The page of another `shardctl ui`, with another environment."""
+    process = place.shardctl("ui", "--port", "0", *arguments, **changes)
+    try:
+        browser.look(dark=False, width=1280)
+        browser.open("about:blank")
+        browser.open(process.stdout.readline().strip())
+        yield browser
+        browser.open("about:blank")  # or it would ask on
+        assert browser.complaints() == []
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_SECONDS)
+
+
+def test_without_a_fleet_nothing_looks_calm(browser, place):
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("SHARDCTL", "PUBSUB", "GOOGLE"))}
+    with opened(browser, place, env=bare | {"GOOGLE_APPLICATION_CREDENTIALS": "none.json"}) as page:
+        page.until_text("#connection", "nothing known")
+        page.until_text("#blind", "No source answers")
+        page.until_text("#troubles", "not known: metrics")
+        assert set(page.run("[...document.querySelectorAll('#totals dd')].map((value) => value.textContent)")) == {"?"}
+        assert {cell(page, "s0", column) for column in (2, 3, 4, 5, 7, 8)} == {"?"}
+        assert until(lambda: page.text("#charts").count("unknown") == 3, PATIENCE_SECONDS)
+        assert page.faint() == []
+
+
+def test_the_last_hour_comes_from_prometheus(browser, place, tmp_path):
+    consumers = localfile.read(place.told_in).consumers
+    targets = {consumer.url.removeprefix("http://"): consumer.shard for consumer in consumers}
+    with PrometheusServer(tmp_path, "seen", targets) as server, Prometheus(server.url) as prometheus:
+        fleet = load_fleet(place.folder / "shards.yaml")
+
+        def counted():
+            with suppress(PrometheusError):
+                return [figure.values.get("s0", (None,))[-1] for figure in history.ask(prometheus, fleet).figures]
+            return []
+
+        assert until(lambda: counted() and None not in counted(), PATIENCE_SECONDS)
+        with opened(browser, place, "--prometheus", server.url) as page:
+            page.until_text("#history-text", "From Prometheus.")
+            page.until_text("#charts", "s0")
+            reading = "document.querySelectorAll('#charts [role=slider]')[1].getAttribute('aria-valuetext')"
+            assert re.search("s0 [0-9.,]+/s, s1 [0-9.,]+/s", page.run(reading)), page.run(reading)
+            page.press("t")
+            page.press(TAB)
+            page.press(HOME)
+            assert page.run(reading).endswith("s0 unknown, s1 unknown"), "an hour ago there was no server"
+
+
+def test_a_rebalance_is_shown_with_its_predicted_end(browser, place, tmp_path):
+    databases, now_us = Databases(tmp_path), time.time_ns() // 1_000
+    databases.add("s2", transitional())
+    databases.open_rebalance(transitional())
+    for slot in range(1, 6):
+        databases.lane("s0", slot, LaneState.ARRIVING, generation=2)
+    for slot in (6, 7):
+        databases.lane("s2", slot, LaneState.ARRIVING)
+    databases.leave("s0", 0)
+    arrived = {"slot": 0, "generation": 2, "state": LaneState.ACTIVE, "barrier_time_us": now_us}
+    databases.execute("s0", insert(schema.lanes).values(arrived))
+    (tmp_path / "shards.yaml").write_text(fleets.text(AFTER, slot_bits=BITS))
+    urls = [f"--database={name}={url}" for name, url in databases.urls.items()]
+    with opened(browser, place, "-f", str(tmp_path / "shards.yaml"), *urls) as page:
+        page.until_text("#rebalance-text", "1 of 8 slots handed over (7 waiting).")
+        assert re.search(r"About 7 min left .* at about \d", page.text("#rebalance-end"))
+        assert "still to move from s0 to s2: 2 slots" in page.text("#rebalance-moves")
+        databases.execute(
+            "s0",
+            update(schema.lanes).where(schema.lanes.c.generation == 2).values(barrier_time_us=1),
+            update(schema.fence).values(version=schema.fence.c.version + 1),
+        )
+        page.until_text("#rebalance-end", "its end is unknown")
 
 
 def test_another_token_is_refused_and_shows_nothing(browser, url):
     browser.open("about:blank")
     browser.open(url.partition("#")[0] + "#wrong")
     browser.until_text("#refusal", "the token is missing or wrong")
-    assert browser.run("document.querySelectorAll('tbody tr').length") == 0
+    assert browser.run("document.querySelectorAll('main tbody tr').length") == 0
     assert all("401" in complaint for complaint in browser.complaints())
 
 

@@ -24,11 +24,12 @@ export async function showParked() {
 function replayButton(key) {
   const ask = () => confirmed({
     title: `Release key ${key.key} of type ${key.type}?`,
+    yes: "Release this key",
     text: `The consumer of shard ${key.shard} will apply its ${count(key.messages)} waiting messages, in order, the one that failed first. What fails again is parked again.`,
     work: () => post("parked/replay", { shard: key.shard, slot: key.slot, type: key.type, key: key.key, messages: key.messages, parked_time: key.parked_time }),
     after: showParked,
   });
-  return el("button", { type: "button", onclick: ask, "aria-label": `Replay key ${key.key} of type ${key.type}` }, "Replay …");
+  return el("button", { type: "button", onclick: ask, "aria-label": `Release key ${key.key} of type ${key.type}` }, "Release …");
 }
 
 function detailsOf(key) {
@@ -47,12 +48,13 @@ function detailsOf(key) {
 
 export const message = (title, body) => el("div", { class: "message" }, el("p", {}, title), el("pre", { tabindex: "0" }, body));
 
-export async function look(into, button, work) {
+export async function look(into, button, work, text) {
   button.disabled = true;
   into.setAttribute("aria-busy", "true");
   try {
     into.replaceChildren(...(await work()).filter((child) => child));
   } catch (error) {
+    if (text) say(text, "");
     into.replaceChildren(el("p", { class: "bad" }, error.message));
   } finally {
     button.disabled = false;
@@ -72,12 +74,13 @@ export function row(columns, values) {
 
 export const unknown = (shards) => Object.entries(shards).map(([shard, why]) => el("p", { class: "quiet" }, `not known of ${shard}: ${why}`));
 
-// Asks, and acts only on "Replay". The dialog shows a fault and stays open; then the list is loaded again.
-export function confirmed({ title, text, work, after }) {
+// Asks, and acts only on the button that names the act. The dialog shows a fault and stays open; then the list is loaded again.
+export function confirmed({ title, text, yes: act, work, after }) {
   const dialog = $("confirm"), yes = $("confirm-yes");
   say($("confirm-title"), title);
   say($("confirm-text"), text);
   say($("confirm-fault"), "");
+  say(yes, act);
   yes.disabled = false;
   yes.onclick = async () => {
     yes.disabled = true;

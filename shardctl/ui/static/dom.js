@@ -19,10 +19,28 @@ export function el(tag, attributes = {}, ...children) {
   return made;
 }
 
+export function svg(tag, attributes = {}) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
 // Leaves the page alone where nothing has changed: a screen reader would read it again, and a selection would be lost.
 export function say(element, text) {
   const clean = printable(String(text));
   if (element.textContent !== clean) element.textContent = clean;
+}
+
+// A list of names and values; an unknown value looks and reads as such.
+export function showFigures(list, figures) {
+  if (!list.children.length) for (const name of Object.keys(figures)) list.append(el("div", {}, el("dt", {}, name), el("dd")));
+  Object.values(figures).forEach((text, at) => {
+    const value = list.children[at].lastChild;
+    value.classList.toggle("unknown", text === "?");
+    if (text === "?") value.title = "unknown";
+    else value.removeAttribute("title");
+    say(value, text);
+  });
 }
 
 export const count = (value) => (value === null || value === undefined ? "?" : value.toLocaleString("en"));
@@ -44,6 +62,8 @@ export function duration(seconds) {
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) if (seconds >= 2 * size) return `${Math.round(seconds / size)} ${unit}`;
   return `${Math.round(seconds)} s`;
 }
+
+export const clock = (moment) => new Date(moment).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 
 export const since = (moment) => duration(Math.max(0, (Date.now() - Date.parse(moment)) / 1000));
 

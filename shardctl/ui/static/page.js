@@ -2,10 +2,15 @@
 
 import { get } from "./api.js";
 import { showParked } from "./aside.js";
-import { $, count, duration, el, figure, say } from "./dom.js";
+import { $, count, duration, el, figure, say, showFigures } from "./dom.js";
+import { listenForKeys } from "./keyboard.js";
+import { listenForLookUps, showTypes } from "./keys.js";
 import { showLetters } from "./letters.js";
+import { showRebalance } from "./rebalance.js";
+import { chooseView, followShard } from "./shard.js";
 import { showShards } from "./shards.js";
 import { chooseSlot, setHeat, showSlots } from "./slots.js";
+import { lookAtHistory } from "./timeline.js";
 
 const AGAIN_MS = 3000; // after a missing answer
 const HEAT_MS = 20000;
@@ -27,24 +32,38 @@ async function look() {
 function show(status, slots) {
   say($("fleet"), status.fleet);
   document.title = `${status.fleet} · shardctl`;
-  say($("connection"), status.file_fault ? "live, by an older file" : "live");
-  say($("at"), new Date(status.at).toLocaleTimeString());
+  showConnection(status);
   $("refusal").hidden = !status.file_fault;
   say($("refusal"), status.file_fault ?? "");
+  showTypes(status.types);
   showTotals(status);
   showTroubles(status);
-  showRebalance(status.rebalance);
+  showRebalance(status.rebalance, status.at);
   showShards(status);
+  followShard(status);
   const text = JSON.stringify([slots, status.shards.map((shard) => shard.name), $("maps").clientWidth]);
   if (text !== slotsShown) showSlots(slots, status.shards);
   slotsShown = text;
 }
 
+// "live" alone would look calm where figures are missing.
+function showConnection(status) {
+  const silent = Object.keys(status.unknown).length;
+  const state = status.nothing ? "none" : silent || status.file_fault ? "part" : "good";
+  const missing = `${silent} ${silent === 1 ? "source doesn't" : "sources don't"} answer`;
+  const parts = status.nothing ? ["nothing known"] : ["live", silent && missing, status.file_fault && "by an older file"];
+  $("connection").dataset.state = state;
+  say($("connection"), parts.filter(Boolean).join(", "));
+  say($("at"), new Date(status.at).toLocaleTimeString());
+  $("blind").hidden = !status.nothing;
+}
+
 function refused(error) {
-  say($("connection"), "no answer");
+  $("connection").dataset.state = "none";
+  say($("connection"), $("at").textContent ? "no answer since" : "no answer");
   $("refusal").hidden = false;
   const text = error.status ? error.message : "shardctl ui doesn't answer: has it ended? This page tries again.";
-  say($("refusal"), text);
+  say($("refusal"), $("at").textContent ? `${text} All figures below are of ${$("at").textContent}.` : text);
 }
 
 // Of figures by shard, the sum; null where one isn't known, since a part would look like the whole.
@@ -55,17 +74,14 @@ function sum(shards, name) {
 
 function showTotals({ shards, dead_letters, strays }) {
   const oldest = shards.map((shard) => shard.oldest_seconds);
-  const totals = {
+  showFigures($("totals"), {
     "Writes/s": figure(sum(shards, "writes_per_second")),
     "Backlog": count(sum(shards, "backlog")),
-    "Oldest": duration(oldest.includes(null) ? null : Math.max(0, ...oldest)),
+    "Oldest message": duration(oldest.includes(null) ? null : Math.max(0, ...oldest)),
     "Dead letters": count(dead_letters),
     "Strays": count(strays),
     "Parked keys": count(sum(shards, "parked_keys")),
-  };
-  const list = $("totals");
-  if (!list.children.length) for (const name of Object.keys(totals)) list.append(el("div", {}, el("dt", {}, name), el("dd")));
-  Object.values(totals).forEach((text, at) => say(list.children[at].lastChild, text));
+  });
 }
 
 function showTroubles(status) {
@@ -78,31 +94,15 @@ function showTroubles(status) {
   const list = $("troubles");
   [...problems, ...unknown].forEach((text, at) => {
     const item = list.children[at] ?? list.appendChild(el("li"));
-    item.className = at < problems.length ? "bad" : "quiet";
+    item.className = at < problems.length ? "bad" : "missing";
     say(item, text);
   });
   while (list.children.length > problems.length + unknown.length) list.lastChild.remove();
   // The one line that is read out: it changes only when something begins or ends.
   const lines = [];
   if (problems.length) lines.push(`${problems.length} ${problems.length === 1 ? "thing needs" : "things need"} a look.`);
-  if (unknown.length) lines.push(`${unknown.length} ${unknown.length === 1 ? "source doesn't" : "sources don't"} answer.`);
+  if (unknown.length) lines.push(`${unknown.length} ${unknown.length === 1 ? "source doesn't" : "sources don't"} answer: what they know is shown as ?.`);
   say($("attention-count"), lines.join(" ") || "Nothing.");
-}
-
-function showRebalance(moving) {
-  $("rebalance").hidden = !moving;
-  if (!moving) return;
-  const bar = $("rebalance-bar");
-  bar.hidden = moving.stages === null;
-  if (moving.stages === null) return say($("rebalance-text"), `Rebalance ${moving.id ?? "not opened"}: its databases don't all answer.`);
-  const left = moving.seconds_left ? `, about ${duration(moving.seconds_left)} left` : "";
-  const others = Object.entries(moving.stages).filter(([stage, slots]) => slots && stage !== "arrived").map(([stage, slots]) => `${count(slots)} ${stage}`);
-  say($("rebalance-text"), `${count(moving.stages.arrived)} of ${count(moving.slots)} slots handed over${others.length ? ` (${others.join(", ")})` : ""}${left}.`);
-  bar.max = Math.max(1, moving.slots);
-  bar.value = moving.stages.arrived;
-  const moves = moving.moves.map((move) => `still to move from ${move.from} to ${move.to}: ${count(move.slot_count)} slots`);
-  const states = Object.entries(moving.states).map(([shard, state]) => `${shard} ${state}`).join(", ");
-  $("rebalance-moves").replaceChildren(...[`${moving.id ?? "not opened"}: ${states}`, ...moves, ...moving.broken].map((line) => el("li", {}, line)));
 }
 
 async function lookAtHeat() {
@@ -126,6 +126,9 @@ $("slot").addEventListener("input", chooseSlot);
 new ResizeObserver(chooseSlot).observe($("maps"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", chooseSlot);
 $("parked-look").addEventListener("click", showParked);
-$("letters-look").addEventListener("click", () => showLetters(false));
-$("strays-look").addEventListener("click", () => showLetters(true));
-look();
+$("letters-look").addEventListener("click", () => showLetters($("letters-look"), $("letters-text"), $("letters"), {}));
+$("strays-look").addEventListener("click", () => showLetters($("strays-look"), $("letters-text"), $("letters"), { strays: true }));
+listenForLookUps();
+listenForKeys();
+chooseView();
+look().then(lookAtHistory);

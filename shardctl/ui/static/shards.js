@@ -1,28 +1,25 @@
-// The table of shards, with the last minutes of each as a line.
+// The table of shards. Each opens a page of its own, with the figures that have no column.
 
-import { $, colour, count, duration, el, figure, say, size } from "./dom.js";
+import { lineOf } from "./chart.js";
+import { $, colour, count, duration, el, figure, say, svg } from "./dom.js";
+import { openShard } from "./shard.js";
 
-const KEPT = 90; // looks
-const SVG = "http://www.w3.org/2000/svg";
-const history = new Map(); // writes a second by shard
+const RECENT = 90; // steps of the time line
+let recent = {}; // writes a second by shard
 
+// The name of a column, its text, and a shorter name for a narrow screen.
 const COLUMNS = [
-  ["Shard", (shard) => shard.name],
-  ["Slots", (shard) => count(shard.slots)],
+  ["Shard", null],
   ["Ready", (shard) => (shard.replicas === null ? "?" : `${count(shard.ready)} of ${shard.replicas}`)],
   ["Backlog", (shard) => count(shard.backlog)],
   ["Oldest", (shard) => duration(shard.oldest_seconds)],
   ["Writes/s", (shard) => figure(shard.writes_per_second)],
   ["Recent", null],
-  ["Rows a batch", (shard) => figure(shard.rows_a_batch)],
-  ["Lock waits/s", (shard) => figure(shard.locks_contended_per_second)],
-  ["Duplicates/s", (shard) => figure(shard.duplicates_per_second)],
-  ["Dead letters", (shard) => count(shard.dead_lettered)],
-  ["Parked keys", (shard) => count(shard.parked_keys)],
-  ["Inbox rows", (shard) => count(shard.inbox_rows)],
-  ["Inbox size", (shard) => size(shard.inbox_bytes)],
-  ["Overdue", (shard) => duration(shard.inbox_overdue_seconds)],
+  ["Dead-lettered", (shard) => count(shard.dead_lettered), "Dead"],
+  ["Parked keys", (shard) => count(shard.parked_keys), "Parked"],
+  ["Slots", (shard) => count(shard.slots)],
 ];
+const READY = 1, PARKED = 7;
 
 export function showShards(status) {
   const table = $("shards").querySelector("table");
@@ -35,20 +32,29 @@ export function showShards(status) {
   for (const row of [...body.rows]) if (!names.includes(row.dataset.shard)) row.remove();
   status.shards.forEach((shard, number) => {
     const row = [...body.rows].find((candidate) => candidate.dataset.shard === shard.name) ?? body.appendChild(newRow(shard, number));
-    COLUMNS.forEach(([, format], column) => format && say(row.cells[column].querySelector(".value"), format(shard)));
-    row.cells[2].classList.toggle("bad", shard.ready !== null && shard.ready !== shard.replicas);
-    row.cells[11].classList.toggle("bad", shard.parked_keys > 0);
-    draw(row.querySelector("polyline"), remember(shard));
+    COLUMNS.forEach(([, format], column) => {
+      if (!format) return;
+      const value = row.cells[column].querySelector(".value");
+      say(value, format(shard));
+      value.classList.toggle("unknown", value.textContent === "?");
+    });
+    row.cells[READY].classList.toggle("bad", shard.ready !== null && shard.ready !== shard.replicas);
+    row.cells[PARKED].classList.toggle("bad", shard.parked_keys > 0);
+    draw(row.querySelector("path"), recent[shard.name] ?? []);
   });
+}
+
+export function setRecent(writes) {
+  recent = writes;
 }
 
 function newRow(shard, number) {
   const row = el("tr", { role: "row", "data-shard": shard.name });
-  for (const [name, format] of COLUMNS) {
+  for (const [name, format, short] of COLUMNS) {
     const first = name === "Shard";
-    const cell = first ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell", "data-label": name });
-    if (first) cell.append(swatch(number));
-    cell.append(format ? el("span", { class: "value" }) : sparkline(number));
+    const cell = first ? el("th", { scope: "row", role: "rowheader" }) : el("td", { role: "cell", "data-label": short ?? name, class: format ? undefined : "recent" });
+    if (first) cell.append(swatch(number), el("button", { type: "button", class: "link", onclick: () => openShard(shard.name), title: "Open the shard" }, shard.name));
+    else cell.append(format ? el("span", { class: "value" }) : sparkline(number));
     row.append(cell);
   }
   return row;
@@ -61,25 +67,14 @@ export function swatch(number) {
 }
 
 function sparkline(number) {
-  const svg = document.createElementNS(SVG, "svg");
-  const line = document.createElementNS(SVG, "polyline");
-  svg.setAttribute("viewBox", `0 0 ${KEPT} 24`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-hidden", "true"); // the column before tells the figure
+  const line = svg("path", { class: "line" });
   line.style.stroke = colour(number);
-  svg.append(line);
-  return svg;
+  const picture = svg("svg", { viewBox: `0 0 ${RECENT} 24`, preserveAspectRatio: "none", "aria-hidden": "true" }); // the time line has the figures
+  picture.append(line);
+  return picture;
 }
 
-function remember(shard) {
-  const kept = history.get(shard.name) ?? [];
-  kept.push(shard.writes_per_second);
-  history.set(shard.name, kept.slice(-KEPT));
-  return kept.slice(-KEPT);
-}
-
-function draw(line, values) {
-  const most = Math.max(1, ...values);
-  const points = values.map((value, at) => [KEPT - values.length + at, value]).filter(([, value]) => value !== null);
-  line.setAttribute("points", points.map(([x, value]) => `${x},${(23 - (22 * value) / most).toFixed(1)}`).join(" "));
+function draw(line, all) {
+  const values = all.slice(-RECENT);
+  line.setAttribute("d", lineOf([...new Array(RECENT - values.length).fill(null), ...values], Math.max(1, ...values), RECENT - 1, 24));
 }

@@ -1,22 +1,22 @@
 """What `shardctl status` asks, asked of the real servers: PostgreSQL, MariaDB, and a Prometheus that scrapes consumers."""
 
-import os
-import shutil
 from datetime import timedelta
 
 import pytest
 from patience import PATIENCE_SECONDS
+from prometheus_kit import PrometheusServer
 from sqlalchemy import delete, insert, update
 
 from consumer.observability.health import Health
 from consumer.observability.metrics import Metrics
 from shardctl.fleet import yamlfile
 from shardctl.fleet.load import fleet_from
-from shardctl.local.servers.process import Server, wait_until
+from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
 from shardctl.shard import schema
 from shardctl.shard.database import connect, writing
 from shardctl.shard.schema import LaneState
+from shardctl.status import history
 from shardctl.status.databases import Databases, heat
 from shardctl.status.prometheus import Prometheus, PrometheusError
 from shardctl.wire import identity
@@ -77,34 +77,10 @@ def test_a_database_reports_its_lanes_keys_and_replicas(fleet, url):
     engine.dispose()
 
 
-class PrometheusServer(Server):
-    """Debian's, scraping the given consumers each second."""
-
-    program = "prometheus"
-
-    def __init__(self, folder, targets) -> None:
-        super().__init__(folder)
-        self._targets = targets
-
-    def _prepare(self) -> None:
-        labels = "{namespace: default, app: asked-consumer, shard: s0}"
-        (self.data_dir / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: consumers\n"
-            f"  static_configs: [{{targets: {self._targets}, labels: {labels}}}]\n"
-        )
-
-    def _command(self) -> list[str]:
-        program = shutil.which("prometheus")
-        if program is None:
-            if os.environ.get("CI"):
-                pytest.fail("prometheus isn't on the PATH; in CI a skipped test is a hole that nobody sees")
-            pytest.skip("prometheus isn't on the PATH; Debian's package prometheus has it")
-        file, data = self.data_dir / "prometheus.yml", self.data_dir / "data"
-        listen = f"--web.listen-address=127.0.0.1:{self.port}"
-        return [program, f"--config.file={file}", f"--storage.tsdb.path={data}", listen]
-
-    def _ping(self) -> bool:
-        return "Server is ready to receive web requests" in self.log_tail()
+def last(past, name):
+    """A figure's newest value of the one shard."""
+    (figure,) = (figure for figure in past.figures if figure.name == name)
+    return figure.values.get("s0", (None,))[-1]
 
 
 def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
@@ -115,7 +91,7 @@ def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
     metrics[0].ready.set(1)
     metrics[1].redis_degraded.set(1)
     metrics[0].dead_lettered.labels("bad_value").inc(2)
-    server = PrometheusServer(tmp_path, [f"127.0.0.1:{consumer.port}" for consumer in consumers])
+    server = PrometheusServer(tmp_path, "asked", {f"127.0.0.1:{consumer.port}": "s0" for consumer in consumers})
     try:
         server.start()
         with Prometheus(f"http://127.0.0.1:{server.port}") as prometheus:
@@ -131,6 +107,13 @@ def test_a_prometheus_that_scrapes_consumers_is_understood(fleet, tmp_path):
             assert wait_until(rate, PATIENCE_SECONDS)
             assert wait_until(lambda: prometheus.work(fleet)["s0"].rows_a_batch, PATIENCE_SECONDS)
             work = prometheus.work(fleet)["s0"]
+            metrics[0].publish_to_commit_seconds.observe(0.2)
+            assert wait_until(lambda: last(history.ask(prometheus, fleet), history.LAG), PATIENCE_SECONDS)
+            past = history.ask(prometheus, fleet)
+        assert last(past, history.WRITES) > 0
+        assert last(past, history.DEAD) == 2
+        assert past.figures[1].values["s0"][0] is None, "the server wasn't there an hour ago"
+        assert "99th percentile" in past.figures[0].title, "nothing exports Pub/Sub's own figures"
         assert work.applied > 10
         assert (work.replicas, work.ready, work.dead_lettered) == (2, 1, 2)
         assert work.rows_a_batch == pytest.approx(5)  # a quotient of two rates

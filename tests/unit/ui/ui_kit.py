@@ -43,8 +43,9 @@ class Client:
 
 def client(path, urls, *, host="127.0.0.1", token=TOKEN, **sources):
     """`path` is the fleet's file; `sources` replace those of a healthy fleet."""
-    given_sources = {"metrics": lambda fleet: {shard.name: WORKING for shard in fleet.shards}} | sources
-    looker = Collector(
-        Sources(lambda _: urls, lambda fleet: lambda _: backlogs(fleet), local=True, **given_sources), 5.0
-    )
+    healthy = {
+        "backlogs": lambda fleet: lambda _: backlogs(fleet),
+        "metrics": lambda fleet: {shard.name: WORKING for shard in fleet.shards},
+    }
+    looker = Collector(Sources(lambda _: urls, local=True, **(healthy | sources)), 5.0)
     return Client(application(View(looker, FleetFile(path)), TOKEN, host), token)
