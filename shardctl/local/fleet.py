@@ -39,6 +39,7 @@ from shardctl.status.localfile import VARIABLE, LocalConsumer, LocalFile
 from shardctl.wire.message import Write
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
+REST_VARIABLE = "PUBSUB_URL"  # for programs that publish over HTTP
 POLL_SECONDS = 0.1
 ANSWER_SECONDS, ANSWER_TRIES = 10.0, 6  # for the broker to report, while it runs
 SESSIONS_BESIDE_CONSUMERS = 60  # of PostgreSQL: the oracle's, a rebalance's, a person's
@@ -255,8 +256,8 @@ class LocalFleet:
         """What other commands need to work on this fleet."""
         shards = (*self.spec.shards, *self._coming)
         databases = {database_url_variable(shard): self.database_url(shard.name) for shard in shards}
-        own = {EMULATOR_VARIABLE: self.broker.host, "REDIS_URL": self.redis.url, VARIABLE: str(self._local_file_path)}
-        return {**own, **databases}
+        pubsub = {EMULATOR_VARIABLE: self.broker.host, REST_VARIABLE: self.broker.rest_url}
+        return {**pubsub, "REDIS_URL": self.redis.url, VARIABLE: str(self._local_file_path), **databases}
 
     def local_file(self) -> LocalFile:
         """The present addresses of consumers and databases."""

@@ -142,7 +142,7 @@ def test_a_release_states_what_it_is_made_of_and_what_built_it() -> None:
 
 def test_the_pins_are_raised_by_dependabot() -> None:
     updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
-    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "docker"}
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "docker", "npm"}
 
 
 # --- the image's steps ------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 # CHANGELOG quotes old names, and CONTRIBUTING the words themselves.
 PROSE = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "Makefile", ".ci/run")
 FOLDERS = ("docs", "shardctl", "consumer", "templates", "bench", "tests", "examples", ".github")
-SUFFIXES = frozenset({".md", ".py", ".j2", ".html", ".js", ".sh", ".pml", ".yaml", ".yml", ".json"})
+SUFFIXES = frozenset({".md", ".py", ".j2", ".html", ".js", ".sh", ".pml", ".yaml", ".yml", ".json", ".go", ".java"})
 GENERATED = ROOT / "tests" / "golden"
+INSTALLED = "node_modules"
 
 
 def refused_words() -> list[str]:
@@ -27,7 +28,9 @@ def files() -> Iterator[Path]:
     yield from (ROOT / name for name in PROSE)
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in SUFFIXES and GENERATED not in file.parents and file != Path(__file__):
+            if file.suffix not in SUFFIXES or GENERATED in file.parents or INSTALLED in file.parts:
+                continue
+            if file != Path(__file__):
                 yield file
 
 

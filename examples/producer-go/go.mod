@@ -1,0 +1,3 @@
+module example.com/shardctl/producer
+
+go 1.27
