@@ -7,7 +7,7 @@ LOCKS  := runtime local dev
 # An interpreter that may not keep its bytecode compiles all of the tests again in each of their processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-loaded prove chaos check fmt lint types bench lock golden release-golden docs clean
+.PHONY: demo test test-loaded prove chaos check fmt lint types bench lock golden release-golden docs site clean
 
 demo: $(VENV)/.local            ## the whole fleet on this machine, under load, verified
 	$(BIN)/shardctl demo
@@ -53,6 +53,9 @@ release-golden: $(VENV)/.dev    ## take the golden manifests as those of the rel
 docs: $(VENV)/.dev             ## write docs/reference/ and the picture in ARCHITECTURE.md again, from the code
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/architecture.py
+
+site: $(VENV)/.dev              ## docs/ as a site with search, in build/site; a broken link or anchor is an error
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs build/site
 
 bench: $(VENV)/.dev            ## what a consumer does and costs, on a backlog and under a steady load
 	$(BIN)/python -m bench.pipeline

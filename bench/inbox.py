@@ -16,6 +16,7 @@ rows in it. So both meet the same moments of the machine. Each begins with a CHE
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import tempfile
@@ -116,16 +117,19 @@ def by_turns(databases, seconds):
 
 
 def in_order(count=None, draw=None):
-    """Deliveries of writes of all slots, under keys such as a publisher makes."""
-    draw, number = draw or random.Random(1), 0
-    while count is None or number < count:
-        slot, message_id = draw.randrange(SLOTS), f"m{number}"
-        key = identity.new_key()
+    """Deliveries of writes of all slots, under keys such as a publisher makes: one a millisecond, by a clock of their own.
+
+    How full a page of the index gets depends on how many keys share a millisecond, so the machine's speed must not decide it.
+    """
+    draw, start_ns = draw or random.Random(1), time.time_ns()
+    keys = identity.Keys(lambda: moment_ns)
+    for number in itertools.count() if count is None else range(count):
+        moment_ns = start_ns + number * 1_000_000
+        slot, message_id, key = draw.randrange(SLOTS), f"m{number}", keys.new()
         yield Delivery(
-            "", "", None, message_id, time.time_ns() // 1_000, 100, 0.0, slot, f"customer-{number % 50_000}", "customer",
+            "", "", None, message_id, moment_ns // 1_000, 100, 0.0, slot, f"customer-{number % 50_000}", "customer",
             "upsert", key, identity.in_slot(identity.of_key("", "customer", key), slot), draw.randrange(1 << 31),
         )  # fmt: skip
-        number += 1
 
 
 def disorder(deliveries):

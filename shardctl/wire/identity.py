@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from threading import Lock
@@ -115,15 +116,18 @@ _STEP_BITS = 32  # between two keys of one millisecond: neither can be guessed f
 
 
 class Keys:
-    """Makes UUIDv7s (RFC 9562, section 6.2, method 2): each greater than the one before. Safe to use from any thread."""
+    """Makes UUIDv7s (RFC 9562, section 6.2, method 2): each greater than the one before. Safe to use from any thread.
 
-    def __init__(self) -> None:
-        self._lock = Lock()
+    `clock` gives nanoseconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock, self._lock = clock, Lock()
         self._last_ms, self._last_random = 0, 0
 
     def new(self) -> str:
         with self._lock:
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = self._clock() // 1_000_000
             if now_ms > self._last_ms:
                 # Its first bit is 0, so that there is room for more in the same millisecond.
                 self._last_ms, self._last_random = now_ms, secrets.randbits(_RANDOM_BITS - 1)

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,9 +29,64 @@ GCLOUD_TREE = "data/cli/gcloud_completions.py"
 EVERYWHERE = {"--project", "--format", "--quiet", "--filter", "--flatten"}  # gcloud's own
 
 
-def test_every_page_is_listed() -> None:
-    listed = set(re.findall(r"\]\(([\w-]+\.md)[#)]", (DOCS / "README.md").read_text()))
-    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} == listed
+@cache
+def site() -> Any:
+    """The site's configuration, docs/conf.py."""
+    spec = importlib.util.spec_from_file_location("site_configuration", DOCS / "conf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_is_listed_and_has_its_place_in_the_navigation() -> None:
+    parts = site().navigation((DOCS / "README.md").read_text())
+    assert list(parts) == ["Tutorials", "How-to guides", "Reference", "Explanation"]
+    listed = [page for pages in parts.values() for page in pages]
+    there = [page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")]
+    assert sorted([*listed, "README"]) == sorted(there), "docs/README.md lists each page under one of its headings"
+
+
+def built(folder: Path, out: Path, builder: str = "html") -> subprocess.CompletedProcess[str]:
+    if importlib.util.find_spec("sphinx") is None:
+        if os.environ.get("CI"):
+            pytest.fail("Sphinx isn't installed; requirements/dev.txt has it")
+        pytest.skip("Sphinx isn't installed; `make site` installs it")
+    command = [sys.executable, "-m", "sphinx", "-E", "-W", "--keep-going", "-q", "-b", builder, folder, out]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link(tmp_path: Path) -> None:
+    done = built(DOCS, tmp_path, builder="dummy")  # resolves every link and writes no page
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.proof
+def test_the_site_is_built_with_its_navigation_and_search(tmp_path: Path) -> None:
+    done = built(DOCS, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"quickstart"' in (tmp_path / "searchindex.js").read_text()
+    front = (tmp_path / "README.html").read_text()
+    for page in ("quickstart.html", "reference/commands.html", "handover.html"):
+        assert f'class="reference internal" href="{page}"' in front
+    assert "README.html" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_site_refuses_broken_links_and_forgotten_pages(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    shutil.copy(DOCS / "conf.py", folder)
+    (folder / "README.md").write_text("# Pages\n\n## All\n\n[one](one.md)\n")
+    (folder / "one.md").write_text("# One\n\n[none](none.md) [anchor](two.md#none) [own](#none) [file](../none.py)\n")
+    (folder / "two.md").write_text("# Two\n")
+    done = built(folder, tmp_path / "out")
+    assert done.returncode != 0
+    faults = ("not found: 'none.md'", "not found in doc 'two': 'none'", "not found: 'none'", "not found: '../none.py'")
+    for fault in (*faults, "two.md: WARNING: document isn't included in any toctree"):
+        assert fault in done.stderr
 
 
 def shell_blocks(page: Path) -> list[str]:

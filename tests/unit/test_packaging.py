@@ -1,14 +1,44 @@
 """What a wheel carries, and what its commands need."""
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("shardctl", "consumer", "examples", "bench", "docs", "tests")
+
+
+def test_every_version_of_python_that_is_named_is_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    named = [name.removeprefix(prefix) for name in project["classifiers"] if name.startswith(prefix)]
+    ci = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
+    assert ci["jobs"]["test"]["strategy"]["matrix"]["python"] == named
+    assert project["requires-python"] == f">={named[0]}"
+
+
+@pytest.mark.proof
+@pytest.mark.slow
+def test_python_314_compiles_every_file_without_a_warning(tmp_path):
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("npm, which installs a Python 3.14, isn't on the PATH")
+    place = tmp_path / "python314"
+    shutil.copytree(ROOT / "tests" / "python314", place, ignore=shutil.ignore_patterns("node_modules"))
+    subprocess.run(["npm", "ci"], cwd=place, check=True, capture_output=True)
+    command = ["node", "compile.mjs", *(ROOT / folder for folder in FOLDERS)]
+    done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
+    version, count, *faults = done.stdout.splitlines()
+    assert version.startswith("3.14.")
+    assert int(count) > 800
+    assert faults == []
 
 
 @pytest.mark.proof
