@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from consumer.leader.leadership import LeaseError
+from consumer.redis.script import Script
 
 # Returns who holds the key afterwards: this replica, if it was free or its own.
 HOLD = """
@@ -31,7 +32,7 @@ class RedisLease:
     def __init__(self, redis: Redis, prefix: str, identity: str, duration_ms: int) -> None:
         self.identity = identity
         self._key, self._duration_ms = f"{{{prefix}}}:leader", duration_ms
-        self._hold, self._release = redis.register_script(HOLD), redis.register_script(RELEASE)
+        self._hold, self._release = Script(redis, HOLD), Script(redis, RELEASE)
 
     def __str__(self) -> str:
         return f"Redis key {self._key}"

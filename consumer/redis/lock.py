@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker, calls_of
+from consumer.redis.script import Script
 from shardctl.fleet.keyspace import generation_of_lane, slot_of_lane
 
 # SET NX for each key; returns the numbers, from 1, of those that another holds. One script instead of a command for each key.
@@ -39,7 +40,7 @@ class SlotLocks:
         self._gate, self._ttl_ms, self._metrics = gate, ttl_ms, metrics
         self._prefix = f"{{{prefix}}}:lock:"  # braces: one hash slot of a Redis Cluster, so one script sees all keys
         self._token = secrets.token_hex(16)
-        self._take, self._release = redis.register_script(TAKE), redis.register_script(RELEASE)
+        self._take, self._release = Script(redis, TAKE), Script(redis, RELEASE)
         self._unreleased: set[int] = set()  # ours still, as far as we know, because Redis didn't answer the release
 
     async def take(self, lanes: Sequence[int]) -> frozenset[int]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 
 from consumer.redis.breaker import RedisBreaker
+from consumer.redis.script import Script
 
 # A negative number of writes gives back. Writes whose time is over can't be given back.
 TAKE = """
@@ -47,7 +48,7 @@ class RateLimit:
         self._key = f"{{{prefix}}}:paid"
         self._seconds_a_write = 1 / writes_per_second
         self._replicas = replicas
-        self._script = redis.register_script(TAKE)
+        self._script = Script(redis, TAKE)
         self._paid = 0.0  # of this replica alone, while Redis is gone
 
     async def take(self, writes: int) -> bool:

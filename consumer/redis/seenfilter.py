@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 
 from consumer.delivery import Delivery
 from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker, calls_of
+from consumer.redis.script import Script
 
 BUCKET_SECONDS = 300  # a mark lives for one to two buckets: as long as most redeliveries take
 MARK_SECONDS = 0.5  # between two calls that mark: small batches would pay for one each
@@ -44,7 +45,7 @@ class SeenFilter:
     def __init__(self, redis: Redis, gate: RedisBreaker, prefix: str, clock: Callable[[], float]) -> None:
         self._gate, self._clock = gate, clock
         self._prefix = f"{{{prefix}}}:done:"
-        self._mark, self._look_up = redis.register_script(MARK), redis.register_script(LOOK_UP)
+        self._mark, self._look_up = Script(redis, MARK), Script(redis, LOOK_UP)
         self._unmarked: list[bytes] = []
         self._marked_at = float("-inf")
 

@@ -20,6 +20,7 @@ from consumer.delivery import Delivery
 from consumer.errors import TransientError
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import RedisBreaker
+from consumer.redis.script import Script
 from consumer.replica.pace import Pace
 from consumer.store.inboxsize import UNKNOWN, InboxSize
 from consumer.store.parked import Key
@@ -97,7 +98,7 @@ class Maintenance:
         self._threads, self._metrics = threads, metrics
         self._retention = retention
         self._turn, self._token = f"{{{prefix}}}:purge", secrets.token_hex(16)
-        self._take_turn = redis.register_script(TURN)
+        self._take_turn = Script(redis, TURN)
         self._walk_seconds = max(PURGE_SECONDS, retention.applied / WALKS_A_RETENTION)
         self._pace = Pace(self._walk_seconds)
         self._not_ready: dict[str, Trouble] = {}  # by message type, while writes wait for its table

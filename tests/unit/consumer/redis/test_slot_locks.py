@@ -7,8 +7,10 @@ import itertools
 
 import pytest
 from patience import PATIENCE_SECONDS
+from redis import Redis as SyncRedis
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
+from redis.connection import parse_url
 
 from consumer.observability.metrics import Metrics
 from consumer.redis.breaker import KEYS_A_CALL, RedisBreaker
@@ -16,9 +18,12 @@ from consumer.redis.lock import SlotLocks
 
 
 class Line(ConnectionPool):
-    """Every call needs a connection of this: it counts them, and raises `fault` instead while it is set."""
+    """Every call needs a connection of this: it counts them, and raises `fault` instead while it is set.
 
-    fault, calls, until_fault = None, 0, 0
+    Before each of the next calls, as many as `forgetting`, the server forgets its scripts.
+    """
+
+    fault, calls, until_fault, forgetting = None, 0, 0, 0
 
     def fail_after(self, calls, fault):
         self.until_fault, self.fault = calls, fault
@@ -28,6 +33,10 @@ class Line(ConnectionPool):
         self.until_fault -= 1
         if self.fault and self.until_fault < 0:
             raise self.fault
+        if self.forgetting:
+            self.forgetting -= 1
+            with SyncRedis(**self.server) as other:
+                other.script_flush()
         return await super().get_connection(*arguments, **named)
 
 
@@ -37,6 +46,7 @@ class Bench:
     def __init__(self, url, runner):
         self._run = runner.run
         self.line = Line.from_url(url, socket_timeout=PATIENCE_SECONDS)
+        self.line.server = parse_url(url)
         self.redis, self.now, self.metrics = Redis(connection_pool=self.line), 0.0, Metrics()
         self.mine, self.other = (
             SlotLocks(self.redis, RedisBreaker(lambda: self.now, self.metrics), "f:s", 600_000, self.metrics)
@@ -92,6 +102,18 @@ def test_without_redis_every_slot_may_be_worked_on(bench, fault):
     assert bench.take(1, 2) == {1, 2}
     assert bench.mine._gate.shut
     bench.release(1, 2)
+
+
+def test_redis_that_forgets_a_script_between_its_loading_and_its_call_is_not_gone(bench):
+    bench.take(1, locks=bench.other)
+    bench.line.forgetting = 3  # the call, the loading, the call again
+    assert bench.take(1, 2) == {2}
+    assert bench.line.forgetting == 0
+    assert not bench.mine._gate.shut
+    bench.line.forgetting = 100
+    assert bench.take(3) == {3}
+    assert bench.mine._gate.shut, "it can't keep a script: then that is tried no longer"
+    bench.line.forgetting = 0
 
 
 def test_redis_is_left_alone_for_a_while_then_asked_again_ever_more_rarely(bench):
