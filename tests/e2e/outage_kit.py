@@ -85,6 +85,7 @@ class Stage:
         self._writes: list[Write] = []
         self._feed: Feed | None = None
         self._pids: list[int] = []
+        self.verified = False
         self.local.__enter__()
 
     def close(self) -> None:
@@ -167,6 +168,7 @@ class Stage:
         self.ready()
         assert [replica.pid for replica in self.replicas] == self._pids
         assert all(replica.running for replica in self.replicas)
+        self.verified = True
 
     # -- the database ------------------------------------------------------------------------------------------------
 

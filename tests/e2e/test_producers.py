@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import uuid
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -50,15 +49,13 @@ shards:
 
 
 class Scene:
-    """A fleet, and a story of writes whose parts the producers publish one after another."""
+    """A fleet, and a story of writes for a producer to publish."""
 
     def __init__(self, local: LocalFleet) -> None:
         self.local = local
-        self._story = iter(Stream(local.spec, WRITES * 3, ENTITIES, seed=5, duplicate_rate=0))
+        stream = Stream(local.spec, WRITES, ENTITIES, seed=5, duplicate_rate=0)
+        self.story = [publication.write for publication in stream]
         self.published: list[Write] = []
-
-    def part(self) -> list[Write]:
-        return [publication.write for publication in islice(self._story, WRITES)]
 
     @property
     def messages(self) -> int:
@@ -71,7 +68,7 @@ class Scene:
         assert sum(shard.applied for shard in verdict.shards) == len(self.published)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scene(tmp_path_factory):
     try:
         with LocalFleet(
@@ -140,10 +137,10 @@ def test_each_write_takes_effect_once_and_in_order_through_refusals_and_lost_ans
     scene.published.append(Write(sample[0], json.loads(sample[3]), sample[2], sample[1], key))
     assert uuid.UUID(key).version == 7
 
-    part, broker, log = scene.part(), scene.local.broker.host, tmp_path / "log"
+    broker, log = scene.local.broker.host, tmp_path / "log"
     accepted = scene.messages
     admin.set_faults(broker, Faults(unavailable_rate=1.0))
-    process = example.start("".join(line_of(write, number) for number, write in enumerate(part)), log)
+    process = example.start("".join(line_of(write, number) for number, write in enumerate(scene.story)), log)
     assert wait_until(lambda: "are held" in log.read_text() or process.poll() is not None, PATIENCE_SECONDS), (
         log.read_text()
     )
@@ -159,7 +156,7 @@ def test_each_write_takes_effect_once_and_in_order_through_refusals_and_lost_ans
     rows = [line.split("\t") for line in printed.splitlines()]
     assert len({message_id for message_id, _ in rows}) == len(rows) == WRITES
     assert scene.messages > accepted + WRITES  # some were sent again, since the answer was lost
-    for number, (write, (_, key)) in enumerate(zip(part, rows, strict=True)):
+    for number, (write, (_, key)) in enumerate(zip(scene.story, rows, strict=True)):
         assert key == write.idempotency_key if with_key(number) else uuid.UUID(key).version == 7
         scene.published.append(Write(write.type, write.body, write.key, write.operation, key))
     scene.verify()
