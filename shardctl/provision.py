@@ -6,10 +6,10 @@ First a plan, then its execution: a dry run is the plan alone. Running it again 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.api_core.exceptions import (
     Aborted,
@@ -37,6 +37,10 @@ from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.redaction import redacted_value
+
+if TYPE_CHECKING:
+    from shardctl.shard.membership import Membership
+    from shardctl.shard.takeover import Takeover
 
 TIMEOUT_SECONDS = 30.0
 DELETED_TOPIC = "_deleted-topic_"  # what Pub/Sub gives a subscription whose topic is gone
@@ -301,22 +305,28 @@ def provision_database(
 ) -> Step:
     """`make_tables`, then `move_old_rows`. Safe to run again. Raises ProvisionError, which never shows the password."""
     step = make_tables(fleet, shard, url)
-    move_old_rows(shard, url, upgraded)
+    move_old_rows(fleet, shard, url, upgraded)
     return step
 
 
-def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
+def make_tables(fleet: Fleet, shard: Shard, url: str, takeover: Takeover | None = None) -> Step:
     """Create the tables that are missing in a shard's database and hold its slots active. Safe to run again.
 
+    From the same commit on the database says that it is this shard's. One that belongs to another is refused, unless it is taken
+    over and has no consumer.
     What 0.1.0 made is upgraded first, but for the rows of its inbox: consumers may run from now on, and `move_old_rows` is next.
     While slots move, a shard's new database holds none: they arrive by `shardctl rebalance`.
     Raises ProvisionError, which never shows the password.
     """
-    from shardctl.shard import mapped, schema, upgrade
+    from shardctl.shard import mapped, membership, schema, upgrade
+    from shardctl.shard import takeover as takeovers
     from shardctl.shard.keys import given_out
+    from shardctl.shard.membership import Membership
 
-    with _database_of(shard, url) as engine:
+    own = Membership(fleet.fleet, shard.name)
+    with _database_of(own, url, taking=True) as engine:
         name = f"{shard.name} at {redacted_value(engine.url.render_as_string(hide_password=True))}"
+        former = takeovers.former(engine, own, takeover or takeovers.NOBODY)
         rewritten = upgrade.begin(engine)
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
@@ -324,14 +334,16 @@ def make_tables(fleet: Fleet, shard: Shard, url: str) -> Step:
             faults = list(_of_another(connection, shard)) or given_out(connection, kinds)
         if faults:
             raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
-        schema.create(engine, kinds, shard.slots if shard.previous is None else SlotSet(), shard.generation)
+        owned = shard.slots if shard.previous is None else SlotSet()
+        schema.create(engine, kinds, owned, shard.generation, own, former)
         made = tuple(sorted(_tables(engine) - before))
         with engine.connect() as connection:
             if fault := schema.fault_of_version(connection, beside_old_inbox=True):
                 raise ProvisionError(f"database of shard {name}: {fault}")
             lacks = tuple(map(str, mapped.lacking(connection, kinds)))
-    if rewritten:
-        return Step("update", "database", name, (*rewritten, *made), lacks=lacks)
+    if rewritten or former:
+        taken = (membership.table.name,) if former else ()
+        return Step("update", "database", name, (*rewritten, *made, *taken), lacks=lacks)
     return Step("create" if made else "identical", "database", name, made, lacks=lacks)
 
 
@@ -352,37 +364,82 @@ def _of_another(connection: Any, shard: Shard) -> Iterator[str]:
         )
 
 
-def move_old_rows(shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
+def move_old_rows(fleet: Fleet, shard: Shard, url: str, upgraded: Callable[[str, int], None]) -> bool:
     """Move the rows of 0.1.0's inbox into this version's; whether there were any. Safe to run again, and beside consumers.
 
     `upgraded` hears of the table, and of how many of its rows are done. Raises ProvisionError.
     """
     from shardctl.shard import upgrade
+    from shardctl.shard.membership import Membership
 
-    with _database_of(shard, url) as engine:
+    with _database_of(Membership(fleet.fleet, shard.name), url) as engine:
         return upgrade.finish(engine, upgraded)
 
 
 @contextmanager
-def _database_of(shard: Shard, url: str) -> Iterator[Any]:
-    """An engine on the shard's database; what goes wrong comes out as ProvisionError."""
+def _database_of(own: Membership, url: str, *, taking: bool = False) -> Iterator[Any]:
+    """An engine on the shard's database; what goes wrong comes out as ProvisionError. `taking`: the caller asks whose it is."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl.shard import database, upgrade
+    from shardctl.shard.membership import ForeignDatabaseError
+    from shardctl.shard.takeover import TakeoverError
 
     try:
-        engine = database.connect(url)
+        engine = database.connect(url, whose=None if taking else own)
     except database.DatabaseError as error:
-        raise ProvisionError(f"shard {shard.name}: {error}") from error
+        raise ProvisionError(f"shard {own.shard}: {error}") from error
     try:
         yield engine
     except SQLAlchemyError as error:
         name = redacted_value(engine.url.render_as_string(hide_password=True))
-        raise ProvisionError(f"database of shard {shard.name} at {name}: {error.__cause__ or error}") from error
-    except (database.DatabaseError, upgrade.UpgradeError) as error:
-        raise ProvisionError(f"shard {shard.name}: {error}") from error
+        raise ProvisionError(f"database of shard {own.shard} at {name}: {error.__cause__ or error}") from error
+    except (database.DatabaseError, ForeignDatabaseError, TakeoverError, upgrade.UpgradeError) as error:
+        raise ProvisionError(f"shard {own.shard}: {error}") from error
     finally:
         engine.dispose()
+
+
+def refuse_foreign(fleet: Fleet, urls: Mapping[str, str], takeover: Takeover) -> None:
+    """Raise ProvisionError where two shards have one database, or one belongs to another than the file says.
+
+    Changes nothing. A database that doesn't answer is left to `make_tables`.
+    """
+    from shardctl.shard import database
+    from shardctl.shard.membership import ForeignDatabaseError, Membership
+
+    engines: dict[str, Any] = {}
+    with ExitStack() as opened:
+        try:
+            for shard, url in urls.items():
+                engines[shard] = database.connect(url)
+                opened.callback(engines[shard].dispose)
+            database.refuse_shared(engines)
+        except database.DatabaseError as error:
+            raise ProvisionError(str(error)) from error
+        faults = [
+            f"shard {shard}: {ForeignDatabaseError(database.where(engines[shard]), present, own)}"
+            for shard, present in _recorded(engines)
+            if present != (own := Membership(fleet.fleet, shard)) and not takeover.includes(present, own)
+        ]
+    if faults:
+        raise ProvisionError("\n".join(faults))
+
+
+def _recorded(engines: Mapping[str, Any]) -> Iterator[tuple[str, Membership]]:
+    """Whose each database is, where that is recorded. Ends at one that doesn't answer."""
+    from shardctl.shard import database, membership
+
+    for shard, engine in engines.items():
+        try:
+            with database.snapshot(engine) as connection:
+                present = membership.read(connection)
+        except database.DatabaseError:
+            if engine.dialect.name == "sqlite":  # a file that isn't there yet
+                continue
+            return
+        if present is not None:
+            yield shard, present
 
 
 def database_urls(

@@ -24,6 +24,7 @@ from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
 from shardctl.shard.keys import given_out
 from shardctl.shard.mapped import lacking
+from shardctl.shard.membership import ForeignDatabaseError, Membership
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +38,21 @@ def dialect_of(url: URL) -> Dialect:
         ) from None
 
 
-def engine_of(url: URL, settings: Batching, login: Callable[[], tuple[str | None, str | None]] | None = None) -> Engine:
+def engine_of(
+    url: URL,
+    settings: Batching,
+    login: Callable[[], tuple[str | None, str | None]] | None = None,
+    whose: Membership | None = None,
+) -> Engine:
     """An engine whose sessions can't hang: a replica that is stopped mid-transaction is cut off by the server.
 
-    With `login`, each new connection asks it for user and password, in place of the URL's.
+    With `login`, each new connection asks it for user and password, in place of the URL's. With `whose`, no session begins on a
+    database that belongs to another shard.
     """
     bound = settings.statement_timeout
     limits = Limits("shardctl-consumer", bound, bound, bound, answer=bound + timedelta(seconds=CONNECT_TIMEOUT_SECONDS))
     connections = settings.concurrency + 1  # one for maintenance
-    engine = open_engine(url, limits, connections, begins_with_statement=True)
+    engine = open_engine(url, limits, connections, begins_with_statement=True, whose=whose)
     if login is not None:
         log_in_by(engine, login)
     return engine
@@ -76,6 +83,8 @@ def translated() -> Iterator[None]:
             raise DataFaultError(verdict.reason, first_line) from error
         again = BlockedError if verdict.alone else TransientError
         raise again(f"database: {first_line}" + (f" ({verdict.why})" if verdict.why else "")) from error
+    except ForeignDatabaseError as error:
+        raise TransientError(str(error)) from error  # until somebody fixes the URL
     except (SQLAlchemyError, OSError) as error:
         raise TransientError(f"database: {error}") from error
 

@@ -25,6 +25,7 @@ from shardctl.outbox.outbox import Outbox
 from shardctl.outbox.queue import LIMITS, Queue
 from shardctl.outbox.relay import Relay
 from shardctl.shard.engine import open_engine
+from shardctl.shard.membership import Membership
 
 IDLE_SECONDS = 1.0  # between two looks where this replica has stored nothing lately: for what another one left behind
 
@@ -48,7 +49,7 @@ def routes_of(config: ShardConfig) -> EmittedRoutes:
 def relay_of(settings: Settings, sinks: Engine, metrics: Metrics, closing: AsyncExitStack) -> Relay:
     """A relay of what sinks emit in transactions of the engine `sinks`. Raises UsageError. To be called in the event loop."""
     config = settings.config
-    engine = open_engine(settings.database_url, LIMITS, connections=1)
+    engine = open_engine(settings.database_url, LIMITS, connections=1, whose=Membership(config.fleet, config.shard))
     if settings.database_login is not None:
         sessions.log_in_by(engine, settings.database_login)
     closing.callback(engine.dispose)

@@ -51,6 +51,7 @@ from consumer.store.term import Term
 from consumer.store.transaction import Store
 from shardctl.errors import EXIT_DONE, ShardctlError
 from shardctl.fleet.shardconfig import ShardConfig
+from shardctl.shard.membership import Membership
 from shardctl.supervision import logs
 from shardctl.supervision.background import Background
 from shardctl.supervision.signals import on_end_signals
@@ -142,7 +143,8 @@ class _Shard:
 def _shard(settings: Settings, metrics: Metrics, stop: asyncio.Event, closing: AsyncExitStack) -> _Shard:
     config = settings.config
     dialect = sessions.dialect_of(settings.database_url)
-    engine = sessions.engine_of(settings.database_url, config.consumer, settings.database_login)
+    whose = Membership(config.fleet, config.shard)
+    engine = sessions.engine_of(settings.database_url, config.consumer, settings.database_login, whose)
     closing.callback(engine.dispose)
     http = sink_for(config, metrics, stop.is_set)
     if http:

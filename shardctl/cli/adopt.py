@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -27,10 +26,7 @@ def adopt(
 
     fleet = load_fleet(file)
     urls = database_urls(fleet, given_urls(database or ()), os.environ, "the rows of each shard are read")
-    with ExitStack() as opened:
-        engines = {name: databases.connect(url) for name, url in urls.items()}
-        for engine in engines.values():
-            opened.callback(engine.dispose)
+    with databases.connected(fleet.fleet, urls) as engines:
         tables = list(_tables(fleet))
         adoptions = [
             adoption

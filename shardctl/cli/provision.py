@@ -38,20 +38,33 @@ def provision(
     dry_run: DryRunOption = False,
     database: DatabaseOption = None,
     no_databases: Annotated[bool, typer.Option("--no-databases", help="Only topics and subscriptions.")] = False,
+    take_over: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--take-over",
+            metavar="FLEET[/SHARD]",
+            help="Whose databases become this fleet's: a copy, or those of a fleet that has ended. FLEET stands for each of its "
+            "shards, by name; may be repeated.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Create the topics, subscriptions and tables that are missing. Safe to run again."""
     from shardctl import audit, lockfile
     from shardctl.fleet.load import load_fleet
-    from shardctl.provision import database_urls
+    from shardctl.provision import database_urls, refuse_foreign
+    from shardctl.shard.takeover import Takeover
 
-    if no_databases and database:
-        raise UsageError("--no-databases and --database exclude each other.")
+    for option, given in (("--database", database), ("--take-over", take_over)):
+        if no_databases and given:
+            raise UsageError(f"--no-databases and {option} exclude each other.")
+    takeover = Takeover.of(take_over or ())
     fleet = load_fleet(file)
     lockfile.check(file, fleet)
     urls = {} if no_databases else database_urls(fleet, given_urls(database or ()), os.environ)
     if not dry_run:
-        audit.begin("provision", fleet.fleet, databases=list(urls))
+        refuse_foreign(fleet, urls, takeover)
+        audit.begin("provision", fleet.fleet, databases=list(urls), **({"take_over": take_over} if take_over else {}))
     steps = []
 
     def done(step: Any) -> None:
@@ -65,7 +78,7 @@ def provision(
     elif dry_run:
         say("databases: not checked in a dry run; missing tables are created.")
     else:
-        _databases(file, fleet, urls, done)
+        _databases(file, fleet, urls, takeover, done)
     if not dry_run:
         _lock(file, fleet)
     if as_json:
@@ -102,7 +115,7 @@ def _pubsub(fleet: Any, *, dry_run: bool, done: Any) -> None:
         )
 
 
-def _databases(file: Path, fleet: Any, urls: dict[str, str], done: Any) -> None:
+def _databases(file: Path, fleet: Any, urls: dict[str, str], takeover: Any, done: Any) -> None:
     """First all that consumers wait for, in every shard; then what takes as long as there are rows of 0.1.0."""
     from shardctl.migrate import newshard
     from shardctl.provision import make_tables, move_old_rows
@@ -110,7 +123,7 @@ def _databases(file: Path, fleet: Any, urls: dict[str, str], done: Any) -> None:
 
     behind = []
     for shard in fleet.shards:
-        step = make_tables(fleet, shard, urls[shard.name])
+        step = make_tables(fleet, shard, urls[shard.name], takeover)
         if inbox.name in step.fields and step.action == "update":
             behind.append(shard.name)
         done(step)
@@ -121,7 +134,7 @@ def _databases(file: Path, fleet: Any, urls: dict[str, str], done: Any) -> None:
     if behind:
         say(f"{', '.join(behind)}: deploy consumers of this version now; rows of shardctl 0.1.0 are moved meanwhile.")
     for shard in fleet.shards:
-        move_old_rows(shard, urls[shard.name], _progress(shard.name))
+        move_old_rows(fleet, shard, urls[shard.name], _progress(shard.name))
 
 
 def _progress(shard: str) -> Callable[[str, int], None]:

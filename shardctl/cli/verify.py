@@ -30,9 +30,7 @@ def verify(
     urls = database_urls(fleet, given_urls(database or ()), os.environ, "without it the fleet can't be verified")
     started = time.monotonic()
     with ExitStack() as opened:
-        engines = {name: databases.connect(url) for name, url in urls.items()}
-        for engine in engines.values():
-            opened.callback(engine.dispose)
+        engines = opened.enter_context(databases.connected(fleet.fleet, urls))
         bar = opened.enter_context(_Progress(sum(len(checks.tables_of(fleet, shard)) for shard in fleet.shards)))
         report = checks.verify(fleet, engines, bar.next)
     if as_json:
@@ -86,6 +84,12 @@ def _conclude(report: Any, seconds: float) -> None:
     waiting = sum(shard.waiting for shard in report.shards)
     if waiting:
         say(f"{waiting:,} rows of slots that have moved await deletion by `shardctl rebalance finish`.")
+    for shard in report.shards:
+        if not shard.recorded:
+            say(
+                f"warning: shard {shard.shard}: its database doesn't say which fleet and shard it belongs to. Run "
+                "`shardctl provision`, which records it."
+            )
     if report.faults:
         say(f"{len(report.faults)} fault{'s' if len(report.faults) > 1 else ''}. {looked}.")
     else:
@@ -100,6 +104,7 @@ def _as_json(report: Any) -> dict[str, Any]:
             {
                 "shard": shard.shard,
                 "active_slots": None if shard.active is None else str(shard.active),
+                "recorded": shard.recorded,
                 "tables": [
                     {
                         "table": table.table,

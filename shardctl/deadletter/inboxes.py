@@ -39,6 +39,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.shard import changes, database
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.lanes import share_fence
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import InboxOutcome, LaneState, fault_of_version, inbox, lanes
 from shardctl.wire import deadletters, identity
 
@@ -108,7 +109,7 @@ class Inboxes:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._fleet, self._allowed, self._now, self._sleep = fleet, allowed, now, sleep
-        self._engines = {name: database.connect(url) for name, url in urls.items()}
+        self._engines = {name: database.connect(url, whose=Membership(fleet.fleet, name)) for name, url in urls.items()}
         self._waiting: set[tuple[int, str]] = set()  # keys of which an earlier letter can't go yet
 
     def __enter__(self) -> Self:

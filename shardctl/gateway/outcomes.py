@@ -17,6 +17,7 @@ from shardctl.outcomes.effect import TOO_MANY_WAIT, Effect, Sought
 from shardctl.outcomes.watch import LOOK_SECONDS, Watch
 from shardctl.shard import database
 from shardctl.shard.engine import Limits
+from shardctl.shard.membership import Membership
 
 # A look is two small statements by primary keys.
 LIMITS = Limits(
@@ -33,7 +34,7 @@ class Outcomes:
         self, fleet: Fleet, settings: Settings, urls: Mapping[str, str], metrics: Metrics, stopping: asyncio.Event
     ) -> None:
         """`urls`: of each shard's database. Raises UsageError where one can't be used; connects when first asked."""
-        self._engines = {shard: _engine(shard, url) for shard, url in urls.items()}
+        self._engines = {shard: _engine(Membership(fleet.fleet, shard), url) for shard, url in urls.items()}
         self._watch = Watch(fleet, self._engines)
         self._settings, self._metrics, self._stopping = settings, metrics, stopping
         self._waiting = 0
@@ -68,8 +69,8 @@ class Outcomes:
             engine.dispose()
 
 
-def _engine(shard: str, url: str) -> Engine:
+def _engine(whose: Membership, url: str) -> Engine:
     try:
-        return database.connect(url, LIMITS, connections=1)
+        return database.connect(url, LIMITS, connections=1, whose=whose)
     except database.DatabaseError as error:
-        raise UsageError(f"shard {shard}: {error}") from error
+        raise UsageError(f"shard {whose.shard}: {error}") from error

@@ -76,6 +76,7 @@ def _read(record: dict[str, object]) -> Progress:
 def _work() -> None:
     from shardctl.rebalance.driver import BarrierPublisher, drive
     from shardctl.shard import database
+    from shardctl.shard.membership import Membership
 
     fleet, databases, parallel = pickle.load(sys.stdin.buffer)  # noqa: S301 - from ourselves to ourselves
     told_at = 0.0
@@ -87,7 +88,7 @@ def _work() -> None:
             print(json.dumps(dataclasses.asdict(progress)), flush=True)
 
     publish = BarrierPublisher(fleet)
-    engines = {name: database.connect(url) for name, url in databases.items()}
+    engines = {name: database.connect(url, whose=Membership(fleet.fleet, name)) for name, url in databases.items()}
     try:
         drive(fleet, engines, publish, parallel=parallel, tell=tell)
     except ShardctlError as error:

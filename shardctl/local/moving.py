@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine
@@ -120,11 +120,8 @@ class Moving:
 
     @contextmanager
     def _engines(self) -> Iterator[dict[str, Engine]]:
-        with ExitStack() as opened:
-            engines = {}
-            for shard in participating(self.plan.after):
-                engines[shard.name] = database.connect(self.databases[shard.name])
-                opened.callback(engines[shard.name].dispose)
+        urls = {shard.name: self.databases[shard.name] for shard in participating(self.plan.after)}
+        with database.connected(self.plan.after.fleet, urls) as engines:
             yield engines
 
     @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from shardctl.fleet.spec import Fleet
 from shardctl.migrate import extra, history
 from shardctl.shard import database
+from shardctl.shard.membership import Membership
 
 
 def bring_up(
@@ -26,7 +27,7 @@ def bring_up(
     from shardctl.migrate import run
 
     for shard, url in urls.items():
-        engine = database.connect(url)
+        engine = database.connect(url, whose=Membership(fleet.fleet, shard))
         try:
             run.bring_up(fleet, revisions, shard, engine, tell)
         finally:

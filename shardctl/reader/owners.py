@@ -2,7 +2,8 @@
 
 Invariants:
 - a view is returned only where it has the slot's lane active itself, so a database that has handed the slot over is never read;
-- the view is of a moment after the call began, unless the caller accepts one that is up to `max_staleness` older.
+- the view is of a moment after the call began, unless the caller accepts one that is up to `max_staleness` older;
+- the first view of each engine also reads whose the database is, and one that belongs to another fleet or shard is never read.
 What was found last, like the file, only says where to ask first. So a rebalance is followed without a new file, as long as the
 reader has an engine for the database that the slot moves to.
 """
@@ -16,13 +17,16 @@ from datetime import timedelta
 from itertools import count
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from shardctl.errors import UsageError
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.reader.errors import ReadError, SlotMovingError, SlotUnknownError
 from shardctl.reader.routes import Routes
 from shardctl.reader.view import View
+from shardctl.shard import database, membership
 from shardctl.shard.database import DatabaseError
+from shardctl.shard.membership import ForeignDatabaseError, Membership
 from shardctl.shard.schema import LaneState
 from shardctl.supervision.backoff import backoff
 
@@ -49,6 +53,7 @@ class Owners:
         self._sleep, self._clock = sleep, clock
         self._last: dict[tuple[tuple[str, ...], int], str] = {}
         self._resting: dict[Engine, float] = {}
+        self._known: set[Engine] = set()  # to be of their shards
         self._numbers = count()
         if missing := [name for name in routes.shards if name not in databases]:
             raise UsageError(f"databases has no engine for {', '.join(missing)}. Pass one for each shard of the file.")
@@ -82,7 +87,7 @@ class Owners:
 
     def primary(self, shard: str, slots: tuple[int, ...] = (), statement_seconds: float | None = None) -> View:
         """Raises DatabaseError, and ReadError where the engine leads to a standby, whose lanes may be old."""
-        view = View.open(self.databases[shard], slots, statement_seconds=statement_seconds)
+        view = self._view(shard, self.databases[shard], slots, statement_seconds)
         if view.is_standby:
             view.close()
             raise ReadError(
@@ -106,7 +111,7 @@ class Owners:
             if self._resting.get(engine, 0.0) > self._clock():
                 continue
             try:
-                view = View.open(engine, slots, replica=True, statement_seconds=statement_seconds)
+                view = self._view(shard, engine, slots, statement_seconds, replica=True)
             except DatabaseError as error:
                 self._resting[engine] = self._clock() + RESTING_SECONDS
                 _log.warning("A replica of shard %s can't be read, and is left alone for a while: %s", shard, error)
@@ -116,6 +121,28 @@ class Owners:
                 return view
             view.close()
         return None
+
+    def _view(
+        self,
+        shard: str,
+        engine: Engine,
+        slots: tuple[int, ...],
+        statement_seconds: float | None,
+        *,
+        replica: bool = False,
+    ) -> View:
+        view = View.open(engine, slots, replica=replica, statement_seconds=statement_seconds)
+        if engine not in self._known:
+            try:
+                membership.check(view.connection, Membership(self._routes.fleet.fleet, shard))
+            except ForeignDatabaseError as error:
+                view.close()
+                raise DatabaseError(str(error)) from error
+            except SQLAlchemyError as error:
+                view.close()
+                raise database.error_of(engine, error) from error
+            self._known.add(engine)
+        return view
 
     def _look_everywhere(self, slot: int, holders: tuple[str, ...], patience_seconds: float) -> View:
         until, looks, quiet = self._clock() + patience_seconds, 0, 0

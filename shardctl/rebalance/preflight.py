@@ -105,17 +105,6 @@ def not_transitional(fleet: Fleet) -> Iterator[str]:
         )
 
 
-def shared_databases(databases: Mapping[str, Engine]) -> Iterator[str]:
-    first: dict[tuple[object, ...], str] = {}
-    for name, engine in databases.items():
-        url = engine.url
-        other = first.setdefault(
-            (url.get_backend_name(), url.host, url.port, url.database, *url.query.get("host", ())), name
-        )
-        if other != name:
-            yield f"shards {other} and {name} have one database URL. Give each a database of its own."
-
-
 def other_rebalances(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:
     for name, report in known.items():
         mine = journal.entry_of(fleet, report.entries)

@@ -6,8 +6,8 @@ Whatever the database refuses comes out as DatabaseError, whose text never holds
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
 from shardctl.errors import ShardctlError
-from shardctl.redaction import redacted_value
 from shardctl.shard import databaseurl
 from shardctl.shard.engine import HOLDS_MYSQL_SETTINGS, MYSQL, PRODUCTS, SETTINGS_ARE_LOST, Limits, open_engine
+from shardctl.shard.membership import ForeignDatabaseError, Membership
 
 LIMITS = Limits(
     "shardctl",
@@ -37,10 +37,12 @@ class DatabaseError(ShardctlError):
     """A shard's database can't be reached, or refused a statement. Its cause is SQLAlchemy's error."""
 
 
-def connect(url: str, limits: Limits = LIMITS, connections: int | None = None) -> Engine:
+def connect(
+    url: str, limits: Limits = LIMITS, connections: int | None = None, *, whose: Membership | None = None
+) -> Engine:
     """An engine whose sessions are in UTC and don't wait for ever. Connects when first used; `dispose()` it when done.
 
-    With `connections`, it never has more of them.
+    With `connections`, it never has more of them. With `whose`, its sessions are refused where the database belongs to another.
 
     Raises DatabaseError where the URL can't be used. Its sessions do so inside `writing` and `snapshot`.
     """
@@ -51,9 +53,34 @@ def connect(url: str, limits: Limits = LIMITS, connections: int | None = None) -
     backend = parsed.get_backend_name()
     if backend not in PRODUCTS:
         raise DatabaseError(f"no support for {backend!r} databases; there is: {', '.join(PRODUCTS)}")
-    engine = open_engine(parsed, limits, connections)
+    engine = open_engine(parsed, limits, connections, whose=whose)
     event.listen(engine, "handle_error", _remember_engine)
     return engine
+
+
+@contextmanager
+def connected(fleet: str, urls: Mapping[str, str]) -> Iterator[dict[str, Engine]]:
+    """An engine for the database of each of a fleet's shards, each refused where it belongs to another. Disposed at the end.
+
+    Raises DatabaseError where a URL can't be used, or is given for two shards.
+    """
+    with ExitStack() as opened:
+        engines = {}
+        for shard, url in urls.items():
+            engines[shard] = connect(url, whose=Membership(fleet, shard))
+            opened.callback(engines[shard].dispose)
+        refuse_shared(engines)
+        yield engines
+
+
+def refuse_shared(engines: Mapping[str, Engine]) -> None:
+    """Raise DatabaseError where two shards have one URL: each command on one would work on the other."""
+    first: dict[tuple[object, ...], str] = {}
+    for shard, engine in engines.items():
+        url = engine.url
+        place = (url.get_backend_name(), url.host, url.port, url.database, *url.query.get("host", ()))
+        if (other := first.setdefault(place, shard)) != shard:
+            raise DatabaseError(f"shards {other} and {shard} have one database URL. Give each a database of its own.")
 
 
 def is_transient(error: DatabaseError) -> bool:
@@ -138,8 +165,7 @@ def _is_missing_table(cause: BaseException | None) -> bool:
 
 def where(engine: Engine) -> str:
     """The database's URL, without secrets."""
-    hosts = {name: value for name, value in engine.url.query.items() if name in {"host", "port"}}
-    return redacted_value(engine.url.set(query=hosts).render_as_string(hide_password=True))
+    return databaseurl.shown(engine.url)
 
 
 @contextmanager
@@ -147,6 +173,8 @@ def _session(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
+    except ForeignDatabaseError as error:
+        raise DatabaseError(str(error)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         # Of two sessions in one block, this may be the other one's error.
         raise error_of(getattr(error, _REFUSED_BY, engine), error) from error

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from shardctl.errors import UsageError
+from shardctl.redaction import redacted_value
 
 POSTGRES_PORT = 5432
 _DRIVERS = {
@@ -74,6 +75,12 @@ def parse(text: str) -> URL:
     if url.host:
         _checked(url.host, url.port, 1)
     return _verifying(url) if url.get_backend_name() in {"mysql", "mariadb"} else url
+
+
+def shown(url: URL) -> str:
+    """The database's URL for people, without secrets."""
+    hosts = {name: value for name, value in url.query.items() if name in {"host", "port"}}
+    return redacted_value(url.set(query=hosts).render_as_string(hide_password=True))
 
 
 def _not_installed(url: URL) -> str:

@@ -21,7 +21,8 @@ from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from shardctl.shard import databaseurl
+from shardctl.shard import databaseurl, membership
+from shardctl.shard.membership import Membership
 
 CONNECT_TIMEOUT_SECONDS = 5  # a host
 LOST_HOST_MS = 11_000  # a host that is gone without a word is given up after as long as the keepalives take
@@ -59,23 +60,34 @@ class Limits:
 
 
 def open_engine(
-    url: URL, limits: Limits, connections: int | None = None, *, begins_with_statement: bool = False
+    url: URL,
+    limits: Limits,
+    connections: int | None = None,
+    *,
+    begins_with_statement: bool = False,
+    whose: Membership | None = None,
 ) -> Engine:
     """An engine whose transactions are bounded by `limits`, in UTC, and in READ COMMITTED. Connects when first used.
 
     With `connections`, it never has more of them. Where a transaction `begins_with_statement`, PostgreSQL gets BEGIN and the
     transaction's first statement in one request: not for callers that use the driver's own connection before any of ours.
+    With `whose`, no session begins on a database that belongs to another shard: see `shardctl.shard.membership`.
     """
     pool = {} if connections is None else {"pool_size": connections, "max_overflow": 0}
     product = url.get_backend_name()
     if product == "sqlite":
-        return _sqlite(url, limits)
+        engine = _sqlite(url, limits)
+        if whose:
+            membership.guard(engine, whose)
+        return engine
     if product == "postgresql":
         engine = _postgresql(url, limits, pool, begins_with_statement=begins_with_statement)
     else:
         engine = _mysql(url, limits, pool)
     _ping_what_was_idle(engine)
     event.listen(engine, "handle_error", _leave_what_cant_write)
+    if whose:
+        membership.guard(engine, whose, begin=postgresql_begin(limits) if product == "postgresql" else "")
     return engine
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, sele
 from shardctl.errors import ShardctlError
 from shardctl.shard import changes, database, schema
 from shardctl.shard.lanes import share_fence
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import InboxOutcome, LaneState, inbox, lanes, parked, parked_keys
 from shardctl.wire.deadletters import BEHIND_PARKED
 
@@ -54,17 +55,17 @@ class ParkedMessage:
 
 
 @contextmanager
-def opened(shard: str, url: str, *, reading: bool = False) -> Iterator[Connection]:
+def opened(whose: Membership, url: str, *, reading: bool = False) -> Iterator[Connection]:
     """One transaction on a shard's database; one that only reads delays no consumer. Raises ParkedError."""
     try:
-        engine = database.connect(url)
+        engine = database.connect(url, whose=whose)
     except database.DatabaseError as error:
-        raise ParkedError(f"shard {shard}: {error}") from error
+        raise ParkedError(f"shard {whose.shard}: {error}") from error
     try:
         with (database.snapshot if reading else database.writing)(engine) as connection:
             yield connection
     except database.DatabaseError as error:
-        raise ParkedError(f"shard {shard}: {error}") from error
+        raise ParkedError(f"shard {whose.shard}: {error}") from error
     finally:
         engine.dispose()
 

@@ -45,7 +45,8 @@ from sqlalchemy.types import TypeEngine
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.settings.columns import MAX_PRECISION, MAX_SCALE, ColumnType
 from shardctl.fleet.settings.messagetypes import MessageType
-from shardctl.shard import inbox_0_1, outboxtables
+from shardctl.shard import inbox_0_1, membership, outboxtables
+from shardctl.shard.membership import Membership
 from shardctl.wire import identity
 
 
@@ -454,12 +455,24 @@ def table_of(kind: MessageType, into: MetaData) -> Table:
     return Table(name, into, *columns, schema=schema or None, **_MYSQL_OPTIONS)
 
 
-def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, generation: int) -> None:
-    """Create what is missing; a fresh database holds `owned` active. Safe to run again: what a database holds is left alone."""
+def create(
+    engine: Engine,
+    kinds: dict[str, MessageType],
+    owned: SlotSet,
+    generation: int,
+    whose: Membership | None = None,
+    taken_from: Membership | None = None,
+) -> None:
+    """Create what is missing; a fresh database holds `owned` active. Safe to run again: what a database holds is left alone.
+
+    With `whose`, the database belongs to that shard from the same commit on. Raises ForeignDatabaseError where it belongs to
+    another than `taken_from`.
+    """
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         metadata.create_all(connection)
+        membership.create(connection)
         mapped = MetaData()
         for kind in kinds.values():
             if kind.table:
@@ -473,3 +486,5 @@ def create(engine: Engine, kinds: dict[str, MessageType], owned: SlotSet, genera
             rows = [{"slot": slot, "generation": generation, "state": LaneState.ACTIVE} for slot in owned]
             if rows:
                 connection.execute(insert(lanes), rows)
+        if whose:
+            membership.record(connection, whose, taken_from)

@@ -124,20 +124,24 @@ def _is_old(engine: Engine, table: Table) -> bool:
 
 
 def _refuse_beside_consumers(engine: Engine) -> None:
-    """By the database's own clock."""
+    if seen := seen_consumers(engine):
+        raise UpgradeError(
+            f"the tables are of shardctl 0.1.0, and consumers of that version run: {seen}. Scale "
+            f"them to 0, wait {SEEN_WITHIN.seconds} s, run `shardctl provision` again, and deploy this version as soon as it "
+            "says so. Writes wait in Pub/Sub meanwhile."
+        )
+
+
+def seen_consumers(engine: Engine) -> str:
+    """The consumers that were there a moment ago, by the database's own clock, for people; "" where none has."""
     if not inspect(engine).has_table(schema.replicas.name):
-        return
+        return ""
     with database.writing(engine) as connection:
         now = _utc(connection.execute(select(func.now())).scalar_one())
         replicas = connection.execute(select(schema.replicas.c.replica, schema.replicas.c.seen_time)).all()
     seen = sorted(row.replica for row in replicas if now - _utc(row.seen_time) < SEEN_WITHIN)
-    if seen:
-        more = f" and {len(seen) - NAMED_SEEN} more" if len(seen) > NAMED_SEEN else ""
-        raise UpgradeError(
-            f"the tables are of shardctl 0.1.0, and consumers of that version run: {', '.join(seen[:NAMED_SEEN])}{more}. Scale "
-            f"them to 0, wait {SEEN_WITHIN.seconds} s, run `shardctl provision` again, and deploy this version as soon as it "
-            "says so. Writes wait in Pub/Sub meanwhile."
-        )
+    more = f" and {len(seen) - NAMED_SEEN} more" if len(seen) > NAMED_SEEN else ""
+    return f"{', '.join(seen[:NAMED_SEEN])}{more}"
 
 
 def _rename_lanes(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from shardctl.fleet.spec import Fleet
 from shardctl.fleet.topology import database_url_variable
 from shardctl.rebalance import backlog
 from shardctl.rebalance.preflight import Known
+from shardctl.shard.membership import Membership
 from shardctl.status import consumers, history, localfile
 from shardctl.status.databases import Databases
 from shardctl.status.moving import SlotMap, slot_maps
@@ -91,7 +92,10 @@ class Collector:
             "metrics": partial(self.sources.metrics, fleet),
         }
         reachable = {name: url for name, url in urls.items() if not isinstance(url, Unknown)}
-        questions |= {f"database of {name}": partial(self._databases.look, url) for name, url in reachable.items()}
+        questions |= {
+            f"database of {name}": partial(self._databases.look, Membership(fleet.fleet, name), url)
+            for name, url in reachable.items()
+        }
         answers = self._asker.ask(questions)
         facts: dict[str, DatabaseFacts | Unknown] = {
             name: url if isinstance(url, Unknown) else answers[f"database of {name}"] for name, url in urls.items()

@@ -13,9 +13,10 @@ from shardctl.errors import ShardctlError
 from shardctl.rebalance import journal
 from shardctl.rebalance.planning.rates import measured
 from shardctl.rebalance.preflight import Known
-from shardctl.shard import database, lanes, schema
+from shardctl.shard import database, lanes, membership, schema
 from shardctl.shard.database import snapshot
 from shardctl.shard.lanes import Lane
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import LaneState, parked, parked_keys, rebalances, replicas
 from shardctl.status.report import DatabaseFacts, NotReady
 
@@ -23,16 +24,16 @@ HEAT_WINDOW = timedelta(minutes=2)
 
 
 class Databases:
-    """Keeps an engine for each URL, and its lanes until the fence's version changes. Threads may share it."""
+    """Keeps an engine for each shard's URL, and its lanes until the fence's version changes. Threads may share it."""
 
     def __init__(self) -> None:
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[Membership, str], Engine] = {}
         self._lanes: dict[str, tuple[int | None, Mapping[int, Lane]]] = {}
         self._lock = Lock()
 
-    def look(self, url: str) -> DatabaseFacts:
+    def look(self, whose: Membership, url: str) -> DatabaseFacts:
         """Raises DatabaseError."""
-        engine = self._engine(url)
+        engine = self._engine(whose, url)
         with snapshot(engine) as connection:
             if not engine.dialect.has_table(connection, rebalances.name):
                 return DatabaseFacts(Known({}, {}, {}, empty=True))
@@ -40,9 +41,10 @@ class Databases:
             known = Known(self._lanes_of(url, connection), journal.read(connection), _readers(seen))
             keys, messages = _parked(connection)
             not_ready = _not_ready(connection) if keys else ()
+            recorded = membership.read(connection) is not None
         silent_seconds = {name: ago.total_seconds() for name, (ago, _) in seen.items()}
         generations = {name: numbers for name, (_, numbers) in seen.items()}
-        return DatabaseFacts(known, keys, messages, silent_seconds, generations, not_ready)
+        return DatabaseFacts(known, keys, messages, silent_seconds, generations, not_ready, recorded)
 
     def close(self) -> None:
         with self._lock:
@@ -51,11 +53,11 @@ class Databases:
                     engine.dispose()
             self._engines.clear()
 
-    def _engine(self, url: str) -> Engine:
+    def _engine(self, whose: Membership, url: str) -> Engine:
         with self._lock:
-            if url not in self._engines:
-                self._engines[url] = database.connect(url)
-            return self._engines[url]
+            if (whose, url) not in self._engines:
+                self._engines[whose, url] = database.connect(url, whose=whose)
+            return self._engines[whose, url]
 
     def _lanes_of(self, url: str, connection: Connection) -> Mapping[int, Lane]:
         version = lanes.version(connection)
@@ -65,9 +67,9 @@ class Databases:
         return before[1]
 
 
-def heat(url: str) -> dict[int, float]:
+def heat(whose: Membership, url: str) -> dict[int, float]:
     """Writes a second of each slot over the last minutes, counted in the inbox: too expensive to query often."""
-    return measured([url], HEAT_WINDOW, datetime.now(UTC))
+    return measured(whose.fleet, {whose.shard: url}, HEAT_WINDOW, datetime.now(UTC))
 
 
 def _seen(connection: Connection) -> dict[str, tuple[timedelta, tuple[int, ...]]]:

@@ -48,6 +48,7 @@ class DatabaseFacts:
     silent_seconds: Mapping[str, float] | None = None
     generations: Mapping[str, tuple[int, ...]] | None = None
     not_ready: tuple[NotReady, ...] = ()
+    recorded: bool = True  # whether it says which fleet and shard it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,8 @@ def _database_troubles(fleet: Fleet, shard: Shard, facts: DatabaseFacts, names: 
     if facts.known.empty:
         yield "its database doesn't have shardctl's tables yet: `shardctl provision` creates them"
         return
+    if not facts.recorded:
+        yield "its database doesn't say which fleet and shard it belongs to: `shardctl provision` records it"
     for waiting in facts.not_ready:
         keys = "1 key waits" if waiting.keys == 1 else f"{waiting.keys:,} keys wait"
         yield f"the table of type {waiting.message_type!r} isn't ready, and the writes of {keys} for it: {waiting.why}"

@@ -76,7 +76,7 @@ class _Api:
         return await _in_thread(keys.looked_up, look, urls, self._keys, key, kind, at)
 
     async def parked_keys(self, _: Request) -> Any:
-        return await _in_thread(aside.listed, self._view.urls(), self._asker)
+        return await _in_thread(aside.listed, self._view.fleet().fleet, self._view.urls(), self._asker)
 
     async def parked_messages(self, request: Request) -> Any:
         query = request.query_params
@@ -84,12 +84,14 @@ class _Api:
         kind, key = query.get("type", ""), query.get("key", "")
         _check_text(kind, "type")
         _check_text(key, "key")
-        return await _in_thread(aside.shown, self._view.urls(), query.get("shard", ""), slot, kind, key)
+        fleet, urls = self._view.fleet().fleet, self._view.urls()
+        return await _in_thread(aside.shown, fleet, urls, query.get("shard", ""), slot, kind, key)
 
     async def parked_replay(self, request: Request) -> Any:
         fields = {"shard": str, "slot": int, "type": str, "key": str, "messages": int, "parked_time": str}
         body = await _body(request, fields)
-        work = partial(aside.replay, self._view.urls(), *(body[name] for name in fields))
+        fleet, urls = self._view.fleet().fleet, self._view.urls()
+        work = partial(aside.replay, fleet, urls, *(body[name] for name in fields))
         return await self._act(
             "parked release", {"shard": body["shard"], "type": body["type"], "keys": [body["key"]]}, work
         )

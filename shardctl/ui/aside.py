@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from shardctl.shard import parked
+from shardctl.shard.membership import Membership
 from shardctl.shard.parked import ParkedKey
 from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
@@ -20,23 +21,29 @@ MAX_BODY_CHARACTERS = 2_000
 Urls = Mapping[str, str | Unknown]
 
 
-def listed(urls: Urls, asker: Asker) -> dict[str, Any]:
+def listed(fleet: str, urls: Urls, asker: Asker) -> dict[str, Any]:
     """The keys of every shard that answers; `unknown` has the others."""
-    answers = asker.ask({name: partial(_keys, name, url) for name, url in urls.items() if not isinstance(url, Unknown)})
+    answers = asker.ask(
+        {
+            name: partial(_keys, Membership(fleet, name), url)
+            for name, url in urls.items()
+            if not isinstance(url, Unknown)
+        }
+    )
     answers |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
     keys = [key for answer in answers.values() if not isinstance(answer, Unknown) for key in answer]
     unknown = {name: answer.why for name, answer in answers.items() if isinstance(answer, Unknown)}
     return {"keys": keys[:MAX_KEYS], "more": max(0, len(keys) - MAX_KEYS), "unknown": unknown}
 
 
-def _keys(shard: str, url: str) -> list[dict[str, Any]]:
-    with parked.opened(shard, url, reading=True) as connection:
-        return [parked.as_json(key) for key in parked.keys(connection, shard)]
+def _keys(whose: Membership, url: str) -> list[dict[str, Any]]:
+    with parked.opened(whose, url, reading=True) as connection:
+        return [parked.as_json(key) for key in parked.keys(connection, whose.shard)]
 
 
-def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, Any]:
+def shown(fleet: str, urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, Any]:
     """A key's messages in order. Raises Problem."""
-    with parked.opened(shard, _url(urls, shard), reading=True) as connection:
+    with parked.opened(Membership(fleet, shard), _url(urls, shard), reading=True) as connection:
         parked_key = _key_in(parked.keys(connection, shard, key), slot, kind)
         messages = parked.messages(connection, parked_key)
     members = parked.as_json(parked_key, messages[:MAX_MESSAGES])
@@ -48,13 +55,13 @@ def shown(urls: Urls, shard: str, slot: int, kind: str, key: str) -> dict[str, A
 
 
 def replay(
-    urls: Urls, shard: str, slot: int, kind: str, key: str, expected_messages: int, expected_since: str
+    fleet: str, urls: Urls, shard: str, slot: int, kind: str, key: str, expected_messages: int, expected_since: str
 ) -> dict[str, Any]:
     """Release the key to its consumer if it still is what the page showed. Raises Problem.
 
     `expected_since` is the key's `parked_time`: a key that was released and parked again has another.
     """
-    with parked.opened(shard, _url(urls, shard)) as connection:
+    with parked.opened(Membership(fleet, shard), _url(urls, shard)) as connection:
         before = _key_in(parked.keys(connection, shard, key), slot, kind)
         released = parked.replay(connection, before)
         current = _key_in(parked.keys(connection, shard, key), slot, kind)  # again: only now can't anybody add to it

@@ -10,6 +10,7 @@ from typing import Any
 from shardctl.fleet import topology
 from shardctl.fleet.spec import Fleet
 from shardctl.shard import parked
+from shardctl.shard.membership import Membership
 from shardctl.status.collector import Look
 from shardctl.status.poller import Asker
 from shardctl.status.report import DatabaseFacts, Unknown
@@ -32,7 +33,7 @@ def looked_up(look: Look, urls: Urls, asker: Asker, key: str, kind: str, at: str
         shard["database"] = database_text(shard)
     concerned = [shard.name for shard in fleet.shards if _has_or_had(fleet, shard.name, slot, kind)]
     lanes = [_lanes(name, look.facts[name], slot) for name in concerned]
-    keys = _parked({name: urls[name] for name in concerned if name in urls}, asker, key, slot, kind)
+    keys = _parked(fleet.fleet, {name: urls[name] for name in concerned if name in urls}, asker, key, slot, kind)
     return {**place, "lanes": lanes, **keys}
 
 
@@ -73,10 +74,14 @@ def _lanes(name: str, facts: DatabaseFacts | Unknown, slot: int) -> dict[str, An
     }
 
 
-def _parked(urls: Urls, asker: Asker, key: str, slot: int, kind: str) -> dict[str, Any]:
+def _parked(fleet: str, urls: Urls, asker: Asker, key: str, slot: int, kind: str) -> dict[str, Any]:
     """Where the key is parked, and which shards' databases didn't say."""
     answers: dict[str, Any] = asker.ask(
-        {name: partial(_asked, name, url, key) for name, url in urls.items() if not isinstance(url, Unknown)}
+        {
+            name: partial(_asked, Membership(fleet, name), url, key)
+            for name, url in urls.items()
+            if not isinstance(url, Unknown)
+        }
     )
     answers |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
     for name, answer in answers.items():
@@ -94,7 +99,7 @@ def _parked(urls: Urls, asker: Asker, key: str, slot: int, kind: str) -> dict[st
     }
 
 
-def _asked(shard: str, url: str, key: str) -> tuple[str, tuple[parked.ParkedKey, ...]]:
+def _asked(whose: Membership, url: str, key: str) -> tuple[str, tuple[parked.ParkedKey, ...]]:
     """With the key that was asked about."""
-    with parked.opened(shard, url, reading=True) as connection:
-        return key, parked.keys(connection, shard, key)
+    with parked.opened(whose, url, reading=True) as connection:
+        return key, parked.keys(connection, whose.shard, key)

@@ -11,6 +11,7 @@ from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.rebalance.backlog import Backlog
 from shardctl.shard import parked
+from shardctl.shard.membership import Membership
 from shardctl.status.collector import Look
 from shardctl.status.poller import Asker
 from shardctl.status.report import FORGOTTEN_SECONDS, SILENT_SECONDS, DatabaseFacts, Unknown, messages, oldest_seconds
@@ -32,21 +33,25 @@ def shown(look: Look, urls: Mapping[str, str | Unknown], asker: Asker, name: str
         "slots": str(shard.slots),
         "subscriptions": [_subscription(sub, look.backlogs) for sub in topology.every_subscription(look.fleet, shard)],
         **_of_database(
-            look.facts[name], urls.get(name, Unknown("the file has just changed: look again")), asker, name, unknown
+            look.facts[name],
+            urls.get(name, Unknown("the file has just changed: look again")),
+            asker,
+            Membership(look.fleet.fleet, name),
+            unknown,
         ),
         "unknown": unknown,
     }
 
 
 def _of_database(
-    facts: DatabaseFacts | Unknown, url: str | Unknown, asker: Asker, name: str, unknown: dict[str, str]
+    facts: DatabaseFacts | Unknown, url: str | Unknown, asker: Asker, whose: Membership, unknown: dict[str, str]
 ) -> dict[str, Any]:
     """Replicas, lanes and last errors; what isn't known is added to `unknown`."""
     if isinstance(facts, Unknown) or facts.known.empty:
         missing = "it doesn't have shardctl's tables yet: `shardctl provision` creates them"
         unknown["database"] = facts.why if isinstance(facts, Unknown) else missing
         return {"replicas": None, "lanes": None, "errors": None}
-    errors = _errors(url, asker, name)
+    errors = _errors(url, asker, whose)
     if isinstance(errors, Unknown):
         unknown["last errors"] = errors.why
     return {
@@ -92,12 +97,12 @@ def _lanes(facts: DatabaseFacts) -> list[dict[str, Any]]:
     ]
 
 
-def _errors(url: str | Unknown, asker: Asker, name: str) -> Any:
+def _errors(url: str | Unknown, asker: Asker, whose: Membership) -> Any:
     """The last parked keys with why their first message failed, the newest first; or Unknown."""
-    return url if isinstance(url, Unknown) else asker.ask({name: partial(_parked, name, url)})[name]
+    return url if isinstance(url, Unknown) else asker.ask({whose.shard: partial(_parked, whose, url)})[whose.shard]
 
 
-def _parked(shard: str, url: str) -> list[dict[str, Any]]:
-    with parked.opened(shard, url, reading=True) as connection:
-        keys = parked.keys(connection, shard)
+def _parked(whose: Membership, url: str) -> list[dict[str, Any]]:
+    with parked.opened(whose, url, reading=True) as connection:
+        keys = parked.keys(connection, whose.shard)
     return [parked.as_json(key) for key in sorted(keys, key=lambda key: key.parked_time, reverse=True)[:MAX_ERRORS]]

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import SlotSet
+from shardctl.shard.membership import Membership
 from shardctl.status import databases, drawing
 from shardctl.status.collector import Collector, FleetFile, Look
 from shardctl.status.moving import SlotMap
@@ -117,9 +118,13 @@ class View:
         return {"source": "page", "why": why, **self._seen.history().as_json()}
 
     def _count(self) -> dict[str, Any]:
-        urls = self.urls()
+        fleet, urls = self.fleet().fleet, self.urls()
         answers = self._asker.ask(
-            {name: partial(databases.heat, url) for name, url in urls.items() if not isinstance(url, Unknown)}
+            {
+                name: partial(databases.heat, Membership(fleet, name), url)
+                for name, url in urls.items()
+                if not isinstance(url, Unknown)
+            }
         )
         answers |= {name: url for name, url in urls.items() if isinstance(url, Unknown)}
         return {

@@ -18,7 +18,7 @@ from shardctl.fleet.spec import Fleet, Shard
 from shardctl.rebalance.rows.checksum import MODULUS
 from shardctl.rebalance.rows.shape import Named, SlotTableError, look_at
 from shardctl.rebalance.rows.tables import named
-from shardctl.shard import database, lanes, schema
+from shardctl.shard import database, lanes, membership, schema
 from shardctl.shard.lanes import Lane
 from shardctl.shard.schema import LaneState, RebalanceState
 from shardctl.verification.rows import Fault, TableCheck, check_parked, check_table
@@ -28,11 +28,15 @@ Progress = Callable[[str, str], None]  # called with each shard and table before
 
 @dataclass(frozen=True, slots=True)
 class ShardCheck:
-    """What one shard's database holds. `active`: its slots by what its lanes say; None where its tables are missing."""
+    """What one shard's database holds. `active`: its slots by what its lanes say; None where its tables are missing.
+
+    `recorded`: whether it says which fleet and shard it belongs to.
+    """
 
     shard: str
     active: SlotSet | None
     tables: tuple[TableCheck, ...] = ()
+    recorded: bool = True
 
     @property
     def waiting(self) -> int:
@@ -125,7 +129,7 @@ def _check_shard(
         checks.append(checked)
         findings.faults += faults
     findings.faults += check_parked(connection, shard.name, active)
-    return ShardCheck(shard.name, active, tuple(checks))
+    return ShardCheck(shard.name, active, tuple(checks), recorded=membership.read(connection) is not None)
 
 
 def _read_lanes(

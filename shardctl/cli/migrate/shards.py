@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,10 +58,7 @@ def schemas_of(file: Path, database: Sequence[str] | None) -> Iterator[Schemas]:
     extra.require()
     revisions = history.read(file)
     urls = database_urls(fleet, given_urls(database or ()), os.environ, "the tables of each shard are compared")
-    with ExitStack() as opened:
-        engines = {name: databases.connect(url) for name, url in urls.items()}
-        for engine in engines.values():
-            opened.callback(engine.dispose)
+    with databases.connected(fleet.fleet, urls) as engines:
         yield Schemas(fleet, revisions, engines)
 
 

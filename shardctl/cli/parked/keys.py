@@ -14,6 +14,8 @@ from shardctl.cli.provision import given_urls
 from shardctl.cli.terminal import out, print_json, print_table, say
 from shardctl.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 
+Places = dict[str, Any]  # by shard: whose its database is, and the URL
+
 SHOWN_BYTES = 300
 SHOWN_IDS = 10
 
@@ -163,21 +165,23 @@ def _fleet(file: Path) -> Any:
     return load_fleet(file)
 
 
-def _urls(file: Path, database: Sequence[str], shard: str | None) -> dict[str, str]:
+def _urls(file: Path, database: Sequence[str], shard: str | None) -> Places:
     from shardctl.provision import database_urls
+    from shardctl.shard.membership import Membership
 
     fleet = _fleet(file)
     if shard is not None:
         fleet = fleet.model_copy(update={"shards": (fleet.shard(shard),)})
-    return database_urls(fleet, given_urls(database), os.environ, otherwise="--shard S looks at one shard")
+    urls = database_urls(fleet, given_urls(database), os.environ, otherwise="--shard S looks at one shard")
+    return {name: (Membership(fleet.fleet, name), url) for name, url in urls.items()}
 
 
-def _parked_keys(urls: dict[str, str], key: str | None, of_type: str | None = None) -> list[Any]:
+def _parked_keys(urls: Places, key: str | None, of_type: str | None = None) -> list[Any]:
     from shardctl.shard import parked
 
     parked_keys: list[Any] = []
-    for shard, url in urls.items():
-        with parked.opened(shard, url, reading=True) as connection:
+    for shard, place in urls.items():
+        with parked.opened(*place, reading=True) as connection:
             parked_keys += parked.keys(connection, shard, key)
     return [parked_key for parked_key in parked_keys if of_type in (None, parked_key.message_type)]
 
@@ -193,14 +197,14 @@ def _ambiguous(key: str, types: Sequence[str]) -> int:
     return EXIT_REFUSED
 
 
-def _in_transaction(urls: dict[str, str], key: Any, work: Callable[[Any, Any], Any]) -> Any:
+def _in_transaction(urls: Places, key: Any, work: Callable[[Any, Any], Any]) -> Any:
     from shardctl.shard import parked
 
-    with parked.opened(key.shard, urls[key.shard]) as connection:
+    with parked.opened(*urls[key.shard]) as connection:
         return work(connection, key)
 
 
-def _not_there(key: str, urls: dict[str, str]) -> int:
+def _not_there(key: str, urls: Places) -> int:
     say(f"error: key {key!r} isn't parked in: {', '.join(urls)}. `shardctl parked list` lists what is.")
     return EXIT_REFUSED
 

@@ -171,7 +171,7 @@ def _rates(fleet: Fleet, given: dict[str, str], window: timedelta) -> dict[int, 
     from shardctl.rebalance.planning.rates import measured
 
     urls = database_urls(fleet, given, os.environ, "without --by-load slots are counted")
-    rates = measured(urls.values(), window, datetime.now(UTC))
+    rates = measured(fleet.fleet, urls, window, datetime.now(UTC))
     say(f"measured {sum(rates.values()):,.1f} writes a second on {len(rates):,} slots.")
     return rates
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,8 +68,6 @@ def work_on(fleet: Fleet, database: Sequence[str] | None) -> Iterator[Work]:
     taking_part = fleet.model_copy(update={"shards": handover.participating(fleet)})
     urls = database_urls(taking_part, given_urls(database or ()), os.environ, "the others aren't needed")
     with work_with(fleet, urls) as work:
-        if reasons := list(preflight.shared_databases(work.databases)):
-            raise preflight.PreflightError(reasons)
         yield work
 
 
@@ -78,10 +76,7 @@ def work_with(fleet: Fleet, urls: Mapping[str, str]) -> Iterator[Work]:
     """On these databases alone, whichever shards they are of."""
     from shardctl.shard import database as databases
 
-    with ExitStack() as ending:
-        engines = {name: databases.connect(url) for name, url in urls.items()}
-        for engine in engines.values():
-            ending.callback(engine.dispose)
+    with databases.connected(fleet.fleet, urls) as engines:
         yield Work(fleet, urls, engines)
 
 

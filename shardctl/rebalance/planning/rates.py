@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,8 @@ from shardctl.rebalance.rows.tables import slot_tables
 from shardctl.rebalance.rows.tracking import untracked
 from shardctl.rebalance.run import PARALLEL
 from shardctl.shard import lanes
-from shardctl.shard.database import connect, snapshot
+from shardctl.shard.database import connect, connected, snapshot
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import LaneState, changes, inbox, published
 
 SLOTS_PER_SECOND = 8  # that change databases: what the executor hands over, where rows are few
@@ -31,19 +32,16 @@ POSTGRESQL_SECONDS, OTHERS_SECONDS = (12e-6, 4e-6), (40e-6, 30e-6)
 PAUSE_SECONDS = 0.2  # beside the rows: lanes, and the last changes
 
 
-def measured(urls: Iterable[str], window: timedelta, now: datetime) -> dict[int, float]:
-    """Writes a second of each slot that were published in the last `window`, over all databases. Raises DatabaseError."""
+def measured(fleet: str, urls: Mapping[str, str], window: timedelta, now: datetime) -> dict[int, float]:
+    """Writes a second of each slot that were published in the last `window`, over all shards' databases. Raises DatabaseError."""
     counts: dict[int, int] = {}
     since = published(int((now - window).timestamp()) * 1_000_000)
     query = select(inbox.c.slot, func.count()).where(inbox.c.published >= since).group_by(inbox.c.slot)
-    for url in dict.fromkeys(urls):
-        engine = connect(url)
-        try:
+    with connected(fleet, urls) as engines:
+        for engine in engines.values():
             with snapshot(engine) as connection:
                 for slot, count in connection.execute(query):
                     counts[slot] = counts.get(slot, 0) + count
-        finally:
-            engine.dispose()
     return {slot: count / window.total_seconds() for slot, count in counts.items()}
 
 
@@ -76,7 +74,7 @@ def rows_to_copy(
     in_pause: list[str] = []
     compared, products = 0, set()
     for name, slots in leaving.items():
-        engine = connect(urls[name])
+        engine = connect(urls[name], whose=Membership(fleet.fleet, name))
         try:
             with snapshot(engine) as connection:
                 here = _rows_here(connection, fleet, name, slots, few_rows)

@@ -14,6 +14,7 @@ from shardctl import AsyncReader, PartialReadError, Reader, ReadError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
 from shardctl.provision import provision_database
+from shardctl.shard import membership
 from shardctl.shard.database import DatabaseError
 from shardctl.shard.schema import replicas
 
@@ -51,9 +52,29 @@ def test_a_read_sees_one_snapshot_and_the_pooled_connection_is_as_before(fleet, 
         assert connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "off"
 
 
-def test_the_check_sends_no_statement_of_its_own_through_the_driver(fleet, engine):
+def statements_of(engine):
+    """Those that come from now on, but for the comparison of whose the database is, which comes once an engine."""
     statements = []
+
+    def note(*call):
+        if membership.table.name not in call[2]:
+            statements.append(call[2])
+
+    event.listen(engine, "before_cursor_execute", note)
+    return statements
+
+
+def test_whose_the_database_is_is_compared_once_an_engine(fleet, engine):
+    statements, reader = [], Reader(fleet, {"s0": engine})
     event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    for count in (2, 2, 2):
+        with reader.session(KEY):
+            pass
+        assert len(statements) == count
+
+
+def test_the_check_sends_no_statement_of_its_own_through_the_driver(fleet, engine):
+    statements = statements_of(engine)
     with Reader(fleet, {"s0": engine}).session(KEY) as session:
         session.scalar(select(Order.amount))
     assert len(statements) == 1
@@ -98,8 +119,8 @@ def _prepared(engine):
 
 def test_an_async_engine_gets_the_same_snapshot_in_as_few_statements(fleet, engine):
     async def read():
-        async_engine, statements = create_async_engine(engine.url), []
-        event.listen(async_engine.sync_engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+        async_engine = create_async_engine(engine.url)
+        statements = statements_of(async_engine.sync_engine)
         reader = AsyncReader(fleet, {"s0": async_engine})
         async with reader.session(KEY) as session:
             assert await session.scalar(select(Order.amount)) == 1
@@ -161,8 +182,7 @@ def test_a_standby_serves_as_a_replica_and_not_as_a_database(fleet, engine, post
         connection.execute(insert(replicas).values(replica="r", generations="1"))
     with postgres_server.replica(tmp_path / "standby") as server:
         standby = create_engine(server.url(engine.url.database))
-        reads = []
-        event.listen(standby, "before_cursor_execute", lambda *call: reads.append(call[2]))
+        reads = statements_of(standby)
         with pytest.raises(ReadError, match="a standby"):
             Reader(fleet, {"s0": standby}).get(Order, KEY)
         reader = Reader(fleet, {"s0": engine}, replicas={"s0": [standby]})

@@ -42,13 +42,15 @@ from shardctl.fleet.settings.consuming import Batching
 from shardctl.fleet.yamlfile import parse
 from shardctl.provision import ProvisionError, provision_database
 from shardctl.rebalance import preflight
-from shardctl.shard import database, parked, schema, upgrade
+from shardctl.shard import database, membership, parked, schema, upgrade
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import KeyText
 from shardctl.status.databases import Databases
 from shardctl.verification import verify
 from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
+OWN = Membership("shop", "s0")
 MOMENT = datetime(2026, 5, 4, 3, 2, 1, 123_456, tzinfo=UTC)
 TYPES = """
   step: {table: steps, key: id, routing_key: owner, operation: insert, on_poison: park, columns: {id: text, owner: text}}
@@ -244,6 +246,8 @@ def test_what_0_1_0_recorded_is_known(engine, url):
     assert read(engine) == (WANTED, PARKED_WANTED)
     assert tables(engine) == OF_THIS_VERSION
     assert provision(url).action == "identical"
+    with database.snapshot(engine) as connection:
+        assert membership.read(connection) == OWN
     indexes = {
         index["name"] for name in ("shardctl_inbox", "shardctl_parked") for index in inspect(engine).get_indexes(name)
     }
@@ -388,9 +392,9 @@ def test_a_command_that_finds_only_the_old_table_names_the_fix(engine, url):
     assert do in faults[0]
     looking = Databases()
     with pytest.raises(database.DatabaseError, match=do):
-        looking.look(url)
+        looking.look(OWN, url)
     looking.close()
-    with pytest.raises(parked.ParkedError, match=do), parked.opened("s0", url) as connection:
+    with pytest.raises(parked.ParkedError, match=do), parked.opened(OWN, url) as connection:
         parked.keys(connection, "s0", "")
     provision(url)
     read(engine)

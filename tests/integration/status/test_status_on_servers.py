@@ -15,6 +15,7 @@ from shardctl.local.servers.process import wait_until
 from shardctl.provision import provision_database
 from shardctl.shard import schema
 from shardctl.shard.database import connect, writing
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import LaneState
 from shardctl.status import history
 from shardctl.status.databases import Databases, heat
@@ -23,6 +24,7 @@ from shardctl.wire import identity
 
 pytestmark = pytest.mark.slow
 
+OWN = Membership("asked", "s0")
 FLEET = """
 fleet: asked
 project: my-project
@@ -51,7 +53,7 @@ def url(request):
 
 def test_a_database_reports_its_lanes_keys_and_replicas(fleet, url):
     databases = Databases()
-    assert databases.look(url).known.empty
+    assert databases.look(OWN, url).known.empty
     provision_database(fleet, fleet.shards[0], url)
     engine, slots = connect(url), schema.lanes
     parked = {"message_type": "a", "partition_key": "K", "reason": "bad", "detail": "", "released": False}
@@ -62,17 +64,17 @@ def test_a_database_reports_its_lanes_keys_and_replicas(fleet, url):
         row = {"slot": 5, "key_hash": 1, "published": schema.published_now(connection)}
         rows = [row | {"identity": identity.of_message(key)} for key in "xyz"]
         connection.execute(insert(schema.inbox), rows)
-    facts = databases.look(url)
+    facts = databases.look(OWN, url)
     assert (facts.parked_keys, facts.parked_messages) == (1, 0)
     assert len(facts.known.lanes) == 16
     assert set(facts.known.readers) == {1, 2}
     assert facts.known.readers[1] < timedelta(seconds=60)
     assert facts.silent_seconds["r0"] < 60
-    assert heat(url) == {5: 3 / 120}
+    assert heat(OWN, url) == {5: 3 / 120}
     with writing(engine) as connection:
         connection.execute(delete(slots).where(slots.c.slot == 4))
         connection.execute(update(schema.fence).values(version=schema.fence.c.version + 1))
-    assert len(databases.look(url).known.lanes) == 15
+    assert len(databases.look(OWN, url).known.lanes) == 15
     databases.close()
     engine.dispose()
 

@@ -97,6 +97,22 @@ def test_a_plan_as_a_dry_run_writes_nothing_and_names_what_is_left_to_a_person(s
     ]
 
 
+def test_one_database_for_two_shards_is_refused(shop, run, monkeypatch):
+    shop.add()
+    assert run("apply --yes")[0] == 0
+    assert run("verify")[0] == 0
+    monkeypatch.setenv("SHARDCTL_DATABASE_URL_S1", shop.urls["s0"])
+    code, _, err = run("verify")
+    assert code == 1
+    assert "shards s0 and s1 have one database URL" in err
+    monkeypatch.setenv(
+        "SHARDCTL_DATABASE_URL_S1", shop.urls["s0"].replace("/s0", "/../" + shop.file.parent.name + "/s0")
+    )
+    code, _, err = run("verify")
+    assert code == 1
+    assert "belongs to shard s0 of fleet orders, and was given as that of shard s1" in err
+
+
 def test_a_draft_replaces_no_file(shop, run):
     shop.map(", a: text")
     assert run("plan -m same")[0] == 0

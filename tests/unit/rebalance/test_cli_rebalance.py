@@ -16,6 +16,7 @@ from shardctl.cli import main
 from shardctl.fleet.load import load_fleet
 from shardctl.migrate import newshard
 from shardctl.rebalance import closing, driver, opening
+from shardctl.shard import membership
 from shardctl.shard.database import writing
 from shardctl.shard.schema import LaneState, RebalanceState
 
@@ -158,17 +159,22 @@ def test_an_abort_and_the_way_on(site):
     assert site.world.active() == site.world.wanted()
 
 
-def test_no_command_changes_databases_that_are_exchanged(site, monkeypatch):
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
+def test_no_command_changes_databases_that_are_exchanged(site, monkeypatch, recorded):
     assert site("start", "--yes")[0] == 0
     site.consume()
     names = [f"SHARDCTL_DATABASE_URL_S{number}" for number in range(2)]
     urls = [os.environ[name] for name in names]
     lanes = site.world.lanes()
+    for engine in () if recorded else site.world.own.values():
+        with writing(engine) as connection:
+            membership.table.drop(connection)
     for name, url in zip(names, reversed(urls), strict=True):
         monkeypatch.setenv(name, url)
     for command in ("start", "run", "abort", "finish"):
         code, _, err = site(command, "--yes")
-        assert (code, "which the file doesn't list" in err or "another shard's database" in err) == (1, True), command
+        by_its_lanes = "which the file doesn't list" in err or "another shard's database" in err
+        assert (code, "belongs to shard" in err, by_its_lanes) == (1, recorded, not recorded), command
         assert site.world.lanes() == lanes, command
     assert site.journal() == dict.fromkeys(("s0", "s1", "s2"), "open")
 

@@ -50,12 +50,6 @@ def test_a_database_that_does_not_answer(fresh):
     assert "secret" not in only_reason(reasons)
 
 
-def test_one_database_for_two_shards(fresh, tmp_path):
-    engines = {**fresh.own, "s9": connect(fresh.url("s0"))}
-    assert "s0 and s9 have one database URL" in only_reason(preflight.shared_databases(engines))
-    assert not list(preflight.shared_databases(fresh.own))
-
-
 def test_another_rebalance_is_open(announced):
     reasons = list(preflight.other_rebalances(after(OTHER), look(announced)))
     assert len(reasons) == 3

@@ -16,6 +16,7 @@ from status_kit import BITS, Databases, backlogs, http_server, settled, transiti
 from shardctl.errors import ShardctlError, UsageError
 from shardctl.rebalance.backlog import UnknownError
 from shardctl.shard import schema
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import LaneState
 from shardctl.status import localfile
 from shardctl.status.collector import Collector, FleetFile, LocalMetrics, Sources, database_urls, sources
@@ -26,6 +27,7 @@ from shardctl.status.poller import Asker
 from shardctl.status.report import Unknown
 from shardctl.wire import identity
 
+OWN = Membership("orders", "s0")
 S0 = LocalConsumer("orders-s0-0", "s0", "http://127.0.0.1:1")
 
 
@@ -235,7 +237,7 @@ def test_heat_is_counted_in_the_inbox(databases):
     row = {"key_hash": 1, "published": schema.published(int(datetime.now(UTC).timestamp()) * 1_000_000)}
     rows = [row | {"slot": slot, "identity": identity.of_message(key)} for slot, key in ((3, "a"), (3, "b"), (5, "c"))]
     databases.execute("s0", insert(schema.inbox).values(rows))
-    assert heat(databases.urls["s0"]) == {3: 2 / 120, 5: 1 / 120}
+    assert heat(OWN, databases.urls["s0"]) == {3: 2 / 120, 5: 1 / 120}
 
 
 def test_a_rebalance_is_followed_through_the_file(databases, tmp_path):

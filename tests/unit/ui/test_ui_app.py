@@ -10,7 +10,10 @@ from test_ui_guard import problem
 from ui_kit import ORIGIN, client
 
 from shardctl.shard import parked, schema
+from shardctl.shard.membership import Membership
 from shardctl.status.report import Unknown
+
+OWN = Membership("orders", "s0")
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def test_heat_has_the_shards_that_answer(databases, tmp_path):
 
 
 def released(databases, key="k"):
-    with parked.opened("s0", databases.urls["s0"]) as connection:
+    with parked.opened(OWN, databases.urls["s0"]) as connection:
         return [parked_key.released for parked_key in parked.keys(connection, "s0", key)]
 
 
@@ -210,5 +213,5 @@ def test_a_slot_is_a_number(page, slot):
 def test_a_replay_takes_nothing_away(databases, page):
     databases.park("s0", 3, "k", messages=2)
     replay(page, confirmation(page))
-    with parked.opened("s0", databases.urls["s0"]) as connection:
+    with parked.opened(OWN, databases.urls["s0"]) as connection:
         assert connection.scalar(select(func.count()).select_from(schema.parked)) == 2

@@ -22,6 +22,7 @@ from consumer.store.sweep import Retention
 from consumer.store.transaction import Released
 from shardctl.shard import database
 from shardctl.shard import parked as people
+from shardctl.shard.membership import Membership
 
 pytestmark = pytest.mark.slow
 TYPES = """
@@ -113,7 +114,7 @@ def test_a_type_of_the_same_batch_and_key_is_applied_beside_the_one_that_fails(s
 
 def test_a_key_parked_for_two_types_is_released_by_type(shard):
     shard.settle(shard.arrive("step", b"{", "k", ident="s"), shard.arrive("entity", b"{", "k", ident="e"))
-    with people.opened("s0", shard.url.render_as_string(hide_password=False)) as connection:
+    with people.opened(Membership("shop", "s0"), shard.url.render_as_string(hide_password=False)) as connection:
         parked_keys = people.keys(connection, "s0", "k")
         assert sorted(parked_key.message_type for parked_key in parked_keys) == ["entity", "step"]
         [of_entity] = [parked_key for parked_key in parked_keys if parked_key.message_type == "entity"]
@@ -317,7 +318,7 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
     taken(shard)
     shard.settle(*[step(shard, "k", n, bad=n == 1) for n in (1, 2, 3)])
     url = shard.url.render_as_string(hide_password=False)
-    with people.opened("s0", url) as connection:
+    with people.opened(Membership("shop", "s0"), url) as connection:
         [key] = people.keys(connection, "s0")
         assert (key.key, key.reason, key.messages, key.released) == ("k", "constraint", 3, False)
         assert 0 <= (datetime.now(UTC) - key.parked_time).total_seconds() < 100
@@ -331,7 +332,7 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
         "k/3": "applied",
     }
     assert shard.rows("SELECT reason FROM shardctl_inbox WHERE outcome = 1") == [("constraint",)]
-    with people.opened("s0", url) as connection:
+    with people.opened(Membership("shop", "s0"), url) as connection:
         assert people.keys(connection, "s0") == ()
         assert people.drop(connection, key) == 0
         assert not people.replay(connection, key)
@@ -340,7 +341,7 @@ def test_a_person_drops_what_failed_and_the_rest_goes_on(shard):
 def test_a_person_drops_everything(shard):
     taken(shard)
     shard.settle(*[step(shard, "k", n, bad=n == 1) for n in range(1, 1_101)])
-    with people.opened("s0", shard.url.render_as_string(hide_password=False)) as connection:
+    with people.opened(Membership("shop", "s0"), shard.url.render_as_string(hide_password=False)) as connection:
         [key] = people.keys(connection, "s0", "k")
         assert people.drop(connection, key, every=True) == 1_100
         assert people.keys(connection, "s0") == ()

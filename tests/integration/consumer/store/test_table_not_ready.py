@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from consumer.errors import TransientError
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import TABLE_NOT_READY
 from shardctl.status.databases import Databases
 
@@ -74,7 +75,9 @@ def test_its_writes_wait_in_order_and_all_others_go_on(shard, fault):
         assert retry(shard) == [TABLE_NOT_READY] * 2  # they stay, and are tried again
         assert shard.parked() == {"a": ["a/1", "a/2", "a/3"], "b": ["b/1"]}
         with closing(Databases()) as databases:
-            [trouble] = databases.look(shard.url.render_as_string(hide_password=False)).not_ready
+            [trouble] = databases.look(
+                Membership("shop", "s0"), shard.url.render_as_string(hide_password=False)
+            ).not_ready
         assert (trouble.message_type, trouble.keys) == ("order", 2)
         assert fix in trouble.why
     finally:
