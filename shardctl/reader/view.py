@@ -20,6 +20,7 @@ from shardctl.fleet.keyspace import MAX_SLOT_BITS
 from shardctl.reader.errors import ReadError
 from shardctl.shard import database
 from shardctl.shard.engine import MYSQL
+from shardctl.shard.membership import ForeignDatabaseError
 from shardctl.shard.schema import LaneState, lanes, replicas
 
 # A standby is behind its primary, so its lanes may still hold what the fleet has moved away.
@@ -85,6 +86,8 @@ class View:
             except BaseException:
                 view.close()
                 raise
+        except ForeignDatabaseError as error:  # of an engine that compares by itself
+            raise database.DatabaseError(str(error)) from error
         except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
             raise database.error_of(engine, error) from error
         return view

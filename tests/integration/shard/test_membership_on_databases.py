@@ -6,6 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 from consumer_kit import CONFIG
+from outcomes_kit import Inboxes
+from patience import PATIENCE_SECONDS
 from products_kit import PRODUCTS, SERVERS, empty_database
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
@@ -15,6 +17,8 @@ from consumer.database import sessions
 from consumer.errors import TransientError
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
+from shardctl.outcomes.effect import State
+from shardctl.outcomes.watch import Watch
 from shardctl.provision import ProvisionError, make_tables, provision_database, refuse_foreign
 from shardctl.reader.reader import Reader
 from shardctl.shard import database, membership
@@ -147,6 +151,14 @@ def test_a_reader_refuses_anothers_database(urls):
     finally:
         for engine in engines.values():
             engine.dispose()
+
+
+def test_what_became_of_a_write_is_unknown_to_a_gateway_of_another_fleet(urls):
+    for fleet, state in ((STAGING, State.UNKNOWN), (ORDERS, State.NOT_SEEN)):
+        with database.connected(fleet.fleet, urls) as engines:
+            sought = Inboxes.of(fleet, engines).sought()
+            waiter = Watch(fleet, engines).begin(sought, patient=False)
+            assert waiter.future.result(PATIENCE_SECONDS).state is state
 
 
 @pytest.mark.parametrize("product", SERVERS)

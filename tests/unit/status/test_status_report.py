@@ -87,6 +87,10 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
             DatabaseFacts(known((), readers={}).__class__({}, {}, {}, empty=True)),
             "its database doesn't have shardctl's tables yet",
         ),
+        (
+            DatabaseFacts(known(range(8)), recorded=False),
+            "its database doesn't say which fleet and shard it belongs to: `shardctl provision` records it",
+        ),
         (DatabaseFacts(known(range(8), readers={})), "no consumer has read generation 1, which holds slots"),
         (
             DatabaseFacts(known(range(8), readers={1: timedelta(seconds=40)})),
@@ -107,6 +111,7 @@ def test_a_part_of_a_backlog_does_not_pass_for_the_whole():
     ],
     ids=[
         "no tables",
+        "no record of whose it is",
         "never read",
         "read no more",
         "a table that is not ready",
