@@ -22,8 +22,9 @@ from shardctl.rebalance.backlog import UNKNOWN, Backlog
 from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.rows import removal
-from shardctl.shard import changes, lanes
+from shardctl.shard import changes, lanes, membership
 from shardctl.shard.database import snapshot, writing
+from shardctl.shard.membership import Membership
 from shardctl.shard.schema import LaneState, RebalanceState
 
 
@@ -51,7 +52,8 @@ def begin_finish(fleet: Fleet, databases: Mapping[str, Engine]) -> None:
 def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) -> None:
     """Nothing is logged for a copy any more, and what was copied of slots that stay where they are is deleted.
 
-    An abort leaves what the way back needs: what slots left behind, and the logs of what changed since.
+    The database of a shard that is gone belongs to nobody any more. An abort leaves what the way back needs: what slots left
+    behind, and the logs of what changed since.
     """
     for shard in handover.participating(fleet):
         for slot, generation in bases.there(databases[shard.name]):
@@ -59,6 +61,8 @@ def close(fleet: Fleet, databases: Mapping[str, Engine], state: RebalanceState) 
     for shard in handover.participating(fleet):
         with writing(databases[shard.name]) as connection:
             journal.close(connection, fleet, state)
+            if state == RebalanceState.DONE and not shard.slots.ranges:
+                membership.release(connection, Membership(fleet.fleet, shard.name))
     for shard in handover.participating(fleet):
         changes.empty(databases[shard.name])
 

@@ -2,7 +2,8 @@
 
 Invariants kept here and in the transaction that calls `record`:
 - the row is written in the transaction that makes the lanes, and only where there is none. One that names another fleet or
-  shard is replaced only where the caller names whom it belonged to. So of two shards that are given one database, one is refused;
+  shard is replaced only where the caller names whom it belonged to, and deleted where that shard has gone. So of two shards that
+  are given one database, one is refused;
 - a shard's session on a database whose row names another ends before its first statement: see `guard`. So neither a wrong URL
   nor the file of another fleet reads or writes anything there.
 
@@ -26,6 +27,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
+    delete,
     event,
     func,
     insert,
@@ -150,6 +152,12 @@ def record(connection: Connection, own: Membership, instead_of: Membership | Non
         connection.execute(update(table).values(fleet=own.fleet, shard=own.shard, made_time=func.now()))
     else:
         _refuse(present, own, connection.engine)
+
+
+def release(connection: Connection, own: Membership) -> None:
+    """Let a database that belonged to this shard, which holds no slots any more, be anybody's. Safe to run again."""
+    if read(connection) == own:
+        connection.execute(delete(table))
 
 
 def create(connection: Connection) -> None:

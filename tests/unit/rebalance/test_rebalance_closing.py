@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from rebalance_kit import CrashError, after
+from rebalance_kit import CrashError, World, after
 from sqlalchemy import insert
 
 from shardctl.fleet.keyspace import SlotSet
@@ -12,9 +12,10 @@ from shardctl.rebalance.backlog import Backlog
 from shardctl.rebalance.planning import way_back
 from shardctl.rebalance.preflight import Known
 from shardctl.rebalance.summary import summarize
-from shardctl.shard import lanes
-from shardctl.shard.database import writing
+from shardctl.shard import lanes, membership
+from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
+from shardctl.shard.membership import Membership
 from shardctl.shard.outboxtables import outbox
 from shardctl.shard.schema import LaneState, RebalanceState
 
@@ -245,3 +246,31 @@ def test_the_sources_keep_their_rows_for_a_time_after_the_last_slot_moved_by_the
     assert closing.kept_until(known(day, day), keep) is None
     assert closing.kept_until(known(None), keep) == day
     assert closing.kept_until(known(moved), timedelta(0)) is None
+
+
+# s0 gives all that it has to s1, and is gone at the end.
+GOING = (
+    ["slots: []", "generation: 2", "previous: [{generation: 1, slots: 0-7}]"],
+    ["slots: 0-15", "generation: 2", "previous: [{generation: 1, slots: 8-15}]"],
+)
+
+
+def test_a_shard_that_is_gone_leaves_its_database_to_anybody(tmp_path):
+    def members():
+        whose = {}
+        for name, engine in world.own.items():
+            with snapshot(engine) as connection:
+                whose[name] = membership.read(connection)
+        return whose
+
+    world = World(tmp_path, then=after(GOING))
+    world.provision()
+    world.announce()
+    both = {name: Membership("orders", name) for name in ("s0", "s1")}
+    closing.stop(world.after, world.own)
+    closing.close(world.after, world.own, RebalanceState.ABORTED)
+    assert members() == both
+    for _ in range(2):
+        closing.close(world.after, world.own, RebalanceState.DONE)
+        assert members() == both | {"s0": None}
+    world.close()
