@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.wire.jsontext import Digits, JsonError, digits_of, exact, has_tiny_numbers, is_deeper, leaves, read_object
-from shardctl.wire.values import ANY_DECIMAL, WANTED, Limits, Room, test_of
+from shardctl.wire.values import ANY_DECIMAL, WANTED, Limits, Room, is_plain, test_of
 
 Reason = Literal["bad_json", "unknown_column", "bad_value", "missing_key", "missing_version", "wrong_key"]
 
 _SHOWN_CHARACTERS = 60
 _WHOLE = frozenset(("integer", "bigint"))
 _SPELT_ONE_WAY = _WHOLE | {"uuid", "date"}
+_SPELT_MANY_WAYS = frozenset(("decimal", "number"))
+_PLAIN = "a number without leading zeros, zeros behind its last decimal place, '+' and exponent, such as 7 or 0.5"
 _NUMBERS = frozenset((int, float))
 
 
@@ -44,6 +46,9 @@ class Rules:
         }
         self._json = [column for column, column_type in kind.types.items() if column_type == "json"]
         self._texts = [column for column in kind.key if kind.types[column] == "text"] if at_entry else []
+        # Two spellings of one number are two routing keys, and so two slots, for one row.
+        is_number = kind.types.get(kind.routing_field) in _SPELT_MANY_WAYS
+        self._number = kind.routing_field if is_number and not kind.time_bucket else None
 
     def check(self, body: Mapping[str, Any], text: bytes, operation: str) -> None:
         """Raise BodyError unless a row can be made of `body`, which is what `read_object` read from `text`."""
@@ -55,6 +60,15 @@ class Rules:
             self._check_json(body, text)
         if self._texts:
             self._check_texts(body)
+        if self._number:
+            self._check_number(self._number, body, text)
+
+    def _check_number(self, field: str, body: Mapping[str, Any], text: bytes) -> None:
+        number = routing_key_in(field, body, text)
+        if number is not None and not is_plain(self.types[field], number):
+            raise BodyError(
+                "bad_value", f"{field!r} gives the routing key, so it must be {_PLAIN}, not {_shown(number)}", field
+            )
 
     def _check_values(self, body: Mapping[str, Any], text: bytes) -> None:
         for column, value in body.items():
@@ -179,7 +193,11 @@ def check_spelling(kind: MessageType, key: str) -> None:
     """
     field = kind.routing_field
     column_type = kind.types.get(field)
-    if field not in kind.key or column_type not in _SPELT_ONE_WAY:
+    if field not in kind.key:
+        return
+    if column_type in _SPELT_MANY_WAYS and not kind.time_bucket and not is_plain(column_type, key):
+        raise BodyError("bad_value", f"no write has the key {_shown(key)}: {field!r} is {_PLAIN}", field)
+    if column_type not in _SPELT_ONE_WAY:
         return
     value = _whole(key) if column_type in _WHOLE else key
     if value is None or not test_of(column_type, ANY_DECIMAL, None)(value):

@@ -106,6 +106,7 @@ _UUID = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )  # in one form: two spellings of a key would be two keys
 _DECIMAL = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,9})?", re.ASCII)
+_PLAIN = re.compile(r"0|-?(?:[1-9]\d*|(?:0|[1-9]\d*)\.\d*[1-9])", re.ASCII)
 _SHORT = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -170,6 +171,16 @@ def test_of(column_type: ColumnType, room: Room, characters: int | None) -> Test
         return isinstance(value, str) and ((is_ample and _SHORT.fullmatch(value) is not None) or room.takes(value))
 
     return is_decimal
+
+
+def is_plain(column_type: ColumnType, text: str) -> bool:
+    """Whether a number is written in the one form that a routing key may have: `7` and `0.5`, not `07`, `7.0`, `7e0` or `+7`.
+
+    A column of doubles also takes only digits that its double is shown with: a longer number would be the row of another one.
+    """
+    if len(text) > _MAX_CHARACTERS or not _PLAIN.fullmatch(text):
+        return False
+    return column_type != "number" or Decimal(repr(float(text))) == Decimal(text)
 
 
 def _is_text(value: object) -> bool:

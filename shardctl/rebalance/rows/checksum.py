@@ -56,8 +56,8 @@ def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotR
         return None
     if kind.time_bucket:
         return _slot_by_time(product, column, kind.time_bucket.unit, rule.bits)
-    if kind.types[column.name] not in {"text", "integer", "bigint", "uuid"}:
-        return None  # 1.5 and 1.50 are one number and two keys
+    if kind.types[column.name] not in {"text", "integer", "bigint", "uuid"} and not _is_whole(kind, column):
+        return None  # 1.5 is 1.50 in a column of two places, and its key is 1.5
     name = quoted(product, column.name)
     if product in MYSQL and column.kind is Kind.BYTES and kind.types[column.name] == "uuid":
         name = _text_of_uuid(name)
@@ -81,6 +81,14 @@ def expected_slot(product: str, table: SlotTable, kind: MessageType, rule: SlotR
     if not rule.modulo:
         return f"({start} >> {_HASH_START_BITS - rule.bits})"
     return f"(CASE WHEN {is_number} THEN {_in_run(product, start, number, rule)} END)"
+
+
+def _is_whole(kind: MessageType, column: Column) -> bool:
+    """Whether file and table both say `numeric(p,0)`, or the table an integer: its text is the key."""
+    _, places = kind.precisions.get(column.name) or (0, None)
+    return places == 0 and (
+        column.kind is Kind.INTEGER or (column.kind is Kind.DECIMAL and getattr(column.type, "scale", None) == 0)
+    )
 
 
 def _text_of_uuid(name: str) -> str:

@@ -128,6 +128,30 @@ def test_a_table_that_lacks_a_column_is_reported(engine):
     assert adopt.survey(engine, "s0", kind.model_copy(update={"table": "nowhere"}), RULE, MINE) is None
 
 
+WIDE_KEYS = {
+    "postgresql": ("numeric(20,0)", (7, 18_446_744_073_709_551_615)),
+    "mariadb": ("bigint unsigned", (7, 18_446_744_073_709_551_615)),
+    "sqlite": ("numeric(20,0)", (7, 9_223_372_036_854_775_807)),
+}
+
+
+def test_rows_whose_key_is_a_wide_whole_number_get_their_slots(engine):
+    """As `init --from-database` drafts MySQL's BIGINT UNSIGNED."""
+    column, keys = WIDE_KEYS[engine.dialect.name if engine.dialect.name in WIDE_KEYS else "mariadb"]
+    rule = SlotRule(10)
+    columns = {"id": "numeric(20,0)", "name": "text"}
+    kind = KINDS["user"].model_copy(update={"table": "wide", "key": ("id",), "columns": columns})
+    with database.writing(engine) as connection:
+        connection.execute(text("DROP TABLE IF EXISTS wide"))
+        connection.execute(text(f"CREATE TABLE wide (id {column} PRIMARY KEY, name varchar(50))"))
+        connection.execute(text("INSERT INTO wide (id) VALUES (:id)"), [{"id": key} for key in keys])
+    adopt.add_column(engine, kind)
+    adopt.give_slots(engine, kind, rule, lambda _: None)
+    with database.snapshot(engine) as connection:
+        stored = connection.exec_driver_sql("SELECT id, slot FROM wide ORDER BY id").all()
+    assert [(int(key), slot) for key, slot in stored] == [(key, rule.slot_of(str(key))) for key in keys]
+
+
 def test_a_key_that_the_database_can_not_hash_is_reported(engine):
     columns = {**KINDS["user"].columns, "user_id": "decimal"}
     kind = KINDS["user"].model_copy(update={"columns": columns})

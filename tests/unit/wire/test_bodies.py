@@ -19,15 +19,25 @@ from hypothesis import strategies as st
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError
 from consumer.sinks import values
+from shardctl.fleet.load import fleet_from
+from shardctl.fleet.yamlfile import parse
 from shardctl.gateway.encoding import LINE, Encoder
 from shardctl.gateway.fields import FieldError
-from shardctl.wire.bodies import Rules
+from shardctl.wire.bodies import BodyError, Rules, check_spelling
 from shardctl.wire.jsonlines import LineError, body_text, fields_of, write_of
 from shardctl.wire.jsontext import MAX_DEPTH, JsonBody, JsonError, exact, written
 from shardctl.wire.message import InvalidWriteError, Write, encode
 from shardctl.wire.values import LIMITS, strictest
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
+KEYED = """
+fleet: shop
+project: test-project
+image: example.com/shardctl:1.0.0
+message_types:
+  everything: {table: everything, key: id, columns: COLUMNS}
+shards: [{name: s0, slots: 0-1023}]
+"""
 FLEETS = {names: fleet(*names) for names in {case.databases for case in CASES.values()}}
 ENCODERS = {names: Encoder(fleet) for names, fleet in FLEETS.items()}
 REFUSALS = (FieldError, JsonError, LineError, InvalidWriteError, PermanentError)
@@ -160,6 +170,39 @@ def test_the_routing_key_is_the_bodys(body, key, taken):
             call()
         else:
             with pytest.raises(REFUSALS, match="the routing key is"):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("column", "body", "taken"),
+    [
+        *(("numeric(20,0)", body, True) for body in ("7", '"7"', "0", "-7", "18446744073709551615")),
+        *(("numeric(20,0)", body, False) for body in ('"07"', '"7.0"', '"+7"', '"7e0"', '"-0"', '"7."')),
+        *(("decimal", body, True) for body in ('"0.5"', '"-1.05"', "100")),
+        *(("decimal", body, False) for body in ('".5"', '"0.50"', '"-0.0"', '"1E+2"', '"00"')),
+        ("number", "9007199254740992", True),
+        ("number", "9007199254740993", False),
+        *(("varchar(9)", body, True) for body in ('"7"', '"07"', '"7.0"')),
+    ],
+)
+def test_a_number_that_gives_the_routing_key_is_spelt_in_one_way(column, body, taken):
+    """Two spellings would be two keys, and so two slots and two rows, for one number."""
+    columns = {"id": column, "note": "text"}
+    shop = fleet_from(parse(KEYED.replace("COLUMNS", json.dumps(columns)), "test"))
+    text = b'{"id":%b}' % body.encode()
+    key, encoder = body.strip('"'), Encoder(shop)
+    read = JsonBody(text)
+    calls = {
+        "gateway": lambda: encoder.encode(encoder.kinds[TYPE], read.data, text, NOW, {}),
+        "publisher": lambda: encode(shop, Write(TYPE, JsonBody(text)), NOW),
+        "consumer": lambda: values.read(arrived(text, key), Rules(shop.message_types[TYPE], LIMITS["postgresql"])),
+        "reader": lambda: check_spelling(shop.message_types[TYPE], key),
+    }
+    for call in calls.values():
+        if taken:
+            call()
+        else:
+            with pytest.raises((*REFUSALS, BodyError), match=r"such as 7 or 0\.5"):
                 call()
 
 

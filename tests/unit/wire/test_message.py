@@ -66,7 +66,7 @@ def test_attributes_can_be_renamed():
         (Write("counted", {"id": 7}), "7"),
         (Write("counted", {"id": 1 << 62}, key="4611686018427387904"), "4611686018427387904"),
         (Write("priced", {"id": 10**25}), "1" + "0" * 25),
-        (Write("priced", {"id": Decimal("1.50")}, key="1.50"), "1.50"),
+        (Write("priced", {"id": Decimal("1.5")}, key="1.5"), "1.5"),
         (Write("a", {"id": UUID(int=5)}), "00000000-0000-0000-0000-000000000005"),
         (Write("updated", {"n": 1}, key="k", operation="update"), "k"),
         (Write("a", {"id": "x"}, key="x"), "x"),
