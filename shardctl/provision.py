@@ -401,45 +401,47 @@ def _database_of(own: Membership, url: str, *, taking: bool = False) -> Iterator
 
 
 def refuse_foreign(fleet: Fleet, urls: Mapping[str, str], takeover: Takeover) -> None:
-    """Raise ProvisionError where two shards have one database, or one belongs to another than the file says.
+    """Raise ProvisionError where two shards have one database, or one belongs to another and can't be taken over now.
 
     Changes nothing. A database that doesn't answer is left to `make_tables`.
     """
     from shardctl.shard import database
+    from shardctl.shard import takeover as takeovers
     from shardctl.shard.membership import ForeignDatabaseError, Membership
 
     engines: dict[str, Any] = {}
+    faults = []
     with ExitStack() as opened:
         try:
             for shard, url in urls.items():
                 engines[shard] = database.connect(url)
                 opened.callback(engines[shard].dispose)
             database.refuse_shared(engines)
+            for shard in _recorded(engines):
+                try:
+                    takeovers.former(engines[shard], Membership(fleet.fleet, shard), takeover)
+                except (ForeignDatabaseError, takeovers.TakeoverError) as error:
+                    faults.append(f"shard {shard}: {error}")
         except database.DatabaseError as error:
             raise ProvisionError(str(error)) from error
-        faults = [
-            f"shard {shard}: {ForeignDatabaseError(database.where(engines[shard]), present, own)}"
-            for shard, present in _recorded(engines)
-            if present != (own := Membership(fleet.fleet, shard)) and not takeover.includes(present, own)
-        ]
     if faults:
         raise ProvisionError("\n".join(faults))
 
 
-def _recorded(engines: Mapping[str, Any]) -> Iterator[tuple[str, Membership]]:
-    """Whose each database is, where that is recorded. Ends at one that doesn't answer."""
+def _recorded(engines: Mapping[str, Any]) -> Iterator[str]:
+    """The shards whose databases record to whom they belong. Ends at one that doesn't answer."""
     from shardctl.shard import database, membership
 
     for shard, engine in engines.items():
         try:
             with database.snapshot(engine) as connection:
-                present = membership.read(connection)
+                recorded = membership.read(connection)
         except database.DatabaseError:
             if engine.dialect.name == "sqlite":  # a file that isn't there yet
                 continue
             return
-        if present is not None:
-            yield shard, present
+        if recorded is not None:
+            yield shard
 
 
 def database_urls(

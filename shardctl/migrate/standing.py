@@ -77,7 +77,7 @@ def _look(shard: Shard, engine: Engine, kinds: Mapping[str, MessageType]) -> Sta
 def unknown(standings: Mapping[str, Standing]) -> Iterator[str]:
     for name, standing in standings.items():
         if standing.fault:
-            yield f"shard {name}: {standing.fault}."
+            yield f"shard {name}: {standing.fault.rstrip('.')}."
 
 
 def faults(history: History, standings: Mapping[str, Standing]) -> Iterator[str]:

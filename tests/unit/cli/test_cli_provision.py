@@ -85,6 +85,21 @@ def test_a_copy_is_taken_over(run, tmp_path):
     assert run("provision")[0] == 1
 
 
+def test_a_copy_with_consumers_is_refused_before_pubsub_is_asked(run, tmp_path, nobody):
+    name, file = copy_of(tmp_path)
+    assert run("provision")[0] == 0
+    with create_engine(f"sqlite:///{tmp_path}/s1.db").begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO shardctl_replicas (replica, generations, seen_time) VALUES ('r-0', '1', CURRENT_TIMESTAMP)"
+            )
+        )
+    nobody()
+    code, out, err = run("provision", "-f", str(file), "--take-over", name)
+    assert (code, out) == (1, "")
+    assert f"belongs to shard s1 of fleet {name}, and its consumers run: r-0." in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
