@@ -322,6 +322,7 @@ def make_tables(fleet: Fleet, shard: Shard, url: str, takeover: Takeover | None 
     from shardctl.shard import takeover as takeovers
     from shardctl.shard.keys import given_out
     from shardctl.shard.membership import Membership
+    from shardctl.shard.storage import without_transactions
 
     own = Membership(fleet.fleet, shard.name)
     with _database_of(own, url, taking=True) as engine:
@@ -331,7 +332,10 @@ def make_tables(fleet: Fleet, shard: Shard, url: str, takeover: Takeover | None 
         before = _tables(engine)
         kinds = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
         with engine.connect() as connection:
-            faults = list(_of_another(connection, shard)) or given_out(connection, kinds)
+            faults = list(_of_another(connection, shard)) or [
+                *given_out(connection, kinds),
+                *without_transactions(connection, kinds.values()),
+            ]
         if faults:
             raise ProvisionError(f"database of shard {name}: " + "\n".join(faults))
         owned = shard.slots if shard.previous is None else SlotSet()

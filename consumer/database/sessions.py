@@ -25,6 +25,7 @@ from shardctl.shard.engine import CONNECT_TIMEOUT_SECONDS, Limits, open_engine
 from shardctl.shard.keys import given_out
 from shardctl.shard.mapped import lacking
 from shardctl.shard.membership import ForeignDatabaseError, Membership
+from shardctl.shard.storage import without_transactions
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,13 @@ def check_keys(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType
     """Raises TransientError while the database gives out keys of mapped tables: a write's row could land under another key."""
     with transaction(engine, dialect) as connection:
         if faults := given_out(connection, kinds):
+            raise TransientError(" ".join(faults))
+
+
+def check_storage(engine: Engine, dialect: Dialect, kinds: Mapping[str, MessageType]) -> None:
+    """Raises TransientError while a mapped table's engine has no transactions: what is rolled back would stay there."""
+    with transaction(engine, dialect) as connection:
+        if faults := without_transactions(connection, kinds.values()):
             raise TransientError(" ".join(faults))
 
 

@@ -157,6 +157,7 @@ def _shard(settings: Settings, metrics: Metrics, stop: asyncio.Event, closing: A
         store.check_tables,
         functools.partial(sessions.check_packets, engine, dialect),
         functools.partial(sessions.check_keys, engine, dialect, config.message_types),
+        functools.partial(sessions.check_storage, engine, dialect, config.message_types),
         functools.partial(sessions.check_columns, engine, dialect, config.message_types),
     )
     relay = None

@@ -16,6 +16,7 @@ from sqlalchemy.types import TypeEngine
 from shardctl.errors import ShardctlError
 from shardctl.shard import database
 from shardctl.shard.engine import MYSQL
+from shardctl.shard.storage import engine_without_transactions
 
 OWN_PREFIX = "shardctl_"
 _JSON_VALID = re.compile(r"json_valid\(`?(?P<column>[^`)]+)`?\)")
@@ -46,6 +47,7 @@ class ExistingTable:
     key: tuple[str, ...]
     key_is_primary: bool
     parents: tuple[tuple[tuple[str, ...], str], ...]  # foreign keys: the columns, and the table that they refer to
+    engine_without_transactions: str | None = None  # its name, on MySQL and MariaDB
 
 
 def existing_tables(engine: Engine, schema: str | None = None, chosen: Collection[str] = ()) -> list[ExistingTable]:
@@ -104,6 +106,7 @@ def _table(inspector: Inspector, schema: str | None, name: str) -> ExistingTable
             (tuple(key["constrained_columns"]), _called((key["referred_schema"], key["referred_table"])))
             for key in parents
         ),
+        engine_without_transactions(inspector.bind, _called((schema, name))),  # type: ignore[arg-type]
     )
 
 

@@ -62,6 +62,8 @@ def _fault_of(table: ExistingTable, name: str) -> str:
         return "names in this file hold letters, digits and '_'"
     if not table.key:
         return "it has neither a primary key nor a unique one without NULL"
+    if engine := table.engine_without_transactions:
+        return f"its engine {engine} has no transactions; ALTER TABLE ... ENGINE=InnoDB changes that"
     by_name = {column.name: column for column in table.columns}
     for name_in_key in table.key:
         fault = _fault_of_key(by_name[name_in_key])
