@@ -55,6 +55,7 @@ def parse(text: str) -> URL:
     Each new PostgreSQL connection asks the hosts in turn for a session that can write. So after a fail-over the promoted replica
     is found without anyone's help, and a standby is refused, also where it is the only host.
     """
+    text = text.strip()  # a Secret's text often ends in a line break
     try:
         several = _SEVERAL_HOSTS.fullmatch(text)
         url = make_url(several["before"] + several["after"] if several else text)
@@ -66,6 +67,10 @@ def parse(text: str) -> URL:
         raise DatabaseUrlError("not a database URL such as postgresql://user:password@host:5432/name") from None
     if url.get_backend_name() != "sqlite" and (re.search("[@:]", url.database or "") or "password" in url.query):
         raise DatabaseUrlError("write user:password before the @ of the URL, in the password %2F for / and %40 for @")
+    if (
+        "\x00" in f"{url.username}{url.password}{url.database}"
+    ):  # libpq would read no further, and connect to another place
+        raise DatabaseUrlError("it holds a NUL, %00")
     listed = several["hosts"].split(",") if several else []
     if url.get_backend_name() == "postgresql":
         prepare_threshold(url)
@@ -74,7 +79,11 @@ def parse(text: str) -> URL:
         raise DatabaseUrlError("several hosts in one URL are for PostgreSQL alone")
     if url.host:
         _checked(url.host, url.port, 1)
-    return _verifying(url) if url.get_backend_name() in {"mysql", "mariadb"} else url
+    if url.get_backend_name() == "sqlite":
+        return url
+    if not url.database:
+        raise DatabaseUrlError("it names no database: end it with /name")
+    return _verifying(url)
 
 
 def shown(url: URL) -> str:

@@ -226,7 +226,7 @@ def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "read_timeout": _seconds(limits.answer),  # the server's own limits come first
+            "read_timeout": CONNECT_TIMEOUT_SECONDS,  # of the greeting, which `connect_timeout` doesn't bound
             "write_timeout": _seconds(limits.answer),
             "init_command": f"SET SESSION {listed}{bound}",
         },
@@ -235,6 +235,7 @@ def _mysql(url: URL, limits: Limits, pool: dict[str, Any]) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _(driver: Any, record: ConnectionPoolEntry) -> None:
+        driver._read_timeout = _seconds(limits.answer)  # noqa: SLF001 - the server's own limits come first
         with driver.cursor() as cursor:
             cursor.execute("SELECT @@max_allowed_packet")
             record.info[MAX_PACKET] = cursor.fetchone()[0]

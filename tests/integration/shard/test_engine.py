@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from datetime import timedelta
 
 import pytest
@@ -36,6 +38,25 @@ def opened():
     yield opened
     for engine in made:
         engine.dispose()
+
+
+def test_a_server_that_never_greets_is_given_up_soon(opened, monkeypatch):
+    """As a stopped MariaDB, or a server of another product, at which MySQL's driver waits for the first word."""
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        engine = opened(make_url(f"mysql+pymysql://u:p@127.0.0.1:{silent.getsockname()[1]}/db"))
+        began = time.monotonic()
+        with pytest.raises(DBAPIError), engine.connect():
+            pass
+    assert time.monotonic() - began < LIMITS.answer.total_seconds() / 2
+
+
+def test_a_session_waits_for_an_answer_as_long_as_its_limit_says(mariadb_server, opened, monkeypatch):
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_SECONDS", 1)
+    url = mariadb_server.create_database("answers")
+    with opened(make_url(url)).connect() as connection:
+        assert connection.exec_driver_sql("SELECT SLEEP(1.5)").scalar() == 0
+    mariadb_server.drop_database("answers")
 
 
 def requests_of(engine, path, *statements):

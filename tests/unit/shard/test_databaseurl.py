@@ -37,6 +37,12 @@ def test_hosts_and_ports(text, hosts, ports):
     assert connect_arguments["dbname"] == "db"
 
 
+@pytest.mark.parametrize("text", ["postgresql://u:p@h/db\n", " postgresql://u:p@h/db\r\n"])
+def test_blanks_and_line_breaks_around_a_url_are_no_part_of_it(text):
+    """As a Secret has them that was made from a file."""
+    assert (arguments(text)["host"], arguments(text)["dbname"]) == ("h", "db")
+
+
 def test_a_session_that_only_reads_can_t_be_asked_for():
     assert arguments("postgresql://h/db?target_session_attrs=any")["target_session_attrs"] == "read-write"
 
@@ -80,6 +86,10 @@ def test_a_password_may_hold_anything(written, password, hosts):
         pytest.param("mysql://u/x:hunter2@h/db", "%2F", id="/ in MySQL's user"),
         pytest.param("postgresql://u@h/db?password=hunter2", "before the @", id="password in the query"),
         pytest.param("mysql://u:hunter2@h1,h2/db", "PostgreSQL alone", id="several hosts of MySQL"),
+        pytest.param("mysql://u:hunter2@h/", "no database", id="MySQL, no database"),
+        pytest.param("mariadb://u:hunter2@h", "no database", id="MariaDB, no path"),
+        pytest.param("postgresql://u:hunter2@h:5433/db%00x", "NUL", id="NUL in the database"),
+        pytest.param("postgresql://u:hunter2%00x@h:5433/db", "NUL", id="NUL in the password"),
         pytest.param("mysql://u:hunter2@h/db?ssl_cert=c&ssl_key=k", "without ssl_ca", id="TLS of MySQL, no authority"),
         pytest.param(
             "mysql://u:hunter2@h/db?ssl_verify_identity=true", "without ssl_ca", id="identity by no authority"
