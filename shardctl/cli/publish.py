@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -34,12 +34,17 @@ def publish(
     with _opened(source) as raw, _Stopping() as stopping:
         lines = _Lines(stopping.until_interrupted(raw))
         tally = _Tally()
-        outcomes = _checked(fleet, lines) if dry_run else _published(fleet, lines, tally.count)
-        with _progress(source) as advance, waiting(stopping.awaited) as moved:
-            for number, refused in outcomes:
-                moved()
-                tally.count(number, refused)
-                advance(lines.bytes_read)
+        outcomes = _checked(fleet, lines) if dry_run else _published(fleet, lines, tally)
+        try:
+            with _progress(source) as advance, waiting(stopping.awaited) as moved:
+                for number, refused in outcomes:
+                    moved()
+                    tally.count(number, refused)
+                    advance(lines.bytes_read)
+        except BaseException:
+            if not dry_run:
+                tally.say_what_is_unknown()
+            raise
     what = "would be published" if dry_run else "published"
     say(f"{tally.taken:,} {what}, {tally.refused:,} refused{', interrupted' if stopping.stopped else ''}.")
     if as_json:
@@ -61,6 +66,7 @@ class _Tally:
     def __init__(self) -> None:
         self.taken = self.refused = 0
         self.shown: list[dict[str, Any]] = []
+        self.in_flight: deque[int] = deque()  # the lines whose outcome is awaited, in its order
 
     def count(self, number: int, refused: str | None) -> None:
         if refused is None:
@@ -72,6 +78,16 @@ class _Tally:
             say(f"line {number}: {refused}")
         elif self.refused == MAX_REFUSALS_SHOWN + 1:
             say("… more lines are refused; they are only counted from here on.")
+
+    def say_what_is_unknown(self) -> None:
+        """Where the command ends before every line has its outcome."""
+        if self.taken or self.refused or self.in_flight:
+            say(f"{self.taken:,} published, {self.refused:,} refused.")
+        if self.in_flight:
+            say(
+                f"No answer for {len(self.in_flight):,} of the lines from line {self.in_flight[0]} on: each may be published "
+                "or not. Publish them again, with the idempotency keys that they had; without keys they may take effect twice."
+            )
 
 
 class _Lines:
@@ -88,10 +104,8 @@ class _Lines:
                 yield number, line
 
 
-def _published(
-    fleet: Any, lines: Iterable[tuple[int, bytes]], refuse: Callable[[int, str], None]
-) -> Iterator[tuple[int, str | None]]:
-    """The number of each line that holds a write and why Pub/Sub refused it, if it did; `refuse` is called with the others.
+def _published(fleet: Any, lines: Iterable[tuple[int, bytes]], tally: _Tally) -> Iterator[tuple[int, str | None]]:
+    """The number of each line that holds a write and why Pub/Sub refused it, if it did; `tally` counts the others.
 
     Keeps only writes in flight.
     """
@@ -104,21 +118,27 @@ def _published(
         client = connect(endpoint=fleet.topic.endpoint)
     except DefaultCredentialsError as error:
         raise ShardctlError(NO_CREDENTIALS) from error
-    numbers: deque[int] = deque()  # of the writes in flight, in the order of their outcomes
 
     def writes() -> Iterator[Any]:
         for number, line in lines:
             try:
                 write = write_of(line)
             except LineError as error:
-                refuse(number, str(error))
+                tally.count(number, str(error))
             else:
-                numbers.append(number)
+                tally.in_flight.append(number)
                 yield write
 
-    with Publisher(fleet, client) as publisher:
+    publisher, at_once = Publisher(fleet, client), False
+    try:
         for outcome in publisher.publish_all(writes()):
-            yield numbers.popleft(), outcome.refused
+            yield tally.in_flight.popleft(), outcome.refused
+    except (KeyboardInterrupt, GeneratorExit):  # a second signal: to close the publisher is to wait for Pub/Sub
+        at_once = True
+        raise
+    finally:
+        if not at_once:
+            publisher.close()
 
 
 def _checked(fleet: Any, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | None]]:
@@ -172,7 +192,8 @@ class _Stopping:
         if self._reading:
             return "lines to read"
         emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
-        return f"Pub/Sub{f' at {emulator}' if emulator else ''} to confirm the lines that were read"
+        again = " (a second Ctrl-C ends the command at once)" if self.stopped else ""
+        return f"Pub/Sub{f' at {emulator}' if emulator else ''} to confirm the lines that were read{again}"
 
     def until_interrupted(self, raw: Any) -> Iterator[bytes]:
         """Lines, each cut one byte after the limit: longer lines are invalid, and must not fill the memory."""

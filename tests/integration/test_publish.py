@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import defaultdict
 
 import pytest
@@ -172,6 +174,30 @@ def test_ctrl_c_flushes_what_was_taken(fleet, clients, tmp_path):
     assert summary["published"] == len(messages) > 0  # how many of the 100 lines it had read by then is chance
     assert summary["refused"] == 0
     assert b"Traceback" not in err
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_names_the_lines_without_an_answer(tmp_path):
+    path = tmp_path / "shards.yaml"
+    path.write_text(scaffold.text(3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shardctl", "publish", "-f", str(path)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PUBSUB_EMULATOR_HOST": f"127.0.0.1:{silent.getsockname()[1]}"},
+        )
+        process.stdin.write("no JSON\n" + json.dumps({"type": "order", "body": {"order_id": "o1"}}) + "\n")
+        process.stdin.close()
+        for awaited in ("to confirm the lines that were read,", "a second Ctrl-C ends the command at once"):
+            assert any(awaited in line for line in process.stderr)
+            process.send_signal(2)
+        began = time.monotonic()
+        errors = process.stderr.read()
+        assert process.wait(PATIENCE_SECONDS) == 130
+    assert time.monotonic() - began < 20, "it waited for Pub/Sub"
+    assert "0 published, 1 refused." in errors
+    assert "No answer for 1 of the lines from line 2 on" in errors
 
 
 def test_tables_are_made_once(fleet, database_url):
