@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeEngine
 
 from shardctl.errors import ShardctlError
 from shardctl.shard import database
+from shardctl.shard.collations import folding
 from shardctl.shard.engine import MYSQL
 from shardctl.shard.storage import engine_without_transactions
 
@@ -48,6 +49,7 @@ class ExistingTable:
     key_is_primary: bool
     parents: tuple[tuple[tuple[str, ...], str], ...]  # foreign keys: the columns, and the table that they refer to
     engine_without_transactions: str | None = None  # its name, on MySQL and MariaDB
+    folding: tuple[str, ...] = ()  # columns of the key in which texts that differ may be equal
 
 
 def existing_tables(engine: Engine, schema: str | None = None, chosen: Collection[str] = ()) -> list[ExistingTable]:
@@ -97,16 +99,19 @@ def _table(inspector: Inspector, schema: str | None, name: str) -> ExistingTable
     json_columns = frozenset(_json_columns(inspector.bind, schema, name))
     columns = tuple(_column(inspector, column, json_columns) for column in reflected)
     primary = tuple(inspector.get_pk_constraint(name, schema=schema).get("constrained_columns") or ())
+    key = primary or _unique(inspector, schema, name, {column.name for column in columns if not column.nullable})
+    connection: Any = inspector.bind
     return ExistingTable(
         _called((schema, name)),
         columns,
-        primary or _unique(inspector, schema, name, {column.name for column in columns if not column.nullable}),
+        key,
         bool(primary),
         tuple(
-            (tuple(key["constrained_columns"]), _called((key["referred_schema"], key["referred_table"])))
-            for key in parents
+            (tuple(parent["constrained_columns"]), _called((parent["referred_schema"], parent["referred_table"])))
+            for parent in parents
         ),
-        engine_without_transactions(inspector.bind, _called((schema, name))),  # type: ignore[arg-type]
+        engine_without_transactions(connection, _called((schema, name))),
+        tuple(folding(connection, schema or "", name, key)),
     )
 
 

@@ -103,6 +103,11 @@ def _type_of(table: ExistingTable, name: str) -> Iterator[str]:
             yield _comment_line(
                 f"the database numbers {column.name}; a fleet's keys come with the writes: see `shardctl provision`"
             )
+    for column in table.columns:
+        if column.name in table.folding and (_choice(column, table.key).type or "").startswith(("text", "varchar")):
+            yield _comment_line(
+                f"{column.name}: a and A are two slots, and one key here: compare bytes, as utf8mb4_bin"
+            )
     for columns, parent in table.parents:
         yield _comment_line(
             f"{', '.join(columns)} refers to {parent}: both rows must be in one slot, so give both types one routing_key"

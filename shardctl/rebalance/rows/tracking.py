@@ -14,6 +14,7 @@ from shardctl.rebalance.rows.catalog import place_of
 from shardctl.rebalance.rows.shape import ForeignKey, SlotTable
 from shardctl.rebalance.rows.values import MYSQL
 from shardctl.shard import changes, schema
+from shardctl.shard.collations import folding
 
 OWN_NAMES = frozenset(schema.metadata.tables)  # what is unique there has the slot in it
 _STRICT = {"NO ACTION", "RESTRICT"}
@@ -78,14 +79,9 @@ def shared_values(tables: Iterable[SlotTable]) -> Iterator[str]:
 def _loose_keys(source: Connection, tables: Iterable[SlotTable]) -> Iterator[str]:
     """Key columns in which texts that differ may be equal: a write of one key may touch the row of another."""
     if source.dialect.name != "postgresql":
-        return
-    query = (
-        "SELECT a.attname FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation "
-        "WHERE a.attrelid = CAST(%s AS regclass) AND a.attname = ANY (%s) "
-        "AND (NOT coalesce(c.collisdeterministic, true) OR format_type(a.atttypid, NULL) LIKE '%%citext')"
-    )
+        return  # there keys are compared as bytes: see `keys`
     for table in tables:
-        for (column,) in source.exec_driver_sql(query, (table.sql.replace("%%", "%"), list(table.named.key))):
+        for column in folding(source, *place_of(table), table.named.key):
             yield f"table {table.name}: two keys that differ may be equal in {column}. Give it a deterministic collation."
 
 
