@@ -32,7 +32,7 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from shardctl.errors import ShardctlError
+from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -454,7 +454,12 @@ def database_urls(
     environment: Mapping[str, str],
     otherwise: str = "--no-databases skips them",
 ) -> dict[str, str]:
-    """Each shard's database URL, from options first, then from the environment. Raises ProvisionError naming the lack."""
+    """Each shard's database URL, from options first, then from the environment.
+
+    Raises ProvisionError where one is missing, UsageError where one leads to no database.
+    """
+    from shardctl.shard import databaseurl
+
     for name in given:
         fleet.shard(name)
     urls = {
@@ -467,7 +472,13 @@ def database_urls(
             f"no database URL for {', '.join(shard.name for shard in lacking)}. Set "
             f"{topology.database_url_variable(lacking[0])}, or give --database {lacking[0].name}=URL; {otherwise}."
         )
-    return {name: url for name, url in urls.items() if url}
+    present = {name: url for name, url in urls.items() if url}
+    for name, url in present.items():
+        try:
+            databaseurl.parse(url)
+        except databaseurl.DatabaseUrlError as error:
+            raise UsageError(f"shard {name}: the database URL can't be used: {error}") from error
+    return present
 
 
 def _tables(engine: Any) -> set[str]:
