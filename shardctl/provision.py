@@ -36,7 +36,6 @@ from shardctl.errors import ShardctlError, UsageError
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
-from shardctl.redaction import redacted_value
 
 if TYPE_CHECKING:
     from shardctl.shard.membership import Membership
@@ -320,13 +319,14 @@ def make_tables(fleet: Fleet, shard: Shard, url: str, takeover: Takeover | None 
     """
     from shardctl.shard import mapped, membership, schema, upgrade
     from shardctl.shard import takeover as takeovers
+    from shardctl.shard.databaseurl import shown
     from shardctl.shard.keys import given_out
     from shardctl.shard.membership import Membership
     from shardctl.shard.storage import without_transactions
 
     own = Membership(fleet.fleet, shard.name)
     with _database_of(own, url, taking=True) as engine:
-        name = f"{shard.name} at {redacted_value(engine.url.render_as_string(hide_password=True))}"
+        name = f"{shard.name} at {shown(engine.url)}"
         former = takeovers.former(engine, own, takeover or takeovers.NOBODY)
         rewritten = upgrade.begin(engine)
         before = _tables(engine)
@@ -386,6 +386,7 @@ def _database_of(own: Membership, url: str, *, taking: bool = False) -> Iterator
     from sqlalchemy.exc import SQLAlchemyError
 
     from shardctl.shard import database, upgrade
+    from shardctl.shard.databaseurl import shown
     from shardctl.shard.membership import ForeignDatabaseError
     from shardctl.shard.takeover import TakeoverError
 
@@ -396,7 +397,7 @@ def _database_of(own: Membership, url: str, *, taking: bool = False) -> Iterator
     try:
         yield engine
     except SQLAlchemyError as error:
-        name = redacted_value(engine.url.render_as_string(hide_password=True))
+        name = shown(engine.url)
         raise ProvisionError(f"database of shard {own.shard} at {name}: {error.__cause__ or error}") from error
     except (database.DatabaseError, ForeignDatabaseError, TakeoverError, upgrade.UpgradeError) as error:
         raise ProvisionError(f"shard {own.shard}: {error}") from error
@@ -482,10 +483,11 @@ def database_urls(
 
 
 def _tables(engine: Any) -> set[str]:
+    """By name, and as `schema.table` outside the session's own schema."""
     from sqlalchemy import inspect
 
     inspector = inspect(engine)
-    own = set(inspector.get_table_names())
-    return own | {
-        f"{schema}.{name}" for schema in inspector.get_schema_names() for name in inspector.get_table_names(schema)
+    others = [schema for schema in inspector.get_schema_names() if schema != inspector.default_schema_name]
+    return set(inspector.get_table_names()) | {
+        f"{schema}.{name}" for schema in others for name in inspector.get_table_names(schema)
     }

@@ -122,7 +122,7 @@ def _from_database(url: str, tables: str | None, schema: str | None, shards: int
     from shardctl.drafting.catalog import existing_tables
     from shardctl.drafting.draft import draft_of
     from shardctl.fleet import scaffold
-    from shardctl.shard import database
+    from shardctl.shard import database, databaseurl
 
     chosen = [name for part in (tables or "").split(",") if (name := part.strip())]
     if tables is not None and not chosen:
@@ -131,6 +131,10 @@ def _from_database(url: str, tables: str | None, schema: str | None, shards: int
         if url not in os.environ:
             raise UsageError("--from-database: neither a database URL nor an environment variable that is set.")
         url = os.environ[url]
+    try:
+        databaseurl.parse(url)
+    except databaseurl.DatabaseUrlError as error:
+        raise UsageError(f"--from-database: {error}") from error
     engine = database.connect(url)
     try:
         draft = draft_of(existing_tables(engine, schema, chosen))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from consumerprocess_kit import Pubsub
 from existing_kit import KINDS, Existing
 from products_kit import PRODUCTS, empty_database
 
@@ -50,11 +51,21 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def broker(monkeypatch):
+    broker = Pubsub()
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.broker.host)
+    yield
+    broker.stop()
+    broker.loop.call_soon_threadsafe(broker.loop.stop)
+
+
 def commands_of_the_page():
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
     return [line.split()[1:] for block in blocks for line in block.splitlines() if line.startswith("shardctl ")]
 
 
+@pytest.mark.usefixtures("broker")
 def test_the_page_takes_tables_over(existing, run, tmp_path):
     table, url = existing
     drafting, *others = commands_of_the_page()
@@ -66,7 +77,7 @@ def test_the_page_takes_tables_over(existing, run, tmp_path):
     assert (kind.key, kind.version_column) == (("id", "day"), "revision")
     text = (tmp_path / "shards.yaml").read_text()
     assert url not in text + done.stdout + done.stderr
-    expected_codes = {"validate": 0, "adopt": 1, "adopt --yes": 0}
+    expected_codes = {"validate": 0, "adopt": 1, "adopt --yes": 0, "provision": 0}
     for arguments in others:
         words = " ".join(arguments)
         done = run(url, *arguments)
@@ -95,7 +106,7 @@ def test_each_column_has_the_type_that_takes_its_values(existing, run, tmp_path)
     [
         ([f"postgresql://u:{PASSWORD}@127.0.0.1:1/x"], 1, "connection"),
         ([f"mysql://u:{PASSWORD}@127.0.0.1:1/x"], 1, "database mysql"),
-        ([f"oracle://u:{PASSWORD}@h/x"], 1, "no such driver"),
+        ([f"oracle://u:{PASSWORD}@h/x"], 2, "--from-database: no such driver"),
         (["NO_SUCH_VARIABLE"], 2, "environment variable"),
         (["sqlite:////nowhere/x.db"], 1, "/nowhere/x.db: there is no such file"),
         (["sqlite://"], 1, "no tables"),

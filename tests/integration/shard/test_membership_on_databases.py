@@ -52,6 +52,14 @@ def urls(request):
         yield urls
 
 
+def test_each_table_that_is_made_is_named_once(urls):
+    engine = database.connect(urls["s0"])
+    with database.writing(engine) as connection:
+        connection.execute(text(f"DROP TABLE {membership.table.name}"))
+    engine.dispose()
+    assert provision_database(ORDERS, ORDERS.shards[0], urls["s0"]).fields == (membership.table.name,)
+
+
 def recorded(url):
     engine = database.connect(url)
     with database.snapshot(engine) as connection:

@@ -166,7 +166,7 @@ def test_redis_isnt_there_yet_at_the_start(own_place):
 def test_a_redis_that_refuses_is_done_without(own_place, refuse, allow):
     async def play(mine, _other, clock, administrator):
         await administrator.execute_command(*refuse)
-        await mine._take.registered_client.connection_pool.disconnect()
+        await mine._take._call.registered_client.connection_pool.disconnect()
         assert await mine.take([1]) == {1}
         assert mine._gate.shut
         await mine.release([1])
