@@ -32,7 +32,7 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from shardctl.errors import ShardctlError, UsageError
+from shardctl.errors import ShardctlError
 from shardctl.fleet import topology
 from shardctl.fleet.keyspace import SlotSet
 from shardctl.fleet.spec import Fleet, Shard
@@ -457,7 +457,7 @@ def database_urls(
 ) -> dict[str, str]:
     """Each shard's database URL, from options first, then from the environment.
 
-    Raises ProvisionError where one is missing, UsageError where one leads to no database.
+    Raises ProvisionError where one is missing, DatabaseUrlError where one can't be used.
     """
     from shardctl.shard import databaseurl
 
@@ -478,7 +478,7 @@ def database_urls(
         try:
             databaseurl.parse(url)
         except databaseurl.DatabaseUrlError as error:
-            raise UsageError(f"shard {name}: the database URL can't be used: {error}") from error
+            raise type(error)(f"shard {name}: the database URL can't be used: {error}") from error
     return present
 
 

@@ -134,7 +134,7 @@ def _from_database(url: str, tables: str | None, schema: str | None, shards: int
     try:
         databaseurl.parse(url)
     except databaseurl.DatabaseUrlError as error:
-        raise UsageError(f"--from-database: {error}") from error
+        raise type(error)(f"--from-database: {error}") from error
     engine = database.connect(url)
     try:
         draft = draft_of(existing_tables(engine, schema, chosen))

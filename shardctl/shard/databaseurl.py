@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from shardctl.errors import UsageError
+from shardctl.errors import EXIT_REFUSED, UsageError
 from shardctl.redaction import redacted_value
 
 POSTGRES_PORT = 5432
@@ -49,6 +49,12 @@ class DatabaseUrlError(UsageError):
     """The text doesn't lead to a database."""
 
 
+class MissingDriverError(DatabaseUrlError):
+    """The URL is right, and its driver isn't installed."""
+
+    exit_code = EXIT_REFUSED
+
+
 def parse(text: str) -> URL:
     """The URL with the driver this project ships. Raises DatabaseUrlError.
 
@@ -62,7 +68,7 @@ def parse(text: str) -> URL:
         url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
         url.get_dialect().import_dbapi()
     except (NoSuchModuleError, ImportError):
-        raise DatabaseUrlError(_not_installed(url)) from None
+        raise _without_driver(url) from None
     except (ArgumentError, ValueError):
         raise DatabaseUrlError("not a database URL such as postgresql://user:password@host:5432/name") from None
     if url.get_backend_name() != "sqlite" and (re.search("[@:]", url.database or "") or "password" in url.query):
@@ -92,12 +98,16 @@ def shown(url: URL) -> str:
     return redacted_value(url.set(query=hosts).render_as_string(hide_password=True))
 
 
-def _not_installed(url: URL) -> str:
+def _without_driver(url: URL) -> DatabaseUrlError:
     extra = _EXTRAS.get(url.drivername)
     if extra is None:
         # Without its name, which may hold a part of the password.
-        return "no such driver; a database URL begins with postgresql://, mysql://, mariadb:// or sqlite://"
-    return f"its driver {url.get_driver_name()} isn't installed. Run: pip install 'shardctl[{extra}]'"
+        return DatabaseUrlError(
+            "no such driver; a database URL begins with postgresql://, mysql://, mariadb:// or sqlite://"
+        )
+    return MissingDriverError(
+        f"its driver {url.get_driver_name()} isn't installed. Run: pip install 'shardctl[{extra}]'"
+    )
 
 
 def prepare_threshold(url: URL) -> tuple[URL, int | None]:
