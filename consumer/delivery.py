@@ -75,9 +75,10 @@ def decode(received: Any, subscription: str, generation: int, config: ShardConfi
         generation=generation,
         attempt=received.delivery_attempt,
     )
-    _identify(delivery, message.attributes, config)
+    attributes = message.attributes
+    _identify(delivery, attributes, config)
     try:
-        _read_attributes(delivery, message.attributes, config)
+        _read_attributes(delivery, attributes, config)
     except PermanentError as fault:
         delivery.fault = fault
     if delivery.slot != NO_SLOT:
@@ -89,27 +90,29 @@ def _identify(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
     """Which write it is, by what its producer gave: nothing here depends on what this shard makes of the message."""
     names, value = config.attributes, attributes.get
     key = value(names.idempotency_key, "")
+    delivery.message_type = value(names.message_type, "")
+    delivery.partition_key = value(names.partition_key, "")
     if is_key(key):
         delivery.idempotency_key = key
-        delivery.identity = identity.of_key(value(names.caller, ""), value(names.message_type, ""), key)
+        delivery.identity = identity.of_key(value(names.caller, ""), delivery.message_type, key)
     else:
         delivery.keyless = True
         delivery.idempotency_key = value(identity.COPY_OF) or delivery.message_id
         delivery.identity = identity.of_message(delivery.idempotency_key)
-    says = value(names.operation, ""), value(names.partition_key, "")
-    delivery.fingerprint = identity.fingerprint(*says, delivery.message.data)
+    delivery.fingerprint = identity.fingerprint(
+        value(names.operation, ""), delivery.partition_key, delivery.message.data
+    )
 
 
 def _read_attributes(delivery: Delivery, attributes: Any, config: ShardConfig) -> None:
+    """What this shard makes of an identified message. Raises PermanentError."""
     names = config.attributes
     digits = attributes.get(names.slot, "")
     slot = slot_of_digits(digits, config.slot_bits)
-    delivery.partition_key = key = attributes.get(names.partition_key, "")
-    delivery.message_type = attributes.get(names.message_type, "")
     if slot is None:
         raise PermanentError("bad_slot", f"the slot {digits!r} isn't {config.slot_bits} binary digits")
     delivery.slot, delivery.lane = slot, lane_of(slot, delivery.generation)
-    marker = barrier.read(attributes)
+    marker, key = barrier.read(attributes), delivery.partition_key
     if marker and not (key or delivery.message.data):
         delivery.barrier = marker
         # The executor gives it the slot's ordering key. A copy without one could overtake what was published before it.

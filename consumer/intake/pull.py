@@ -81,7 +81,6 @@ class Intake:
             for generation in config.generations
             for subscription in generation.subscriptions
         ]
-        self._by_path = {stream.path: stream for stream in self._streams}
         self._leases = Leases(client, self._lease_seconds, clock, metrics)
         metrics.outstanding.set_function(lambda: sum(stream.messages for stream in self._streams))
         metrics.outstanding_bytes.set_function(lambda: sum(stream.bytes for stream in self._streams))
@@ -146,8 +145,8 @@ class Intake:
         # A batch whose messages are all held settles nothing, and must not count as progress for what waits in `_wait_settled`.
         if not deliveries:
             return
-        for delivery in deliveries:
-            self._by_path[delivery.subscription].release(delivery)
+        for stream in self._streams:
+            stream.release([delivery for delivery in deliveries if delivery.subscription == stream.path])
         self._signal_settled()
 
     def _signal_settled(self) -> None:

@@ -42,12 +42,12 @@ class Stream:
 
     def hold(self, deliveries: Sequence[Delivery]) -> None:
         self.messages += len(deliveries)
-        self.bytes += sum(delivery.size for delivery in deliveries)
+        self.bytes += sum([delivery.size for delivery in deliveries])
         if self.messages >= self.max_messages or self.bytes >= self.max_bytes:
             self.room.clear()
 
-    def release(self, delivery: Delivery) -> None:
-        self.messages -= 1
-        self.bytes -= delivery.size
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        self.messages -= len(deliveries)
+        self.bytes -= sum([delivery.size for delivery in deliveries])
         if self.messages < self.max_messages and self.bytes < self.max_bytes:
             self.room.set()

@@ -32,45 +32,52 @@ def group(writes: Sequence[Delivery], kinds: dict[str, MessageType]) -> list[Gro
     could share a group, only the last is sent (with a version column: the highest): nobody can see the ones that it replaces.
     """
     groups: list[Group] = []
+    tables = {name: kind.table for name, kind in kinds.items()}
     by_shape: dict[Shape, list[int]] = {}
+    by_names: dict[tuple[str, ...], list[int]] = {}  # the same lists, found without a set of each write's columns
     last_of_key: dict[tuple[int, str], int] = {}
     last_of_row: dict[tuple[Any, ...], int] = {}
     for write in writes:
-        shape = (write.message_type, write.operation, frozenset(write.body))
-        identity = (kinds[write.message_type].table, *write.row)
+        names = (write.message_type, write.operation, *write.body)
+        places = by_names.get(names)
+        if places is None:
+            places = by_names[names] = by_shape.setdefault(_shape(write), [])
+        identity = (tables[write.message_type], *write.row)
         key = (write.slot, write.partition_key)
         earliest = max(last_of_key.get(key, 0), last_of_row.get(identity, 0))
-        places = by_shape.setdefault(shape, [])
-        possible = range(bisect_left(places, earliest), len(places))
-        number = next((places[at] for at in possible if _may_join(groups[places[at]], write, kinds)), None)
-        if number is None:
-            number = len(groups)
-            groups.append(Group(shape))
+        for at in range(bisect_left(places, earliest), len(places)):
+            number = places[at]
+            other = groups[number].rows.get(write.row)
+            if other is None or _may_join(other, write, kinds):
+                break
+        else:
+            number, other = len(groups), None
+            groups.append(Group(_shape(write)))
             places.append(number)
-        rows = groups[number].rows
-        if not _is_stale(write, rows.get(write.row), kinds):
-            rows[write.row] = write
+        if other is None or not _is_stale(write, other, kinds):
+            groups[number].rows[write.row] = write
         last_of_key[key] = last_of_row[identity] = number
     return groups
 
 
-def _may_join(existing: Group, write: Delivery, kinds: dict[str, MessageType]) -> bool:
-    """Whether the database would see no difference.
+def _shape(write: Delivery) -> Shape:
+    return write.message_type, write.operation, frozenset(write.body)
+
+
+def _may_join(other: Delivery, write: Delivery, kinds: dict[str, MessageType]) -> bool:
+    """Whether the database would see no difference if a write shared a statement with an earlier one of its row.
 
     A second insert of one row must fail there, so it never shares a statement with the first. Of two versions the database
     must say which is higher where we can't.
     """
-    other = existing.rows.get(write.row)
-    if other is None:
-        return True
     if write.operation == "insert":
         return False
     return not _is_versioned(write, kinds) or None not in (_version(write, kinds), _version(other, kinds))
 
 
-def _is_stale(write: Delivery, than: Delivery | None, kinds: dict[str, MessageType]) -> bool:
+def _is_stale(write: Delivery, than: Delivery, kinds: dict[str, MessageType]) -> bool:
     """Of equal versions the first counts, as it does in the database."""
-    if than is None or not _is_versioned(write, kinds):
+    if not _is_versioned(write, kinds):
         return False
     return bool(_version(write, kinds) <= _version(than, kinds))
 

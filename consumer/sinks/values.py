@@ -8,9 +8,9 @@ from typing import Any
 from consumer.database.dialects import utc_text
 from consumer.delivery import Delivery
 from consumer.errors import PermanentError
-from consumer.sinks.base import json_object
 from shardctl.fleet.settings.columns import ColumnType
-from shardctl.wire.bodies import BodyError, Rules, check_key
+from shardctl.wire import bodies
+from shardctl.wire.bodies import BodyError, Rules
 from shardctl.wire.jsontext import digits_of, exact, is_plain, text_of
 from shardctl.wire.values import moment_of
 
@@ -18,10 +18,10 @@ from shardctl.wire.values import moment_of
 def read(delivery: Delivery, rules: Rules) -> None:
     """Set the delivery's `body` and `row`. Raises PermanentError where the database can't take them as they are."""
     kind, data = rules.kind, delivery.message.data
-    body = json_object(delivery)
     try:
+        body = bodies.read(data)
         rules.check(body, data, delivery.operation)
-        check_key(kind, body, data, delivery.partition_key)
+        bodies.check_key(kind, body, data, delivery.partition_key)
     except BodyError as error:
         raise PermanentError(error.reason, str(error)) from error
     delivery.body = body
