@@ -13,7 +13,8 @@ from sqlalchemy import Dialect
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.migrate import history
 from shardctl.migrate.history import Revision
-from shardctl.migrate.operations import Context, Steps, run
+from shardctl.migrate.named import table_of
+from shardctl.migrate.operations import Context, Invoke, Steps, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Preview:
     removed: tuple[tuple[str, str], ...]
     added: tuple[tuple[str, str], ...]
     contracts: bool
+    operations: tuple[MigrateOperation, ...]
     alone: bool = False
     fault: str = ""
 
@@ -41,9 +43,9 @@ class _Recorder(Steps):
         super().__init__(context)
         self.operations: list[MigrateOperation] = []
 
-    def invoke(self, operation: MigrateOperation) -> Any:
+    def take(self, operation: MigrateOperation, invoke: Invoke) -> Any:
         self.operations.append(operation)
-        return super().invoke(operation)
+        return super().take(operation, invoke)
 
 
 def preview(revision: Revision, dialect: Dialect) -> Preview:
@@ -59,10 +61,11 @@ def preview(revision: Revision, dialect: Dialect) -> Preview:
     operations = recorder.operations
     return Preview(
         "" if fault else text.getvalue().strip(),
-        frozenset(filter(None, map(_table, operations))),
+        frozenset(filter(None, map(table_of, operations))),
         tuple(pair for operation in operations for pair in _removed(operation)),
         tuple(pair for operation in operations for pair in _added(operation)),
         any(map(_contracts, operations)),
+        tuple(operations),
         dialect.name == "postgresql" and (context.uses_autocommit or "CONCURRENTLY" in text.getvalue().upper()),
         fault,
     )
@@ -82,14 +85,8 @@ def still_mapped(preview: Preview, kinds: Mapping[str, MessageType]) -> Iterator
                 yield f"it removes table {table}, which message type {name} names among its slot_tables. Take it out there first"
 
 
-def _table(operation: MigrateOperation) -> str | None:
-    name = getattr(operation, "table_name", None)
-    schema = getattr(operation, "schema", None)
-    return f"{schema}.{name}" if schema and name else name
-
-
 def _removed(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
-    table = _table(operation) or ""
+    table = table_of(operation) or ""
     if isinstance(operation, ops.DropColumnOp):
         return ((table, operation.column_name),)
     if isinstance(operation, ops.DropTableOp | ops.RenameTableOp):
@@ -100,7 +97,7 @@ def _removed(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
 
 
 def _added(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
-    table = _table(operation) or ""
+    table = table_of(operation) or ""
     if isinstance(operation, ops.AddColumnOp):
         return ((table, str(operation.column.name)),)
     if isinstance(operation, ops.AlterColumnOp) and operation.modify_name is not None:
