@@ -244,9 +244,11 @@ def _sums(pair: Paired, table: SlotTable, slots: Slots, keys: Keys | None, part:
     place = f", row_number() OVER (PARTITION BY {names}{pair.order}) AS place" if pair.order else ""
     hashed = "concat(place, ' ', line)" if pair.order else "line"
     rows = f"SELECT * FROM {table.sql} WHERE {table.slot_sql} IN {_selection(table, slots, keys)}{part}"  # noqa: S608
+    # The OFFSET keeps PostgreSQL from putting the expression in place of each `line`: it would make every row's text twice. As a
+    # literal of no type, it leaves parallel plans open; a number would not.
     return (
         f'count(*), sum(octet_length(line)), sum(hashtextextended({hashed} COLLATE "C", 0)) '  # noqa: S608
-        f"FROM (SELECT CAST(ROW({pair.columns_sql}) AS text) AS line{place} FROM ({rows}) AS chosen) AS listed"
+        f"FROM (SELECT CAST(ROW({pair.columns_sql}) AS text) AS line{place} FROM ({rows}) AS chosen OFFSET '0') AS listed"
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from names_kit import name_of
 from rowcopy_kit import KINDS, THING, copy
 from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
+from sqlalchemy import event
 
 from shardctl.rebalance.rows import transfer
 from shardctl.rebalance.rows.fitness import doubts, unfit
@@ -253,6 +254,34 @@ def test_between_two_postgresql_rows_travel_as_their_text(sides, monkeypatch):
     sides[0].thing()
     copy(*sides)
     assert len(sides[1].rows(sides[1].things)) == 1
+
+
+@POSTGRES
+def test_sums_make_each_rows_text_once_and_may_be_made_in_parallel(sides):
+    source, destination = sides
+    source.run("INSERT INTO things (id, slot) SELECT n, 5 FROM generate_series(1, 2000) AS n", "ANALYZE things")
+    statements = []
+    event.listen(source.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    copy(source, destination)
+    (sums,) = (statement for statement in statements if "hashtextextended" in statement)
+    things = next(part for part in sums.split(" UNION ALL ") if '"things"' in part)
+    with source.engine.connect() as connection:
+        for setting in (
+            *("parallel_setup_cost = 0", "parallel_tuple_cost = 0", "min_parallel_table_scan_size = 0"),
+            *("enable_indexscan = off", "enable_bitmapscan = off"),
+        ):
+            connection.exec_driver_sql(f"SET {setting}")
+        explained = connection.exec_driver_sql(f"EXPLAIN (VERBOSE, FORMAT JSON) {things}").scalar_one()
+    plans = list(nodes(explained[0]["Plan"]))
+    (scan,) = (plan for plan in plans if plan.get("Relation Name") == "things")
+    assert len(scan["Output"]) == 1  # the text, and no column of which another node would make it
+    assert "Partial" in {plan.get("Partial Mode") for plan in plans}
+
+
+def nodes(plan):
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
 
 
 @POSTGRES
