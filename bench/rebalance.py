@@ -22,6 +22,10 @@ as `roll_…`.
 - `unmoved_pause_…_s`: as `pause_…_s`, of the slots that stay in their database; `usual_pause_…_s`: of all slots, before.
 - `unmoved_rate_ratio`: commits a second of the slots that stay, during against before.
 - `slots_moved`, `slots_moved_minimum`: slots another database holds afterwards, and what no plan stays under.
+- `rows_copied`: rows and inbox rows, as the run counts them: those that it copied, and the few that last rounds brought over.
+- `copy_rows_per_s`: these by the time in which at least one slot was being copied. For each copy it begins before what the slot
+  may have left at the destination is deleted, and ends when the sums of what was read and what is stored have been compared; the
+  commit isn't in it. The run measures this time; where copies overlap, it counts once. The load goes on meanwhile.
 - `run_s`, `roll_s`, `total_s`: during; applying the transitional file, until what drained consumers handed back has come again;
   from the plan to the settled file applied.
 - `cpu_elsewhere`: the part of the processors that others took, during. Where it isn't near 0, the times above are theirs too.
@@ -147,7 +151,7 @@ def measure(local, rows, rate, parallel):
         say("slots move …")
         began = time.time()
         processors = Processors()
-        moving.run(parallel=parallel)
+        stats = moving.run(parallel=parallel)
         elsewhere = processors.elsewhere(Processors())
         ended = time.time()
         say("what they left behind is deleted …")
@@ -177,6 +181,8 @@ def measure(local, rows, rate, parallel):
         "slots_moved": moving.plan.moved,
         "slots_moved_minimum": moving.plan.minimum,
         "slots_written_to_while_moving": effect.moved.slots,
+        "rows_copied": stats["rows_copied"],
+        "copy_rows_per_s": round(stats["rows_copied"] / stats["copying_seconds"]),
         "rows": rows.count,
         "past_inbox_rows": sum(rows.past.values()),
         "writes_verified": len(feed.writes),

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shardctl.errors import ShardctlError
 from shardctl.fleet.spec import Fleet
@@ -34,10 +35,10 @@ def run(
     environment: Mapping[str, str],
     look: Callable[[Progress], object] = lambda _: None,
     parallel: int = PARALLEL,
-) -> Progress:
+) -> dict[str, Any]:
     """Hand every slot of a transitional fleet over; URLs by shard. `look` receives the progress, some times a second.
 
-    Raises ExecutorError.
+    Returns what `Stats.as_json` counts. Raises ExecutorError.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", __name__],
@@ -49,27 +50,32 @@ def run(
     assert process.stdin
     assert process.stdout
     last: Progress | None = None
+    stats: dict[str, Any] | None = None
     try:
         with process.stdin as job:
             pickle.dump((fleet, dict(databases), parallel), job)
         for line in process.stdout:
-            last = _read(json.loads(line))
-            look(last)
+            record = json.loads(line)
+            if "error" in record:
+                raise ExecutorError(f"the run ended early: {record['error']}")
+            if "stats" in record:
+                stats = record["stats"]
+            else:
+                last = _read(record)
+                look(last)
         process.wait(END_SECONDS)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
-    if last is None or not last.ended:
+    if last is None or not last.ended or stats is None:
         raise ExecutorError(f"the run ended early, with exit code {process.returncode}")
     if not last.complete:
         raise ExecutorError("; ".join(last.failed) or f"{last.arrived:,} of {last.total:,} slots were handed over")
-    return last
+    return stats
 
 
 def _read(record: dict[str, object]) -> Progress:
-    if error := record.get("error"):
-        raise ExecutorError(f"the run ended early: {error}")
     return Progress(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})  # type: ignore[arg-type]  # as it was written
 
 
@@ -90,7 +96,8 @@ def _work() -> None:
     publish = BarrierPublisher(fleet)
     engines = {name: database.connect(url, whose=Membership(fleet.fleet, name)) for name, url in databases.items()}
     try:
-        drive(fleet, engines, publish, parallel=parallel, tell=tell)
+        _, stats = drive(fleet, engines, publish, parallel=parallel, tell=tell)
+        print(json.dumps({"stats": stats.as_json()}), flush=True)
     except ShardctlError as error:
         print(json.dumps({"error": str(error)}), flush=True)
     finally:

@@ -75,8 +75,11 @@ class Moving:
             (standings[name]["oldest_unacked_age_seconds"] or 0.0 for name in names if name in standings), default=0.0
         )
 
-    def run(self, look: Callable[[Progress], object] = lambda _: None, *, parallel: int = PARALLEL) -> Progress:
-        """Hand every slot over, `parallel` at once. `look` receives the progress. Raises ShardctlError where a slot is stuck."""
+    def run(self, look: Callable[[Progress], object] = lambda _: None, *, parallel: int = PARALLEL) -> dict[str, Any]:
+        """Hand every slot over, `parallel` at once. `look` receives the progress.
+
+        Returns what `Stats.as_json` counts. Raises ShardctlError where a slot is stuck.
+        """
         taking_part = {shard.name: self.databases[shard.name] for shard in participating(self.plan.after)}
         return executor.run(self.plan.after, taking_part, self._local.environment(), look, parallel)
 

@@ -20,6 +20,7 @@ Invariants kept here:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from shardctl.rebalance.rows.rowcopy import CopyCancelledError, copy_slots, has_
 from shardctl.rebalance.rows.tables import row_count_up_to, slot_tables
 from shardctl.rebalance.rows.tracking import shared_values, untracked
 from shardctl.rebalance.rows.transfer import ROWS_AT_ONCE
+from shardctl.rebalance.stopwatch import Stopwatch
 from shardctl.shard import lanes
 from shardctl.shard.database import DatabaseError, is_transient, snapshot, writing
 from shardctl.shard.lanes import Lane
@@ -92,7 +94,10 @@ def trouble_of_base() -> Iterator[None]:
 
 
 class Bases:
-    """What one executor does about the bases of its rebalance. `kinds_of` gives the message types that a shard holds."""
+    """What one executor does about the bases of its rebalance. `kinds_of` gives the message types that a shard holds.
+
+    `copying` runs while slots are copied.
+    """
 
     def __init__(
         self,
@@ -105,6 +110,7 @@ class Bases:
     ) -> None:
         self._fleet, self._databases, self._rebalance = fleet, databases, rebalance
         self._cancelled, self._few_rows = cancelled, few_rows
+        self.copying = Stopwatch(time.monotonic)
         self._under_way: dict[HandOver, int] = {}
         self._fit_for_logs: dict[str, bool] = {}  # by shard
         self._small: set[HandOver] = set()
@@ -154,7 +160,8 @@ class Bases:
             return self._cancelled()
 
         try:
-            return copy_slots(out, into, self._kinds(hand_over), (hand_over.slot,), counted, active=True).total_rows
+            with self.copying.running():
+                return copy_slots(out, into, self._kinds(hand_over), (hand_over.slot,), counted, active=True).total_rows
         finally:
             self._under_way.pop(hand_over, None)
 

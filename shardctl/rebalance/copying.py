@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from shardctl.outbox.queue import NotDrainedError
 from shardctl.rebalance import bases
 from shardctl.rebalance.bases import BaseError, Bases, trouble_of_base
 from shardctl.rebalance.handover import HandOver, Place, hand_overs, kinds_of
+from shardctl.rebalance.stopwatch import Stopwatch
 from shardctl.shard import lanes
 from shardctl.shard.database import snapshot, writing
 from shardctl.shard.lanes import Lane
@@ -163,13 +164,14 @@ def _bring_over(
     return rows, logged
 
 
-def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False) -> Copy:
-    """The real copy: every table of the types that the slot's shard takes, and shardctl's own."""
+def row_copy(fleet: Fleet, cancelled: Callable[[], bool] = lambda: False, stopwatch: Stopwatch | None = None) -> Copy:
+    """The real copy: every table of the types that the slot's shard takes, and shardctl's own. `stopwatch` runs meanwhile."""
     from shardctl.rebalance.rows.rowcopy import copy_slots
 
     def copy(source: Connection, destination: Connection, moves: Sequence[HandOver]) -> int:
         kinds, slots = kinds_of(fleet, moves[0].to.shard), tuple(move.slot for move in moves)
-        return copy_slots(source, destination, kinds, slots, cancelled).total_rows
+        with stopwatch.running() if stopwatch else nullcontext():
+            return copy_slots(source, destination, kinds, slots, cancelled).total_rows
 
     return copy
 

@@ -66,6 +66,7 @@ def drive(
     if rebalance is None:
         raise journal.JournalError("the rebalance isn't open in any database: `shardctl rebalance start` opens it.")
     warm_up(fleet, databases, parallel)
+    bases = Bases(fleet, databases, rebalance, stopping.is_set)
     with (
         ThreadPoolExecutor(parallel, thread_name_prefix="copy") as pool,
         # Of their own, so that no pause waits for one. Half as many: all of these share a database's fifteen sessions, and
@@ -77,13 +78,13 @@ def drive(
             databases,
             rebalance=rebalance,
             publish=publish,
-            copy=row_copy(fleet, stopping.is_set),
+            copy=row_copy(fleet, stopping.is_set, bases.copying),
             clock=time.monotonic,
             pool=pool,
             parallel=parallel,
             onward=onward,
             hold=hold,
-            bases=Bases(fleet, databases, rebalance, stopping.is_set),
+            bases=bases,
             copies=copies,
         )
         try:

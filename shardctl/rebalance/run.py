@@ -111,7 +111,7 @@ class Run:
         self._trouble: dict[str, str] = {}
         self._begin_after = float("-inf")
         self.rebalance = rebalance
-        self.tally = Stats(under_way=bases.rows_under_way) if bases else Stats()
+        self.tally = Stats(under_way=bases.rows_under_way, copying=bases.copying) if bases else Stats()
         self._bases, self._parallel = bases, parallel
         self._preparing = Preparing(bases, copies or self._pool, clock, self.tally) if bases else None
 

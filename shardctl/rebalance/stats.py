@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from shardctl.rebalance.stopwatch import Stopwatch
 
 RECENT_SECONDS = 2.0
 
@@ -18,6 +21,7 @@ class Stats:
     flipped: int = 0  # to another generation in their own database
     rows: int = 0  # copied, in pauses and before them
     under_way: Callable[[], int] = int  # rows of copies that aren't done
+    copying: Stopwatch = field(default_factory=lambda: Stopwatch(time.monotonic))  # while rows are copied and checked
     bases: int = 0  # slots copied while their writes went on, or
     left_behind: int = 0  # of those: not copied, since their rows were there from before
     changes: int = 0  # brought over since, while writes went on
@@ -47,6 +51,7 @@ class Stats:
             "moved": self.moved,
             "flipped": self.flipped,
             "rows_copied": self.rows,
+            "copying_seconds": round(self.copying.seconds, 3),
             "copied_ahead": self.bases - self.left_behind,
             "not_copied_again": self.left_behind,
             "changes_brought_over": self.changes,

@@ -65,3 +65,10 @@ def test_the_outbox():
     assert figures.keys() == latencies | {
         *("enqueue_us", "naive_writes_per_s", "writes_per_s", "ratio", "latency_ratio"),
     }
+
+
+def test_a_rebalance_of_large_slots():
+    figures = bench("rebalance", "--slot-rows", "5000", "--inbox-rows", "6000", "--rate", "100")
+    assert (figures["anomalies"], figures["slots_moved"]) == (0, 2)
+    assert 2 * 11_000 <= figures["rows_copied"] < 3 * 11_000
+    assert figures["copy_rows_per_s"] > figures["rows_copied"] / figures["run_s"]

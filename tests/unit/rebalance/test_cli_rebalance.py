@@ -64,6 +64,7 @@ def test_a_rebalance_from_its_start_to_its_finish(site):
     assert code == 0
     report = json.loads(out)
     assert (report["complete"], report["moved"], report["flipped"], report["rows_copied"]) == (True, 4, 12, 12)
+    assert 0 < report["copying_seconds"] < report["seconds"]
     assert set(report["pause_seconds"]) == {"p50", "p99", "max"}
     assert "`shardctl rebalance finish -f shards.yaml`" in err
     assert site.world.active() == site.world.wanted()
