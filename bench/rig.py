@@ -42,7 +42,7 @@ SETTINGS = {"track_commit_timestamp": "on", "wal_keep_size": "1GB"}
 _PUBLISHED = "now() - interval '7 days' + n * (interval '7 days' / {rows})"
 _OLD_ROW = {
     "reason": "NULL",
-    "slot": "('x' || substr(md5('slot' || n), 1, 8))::bit(32)::bigint % 1024",
+    "slot": "('x' || substr(md5('slot' || n), 1, 8))::bit(32)::bigint % {slots}",
     "identity": "(lpad(to_hex((extract(epoch FROM " + _PUBLISHED + ") * 1000)::bigint), 12, '0') "
     "|| substr(md5('identity' || n), 1, 20))::uuid",
     "key_hash": "('x' || substr(md5('key' || n % 50000), 1, 8))::bit(32)::integer",
@@ -104,10 +104,10 @@ def rig(broker=BrokerProcess):
         yield local
 
 
-def fill_inbox(url, rows):
+def fill_inbox(url, rows, slots=1024):
     """Rows in the order in which they would have come, so that the indexes are as they would be; then a CHECKPOINT."""
     names = [column.name for column in schema.inbox.columns]
-    values = ", ".join(_OLD_ROW[name].format(rows=rows) for name in names)
+    values = ", ".join(_OLD_ROW[name].format(rows=rows, slots=slots) for name in names)
     with psycopg.connect(plain(url), autocommit=True) as connection:
         connection.execute(
             f"INSERT INTO shardctl_inbox ({', '.join(names)}) SELECT {values} FROM generate_series(1, {rows}) AS n"

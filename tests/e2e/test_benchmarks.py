@@ -16,6 +16,7 @@ COSTS = CPU | {
     *("wal_bytes_per_msg", "wal_image_bytes_per_msg", "inbox_bytes_per_row"),
 }
 COMPARED = {"naive_msgs_per_s", "naive_total_cpu_us_per_msg", "times_naive", "naive_cpu_ratio"}
+FIGURES_OF_COPIES = ("rows_per_s", "cpu_us_per_row", "python_cpu_us_per_row")
 COMMIT = {"commit_p50_ms", "commit_p99_ms", "published_late_ms"}
 
 
@@ -65,6 +66,13 @@ def test_the_outbox():
     assert figures.keys() == latencies | {
         *("enqueue_us", "naive_writes_per_s", "writes_per_s", "ratio", "latency_ratio"),
     }
+
+
+def test_copies_of_slots():
+    figures = bench("copying", "--slot-rows", "500", "--inbox-rows", "700", "--rounds", "1")
+    of_ways = {f"{way}_{figure}" for way in ("copy", "bare") for figure in FIGURES_OF_COPIES}
+    assert figures.keys() == of_ways | {"rate_ratio", "cpu_ratio", "rows", "cpu_elsewhere"}
+    assert figures["rows"] == 2 * 500 + 2 * 700
 
 
 def test_a_rebalance_of_large_slots():
