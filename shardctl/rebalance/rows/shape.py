@@ -200,8 +200,14 @@ def _natives(inspector: Any, name: str) -> dict[str, str]:
 
 
 def identity_of(inspector: Inspector, space: str, name: str) -> str:
-    """One text for a table, whether a schema was named or not."""
-    return f"{space or inspector.default_schema_name or ''}.{name}"
+    """One text for a table, whether a schema was named or not, in whichever case where the database takes all for one."""
+    identity = f"{space or inspector.default_schema_name or ''}.{name}"
+    return identity.lower() if _folds_case(inspector.dialect) else identity
+
+
+def _folds_case(dialect: Any) -> bool:
+    """MySQL's depends on the server's lower_case_table_names, which SQLAlchemy asks for at its first connection."""
+    return dialect.name == "sqlite" or (dialect.name in MYSQL and bool(dialect._casing))  # noqa: SLF001 - known nowhere else
 
 
 def quoted(product: str, name: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack, closing
 
 import pytest
-from rowcopy_kit import FLEET, KINDS, copy
+from rowcopy_kit import FLEET, KINDS, Side, copy
 from rowcopy_places import BOTH, POSTGRES, PRODUCTS, REAL, places, sides
 from sqlalchemy import text
 
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
+from shardctl.local.servers import MariaDBServer
 from shardctl.rebalance.rows.fitness import unfit
 from shardctl.rebalance.rows.removal import RemovalError, _check_nobodys, delete_slots
 from shardctl.rebalance.rows.tables import row_counts
@@ -72,6 +74,35 @@ def test_rows_that_refer_to_another_slot_are_refused(places, product):
     with pytest.raises(RemovalError, match="a_lines in slots that stay"):
         delete_slots(source.engine, LINE_KINDS, {5})
     assert ("theirs",) in source.query("SELECT id FROM a_lines")
+
+
+@pytest.fixture
+def folding_server(tmp_path, mariadb_server):
+    """As on Windows and macOS; `mariadb_server` skips where there is none."""
+    server = MariaDBServer(tmp_path / "server", durable=False, settings={"lower-case-table-names": "1"})
+    yield server.start()
+    server.delete()
+
+
+def test_references_are_known_where_the_server_folds_the_case_of_tables(folding_server):
+    """The file says `A_Orders`, the server's catalog `a_orders`: one table."""
+    text = FLEET.replace("a_orders", "A_Orders").replace(
+        "note: text}", "note: text}\n    slot_tables: {A_Lines: its_slot}"
+    )
+    kinds = fleet_from(parse(text, "test")).message_types
+    with ExitStack() as stack:
+        source, destination = (
+            stack.enter_context(closing(Side(folding_server.create_database(name), kinds))) for name in ("s0", "s1")
+        )
+        for side in (source, destination):
+            side.run(CHILD.format(" COLLATE utf8mb4_bin", f", FOREIGN KEY (order_id) {OF_ORDER} ON DELETE CASCADE"))
+        source.run("INSERT INTO a_orders (id, slot) VALUES ('o', 5)", "INSERT INTO a_lines VALUES ('mine', 5, 'o')")
+        assert unfit(source.engine, destination.engine, kinds) == []
+        copy(source, destination)
+        assert destination.query("SELECT id FROM a_lines") == [("mine",)]
+        source.run("INSERT INTO a_lines VALUES ('theirs', 6, 'o')")
+        [reason] = unfit(source.engine, destination.engine, kinds)
+        assert "A_Lines: rows refer to rows of A_Orders in other slots" in reason
 
 
 @POSTGRES

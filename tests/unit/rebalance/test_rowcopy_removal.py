@@ -136,6 +136,15 @@ def test_equal_databases_are_fit(sides):
             [LINE_TABLE],
             "table a_lines: rows refer to rows of a_orders in other slots",
         ),
+        (
+            [
+                LINE_TABLE.replace("{}", " REFERENCES A_Orders (id)"),
+                "INSERT INTO a_orders (id, slot) VALUES ('o', 5)",
+                "INSERT INTO a_lines VALUES ('l', 6, 'o')",
+            ],
+            [LINE_TABLE],
+            "table a_lines: rows refer to rows of a_orders in other slots",
+        ),
     ],
 )
 def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_destination, message):
