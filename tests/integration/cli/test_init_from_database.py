@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +13,12 @@ import pytest
 from consumerprocess_kit import Pubsub
 from existing_kit import KINDS, Existing
 from products_kit import PRODUCTS, empty_database
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
 
 from shardctl.cli import main
 from shardctl.fleet.load import load_fleet
+from shardctl.local.servers.install import find_bin_dir
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[3] / "docs/existing-tables.md"
@@ -60,8 +66,18 @@ def broker(monkeypatch):
     broker.loop.call_soon_threadsafe(broker.loop.stop)
 
 
+NEW_SHARD = "## 3."
+# `pg_dump` refuses a server that is newer than itself: the server's own comes first.
+PATH = os.pathsep.join((str(find_bin_dir()), os.environ["PATH"]))
+
+
+def blocks_of(text):
+    return re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+
+
 def commands_of_the_page():
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    """Those of one shard."""
+    blocks = blocks_of(PAGE.read_text().partition(NEW_SHARD)[0])
     return [line.split()[1:] for block in blocks for line in block.splitlines() if line.startswith("shardctl ")]
 
 
@@ -85,6 +101,72 @@ def test_the_page_takes_tables_over(existing, run, tmp_path):
     table.run("SELECT slot FROM sales")
     again = run(url, *drafting)
     assert (again.code, (tmp_path / "shards.yaml").read_text()) == (1, text)
+
+
+class NewShard:
+    """The database `shop_s1` of the page, beside the test's own, which the page calls `shop`."""
+
+    def __init__(self, folder, url):
+        self.folder, self.shop = folder, make_url(url)
+        self.url = self.shop.set(database=f"{self.shop.database}_s1")
+        options = {
+            "host": self.shop.host,
+            "port": self.shop.port,
+            "user": self.shop.username,
+            "password": self.shop.password,
+        }
+        lines = [f"{name}={value}" for name, value in options.items()]
+        (folder / "shop.cnf").write_text("\n".join(["[client]", *lines]))
+
+    def drop(self):
+        engine = create_engine(self.shop, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {self.url.database}")
+        engine.dispose()
+
+    def make(self, *commands):
+        """Run the page's commands."""
+        urls = {
+            variable: url.set(drivername="postgresql", query={}).render_as_string(hide_password=False)
+            for variable, url in (("SHOP_URL", self.shop), ("SHOP_URL_S1", self.url))
+        }
+        for command in commands:
+            text = re.sub(r"\bshop_s1\b", self.url.database, command)
+            text = text.replace(" shop orders customers ", f" {self.shop.database} sales ")
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", text],
+                cwd=self.folder, env={**os.environ, **urls, "PATH": PATH}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("broker")
+@pytest.mark.parametrize(("product", "place"), [("postgresql", 0), ("mariadb", 1)])
+def test_the_page_adds_the_first_new_shard(request, run, tmp_path, monkeypatch, product, place):
+    """Without its commands the new tables lack what the file doesn't have, and nothing is moved."""
+    commands = blocks_of(PAGE.read_text().partition(NEW_SHARD)[2])[place].splitlines()
+    creating, copying = commands
+    if product == "mariadb" and not shutil.which("mariadb-dump"):
+        pytest.skip("needs Debian's mariadb-client")
+    with empty_database(request, product) as url:
+        table, new = Existing(product, url), NewShard(tmp_path, url)
+        table.create()
+        table.run("ALTER TABLE sales DROP COLUMN slot", "ALTER TABLE sales ADD opened time DEFAULT '08:30'")
+        for arguments in commands_of_the_page():
+            run(url, *arguments)
+        monkeypatch.setenv("SHARDCTL_DATABASE_URL_S1", new.url.render_as_string(hide_password=False))
+        adding = ("rebalance", "go", "--add", "s1", "--yes", "--no-wait", "--apply", "none")
+        new.make(creating)
+        refused = run(url, *adding)
+        assert (refused.code, "column opened is missing at the destination" in refused.stderr) == (1, True), (
+            refused.stderr
+        )
+        new.drop()
+        new.make(creating, copying)
+        done = run(url, *adding)
+        assert (done.code, "rollout" in done.stderr) == (4, True), done.stderr
+        table.engine.dispose()
+        new.drop()
 
 
 def test_each_column_has_the_type_that_takes_its_values(existing, run, tmp_path):
