@@ -14,9 +14,11 @@ from sqlalchemy import Connection, Engine, inspect
 from shardctl.errors import ShardctlError
 from shardctl.fleet.keyspace import SlotRule, SlotSet
 from shardctl.fleet.settings.messagetypes import MessageType
+from shardctl.rebalance.rows.catalog import place_of
 from shardctl.rebalance.rows.checksum import expected_slot, prepare
 from shardctl.rebalance.rows.shape import Named, SlotTable, look_at, quoted
 from shardctl.shard import database
+from shardctl.shard.engine import MYSQL
 
 CHUNK_ROWS = 5_000
 
@@ -104,11 +106,25 @@ def give_slots(engine: Engine, kind: MessageType, rule: SlotRule, progress: Call
             between = f"({names}) <= {marks}" + (f" AND ({names}) > {marks}" if after else "")
             wanted = _expected(connection, table, kind, rule)
             given += connection.exec_driver_sql(
-                f"UPDATE {table.sql} SET {table.slot_sql} = {wanted} WHERE {table.slot_sql} IS NULL AND {between}",  # noqa: S608
+                f"UPDATE {table.sql} SET {table.slot_sql} = {wanted}{_kept_times(connection, table)} "  # noqa: S608
+                f"WHERE {table.slot_sql} IS NULL AND {between}",
                 last + (after or ()),
             ).rowcount
         after = last
         progress(len(read))
+
+
+def _kept_times(connection: Connection, table: SlotTable) -> str:
+    """Assignments that keep what MariaDB and MySQL would set to this moment: columns with ON UPDATE CURRENT_TIMESTAMP."""
+    if connection.dialect.name not in MYSQL:
+        return ""
+    names = connection.exec_driver_sql(
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s "
+        "AND extra LIKE '%%on update%%'",
+        place_of(table),
+    ).scalars()
+    columns = (quoted(connection.dialect.name, name) for name in names)
+    return "".join(f", {column} = {column}" for column in columns)
 
 
 def _table(connection: Connection, kind: MessageType) -> tuple[SlotTable, bool] | None:

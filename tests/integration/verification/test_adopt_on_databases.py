@@ -157,3 +157,20 @@ def test_a_key_that_the_database_can_not_hash_is_reported(engine):
     kind = KINDS["user"].model_copy(update={"columns": columns})
     with pytest.raises(adopt.AdoptError, match="'user_id', which gives the routing key, isn't a column"):
         adopt.survey(engine, "s0", kind, RULE, MINE)
+
+
+def test_a_time_that_mariadb_sets_with_each_update_stays(places):
+    """`ON UPDATE current_timestamp()` is for changes of the application; that a row gets its slot is none."""
+    engine = places.side("mariadb").engine
+    with database.writing(engine) as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS users")
+        connection.exec_driver_sql(
+            "CREATE TABLE users (user_id bigint PRIMARY KEY, name varchar(50), `changed, at` timestamp NOT NULL "
+            "DEFAULT current_timestamp() ON UPDATE current_timestamp(), seen datetime(6) ON UPDATE current_timestamp(6))"
+        )
+        connection.exec_driver_sql("INSERT INTO users VALUES (1, 'x', '2001-02-03 04:05:06', NULL)")
+    adopt.add_column(engine, KINDS["user"])
+    assert adopt.give_slots(engine, KINDS["user"], RULE, lambda _: None) == 1
+    with database.snapshot(engine) as connection:
+        query = "SELECT CAST(`changed, at` AS char), seen, slot FROM users"
+        assert connection.exec_driver_sql(query).one() == ("2001-02-03 04:05:06", None, RULE.slot_of("1"))
