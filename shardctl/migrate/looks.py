@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, Connection, Table
+from sqlalchemy import Column, Connection, Dialect, Table
 from sqlalchemy.engine.reflection import Inspector
 
 from shardctl.errors import ShardctlError
@@ -21,6 +22,28 @@ _ADDED = re.compile(r"::\w+|[`\"()\s]")  # casts, quotes, parentheses
 
 class DiffersError(ShardctlError):
     """What an operation would make is there, and is something else."""
+
+
+def fold(dialect: Dialect, name: str) -> str:
+    """MySQL, MariaDB and SQLite don't distinguish the case of a column's, index's or constraint's name."""
+    return name if dialect.name == "postgresql" else name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class ByName:
+    """Columns or indexes of a table."""
+
+    folded: Mapping[str, Any]
+    fold: Callable[[str | None], str]
+
+    def __contains__(self, name: str | None) -> bool:
+        return self.fold(name) in self.folded
+
+    def __getitem__(self, name: str | None) -> Any:
+        return self.folded[self.fold(name)]
+
+    def get(self, name: str | None) -> Any:
+        return self.folded.get(self.fold(name))
 
 
 class Place:
@@ -53,11 +76,18 @@ class Place:
         """Whether a later operation changes the column, or takes it away."""
         return self.upcoming.changes(self.table, column)
 
-    def columns(self) -> dict[str, Any]:
-        return {column["name"]: column for column in self.inspector.get_columns(self.name, schema=self.schema)}
+    def columns(self) -> ByName:
+        return self._by_name(self.inspector.get_columns(self.name, schema=self.schema))
 
-    def indexes(self) -> dict[str | None, Any]:
-        return {index["name"]: index for index in self.inspector.get_indexes(self.name, schema=self.schema)}
+    def indexes(self) -> ByName:
+        return self._by_name(self.inspector.get_indexes(self.name, schema=self.schema))
+
+    def _by_name(self, listed: Iterable[Any]) -> ByName:
+        return ByName({self.fold(part["name"]): part for part in listed}, self.fold)
+
+    def fold(self, name: str | None) -> str:
+        """Names of columns, indexes and constraints that the database takes for one are equal."""
+        return fold(self.connection.dialect, str(name))
 
     def primary_key(self) -> list[str]:
         key = self.inspector.get_pk_constraint(self.name, schema=self.schema)
@@ -105,9 +135,8 @@ def _create_table(place: Place, operation: ops.CreateTableOp) -> str | None:
     present = place.columns()
     table: Table = operation.to_table(place.context)
     for column in table.columns:
-        if place.changes(column.name) or place.upcoming.column_of(place.table, column.name) in present.keys() - {
-            column.name
-        }:
+        later = place.upcoming.column_of(place.table, column.name)
+        if place.changes(column.name) or (later != column.name and later in present):
             continue
         if column.name not in present:
             _refuse(place, "the table", f"has no column {column.name}")
@@ -204,7 +233,7 @@ def _constraint(place: Place, operation: Any) -> str | None:
     for present, content in place.constraints():
         if name is None and content == wanted:
             return f"{place}: {wanted} is there already"
-        if name is not None and present == name:
+        if name is not None and place.fold(present) == place.fold(name):
             if not _same(content, wanted):
                 _refuse(place, f"constraint {name}", f"is {content}, and the revision's is {wanted}")
             return f"{place}: constraint {name} is there already"
@@ -246,7 +275,8 @@ def _drop_constraint(place: Place, operation: ops.DropConstraintOp) -> str | Non
             is_there = bool(place.primary_key())
         else:
             key = place.inspector.get_pk_constraint(place.name, schema=place.schema)
-            is_there = name in {present for present, _ in place.constraints()} | {key and key["name"]}
+            named = {place.fold(present) for present, _ in place.constraints()}
+            is_there = place.fold(name) in named | {place.fold(key and key["name"])}
         if is_there:
             return None
     return f"{place}: constraint {name} isn't there any more"

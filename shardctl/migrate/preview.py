@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Dialect
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.migrate import history
 from shardctl.migrate.history import Revision
+from shardctl.migrate.looks import fold
 from shardctl.migrate.named import table_of
 from shardctl.migrate.operations import Context, Invoke, Steps, run
 
@@ -32,6 +34,7 @@ class Preview:
     added: tuple[tuple[str, str], ...]
     contracts: bool
     operations: tuple[MigrateOperation, ...]
+    fold: Callable[[str], str]  # names that are equal for the database become the same
     alone: bool = False
     fault: str = ""
 
@@ -66,6 +69,7 @@ def preview(revision: Revision, dialect: Dialect) -> Preview:
         tuple(pair for operation in operations for pair in _added(operation)),
         any(map(_contracts, operations)),
         tuple(operations),
+        partial(fold, dialect),
         dialect.name == "postgresql" and (context.uses_autocommit or "CONCURRENTLY" in text.getvalue().upper()),
         fault,
     )
@@ -75,7 +79,8 @@ def still_mapped(preview: Preview, kinds: Mapping[str, MessageType]) -> Iterator
     """Why a revision that takes something away must wait: the file's message types still map it."""
     for table, column in preview.removed:
         for name, kind in kinds.items():
-            if kind.table == table and (not column or column in (*kind.columns, kind.slot_column)):
+            columns = {preview.fold(mapped) for mapped in (*kind.columns, kind.slot_column)}
+            if kind.table == table and (not column or preview.fold(column) in columns):
                 what = f"column {table}.{column}" if column else f"table {table}"
                 yield (
                     f"it removes {what}, to which message type {name} writes. Take it out of shards.yaml, deploy the consumers, "

@@ -211,7 +211,7 @@ class Run:
     def _operations_after(self, revision: Revision, dialect: Dialect) -> list[MigrateOperation]:
         """Those of the revisions that follow, as far as they are known without a database."""
         after = self._history.revisions[self._history.revisions.index(revision) + 1 :]
-        return [operation for each in after for operation in preview(each, dialect).operations]
+        return [operation for later in after for operation in preview(later, dialect).operations]
 
     def _altering(self, shard: str) -> AbstractContextManager[Connection]:
         return altering(self._engines[shard], self._patience.lock)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from migrate_kit import revision_text
+from migrate_kit import FILE, revision_text
 from sqlalchemy import create_engine, inspect
-from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from shardctl.fleet.load import load_fleet
 from shardctl.migrate import history, operations
 from shardctl.migrate.operations import Context, Steps
-from shardctl.migrate.preview import preview
+from shardctl.migrate.preview import preview, still_mapped
 
 BATCH = (
     "with op.batch_alter_table('orders') as batch:",
@@ -33,6 +34,36 @@ def test_what_a_batch_takes_away_is_known_before_it_runs(revision, dialect):
     assert seen.removed == (("orders", "amount"),)
     assert seen.added == (("orders", "a"),)
     assert seen.contracts
+
+
+@pytest.mark.parametrize(
+    ("dialect", "refused"), [(mysql.dialect(), True), (postgresql.dialect(), False)], ids=["mysql", "pg"]
+)
+def test_a_mapped_column_is_known_in_any_case_that_the_database_takes(tmp_path, dialect, refused):
+    file = tmp_path / "shards.yaml"
+    file.write_text(FILE % "")
+    path = tmp_path / "r1.py"
+    path.write_text(revision_text("r1", None, "op.drop_column('orders', 'Amount')"))
+    seen = preview(history.Revision("r1", None, "Change", path), dialect)
+    assert any(still_mapped(seen, load_fleet(file).message_types)) == refused
+
+
+@pytest.mark.parametrize(
+    ("operation", "gone"),
+    [("op.drop_index('AMOUNTS', 'orders')", "amounts"), ("op.drop_column('orders', 'A')", "a")],
+    ids=["index", "column"],
+)
+def test_what_is_there_in_another_case_is_dropped(tmp_path, operation, gone):
+    path = tmp_path / "r1.py"
+    path.write_text(revision_text("r1", None, operation))
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders (order_id TEXT PRIMARY KEY, amount INTEGER, a INTEGER)")
+        connection.exec_driver_sql("CREATE INDEX amounts ON orders (amount)")
+        operations.run(history.load(path), Steps(Context(connection.dialect, connection, {}, None)))
+        inspector = inspect(connection)
+        names = [entry["name"] for entry in (*inspector.get_columns("orders"), *inspector.get_indexes("orders"))]
+    assert gone not in names
 
 
 @pytest.mark.parametrize(
