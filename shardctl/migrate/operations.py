@@ -7,8 +7,7 @@ revision that was killed half way is completed by running it again, and one that
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 import alembic.op
 from alembic.operations import MigrateOperation, Operations, ops
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import PrimaryKeyConstraint, Table, inspect
+from sqlalchemy import Column, Connection, Table, inspect
+from sqlalchemy.engine.reflection import Inspector
 
-from shardctl.migrate import looks
-from shardctl.migrate.looks import Place
-from shardctl.migrate.named import place_of
-from shardctl.migrate.upcoming import Upcoming
+from shardctl.errors import ShardctlError
+from shardctl.shard.engine import MYSQL
 
-Invoke = Callable[[MigrateOperation], Any]
+
+class DiffersError(ShardctlError):
+    """What an operation would make is there, and is something else."""
 
 
 class Context(MigrationContext):  # type: ignore[misc]  # Alembic is an extra
@@ -39,113 +39,207 @@ class Context(MigrationContext):  # type: ignore[misc]  # Alembic is an extra
 
 
 class Steps(Operations):  # type: ignore[misc]  # likewise
-    """`op` of a revision. Tables named in `elsewhere` are of message types that this shard doesn't take; they may be absent.
-
-    `own` are the operations that the revision is known to have, in their order, and `later` those of the revisions after it.
-    """
+    """`op` of a revision. Tables named in `elsewhere` are of message types that this shard doesn't take; they may be absent."""
 
     def __init__(
         self,
         context: MigrationContext,
         elsewhere: frozenset[str] = frozenset(),
         tell: Callable[[str], None] = lambda _: None,
-        own: Sequence[MigrateOperation] = (),
-        later: Sequence[MigrateOperation] = (),
     ) -> None:
         super().__init__(context)
         self._elsewhere, self._tell = elsewhere, tell
-        self._own, self._later, self._taken = own, later, 0
 
     def invoke(self, operation: MigrateOperation) -> Any:
-        return self.take(operation, super().invoke)
-
-    @contextmanager
-    def batch_alter_table(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        """Alembic's batch has operations of its own, which would not look."""
-        with super().batch_alter_table(*arguments, **options) as batch:
-            invoke = batch.invoke
-            batch.invoke = lambda operation: self.take(operation, invoke)
-            yield batch
-
-    def take(self, operation: MigrateOperation, invoke: Invoke) -> Any:
-        """Do the operation by `invoke`, or what is left of it; what it returns."""
-        self._taken += 1
-        return self._do(operation, invoke, Upcoming((*self._own[self._taken :], *self._later)))
-
-    def _do(self, operation: MigrateOperation, invoke: Invoke, upcoming: Upcoming) -> Any:
-        connection, named = self.migration_context.connection, place_of(operation)
-        if self.migration_context.as_sql or connection is None or named is None:
-            return invoke(operation)
-        schema, name = named
-        place = Place(self.migration_context, connection, inspect(connection), name, schema, upcoming)
-        if not place.there and place.table in self._elsewhere:
-            self._tell(f"{place} is of message types that this shard doesn't take")
-            return None
-        if not place.there and (later := upcoming.name_of(place.table)) != place.table:
-            operation, place = _renamed(operation, later, place)
-        operation = _with_present_columns(operation, place)
-        reason = looks.reason(place, operation)
+        reason = self._is_done(operation)
         if reason is None:
-            return invoke(operation)
+            return super().invoke(operation)
         self._tell(reason)
-        for part in _parts(operation, self):
-            self._do(part, invoke, upcoming)
-        return operation.to_table(self.migration_context) if isinstance(operation, ops.CreateTableOp) else None
+        return None
+
+    def _is_done(self, operation: MigrateOperation) -> str | None:
+        """Why there is nothing to do; None where there is. Raises DiffersError."""
+        connection = self.migration_context.connection
+        if self.migration_context.as_sql or connection is None:
+            return None
+        name = getattr(operation, "table_name", None)
+        if name is None:
+            return None
+        inspector, schema = inspect(connection), getattr(operation, "schema", None)
+        there = inspector.has_table(name, schema=schema)
+        if not there and _dotted(schema, name) in self._elsewhere:
+            return f"table {_dotted(schema, name)} is of message types that this shard doesn't take"
+        look = _LOOKS.get(type(operation)) or (_constraint if isinstance(operation, ops.AddConstraintOp) else None)
+        return (
+            look(_Place(self.migration_context, connection, inspector, name, schema, there), operation)
+            if look
+            else None
+        )
 
 
-def _renamed(operation: MigrateOperation, later: str, place: Place) -> tuple[MigrateOperation, Place]:
-    """The operation on the table of the name that a later one gives it, where that is there."""
-    schema, _, name = later.rpartition(".")
-    other = Place(place.context, place.connection, place.inspector, name, schema or None, place.upcoming)
-    if not other.there or isinstance(operation, ops.RenameTableOp):
-        return operation, place
-    changed = copy.copy(operation)
-    setattr(changed, "source_table" if isinstance(operation, ops.CreateForeignKeyOp) else "table_name", name)
-    return changed, other
+class _Place:
+    """The table of an operation, as the database has it."""
+
+    def __init__(
+        self,
+        context: MigrationContext,
+        connection: Connection,
+        inspector: Inspector,
+        name: str,
+        schema: str | None,
+        there: bool,
+    ) -> None:
+        self.context, self.connection, self.inspector = context, connection, inspector
+        self.name, self.schema, self.there = name, schema, there
+
+    def __str__(self) -> str:
+        return f"table {_dotted(self.schema, self.name)}"
+
+    def columns(self) -> dict[str, Any]:
+        return {column["name"]: column for column in self.inspector.get_columns(self.name, schema=self.schema)}
+
+    def indexes(self) -> dict[str | None, Any]:
+        return {index["name"]: index for index in self.inspector.get_indexes(self.name, schema=self.schema)}
+
+    def constraints(self) -> set[str | None]:
+        inspector, place = self.inspector, {"schema": self.schema}
+        listed: list[Any] = [
+            *inspector.get_unique_constraints(self.name, **place),
+            *inspector.get_foreign_keys(self.name, **place),
+        ]
+        listed += inspector.get_check_constraints(self.name, **place)
+        return {constraint["name"] for constraint in (*listed, inspector.get_pk_constraint(self.name, **place))}
+
+    def differs(self, wanted: Column[Any], present: Any) -> str | None:
+        """How a column that is there differs from the wanted one."""
+        if self.context.impl.compare_type(Column(wanted.name, present["type"]), wanted):
+            return f"its type is {present['type']}, and the revision's {wanted.type.compile(self.connection.dialect)}"
+        if wanted.nullable and not present["nullable"] and present.get("default") is None:
+            return "it is NOT NULL without a default, and the revision's is not"
+        if not wanted.nullable and present["nullable"]:
+            return "it may be NULL, and the revision's may not"
+        return None
 
 
-# The attributes of operations that name columns which must be there.
-_COLUMNS = ("columns", "local_cols")
+def _refuse(place: _Place, what: str, fault: str) -> None:
+    raise DiffersError(
+        f"{place}: {what} is there already, and {fault}. Somebody made it by hand: make it as the revision has it, or rename it; "
+        "then run this again."
+    )
 
 
-def _with_present_columns(operation: MigrateOperation, place: Place) -> MigrateOperation:
-    """The operation on columns of the names that later ones give them, where these are there and its own are not."""
-    if not place.there or isinstance(operation, ops.CreateTableOp | ops.AddColumnOp | ops.DropColumnOp):
-        return operation
+def _create_table(place: _Place, operation: ops.CreateTableOp) -> str | None:
+    if not place.there:
+        return None
     present = place.columns()
-
-    def now(column: Any) -> Any:
-        if not isinstance(column, str) or column in present:
-            return column
-        later = place.upcoming.column_of(place.table, column)
-        return later if later in present else column
-
-    changed = copy.copy(operation)
-    if isinstance(operation, ops.AlterColumnOp) and operation.modify_name is None:
-        changed.column_name = now(operation.column_name)
-    for attribute in _COLUMNS:
-        if (columns := getattr(operation, attribute, None)) is not None:
-            setattr(changed, attribute, [now(column) for column in columns])
-    return changed
+    table: Table = operation.to_table(place.context)
+    for column in table.columns:
+        if column.name not in present:
+            _refuse(place, "the table", f"has no column {column.name}")
+        elif fault := place.differs(column, present[column.name]):
+            _refuse(place, f"its column {column.name}", fault)
+    return f"{place} is there already"
 
 
-def _parts(operation: MigrateOperation, steps: Operations) -> Iterator[MigrateOperation]:
-    """What Alembic makes with a column or table, in statements of their own or, in a new shard, not from `shards.yaml`."""
-    if isinstance(operation, ops.CreateTableOp):
-        table: Table = operation.to_table(steps.migration_context)
-    elif isinstance(operation, ops.AddColumnOp):
-        column = operation.column
-        if column.table is not None:  # it was asked for before: a column is one table's
-            column = column._copy()  # noqa: SLF001 - as Alembic does itself
-        table = steps.schema_obj.table(operation.table_name, column, schema=operation.schema)
-    else:
-        return
-    for constraint in sorted(table.constraints, key=lambda constraint: str(constraint.name)):
-        of_type = constraint._type_bound  # noqa: SLF001 - SQLAlchemy makes it for a Boolean or Enum, and tells by nothing else
-        if not of_type and not isinstance(constraint, PrimaryKeyConstraint):
-            yield ops.AddConstraintOp.from_constraint(constraint)
-    for index in sorted(table.indexes, key=lambda index: str(index.name)):
-        yield ops.CreateIndexOp.from_index(index)
+def _add_column(place: _Place, operation: ops.AddColumnOp) -> str | None:
+    name = str(operation.column.name)
+    if not place.there or (present := place.columns().get(name)) is None:
+        return None
+    if fault := place.differs(operation.column, present):
+        _refuse(place, f"column {name}", fault)
+    return f"{place}: column {name} is there already"
+
+
+def _drop_column(place: _Place, operation: ops.DropColumnOp) -> str | None:
+    if place.there and operation.column_name in place.columns():
+        return None
+    return f"{place}: column {operation.column_name} isn't there any more"
+
+
+def _drop_table(place: _Place, _: ops.DropTableOp) -> str | None:
+    return None if place.there else f"{place} isn't there any more"
+
+
+def _rename_table(place: _Place, operation: ops.RenameTableOp) -> str | None:
+    if place.there or not place.inspector.has_table(operation.new_table_name, schema=place.schema):
+        return None
+    return f"{place} is called {operation.new_table_name} already"
+
+
+def _alter_column(place: _Place, operation: ops.AlterColumnOp) -> str | None:
+    new = operation.modify_name
+    if not place.there or new is None:
+        return None
+    present = place.columns()
+    if operation.column_name in present or new not in present:
+        return None
+    return f"{place}: column {operation.column_name} is called {new} already"
+
+
+def _create_index(place: _Place, operation: ops.CreateIndexOp) -> str | None:
+    present = place.indexes().get(operation.index_name) if place.there else None
+    if present is None:
+        return None
+    if place.connection.dialect.name == "postgresql" and _is_invalid(place, operation):
+        name = place.connection.dialect.identifier_preparer.quote(str(operation.index_name))
+        space = f"{place.connection.dialect.identifier_preparer.quote(place.schema)}." if place.schema else ""
+        place.connection.exec_driver_sql(f"DROP INDEX {space}{name}")  # of a CREATE INDEX CONCURRENTLY that was ended
+        return None
+    wanted = operation.to_index(place.context)
+    names = [column.name for column in wanted.columns]
+    if len(names) == len(wanted.expressions) and present["column_names"] != names:
+        _refuse(
+            place, f"index {operation.index_name}", f"is on {present['column_names']}, and the revision's on {names}"
+        )
+    if bool(present["unique"]) != bool(operation.unique):
+        _refuse(place, f"index {operation.index_name}", "differs in whether it is unique")
+    return f"{place}: index {operation.index_name} is there already"
+
+
+def _is_invalid(place: _Place, operation: ops.CreateIndexOp) -> bool:
+    query = (
+        "SELECT NOT x.indisvalid FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid "
+        "WHERE x.indrelid = CAST(%s AS regclass) AND i.relname = %s"
+    )
+    table = ".".join(f'"{part}"' for part in (place.schema, place.name) if part)
+    return bool(place.connection.exec_driver_sql(query, (table, operation.index_name)).scalar())
+
+
+def _drop_index(place: _Place, operation: ops.DropIndexOp) -> str | None:
+    if place.there and operation.index_name in place.indexes():
+        return None
+    return f"{place}: index {operation.index_name} isn't there any more"
+
+
+def _constraint(place: _Place, operation: Any) -> str | None:
+    name = operation.constraint_name
+    if name is None or not place.there or name not in place.constraints():
+        return None
+    return f"{place}: constraint {name} is there already"
+
+
+def _drop_constraint(place: _Place, operation: ops.DropConstraintOp) -> str | None:
+    if place.there and (operation.constraint_name in place.constraints() or _is_mysql_key(place, operation)):
+        return None
+    return f"{place}: constraint {operation.constraint_name} isn't there any more"
+
+
+def _is_mysql_key(place: _Place, operation: ops.DropConstraintOp) -> bool:
+    """MySQL's primary keys have no names."""
+    return place.connection.dialect.name in MYSQL and operation.constraint_type == "primary"
+
+
+_LOOKS: dict[type[Any], Callable[[_Place, Any], str | None]] = {
+    ops.CreateTableOp: _create_table,
+    ops.AddColumnOp: _add_column,
+    ops.DropColumnOp: _drop_column,
+    ops.DropTableOp: _drop_table,
+    ops.RenameTableOp: _rename_table,
+    ops.AlterColumnOp: _alter_column,
+    ops.CreateIndexOp: _create_index,
+    ops.DropIndexOp: _drop_index,
+    ops.DropConstraintOp: _drop_constraint,
+}
 
 
 def run(module: ModuleType, steps: Operations) -> None:
@@ -157,3 +251,7 @@ def run(module: ModuleType, steps: Operations) -> None:
         if value is alembic.op:
             setattr(module, name, steps)
     module.upgrade()
+
+
+def _dotted(schema: str | None, name: str) -> str:
+    return f"{schema}.{name}" if schema else name

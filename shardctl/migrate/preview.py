@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -14,9 +13,7 @@ from sqlalchemy import Dialect
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.migrate import history
 from shardctl.migrate.history import Revision
-from shardctl.migrate.looks import fold
-from shardctl.migrate.named import table_of
-from shardctl.migrate.operations import Context, Invoke, Steps, run
+from shardctl.migrate.operations import Context, Steps, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,6 @@ class Preview:
     removed: tuple[tuple[str, str], ...]
     added: tuple[tuple[str, str], ...]
     contracts: bool
-    operations: tuple[MigrateOperation, ...]
-    fold: Callable[[str], str]  # names that are equal for the database become the same
     alone: bool = False
     fault: str = ""
 
@@ -46,9 +41,9 @@ class _Recorder(Steps):
         super().__init__(context)
         self.operations: list[MigrateOperation] = []
 
-    def take(self, operation: MigrateOperation, invoke: Invoke) -> Any:
+    def invoke(self, operation: MigrateOperation) -> Any:
         self.operations.append(operation)
-        return super().take(operation, invoke)
+        return super().invoke(operation)
 
 
 def preview(revision: Revision, dialect: Dialect) -> Preview:
@@ -64,12 +59,10 @@ def preview(revision: Revision, dialect: Dialect) -> Preview:
     operations = recorder.operations
     return Preview(
         "" if fault else text.getvalue().strip(),
-        frozenset(filter(None, map(table_of, operations))),
+        frozenset(filter(None, map(_table, operations))),
         tuple(pair for operation in operations for pair in _removed(operation)),
         tuple(pair for operation in operations for pair in _added(operation)),
         any(map(_contracts, operations)),
-        tuple(operations),
-        partial(fold, dialect),
         dialect.name == "postgresql" and (context.uses_autocommit or "CONCURRENTLY" in text.getvalue().upper()),
         fault,
     )
@@ -79,8 +72,7 @@ def still_mapped(preview: Preview, kinds: Mapping[str, MessageType]) -> Iterator
     """Why a revision that takes something away must wait: the file's message types still map it."""
     for table, column in preview.removed:
         for name, kind in kinds.items():
-            columns = {preview.fold(mapped) for mapped in (*kind.columns, kind.slot_column)}
-            if kind.table == table and (not column or preview.fold(column) in columns):
+            if kind.table == table and (not column or column in (*kind.columns, kind.slot_column)):
                 what = f"column {table}.{column}" if column else f"table {table}"
                 yield (
                     f"it removes {what}, to which message type {name} writes. Take it out of shards.yaml, deploy the consumers, "
@@ -90,8 +82,14 @@ def still_mapped(preview: Preview, kinds: Mapping[str, MessageType]) -> Iterator
                 yield f"it removes table {table}, which message type {name} names among its slot_tables. Take it out there first"
 
 
+def _table(operation: MigrateOperation) -> str | None:
+    name = getattr(operation, "table_name", None)
+    schema = getattr(operation, "schema", None)
+    return f"{schema}.{name}" if schema and name else name
+
+
 def _removed(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
-    table = table_of(operation) or ""
+    table = _table(operation) or ""
     if isinstance(operation, ops.DropColumnOp):
         return ((table, operation.column_name),)
     if isinstance(operation, ops.DropTableOp | ops.RenameTableOp):
@@ -102,7 +100,7 @@ def _removed(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
 
 
 def _added(operation: MigrateOperation) -> Iterable[tuple[str, str]]:
-    table = table_of(operation) or ""
+    table = _table(operation) or ""
     if isinstance(operation, ops.AddColumnOp):
         return ((table, str(operation.column.name)),)
     if isinstance(operation, ops.AlterColumnOp) and operation.modify_name is not None:

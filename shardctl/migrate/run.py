@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from queue import SimpleQueue
 
-from alembic.operations import MigrateOperation
-from sqlalchemy import Connection, Dialect, Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from shardctl.errors import ShardctlError
@@ -26,7 +25,6 @@ from shardctl.migrate import history as histories
 from shardctl.migrate import operations
 from shardctl.migrate.errors import ApplyError, RebalanceOpenError
 from shardctl.migrate.history import History, Revision, RevisionError
-from shardctl.migrate.looks import DiffersError
 from shardctl.migrate.operations import Context, Steps
 from shardctl.migrate.preview import Preview, preview
 from shardctl.migrate.session import IS_BUSY, BusyError, alone, altering, holders, is_locked
@@ -116,7 +114,7 @@ class Run:
                 continue
             try:
                 self._patiently(self._fleet.shard(shard), revision)
-            except (DatabaseError, RevisionError, DiffersError) as error:
+            except (DatabaseError, RevisionError, operations.DiffersError) as error:
                 raise ApplyError(self._explained(shard, revision, error)) from error
 
     def _at_once(self, shards: Sequence[str], parallel: int) -> list[ApplyError | None]:
@@ -177,24 +175,18 @@ class Run:
                 revisions.begin(connection, revision.id)
                 connection.exec_driver_sql("COMMIT")
             if not seen.alone:
-                self._change(connection, shard, revision, seen)
+                self._change(connection, shard, revision)
         if seen.alone:
             with alone(engine, self._patience.whole) as connection:
-                self._change(connection, shard, revision, seen)
+                self._change(connection, shard, revision)
         self._tell(shard.name, f"{revision} done, {time.monotonic() - began:.1f} s")
 
-    def _change(self, connection: Connection, shard: Shard, revision: Revision, seen: Preview) -> None:
+    def _change(self, connection: Connection, shard: Shard, revision: Revision) -> None:
         """Run the revision and mark it done; where DDL is part of a transaction, a refusal undoes it."""
         kinds = self._kinds(shard)
         before = set(mapped.lacking(connection, kinds))
         context = Context(connection.dialect, connection, {}, None)
-        steps = Steps(
-            context,
-            self._elsewhere(shard),
-            lambda text: self._tell(shard.name, f"{revision}: {text}"),
-            own=() if seen.fault else seen.operations,
-            later=self._operations_after(revision, connection.dialect),
-        )
+        steps = Steps(context, self._elsewhere(shard), lambda text: self._tell(shard.name, f"{revision}: {text}"))
         module = histories.load(revision.path)
         try:
             operations.run(module, steps)
@@ -207,11 +199,6 @@ class Run:
         if gone := set(mapped.lacking(connection, kinds)) - before:
             raise RevisionError(f"it takes away what shards.yaml maps: {_removed(gone)}. Take it out there first")
         revisions.end(connection, revision.id)
-
-    def _operations_after(self, revision: Revision, dialect: Dialect) -> list[MigrateOperation]:
-        """Those of the revisions that follow, as far as they are known without a database."""
-        after = self._history.revisions[self._history.revisions.index(revision) + 1 :]
-        return [operation for later in after for operation in preview(later, dialect).operations]
 
     def _altering(self, shard: str) -> AbstractContextManager[Connection]:
         return altering(self._engines[shard], self._patience.lock)
