@@ -137,7 +137,7 @@ class Inbox:
         """
         first: dict[Place, Delivery] = {}
         for delivery in deliveries:
-            first.setdefault((delivery.slot, delivery.identity), delivery)
+            first.setdefault(_place(delivery), delivery)
         known = self._known_before(connection, first, beside_old=beside_old)
         new = {place: delivery for place, delivery in first.items() if place not in known} if known else first
         none_parked = False
