@@ -59,7 +59,15 @@ class Batching(Model):
         ),
     ] = 50
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
-    max_outstanding_messages: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    max_outstanding_messages: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="How many messages a replica holds at once. What exceeds a few batches takes memory, and CPU: "
+            "long before its turn comes, the processor's caches have forgotten it.",
+        ),
+    ] = 5_000
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
     # With the subscription's minimum back-off, 1 s, another replica has a dead one's messages within 12 s. Pub/Sub takes no
     # shorter lease for a stream. A message's own may be shortened, but what was on its way to the dead replica has the stream's.
