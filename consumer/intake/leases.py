@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 
 from google.api_core.exceptions import GoogleAPICallError
@@ -36,7 +36,7 @@ class Leases:
         self.held: dict[str, Delivery] = {}
         self._acks = Background(log)
         self._acking: set[asyncio.Task[None]] = set()
-        self._unsent: list[tuple[str, str]] = []  # subscription and ack id of what is settled and not acked yet
+        self._unsent: dict[str, list[str]] = {}  # ack ids of what is settled and not acked yet, by subscription
         self._next_acks: asyncio.TimerHandle | None = None  # while a request of acks has just been sent
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
@@ -74,8 +74,8 @@ class Leases:
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Hold messages no longer, and acknowledge them in the background: at once, or `ACK_SECONDS` after the acks before."""
         self._drop(deliveries)
-        self._unsent += ((delivery.subscription, delivery.ack_id) for delivery in deliveries)
-        if self._next_acks is None or len(self._unsent) >= MOST_UNSENT:
+        _add_ids(self._unsent, deliveries)
+        if self._next_acks is None or sum(map(len, self._unsent.values())) >= MOST_UNSENT:
             self._send_acks()
 
     async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -112,8 +112,8 @@ class Leases:
         self._rest()
         if not self._unsent:
             return
-        unsent, self._unsent = self._unsent, []
-        for path, ids in _by_subscription(unsent):
+        unsent, self._unsent = self._unsent, {}
+        for path, ids in _requests(unsent):
             task = self._acks.once("acks", self._send_ack(path, ids))
             self._acking.add(task)
             task.add_done_callback(self._acking.discard)
@@ -150,13 +150,20 @@ def retry_seconds(failures: int) -> float:
 
 
 def _ids_by_subscription(deliveries: Iterable[Delivery]) -> Iterable[tuple[str, list[str]]]:
-    return _by_subscription((delivery.subscription, delivery.ack_id) for delivery in deliveries)
-
-
-def _by_subscription(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, list[str]]]:
     by_path: dict[str, list[str]] = {}
-    for path, ack_id in pairs:
-        by_path.setdefault(path, []).append(ack_id)
+    _add_ids(by_path, deliveries)
+    return _requests(by_path)
+
+
+def _add_ids(by_path: dict[str, list[str]], deliveries: Iterable[Delivery]) -> None:
+    for delivery in deliveries:
+        ids = by_path.get(delivery.subscription)
+        if ids is None:
+            ids = by_path[delivery.subscription] = []
+        ids.append(delivery.ack_id)
+
+
+def _requests(by_path: Mapping[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
     for path, ids in by_path.items():
         for start in range(0, len(ids), MAX_IDS):
             yield path, ids[start : start + MAX_IDS]

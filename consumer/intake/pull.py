@@ -146,7 +146,7 @@ class Intake:
         if not deliveries:
             return
         for stream in self._streams:
-            stream.release([delivery for delivery in deliveries if delivery.subscription == stream.path])
+            stream.release(deliveries)
         self._signal_settled()
 
     def _signal_settled(self) -> None:

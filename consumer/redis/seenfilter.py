@@ -51,7 +51,7 @@ class SeenFilter:
 
     async def mark(self, deliveries: Sequence[Delivery]) -> None:
         """Mark messages whose effect is committed, now or with a later call. If that fails, nothing is lost."""
-        self._unmarked += (delivery.identity for delivery in deliveries)
+        self._unmarked += [delivery.identity for delivery in deliveries]
         if len(self._unmarked) >= KEYS_A_CALL or abs(self._clock() - self._marked_at) >= MARK_SECONDS:
             await self._mark_all()
 

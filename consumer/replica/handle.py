@@ -223,7 +223,7 @@ class Handler:
             )
         metrics.batch_rows.observe(len(mine))
         if mine:
-            oldest = min(delivery.publish_time_us for delivery in mine)
+            oldest = min([delivery.publish_time_us for delivery in mine])
             metrics.publish_to_commit_seconds.observe(max(0.0, self._clock() - oldest / 1_000_000))
 
     def _report(self, faulty: Sequence[Delivery]) -> None:

@@ -10,11 +10,22 @@ from consumer.intake.stream import Stream
 
 @pytest.mark.parametrize(("max_messages", "max_bytes"), [(2, 1_000), (100, 25)], ids=["messages", "bytes"])
 def test_a_stream_has_room_while_both_bounds_are_kept(max_messages, max_bytes):
-    stream = Stream("s", 1, max_messages, max_bytes)
     messages = [raw("customer", b"x" * 15, "1") for _ in range(2)]
+    stream = Stream(messages[0].subscription, 1, max_messages, max_bytes)
     stream.hold(messages[:1])
     assert stream.room.is_set()
     stream.hold(messages[1:])
     assert not stream.room.is_set()
     stream.release(messages[:1])
     assert stream.room.is_set()
+
+
+def test_what_came_by_another_stream_frees_no_room_in_this_one():
+    message = raw("customer", b"x" * 15, "1")
+    own, other = Stream(message.subscription, 1, 1, 1_000), Stream("other", 1, 1, 1_000)
+    own.hold([message])
+    other.hold([raw("customer", b"x" * 15, "1")])
+    for stream in (own, other):
+        stream.release([message])
+    assert own.room.is_set()
+    assert not other.room.is_set()
