@@ -17,6 +17,7 @@ from consumer.errors import DataFaultError, TableNotReadyError
 from consumer.sinks import statements, values
 from consumer.sinks.asbuilt import AsBuilt, Forms
 from consumer.sinks.grouping import Group, Shape, group
+from shardctl.fleet.keyspace import MAX_SLOT_BITS
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.shard import changes
 from shardctl.shard.changes import Change
@@ -75,7 +76,8 @@ class SqlSink:
 
     def _text(self, writes: Iterable[Delivery], rules: Rules) -> str:
         if self._dialect.reads_json_as_written:
-            return (b"[" + b",".join(_with_slot(write, rules.kind.slot_column) for write in writes) + b"]").decode()
+            column = rules.kind.slot_column
+            return (b"[" + b",".join([_with_slot(write, column) for write in writes]) + b"]").decode()
         return orjson.dumps([values.plain(write, rules) for write in writes]).decode()
 
     def _explain_missed(
@@ -125,4 +127,9 @@ def _write(connection: Connection, statement: str, text: str, message_type: str,
 def _with_slot(write: Delivery, slot_column: str) -> bytes:
     """The body with its slot in front. The text is otherwise the producer's own, so numbers keep every digit."""
     data: bytes = write.message.data
-    return b'{"%s":%d,%s' % (slot_column.encode(), write.slot, data.lstrip()[1:])
+    return _with_slot_alone(slot_column, write.slot) + data.lstrip()[1:]
+
+
+@functools.lru_cache(maxsize=1 << MAX_SLOT_BITS)
+def _with_slot_alone(slot_column: str, slot: int) -> bytes:
+    return f'{{"{slot_column}":{slot},'.encode()

@@ -276,7 +276,10 @@ LAST_PUBLISHED = (1 << 31) - 1
 
 def published(moment_us: int) -> int:
     """A time in microseconds since 1970 as the inbox has it: whole seconds, rounded down."""
-    return max(-LAST_PUBLISHED, min(LAST_PUBLISHED, moment_us // 1_000_000 - PUBLISHED_FROM))
+    second = moment_us // 1_000_000 - PUBLISHED_FROM
+    if -LAST_PUBLISHED <= second <= LAST_PUBLISHED:
+        return second
+    return LAST_PUBLISHED if second > 0 else -LAST_PUBLISHED
 
 
 def published_now(connection: Connection) -> int:

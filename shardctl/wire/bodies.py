@@ -22,6 +22,7 @@ _SPELT_MANY_WAYS = frozenset(("decimal", "number"))
 _PLAIN = "a number without leading zeros, zeros behind its last decimal place, '+' and exponent, such as 7 or 0.5"
 _NUMBERS = frozenset((int, float))
 _NUL = b"\\u0000"  # the one way to write it in JSON
+_BACKSLASH = ord("\\")
 
 
 class BodyError(ValueError):
@@ -74,7 +75,7 @@ class Rules:
             )
 
     def _check_values(self, body: Mapping[str, Any], text: bytes) -> None:
-        any_texts = self._any_texts if _NUL not in text else frozenset()
+        any_texts = frozenset() if _may_hold_nul(text) else self._any_texts
         for column, value in body.items():
             if type(value) is str and column in any_texts:  # nearly every value: a call for each would cost more
                 continue
@@ -120,7 +121,7 @@ class Rules:
         most, places = self._limits.json_depth, self._limits.json_places
         if text.count(b"[") + text.count(b"{") > most:
             self._refuse_json(body, lambda value: is_deeper(value, most), f"nests arrays and objects over {most} deep")
-        if _NUL in text:
+        if _may_hold_nul(text):
             self._refuse_json(body, _holds_nul, "holds a NUL")
         if places is not None and (len(text) > places or has_tiny_numbers(text)):
             self._refuse_json(exact(text), _holds_tiny, f"holds a number of over {places:,} places")
@@ -225,6 +226,10 @@ def routing_key_in(field: str, body: Mapping[str, Any], text: bytes) -> str | No
     if type(value) is int:
         return str(value)
     return str(exact(text)[field]) if type(value) is float else None
+
+
+def _may_hold_nul(text: bytes) -> bool:
+    return _BACKSLASH in text and _NUL in text  # to look for one byte takes a tenth of the time
 
 
 def _holds_nul(value: Any) -> bool:

@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
+from struct import Struct
 from threading import Lock
 
 BYTES = 16
 COPY_OF = "shardctl-copy-of"  # the attribute of a copy without an idempotency key: the first message's id
 
 _TIME_BYTES = 6
+_FIRST_32_BITS = Struct(">i")
 _SLOT_BYTES = 4
 
 
@@ -82,18 +84,29 @@ def of_note(name: str) -> bytes:
 
 def in_slot(its_identity: bytes, slot: int) -> bytes:
     """The identity as a row of the inbox has it. Whatever comes first in it, as a time, stays first. Done twice, it is undone."""
-    return its_identity[:-_SLOT_BYTES] + (int.from_bytes(its_identity[-_SLOT_BYTES:]) ^ slot).to_bytes(_SLOT_BYTES)
+    return (int.from_bytes(its_identity) ^ slot).to_bytes(BYTES)
 
 
 def fingerprint(operation: str, partition_key: str, body: bytes) -> int:
     """What the write says, as a signed number of 32 bits. All three as they travel: `operation` is empty where it is left out."""
-    head = f"shardctl body {len(operation)} {len(partition_key)}\n{operation}{partition_key}"
-    return _signed(sha256(head.encode() + body).digest())
+    return _signed(sha256(_body_scope(operation, len(partition_key)) + partition_key.encode() + body).digest())
+
+
+@lru_cache(maxsize=4096)
+def _body_scope(operation: str, key_characters: int) -> bytes:
+    """The bytes before the routing key. With both lengths in characters, as in `_scope`."""
+    return f"shardctl body {len(operation)} {key_characters}\n{operation}".encode()
 
 
 def key_hash(message_type: str, partition_key: str) -> int:
     """Whose write it is: the message type and the routing key, as a signed number of 32 bits."""
-    return _signed(sha256(f"shardctl routing key {len(message_type)}\n{message_type}{partition_key}".encode()).digest())
+    return _signed(sha256(_type_scope(message_type) + partition_key.encode()).digest())
+
+
+@lru_cache(maxsize=4096)
+def _type_scope(message_type: str) -> bytes:
+    """The bytes before the routing key."""
+    return f"shardctl routing key {len(message_type)}\n{message_type}".encode()
 
 
 def tail(its_identity: bytes) -> int:
@@ -102,7 +115,8 @@ def tail(its_identity: bytes) -> int:
 
 
 def _signed(digest: bytes) -> int:
-    return int.from_bytes(digest[:4], signed=True)
+    number: int = _FIRST_32_BITS.unpack_from(digest)[0]
+    return number
 
 
 def _digest(space: bytes, text: str) -> bytes:
