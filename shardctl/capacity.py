@@ -43,7 +43,7 @@ class Cost:
 # --- measured: what this version takes on PostgreSQL. Change these figures together with what they are figures of. --------------
 
 # batch_cpu_us and message_cpu_us of `python -m bench.pipeline --rate 100 --rate 500 --rate 1000`; committed_p50_ms of
-# `python -m bench.latency`.
+# `python -m bench.latency`. Of the slower of the two machines in docs/measured.md.
 MEASURED = Cost(batch_cpu_seconds=0.007, message_cpu_seconds=0.000_05, batch_seconds=0.007)
 # disordered_bytes of `python -m bench.inbox`: with indexes, as writes of many producers arrive.
 INBOX_BYTES_PER_WRITE = 112
