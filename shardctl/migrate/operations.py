@@ -15,11 +15,19 @@ from typing import Any
 import alembic.op
 from alembic.operations import MigrateOperation, Operations, ops
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, Connection, Table, inspect
+from sqlalchemy import Column, Connection, Dialect, Table, inspect
 from sqlalchemy.engine.reflection import Inspector
 
 from shardctl.errors import ShardctlError
 from shardctl.shard.engine import MYSQL
+
+
+def folded(dialect: Dialect, name: str) -> str:
+    """A column's, index's or constraint's name, so that two which are one for the database are equal.
+
+    MySQL, MariaDB and SQLite don't distinguish their case. Of tables it depends on the server: there a name is what is written.
+    """
+    return name if dialect.name == "postgresql" else name.lower()
 
 
 class DiffersError(ShardctlError):
@@ -95,20 +103,42 @@ class _Place:
     def __str__(self) -> str:
         return f"table {_dotted(self.schema, self.name)}"
 
+    def fold(self, name: object) -> str:
+        """As the keys of `columns` and `indexes`, and those in `constraints`."""
+        return folded(self.connection.dialect, str(name))
+
     def columns(self) -> dict[str, Any]:
-        return {column["name"]: column for column in self.inspector.get_columns(self.name, schema=self.schema)}
+        return {
+            self.fold(column["name"]): column for column in self.inspector.get_columns(self.name, schema=self.schema)
+        }
 
-    def indexes(self) -> dict[str | None, Any]:
-        return {index["name"]: index for index in self.inspector.get_indexes(self.name, schema=self.schema)}
+    def indexes(self) -> dict[str, Any]:
+        return {self.fold(index["name"]): index for index in self.inspector.get_indexes(self.name, schema=self.schema)}
 
-    def constraints(self) -> set[str | None]:
+    @property
+    def quoted(self) -> str:
+        quote = self.connection.dialect.identifier_preparer.quote
+        return ".".join(quote(part) for part in (self.schema, self.name) if part)
+
+    def has_index(self, name: str) -> bool:
+        """Also one of expressions, which SQLAlchemy doesn't list of SQLite."""
+        if self.connection.dialect.name != "sqlite":
+            return self.fold(name) in self.indexes()
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND lower(tbl_name) = ? AND lower(name) = ?"
+        return self.connection.exec_driver_sql(query, (self.name.lower(), name.lower())).first() is not None
+
+    def constraints(self) -> set[str]:
+        if self.connection.dialect.name == "postgresql":  # with EXCLUDE, which SQLAlchemy doesn't list
+            query = "SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = CAST(%s AS regclass)"
+            return set(self.connection.exec_driver_sql(query, (self.quoted,)).scalars())
         inspector, place = self.inspector, {"schema": self.schema}
         listed: list[Any] = [
             *inspector.get_unique_constraints(self.name, **place),
             *inspector.get_foreign_keys(self.name, **place),
         ]
         listed += inspector.get_check_constraints(self.name, **place)
-        return {constraint["name"] for constraint in (*listed, inspector.get_pk_constraint(self.name, **place))}
+        listed.append(inspector.get_pk_constraint(self.name, **place))
+        return {self.fold(constraint["name"]) for constraint in listed if constraint["name"] is not None}
 
     def differs(self, wanted: Column[Any], present: Any) -> str | None:
         """How a column that is there differs from the wanted one."""
@@ -134,16 +164,16 @@ def _create_table(place: _Place, operation: ops.CreateTableOp) -> str | None:
     present = place.columns()
     table: Table = operation.to_table(place.context)
     for column in table.columns:
-        if column.name not in present:
+        if place.fold(column.name) not in present:
             _refuse(place, "the table", f"has no column {column.name}")
-        elif fault := place.differs(column, present[column.name]):
+        elif fault := place.differs(column, present[place.fold(column.name)]):
             _refuse(place, f"its column {column.name}", fault)
     return f"{place} is there already"
 
 
 def _add_column(place: _Place, operation: ops.AddColumnOp) -> str | None:
     name = str(operation.column.name)
-    if not place.there or (present := place.columns().get(name)) is None:
+    if not place.there or (present := place.columns().get(place.fold(name))) is None:
         return None
     if fault := place.differs(operation.column, present):
         _refuse(place, f"column {name}", fault)
@@ -151,7 +181,7 @@ def _add_column(place: _Place, operation: ops.AddColumnOp) -> str | None:
 
 
 def _drop_column(place: _Place, operation: ops.DropColumnOp) -> str | None:
-    if place.there and operation.column_name in place.columns():
+    if place.there and place.fold(operation.column_name) in place.columns():
         return None
     return f"{place}: column {operation.column_name} isn't there any more"
 
@@ -171,13 +201,13 @@ def _alter_column(place: _Place, operation: ops.AlterColumnOp) -> str | None:
     if not place.there or new is None:
         return None
     present = place.columns()
-    if operation.column_name in present or new not in present:
+    if place.fold(operation.column_name) in present or place.fold(new) not in present:
         return None
     return f"{place}: column {operation.column_name} is called {new} already"
 
 
 def _create_index(place: _Place, operation: ops.CreateIndexOp) -> str | None:
-    present = place.indexes().get(operation.index_name) if place.there else None
+    present = place.indexes().get(place.fold(operation.index_name)) if place.there else None
     if present is None:
         return None
     if place.connection.dialect.name == "postgresql" and _is_invalid(place, operation):
@@ -187,7 +217,8 @@ def _create_index(place: _Place, operation: ops.CreateIndexOp) -> str | None:
         return None
     wanted = operation.to_index(place.context)
     names = [column.name for column in wanted.columns]
-    if len(names) == len(wanted.expressions) and present["column_names"] != names:
+    is_plain = len(names) == len(wanted.expressions)
+    if is_plain and [*map(place.fold, present["column_names"])] != [*map(place.fold, names)]:
         _refuse(
             place, f"index {operation.index_name}", f"is on {present['column_names']}, and the revision's on {names}"
         )
@@ -201,25 +232,25 @@ def _is_invalid(place: _Place, operation: ops.CreateIndexOp) -> bool:
         "SELECT NOT x.indisvalid FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid "
         "WHERE x.indrelid = CAST(%s AS regclass) AND i.relname = %s"
     )
-    table = ".".join(f'"{part}"' for part in (place.schema, place.name) if part)
-    return bool(place.connection.exec_driver_sql(query, (table, operation.index_name)).scalar())
+    return bool(place.connection.exec_driver_sql(query, (place.quoted, operation.index_name)).scalar())
 
 
 def _drop_index(place: _Place, operation: ops.DropIndexOp) -> str | None:
-    if place.there and operation.index_name in place.indexes():
+    if place.there and place.has_index(str(operation.index_name)):
         return None
     return f"{place}: index {operation.index_name} isn't there any more"
 
 
 def _constraint(place: _Place, operation: Any) -> str | None:
     name = operation.constraint_name
-    if name is None or not place.there or name not in place.constraints():
+    if name is None or not place.there or place.fold(name) not in place.constraints():
         return None
     return f"{place}: constraint {name} is there already"
 
 
 def _drop_constraint(place: _Place, operation: ops.DropConstraintOp) -> str | None:
-    if place.there and (operation.constraint_name in place.constraints() or _is_mysql_key(place, operation)):
+    name = place.fold(operation.constraint_name)
+    if place.there and (name in place.constraints() or _is_mysql_key(place, operation)):
         return None
     return f"{place}: constraint {operation.constraint_name} isn't there any more"
 

@@ -13,7 +13,7 @@ from sqlalchemy import Dialect
 from shardctl.fleet.settings.messagetypes import MessageType
 from shardctl.migrate import history
 from shardctl.migrate.history import Revision
-from shardctl.migrate.operations import Context, Steps, run
+from shardctl.migrate.operations import Context, Steps, folded, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,12 @@ def preview(revision: Revision, dialect: Dialect) -> Preview:
     )
 
 
-def still_mapped(preview: Preview, kinds: Mapping[str, MessageType]) -> Iterator[str]:
+def still_mapped(preview: Preview, kinds: Mapping[str, MessageType], dialect: Dialect) -> Iterator[str]:
     """Why a revision that takes something away must wait: the file's message types still map it."""
     for table, column in preview.removed:
         for name, kind in kinds.items():
-            if kind.table == table and (not column or column in (*kind.columns, kind.slot_column)):
+            mapped = {folded(dialect, its_column) for its_column in (*kind.columns, kind.slot_column)}
+            if kind.table == table and (not column or folded(dialect, column) in mapped):
                 what = f"column {table}.{column}" if column else f"table {table}"
                 yield (
                     f"it removes {what}, to which message type {name} writes. Take it out of shards.yaml, deploy the consumers, "

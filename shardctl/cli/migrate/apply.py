@@ -100,7 +100,7 @@ def _reasons(schemas: Schemas, standings: Mapping[str, Standing], lacking: Mappi
     for revision in schemas.history.revisions:
         for shard in lacking.get(revision.id, ()):
             seen = preview(revision, schemas.engines[shard].dialect)
-            for reason in still_mapped(seen, schemas.fleet.message_types):
+            for reason in still_mapped(seen, schemas.fleet.message_types, schemas.engines[shard].dialect):
                 reasons[f"revision {revision}: {reason}."] = None
     for shard, standing in standings.items() if lacking else ():
         for text in standing.open_rebalances:

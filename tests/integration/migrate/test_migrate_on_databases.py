@@ -246,6 +246,61 @@ def test_what_was_made_by_hand_is_left_alone_where_it_is_the_same_and_refused_wh
     assert states(shop) == {"r1": "done"}
 
 
+def test_what_is_there_is_dropped_however_the_revision_writes_its_name(shop):
+    """MariaDB, MySQL and SQLite don't distinguish case; PostgreSQL writes it small unless it was quoted."""
+    product = shop.engines["s0"].dialect.name
+    for engine in shop.engines.values():
+        with database.writing(engine) as connection:
+            connection.exec_driver_sql("ALTER TABLE orders ADD COLUMN a INTEGER")
+            connection.exec_driver_sql("CREATE INDEX by_a ON orders (a)")
+            if product != "sqlite":
+                connection.exec_driver_sql("ALTER TABLE orders ADD CONSTRAINT positive CHECK (amount > 0)")
+    written = str if product == "postgresql" else str.upper
+    shop.add(
+        f"op.drop_index({written('by_a')!r}, 'orders')",
+        *(() if product == "sqlite" else (f"op.drop_constraint({written('positive')!r}, 'orders', type_='check')",)),
+        f"op.drop_column('orders', {written('a')!r})",
+    )
+    shop.apply()
+    assert "a" not in columns(shop)
+    with shop.engines["s0"].connect() as connection:
+        assert not {"by_a", "positive"} & {
+            entry["name"]
+            for entry in (
+                *inspect(connection).get_indexes("orders"),
+                *inspect(connection).get_check_constraints("orders"),
+            )
+        }
+
+
+@pytest.mark.parametrize(
+    ("product", "there", "operation", "left"),
+    [
+        (
+            "postgresql",
+            "ALTER TABLE orders ADD CONSTRAINT apart EXCLUDE (amount WITH =)",
+            "op.drop_constraint('apart', 'orders')",
+            "SELECT count(*) FROM pg_constraint WHERE conname = 'apart'",
+        ),
+        (
+            "sqlite",
+            "CREATE INDEX doubled ON orders (amount * 2)",
+            "op.drop_index('doubled', 'orders')",
+            "SELECT count(*) FROM sqlite_master WHERE name = 'doubled'",
+        ),
+    ],
+)
+def test_what_sqlalchemy_does_not_list_is_dropped(shop_on, product, there, operation, left):
+    shop = shop_on(product)
+    for engine in shop.engines.values():
+        with database.writing(engine) as connection:
+            connection.exec_driver_sql(there)
+    shop.add(operation)
+    shop.apply()
+    with shop.engines["s0"].connect() as connection:
+        assert connection.exec_driver_sql(left).scalar() == 0
+
+
 def test_an_index_that_is_built_concurrently_is_completed(shop_on):
     shop = shop_on("postgresql")
     with database.writing(shop.engines["s0"]) as connection:
