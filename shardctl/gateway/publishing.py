@@ -134,7 +134,7 @@ class Outbox:
             ids = await self._published(slot.number, taken)
         except PublishRefusedError as refused:
             if len(taken) > 1:
-                await self._one_by_one(slot.number, taken)
+                await self._one_by_one(slot, taken)
             else:
                 self._settle(taken, None, refused)
         except NotTakenError as error:
@@ -149,16 +149,16 @@ class Outbox:
             if slot.listed:
                 self._turns.append(slot)
 
-    async def _one_by_one(self, slot: int, taken: list[_Waiting]) -> None:
+    async def _one_by_one(self, slot: _Slot, taken: list[_Waiting]) -> None:
         """Publish each by itself, so that one that Pub/Sub refuses doesn't fail the others."""
         for position, write in enumerate(taken):
             try:
-                self._settle([write], await self._published(slot, [write]), None)
+                self._settle([write], await self._published(slot.number, [write]), None)
             except PublishRefusedError as refused:
                 self._settle([write], None, refused)
             except NotTakenError as error:
-                self._settle([write], None, error)
-                self._settle(taken[position + 1 :], None, NotTakenError.behind())
+                slot.waiting.extendleft(reversed(taken[position + 1 :]))
+                self._fail(slot, [write], error)
                 return
 
     async def _published(self, slot: int, taken: list[_Waiting]) -> list[str]:

@@ -246,3 +246,22 @@ def test_concurrent_requests_of_one_slot_share_publish_requests():
         assert topics.writes == [1, 50, 200]
 
     asyncio.run(run())
+
+
+def test_nothing_overtakes_a_write_that_fails_after_a_refusal_of_its_request():
+    """The refused request's writes go one by one; what came meanwhile waits behind all of them."""
+
+    async def run():
+        topics, receipts = Topics([None, NotTakenError("denied")], blocked=True), Receipts()
+        box = outbox(topics)
+        put(box, receipts, 3, "a!b")
+        await asyncio.sleep(0.01)
+        put(box, receipts, 3, "c", 3)
+        topics.go.set()
+        await receipts.all(4)
+        assert topics.taken == []
+        assert str(receipts.errors[0]) == "denied"
+        assert [receipts.errors[number].sent for number in (1, 2, 3)] == [False] * 3
+        assert (box.writes, box.bytes) == (0, 0)
+
+    asyncio.run(run())
