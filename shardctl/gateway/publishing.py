@@ -181,6 +181,9 @@ class Outbox:
                 failures += 1
                 pause = backoff(failures, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, random.random())
                 await asyncio.sleep(min(pause, left))
+            except NotTakenError as failed:
+                failed.sent = failed.sent or failures > 0  # an earlier try may have arrived
+                raise
             else:
                 self.last_success = self._clock()
                 self._metrics.published(len(taken), self.last_success - begun)

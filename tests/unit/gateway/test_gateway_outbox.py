@@ -265,3 +265,19 @@ def test_nothing_overtakes_a_write_that_fails_after_a_refusal_of_its_request():
         assert (box.writes, box.bytes) == (0, 0)
 
     asyncio.run(run())
+
+
+def test_a_write_that_may_have_arrived_is_not_called_unsent():
+    """Its first try has no answer, and the second is refused because of the gateway's rights."""
+
+    async def run():
+        topics, receipts = Topics([TransientError("away"), NotTakenError("denied", sent=False)]), Receipts()
+        put(outbox(topics), receipts, 3, "a")
+        await receipts.all(1)
+        assert receipts.errors[0].sent
+        topics.faults = [NotTakenError("denied", sent=False)]
+        put(outbox(topics), receipts, 3, "b", 1)
+        await receipts.all(2)
+        assert not receipts.errors[1].sent
+
+    asyncio.run(run())
