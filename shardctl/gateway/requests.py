@@ -126,14 +126,14 @@ async def body_of(receive: Receive, headers: Headers, most: int, outbox: Outbox)
     """The whole body. Raises ClientGoneError; a Problem where it is too large, doesn't come, or finds no room in the outbox."""
     if headers.content_length is not None and headers.content_length > most:
         raise _too_large(most)
-    event = await receive()
-    if event["type"] == "http.request" and not event["more_body"]:
-        body: bytes = event["body"]
-        if len(body) > most:
-            raise _too_large(most)
-        return body
     try:
         async with asyncio.timeout(BODY_SECONDS):
+            event = await receive()
+            if event["type"] == "http.request" and not event["more_body"]:
+                body: bytes = event["body"]
+                if len(body) > most:
+                    raise _too_large(most)
+                return body
             with outbox.reading() as reading:
                 return await _rest(receive, event, most, reading)
     except TimeoutError:

@@ -8,10 +8,11 @@ import pytest
 from gateway_kit import fleet
 from patience import PATIENCE_SECONDS
 
-from shardctl.gateway import batches
+from shardctl.gateway import batches, requests
 from shardctl.gateway.app import application
 from shardctl.gateway.auth import NoAuth
 from shardctl.gateway.context import GatewayContext
+from shardctl.gateway.problems import Problem
 from shardctl.gateway.ratelimit import MAX_CLIENTS, Bucket, Buckets
 
 
@@ -82,6 +83,20 @@ def lines(parts, most=10):
 )
 def test_lines_are_cut_out_of_any_parts(parts, expected):
     assert lines(parts) == expected
+
+
+def test_a_body_that_does_not_begin_is_waited_for_no_longer_than_one_that_stops(monkeypatch):
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.01)
+    desk = GatewayContext(fleet(), None, NoAuth(fleet().gateway, Buckets(Clock())))
+
+    async def run():
+        headers = requests.Headers({"headers": [(b"content-length", b"10")]})
+        with pytest.raises(Problem, match="didn't come") as refusal:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await requests.body_of(asyncio.Event().wait, headers, 1_000, desk.outbox)
+        assert refusal.value.status == 408
+
+    asyncio.run(run())
 
 
 class Prompt:
