@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from shardctl.errors import ShardctlError
@@ -95,7 +95,7 @@ class Queue:
             connection = stack.enter_context(writing(self._engine)) if self._locks else None
             if connection is None:
                 with snapshot(self._engine) as reading:
-                    rows, before = self._read(reading, skip)
+                    rows, refused = _read(reading, skip, self._key_attribute)
             else:
                 waits = select(outbox.c.position).where(_waiting(skip)).limit(1)
                 if connection.scalar(waits) is None:
@@ -103,12 +103,8 @@ class Queue:
                 if connection.scalar(select(turn.c.id).with_for_update(skip_locked=True)) is None:
                     return Turn(self._engine, None, (), {}, ExitStack())
                 # After the lock: a statement's snapshot begins with it, so the rows of the turn before are gone from this one.
-                rows, before = self._read(connection, skip)
-            return Turn(self._engine, connection, rows, before, stack.pop_all()) if rows else None
-
-    def _read(self, connection: Connection, skip: Collection[int]) -> tuple[tuple[Row, ...], Refusals]:
-        rows = _read(connection, skip, self._key_attribute)
-        return rows, refusals.up_to(connection, rows[-1].position, self._key_attribute) if rows else {}
+                rows, refused = _read(connection, skip, self._key_attribute)
+            return Turn(self._engine, connection, rows, refused, stack.pop_all()) if rows else None
 
     @property
     def _locks(self) -> bool:
@@ -218,8 +214,11 @@ def _waiting(skip: Collection[int]) -> ColumnElement[bool]:
     return and_(waits, outbox.c.slot.not_in(skip)) if skip else waits
 
 
-def _read(connection: Connection, skip: Collection[int], key_attribute: str) -> tuple[Row, ...]:
-    """As many of the oldest rows as fit. The second statement may see more rows than the first, all the same in their order."""
+def _read(connection: Connection, skip: Collection[int], key_attribute: str) -> tuple[tuple[Row, ...], Refusals]:
+    """As many of the oldest rows as fit, and the refused ones among them. The second statement may see more rows than the first,
+    all the same in their order. It reads both kinds at once: between two statements, a refused row could be retried, be in
+    neither, and later rows of its key overtake it.
+    """
     sizes = select(outbox.c.position, func.length(outbox.c.body)).where(_waiting(skip)).order_by(outbox.c.position)
     until, size = None, 0
     for position, row_size in connection.execute(sizes.limit(MAX_ROWS)):
@@ -228,12 +227,21 @@ def _read(connection: Connection, skip: Collection[int], key_attribute: str) -> 
             break
         until = position
     if until is None:
-        return ()
-    query = select(outbox.c.position, outbox.c.slot, outbox.c.attributes, body_in(connection))
-    fitting = query.where(_waiting(skip), outbox.c.position <= until).order_by(outbox.c.position)
-    rows = connection.execute(fitting)
-    read = ((position, slot, attributes_of(attributes), bytes(body)) for position, slot, attributes, body in rows)
-    return tuple(Row(*row, key=row[2].get(key_attribute)) for row in read)
+        return (), {}
+    is_refused = outbox.c.refused.is_not(None)
+    body = case((outbox.c.refused.is_(None), body_in(connection)))
+    query = select(outbox.c.position, outbox.c.slot, outbox.c.attributes, body, is_refused)
+    fitting = query.where(or_(_waiting(skip), is_refused), outbox.c.position <= until).order_by(outbox.c.position)
+    rows: list[Row] = []
+    refused: dict[tuple[int, str | None], int] = {}
+    for position, slot, text, data, refused_before in connection.execute(fitting):
+        attributes = attributes_of(text)
+        key = attributes.get(key_attribute)
+        if refused_before:
+            refused.setdefault((slot, key), position)
+        else:
+            rows.append(Row(position, slot, attributes, bytes(data), key))
+    return tuple(rows), refused
 
 
 def _settle(

@@ -35,16 +35,6 @@ class Refused:
     behind: int
 
 
-def up_to(connection: Connection, position: int, key_attribute: str) -> Refusals:
-    """The refused rows that are no newer than `position`."""
-    query = select(outbox.c.position, outbox.c.slot, outbox.c.attributes)
-    query = query.where(_refused(None), outbox.c.position <= position).order_by(outbox.c.position)
-    refusals: dict[tuple[int, str | None], int] = {}
-    for row in connection.execute(query):
-        refusals.setdefault((row.slot, attributes_of(row.attributes).get(key_attribute)), row.position)
-    return refusals
-
-
 def keep(connection: Connection, refused: Mapping[int, str], behind: Mapping[int, int]) -> None:
     """Mark rows as refused, with the reasons, and put others behind them; all by position."""
     for position, reason in refused.items():

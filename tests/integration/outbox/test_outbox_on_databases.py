@@ -12,7 +12,7 @@ import orjson
 import pytest
 from outbox_kit import FLEET, Memory, drain, killed_at, open_database, order, outbox_in, relay_on
 from products_kit import PRODUCTS, SERVERS, empty_database
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
 from shardctl import InvalidWriteError, Outbox, Write
@@ -20,6 +20,7 @@ from shardctl.errors import UsageError
 from shardctl.outbox import queue, refusals
 from shardctl.outbox.queue import Queue
 from shardctl.outbox.row import UNREADABLE
+from shardctl.outbox.sending import send
 from shardctl.shard import outboxtables
 from shardctl.shard.database import DatabaseError
 
@@ -286,6 +287,35 @@ def test_nothing_stays_behind_a_write_that_was_decided_during_a_turn(engine):
     turn.end((), {}, {turn.rows[0].position: refused.position})
     drain(engine, fixed := Memory())
     assert numbers_of(fixed, "bad") == [1]
+
+
+def test_a_write_that_is_retried_while_a_relay_reads_keeps_its_place(server):
+    """Nothing of its key goes before it, before whichever statement of the relay the retry comes."""
+    outbox, statement, retried = outbox_in(server), 0, True
+    other = open_database(server.url.render_as_string(hide_password=False))
+    while retried:
+        for number in range(2):
+            with server.begin() as connection:
+                outbox.enqueue(connection, order("bad", number))
+            if not number:
+                drain(server, Memory(refuses=lambda key: True))
+        statement, left, retried = statement + 1, count(1), False
+
+        def retry(*_, at=statement, left=left):
+            nonlocal retried
+            if next(left) == at:
+                retried = refusals.retry(other, None) == 1
+
+        event.listen(server, "before_cursor_execute", retry)
+        turn, topics = Queue(server).take(), Memory()
+        event.remove(server, "before_cursor_execute", retry)
+        sent = asyncio.run(send(topics, turn.rows, turn.refused))
+        turn.end(sent.published, sent.refused, sent.behind)
+        refusals.retry(other, None)
+        drain(server, topics)
+        assert numbers_of(topics, "bad") == [0, 1], statement
+    assert statement > 4  # the statements were seen
+    other.dispose()
 
 
 def test_a_row_of_any_size_is_read_beside_others(engine, monkeypatch):
