@@ -59,9 +59,7 @@ async def send(topics: Topics, rows: Sequence[Row], refused: Refusals) -> Sent:
     async def send_slot(slot: int, slot_rows: list[Row]) -> None:
         async with room:
             for request in in_requests(slot_rows, lambda row: row.size):
-                if asyncio.get_running_loop().time() >= until or not await _send_request(
-                    topics, slot, request, sent, refused_keys[slot]
-                ):
+                if not await _send_request(topics, slot, request, sent, refused_keys[slot], until):
                     return
 
     async with asyncio.TaskGroup() as group:
@@ -71,9 +69,11 @@ async def send(topics: Topics, rows: Sequence[Row], refused: Refusals) -> Sent:
 
 
 async def _send_request(
-    topics: Topics, slot: int, rows: Sequence[Row], sent: Sent, refused_keys: dict[str | None, int]
+    topics: Topics, slot: int, rows: Sequence[Row], sent: Sent, refused_keys: dict[str | None, int], until: float
 ) -> bool:
-    """Whether the rows behind these may follow."""
+    """Whether the rows behind these may follow. None is sent from the time `until` of the event loop on."""
+    if asyncio.get_running_loop().time() >= until:
+        return False
     rows = _free(rows, sent, refused_keys)
     if not rows:
         return True
@@ -82,7 +82,7 @@ async def _send_request(
     except RefusedError as refused:
         if len(rows) > 1:  # one by one, so that a refusal hits only its own row
             for row in rows:
-                if not await _send_request(topics, slot, (row,), sent, refused_keys):
+                if not await _send_request(topics, slot, (row,), sent, refused_keys, until):
                     return False
         else:
             _refuse(rows[0], str(refused), sent, refused_keys)
