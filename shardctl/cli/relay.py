@@ -44,9 +44,9 @@ def relay(
         return EXIT_DONE
     step = process.run_once(fleet, engine, patience)
     say(f"{step.published:,} published, {step.refused:,} refused.")
-    if step.refused or step.behind:
+    if step.refused or step.behind or step.kept:
         behind = f", and {step.behind:,} later writes of their keys behind them" if step.behind else ""
         say(f"Refused writes are kept{behind}: `shardctl outbox list` shows them.")
     if step.waits:
         say(f"error: not all that waits could be published: {step.waits}. Run it again; nothing is lost.")
-    return EXIT_REFUSED if step.refused or step.behind or step.waits else EXIT_DONE
+    return EXIT_REFUSED if step.refused or step.behind or step.kept or step.waits else EXIT_DONE

@@ -51,7 +51,7 @@ class Observer(Protocol):
 class Step:
     """What one turn did. `busy` where there may be more to do at once; `waits` says why something waits.
 
-    `behind`: how many writes were put behind refused ones of their keys.
+    `behind`: how many writes were put behind refused ones of their keys. `kept`: how many refused ones a drain has left.
     """
 
     published: int = 0
@@ -59,6 +59,7 @@ class Step:
     behind: int = 0
     busy: bool = False
     waits: str = ""
+    kept: int = 0
 
 
 class Relay:
@@ -119,15 +120,16 @@ class Relay:
                     until = await self._call(self._queue.newest)
                 step = await self.step()
                 over = not await self._call(functools.partial(self._queue.waits_up_to, until))
+                kept = (await self._call(self._queue.backlog)).refused if over else 0
             except DatabaseError as error:
-                step, over = Step(waits=str(error)), False
+                step, over, kept = Step(waits=str(error)), False, 0
                 await self._pause(self._failed(error))
             else:
                 self._works()
             published, refused = published + step.published, refused + step.refused
             behind += step.behind
             if over:
-                return Step(published, refused, behind)
+                return Step(published, refused, behind, kept=kept)
             if step.busy:
                 progress_at = self._clock()
             elif self._clock() >= progress_at + patience_seconds:

@@ -138,6 +138,18 @@ def test_once_ends_with_what_is_left(application, capsys):
     assert "1 slots wait for Pub/Sub. Run it again; nothing is lost." in capsys.readouterr().err
 
 
+def test_once_is_not_done_while_refused_writes_are_kept(application, capsys):
+    """Also where an earlier run has met them: else the next run of a cron job would call it well."""
+    outbox_in(application)
+    with application.begin() as connection:
+        row = {"slot": 1, "attributes": '{"message_type": "order"}', "body": b"{}", "refused": "why"}
+        connection.execute(outboxtables.outbox.insert(), [row])
+    assert main(["relay", "--once"]) == 1
+    assert "shardctl outbox list" in capsys.readouterr().err
+    assert main(["outbox", "drop", "--all", "--yes"]) == 0
+    assert main(["relay", "--once"]) == 0
+
+
 def test_refused_writes_are_listed_retried_and_dropped(application, capsys):
     assert main(["outbox", "list"]) == 1  # no outbox: not an empty one
     outbox_in(application)
