@@ -20,8 +20,8 @@ class EventTopics:
 
     async def publish(self, slot: int, rows: Sequence[Row], timeout_seconds: float) -> None:
         bits, topics = self._config.slot_bits, self._config.topics
-        if not 0 <= slot < 1 << bits:
-            raise RefusedError(f"the fleet has no slot {slot}")
+        if slot not in range(1 << bits):  # nor is it a number, where SQLite has kept something else
+            raise RefusedError(f"the fleet has no slot {slot!r}")
         topic = f"projects/{self._config.project}/topics/{topics[slot * len(topics) >> bits]}"
         key = digits_of(slot, bits)
         messages = [PubsubMessage(data=row.body, attributes=row.attributes, ordering_key=key) for row in rows]
