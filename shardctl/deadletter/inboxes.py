@@ -136,7 +136,11 @@ class Inboxes:
 
         Letters come in their order: behind one that can't go yet, none of its key goes.
         """
-        return self._over(letters, database.writing, self._release)
+        verdicts = self._over(letters, database.writing, self._release)
+        self._waiting.update(
+            (slot_of(letter), letter.key) for letter, verdict in zip(letters, verdicts, strict=True) if verdict.passes
+        )
+        return verdicts
 
     def _over(
         self,

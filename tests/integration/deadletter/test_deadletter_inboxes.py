@@ -316,3 +316,17 @@ def test_a_database_that_does_not_answer_is_reported_without_its_password(tmp_pa
     with Inboxes(FLEET_SPEC, urls, Allowed(), sleep=lambda _: None) as asked, pytest.raises(DatabaseError) as raised:
         asked.survey([letter(1)])
     assert "hunter2" not in str(raised.value)
+
+
+def test_behind_a_letter_whose_slot_was_moving_none_of_its_key_goes(url, engine):
+    """Though the slot has arrived by the time of the next part."""
+    record(engine, "i1", "dead")
+    record(engine, "i2", "dead")
+    lane = (schema.lanes.c.slot == SLOT) & (schema.lanes.c.generation == 1)
+    with inboxes(url) as asked:
+        for state, number, code in ((LaneState.LEFT, 1, "moving"), (LaneState.ACTIVE, 2, "behind")):
+            with database.writing(engine) as connection:
+                lanes.take_fence_alone(connection)
+                connection.execute(update(schema.lanes).where(lane).values(state=state))
+            assert codes(asked.let_go([letter(number)])) == [code]
+    assert known(engine) == {"i1": "dead", "i2": "dead"}
