@@ -19,7 +19,7 @@ have. So a letter that uses another write's idempotency key neither releases tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -131,12 +131,13 @@ class Inboxes:
             verdicts += self._over(letters[start : start + LETTERS_AT_ONCE], database.snapshot, self._look)
         return verdicts
 
-    def let_go(self, letters: Sequence[Letter]) -> list[Verdict]:
+    def let_go(self, letters: Sequence[Letter], unsure: Collection[Identity] = ()) -> list[Verdict]:
         """Delete the `dead` rows of letters that may be replayed, and note these. Safe to run again. Raises DatabaseError.
 
-        Letters come in their order: behind one that can't go yet, none of its key goes.
+        Letters come in their order: behind one that can't go yet, none of its key goes. `unsure` are those that `survey` couldn't
+        compare with later writes.
         """
-        verdicts = self._over(letters, database.writing, self._release)
+        verdicts = self._over(letters, database.writing, partial(self._release, unsure=unsure))
         self._waiting.update(
             (slot_of(letter), letter.key) for letter, verdict in zip(letters, verdicts, strict=True) if verdict.passes
         )
@@ -189,26 +190,36 @@ class Inboxes:
         known = _rows(connection, letters)
         verdicts = {letter.identity: self._verdict(letter, shard, known) for letter in letters}
         going = [letter for letter in letters if verdicts[letter.identity] is GO]
-        unsure = [] if self._allowed.unrecorded else [letter for letter in going if not letter.has_own_key]
-        for letter in later.maybe_applied(connection, unsure):
+        return verdicts | self._objections(connection, going)
+
+    def _objections(self, connection: Connection, letters: Sequence[Letter]) -> dict[Identity, Verdict]:
+        """Of letters whose own rows let them go, those that other rows speak against."""
+        verdicts: dict[Identity, Verdict] = {}
+        keyless = [] if self._allowed.unrecorded else [letter for letter in letters if not letter.has_own_key]
+        for letter in later.maybe_applied(connection, keyless):
             verdicts[letter.identity] = Verdict(
                 "maybe_applied",
                 "it carries no idempotency key, and a write of its key and publish time is recorded: probably this one. Drop it; "
                 "--unrecorded replays it all the same",
             )
-        for letter in [] if self._allowed.overtaken else later.overtaken(connection, self._fleet, going):
+        for letter in [] if self._allowed.overtaken else later.overtaken(connection, self._fleet, letters):
             verdicts[letter.identity] = Verdict(
                 "overtaken",
                 "a later write of its key took effect since, which it would overwrite. Drop it, or replay it with --overwrite",
             )
         return verdicts
 
-    def _release(self, connection: Connection, shard: str, letters: Sequence[Letter]) -> dict[Identity, Verdict]:
+    def _release(
+        self, connection: Connection, shard: str, letters: Sequence[Letter], unsure: Collection[Identity]
+    ) -> dict[Identity, Verdict]:
         known = _rows(connection, letters, alone=True)
+        objections = self._objections(connection, [letter for letter in letters if letter.identity in unsure])
         verdicts: dict[Identity, Verdict] = {}
         dead, notes = [], []
         for letter in letters:
             verdict = self._verdict(letter, shard, known)
+            if verdict is GO:
+                verdict = objections.get(letter.identity, GO)
             key = slot_of(letter), letter.key
             if verdict is GO and key in self._waiting:
                 verdict = Verdict("behind", "an earlier letter of its key can't be replayed yet", passes=True)

@@ -88,7 +88,8 @@ def _decided(part: Sequence[Found], inboxes: Inboxes) -> Iterator[tuple[Found, V
     surveyed = list(zip(part, inboxes.survey([item.letter for item in part]), strict=True))
     tried = [item for item, verdict in surveyed if verdict in (GO, DONE) or verdict.passes]
     yield from ((item, verdict) for item, verdict in surveyed if not (verdict in (GO, DONE) or verdict.passes))
-    yield from zip(tried, inboxes.let_go([item.letter for item in tried]), strict=True)
+    unsure = {item.letter.identity for item, verdict in surveyed if verdict.passes}
+    yield from zip(tried, inboxes.let_go([item.letter for item in tried], unsure), strict=True)
 
 
 def drop(

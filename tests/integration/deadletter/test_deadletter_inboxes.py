@@ -15,6 +15,8 @@ from sqlalchemy import insert, select, update
 
 from shardctl.deadletter.inboxes import Allowed, Inboxes
 from shardctl.deadletter.letter import Message, note_of, read
+from shardctl.deadletter.reading import Found
+from shardctl.deadletter.replay import Report, replay
 from shardctl.fleet.keyspace import slot_of
 from shardctl.fleet.load import fleet_from
 from shardctl.fleet.yamlfile import parse
@@ -330,3 +332,30 @@ def test_behind_a_letter_whose_slot_was_moving_none_of_its_key_goes(url, engine)
                 connection.execute(update(schema.lanes).where(lane).values(state=state))
             assert codes(asked.let_go([letter(number)])) == [code]
     assert known(engine) == {"i1": "dead", "i2": "dead"}
+
+
+def test_a_letter_that_may_go_only_after_the_survey_overwrites_no_later_write(url, engine):
+    """A consumer publishes a letter before it commits that the write is dead, together with later writes of the key."""
+    published, report = [], Report()
+
+    class Between:
+        def __init__(self, asked):
+            self._asked, self.let_go = asked, asked.let_go
+
+        def survey(self, letters):
+            verdicts = self._asked.survey(letters)
+            record(engine, "i1", "dead")
+            record(engine, "later", "applied", ago=timedelta())
+            return verdicts
+
+    class Nowhere:
+        def publish(self, topics, messages):
+            published.extend(messages)
+            return {}
+
+    with inboxes(url) as asked:
+        entries = [Found(letter(1))]
+        replay(FLEET_SPEC, entries, lambda _: Message("1", 0, "", {}, b"{}"), Between(asked), Nowhere(), report)
+    assert codes(verdict for _, verdict in report.left) == ["overtaken"]
+    assert (published, report.replayed) == ([], 0)
+    assert known(engine) == {"i1": "dead", "later": "applied"}
