@@ -7,7 +7,6 @@ subscription, or in the file twice; a replay takes each once.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from shardctl.atomicfile import sync_folder
-from shardctl.deadletter.letter import Message
+from shardctl.deadletter.letter import LAST_MOMENT_US, Message
 from shardctl.errors import ShardctlError, UsageError
 
 MAX_LINE_BYTES = 64 * 1024**2  # a body of 10 MB, each byte escaped
@@ -73,7 +72,7 @@ def decode(line: bytes) -> tuple[str, Message, bool]:
         raise LineError('"body" or "body_base64" must be text')
     try:
         data = body.encode() if isinstance(body, str) else base64.b64decode(record["body_base64"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also characters beyond ASCII
         raise LineError(f'"body_base64" isn\'t base64: {error}') from error
     message = Message(record["message_id"], _us(record["publish_time"]), record["ordering_key"], attributes, data)
     return record["subscription"], message, kind == "stray"
@@ -88,9 +87,12 @@ def _us(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+        moment_us = int(moment.timestamp()) * 1_000_000 + moment.microsecond
     except (ValueError, OverflowError) as error:
         raise LineError(f'"publish_time" isn\'t an RFC 3339 time: {text[:40]!r}') from error
+    if not 0 <= moment_us < LAST_MOMENT_US:
+        raise LineError(f'"publish_time" is no time at which anything was published: {text[:40]!r}')
+    return moment_us
 
 
 class Archive:

@@ -23,7 +23,7 @@ GIVEN_UP = "max_delivery_attempts"  # the reason of Pub/Sub's own policy
 UNKNOWN = "unknown"  # neither a consumer nor Pub/Sub put it there
 NOTE = "shardctl-letter:"  # what the name of a letter's note begins with, here as in 0.1.0
 KEPT_DETAIL = 300  # characters: thousands of letters are held at once
-_LAST_MOMENT_US = 253_370_764_800 * 1_000_000  # 9999-01-01
+LAST_MOMENT_US = 253_370_764_800 * 1_000_000  # 9999-01-01; later ones may not be shown as times
 
 
 class Origin(StrEnum):
@@ -179,7 +179,7 @@ def _written(origin: Origin, message: Message) -> tuple[int, int]:
     """When the write was published first, and to how many microseconds that is known."""
     if origin == Origin.CONSUMER:
         written_us = _number(message.attributes[deadletters.PUBLISH_TIME_US])
-        if written_us is not None and 0 < written_us < _LAST_MOMENT_US:
+        if written_us is not None and 0 < written_us < LAST_MOMENT_US:
             return written_us, 1
     if origin == Origin.PUBSUB:
         text = message.attributes.get(deadletters.SOURCE_PUBLISH_TIME, "")
@@ -188,7 +188,9 @@ def _written(origin: Origin, message: Message) -> tuple[int, int]:
         except (ValueError, OverflowError):
             return message.publish_time_us, 1
         digits = len(match[1]) if (match := re.search(r"\.([0-9]+)", text)) else 0
-        return int(moment.timestamp()) * 1_000_000 + moment.microsecond, 10 ** max(0, 6 - digits)
+        written_us = int(moment.timestamp()) * 1_000_000 + moment.microsecond
+        if 0 < written_us < LAST_MOMENT_US:
+            return written_us, 10 ** max(0, 6 - digits)
     return message.publish_time_us, 1
 
 

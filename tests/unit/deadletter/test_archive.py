@@ -44,6 +44,8 @@ def test_there_and_back(message, stray):
         (b'"/w=="', b'"/w="', "base64"),
         (b"2023-", b"x023-", "publish_time"),
         (b'"b"', b'"\\ud800"', "not JSON"),
+        (b'"/w=="', '"/wé="'.encode(), "base64"),
+        (b"2023-11-14T22:13:20.123456Z", b"9999-12-31T23:59:59.999999Z", "publish_time"),
     ],
 )
 def test_a_line_that_holds_no_letter(before, after, says):

@@ -150,6 +150,15 @@ def test_a_time_that_can_not_be_is_the_letters_own(written):
     assert letter(WRITE | OURS | {"shardctl-publish-time-us": written}).written_us == US
 
 
+@pytest.mark.parametrize(
+    "written", ["9999-12-31T23:59:59.999999Z", "1969-12-31T23:59:59Z", "0001-01-01T00:00:00+09:00"]
+)
+def test_a_time_of_pubsubs_that_can_not_be_is_the_letters_own(written):
+    """No age could be told from the last moments of the year 9999."""
+    dead_letter = letter(WRITE | PUBSUBS | {"CloudPubSubDeadLetterSourceTopicPublishTime": written})
+    assert (dead_letter.written_us, dead_letter.precision_us) == (US, 1)
+
+
 def test_order_is_by_slot_then_time_then_number():
     letters = [
         letter(WRITE | OURS | {"shardctl-message-id": number, "shardctl-publish-time-us": str(US + at)})
