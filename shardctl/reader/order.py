@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice, pairwise
 from typing import Any
 
@@ -72,9 +73,13 @@ class Order:
         )
 
 
-def _comparable(value: Any, part: Part) -> tuple[bool, Any]:
-    """NULLs stand together, at the end that the database puts them at."""
-    return ((value is None) == part.nulls_are_largest, "" if value is None else value)
+def _comparable(value: Any, part: Part) -> tuple[int, Any]:
+    """NULLs stand at the end that their database puts them at; all other values are alike, whatever database they are from."""
+    if value is None:
+        return (2 if part.nulls_are_largest else 0), ""
+    if isinstance(value, datetime) and value.tzinfo is None:  # MariaDB and SQLite keep UTC without saying so
+        value = value.replace(tzinfo=UTC)
+    return 1, value
 
 
 class _Descending:
