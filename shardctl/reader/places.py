@@ -79,6 +79,11 @@ class Places:
                     "pass it with key=."
                 )
             value = values[names.index(field)]
+            if isinstance(value, datetime):
+                raise UsageError(
+                    f"the routing key of {types[0]!r}, {field!r}, is a time, which has many spellings: pass it with key=, as its "
+                    "writes have it."
+                )
             key = value if isinstance(value, int) else str(value)
         return One(entity, table, values, key, types[0])
 

@@ -1,10 +1,14 @@
 """Of which slot a read is."""
 
+from datetime import UTC, datetime
+
 import pytest
 from fleets import yamlfile
+from sqlalchemy import Column, DateTime, MetaData, Table, create_engine
 
 from shardctl.errors import UsageError
 from shardctl.fleet.load import fleet_from
+from shardctl.reader.reader import Reader
 from shardctl.reader.routes import Routes
 
 FILE_OF_KEYS = """
@@ -16,6 +20,7 @@ message_types:
   cart: {table: carts, key: cart_id, columns: {cart_id: uuid}}
   visit: {table: visits, key: day, columns: {day: date}}
   user: {table: users, key: user_id, columns: {user_id: bigint}}
+  tick: {table: ticks, key: at, columns: {at: timestamp}}
   note: {table: notes, key: note_id, routing_key: user_id, columns: {note_id: text, user_id: bigint}}
 shards:
   - {name: s0, slots: 0-7}
@@ -54,3 +59,10 @@ def test_another_spelling_of_a_key_is_refused_and_not_looked_for_in_another_slot
 )
 def test_a_key_as_writes_have_it_has_a_slot(kind, key):
     assert Routes(fleet_from(yamlfile.parse(FILE_OF_KEYS))).slot(key, kind, None) in range(8)
+
+
+def test_a_time_is_not_looked_for_in_the_slot_of_one_of_its_spellings():
+    ticks = Table("ticks", MetaData(), Column("at", DateTime, primary_key=True))
+    reader = Reader(fleet_from(yamlfile.parse(FILE_OF_KEYS)), {"s0": create_engine("sqlite://")})
+    with pytest.raises(UsageError, match="pass it with key="):
+        reader.get(ticks, datetime(2026, 11, 30, tzinfo=UTC))
