@@ -77,7 +77,7 @@ def _unwrapped(ack_id: str, subscription: str, body: bytes, headers: Mapping[str
     _check_subscription(headers.get(f"{METADATA}subscription-name"), subscription)
     written = {name.lower(): name for name in known}  # header names come in any case
     attributes = {
-        written.get(name, name): value
+        written.get(name, name): _as_sent(value)
         for name, value in headers.items()
         if name in written or not (name in _NOT_ATTRIBUTES or name.startswith(_NOT_PREFIXES))
     }
@@ -91,6 +91,14 @@ def _unwrapped(ack_id: str, subscription: str, body: bytes, headers: Mapping[str
         headers.get(f"{METADATA}ordering-key", ""),
         int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 0,
     )
+
+
+def _as_sent(value: str) -> str:
+    """An attribute's text, which travels as UTF-8: HTTP servers take the bytes of headers for Latin-1."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def _received(

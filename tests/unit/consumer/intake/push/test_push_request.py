@@ -116,3 +116,14 @@ def test_no_json_breaks_the_reading(value):
     """Whatever comes is a message or a refusal."""
     with contextlib.suppress(BadPushError, orjson.JSONEncodeError):
         wrapped(body=orjson.dumps(value))
+
+
+@pytest.mark.parametrize("value", ["o-1", "Zürich", "東京 🗼", ""])
+def test_an_unwrapped_attribute_is_utf_8(value):
+    """An HTTP server gives a header's bytes as Latin-1: a routing key read so would be another one, of another slot."""
+    message = unwrapped(colour=value.encode().decode("latin-1")).message
+    assert message.attributes["colour"] == value
+
+
+def test_a_header_that_is_no_utf_8_stays_as_it_came():
+    assert unwrapped(colour="Z\xfcrich").message.attributes["colour"] == "Zürich"
