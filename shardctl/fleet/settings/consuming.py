@@ -41,6 +41,7 @@ class Subscriptions(Model):
         return self
 
 
+LEAST_OUTSTANDING, MOST_OUTSTANDING = 5_000, 20_000  # unless the file says otherwise
 LONE_SHARE = 0.4  # of `batch_max_age_ms`, after a batch of a single message
 
 
@@ -60,14 +61,15 @@ class Batching(Model):
     ] = 50
     concurrency: Annotated[int, Field(ge=1, le=64, description="Transactions at once, each on slots of its own.")] = 2
     max_outstanding_messages: Annotated[
-        int,
+        int | None,
         Field(
             ge=1,
             le=1_000_000,
-            description="How many messages a replica holds at once. What exceeds a few batches takes memory, and CPU: "
-            "long before its turn comes, the processor's caches have forgotten it.",
+            description="How many messages a replica holds at once. By default as many as `concurrency` and three more batches "
+            "may hold, at least 5,000 and at most 20,000. With room for fewer than two, batches wait for `batch_max_age_ms`. "
+            "What exceeds a few takes memory, and CPU: long before its turn comes, the processor's caches have forgotten it.",
         ),
-    ] = 5_000
+    ] = None
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
     # With the subscription's minimum back-off, 1 s, another replica has a dead one's messages within 12 s. Pub/Sub takes no
     # shorter lease for a stream. A message's own may be shortened, but what was on its way to the dead replica has the stream's.
@@ -91,3 +93,9 @@ class Batching(Model):
         ),
     ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def outstanding_messages(self) -> int:
+        """How many messages each subscription's stream may hold."""
+        batches = (self.concurrency + 3) * self.batch_max_rows
+        return self.max_outstanding_messages or min(max(batches, LEAST_OUTSTANDING), MOST_OUTSTANDING)

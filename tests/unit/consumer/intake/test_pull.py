@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-from consumer_kit import CONFIG
+import pytest
+from consumer_kit import CONFIG, config
 from google.pubsub_v1.types import PubsubMessage, ReceivedMessage
 from virtualtime import run
 
@@ -34,3 +35,20 @@ def test_what_waits_to_be_read_when_a_stream_ends_is_delivered_with_its_end():
         assert [*intake._leases.held] == ["ack0", "ack1", "ack2", "ack3"]
 
     run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "messages"),
+    [
+        ({}, 5_000),
+        ({"batch_max_rows": 100}, 5_000),
+        ({"batch_max_rows": 10_000}, 20_000),
+        ({"concurrency": 8}, 11_000),
+        ({"batch_max_rows": 10_000, "max_outstanding_messages": 7}, 7),
+    ],
+    ids=str,
+)
+def test_a_stream_holds_several_batches(settings, messages):
+    """With room for fewer than two, none would get full, and each would wait for `batch_max_age_ms`."""
+    intake = Intake(None, config(**settings), lambda: 0.0, Metrics())
+    assert [stream.max_messages for stream in intake._streams] == [messages]
