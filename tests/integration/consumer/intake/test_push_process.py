@@ -158,7 +158,7 @@ def logged(consumer):
 def test_pushed_writes_land_once_in_order_though_the_consumer_is_killed_meanwhile(bench, shard, wrapped):
     broker = bench.pubsub(wrapped=wrapped)
     first = bench.start()
-    keys = [str(number) for number in range(20)]
+    keys = [*map(str, range(19)), "Zürich"]
 
     def publish(rounds):
         for number in rounds:
