@@ -134,9 +134,11 @@ def _gathered(opened: ExitStack, fleet: Any, choice: Any, how: How) -> Gathered:
     with screen.Progress("read") as bar:
         read = reading.off_desk(fleet, desk.desk, choice, strays=how.strays, looked_at=bar.advance)
         kept = reading.spooled(read, spool, strays=how.strays, max_bytes=session.MAX_SPOOL_BYTES)
-        entries = in_order(list(kept), how.limit)
-    session.say_missed(desk, bar.done)
-    return Gathered(entries, reading.fetch_from(spool), desk.desk.take_off, desk.outlet)
+        letters, seen = list(kept), bar.done
+    if spool.bytes >= session.MAX_SPOOL_BYTES:
+        desk.desk.whole, seen = False, len(letters)
+    session.say_missed(desk, seen)
+    return Gathered(in_order(letters, how.limit), reading.fetch_from(spool), desk.desk.take_off, desk.outlet)
 
 
 class _Refusals:

@@ -12,6 +12,7 @@ from deadletter_kit import BrokerThread, Town
 from products_kit import empty_database
 
 from shardctl.cli import main
+from shardctl.cli.deadletter import session
 from shardctl.fleet.keyspace import slot_of
 from shardctl.shard import schema
 from shardctl.wire import identity
@@ -464,6 +465,18 @@ def test_more_letters_than_one_may_hold_at_once(sqlite_town):
             assert not desk.whole
             assert town.leased() >= seen
     assert (town.backlog(), town.leased()) == (12, 0)
+
+
+def test_letters_that_find_no_room_on_disk_are_reported(sqlite_town, desk, monkeypatch):
+    town = sqlite_town
+    refuse_bad(town)
+    for number in range(3):
+        town.publish("thing", {"id": f"{A}/{number}", "owner": A, "note": "bad"}, A)
+    town.consume()
+    monkeypatch.setattr(session, "MAX_SPOOL_BYTES", 1)
+    _, document, err = desk("drop", "--all")
+    assert document["planned"]["letters"] == 1
+    assert "Stopped after 1 letters of 3: process these, and run it again for the rest." in err
 
 
 def test_a_letter_that_comes_again_after_its_ack_is_found_done(sqlite_town, desk):
