@@ -7,12 +7,11 @@ refused. A file without faults revokes at once.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import orjson
 
 from shardctl.errors import UsageError
 
@@ -99,10 +98,10 @@ def parse(text: bytes) -> KeysFile:
     """What a file of lines `name sha256`, or a JSON object, says. A line at fault leaves the others as they are."""
     try:
         written = text.decode()
-        entries = list(_of_json(text) if written.lstrip().startswith("{") else _of_lines(written))
+        entries = list(_of_json(written) if written.lstrip().startswith("{") else _of_lines(written))
     except UnicodeDecodeError as error:
         return KeysFile({}, faults=(f"byte {error.start} isn't UTF-8",))
-    except orjson.JSONDecodeError:
+    except (ValueError, RecursionError):
         return KeysFile({}, faults=("not JSON",))
     return _checked(entries)
 
@@ -127,8 +126,9 @@ def _of_lines(text: str) -> Iterator[_Entry]:
             yield f"line {number}", name, digits
 
 
-def _of_json(text: bytes) -> Iterator[_Entry]:
-    for number, (name, digits) in enumerate(orjson.loads(text).items(), 1):
+def _of_json(text: str) -> Iterator[_Entry]:
+    pairs = json.loads(text, object_pairs_hook=tuple)  # of a name that is given twice, a dict would drop the first
+    for number, (name, digits) in enumerate(pairs, 1):
         yield f"entry {number}", name, digits
 
 

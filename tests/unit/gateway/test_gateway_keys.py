@@ -32,8 +32,17 @@ def test_keys_are_read(text):
     assert not ring.faults
 
 
-def test_a_client_may_have_two_keys_while_one_takes_the_others_place():
-    assert len(keys.parse(f"shop {digest('old')}\nshop {digest('new')}".encode()).names) == 2
+@pytest.mark.parametrize("form", ["shop {}\nshop {}", '{{"shop": "{}", "shop": "{}"}}'], ids=["lines", "JSON"])
+def test_a_client_may_have_two_keys_while_one_takes_the_others_place(form):
+    assert len(keys.parse(form.format(digest("old"), digest("new")).encode()).names) == 2
+
+
+@pytest.mark.parametrize(
+    "form", ["shop revoked\nshop {}", '{{"shop": "revoked", "shop": "{}"}}'], ids=["lines", "JSON"]
+)
+def test_a_client_that_is_revoked_has_no_key(form):
+    file = keys.parse(form.format(digest("a")).encode())
+    assert (dict(file.names), file.revoked, len(file.faults)) == ({}, {"shop"}, 1)
 
 
 @pytest.mark.parametrize("text", ["shop revoked", '{"shop": "revoked"}'])
@@ -44,7 +53,8 @@ def test_a_client_may_have_no_key(text):
 @pytest.mark.parametrize(
     "text",
     [b"", b"# nobody", b"{}", b"shop topsecret", b'{"shop": "topsecret"}', b'{"shop": 5}', b'{"shop": null}', b"{", b"\xff",
-     b"[]", f"a {digest('x')}\nb {digest('x')}".encode(), f"a {digest('x')}\na revoked".encode()],
+     b"[]", b'{"shop": ' + b'{"a": ' * 5_000, b'{"shop": ' + b"1" * 5_000 + b"}",
+     f"a {digest('x')}\nb {digest('x')}".encode(), f"a {digest('x')}\na revoked".encode()],
 )  # fmt: skip
 def test_a_file_at_fault_is_refused_without_repeating_it(text, tmp_path):
     path = tmp_path / "keys"
