@@ -81,6 +81,7 @@ class Intake:
             for generation in config.generations
             for subscription in generation.subscriptions
         ]
+        self._by_path = {stream.path: stream for stream in self._streams}
         self._leases = Leases(client, self._lease_seconds, clock, metrics)
         metrics.outstanding.set_function(lambda: sum(stream.messages for stream in self._streams))
         metrics.outstanding_bytes.set_function(lambda: sum(stream.bytes for stream in self._streams))
@@ -145,8 +146,11 @@ class Intake:
         # A batch whose messages are all held settles nothing, and must not count as progress for what waits in `_wait_settled`.
         if not deliveries:
             return
-        for stream in self._streams:
-            stream.release(deliveries)
+        by_path: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            by_path.setdefault(delivery.subscription, []).append(delivery)
+        for path, its_own in by_path.items():
+            self._by_path[path].release(its_own)
         self._signal_settled()
 
     def _signal_settled(self) -> None:

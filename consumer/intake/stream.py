@@ -47,9 +47,7 @@ class Stream:
             self.room.clear()
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Hold no longer those of the messages that came by this stream."""
-        sizes = [delivery.size for delivery in deliveries if delivery.subscription == self.path]
-        self.messages -= len(sizes)
-        self.bytes -= sum(sizes)
+        self.messages -= len(deliveries)
+        self.bytes -= sum([delivery.size for delivery in deliveries])
         if self.messages < self.max_messages and self.bytes < self.max_bytes:
             self.room.set()

@@ -10,6 +10,7 @@ from consumer_kit import CONFIG, config
 from google.pubsub_v1.types import PubsubMessage, ReceivedMessage
 from virtualtime import run
 
+from consumer.delivery import Delivery
 from consumer.intake.pull import Intake
 from consumer.observability.metrics import Metrics
 
@@ -52,3 +53,21 @@ def test_a_stream_holds_several_batches(settings, messages):
     """With room for fewer than two, none would get full, and each would wait for `batch_max_age_ms`."""
     intake = Intake(None, config(**settings), lambda: 0.0, Metrics())
     assert [stream.max_messages for stream in intake._streams] == [messages]
+
+
+def test_messages_are_settled_at_the_same_cost_however_many_streams_there_are():
+    looks = []
+
+    class Counted(Delivery):
+        subscription = property(lambda self: looks.append(1) or self.message, lambda self, path: None)
+
+    names = tuple(f"shop-s0-g1-t{number}" for number in range(256))
+    generation = CONFIG.generations[0].model_copy(update={"subscriptions": names})
+    of_many = CONFIG.model_copy(update={"generations": (generation,)})
+    intake = Intake(None, of_many, lambda: 0.0, Metrics())
+    messages = [Counted(stream.path, "", stream.path, stream.path, 0, 10) for stream in intake._streams]
+    for stream, message in zip(intake._streams, messages, strict=True):
+        stream.hold([message])
+    intake._settle(messages)
+    assert {(stream.messages, stream.bytes) for stream in intake._streams} == {(0, 0)}
+    assert len(looks) <= 2 * len(messages)

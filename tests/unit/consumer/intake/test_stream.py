@@ -18,14 +18,3 @@ def test_a_stream_has_room_while_both_bounds_are_kept(max_messages, max_bytes):
     assert not stream.room.is_set()
     stream.release(messages[:1])
     assert stream.room.is_set()
-
-
-def test_what_came_by_another_stream_frees_no_room_in_this_one():
-    message = raw("customer", b"x" * 15, "1")
-    own, other = Stream(message.subscription, 1, 1, 1_000), Stream("other", 1, 1, 1_000)
-    own.hold([message])
-    other.hold([raw("customer", b"x" * 15, "1")])
-    for stream in (own, other):
-        stream.release([message])
-    assert own.room.is_set()
-    assert not other.room.is_set()
