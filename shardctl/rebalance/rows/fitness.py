@@ -204,7 +204,8 @@ def _with_triggers(connection: Connection, tables: Iterable[SlotTable]) -> list[
             )
             parameters = (name, space)
         else:
-            query, parameters = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (name,)
+            query = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE"
+            parameters = (name,)
         if connection.exec_driver_sql(query, parameters).first() is not None:
             with_triggers.append(table.name)
     return with_triggers

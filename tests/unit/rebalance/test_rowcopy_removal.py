@@ -166,6 +166,10 @@ def test_what_cannot_be_moved_is_reported_with_the_way_out(sides, at_source, at_
             "table a_orders has a trigger at the destination",
         ),
         (
+            ["CREATE TRIGGER t AFTER INSERT ON A_Orders BEGIN SELECT 1; END", LINE_TABLE],
+            "table a_orders has a trigger at the destination",
+        ),
+        (
             ["CREATE TABLE countries (id TEXT PRIMARY KEY)", LINE_TABLE.replace("{}", " REFERENCES countries (id)")],
             "table a_lines refers to countries, whose rows aren't moved",
         ),
