@@ -17,15 +17,15 @@ check: $(VENV)/.dev lint types  ## lint, types and the fast tests: under a minut
 	$(BIN)/pytest -q -n 2 -m "not slow and not proof" --ignore tests/integration --ignore tests/contract --hypothesis-profile quick
 
 test: $(VENV)/.dev              ## every test but the long proofs, with real PostgreSQL, Redis and gRPC
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not proof" --ignore tests/e2e
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not proof" tests/e2e
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not proof" --ignore tests/e2e
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not proof" tests/e2e
 
 test-loaded: $(VENV)/.dev       ## the same while something else takes both cores: no test may depend on how fast it is
 	$(BIN)/python tests/loaded.py $(MAKE) test
 
 prove: $(VENV)/.dev             ## the long proofs: the model searched whole, thousands of schedules, attacks, a fleet hurt and in chaos
-	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m proof --ignore tests/e2e --ignore tests/chaos
-	$(BIN)/pytest -q -n 2 --dist loadfile -m proof tests/e2e
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m proof --ignore tests/e2e --ignore tests/chaos
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m proof tests/e2e
 	$(BIN)/pytest -q -m proof tests/chaos
 # Half of the time a test waits for servers.
 WORKERS := 4

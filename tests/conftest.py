@@ -25,14 +25,34 @@ _numbers = itertools.count()
 
 JUDGED = ("chaos", "model", "sim")  # folders whose tests judge whether writes are exact: what they find once is found
 
+# Files of few tests that take minutes. Begun last, such a file would keep one process busy long after the others have ended.
+LONG = (
+    "tests/e2e/test_migrating.py",
+    "tests/e2e/test_production.py",
+    "tests/e2e/test_quickstart.py",
+    "tests/integration/consumer/sinks/test_emitting.py",
+    "tests/integration/gateway/test_gateway_described.py",
+)
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--reruns`, as in CI, a failed test is run again; one that judges, only where its time ended before its verdict."""
+    """What several processes share begins with the long files, then with those of many tests.
+
+    With `--reruns`, as in CI, a failed test is run again; one that judges, only where its time ended before its verdict.
+    """
+    assert all((config.rootpath / name).exists() for name in LONG)
+    if hasattr(config, "workerinput"):
+        tests = Counter(map(_file, items))
+        items.sort(key=lambda item: (_file(item) not in LONG, -tests[_file(item)]))
     if not config.getoption("reruns"):
         return
     for item in items:
-        if not set(JUDGED).isdisjoint(item.nodeid.partition("::")[0].split("/")):
+        if not set(JUDGED).isdisjoint(_file(item).split("/")):
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="pytest-timeout"))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
