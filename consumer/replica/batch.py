@@ -154,7 +154,19 @@ class Batcher:
             self._free_lane(lane, None)
 
     def back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
-        """Put `unsettled`, in order, before later messages of their lanes, and try them no sooner than `not_before`."""
+        """Put `unsettled`, in order, before later messages of their lanes, and try them no sooner than `not_before`.
+
+        The batch went through, so none of its lanes is blocked: what comes back waits for something else than a lock.
+        """
+        for lane in batch.lanes:
+            self._trust(self._in_flight[lane])
+        self._put_back(batch, unsettled, not_before)
+
+    def back_whole(self, batch: Batch, not_before: float) -> None:
+        """Put back all of a batch that failed: its suspects stay suspects."""
+        self._put_back(batch, batch.deliveries, not_before)
+
+    def _put_back(self, batch: Batch, unsettled: Iterable[Delivery], not_before: float) -> None:
         returned: dict[int, list[Delivery]] = {}
         for delivery in unsettled:
             returned.setdefault(delivery.lane, []).append(delivery)
@@ -166,9 +178,6 @@ class Batcher:
                 queue.deliveries.extendleft(reversed(kept))
                 queue.bytes += sum(delivery.size for delivery in kept)
             self._free_lane(lane, not_before if kept else None)
-
-    def back_whole(self, batch: Batch, not_before: float) -> None:
-        self.back(batch, batch.deliveries, not_before)
 
     def split(self, batch: Batch, not_before: float) -> None:
         """Put all of a batch that was blocked `back`, to be tried again in smaller parts."""
@@ -199,8 +208,7 @@ class Batcher:
     def _free_lane(self, lane: int, not_before: float | None) -> None:
         queue = self._in_flight.pop(lane)
         if not_before is None:
-            queue.most_lanes = queue.blocked = 0
-            self._suspected.discard(lane)
+            self._trust(queue)
         if not queue.deliveries:
             return
         if not_before is None:
@@ -208,6 +216,10 @@ class Batcher:
         else:
             self._later[lane] = queue
             self._retries.add(not_before, queue)
+
+    def _trust(self, queue: _Queue) -> None:
+        queue.most_lanes = queue.blocked = 0
+        self._suspected.discard(queue.lane)
 
     def _set_free(self, queue: _Queue) -> None:
         self._free[queue.lane] = queue

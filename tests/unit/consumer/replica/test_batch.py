@@ -284,6 +284,27 @@ def test_a_slot_that_got_through_is_like_any_other():
     assert batch.lock_seconds is None
 
 
+def test_a_slot_that_is_held_back_is_not_blocked():
+    """Its messages may wait for minutes, until the slot has moved. Else no other batch would wait for a lock meanwhile."""
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 1)
+    batch = batcher.take(0.0)
+    batcher.back(batch, batch.deliveries, 1.0)
+    batcher.add([delivery(5, 5)])
+    assert batcher.take(0.0).lock_seconds is None
+    again = batcher.take(1.0)
+    assert (numbers(again), again.of_suspects, again.lock_seconds) == ([0], False, None)
+
+
+def test_a_slot_that_failed_with_everything_else_may_still_be_blocked():
+    batcher = Batcher(1_000, 1_000_000, 0.0)
+    split_of(batcher, 1)
+    batcher.back_whole(batcher.take(0.0), 1.0)
+    batcher.add([delivery(5, 5)])
+    assert batcher.take(0.0).lock_seconds == 0.5
+    assert batcher.take(1.0).of_suspects
+
+
 def test_while_something_is_blocked_nobody_waits_long_for_a_lock():
     """Else the next rows of a forgotten transaction would take every worker, each for as long as a statement may last."""
     batcher = Batcher(1_000, 1_000_000, 0.0)
