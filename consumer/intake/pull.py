@@ -74,7 +74,7 @@ class Intake:
             Stream(
                 f"projects/{config.project}/subscriptions/{subscription}",
                 generation.number,
-                config.consumer.outstanding_messages,
+                config.outstanding_messages,
                 config.consumer.max_outstanding_bytes,
                 may_end=generation.number < newest,
             )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from shardctl.fleet.spec import Fleet, Shard
 
 
+LEAST_OUTSTANDING, MOST_OUTSTANDING = 5_000, 20_000  # messages, unless the file says otherwise
+
+
 class Generation(Model):
     """The subscriptions that one generation of a shard reads, and the slots they carry."""
 
@@ -62,6 +65,20 @@ class ShardConfig(Model):
     @cached_property
     def rule(self) -> SlotRule:
         return SlotRule(self.slot_bits, self.modulo)
+
+    @property
+    def outstanding_messages(self) -> int:
+        """How many messages each subscription's stream may hold.
+
+        Batches must get full while others are in flight. While slots move, messages of those that aren't here yet share the room
+        with those of slots that are.
+        """
+        settings = self.consumer
+        if settings.max_outstanding_messages is not None:
+            return settings.max_outstanding_messages
+        if len(self.generations) > 1:
+            return MOST_OUTSTANDING
+        return min(max((settings.concurrency + 3) * settings.batch_max_rows, LEAST_OUTSTANDING), MOST_OUTSTANDING)
 
     @property
     def redis_prefix(self) -> str:

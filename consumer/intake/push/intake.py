@@ -54,7 +54,7 @@ class PushIntake:
                 subscription,
                 f"projects/{config.project}/subscriptions/{subscription}",
                 generation.number,
-                config.consumer.outstanding_messages,
+                config.outstanding_messages,
                 config.consumer.max_outstanding_bytes,
             )
             for generation in config.generations

@@ -41,7 +41,6 @@ class Subscriptions(Model):
         return self
 
 
-LEAST_OUTSTANDING, MOST_OUTSTANDING = 5_000, 20_000  # unless the file says otherwise
 LONE_SHARE = 0.4  # of `batch_max_age_ms`, after a batch of a single message
 
 
@@ -66,8 +65,9 @@ class Batching(Model):
             ge=1,
             le=1_000_000,
             description="How many messages a replica holds at once. By default as many as `concurrency` and three more batches "
-            "may hold, at least 5,000 and at most 20,000. With room for fewer than two, batches wait for `batch_max_age_ms`. "
-            "What exceeds a few takes memory, and CPU: long before its turn comes, the processor's caches have forgotten it.",
+            "may hold, at least 5,000 and at most 20,000, which it is while slots move. With room for fewer than two, batches "
+            "wait for `batch_max_age_ms`. What exceeds a few takes memory, and CPU: long before its turn comes, the processor's "
+            "caches have forgotten it.",
         ),
     ] = None
     max_outstanding_bytes: Annotated[int, Field(ge=1_024, le=4 * 1024**3)] = 64 * 1024**2
@@ -93,9 +93,3 @@ class Batching(Model):
         ),
     ] = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @property
-    def outstanding_messages(self) -> int:
-        """How many messages each subscription's stream may hold."""
-        batches = (self.concurrency + 3) * self.batch_max_rows
-        return self.max_outstanding_messages or min(max(batches, LEAST_OUTSTANDING), MOST_OUTSTANDING)

@@ -55,6 +55,15 @@ def test_a_stream_holds_several_batches(settings, messages):
     assert [stream.max_messages for stream in intake._streams] == [messages]
 
 
+def test_a_stream_holds_more_while_slots_move():
+    """Messages of slots that aren't here yet must not keep those of slots that have come waiting."""
+    (own,) = CONFIG.generations
+    later = own.model_copy(update={"number": own.number + 1, "subscriptions": ("later",)})
+    moving = CONFIG.model_copy(update={"generations": (own, later)})
+    intake = Intake(None, moving, lambda: 0.0, Metrics())
+    assert [stream.max_messages for stream in intake._streams] == [20_000, 20_000]
+
+
 def test_messages_are_settled_at_the_same_cost_however_many_streams_there_are():
     looks = []
 
