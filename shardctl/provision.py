@@ -263,7 +263,13 @@ def _stored(topic: Topic) -> tuple[frozenset[str], bool]:
 
 
 def _unchangeable(wanted: Subscription, live: Subscription) -> Iterator[str]:
-    if live.topic == DELETED_TOPIC:
+    if live.detached:
+        yield (
+            f"{wanted.name}: it is detached, so it holds nothing and gets nothing, and Pub/Sub can't attach it again. What was "
+            "published since then never reached it. Delete the subscription, run `shardctl provision`, and publish what "
+            "is missing again."
+        )
+    elif live.topic == DELETED_TOPIC:
         yield (
             f"{wanted.name}: its topic was deleted, the file wants {wanted.topic!r}, and Pub/Sub can't attach it to another. Let "
             "the consumers read what it still holds, then delete the subscription and run this again."

@@ -160,3 +160,15 @@ def test_the_broker_refuses_by_name(clients, fields, error, named):
         clients[0].update_topic(
             request={"topic": Topic(name=TOPICS[0], **fields), "update_mask": {"paths": list(fields)}}
         )
+
+
+def test_a_detached_subscription_is_refused_everywhere(clients):
+    """It looks as the file says, and gets no message any more."""
+    provision_pubsub(PLAIN, *clients)
+    clients[0].detach_subscription(
+        request={"subscription": "projects/test-project/subscriptions/shop-s0-g1-t0"}, timeout=PATIENCE_SECONDS
+    )
+    with pytest.raises(ProvisionError, match=r"shop-s0-g1-t0: it is detached.* Delete the subscription"):
+        provision_pubsub(PLAIN, *clients)
+    assert pubsub_drift(PLAIN, *clients).unchangeable
+    assert any("it is detached" in reason for reason in preflight.lacking_subscriptions(PLAIN, *clients, every=True))
