@@ -107,8 +107,11 @@ class Run:
 
     def bring_on(self, shard: str) -> None:
         """Every revision that the shard lacks, in order. Raises ApplyError."""
-        with snapshot(self._engines[shard]) as connection:
-            done = revisions.done(revisions.read(connection))
+        try:
+            with snapshot(self._engines[shard]) as connection:
+                done = revisions.done(revisions.read(connection))
+        except DatabaseError as error:
+            raise ApplyError(f"shard {shard}: {error}. What was done stays; the same command goes on from there.") from error
         for revision in self._history.revisions:
             if revision.id in done:
                 continue
