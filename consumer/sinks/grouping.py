@@ -68,9 +68,9 @@ def _may_join(other: Delivery, write: Delivery, kinds: dict[str, MessageType]) -
     """Whether the database would see no difference if a write shared a statement with an earlier one of its row.
 
     A second insert of one row must fail there, so it never shares a statement with the first. Of two versions the database
-    must say which is higher where we can't.
+    must say which is higher where we can't. A delete's version may be null: it then deletes less than one with a version.
     """
-    if write.operation == "insert":
+    if write.operation == "insert" or _is_versioned(write, kinds) != _is_versioned(other, kinds):
         return False
     return not _is_versioned(write, kinds) or None not in (_version(write, kinds), _version(other, kinds))
 

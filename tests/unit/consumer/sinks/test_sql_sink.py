@@ -116,6 +116,24 @@ TRAPS = {
         ("stamped", {"id": "1", "title": "stays", "changed_at": "2026-01-01T09:00:00Z"}, "upsert"),
         ("stamped", {"id": "1", "title": "stale", "changed_at": "2026-01-01T10:00:00+02:00"}, "upsert"),
     ],
+    "a delete with a version before one without": [
+        ("document", {"id": "1", "title": "stale", "revision": 2}, "upsert"),
+        ("document", {"id": "1", "revision": 3}, "delete"),
+        ("document", {"id": "1", "revision": None}, "delete"),
+    ],
+    **{
+        f"a delete without a version before one with {version!r}": [
+            (kind, {"id": "1", "title": "stale", column: version}, "upsert"),
+            (kind, {"id": "1", column: None}, "delete"),
+            (kind, {"id": "1", column: later}, "delete"),
+        ]
+        for kind, column, version, later in (
+            ("document", "revision", 2, 3),
+            ("ranked", "rank", "9", "10"),
+            ("stamped", "changed_at", "2026-01-01T08:00:00Z", "2026-01-01T09:00:00Z"),
+            ("labelled", "label", "a", "b"),
+        )
+    },
     "one row under three routing keys": [
         ("mixed", {"Id": 1, "aText": "a", "anInteger": 1}, "upsert"),
         ("mixed", {"Id": 1, "aText": "b"}, "delete"),
