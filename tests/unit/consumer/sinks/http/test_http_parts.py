@@ -92,6 +92,14 @@ def test_headers_hold_what_a_message_holds_and_nothing_breaks_out():
     assert not {"traceparent", "tracestate"} & headers(delivery).keys()
 
 
+@pytest.mark.parametrize("state", [" a=b ", "\ta=b", "a=b\r\n", "\x0ba=b", "a=b\x85", "a=b\N{EM SPACE}"])
+def test_blanks_around_a_trace_state_make_no_header_that_cannot_be_sent(state):
+    delivery = raw("call", b"{}", "k")
+    delivery.message.attributes["traceparent"] = f"00-{'c' * 32}-{'d' * 16}-00"
+    delivery.message.attributes["tracestate"] = state
+    assert headers(delivery)["tracestate"] == "a=b"
+
+
 def test_a_backend_is_given_one_key_for_each_write():
     """The same key of another type, or of another caller, is another write to the backend too."""
     sent = [raw("call", b"{}", "k", ident="i"), raw("raw", b"{}", "k", ident="i"), raw("call", b"{}", "k", ident="i")]
