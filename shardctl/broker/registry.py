@@ -260,7 +260,12 @@ class Registry:
         known = {
             number: message for number, message in self._known(subscription, now).items() if number > snapshot.after
         }
-        known.update((message.number, message) for message in snapshot.unacked)
+        matches = subscription.core.settings.matches  # the snapshot may be another subscription's, with another filter
+        known.update(
+            (message.number, message)
+            for message in snapshot.unacked
+            if matches is None or matches(PubsubMessage.FromString(message.body()).attributes)
+        )
         subscription.core.reset(known.values(), now)
 
     def _seekable(self, name: str) -> RegisteredSubscription:

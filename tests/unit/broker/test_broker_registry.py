@@ -344,6 +344,19 @@ def test_a_snapshot_restores_what_was_unacked_and_what_came_after(registry):
     assert bodies(take(registry, 3.0)) == ["unacked", "later"]
 
 
+def test_a_snapshot_of_another_subscription_brings_only_what_the_filter_lets_through(registry):
+    subscribe(registry)
+    filtered = "projects/p/subscriptions/filtered"
+    subscribe(registry, filtered, filter='attributes.shard = "s1"')
+    for now, text in enumerate(("before", "after")):
+        publish(registry, text, now=now, attributes={"shard": "s1"})
+        publish(registry, f"{text}, another's", now=now, attributes={"shard": "s2"})
+        if SNAPSHOT not in registry.snapshots:
+            registry.create_snapshot(of("Snapshot")(name=SNAPSHOT), SUB, 0.5)
+    registry.seek_to_snapshot(filtered, SNAPSHOT, 2.0)
+    assert bodies(take(registry, 2.0, filtered)) == ["before", "after"]
+
+
 def test_snapshots_expire_and_let_the_log_go(registry):
     subscribe(registry)
     registry.create_snapshot(of("Snapshot")(name=SNAPSHOT), SUB, 0.0)
