@@ -206,12 +206,13 @@ class Connection(HttpToolsProtocol):
 class Reader(asyncio.BufferedProtocol):
     """Hands a connection what comes in small parts. The event loops' own reads are of 256 KB, and of each connection that has
     something to read before any application is given any of it.
+
+    `buffer` may be that of all connections of one event loop, since what was read is copied at once. Not of several: another
+    thread's read would come between.
     """
 
-    _buffer = memoryview(bytearray(READ_BYTES))  # one for all: what was read is copied at once
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, buffer: memoryview) -> None:
+        self._connection, self._buffer = connection, buffer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connection.connection_made(transport)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from shardctl.serving.connection import Connection, Reader
+from shardctl.serving.connection import READ_BYTES, Connection, Reader
 from shardctl.serving.limits import Limits, connections_within
 from shardctl.serving.room import Room
 from shardctl.serving.sockets import BACKLOG
@@ -25,9 +25,10 @@ class Server(uvicorn.Server):
         """Requests in progress at `stop` have `drain_seconds`; None waits for all of them."""
         limits = limits or Limits()
         room = Room(connections_within(limits.connections))
+        buffer = memoryview(bytearray(READ_BYTES))
 
         def protocol(**uvicorns: Any) -> asyncio.BaseProtocol:
-            return Reader(Connection(room, limits, **uvicorns))
+            return Reader(Connection(room, limits, **uvicorns), buffer)
 
         super().__init__(
             uvicorn.Config(

@@ -10,6 +10,7 @@ import weakref
 from contextlib import asynccontextmanager
 
 import pytest
+from uvicorn.server import ServerState
 
 from shardctl.errors import UsageError
 from shardctl.serving.connection import Connection
@@ -279,3 +280,18 @@ def test_a_port_that_is_taken_is_named_with_the_way_out():
         port = first.getsockname()[1]
         with pytest.raises(UsageError, match=rf"can't listen on 127.0.0.1:{port} for pushes: .* in use. Do that."):
             bind("127.0.0.1", port, "pushes", "Do that.")
+
+
+def test_what_a_server_reads_is_out_of_reach_for_another_one_in_another_thread():
+    """A consumer's probes have a thread of their own beside the pushes: what one read stood in the other's requests."""
+
+    async def buffer():
+        config = Server(Application()).config
+        config.load()
+        protocol = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})
+        return protocol.get_buffer(-1)
+
+    pushes, probes = (asyncio.run(buffer()) for _ in range(2))
+    pushes[:3] = b"his"
+    probes[:3] = b"its"
+    assert bytes(pushes[:3]) == b"his"
