@@ -121,7 +121,7 @@ class Stream:
             ] or changing[:1]
         body = {**entity.fixed, **{column: self._value(entity, column, kind) for column in changing}}
         if kind.version_column:
-            body[kind.version_column] = entity.revision
+            body[kind.version_column] = _version(entity.revision, kind.version_column, kind)
         return Write(entity.type, body, operation=operation, idempotency_key=f"{entity.name}#{entity.revision}")
 
     def _operation(self, entity: _Entity) -> Operation:
@@ -166,6 +166,19 @@ def _counts(column: str, kind: MessageType) -> bool:
     return column == kind.version_column or (
         column == "revision" and kind.columns[column] in ("integer", "bigint", "text")
     )
+
+
+def _version(revision: int, column: str, kind: MessageType) -> Any:
+    """A value that is higher than that of any earlier revision."""
+    match type_of(kind.columns[column]):
+        case "text":
+            return f"{revision:0{min(8, kind.lengths.get(column, 8))}d}"  # compared as text
+        case "timestamp":
+            return _timestamp(revision)
+        case "date":
+            return str(FIRST_DAY.date() + timedelta(days=revision))
+        case _:
+            return revision
 
 
 def _identity(entity: _Entity, column_type: ColumnType, number: int) -> Any:

@@ -37,6 +37,12 @@ KINDS = {
   a: {table: a, key: id, columns: {id: text, at: timestamp, v: bigint, t: text}, version_column: v,
       time_bucket: {field: at, unit: day}}
 """,
+    "versions of other types": """
+  t: {table: t, key: id, columns: {id: text, v: text}, version_column: v}
+  m: {table: m, key: id, columns: {id: text, v: timestamp}, version_column: v}
+  d: {table: d, key: id, columns: {id: text, v: date}, version_column: v}
+  n: {table: n, key: id, columns: {id: text, v: decimal}, version_column: v}
+""",
     "nothing but a key": """
   a: {table: a, key: id, columns: {id: text}}
 """,
@@ -87,10 +93,12 @@ def test_every_operation_can_succeed(fleet):
         (there.discard if write.operation == "delete" else there.add)(row)
 
 
-def test_versions_grow_with_each_write():
+@pytest.mark.parametrize("kinds", ["a time bucket and a version", "versions of other types"])
+def test_versions_grow_with_each_write(kinds):
     versions = {}
-    for step in Stream(fleet_of("a time bucket and a version"), 500, 20, duplicate_rate=0):
-        assert step.write.body["v"] > versions.get(step.write.body["id"], 0)
+    for step in Stream(fleet_of(kinds), 500, 20, duplicate_rate=0):
+        before = versions.get(step.write.body["id"])
+        assert before is None or step.write.body["v"] > before
         versions[step.write.body["id"]] = step.write.body["v"]
 
 
