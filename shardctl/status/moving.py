@@ -20,7 +20,7 @@ from shardctl.shard.schema import LaneState, RebalanceState
 class Moving:
     """`id` is None where no database has opened it. `states` has the journal's state in each participating shard.
 
-    `summary` is None where a database doesn't answer.
+    `summary` is None where a database doesn't answer, or has no tables.
     """
 
     id: str | None
@@ -54,6 +54,8 @@ def moving(fleet: Fleet, known: Mapping[str, Known], at: datetime) -> tuple[Movi
     silent = [name for name in taking_part if name not in known]
     if silent:
         return Moving(rebalance_id, states, None), f"the databases of {', '.join(silent)} don't answer"
+    if empty := [name for name in taking_part if known[name].empty]:  # then their slots are unknown, not broken
+        return Moving(rebalance_id, states, None), f"the databases of {', '.join(empty)} have none of shardctl's tables"
     return Moving(rebalance_id, states, summarize(fleet, known, int(at.timestamp() * 1e6))), ""
 
 
@@ -95,8 +97,9 @@ def _map(shards: Iterable[Shard], known: Mapping[str, Known], stages: Mapping[st
 
 
 def _stages(fleet: Fleet, known: Mapping[str, Known]) -> dict[str, dict[str, SlotSet]]:
-    """The slots of each shard by the stage of their hand-over; nothing where a database doesn't answer."""
-    if not fleet.rebalancing or any(shard.name not in known for shard in handover.participating(fleet)):
+    """The slots of each shard by the stage of their hand-over; nothing where a database doesn't answer, or has no tables."""
+    taking_part = [shard.name for shard in handover.participating(fleet)]
+    if not fleet.rebalancing or any(name not in known or known[name].empty for name in taking_part):
         return {}
     views = {name: database.lanes for name, database in known.items()}
     slots_by_shard: dict[str, dict[Stage, list[int]]] = {}

@@ -179,6 +179,18 @@ def test_a_rebalance_with_a_silent_database_is_not_guessed_at():
     assert str(slot_map.holders["s2"]) == "6-7"
 
 
+def test_slots_of_a_database_without_tables_are_unknown_and_not_broken():
+    """As `shardctl rebalance status` has it: its URL may name another database."""
+    fleet = transitional()
+    databases = moving_databases(fleet) | {"s0": Known({}, {}, {}, empty=True)}
+    facts = {name: DatabaseFacts(reported) for name, reported in databases.items()}
+    report = assemble(fleet, NOW, facts, backlogs(fleet), working(fleet))
+    assert report.moving.summary is None
+    assert report.unknown["rebalance"] == "the databases of s0 have none of shardctl's tables"
+    (slot_map,) = slot_maps(fleet, databases)
+    assert (slot_map.from_file, slot_map.stages) == (("s0",), {})
+
+
 def test_a_rebalance_that_the_file_does_not_know_is_reported():
     fleet = settled()
     entries = moving_databases(transitional())["s0"].entries
