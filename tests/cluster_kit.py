@@ -82,15 +82,16 @@ class Cluster:
     """Set what it is like.
 
     `minor` of its version, `served` kinds, `denied` (verb, plural) pairs, `stuck` objects that never become ready, `pods` to
-    list, `down` for what a proxy says then; `left` is how many writes it takes before the caller is killed. `kubelet` hears of
-    objects that are applied and deleted, and has the pods' logs.
+    list, `down` for what a proxy says then; `left` is how many writes it takes before the caller is killed. `failing` are codes
+    with which the next lists of Deployments fail, once there are some. `kubelet` hears of objects that are applied and deleted,
+    and has the pods' logs.
     """
 
     def __init__(self, *namespaces, minor=36):
         self.minor = minor
         self.served = copy.deepcopy(SERVED)
         self.denied, self.stuck, self.pods = set(), set(), []
-        self.down, self.left, self.kubelet = "", None, None
+        self.down, self.left, self.kubelet, self.failing = "", None, None, []
         self.objects, self.managers = {}, {}
         self.writes = []
         self._numbers, self._lock = itertools.count(1), threading.RLock()
@@ -211,6 +212,8 @@ class Cluster:
             self._read(key, query)
             return self.kubelet.log(name, query.get("sinceTime", ""))
         verb = {"GET": "get" if name else "list", "PATCH": "patch", "DELETE": "delete"}[method]
+        if (verb, plural) == ("list", "deployments") and self.failing and self.names("Deployment"):
+            raise RefusalError(self.failing.pop(0), "InternalError", "etcdserver: leader changed")
         if (verb, plural) in self.denied:
             group = version.rpartition("/")[0]
             raise RefusalError(

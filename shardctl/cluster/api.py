@@ -19,7 +19,7 @@ FIELD_MANAGER = "kubectl"
 PAGE_OBJECTS = 500
 LOG_TIMEOUT = httpx.Timeout(60.0, read=20.0)  # a quiet command looks like a connection that is gone
 MAX_SHOWN_CHARACTERS = 600
-CONFLICT, FORBIDDEN, NOT_FOUND = 409, 403, 404
+CONFLICT, FORBIDDEN, NOT_FOUND, TOO_MANY, FAILED = 409, 403, 404, 429, 500
 
 
 class ClusterError(ShardctlError):
@@ -60,6 +60,8 @@ class Resource:
 
 class Api:
     """Calls of an API server. Each raises UnreachableError, or RefusedError with what the server says.
+
+    Of a read that the server says it can't answer now, the former.
 
     The client may be used by several threads, and so may this.
     """
@@ -191,6 +193,10 @@ class Api:
             return body
         if answer.status_code == NOT_FOUND and missing_is_none:
             return None
+        if method == "GET" and (answer.status_code == TOO_MANY or answer.status_code >= FAILED):
+            # A server that restarts, changes its leader or has too much to do: a caller that waits asks again.
+            message = body.get("message", "") if isinstance(body, dict) else answer.text
+            raise UnreachableError(_no_answer(f"HTTP {answer.status_code}: {_short(str(message))}"))
         raise _refusal(answer.status_code, answer.text, body)
 
 

@@ -111,7 +111,9 @@ class Run:
             with snapshot(self._engines[shard]) as connection:
                 done = revisions.done(revisions.read(connection))
         except DatabaseError as error:
-            raise ApplyError(f"shard {shard}: {error}. What was done stays; the same command goes on from there.") from error
+            raise ApplyError(
+                f"shard {shard}: {error}. What was done stays; the same command goes on from there."
+            ) from error
         for revision in self._history.revisions:
             if revision.id in done:
                 continue

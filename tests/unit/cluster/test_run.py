@@ -71,6 +71,18 @@ def test_a_rollout_that_never_ends_is_an_error_with_what_its_pods_report():
     assert "HorizontalPodAutoscaler/orders-s0" in cluster.names()
 
 
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_server_that_cant_answer_for_a_moment_is_asked_again(code):
+    """It says so itself, as one that restarts or changes its leader does."""
+    fleet, recorder = fleet_of(), Recorder()
+    cluster = cluster_for(fleet)
+    cluster.failing = [code]
+    apply(cluster, fleet, recorder=recorder)
+    (what, (why,)) = recorder.waits_lines[0]
+    assert what == "rollout"
+    assert why.startswith(f"the cluster doesn't answer: HTTP {code}: etcdserver: leader changed.")
+
+
 def test_a_second_run_changes_nothing():
     fleet = fleet_of()
     cluster = cluster_for(fleet)
