@@ -144,25 +144,43 @@ class Maintenance:
             raise trouble
 
     async def retry(self) -> None:
-        """Apply the writes that wait for their type's table: of each type up to the first key that fails again."""
+        """Apply the writes that wait for their type's table: of each type up to the first key for which it still isn't ready.
+
+        A key that fails otherwise holds up no others.
+        """
         types = await self._in_thread(self._shard.not_ready_types)
         for message_type in self._not_ready.keys() - types:
             self._metrics.table_not_ready.labels(message_type).set(0)
             self._not_ready.pop(message_type).over("is ready", "released")
+        blocked: TransientError | None = None
         for message_type in types:
             self._metrics.table_not_ready.labels(message_type).set(1)
             trouble = Trouble(f"the table of type {message_type!r}", log, "parked")
-            await self._retry(message_type, self._not_ready.setdefault(message_type, trouble))
+            try:
+                await self._retry(message_type, self._not_ready.setdefault(message_type, trouble))
+            except TransientError as error:
+                blocked = error
+        if blocked:
+            raise blocked
 
     async def _retry(self, message_type: str, trouble: Trouble) -> None:
         while keys := await self._in_thread(lambda: self._shard.not_ready_keys(message_type)):
+            blocked: TransientError | None = None
             for key in keys:
-                released = await self._release_whole(key)
+                try:
+                    released = await self._release_whole(key)
+                except TransientError as error:
+                    if blocked:
+                        raise  # so it isn't the key
+                    blocked = error
+                    continue
                 if self._stop.is_set():
                     return
                 if released and released.fault and released.fault.reason == TABLE_NOT_READY:
                     trouble.met(released.fault, "its writes are parked, in order, and tried again; other types go on")
                     return
+            if blocked:
+                raise blocked
 
     async def _release_whole(self, key: Key) -> Released | None:
         """Apply all messages of a key, up to one that fails again; None if there are no more."""

@@ -12,7 +12,7 @@ import pytest
 from consumer_kit import InThisThread
 from patience import PATIENCE_SECONDS
 
-from consumer.errors import PermanentError, TransientError
+from consumer.errors import BlockedError, PermanentError, TransientError
 from consumer.observability.metrics import Metrics
 from consumer.replica import maintenance
 from consumer.replica.maintenance import Maintenance
@@ -267,6 +267,22 @@ def test_a_stop_ends_it_between_two_keys_and_in_a_rest(monkeypatch):
         return shard.released
 
     assert len(asyncio.run(scenario())) == 1
+
+
+def test_a_key_that_is_blocked_holds_up_no_other_that_waits_for_its_table():
+    blocked = BlockedError("no partition takes the row")
+    shard = Shard(
+        {
+            (1, "order", "blocked"): [blocked] * 5,
+            (2, "order", "free"): [Released(1)],
+            (3, "receipt", "free"): [Released(1)],
+        }
+    )
+    metrics = Metrics()
+    with pytest.raises(BlockedError):
+        asyncio.run(maintainer(shard, metrics=metrics).retry())
+    assert shard.released == [(1, "order", "blocked"), (2, "order", "free"), (3, "receipt", "free")]
+    assert metrics.registry.get_sample_value("shardctl_messages_released_total") == 2
 
 
 def test_release_and_purge_share_one_thread(monkeypatch):
