@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from shardctl.cli.terminal import DEFAULT_FILE, FileOption, JsonOption, say
-from shardctl.errors import EXIT_DONE
+from shardctl.errors import EXIT_DONE, ShardctlError
 from shardctl.printable import printable
 
 LOOK_SECONDS = 1.0
@@ -114,6 +114,9 @@ def up(
             say("draining and stopping …")
             if feed:
                 feed.stop()
+    except ShardctlError:
+        keep = True  # the logs show why
+        raise
     finally:
         _forget_newest(local.directory, directory)
         if not keep:
