@@ -17,7 +17,7 @@ from shardctl.fleet.keyspace import SlotSet, lane_of
 from shardctl.fleet.spec import Fleet, Shard
 from shardctl.outbox import queue
 from shardctl.rebalance import handover, journal
-from shardctl.rebalance.backlog import Backlog
+from shardctl.rebalance.backlog import UNKNOWN, Backlog
 from shardctl.rebalance.handover import Stage, kinds_of
 from shardctl.rebalance.journal import Entry
 from shardctl.rebalance.rows.fitness import doubts, unfit
@@ -293,6 +293,16 @@ def lagging(fleet: Fleet, backlogs: Mapping[str, Backlog], max_lag: int) -> Iter
                 f"shard {shard.name} lags by {sum(counts):,} messages, and barriers would wait behind them. Let it catch up, "
                 f"or allow it with --max-lag {sum(counts)}."
             )
+
+
+def unknown_lag(fleet: Fleet, backlogs: Mapping[str, Backlog]) -> list[str]:
+    """Old subscriptions that there is no figure for: `lagging` counts nothing of them."""
+    return [
+        sub.id
+        for shard in handover.participating(fleet)
+        for sub in old_subscriptions(fleet, shard)
+        if backlogs.get(sub.id, UNKNOWN).messages is None
+    ]
 
 
 def absent_consumers(fleet: Fleet, known: Mapping[str, Known]) -> Iterator[str]:

@@ -100,6 +100,8 @@ def lag_reasons(fleet: Fleet, max_lag: int | None) -> list[str]:
     from shardctl.rebalance import preflight
 
     backlogs, unknown = backlogs_of(fleet, old_subscriptions(fleet))
+    if not unknown and (without := preflight.unknown_lag(fleet, backlogs)):
+        unknown = f"there is no figure for {', '.join(without)}"
     if unknown:
         say(
             f"lag: unknown, since {unknown}. Check it yourself: a barrier waits behind everything that a shard has yet to write."

@@ -175,6 +175,13 @@ def test_a_lag_over_the_gate():
     assert not list(preflight.lagging(after(), backlogs, 10_001))
 
 
+def test_a_lag_without_a_figure_is_unknown_and_not_zero():
+    """Cloud Monitoring leaves out a subscription that has no points of the last minutes."""
+    backlogs = {"orders-s0-g1": Backlog(0, None, 2), "orders-s1-g1": Backlog()}
+    assert preflight.unknown_lag(after(), backlogs) == ["orders-s1-g1"]
+    assert preflight.unknown_lag(after(), {}) == ["orders-s0-g1", "orders-s1-g1"]
+
+
 def seen(world, name, generations, ago_seconds=0):
     with writing(world.own[name]) as connection:
         connection.execute(insert(replicas).values(replica=f"{generations}-{ago_seconds}", generations=generations))
