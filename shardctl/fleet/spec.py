@@ -302,7 +302,8 @@ class Fleet(Model):
                 return shard
             shard = _with_kinds(shard)
             merged = {
-                name: {**data[name], **shard[name]}
+                # A policy's ports and addresses are one value: the addresses of others don't belong to a shard's own ports.
+                name: {**data[name], **shard[name]} if name == "network_policy" else _laid_over(data[name], shard[name])
                 for name in SHARD_OVERRIDES
                 if isinstance(shard.get(name), dict) and isinstance(data.get(name), dict)
             }

@@ -251,6 +251,35 @@ def test_a_shard_lays_its_own_settings_over_the_fleets():
     assert (second.concurrency, second.lease) == (3, timedelta(seconds=30))
 
 
+@pytest.mark.parametrize(
+    ("shared", "own", "read"),
+    [
+        (
+            "workload: {kind: statefulset, storage: {size: 10Gi, storage_class: fast}}",
+            "workload: {storage: {size: 50Gi}}",
+            lambda shard: (shard.workload.storage.size, shard.workload.storage.storage_class) == ("50Gi", "fast"),
+        ),
+        (
+            "autoscaling: {kind: keda, keda: {polling: 10s, cooldown: 1h}}",
+            "autoscaling: {keda: {polling: 20s}}",
+            lambda shard: (
+                (shard.autoscaling.keda.polling, shard.autoscaling.keda.cooldown)
+                == (timedelta(seconds=20), timedelta(hours=1))
+            ),
+        ),
+        (
+            "network_policy: {database: {ports: [5432], cidrs: [10.30.0.0/24]}, redis: {ports: [6380]}}",
+            "network_policy: {database: {ports: [3307]}}",
+            lambda shard: (shard.network_policy.database.cidrs, shard.network_policy.redis.ports) == ((), (6380,)),
+        ),
+    ],
+    ids=["a disk", "keda", "ports and addresses are one value"],
+)
+def test_a_shard_names_only_what_differs(shared, own, read):
+    """A disk of another storage class can't be changed later."""
+    assert read(fleet([["slots: 0-1023", own]], more=f"{shared}\n").shards[0])
+
+
 @pytest.mark.parametrize("name", spec.SHARD_OVERRIDES)
 @pytest.mark.parametrize("own", ["", "{name}: ", "{name}: {{}}"], ids=["left out", "empty", "no difference"])
 def test_a_shard_has_the_fleets_setting_that_it_leaves_out(name, own):
