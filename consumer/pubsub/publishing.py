@@ -15,6 +15,7 @@ from shardctl.fleet.keyspace import digits_of
 from shardctl.fleet.shardconfig import ShardConfig
 from shardctl.wire import identity
 from shardctl.wire.deadletters import RESERVED
+from shardctl.wire.message import MAX_ATTRIBUTES
 from shardctl.wire.requests import in_requests
 
 PUBLISH_TIMEOUT_SECONDS = 10
@@ -62,8 +63,14 @@ class Again:
 
     def _message(self, delivery: Delivery) -> Any:
         own = {identity.COPY_OF: delivery.idempotency_key} if delivery.keyless else {}
+        attributes = {**publishable(delivery.message.attributes), **own}
+        if (
+            len(attributes) > MAX_ATTRIBUTES
+        ):  # refused for good, it would stop its slot: one that routes nothing makes room
+            routing = set(self._config.attributes.model_dump().values())
+            del attributes[max(attributes.keys() - routing - own.keys())]
         return PubsubMessage(
             data=delivery.message.data,
-            attributes={**publishable(delivery.message.attributes), **own},
+            attributes=attributes,
             ordering_key=digits_of(delivery.slot, self._config.slot_bits),
         )
