@@ -36,13 +36,16 @@ class Difference:
 
 
 def compare(fleet: Fleet, engines: Mapping[str, Engine], others: Iterable[str] = ()) -> list[Difference]:
-    """Every difference; `others` are tables beside the message types'. A table that one shard lacks is compared among the rest.
+    """Every difference; `others` are tables beside the message types'.
+
+    A message type's table that a shard lacks is compared among the rest: whether it has to be there, `standing` says.
 
     Raises DatabaseError where a shard doesn't answer, SlotTableError where two message types disagree.
     """
     first: dict[tuple[str, str], tuple[str, Facts]] = {}
     by_product: dict[str, str] = {}
     unequal: list[Difference] = []
+    shards_with: dict[str, list[str]] = {}
     for shard in fleet.shards:
         own = {name: kind for name, kind in fleet.message_types.items() if shard.takes(name)}
         with snapshot(engines[shard.name]) as connection:
@@ -52,8 +55,13 @@ def compare(fleet: Fleet, engines: Mapping[str, Engine], others: Iterable[str] =
                 facts = facts_of(inspector, table)
                 if facts is None:
                     continue
+                shards_with.setdefault(table, []).append(shard.name)
                 other, expected = first.setdefault((product, table), (shard.name, facts))
                 unequal += [Difference(table, shard.name, other, text) for text in _unequal(expected, facts)]
+    mapped = {name for kind in fleet.message_types.values() for name in (kind.table, *kind.slot_tables)}
+    for table, present in shards_with.items():
+        absent = [shard.name for shard in fleet.shards if shard.name not in present and table not in mapped]
+        unequal += [Difference(table, shard, present[0], "the other doesn't have it") for shard in absent]
     unequal += _between_products(fleet, engines, by_product)
     return unequal
 

@@ -200,6 +200,19 @@ def test_shards_that_differ_are_named(shop, run):
     assert "1 fault" in err
 
 
+def test_a_revisions_table_that_one_shard_lacks_is_named(shop, run):
+    shop.add("op.create_table('notes', sa.Column('id', sa.Integer(), primary_key=True))")
+    assert run("apply --yes")[0] == run("verify")[0] == 0
+    with sqlite3.connect("s1.db") as connection:
+        connection.execute("DROP TABLE notes")
+    code, out, _ = run("verify")
+    assert code == 1
+    assert out == "table notes, shards s0 and s1: the other doesn't have it\n"
+    with sqlite3.connect("s0.db") as connection:
+        connection.execute("DROP TABLE notes")
+    assert run("verify")[0] == 0
+
+
 def test_a_shard_that_does_not_answer_is_unknown(shop, run, monkeypatch):
     shop.add()
     monkeypatch.setenv("SHARDCTL_DATABASE_URL_S1", "sqlite:////nowhere/at/all.db")
