@@ -91,8 +91,11 @@ def _watch(collector: Collector, of_file: FleetFile, *, as_json: bool) -> int:
 
     try:
         if as_json or not sys.stdout.isatty():
+            fault = ""
             while not reader_left():
                 report = collector.look(of_file.fleet()).report
+                if of_file.fault != fault and (fault := of_file.fault):
+                    say(f"warning: the file isn't followed any more: {fault}")
                 out(
                     json.dumps(report_json(report)) if as_json else f"{time.strftime('%H:%M:%S')}  {line(report)}",
                     flush=True,

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from fleets import text
@@ -10,8 +11,10 @@ from rich.console import Console
 from status_kit import WORKING, Databases, backlogs, settled, transitional
 
 from shardctl.cli import main
+from shardctl.cli.status import _watch
 from shardctl.rebalance.backlog import Backlog
 from shardctl.status import drawing
+from shardctl.status.collector import FleetFile
 from shardctl.status.report import Unknown, Work, assemble
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -135,3 +138,24 @@ def test_json_of_a_rebalance_has_its_stages(tmp_path):
 def test_bad_input_is_reported_as_such(folder, capsys, arguments, message):
     assert main(["status", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_watch_says_once_that_its_file_cant_be_followed(folder, capsys):
+    """What it goes on to show is of the file before."""
+
+    class Collector:
+        sources, looks = SimpleNamespace(pace_seconds=0.0), 0
+
+        def look(self, _):
+            self.looks += 1
+            if self.looks == 1:
+                (folder / "shards.yaml").write_text("fleet: 7")
+            if self.looks == 4:
+                raise KeyboardInterrupt
+            return SimpleNamespace(report=report())
+
+    assert _watch(Collector(), FleetFile(folder / "shards.yaml"), as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert err.count("warning: the file isn't followed any more: ") == 1
+    assert "shards.yaml:1: fleet: " in err
