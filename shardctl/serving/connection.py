@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
         self._loose_bytes = 0  # since a head was complete, or a part of a body came
         self._in_head = False
         self._refusal = http.HTTPStatus.BAD_REQUEST
+        self._why = ""  # in place of the parser's words
         self._over = False  # nothing more is read; pending answers are still sent
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -128,9 +129,18 @@ class Connection(HttpToolsProtocol):
             raise _TooMuchError
         if self._is_answering and len(self.pipeline) >= self.limits.pipelined:
             raise _TooMuchError
+        if self.parser.should_upgrade() and self._has_body():
+            self._why = "The connection can't be upgraded: send the body without Upgrade, by HTTP/1.1 alone."
+            raise _TooMuchError  # the parser takes what follows for another protocol's, and would report an empty body
         self._loose_bytes, self._in_head = 0, False
         self._stop_head_timer()
         super().on_headers_complete()
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" \t0"))
+            for name, value in self.headers
+        )
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -156,7 +166,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse the input. Pending answers to earlier requests are sent instead, and then the connection closes."""
-        self._over = True
+        self._over, msg = True, self._why or msg
         if not self._is_answering:
             self._write_refusal(msg)
         elif self.cycle.more_body:  # its own body is what is at fault, or stands before what is

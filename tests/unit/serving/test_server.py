@@ -143,6 +143,25 @@ def test_what_comes_in_a_body_without_being_a_part_of_it_is_bounded(rest):
     assert answer_to(begin, rest, head_bytes=1_000).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [(b"Content-Length: 5\r\n\r\nhello",), (b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n")],
+    ids=["with a length", "in chunks"],
+)
+def test_a_body_behind_the_wish_for_an_upgrade_is_refused_and_not_overlooked(rest):
+    """As Java's HttpClient sends it where it isn't told to use HTTP/1.1: the parser takes the body for another protocol's."""
+    first, *more = rest
+    begin = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    answer = answer_to(begin + first, *more)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"without Upgrade" in answer
+
+
+def test_the_wish_for_an_upgrade_alone_is_ignored():
+    begin = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+    assert answer_to(begin, keep_alive_seconds=0.05).startswith(b"HTTP/1.1 200")
+
+
 def test_trailers_are_no_headers():
     async def scenario(app, _, address):
         reader, writer = await asyncio.open_connection(*address)
