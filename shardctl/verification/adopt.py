@@ -95,21 +95,23 @@ def give_slots(engine: Engine, kind: MessageType, rule: SlotRule, progress: Call
             names = ", ".join(quoted(engine.dialect.name, name) for name in keys)
             mark = "?" if engine.dialect.name == "sqlite" else "%s"
             marks = f"({', '.join([mark] * len(keys))})"
-            begins = f" WHERE ({names}) > {marks}" if after else ""
+            # Compared with a key, a row whose own has a NULL in it is neither before nor after.
+            null = "(" + " OR ".join(f"{quoted(engine.dialect.name, name)} IS NULL" for name in keys) + ")"
+            begins = f" AND ({names}) > {marks}" if after else ""
             read = connection.exec_driver_sql(
-                f"SELECT {names} FROM {table.sql}{begins} ORDER BY {names} LIMIT {CHUNK_ROWS}",  # noqa: S608
+                f"SELECT {names} FROM {table.sql} WHERE NOT {null}{begins} ORDER BY {names} LIMIT {CHUNK_ROWS}",  # noqa: S608
                 after or (),
             ).all()
+            wanted = _expected(connection, table, kind, rule)
+            change = (
+                f"UPDATE {table.sql} SET {table.slot_sql} = {wanted}{_kept_times(connection, table)} "  # noqa: S608
+                f"WHERE {table.slot_sql} IS NULL AND "
+            )
             if not read:
-                return given
+                return given + connection.exec_driver_sql(change + null).rowcount
             last = tuple(read[-1])
             between = f"({names}) <= {marks}" + (f" AND ({names}) > {marks}" if after else "")
-            wanted = _expected(connection, table, kind, rule)
-            given += connection.exec_driver_sql(
-                f"UPDATE {table.sql} SET {table.slot_sql} = {wanted}{_kept_times(connection, table)} "  # noqa: S608
-                f"WHERE {table.slot_sql} IS NULL AND {between}",
-                last + (after or ()),
-            ).rowcount
+            given += connection.exec_driver_sql(change + between, last + (after or ())).rowcount
         after = last
         progress(len(read))
 

@@ -131,3 +131,19 @@ def test_adopt_names_a_table_that_is_not_there(run, databases, tmp_path):
     code, _, err = run("adopt", "--yes", *databases)
     assert code == 0
     assert "shard s1 has no table users: it was not checked." in err
+
+
+def test_rows_with_a_null_in_their_key_get_their_slots_too(run, tmp_path):
+    """SQLite's primary keys may hold it, and a unique key of any database."""
+    (tmp_path / "shards.yaml").write_text(
+        "fleet: orders\nproject: my-project\nimage: consumer:1\nrouting: {slot_bits: 4}\n"
+        "message_types:\n  order: {table: orders, key: [id, line], routing_key: id, columns: {id: text, line: bigint}}\n"
+        "shards: [{name: s0, slots: 0-15}]\n"
+    )
+    with sqlite3.connect(tmp_path / "0.db") as connection:
+        connection.execute("CREATE TABLE orders (id text, line bigint, PRIMARY KEY (id, line))")
+        connection.executemany("INSERT INTO orders VALUES (?, ?)", [("a", 1), ("a", None), ("b", None), ("b", 2)])
+    database = ("--database", f"s0=sqlite:///{tmp_path}/0.db")
+    code, _, err = run("adopt", *database, "--yes")
+    assert (code, "4 rows received their slots" in err) == (0, True)
+    assert "every row of 1 tables has its slot" in run("adopt", *database)[2]
