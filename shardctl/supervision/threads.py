@@ -42,11 +42,12 @@ class DaemonThreads:
         self._calls.put(None)  # for the next thread
 
     def _next(self) -> Callable[[], object] | None:
-        try:
-            return self._calls.get_nowait()
-        except Empty:
-            self._idle.release()
-            return self._calls.get()
+        with self._lock:  # a call that came in between would count this thread as idle, and not find it so
+            try:
+                return self._calls.get_nowait()
+            except Empty:
+                self._idle.release()
+        return self._calls.get()
 
     def shutdown(self) -> None:
         """Accept no more calls. Each thread ends when no call is left; this doesn't wait."""

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+from queue import Empty, SimpleQueue
 
 import pytest
 from patience import PATIENCE_SECONDS
@@ -30,6 +31,42 @@ def test_calls_run_beside_each_other_up_to_the_bound():
     go.set()
     assert all(done.acquire(timeout=PATIENCE_SECONDS) for _ in range(3))
     assert sorted(ran) == [0, 1, 2]
+    threads.shutdown()
+
+
+def test_a_call_that_comes_while_a_thread_goes_idle_keeps_no_other_waiting():
+    threads, met = DaemonThreads(3, "t", log), threading.Barrier(4)
+    begun, second_idle, idlers = threading.Event(), threading.Event(), []
+
+    def wait():
+        begun.set()
+        met.wait(PATIENCE_SECONDS)
+
+    class Calls(SimpleQueue):
+        """A call comes as the first thread has found none, and that thread is the one that runs it."""
+
+        def get_nowait(self):
+            if idlers and threading.current_thread() is not idlers[0]:
+                begun.wait(PATIENCE_SECONDS)
+            try:
+                return super().get_nowait()
+            except Empty:
+                idlers.append(threading.current_thread())
+                if len(idlers) == 1:
+                    submitting = threading.Thread(target=threads.submit, args=(wait,))
+                    submitting.start()
+                    submitting.join(0.1)  # or it waits until this thread counts as idle
+                else:
+                    second_idle.set()
+                raise
+
+    threads._calls = Calls()
+    threads.submit(lambda: None)
+    assert begun.wait(PATIENCE_SECONDS)
+    second_idle.wait(0.1)  # where there is a second one already
+    threads.submit(wait)
+    threads.submit(wait)
+    met.wait(PATIENCE_SECONDS)  # all three run
     threads.shutdown()
 
 
