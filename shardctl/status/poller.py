@@ -18,21 +18,25 @@ AT_ONCE = 32
 class Asker:
     """A server isn't asked again until it has answered: one that hangs costs one thread, however many looks there are.
 
-    The threads are daemons, so that none delays the end of the process.
+    Threads may share it: those who ask the same at once get one answer. Its own threads are daemons, so that none delays the end
+    of the process.
     """
 
     def __init__(self, patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
+        self._lock = threading.Lock()  # guards the one below
         self._under_way: dict[str, Future[Any]] = {}
         self._room = threading.Semaphore(AT_ONCE)
 
     def ask(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         """The answer to each question, or Unknown: an error that the user can fix, or no answer in time. A bug is raised."""
         deadline = time.monotonic() + self._patience_seconds
-        for name, question in questions.items():
-            if name not in self._under_way:
-                self._under_way[name] = self._begin(name, question)
-        return {name: self._answer(name, deadline) for name in questions}
+        with self._lock:
+            for name, question in questions.items():
+                if name not in self._under_way:
+                    self._under_way[name] = self._begin(name, question)
+            asked = {name: self._under_way[name] for name in questions}
+        return {name: self._answer(name, under_way, deadline) for name, under_way in asked.items()}
 
     def _begin(self, name: str, question: Callable[[], Any]) -> Future[Any]:
         answer: Future[Any] = Future()
@@ -47,17 +51,22 @@ class Asker:
         threading.Thread(target=run, name=f"ask {name}", daemon=True).start()
         return answer
 
-    def _answer(self, name: str, deadline: float) -> Any:
+    def _answer(self, name: str, under_way: Future[Any], deadline: float) -> Any:
         try:
-            answer = self._under_way[name].result(max(0.0, deadline - time.monotonic()))
+            answer = under_way.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            if not self._under_way[name].done():
+            if not under_way.done():
                 return Unknown(f"no answer within {self._patience_seconds:g} s")
             answer = Unknown("timed out")
         except (ShardctlError, UnknownError, OSError) as error:
             answer = Unknown(str(error))
         except BaseException:
-            del self._under_way[name]
+            self._forget(name, under_way)
             raise
-        del self._under_way[name]
+        self._forget(name, under_way)
         return answer
+
+    def _forget(self, name: str, under_way: Future[Any]) -> None:
+        with self._lock:
+            if self._under_way.get(name) is under_way:
+                del self._under_way[name]

@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,6 +51,21 @@ def test_who_hangs_is_not_waited_for_nor_asked_again():
     assert asker._under_way["slow"].result(PATIENCE_SECONDS) == "late"
     assert asker.ask({"slow": hang}) == {"slow": "late"}
     assert asked == [1]
+
+
+def test_two_who_ask_the_same_at_once_share_the_answer():
+    begun, go, asker = threading.Event(), threading.Event(), Asker(PATIENCE_SECONDS)
+
+    def question():
+        begun.set()
+        return go.wait(PATIENCE_SECONDS)
+
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(asker.ask, {"it": question})
+        assert begun.wait(PATIENCE_SECONDS)
+        second = callers.submit(asker.ask, {"it": question, "then": go.set})
+        assert (first.result(), second.result()) == ({"it": True}, {"it": True, "then": None})
+    assert not asker._under_way
 
 
 @pytest.mark.parametrize("error", [ShardctlError("gone"), UnknownError("gone"), OSError("gone")])
