@@ -22,7 +22,7 @@ class TableColumn:
 
     name: str
     native: str
-    places: int | None = None  # to which it rounds a decimal
+    places: int | None = None  # to which it rounds a decimal, or the seconds of a time
     characters: int | None = None
     octets: int | None = None
     labels: frozenset[str] | None = None  # of an enum
@@ -69,6 +69,8 @@ def _postgresql(connection: Connection, table: str) -> Iterator[TableColumn]:
         places = 0 if native in _POSTGRESQL_INTEGERS else None
         if native == "numeric" and modifier >= 0:
             places = (((modifier - 4) & 2047) ^ 1024) - 1024
+        elif native in {"timestamp", "timestamptz"} and modifier >= 0:
+            places = modifier
         yield TableColumn(
             name, native, places,
             characters=modifier - 4 if is_text and modifier >= 0 else None,
@@ -79,11 +81,12 @@ def _postgresql(connection: Connection, table: str) -> Iterator[TableColumn]:
 
 
 _MYSQL = """
-SELECT column_name, lower(data_type), numeric_scale, character_maximum_length, character_octet_length, column_type,
-       character_set_name, collation_name
+SELECT column_name, lower(data_type), coalesce(datetime_precision, numeric_scale), character_maximum_length,
+       character_octet_length, column_type, character_set_name, collation_name
 FROM information_schema.columns
 WHERE table_name = %s AND table_schema = coalesce(nullif(%s, ''), database())"""
 _TEXTS = frozenset(("tinytext", "text", "mediumtext"))  # which hold so many bytes
+_ROUNDED = frozenset(("decimal", "datetime", "timestamp"))
 _LABEL = re.compile(r"'((?:[^']|'')*)'")
 
 
@@ -95,7 +98,7 @@ def _mysql(connection: Connection, table: str) -> Iterator[TableColumn]:
         in_utf8 = (character_set or "").startswith("utf8")
         yield TableColumn(
             name, native,
-            places=scale if native == "decimal" or native.endswith("int") else None,
+            places=scale if native in _ROUNDED or native.endswith("int") else None,
             characters=characters if is_sized or (native in _TEXTS and not in_utf8) else None,
             octets=octets if native.endswith("binary") or (native in _TEXTS and in_utf8) else None,
             labels=frozenset(label.replace("''", "'") for label in _LABEL.findall(column_type)) if native == "enum" else None,

@@ -23,6 +23,7 @@ from shardctl.wire.values import MAX_EXPONENT, Room, bytes_of, moment_of
 
 Forms = tuple[tuple[str, Form], ...]  # by column
 _BYTES_OF_CHARACTER = 4  # at most
+_MICROSECOND_PLACES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,12 @@ def _check_of(column: TableColumn, rules: Rules) -> _Check | None:
         case "timestamp" if column.native == "date":
             return _Check(
                 _is_midnight, "is a time, and its column would keep the day alone: make it a `date` in shards.yaml;"
+            )
+        case "timestamp" if column.places is not None and column.name in {*rules.kind.key, rules.kind.version_column}:
+            least = 10 ** (_MICROSECOND_PLACES - column.places)
+            return _Check(
+                lambda text: (moment := moment_of(text)) is not None and moment.microsecond % least == 0,
+                "has more places than its column holds, which would round it,",
             )
         case "bytes" if column.is_padded and column.octets is not None:
             size = column.octets
