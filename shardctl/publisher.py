@@ -158,6 +158,7 @@ class Publisher:
         if self._closed:
             raise ShardctlError("the publisher is closed: make a new one.")
         future = Publication(partial(self._effect, encoded))
+        future.set_running_or_notify_cancel()  # a write on its way can't be cancelled
         with self._changed:
             cause = self._held_slots.get(encoded.slot)
             if cause is None:

@@ -104,6 +104,15 @@ def test_each_write_has_a_key_of_its_own_against_doubling(client, publisher):
     assert keys[2] == "mine"
 
 
+def test_a_write_on_its_way_cant_be_cancelled(client, publisher, caplog):
+    """Or a caller that gives up, such as asyncio's `wait_for`, would take it for one that isn't sent."""
+    client.at_once = False
+    sent = publisher.publish(write("k"))
+    assert not sent.cancel()
+    client.settle()
+    assert (sent.result(0), caplog.text) == ("m1", "")
+
+
 def test_what_cant_be_a_write_is_raised_at_once(client, publisher):
     with pytest.raises(InvalidWriteError):
         publisher.publish(Write("zz", {}))
