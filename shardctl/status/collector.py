@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -113,24 +114,26 @@ class Collector:
 
 
 class FleetFile:
-    """`shards.yaml`, read again when it has changed: a rebalance may rewrite it during `--watch`."""
+    """`shards.yaml`, read again when it has changed: a rebalance may rewrite it during `--watch`. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()  # of two that read a change, the later must not be overwritten by the earlier
         self._stamp = self._now()
         self._fleet = load_fleet(path)
         self.fault = ""  # why the newest file isn't followed
 
     def fleet(self) -> Fleet:
         """The fleet of the file, or of its last readable version."""
-        now = self._now()
-        if now != self._stamp:
-            self._stamp = now
-            try:
-                self._fleet, self.fault = load_fleet(self._path), ""
-            except ShardctlError as error:
-                self.fault = str(error)
-        return self._fleet
+        with self._lock:
+            now = self._now()
+            if now != self._stamp:
+                self._stamp = now
+                try:
+                    self._fleet, self.fault = load_fleet(self._path), ""
+                except ShardctlError as error:
+                    self.fault = str(error)
+            return self._fleet
 
     def _now(self) -> tuple[int, int] | None:
         try:

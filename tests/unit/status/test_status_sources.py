@@ -1,5 +1,6 @@
 """A source may be down, slow, or somebody else."""
 
+import os
 import re
 import socket
 import threading
@@ -274,6 +275,25 @@ def test_a_rebalance_is_followed_through_the_file(databases, tmp_path):
     moving = looker(databases).look(after).report.moving
     assert (moving.states, moving.summary.total) == ({"s0": "open", "s2": "open"}, 8)
     assert moving.id
+
+
+def test_of_two_that_read_a_changed_file_at_once_the_newer_content_stays(tmp_path):
+    path, newer = tmp_path / "shards.yaml", tmp_path / "newer"
+    path.write_text(text(("0-7", "8-15"), slot_bits=BITS))
+    of_file = FleetFile(path)
+    path.unlink()
+    os.mkfifo(path)  # a reader of it waits for what is written
+    newer.write_text(text(("0-7", "8-11", "12-15"), slot_bits=BITS))
+    readers = [threading.Thread(target=of_file.fleet) for _ in range(2)]
+    readers[0].start()
+    with path.open("w") as older:  # the first reader has opened it
+        newer.replace(path)
+        readers[1].start()
+        readers[1].join(0.2)  # or it waits for the first
+        older.write(text(("0-7", "8-15"), slot_bits=BITS))
+    for reader in readers:
+        reader.join(PATIENCE_SECONDS)
+    assert len(of_file.fleet().shards) == 3
 
 
 # -- where to ask ---------------------------------------------------------------------------------------------------------
