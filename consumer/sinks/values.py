@@ -40,6 +40,8 @@ def plain(write: Delivery, rules: Rules) -> dict[str, Any]:
         kind = rules.types[column]
         if value is None or kind not in _NOT_PLAIN:
             row[column] = value
+        elif kind == "number":
+            row[column] = float(value)  # SQLite would compare a long whole number with the double that the column holds
         elif kind == "timestamp":
             row[column] = utc_text(value)
         else:
@@ -67,7 +69,7 @@ def plain_key(write: Delivery, rules: Rules) -> tuple[Any, ...]:
     return tuple(key)
 
 
-_NOT_PLAIN: frozenset[ColumnType] = frozenset(("timestamp", "json", "decimal"))
+_NOT_PLAIN: frozenset[ColumnType] = frozenset(("number", "timestamp", "json", "decimal"))
 _MAY_LOSE_DIGITS = frozenset((float, dict, list))
 
 

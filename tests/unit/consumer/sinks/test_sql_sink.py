@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
-from consumer_kit import Shard, write
+from consumer_kit import Shard, raw, write
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 from sqlalchemy import event
+
+from consumer.database import sessions
+from consumer.sinks.sql import SqlSink
+from shardctl.fleet.settings.messagetypes import MessageType
 
 OPERATIONS = ("insert", "upsert", "update", "delete")
 
@@ -163,3 +168,30 @@ def test_known_traps(shard, trap):
         results.append(([single.fault is not None for single in writes], shard.table(TRAPS[trap][0][0])))
     assert results[0] == results[1]
     assert "stale" not in str(results[0][1])
+
+
+@pytest.mark.parametrize("column", ["size", "version"])
+def test_a_whole_number_beyond_a_doubles_digits_compares_as_its_column_stores_it(shard, column):
+    """SQLite compares whole numbers with doubles exactly: no row would have such a key, and its version stay below it."""
+    kind = MessageType(
+        table="measures",
+        key=("name", "size"),
+        version_column="version",
+        columns={"name": "text", "size": "number", "version": "number"},
+    )
+    sink = SqlSink(shard.dialect, {"measure": kind})
+    shard.run("DROP TABLE IF EXISTS measures")
+    shard.run("CREATE TABLE measures (name TEXT, size DOUBLE, version DOUBLE, slot INTEGER, PRIMARY KEY (name, size))")
+    numbers = {"size": 1, "version": 1, column: 9_007_199_254_740_993}
+    for operation, stale in ("upsert", 0), ("update", 1):
+        assert applied(shard, sink, operation, numbers) == stale
+    applied(shard, sink, "delete", {"size": numbers["size"], "version": 1e300})
+    assert shard.rows("SELECT * FROM measures") == []
+
+
+def applied(shard, sink, operation, numbers):
+    """How many writes were stale."""
+    delivery = raw("measure", orjson.dumps({"name": "a", **numbers}), "a", operation)
+    sink.check(delivery)
+    with sessions.transaction(shard.engine, shard.dialect) as connection:
+        return sink.apply(connection, [delivery])
