@@ -115,7 +115,8 @@ class GatewayContext:
         """Accept no more: batches aren't read further, and the lines that were read are finished."""
         self.stopping.set()
         for limit in self._reads:
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():  # its reader may not have run since; it could not be set any more
+                limit.reschedule(asyncio.get_running_loop().time())
 
     @contextmanager
     def reading(self, seconds: float) -> Iterator[asyncio.Timeout]:

@@ -37,3 +37,20 @@ def test_a_bug_in_answering_ends_the_reading_too():
             assert not limit.expired()
 
     asyncio.run(run())
+
+
+def test_a_stop_ends_all_reading_though_the_time_of_some_has_just_ended():
+    async def read(desk, seconds):
+        with pytest.raises(TimeoutError), desk.reading(seconds) as limit:
+            async with limit:
+                await asyncio.Event().wait()
+
+    async def run():
+        desk, stopped = GatewayContext(fleet(), Topics(), None), []
+        readers = [asyncio.create_task(read(desk, seconds)) for seconds in (PATIENCE_SECONDS, 0, PATIENCE_SECONDS)]
+        await asyncio.sleep(0)  # they read, and the end of the second one's time comes next
+        asyncio.get_running_loop().call_soon(lambda: stopped.append(desk.stop()))
+        await asyncio.gather(*readers)
+        assert stopped == [None]
+
+    asyncio.run(run())
