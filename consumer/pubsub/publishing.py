@@ -64,9 +64,8 @@ class Again:
     def _message(self, delivery: Delivery) -> Any:
         own = {identity.COPY_OF: delivery.idempotency_key} if delivery.keyless else {}
         attributes = {**publishable(delivery.message.attributes), **own}
-        if (
-            len(attributes) > MAX_ATTRIBUTES
-        ):  # refused for good, it would stop its slot: one that routes nothing makes room
+        if len(attributes) > MAX_ATTRIBUTES:
+            # Refused for good, it would stop its slot: an attribute that routes nothing makes room.
             routing = set(self._config.attributes.model_dump().values())
             del attributes[max(attributes.keys() - routing - own.keys())]
         return PubsubMessage(

@@ -48,8 +48,7 @@ def _trace(delivery: Delivery) -> dict[str, str]:
     for prefix in ("", _CLIENT_PREFIX):
         parent = attributes.get(f"{prefix}traceparent", "")
         if _TRACE_PARENT.fullmatch(parent):
-            state = attributes.get(
-                f"{prefix}tracestate", ""
-            ).strip()  # blanks around it make a header that can't be sent
+            # Blanks around it make a header that can't be sent.
+            state = attributes.get(f"{prefix}tracestate", "").strip()
             return {"traceparent": parent} | ({"tracestate": state} if _TRACE_STATE.fullmatch(state) else {})
     return {}
